@@ -1,0 +1,226 @@
+"""What a saved model's `config.json` holds: plain data, checked strictly, standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args
+
+from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
+from covidcxr.types import Fit, Mode, Region, TaskName
+
+__all__ = ["FORMAT_VERSION", "PreprocessConfig", "ModelConfig", "check_format_version", "check_keys"]
+
+FORMAT_VERSION = 1
+"""Version of the saved format that this release writes; it reads this one and all older ones."""
+
+
+def check_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Refuse keys that nobody would read.
+
+    Raises:
+        ConfigError: If `data` has a key that is not in `known`; names the key, the place and the nearest valid key.
+    """
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r} in {where}. {did_you_mean(key, known)}")
+
+
+def check_format_version(version: object, where: str) -> None:
+    """Refuse what a newer release wrote.
+
+    Raises:
+        PretrainedError: If `version` is newer than `FORMAT_VERSION`.
+        ConfigError: If it is no whole number from 1 up.
+    """
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ConfigError(f"format_version in {where} must be a whole number from 1 up, not {version!r}.")
+    if version > FORMAT_VERSION:
+        raise PretrainedError(
+            f"{where} has format version {version}; this release reads up to {FORMAT_VERSION}. "
+            f"Upgrade with: pip install --upgrade covidcxr"
+        )
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """How a grey film in [0, 1] becomes the tensor that the network sees; saved inside the model.
+
+    Attributes:
+        image_size: Height and width of the network's input, in pixels.
+        channels: 1, or 3 = the grey image repeated (for networks that were made for colour).
+        mean: Subtracted after scaling to [0, 1]; one value, or one a channel.
+        std: Divided by; one value, or one a channel; above 0.
+        fit: "letterbox" keeps the aspect ratio and pads with black, "stretch" does not.
+        region: What the network sees: "full", "lungs", or "background" (the film with the lungs removed).
+        lung_dilation: By how much the lung mask is widened before `region` is cut, as a fraction of the longer
+            side of `image_size`, in [0, 0.5]. Standard masks leave out 27 % of the lung's volume, behind heart
+            and diaphragm.
+    """
+
+    image_size: tuple[int, int] = (256, 256)
+    channels: Literal[1, 3] = 1
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    fit: Fit = "letterbox"
+    region: Region = "full"
+    lung_dilation: float = 0.0
+
+    def __post_init__(self) -> None:
+        _set(self, "image_size", _numbers(self.image_size, int, "image_size"))
+        _set(self, "mean", _numbers(self.mean, float, "mean"))
+        _set(self, "std", _numbers(self.std, float, "std"))
+        if len(self.image_size) != 2 or min(self.image_size) < 8:
+            raise ConfigError(f"image_size must be two whole numbers from 8 up, not {self.image_size}.")
+        if self.channels not in (1, 3):
+            raise ConfigError(f"channels must be 1 or 3, not {self.channels!r}.")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ConfigError(f"{name} must hold 1 or {self.channels} numbers, not {len(values)}.")
+        if min(self.std) <= 0:
+            raise ConfigError(f"std must be above 0, not {self.std}.")
+        _check_choice("fit", self.fit, get_args(Fit))
+        _check_choice("region", self.region, get_args(Region))
+        if not _is_number(self.lung_dilation) or not 0 <= self.lung_dilation <= 0.5:
+            raise ConfigError(f"lung_dilation must be a number in [0, 0.5], not {self.lung_dilation!r}.")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "the preprocess config") -> Self:
+        """Build from plain data (as read from JSON).
+
+        Raises:
+            ConfigError: If a key is unknown or a value is wrong.
+        """
+        _check_mapping(data, where)
+        check_keys(data, {f.name for f in dataclasses.fields(cls)}, where)
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything but the weights: what `config.json` of a saved model holds.
+
+    Attributes:
+        task: "segmentation" or "classification".
+        network: Name of the network: one of the registry, `timm:NAME` (classification) or `smp:NAME` (segmentation).
+        classes: Names of the classes, in the order of the network's outputs.
+        mode: "multiclass" (exactly one class is true), "multilabel" (each class by itself) or "binary":
+            one output; in classification it is the probability of the second of two classes,
+            in segmentation the probability of the only class. Masks may overlap, so segmentation knows no
+            "multiclass".
+        network_args: Further arguments of the network (`encoder`, `depth`, ...), JSON values only.
+        preprocess: How a film becomes the network's input.
+        thresholds: By class name, the calibrated probability from which a class counts: a pixel belongs to the
+            class, or the class to the set of plausible answers. Segmentation and multilabel default to 0.5;
+            without any, a multiclass or binary classifier answers with its most probable class.
+        temperature: Logits are divided by it before they become probabilities (Guo 2017); above 0.
+        format_version: Version of the saved format.
+    """
+
+    task: TaskName
+    network: str
+    classes: tuple[str, ...]
+    mode: Mode = "multiclass"
+    network_args: dict[str, Any] = field(default_factory=dict)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if isinstance(self.classes, str) or not all(isinstance(name, str) for name in self.classes):
+            raise ConfigError(f"classes must be a list of names, not {self.classes!r}.")
+        _set(self, "classes", tuple(self.classes))
+        if isinstance(self.preprocess, Mapping):
+            _set(self, "preprocess", PreprocessConfig.from_dict(self.preprocess))
+        check_format_version(self.format_version, "this model config")
+        _check_choice("task", self.task, get_args(TaskName))
+        _check_choice("mode", self.mode, get_args(Mode))
+        if not isinstance(self.network, str):
+            raise ConfigError(f"network must be a name, not {self.network!r}.")
+        _check_classes(self.task, self.mode, self.classes)
+        for name, threshold in self.thresholds.items():
+            if name not in self.classes:
+                raise ConfigError(f"thresholds names the class {name!r}. {did_you_mean(name, self.classes)}")
+            if not _is_number(threshold) or not 0 <= threshold <= 1:
+                raise ConfigError(f"The threshold of {name!r} must be a number in [0, 1], not {threshold!r}.")
+        if not _is_number(self.temperature) or self.temperature <= 0:
+            raise ConfigError(f"temperature must be a number above 0, not {self.temperature!r}.")
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the network: one in binary mode, else one a class."""
+        return 1 if self.mode == "binary" else len(self.classes)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "the model config") -> Self:
+        """Build from plain data (as read from `config.json`).
+
+        Args:
+            data: What `to_dict` returned.
+            where: The file's name, for messages.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or a value is wrong.
+            PretrainedError: If a newer release wrote it.
+        """
+        _check_mapping(data, where)
+        # The version first: a newer format may well have keys that this release does not know.
+        check_format_version(data.get("format_version", FORMAT_VERSION), where)
+        check_keys(data, {f.name for f in dataclasses.fields(cls)}, where)
+        for key in ("task", "network", "classes"):
+            if key not in data:
+                raise ConfigError(f"The key {key!r} is missing in {where}.")
+        for key in ("network_args", "thresholds"):
+            _check_mapping(data.get(key, {}), f"{key} of {where}")
+        preprocess = PreprocessConfig.from_dict(data.get("preprocess", {}), f"preprocess of {where}")
+        try:
+            return cls(**{**data, "preprocess": preprocess})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data (dict, list, str, numbers) that `from_dict` reads back."""
+        data = dataclasses.asdict(self)
+        data["classes"] = list(self.classes)
+        data["preprocess"] |= {name: list(getattr(self.preprocess, name)) for name in ("image_size", "mean", "std")}
+        return data
+
+
+def _check_classes(task: TaskName, mode: Mode, classes: tuple[str, ...]) -> None:
+    if not classes or len(set(classes)) != len(classes):
+        raise ConfigError(f"classes must be distinct names, at least one, not {classes}.")
+    if task == "segmentation" and mode == "multiclass":
+        raise ConfigError('Masks may overlap: use mode="multilabel" (or "binary" for one class), not "multiclass".')
+    wanted = {"segmentation": 1, "classification": 2}[task]
+    if mode == "binary" and len(classes) != wanted:
+        raise ConfigError(f"Binary {task} has {wanted} class name(s), not {len(classes)}: {classes}.")
+    if mode == "multiclass" and len(classes) < 2:
+        raise ConfigError(f"Multiclass needs two classes or more, not {classes}.")
+
+
+def _check_mapping(data: object, where: str) -> None:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a table of keys and values, not {type(data).__name__}.")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(values: object, kind: type, name: str) -> tuple[Any, ...]:
+    if not isinstance(values, list | tuple) or not values or not all(_is_number(v) for v in values):
+        raise ConfigError(f"{name} must be a list of numbers, not {values!r}.")
+    if kind is int and any(v != int(v) for v in values):
+        raise ConfigError(f"{name} must hold whole numbers, not {values!r}.")
+    return tuple(kind(v) for v in values)
+
+
+def _set(config: object, name: str, value: object) -> None:
+    object.__setattr__(config, name, value)  # the dataclass is frozen: only __post_init__ may do this

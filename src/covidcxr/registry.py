@@ -1,0 +1,132 @@
+"""Names for networks, losses, data sets, augmentations and clean-up steps.
+
+A config file holds a *name*; a registry turns it into the class or function. covidcxr's own entries
+register themselves when their room is first asked for; another package plugs in either by the decorator
+or by an entry point, which is imported only when its name is asked for:
+
+    [project.entry-points."covidcxr.segmentation_losses"]
+    squared = "my_package.losses:Squared"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pkgutil import iter_modules
+from typing import Any, TypeVar
+
+from covidcxr.errors import NameClashError, UnknownNameError, did_you_mean
+
+__all__ = [
+    "Registry",
+    "DATASETS",
+    "SEGMENTATION_NETWORKS",
+    "CLASSIFICATION_NETWORKS",
+    "SEGMENTATION_LOSSES",
+    "CLASSIFICATION_LOSSES",
+    "AUGMENTATIONS",
+    "POSTPROCESS_STEPS",
+]
+
+Entry = TypeVar("Entry", bound=Callable[..., Any])
+
+
+class Registry:
+    """A table from names to the classes or functions that build the named thing.
+
+    Args:
+        kind: What the entries are, in words for error messages ("segmentation loss").
+        room: Module or package whose modules register covidcxr's own entries when they are imported.
+        group: Entry-point group through which other packages add theirs.
+    """
+
+    def __init__(self, kind: str, *, room: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._room = room
+        self._entries: dict[str, Callable[..., Any]] = {}
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Return a decorator that registers a class or function under `name`.
+
+        Raises:
+            NameClashError: If something else has that name already.
+        """
+
+        def decorator(entry: Entry) -> Entry:
+            taken = self._entries.get(name)
+            if taken is not None and _identity(taken) != _identity(entry):
+                raise NameClashError(
+                    f"The {self.kind} name {name!r} is taken by {_identity(taken)}; "
+                    f"{_identity(entry)} needs another name."
+                )
+            self._entries[name] = entry  # the same definition again (a reloaded notebook cell) replaces itself
+            return entry
+
+        return decorator
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Return the entry called `name`.
+
+        Raises:
+            UnknownNameError: If there is none; the message names the nearest.
+            NameClashError: If another package's entry point has the name of an entry here, or two have one name.
+        """
+        self._load_room()
+        plugins = self._plugins()
+        if name in plugins:
+            self.register(name)(plugins[name].load())
+        if name not in self._entries:
+            raise UnknownNameError(f"There is no {self.kind} {name!r}. {did_you_mean(name, self)}")
+        return self._entries[name]
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names, sorted, without importing any other package's entry."""
+        self._load_room()
+        return tuple(sorted({*self._entries, *self._plugins()}))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def __repr__(self) -> str:
+        return f"<Registry of {self.kind}s: {', '.join(self)}>"
+
+    def _load_room(self) -> None:
+        package = import_module(self._room)
+        for module in iter_modules(getattr(package, "__path__", ())):
+            import_module(f"{self._room}.{module.name}")
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            other = found.setdefault(point.name, point)
+            if other.value != point.value:
+                raise NameClashError(
+                    f"Two installed packages offer a {self.kind} {point.name!r}: "
+                    f"{other.value} and {point.value}. Uninstall one or rename its entry point."
+                )
+        return found
+
+
+def _identity(entry: Callable[..., Any]) -> str:
+    return f"{entry.__module__}.{getattr(entry, '__qualname__', repr(entry))}"
+
+
+DATASETS = Registry("data set", room="covidcxr.data", group="covidcxr.datasets")
+SEGMENTATION_NETWORKS = Registry(
+    "segmentation network", room="covidcxr.networks", group="covidcxr.segmentation_networks"
+)
+CLASSIFICATION_NETWORKS = Registry(
+    "classification network", room="covidcxr.networks", group="covidcxr.classification_networks"
+)
+SEGMENTATION_LOSSES = Registry("segmentation loss", room="covidcxr.losses", group="covidcxr.segmentation_losses")
+CLASSIFICATION_LOSSES = Registry("classification loss", room="covidcxr.losses", group="covidcxr.classification_losses")
+AUGMENTATIONS = Registry("augmentation", room="covidcxr.transforms", group="covidcxr.augmentations")
+POSTPROCESS_STEPS = Registry("clean-up step", room="covidcxr.postprocess", group="covidcxr.postprocess_steps")

@@ -1,0 +1,137 @@
+"""Geometry that fit and predict share, and the augmentation presets.
+
+There is one copy of resizing, letterboxing and cutting a region: the data set, the models and the pipeline
+all call these functions, so what a network sees in training is what it sees in use.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from covidcxr.errors import ConfigError
+from covidcxr.types import Fit, Region
+
+__all__ = ["apply_region", "dilate", "fit_image", "fit_mask", "letterbox_box", "normalize", "unfit_map"]
+
+
+def letterbox_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return where a film of `height` x `width` lies inside a letterboxed one of `size`.
+
+    Returns:
+        Top, left, height and width of the film inside the frame, in pixels; centred, aspect ratio kept.
+    """
+    scale = min(size[0] / height, size[1] / width)
+    new_height = min(size[0], max(1, round(height * scale)))
+    new_width = min(size[1], max(1, round(width * scale)))
+    return (size[0] - new_height) // 2, (size[1] - new_width) // 2, new_height, new_width
+
+
+def fit_image(
+    image: Float[Tensor, "batch channels height width"], size: tuple[int, int], fit: Fit = "letterbox"
+) -> Float[Tensor, "batch channels new_height new_width"]:
+    """Bring films to a network's size.
+
+    Args:
+        image: Films in [0, 1].
+        size: Height and width wanted.
+        fit: "letterbox" keeps the aspect ratio and pads with 0 (black); "stretch" squeezes.
+
+    Returns:
+        Films of `size`, in [0, 1]. Films that have the size already come back as they are.
+    """
+    height, width = image.shape[-2:]
+    if (height, width) == tuple(size):
+        return image
+    if fit == "stretch":
+        return _resize(image, size)
+    top, left, new_height, new_width = letterbox_box(height, width, size)
+    padding = (left, size[1] - left - new_width, top, size[0] - top - new_height)
+    return F.pad(_resize(image, (new_height, new_width)), padding)
+
+
+def fit_mask(
+    mask: Float[Tensor, "batch classes height width"], size: tuple[int, int], fit: Fit = "letterbox"
+) -> Float[Tensor, "batch classes new_height new_width"]:
+    """Bring masks to a network's size: a new pixel is set where at least half of what it covers was set.
+
+    Args:
+        mask: 0 or 1; NaN = unknown (a whole plane).
+        size: Height and width wanted.
+        fit: As for the films.
+
+    Returns:
+        Masks of `size`: 0, 1 or NaN.
+    """
+    if tuple(mask.shape[-2:]) == tuple(size):
+        return mask
+    known = ~mask.flatten(2).isnan().any(2)[..., None, None]
+    fitted = (fit_image(mask.nan_to_num(), size, fit) >= 0.5).to(mask.dtype)
+    return fitted.where(known, torch.full_like(fitted, torch.nan))
+
+
+def unfit_map(
+    values: Float[Tensor, "batch classes height width"], size: tuple[int, int], fit: Fit = "letterbox"
+) -> Float[Tensor, "batch classes new_height new_width"]:
+    """Bring maps (probabilities, heat) at the network's size back to the films' own `size`.
+
+    The inverse of `fit_image`: padding is cut off, then the rest is resized bilinearly.
+    """
+    if fit == "letterbox":
+        frame = (values.shape[-2], values.shape[-1])
+        top, left, height, width = letterbox_box(size[0], size[1], frame)
+        values = values[..., top : top + height, left : left + width]
+    return _resize(values, size)
+
+
+def dilate(mask: Float[Tensor, "batch 1 height width"], fraction: float) -> Float[Tensor, "batch 1 height width"]:
+    """Widen a 0/1 mask by `fraction` of its longer side (a square brush)."""
+    radius = round(fraction * max(mask.shape[-2:]))
+    if radius == 0:
+        return mask
+    rows = F.max_pool2d(mask, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
+    return F.max_pool2d(rows, (1, 2 * radius + 1), stride=1, padding=(0, radius))
+
+
+def apply_region(
+    image: Float[Tensor, "batch channels height width"],
+    lung_mask: Float[Tensor, "batch 1 height width"] | None,
+    region: Region,
+    dilation: float = 0.0,
+) -> Float[Tensor, "batch channels height width"]:
+    """Blacken what a classifier shall not see.
+
+    Args:
+        image: Films in [0, 1].
+        lung_mask: Lungs, 0 or 1; may be None for "full".
+        region: "full", "lungs" or "background" (the film with the lungs removed).
+        dilation: By how much the lungs are widened first, as a fraction of the longer side.
+
+    Raises:
+        ConfigError: If a region needs a lung mask and there is none, or it is unknown (NaN) for a film.
+    """
+    if region == "full":
+        return image
+    if lung_mask is None or bool(lung_mask.isnan().any()):
+        raise ConfigError(
+            f'region="{region}" needs the lung mask of every film. Give lung_mask=..., let a Pipeline with a lung '
+            f'segmenter find it, or use region="full".'
+        )
+    lungs = dilate(lung_mask, dilation)
+    return image * (lungs if region == "lungs" else 1 - lungs)
+
+
+def normalize(
+    image: Float[Tensor, "batch 1 height width"], mean: Float[Tensor, " channels"], std: Float[Tensor, " channels"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Subtract the mean and divide by the standard deviation; grey is repeated where there are three of each."""
+    return (image - mean[:, None, None]) / std[:, None, None]
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    # Antialiasing: without it, shrinking a 3,000-pixel film to 256 samples every twelfth pixel and drops the rest.
+    return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)

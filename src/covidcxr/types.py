@@ -1,0 +1,57 @@
+"""The words that all rooms share: what an image may be, what a batch holds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, Union
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    import pydicom
+    import torch
+
+__all__ = ["ImageLike", "Sample", "Batch", "Region", "Fit", "TaskName", "Mode", "SplitName"]
+
+ImageLike: TypeAlias = Union[
+    str, os.PathLike[str], bytes, "np.ndarray[Any, Any]", "PIL.Image.Image", "torch.Tensor", "pydicom.Dataset"
+]
+"""Whatever `covidcxr.io.read_image` reads."""
+
+Region: TypeAlias = Literal["full", "lungs", "background"]
+"""What a classifier sees: the whole film, only the lungs, or the film with the lungs removed."""
+
+Fit: TypeAlias = Literal["stretch", "letterbox"]
+"""How a film meets the network's size: squeezed, or scaled whole and padded with black."""
+
+TaskName: TypeAlias = Literal["segmentation", "classification"]
+Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
+SplitName: TypeAlias = Literal["train", "val", "test"]
+
+
+class Sample(TypedDict):
+    """One film as the data set gives it; `Batch` has the same keys, collated.
+
+    `image`: float [1, H, W], grey, in [0, 1].
+    `label`: int, index into the data module's classes; -1 = not labelled.
+    `mask`: float [C, H, W], 0 or 1, in the order of the mask classes asked for; a class that is unknown for
+    this film is NaN. Absent when no mask class was asked for.
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    mask: NotRequired[torch.Tensor]
+    image_id: str
+    source: str
+    patient_id: str
+
+
+class Batch(TypedDict):
+    """A collated list of `Sample`: tensors gain a leading batch axis, strings become lists."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+    mask: NotRequired[torch.Tensor]
+    image_id: list[str]
+    source: list[str]
+    patient_id: list[str]
