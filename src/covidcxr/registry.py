@@ -96,7 +96,7 @@ class Registry:
         return len(self.names())
 
     def __repr__(self) -> str:
-        return f"<Registry of {self.kind}s: {', '.join(self)}>"
+        return f"<Registry {self.group}: {', '.join(self)}>"
 
     def _load_room(self) -> None:
         package = import_module(self._room)
@@ -128,5 +128,5 @@ CLASSIFICATION_NETWORKS = Registry(
 )
 SEGMENTATION_LOSSES = Registry("segmentation loss", room="covidcxr.losses", group="covidcxr.segmentation_losses")
 CLASSIFICATION_LOSSES = Registry("classification loss", room="covidcxr.losses", group="covidcxr.classification_losses")
-AUGMENTATIONS = Registry("augmentation", room="covidcxr.transforms", group="covidcxr.augmentations")
+AUGMENTATIONS = Registry("augmentation", room="covidcxr.augmentations", group="covidcxr.augmentations")
 POSTPROCESS_STEPS = Registry("clean-up step", room="covidcxr.postprocess", group="covidcxr.postprocess_steps")

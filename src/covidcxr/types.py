@@ -36,11 +36,13 @@ class Sample(TypedDict):
     `label`: int, index into the data module's classes; -1 = not labelled.
     `mask`: float [C, H, W], 0 or 1, in the order of the mask classes asked for; a class that is unknown for
     this film is NaN. Absent when no mask class was asked for.
+    `lung_mask`: float [1, H, W], 0 or 1: the lungs by which `image` was cut. Absent for region "full".
     """
 
     image: torch.Tensor
     label: torch.Tensor
     mask: NotRequired[torch.Tensor]
+    lung_mask: NotRequired[torch.Tensor]
     image_id: str
     source: str
     patient_id: str
@@ -52,6 +54,7 @@ class Batch(TypedDict):
     image: torch.Tensor
     label: torch.Tensor
     mask: NotRequired[torch.Tensor]
+    lung_mask: NotRequired[torch.Tensor]
     image_id: list[str]
     source: list[str]
     patient_id: list[str]

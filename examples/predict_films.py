@@ -1,0 +1,38 @@
+"""Ask a pipeline about films: `python predict_films.py [FILM ...] [--model mini]`. Without films it draws some."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from covidcxr import FailedPrediction, Pipeline
+from covidcxr.phantom import write_dataset
+from covidcxr.postprocess import explain_reason
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("films", nargs="*", help="image files; none = drawn films")
+    parser.add_argument("--model", default="mini", help="bundled name, folder or Hub repository")
+    parser.add_argument("--out", help="folder for masks and overlays; by default a new temporary one")
+    options = parser.parse_args()
+
+    out = Path(options.out or tempfile.mkdtemp(prefix="covidcxr-"))
+    films = options.films
+    if not films:
+        write_dataset(out / "phantoms", 4)
+        films = sorted((out / "phantoms" / "images").glob("*.png"))
+
+    pipeline = Pipeline.from_pretrained(options.model)
+    for answer in pipeline.predict(films, on_error="return"):
+        if isinstance(answer, FailedPrediction):
+            print(f"{answer.image_id}: {answer.error}")
+            continue
+        chances = ", ".join(f"{name} {value:.2f}" for name, value in answer.probabilities.items())
+        reasons = " ".join(map(explain_reason, answer.reasons))
+        print(f"{Path(answer.image_id).name}: {answer.label or 'cannot say'} ({chances}) {reasons}")
+        answer.save(out / "answers")
+    print(f"Masks and overlays: {out / 'answers'}\nFor research only; not for clinical use.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Many films from disk to disk: JSON lines, masks, overlays, a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from covidcxr.errors import ConfigError
+from covidcxr.pipeline import Pipeline
+from covidcxr.prediction import Prediction
+from covidcxr.sheet import write_sheet
+
+__all__ = ["find_films", "predict_folder", "print_summary"]
+
+FILM_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom", ""}  # DICOM has often none
+)
+
+
+def find_films(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[tuple[Path, str]], Counter[str]]:
+    """List the films that paths mean: files as they are, folders with all films below them, sorted.
+
+    Args:
+        paths: Files and folders. A file that is missing or no film is kept: reading it will say what is wrong.
+
+    Returns:
+        Each film's path with a name for its answers (the path below the folder given, made unique), and how many
+        files of which suffix were left out because they are no films.
+    """
+    films: list[tuple[Path, str]] = []
+    names: set[str] = set()
+    left_out: Counter[str] = Counter()
+    for given in map(Path, paths):
+        found = sorted(p for p in given.rglob("*") if p.is_file()) if given.is_dir() else [given]
+        for path in found:
+            below = path.relative_to(given) if given.is_dir() else Path(path.name)
+            if given.is_dir() and (path.suffix.lower() not in FILM_SUFFIXES or path.name.startswith(".")):
+                left_out[path.suffix.lower() or path.name] += 1
+                continue
+            name, number = below.as_posix(), 2
+            while name in names:
+                name, number = f"{below.with_suffix('').as_posix()}-{number}{below.suffix}", number + 1
+            names.add(name)
+            films.append((path, name))
+    return films, left_out
+
+
+def predict_folder(
+    paths: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | Pipeline = "mini",
+    batch_size: int = 16,
+    num_workers: int = 2,
+    device: str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Answer for films and write the answers into a folder.
+
+    Writes `predictions.jsonl` (a line a film, as they are answered), `films/NAME.json`, `.overlay.png` and a
+    `.MASK.png` a mask class for each film, `summary.json`, and `index.html`, the contact sheet.
+
+    Args:
+        paths: Films, or folders that are searched for films.
+        out: Where the answers go; made if need be.
+        model: A pipeline, or where to load one from.
+        batch_size: Films a batch.
+        num_workers: Threads that read films.
+        device: Where the models run.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The summary: counts of films, answers, doubts and failures, and the paths written.
+
+    Raises:
+        ConfigError: If no film was found, or the device is not there.
+        PretrainedError: If the model cannot be had.
+    """
+    films, left_out = find_films(paths)
+    if not films:
+        raise ConfigError(f"No films found in {', '.join(map(str, paths))} (looked for {_suffixes()}).")
+    pipeline = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model)
+    _move(pipeline, device)
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    entries = []
+    answers = pipeline.predict(
+        [path for path, _ in films], batch_size=batch_size, num_workers=num_workers, on_error="return"
+    )
+    with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
+        for (_, name), answer in _tracked(zip(films, answers, strict=True), len(films), progress):
+            entry = {"name": name, **answer.to_dict()}
+            lines.write(json.dumps(entry) + "\n")
+            if isinstance(answer, Prediction):
+                place = target / "films" / name
+                answer.save(place.parent, place.name)
+            entries.append(entry)
+    summary = _summary(entries, left_out, target)
+    write_sheet(target / "index.html", entries, summary)
+    (target / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
+    """Print what `predict_folder` returned, for people or as JSON."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)  # a film may be called "[red].png"
+    if as_json:
+        console.file.write(json.dumps(summary) + "\n")
+        return
+    console.print(f"{summary['films']} films, {summary['failed']} of them unreadable")
+    for label, count in summary["answers"].items():
+        console.print(f"  {label:<14} {count}")
+    for failure in summary["failures"][:10]:
+        console.print(f"unreadable: {failure['error']}", style="red")
+    if len(summary["failures"]) > 10:
+        console.print(f"... and {len(summary['failures']) - 10} more, in predictions.jsonl")
+    console.print(f"Page: {summary['page']}\nFor research only; not for clinical use.")
+
+
+def _summary(entries: list[dict[str, Any]], left_out: Counter[str], target: Path) -> dict[str, Any]:
+    answered = [entry for entry in entries if "error" not in entry]
+    answers = Counter(entry["label"] or ("cannot say" if entry["probabilities"] else "no answer") for entry in answered)
+    reasons = Counter(reason for entry in answered for reason in entry["reasons"])
+    failures = [{"name": entry["name"], "error": entry["error"]} for entry in entries if "error" in entry]
+    return {
+        "films": len(entries),
+        "failed": len(failures),
+        "answers": dict(answers.most_common()),
+        "reasons": dict(reasons.most_common()),
+        "failures": failures,
+        "left_out": dict(left_out),
+        "page": str((target / "index.html").resolve()),
+        "predictions": str((target / "predictions.jsonl").resolve()),
+    }
+
+
+def _tracked(items: Iterator[Any], total: int, progress: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("films"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        yield from bar.track(items, total=total)
+
+
+def _move(pipeline: Pipeline, device: str) -> None:
+    try:
+        pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise ConfigError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}).") from error
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(suffix for suffix in FILM_SUFFIXES if suffix))

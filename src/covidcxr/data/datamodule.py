@@ -1,0 +1,291 @@
+"""The base of all data sets: from records to data loaders."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from covidcxr.augmentations import Augment
+from covidcxr.config import PreprocessConfig
+from covidcxr.data.balance import Balance, class_weights, sampling_weights
+from covidcxr.data.dataset import CXRDataset
+from covidcxr.data.files import check_files, check_unique
+from covidcxr.data.records import Record, count_by, find_leaks
+from covidcxr.data.sampler import EpochSampler, ResumableLoader
+from covidcxr.data.splits import assign_splits, take_fold
+from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.types import Fit, Region, SplitName
+
+__all__ = ["CXRDataModule"]
+
+
+class CXRDataModule(LightningDataModule, ABC):
+    """Base of all data sets. A data set names its classes and writes `read_records`; the rest is here.
+
+    Args:
+        root: Folder of the data set.
+        image_size: Height and width of the samples.
+        fit: How films come to that size: "letterbox" keeps the aspect ratio, "stretch" does not.
+        region: "full", "lungs", or "background" = the film with the lungs removed; the latter two need lung masks.
+        lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
+        mask_classes: Names of the masks wanted, in the order of the sample's planes.
+        batch_size: Films a batch.
+        num_workers: Processes that read films. 0 by default: films of ordinary size are read in milliseconds, and
+            results are the same for any number. Raise it when the training device waits for data.
+        augment: Preset, transforms or `Augment` for the training films; None = none.
+        cache: "memory" keeps the resized films in memory, once for each worker.
+        fractions: Training and validation share of the patients; the rest tests.
+        fold: With `folds`: which fold tests, from 0.
+        folds: Number of folds of a cross-validation; in place of `fractions`.
+        hold_out_source: Source, or sources, whose patients are the test split.
+        balance: Draw training films so that classes, sources, or the sources within each class come equally often.
+        label_map: New names for labels; several may get one name, and the films of a label mapped to null are left
+            out.
+        drop_unlabelled: Leave out films without a label.
+        split_seed: Seeds the split; kept apart from `seed`, so that runs to be compared test on the same patients.
+        seed: Seeds order and augmentation.
+
+    Attributes:
+        classes: Names of the classes; a sample's label is the place of its class in here.
+        homepage: Where to get the data set.
+        layout: What stands in `root`, in words.
+        citation: How to cite it.
+        license: Its terms of use.
+
+    Raises:
+        ConfigError: If a setting is out of range or contradicts another.
+    """
+
+    classes: tuple[str, ...] = ()
+    homepage: ClassVar[str] = ""
+    layout: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    license: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        *,
+        image_size: tuple[int, int] = (256, 256),
+        fit: Fit = "letterbox",
+        region: Region = "full",
+        lung_dilation: float = 0.0,
+        mask_classes: Sequence[str] = (),
+        batch_size: int = 16,
+        num_workers: int = 0,
+        augment: str | Sequence[Any] | Augment | None = "default",
+        cache: Literal["memory"] | None = None,
+        fractions: tuple[float, float] = (0.7, 0.15),
+        fold: int | None = None,
+        folds: int | None = None,
+        hold_out_source: str | Sequence[str] | None = None,
+        balance: Balance = "none",
+        label_map: Mapping[str, str | None] | None = None,
+        drop_unlabelled: bool = False,
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if (fold is None) != (folds is None) or (folds is not None and hold_out_source is not None):
+            raise ConfigError("fold and folds go together, and exclude hold_out_source: a fold is its own test split.")
+        if balance not in get_args(Balance):
+            raise ConfigError(f"balance must be one of {', '.join(get_args(Balance))}, not {balance!r}.")
+        if batch_size < 1 or num_workers < 0:
+            raise ConfigError(f"batch_size ({batch_size}) must be from 1 up, num_workers ({num_workers}) from 0 up.")
+        self.root = Path(root).expanduser()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augment = Augment(augment) if isinstance(augment, str | Sequence) else augment
+        self.fractions = fractions
+        self.fold = fold
+        self.folds = folds
+        self.hold_out_source = hold_out_source
+        self.balance = balance
+        self.label_map = dict(label_map or {})
+        self.drop_unlabelled = drop_unlabelled
+        self.split_seed = split_seed
+        self.seed = seed
+        self._datasets: dict[SplitName, CXRDataset] = {}
+        self.geometry = PreprocessConfig(image_size=image_size, fit=fit, region=region, lung_dilation=lung_dilation)
+        self.mask_classes = tuple(mask_classes)
+        self.cache: Literal["memory"] | None = cache
+        if self.classes:
+            self.classes = self.rename(self.classes)
+
+    @abstractmethod
+    def read_records(self) -> Iterable[Record]:
+        """Return every film of the data set with all that is known about it, without opening it.
+
+        `split` is the official one, or None. Splitting, renaming of labels and all checks are done by the base.
+        """
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """All films, each with its split; read from the disk when first asked for.
+
+        Raises:
+            DatasetError: If the data set is not there, lacks files, or contradicts itself.
+        """
+        if not self.root.is_dir():
+            raise self.not_found(self.root)
+        records = [self._named(record) for record in self.read_records() if self._is_wanted(record)]
+        if not records:
+            raise DatasetError(f"{type(self).__name__} finds no film in {self.root}. {self._remedy()}")
+        check_unique(records)
+        check_files(records)
+        if self.fold is not None and self.folds is not None:
+            return take_fold(records, self.folds, self.fold, seed=self.split_seed)
+        records = assign_splits(records, self.fractions, seed=self.split_seed, hold_out_source=self.hold_out_source)
+        leaks = find_leaks(records)
+        if leaks:
+            warnings.warn(
+                f"The official split of {type(self).__name__} leaks: {len(leaks)} patients are in more than one part. "
+                f"It is used as published; covidcxr.data.find_leaks(records) names them.",
+                stacklevel=2,
+            )
+        return records
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the records, open no film. Lightning calls this before each stage; the first call counts.
+
+        Raises:
+            DatasetError: If the data set is not there, lacks files or masks, or has labels that are no classes.
+        """
+        if not self._datasets:
+            self._datasets = {split: self._dataset(split) for split in get_args(SplitName)}
+
+    @property
+    def train_dataset(self) -> CXRDataset:
+        """The training films, augmented."""
+        self.setup()
+        return self._datasets["train"]
+
+    @property
+    def val_dataset(self) -> CXRDataset:
+        """The validation films."""
+        self.setup()
+        return self._datasets["val"]
+
+    @property
+    def test_dataset(self) -> CXRDataset:
+        """The test films."""
+        self.setup()
+        return self._datasets["test"]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training films, shuffled anew in every epoch; goes on exactly where a checkpoint was taken.
+
+        Raises:
+            DatasetError: If there is no training film.
+        """
+        films = self.train_dataset
+        if len(films) == 0:
+            raise DatasetError(f"No film of {type(self).__name__} is for training: fractions={self.fractions}.")
+        sampler = EpochSampler(
+            films,
+            seed=self.seed,
+            weights=sampling_weights(films.records, self.balance),
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+        )
+        # A last batch of one film would stop batch normalisation.
+        lone = len(sampler) > self.batch_size and len(sampler) % self.batch_size == 1
+        return self._loader(films, ResumableLoader, sampler=sampler, drop_last=lone)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation films, in order."""
+        return self._loader(self.val_dataset)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the test films, in order."""
+        return self._loader(self.test_dataset)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return all films, in order."""
+        return self._loader(self._dataset("all"))
+
+    def class_weights(self) -> Float[Tensor, " classes"]:
+        """Return weights for a loss: inverse to the frequency of the classes in training.
+
+        Raises:
+            DatasetError: If a class has no training film.
+        """
+        return class_weights(self.train_dataset.labels, self.classes)
+
+    def counts(self, name: str = "label") -> dict[SplitName, dict[str, int]]:
+        """Count the films of each split by a field of their records ("label", "source", "view", "mask", ...)."""
+        return {
+            split: count_by((record for record in self.records if record.split == split), name)
+            for split in get_args(SplitName)
+        }
+
+    def rename(self, labels: Collection[str]) -> tuple[str, ...]:
+        """Apply `label_map` to the labels of a data set, in their order.
+
+        Raises:
+            ConfigError: If `label_map` names a label that the data set has not.
+        """
+        for label in self.label_map:
+            if label not in labels:
+                raise ConfigError(f"label_map names the label {label!r}. {did_you_mean(label, labels)}")
+        renamed = (self.label_map.get(label, label) for label in labels)
+        return tuple(dict.fromkeys(label for label in renamed if label is not None))
+
+    def not_found(self, path: Path) -> DatasetError:
+        """Return the error for a part of the data set that is missing; says where to get it and where to put it."""
+        return DatasetError(f"{type(self).__name__} does not find {path}. {self._remedy()}")
+
+    def _remedy(self) -> str:
+        where = f" Get it from {self.homepage}" if self.homepage else ""
+        what = f" It must hold {self.layout}." if self.layout else ""
+        return f"root is {self.root}.{what}{where}{' and unpack it there.' if where else ''}"
+
+    def _is_wanted(self, record: Record) -> bool:
+        if record.label is None:
+            return not self.drop_unlabelled
+        return self.label_map.get(record.label, record.label) is not None
+
+    def _named(self, record: Record) -> Record:
+        """Rename the label, and name the film by its path below the root: that is the same on every machine."""
+        label = None if record.label is None else self.label_map.get(record.label, record.label)
+        path = record.image_path
+        if record.image_id == path.as_posix() and path.is_relative_to(self.root):
+            return replace(record, label=label, image_id=path.relative_to(self.root).as_posix())
+        return replace(record, label=label)
+
+    def _dataset(self, split: SplitName | Literal["all"]) -> CXRDataset:
+        return CXRDataset(
+            (record for record in self.records if split in ("all", record.split)),
+            classes=self.classes,
+            mask_classes=self.mask_classes,
+            image_size=self.geometry.image_size,
+            fit=self.geometry.fit,
+            region=self.geometry.region,
+            lung_dilation=self.geometry.lung_dilation,
+            augment=self.augment if split == "train" else None,
+            cache=self.cache,
+            seed=self.seed,
+        )
+
+    def _loader(self, films: CXRDataset, kind: type[DataLoader[Any]] = DataLoader, **settings: Any) -> DataLoader[Any]:
+        return kind(
+            films,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,  # keeps their caches
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),  # else each epoch draws from the global one
+            **settings,
+        )

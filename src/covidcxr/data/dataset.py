@@ -1,0 +1,216 @@
+"""One data set class for all data sets: a record becomes an image, a label and masks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from covidcxr.augmentations import Augment
+from covidcxr.config import PreprocessConfig
+from covidcxr.data.records import Record
+from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.io import read_image, read_mask
+from covidcxr.transforms import apply_region, fit_image, fit_mask, letterbox_box
+from covidcxr.types import Fit, Region, Sample
+
+__all__ = ["CXRDataset"]
+
+# What "the lungs" are, best first: to keep them, the field without heart and diaphragm, as segmenters draw it;
+# to remove them, the wider outline, so that nothing of the lung is left.
+_LUNGS: dict[Region, tuple[str, ...]] = {
+    "full": (),
+    "lungs": ("lung_field", "lung"),
+    "background": ("lung", "lung_field"),
+}
+
+
+class _Film(NamedTuple):
+    """A film at the network's size, before augmentation."""
+
+    image: UInt8[np.ndarray, "height width"]
+    masks: dict[str, UInt8[np.ndarray, "height width"]]  # those that are known
+    box: tuple[int, int, int, int]  # where the film lies in the frame: top, left, height, width
+
+
+class CXRDataset(Dataset[Sample]):
+    """Films as samples.
+
+    Reads a film, cuts its box, brings it to `image_size`, augments image and masks together, and cuts the region.
+
+    Args:
+        records: The films.
+        classes: Names of the classes; a sample's label is the place of its class in here, -1 = not labelled.
+        mask_classes: Names of the masks wanted, in the order of the planes.
+        image_size: Height and width of the samples.
+        fit: How films come to that size: "letterbox" or "stretch".
+        region: "full", "lungs", or "background" = the film with the lungs removed.
+        lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
+        augment: Name of a preset, albumentations transforms, or an `Augment`; None = none.
+        cache: "memory" keeps every film once it was read, as uint8 at `image_size` and before augmentation. Each
+            worker process keeps its own, for as long as it lives.
+        seed: Seeds augmentation, together with the epoch and the index of the film.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+        DatasetError: If a label is not among `classes`, or a film lacks the lung mask that the region needs.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        *,
+        classes: Sequence[str],
+        mask_classes: Sequence[str] = (),
+        image_size: tuple[int, int] = (256, 256),
+        fit: Fit = "letterbox",
+        region: Region = "full",
+        lung_dilation: float = 0.0,
+        augment: str | Sequence[Any] | Augment | None = None,
+        cache: Literal["memory"] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.records = tuple(records)
+        self.classes = tuple(classes)
+        self.mask_classes = tuple(mask_classes)
+        self.geometry = PreprocessConfig(image_size=image_size, fit=fit, region=region, lung_dilation=lung_dilation)
+        self.augment = augment if augment is None or isinstance(augment, Augment) else Augment(augment)
+        if cache not in (None, "memory"):
+            raise ConfigError(f'cache must be "memory" or null, not {cache!r}.')
+        self.seed = seed
+        self.labels = self._label_numbers()
+        self._cache: dict[int, _Film] | None = {} if cache else None
+        self._check_lungs()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Sample:
+        """Return one film, augmented as in the given epoch.
+
+        Args:
+            index: Place in `records`, or (epoch, place) as `EpochSampler` gives it.
+
+        Raises:
+            ImageReadError: If the film or a mask cannot be read.
+            DatasetError: If box or mask do not suit the film.
+        """
+        epoch, index = index if isinstance(index, tuple) else (0, index)
+        record = self.records[index]
+        film = self._film(index)
+        image, masks = self._augmented(film, epoch, index)
+        sample = Sample(
+            image=torch.from_numpy(image).float()[None] / 255,
+            label=torch.tensor(self.labels[index]),
+            image_id=record.image_id,
+            source=record.source,
+            patient_id=record.patient,
+        )
+        if self.mask_classes:
+            unknown = torch.full(self.geometry.image_size, torch.nan)
+            sample["mask"] = torch.stack([masks.get(name, unknown) for name in self.mask_classes])
+        lungs = self._lung_class(record)
+        if lungs is not None:
+            sample["lung_mask"] = masks[lungs][None]
+            # After augmentation, so that noise and brightness leave black what is cut.
+            sample["image"] = self._cut_region(sample["image"], sample["lung_mask"])
+        return sample
+
+    def pixels(self, index: int) -> UInt8[np.ndarray, "height width"]:
+        """Return a film at the network's size, without padding, before augmentation and region."""
+        film = self._film(index)
+        top, left, height, width = film.box
+        return film.image[top : top + height, left : left + width]
+
+    def _film(self, index: int) -> _Film:
+        if self._cache is None:
+            return self._read(self.records[index])
+        if index not in self._cache:
+            self._cache[index] = self._read(self.records[index])
+        return self._cache[index]
+
+    def _read(self, record: Record) -> _Film:
+        image = read_image(record.image_path)
+        whole = image.shape
+        if record.box is not None:
+            image = image[_box_slices(record, whole)]
+        size, fit = self.geometry.image_size, self.geometry.fit
+        fitted = fit_image(torch.from_numpy(image)[None, None], size, fit)
+        box = letterbox_box(image.shape[0], image.shape[1], size) if fit == "letterbox" else (0, 0, *size)
+        wanted = {*self.mask_classes, self._lung_class(record)}
+        masks = {name: self._read_mask(record, name, whole, box) for name in record.mask_paths if name in wanted}
+        return _Film((fitted[0, 0] * 255).round().to(torch.uint8).numpy(), masks, box)
+
+    def _read_mask(
+        self, record: Record, name: str, whole: tuple[int, ...], box: tuple[int, int, int, int]
+    ) -> UInt8[np.ndarray, "height width"]:
+        """Read a mask, which may have another size than its film, and lay it over the film's place in the frame."""
+        path = record.mask_paths[name]
+        mask = read_mask(path)
+        if abs(mask.shape[0] * whole[1] / (mask.shape[1] * whole[0]) - 1) > 0.05:
+            raise DatasetError(
+                f"The mask {path} is {mask.shape[0]} x {mask.shape[1]} pixels, its film {record.image_path} "
+                f"{whole[0]} x {whole[1]}: they do not show the same part. Check that they belong together."
+            )
+        if record.box is not None:
+            mask = read_mask(path, (whole[0], whole[1]))[_box_slices(record, whole)]
+        top, left, height, width = box
+        frame = np.zeros(self.geometry.image_size, np.uint8)
+        fitted = fit_mask(torch.from_numpy(mask).float()[None, None], (height, width), "stretch")
+        frame[top : top + height, left : left + width] = fitted[0, 0].numpy()
+        return frame
+
+    def _augmented(self, film: _Film, epoch: int, index: int) -> tuple[UInt8[np.ndarray, "h w"], dict[str, Tensor]]:
+        image, names = film.image, list(film.masks)
+        planes = np.stack(list(film.masks.values())) if names else None
+        if self.augment is not None:
+            mixed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
+            image, planes = self.augment(image, planes, seed=int(mixed))
+        if planes is None:
+            return image, {}
+        return image, dict(zip(names, torch.from_numpy(planes).float(), strict=True))
+
+    def _cut_region(
+        self, image: Float[Tensor, "1 height width"], lungs: Float[Tensor, "1 height width"]
+    ) -> Float[Tensor, "1 height width"]:
+        return apply_region(image[None], lungs[None], self.geometry.region, self.geometry.lung_dilation)[0]
+
+    def _lung_class(self, record: Record) -> str | None:
+        return next((name for name in _LUNGS[self.geometry.region] if name in record.mask_paths), None)
+
+    def _label_numbers(self) -> tuple[int, ...]:
+        places = {name: place for place, name in enumerate(self.classes)}
+        found = Counter(record.label for record in self.records if record.label is not None)
+        unknown = [f"{label!r} ({count})" for label, count in sorted(found.items()) if label not in places]
+        if unknown:
+            raise DatasetError(
+                f"Films have labels that are no classes: {', '.join(unknown)}. The classes are {self.classes}. "
+                f"Add them to the classes, rename them by label_map, or leave the films out (label_map: LABEL: null)."
+            )
+        return tuple(-1 if record.label is None else places[record.label] for record in self.records)
+
+    def _check_lungs(self) -> None:
+        region = self.geometry.region
+        lacking = 0 if region == "full" else sum(self._lung_class(record) is None for record in self.records)
+        if lacking:
+            raise DatasetError(
+                f'region="{region}" needs a lung mask (lung_field or lung) of every film; {lacking} of '
+                f"{len(self.records)} have none. Make masks with a lung segmenter (covidcxr predict), leave these "
+                f'films out, or use region="full".'
+            )
+
+
+def _box_slices(record: Record, whole: tuple[int, ...]) -> tuple[slice, slice]:
+    top, left, bottom, right = record.box or (0, 0, *whole)
+    if bottom > whole[0] or right > whole[1]:
+        raise DatasetError(
+            f"The box {record.box} of {record.image_path} reaches beyond the film, which is {whole[0]} x {whole[1]} "
+            f"pixels (boxes are top, left, bottom, right)."
+        )
+    return slice(top, bottom), slice(left, right)

@@ -1,0 +1,80 @@
+"""What lies on the disk: films in a folder, and films that are named but not there. No film is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from covidcxr.data.records import Record
+from covidcxr.errors import DatasetError
+
+__all__ = ["IMAGE_SUFFIXES", "check_files", "check_unique", "find_images", "list_folders", "some_of"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
+"""Endings, in lower case, of the files that count as films."""
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the films directly in a folder, sorted by name; hidden and other files are left out."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    return [path for name in names if (path := folder / name).suffix.lower() in IMAGE_SUFFIXES]
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """Return the folders directly in a folder, sorted by name; hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        return [folder / name for name in sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))]
+
+
+def check_files(records: Iterable[Record]) -> None:
+    """Check that every image and mask of the records is there; each folder is listed once.
+
+    Raises:
+        DatasetError: If files are missing; says how many, and names the first.
+    """
+    listings: dict[str, frozenset[str]] = {}
+    missing: list[str] = []
+    for record in records:
+        for path in (record.image_path, *record.mask_paths.values()):
+            folder, name = os.path.split(path)
+            if folder not in listings:
+                listings[folder] = _names_in(folder)
+            if name not in listings[folder]:
+                missing.append(os.fspath(path))
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} files of the data set are missing: {some_of(missing)}. "
+            f"Unpack the download again, or correct the table that names them."
+        )
+
+
+def check_unique(records: Iterable[Record]) -> None:
+    """Check that no film is listed twice.
+
+    Raises:
+        DatasetError: If two records have one image id; says how many, and names the first.
+    """
+    seen: set[str] = set()
+    twice: list[str] = []
+    for record in records:
+        if record.image_id in seen:
+            twice.append(record.image_id)
+        seen.add(record.image_id)
+    if twice:
+        raise DatasetError(f"{len(twice)} films are listed more than once: {some_of(twice)}. List each film once.")
+
+
+def some_of(names: list[str], most: int = 5) -> str:
+    """Join the first names for a message: "a, b, c and 7 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _names_in(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder or ".") as entries:
+            return frozenset(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()

@@ -1,0 +1,103 @@
+"""A data set is a list of records: what is known about each film, without a pixel of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.types import SplitName
+
+__all__ = ["Record", "count_by", "find_leaks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One film of a data set.
+
+    Attributes:
+        image_path: The film's file.
+        label: Name of its class; None = not labelled.
+        patient_id: Who is on it, unique over the whole data set; None = not known.
+        source: Hospital or collection that it came from.
+        split: "train", "val" or "test" where the data set's authors fixed it; None = not fixed.
+        mask_paths: Mask files by mask class, say "lung_field", "lung", "infection". An absent class is unknown, not
+            empty.
+        view: Projection as the source states it ("PA", "AP", ...).
+        sex: As the source states it.
+        age: In years.
+        box: The part of the film that counts, in pixels: top, left, bottom, right; the last two exclusive.
+        image_id: Names the film, uniquely in its data set and alike on every machine. Data modules fill in the path
+            below their root; else it is `image_path`.
+    """
+
+    image_path: Path
+    label: str | None = None
+    patient_id: str | None = None
+    source: str = "unknown"
+    split: SplitName | None = None
+    mask_paths: Mapping[str, Path] = field(default_factory=dict, hash=False)
+    view: str | None = None
+    sex: str | None = None
+    age: float | None = None
+    box: tuple[int, int, int, int] | None = None
+    image_id: str = ""
+
+    def __post_init__(self) -> None:
+        # Published tables hold patient ids with stray blanks: " 12" and "12" are one patient.
+        for name in ("label", "patient_id"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, value.strip() or None)
+        if not self.image_id:
+            object.__setattr__(self, "image_id", self.image_path.as_posix())
+        if self.split not in (None, "train", "val", "test"):
+            raise DatasetError(f'The split of {self.image_path} must be "train", "val" or "test", not {self.split!r}.')
+        if self.box is not None and not (0 <= self.box[0] < self.box[2] and 0 <= self.box[1] < self.box[3]):
+            raise DatasetError(f"The box of {self.image_path} must be top, left, bottom, right, not {self.box}.")
+
+    @property
+    def patient(self) -> str:
+        """The patient; a film whose patient is not known stands for a patient of its own."""
+        return self.patient_id or self.image_id
+
+
+def count_by(records: Iterable[Record], name: str) -> dict[str, int]:
+    """Count the records by one of their fields.
+
+    Args:
+        records: The films.
+        name: "label", "source", "split", "view", "sex", "patient_id", ... or "mask" = by mask class.
+
+    Returns:
+        From value to number of films, most frequent first; what is not stated counts as "unknown".
+
+    Raises:
+        ConfigError: If records have no such field.
+    """
+    known = {*Record.__dataclass_fields__, "patient", "mask"} - {"mask_paths"}
+    if name not in known:
+        raise ConfigError(f"Records cannot be counted by {name!r}. {did_you_mean(name, known)}")
+    counts: Counter[str] = Counter()
+    for record in records:
+        if name == "mask":
+            counts.update(record.mask_paths.keys())
+        else:
+            value = getattr(record, name)
+            counts["unknown" if value is None else str(value)] += 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def find_leaks(records: Iterable[Record]) -> dict[str, set[SplitName]]:
+    """Find the patients whose films lie in more than one split.
+
+    Returns:
+        From patient id to the splits that share the patient; empty if the splits are clean.
+    """
+    splits: dict[str, set[SplitName]] = {}
+    for record in records:
+        if record.split is not None:
+            splits.setdefault(record.patient, set()).add(record.split)
+    return {patient: found for patient, found in splits.items() if len(found) > 1}

@@ -1,0 +1,106 @@
+"""The order in which films are trained on: the same in every process, and after every interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+
+from covidcxr.errors import ConfigError
+from covidcxr.types import Batch
+
+__all__ = ["EpochSampler", "ResumableLoader"]
+
+
+class EpochSampler(DistributedSampler[tuple[int, int]]):
+    """Shuffles anew in every epoch, by nothing but seed and epoch; yields (epoch, index).
+
+    `CXRDataset` seeds its augmentation by that pair, so neither the number of workers nor an interruption changes
+    what a film looks like. It is a `DistributedSampler`, so Lightning leaves it in place under DDP; every process
+    takes each `num_replicas`-th film of one common order, which is continued from its start to come out even.
+
+    Args:
+        dataset: Anything with a length.
+        seed: Another seed gives other orders.
+        weights: One weight a film: films are then drawn with replacement, in proportion to their weights, as many in
+            an epoch as there are films.
+        num_replicas: Number of processes that share an epoch.
+        rank: Number of this process.
+
+    Raises:
+        ConfigError: If there is not one weight from 0 up for each film.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        *,
+        seed: int = 0,
+        weights: torch.Tensor | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]  # needs len only
+        if weights is not None and (weights.shape != (len(dataset),) or not bool((weights >= 0).all())):
+            raise ConfigError(f"weights must be {len(dataset)} numbers from 0 up, one a film.")
+        self.weights = weights
+        self._resumed = (0, 0)
+
+    def resume(self, epoch: int, samples: int) -> None:
+        """Leave out the first `samples` of this process's films when `epoch` is next run through, and only then."""
+        self._resumed = (epoch, samples)
+
+    @property
+    def pending(self) -> int:
+        """How many films the next run leaves out because they were seen before an interruption."""
+        epoch, samples = self._resumed
+        return samples if epoch == self.epoch else 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = self._order()
+        padded = [order[place % len(order)] for place in range(self.total_size)]
+        mine = padded[self.rank :: self.num_replicas][self.pending :]
+        self._resumed = (0, 0)
+        return iter([(self.epoch, index) for index in mine])
+
+    def _order(self) -> list[int]:
+        # A mix of both: with seed + epoch, epoch 1 of seed 0 would be epoch 0 of seed 1.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        count = len(self.dataset)  # type: ignore[arg-type]
+        if self.weights is None:
+            return torch.randperm(count, generator=generator).tolist()
+        return torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A `DataLoader` over an `EpochSampler` that tells how far it is, and goes on from there.
+
+    Lightning stores `state_dict` in its checkpoints, hands it back before it resumes inside an epoch, and sets the
+    epoch itself. With any other sampler (Lightning's `overfit_batches` puts one in) it is a plain `DataLoader`.
+    """
+
+    _done = 0  # batches of the running epoch that were handed out; no __init__, because Lightning calls DataLoader's
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # A generator starts with the first batch asked for. DataLoader's own iterator starts its workers at once, and
+        # Lightning sets the epoch only after that.
+        self._done = self.sampler.pending // self._size if isinstance(self.sampler, EpochSampler) else 0
+        for batch in super().__iter__():
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Tell the epoch and how many of its batches were handed out."""
+        return {"epoch": getattr(self.sampler, "epoch", 0), "batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
+        unfinished = state["batches"] < len(self)
+        if unfinished and isinstance(self.sampler, EpochSampler):
+            self.sampler.resume(state["epoch"], state["batches"] * self._size)
+
+    @property
+    def _size(self) -> int:
+        return self.batch_size or 1

@@ -1,0 +1,228 @@
+"""Patients are split, not images: the one place that decides who trains, who validates and who tests."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+
+from covidcxr.data.records import Record
+from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.types import SplitName
+
+__all__ = ["assign_splits", "k_folds", "split_name", "take_fold"]
+
+_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+_OTHER_NAMES: dict[str, SplitName] = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+
+
+def assign_splits(
+    records: Iterable[Record],
+    fractions: tuple[float, float] = (0.7, 0.15),
+    *,
+    seed: int = 0,
+    group: str = "patient_id",
+    hold_out_source: str | Collection[str] | None = None,
+) -> list[Record]:
+    """Give every film a split: patients whole; classes, sources and mask classes in proportion.
+
+    The result depends on the records and the seed only: not on their order, nor on where the files lie.
+
+    Films that have a split already keep it. What such an official split lacks (validation or test) is cut from its
+    training films; films that have none join them. When a source is held out, official splits are set aside.
+
+    Args:
+        records: The films.
+        fractions: Training and validation share of what is to be split; the rest is for testing.
+        seed: Another seed gives another split.
+        group: The field that is never torn apart; a film where it is None is a group of its own.
+        hold_out_source: Source, or sources, whose films are the test split. A patient who has films there goes
+            there with all films; everybody else is shared between training and validation.
+
+    Returns:
+        The records in their order, each with its split.
+
+    Raises:
+        ConfigError: If the fractions are out of range or `group` is no field of a record.
+        DatasetError: If there are no records, or none of a held-out source.
+    """
+    records = list(records)
+    _check(records, group)
+    if min(fractions) < 0 or sum(fractions) > 1 + 1e-9:
+        raise ConfigError(
+            f"fractions must be the shares of training and validation, from 0 up and at most 1 together, "
+            f"not {tuple(fractions)}; the rest is for testing."
+        )
+    shares = {"train": fractions[0], "val": fractions[1], "test": max(0.0, 1 - sum(fractions))}
+    if hold_out_source is not None:
+        records = _hold_out(records, hold_out_source, group)
+    official = {record.split for record in records if record.split is not None}
+    open_splits = [name for name in _SPLITS if name == "train" or name not in official]
+    splits, pool = _keep_official(records, group, refill=len(open_splits) > 1)
+    chosen = _assign(pool, [shares[name] for name in open_splits], seed)
+    return [
+        replace(record, split=splits[index] or open_splits[chosen[_key(record, group)]])
+        for index, record in enumerate(records)
+    ]
+
+
+def k_folds(records: Iterable[Record], k: int, *, seed: int = 0) -> list[list[Record]]:
+    """Split for cross-validation: patients whole; classes, sources and mask classes in proportion.
+
+    Every film is in the test split of one fold and in the validation split of one other. Official splits are set
+    aside.
+
+    Args:
+        records: The films.
+        k: Number of folds, from 3 up: one tests, one validates, the others train.
+        seed: Another seed gives other folds.
+
+    Returns:
+        For each fold all records in their order: fold i tests in list i, fold i + 1 validates, the others train.
+
+    Raises:
+        ConfigError: If `k` is below 3.
+        DatasetError: If there are no records, or fewer patients than folds.
+    """
+    records = list(records)
+    numbers = _fold_numbers(records, k, seed)
+    return [_with_roles(records, numbers, k, fold) for fold in range(k)]
+
+
+def take_fold(records: Iterable[Record], k: int, fold: int, *, seed: int = 0) -> list[Record]:
+    """Return one list of `k_folds`, without building the others.
+
+    Raises:
+        ConfigError: If `k` is below 3 or `fold` is not in 0 ... k - 1.
+        DatasetError: If there are no records, or fewer patients than folds.
+    """
+    records = list(records)
+    numbers = _fold_numbers(records, k, seed)
+    if not 0 <= fold < k:
+        raise ConfigError(f"There is no fold {fold}: the {k} folds are numbered from 0 to {k - 1}.")
+    return _with_roles(records, numbers, k, fold)
+
+
+def _fold_numbers(records: list[Record], k: int, seed: int) -> dict[str, int]:
+    """Return from patient to the fold in which the patient is tested."""
+    if k < 3:
+        raise ConfigError(f"Cross-validation needs 3 folds or more (one tests, one validates), not {k}.")
+    _check(records, "patient_id")
+    groups = _groups(records, "patient_id")
+    if len(groups) < k:
+        raise DatasetError(f"{len(groups)} patients cannot be shared among {k} folds; take fewer folds.")
+    return _assign(groups, [1 / k] * k, seed)
+
+
+def _with_roles(records: list[Record], numbers: dict[str, int], k: int, fold: int) -> list[Record]:
+    roles: dict[int, SplitName] = {fold: "test", (fold + 1) % k: "val"}
+    return [replace(record, split=roles.get(numbers[record.patient], "train")) for record in records]
+
+
+def split_name(text: str) -> SplitName:
+    """Read the name of a split as data sets write it: "Train", "valid", "testing", ...
+
+    Raises:
+        DatasetError: If it is none.
+    """
+    names: dict[str, SplitName] = {name: name for name in _SPLITS} | _OTHER_NAMES
+    if text.lower() not in names:
+        raise DatasetError(f"{text!r} is no split. {did_you_mean(text.lower(), names)}")
+    return names[text.lower()]
+
+
+def _check(records: list[Record], group: str) -> None:
+    if not records:
+        raise DatasetError("There are no records to split.")
+    if group not in Record.__dataclass_fields__:
+        raise ConfigError(f"Records cannot be grouped by {group!r}. {did_you_mean(group, Record.__dataclass_fields__)}")
+
+
+def _key(record: Record, group: str) -> str:
+    value = getattr(record, group)
+    return record.image_id if value is None else str(value)
+
+
+def _groups(records: Iterable[Record], group: str) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[_key(record, group)].append(record)
+    return groups
+
+
+def _hold_out(records: list[Record], sources: str | Collection[str], group: str) -> list[Record]:
+    """Fix the test split to the groups that have a film of the sources, and open everything else."""
+    wanted = {sources} if isinstance(sources, str) else set(sources)
+    known = {record.source for record in records}
+    for source in sorted(wanted - known):
+        raise DatasetError(f"No film is of the held-out source {source!r}. {did_you_mean(source, known)}")
+    held_out = {_key(record, group) for record in records if record.source in wanted}
+    return [replace(record, split="test" if _key(record, group) in held_out else None) for record in records]
+
+
+def _keep_official(
+    records: list[Record], group: str, *, refill: bool
+) -> tuple[list[SplitName | None], dict[str, list[Record]]]:
+    """Settle the films whose split is fixed, and gather the groups that are still open.
+
+    Args:
+        records: The films.
+        group: The field that is never torn apart.
+        refill: Whether the official training films are to give some to another split.
+
+    Returns:
+        The split of each record, None where it is open; and the open groups.
+    """
+    fixed: dict[str, SplitName] = {}
+    for record in records:
+        if record.split in ("val", "test"):
+            fixed[_key(record, group)] = record.split
+    splits: list[SplitName | None] = []
+    pool: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        key = _key(record, group)
+        # A patient who is in an official test and training set is a leak of the data set: it stays as published.
+        split = record.split or fixed.get(key)
+        if split is None or (split == "train" and refill and key not in fixed):
+            split = None
+            pool[key].append(record)
+        splits.append(split)
+    return splits, pool
+
+
+def _assign(groups: dict[str, list[Record]], shares: Sequence[float], seed: int) -> dict[str, int]:
+    """Share groups out so that every label, source and mask class comes near its share in every part.
+
+    Greedy least squares: the largest group first, each to the part that is most short of what the group holds.
+
+    Returns:
+        From group key to the number of its part.
+    """
+    counts = {key: Counter(trait for record in members for trait in _traits(record)) for key, members in groups.items()}
+    totals: Counter[str] = Counter()
+    for held in counts.values():
+        totals.update(held)
+    parts = [part for part, share in enumerate(shares) if share > 0] or [0]
+    whole = sum(shares) or 1.0
+    short = {part: {trait: total * shares[part] / whole for trait, total in totals.items()} for part in parts}
+    chosen: dict[str, int] = {}
+    for key in sorted(groups, key=lambda key: (-len(groups[key]), _shuffle(key, seed))):
+        held = counts[key]
+        best = max(parts, key=lambda part: sum(n * short[part][trait] for trait, n in held.items()))
+        chosen[key] = best
+        for trait, n in held.items():
+            short[best][trait] -= n
+    return chosen
+
+
+def _traits(record: Record) -> Iterator[str]:
+    yield f"label {record.label}"
+    yield f"source {record.source}"
+    for name in record.mask_paths:
+        yield f"mask {name}"
+
+
+def _shuffle(key: str, seed: int) -> bytes:
+    # Python's own hash differs from run to run.
+    return blake2b(f"{seed} {key}".encode(), digest_size=8).digest() + key.encode()

@@ -1,0 +1,193 @@
+"""Any table of films as a data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, ClassVar
+
+from covidcxr.config import check_keys
+from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.records import Record
+from covidcxr.data.rows import Table
+from covidcxr.data.splits import split_name
+from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.registry import DATASETS
+
+__all__ = ["CSVDataModule", "parse_age"]
+
+Filter = Mapping[str, str | Sequence[str]]
+"""From column to the value, or values, that it must have."""
+
+
+@DATASETS.register("csv")
+class CSVDataModule(CXRDataModule):
+    """Films listed in a table: CSV, TSV or Parquet, one row a film, columns by name.
+
+    Optional columns that are "auto" are used if the table has a column of that very name; null means that the table
+    has none. Two mask conventions in one column become two mask classes like this (YAML):
+
+        mask_columns:
+          infection: infection_mask
+          lung_field: {column: lung_mask, where: {source: [montgomery, shenzhen]}}
+          lung: {column: lung_mask, where: {source: ieee8023}}
+
+    Args:
+        root: Folder to which paths in the table are relative.
+        table: File name of the table, relative to `root`.
+        path_column: The film's file.
+        label_column: Its class; empty = not labelled.
+        patient_column: Who is on it. With null every film counts as a patient of its own: then films of one patient
+            may train and test.
+        source_column: "auto" = "source".
+        split_column: Official split; "auto" = "split".
+        view_column: "auto" = "view".
+        sex_column: "auto" = "sex".
+        age_column: "auto" = "age".
+        mask_columns: From mask class to the column of its files, or to `{column: ..., where: {COLUMN: [VALUES]}}`
+            for rows of some kind only.
+        classes: Names and order of the classes, after `label_map`; null = all labels found, sorted.
+        where: Keep only rows that have one of these values, in each of these columns.
+        exclude: Leave out rows that have one of these values, in any of these columns.
+        base: Further settings of `CXRDataModule`.
+
+    Raises:
+        DatasetError: If the table or a column is missing, the table is damaged, or no row is left.
+        ConfigError: If a setting is wrong.
+    """
+
+    layout: ClassVar[str] = "a table and the films that it names"
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        *,
+        table: str = "manifest.csv",
+        path_column: str = "path",
+        label_column: str | None = "label",
+        patient_column: str | None = "patient_id",
+        source_column: str | None = "auto",
+        split_column: str | None = "auto",
+        view_column: str | None = "auto",
+        sex_column: str | None = "auto",
+        age_column: str | None = "auto",
+        mask_columns: Mapping[str, str | Mapping[str, Any]] | None = None,
+        classes: Sequence[str] | None = None,
+        where: Filter | None = None,
+        exclude: Filter | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(root, **base)
+        if not self.root.is_dir():
+            raise self.not_found(self.root)
+        self._table = Table(self.root / table)
+        self._columns = {
+            "path": self._table.require(path_column),
+            "label": self._column("label", label_column),
+            "patient": self._column("patient_id", patient_column),
+            "source": self._column("source", source_column),
+            "split": self._column("split", split_column),
+            "view": self._column("view", view_column),
+            "sex": self._column("sex", sex_column),
+            "age": self._column("age", age_column),
+        }
+        self._masks = {name: self._mask_column(name, column) for name, column in (mask_columns or {}).items()}
+        self._where = _Filter(self._table, where)
+        self._exclude = _Filter(self._table, exclude)
+        labels = self._check_rows()
+        self.classes = self.rename(labels) if classes is None else tuple(classes)
+
+    def read_records(self) -> Iterator[Record]:
+        """Return a record a row, in the table's order."""
+        return (self._record(line, row) for line, row in self._rows())
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        for line, row in self._table:
+            if self._where.all_match(row) and not self._exclude.any_matches(row):
+                yield line, row
+
+    def _record(self, line: int, row: dict[str, str]) -> Record:
+        value = {name: row[column] if column else "" for name, column in self._columns.items()}
+        try:
+            split = split_name(value["split"]) if value["split"] else None
+        except DatasetError as error:
+            raise DatasetError(f"Line {line} of {self._table.path}: {error}") from error
+        if not value["path"]:
+            raise DatasetError(f"Line {line} of {self._table.path} names no film.")
+        return Record(
+            image_path=self.root / value["path"],
+            label=value["label"] or None,
+            patient_id=value["patient"] or None,
+            source=value["source"] or "unknown",
+            split=split,
+            mask_paths={
+                name: self.root / row[column]
+                for name, (column, rows) in self._masks.items()
+                if row[column] and rows.all_match(row)
+            },
+            view=value["view"] or None,
+            sex=value["sex"] or None,
+            age=parse_age(value["age"]),
+        )
+
+    def _column(self, name: str, column: str | None) -> str | None:
+        if column == "auto":
+            return name if name in self._table.columns else None
+        return None if column is None else self._table.require(column)
+
+    def _mask_column(self, name: str, column: str | Mapping[str, Any]) -> tuple[str, _Filter]:
+        if isinstance(column, str):
+            column = {"column": column}
+        check_keys(column, {"column", "where"}, f"mask_columns.{name}")
+        if "column" not in column:
+            raise ConfigError(f"mask_columns.{name} must say its column: {{column: NAME, where: ...}}.")
+        return self._table.require(column["column"]), _Filter(self._table, column.get("where"))
+
+    def _check_rows(self) -> list[str]:
+        """Read the table once: check that every filter finds something; return the labels that are kept, sorted."""
+        filters = [self._where, self._exclude, *(rows for _, rows in self._masks.values())]
+        for _, row in self._table:
+            for rows in filters:
+                rows.observe(row)
+        for rows in filters:
+            rows.check()
+        column = self._columns["label"]
+        return sorted({row[column] for _, row in self._rows()} - {""}) if column else []
+
+
+class _Filter:
+    """Rows that have one of the wanted values, by column."""
+
+    def __init__(self, table: Table, wanted: Filter | None) -> None:
+        self._table = table
+        self._wanted = {
+            table.require(column): {values} if isinstance(values, str) else set(map(str, values))
+            for column, values in (wanted or {}).items()
+        }
+        self._seen: dict[str, set[str]] = {column: set() for column in self._wanted}
+
+    def all_match(self, row: dict[str, str]) -> bool:
+        return all(row[column] in values for column, values in self._wanted.items())
+
+    def any_matches(self, row: dict[str, str]) -> bool:
+        return any(row[column] in values for column, values in self._wanted.items())
+
+    def observe(self, row: dict[str, str]) -> None:
+        for column, seen in self._seen.items():
+            seen.add(row[column])
+
+    def check(self) -> None:
+        """Refuse a value that is nowhere: a misspelt one would keep or drop films in silence."""
+        for column, values in self._wanted.items():
+            for value in sorted(values - self._seen[column]):
+                raise DatasetError(
+                    f"No row of {self._table.path} has {value!r} in {column!r}. "
+                    f"{did_you_mean(value, self._seen[column])}"
+                )
+
+
+def parse_age(text: str) -> float | None:
+    """Read an age in years from what sources write: "63", "50+", "early 40s", "058Y"; None if there is no number."""
+    number = re.search(r"\d+(?:\.\d+)?", text)
+    return float(number[0]) if number else None

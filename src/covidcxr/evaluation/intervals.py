@@ -1,0 +1,169 @@
+"""Any statistic with a patient-clustered bootstrap interval, vectorised over the resamples.
+
+A resample draws as many patients as there are, with replacement; a film's weight is how often its patient was
+drawn. So a statistic is a function of weights [resamples, films] that returns one number a resample, and the
+whole bootstrap is matrix work: no film is ever copied, and all scores of a table share their resamples.
+
+    bootstrap(weighted_mean, dice, groups=patient_ids)
+    bootstrap(weighted_mean, dice_a - dice_b, groups=patient_ids)        # paired difference of two models
+    bootstrap(weighted_auroc, probability, label == 1, groups=patient_ids)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from covidcxr.errors import ConfigError
+
+__all__ = ["Estimate", "bootstrap", "bootstrap_many", "PatientIds", "check_length"]
+
+PatientIds: TypeAlias = Sequence[Hashable] | np.ndarray
+"""One id a film; None or NaN = unknown."""
+
+CHUNK = 2_000_000
+"""Weights held at a time (16 MB): fewer make the bootstrap slower, more make it no faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and its doubt.
+
+    Attributes:
+        value: The number on all films; NaN where it is not defined (the AUROC of a class without films).
+        low: Lower end of the interval; NaN where fewer than two patients stand behind the number.
+        high: Upper end.
+        count: Films that the number is about.
+        patients: Patients that these films come from.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+    patients: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Return plain data for JSON, which has no NaN: None stands for it."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+
+
+def bootstrap(
+    statistic: Callable[..., Float[np.ndarray, " resamples"]],
+    *values: np.ndarray,
+    groups: PatientIds,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Estimate one statistic with its percentile interval, resampling groups (Efron 1979; Field and Welsh 2007).
+
+    Args:
+        statistic: `statistic(weights, *values)` -> one number a resample; weights are float [resamples, films].
+        *values: Arrays whose first axis is films, handed to the statistic as they are.
+        groups: Patient of each film; None or NaN = unknown, taken as a patient of its own.
+        resamples: How often to resample.
+        seed: Same seed, same interval.
+        confidence: Nominal coverage of the interval, in (0, 1). With few patients a percentile interval is too
+            narrow: one of 95 % was measured to cover a mean in 93 % with 30 patients, in 87 % with 10.
+
+    Returns:
+        The estimate. Resamples in which the number is not defined are left out of the interval.
+
+    Raises:
+        ConfigError: If there are no films, lengths differ, or a setting is out of range.
+    """
+
+    def table(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"value": statistic(weights, *values)}
+
+    for array in values:
+        check_length(len(array), groups)
+    return bootstrap_many(table, groups=groups, resamples=resamples, seed=seed, confidence=confidence)["value"]
+
+
+def bootstrap_many(
+    statistics: Callable[[Float[np.ndarray, "resamples films"]], Mapping[str, Float[np.ndarray, " resamples"]]],
+    *,
+    groups: PatientIds,
+    films: Mapping[str, Bool[np.ndarray, " films"]] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Estimate]:
+    """Estimate a table of statistics on the same resamples; see `bootstrap`.
+
+    Args:
+        statistics: Weights -> one number a resample, by name.
+        groups: Patient of each film.
+        films: By name, the films that a number is about (of a sensitivity: those of the class); default all.
+        resamples: How often to resample.
+        seed: Same seed, same intervals.
+        confidence: Nominal coverage, in (0, 1).
+
+    Returns:
+        Estimates by name, in the order of `statistics`.
+
+    Raises:
+        ConfigError: If there are no films or a setting is out of range.
+    """
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ConfigError(f"confidence must be in (0, 1) and resamples above 0, not {confidence} and {resamples}.")
+    patient = _number(groups)
+    whole = statistics(np.ones((1, len(patient))))
+    drawn = [statistics(weights) for weights in _resample(patient, resamples, seed)]
+    everyone = np.ones(len(patient), bool)
+    table = {}
+    for name, value in whole.items():
+        about = everyone if films is None else films.get(name, everyone)
+        patients = len(np.unique(patient[about]))
+        low, high = _interval(np.concatenate([part[name] for part in drawn]), confidence, patients)
+        table[name] = Estimate(float(value[0]), low, high, int(about.sum()), patients)
+    return table
+
+
+def check_length(films: int, groups: PatientIds) -> None:
+    """Refuse a table whose columns differ in length.
+
+    Raises:
+        ConfigError: If there is not one patient id a film.
+    """
+    if films != len(groups):
+        raise ConfigError(f"There are {films} films but {len(groups)} patient ids: give one for each film.")
+
+
+def _number(groups: PatientIds) -> Integer[np.ndarray, " films"]:
+    """Return patients as numbers from 0; each unknown one is a patient of its own."""
+    if not len(groups):
+        raise ConfigError("There are no films to score.")
+    numbers: dict[Any, int] = {}
+    # A table's missing id is None or NaN, and NaN alone differs from itself.
+    return np.array([numbers.setdefault(object() if g is None or g != g else g, len(numbers)) for g in groups])
+
+
+def _resample(patient: np.ndarray, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resamples films"]]:
+    """Yield the films' weights, a chunk of resamples at a time."""
+    rng = np.random.default_rng(seed)
+    patients = int(patient.max()) + 1
+    step = max(1, CHUNK // len(patient))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(patients, size=(rows, patients)) + patients * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * patients).reshape(rows, patients)
+        yield counts.astype(float)[:, patient]
+
+
+def _interval(values: np.ndarray, confidence: float, patients: int) -> tuple[float, float]:
+    values = values[~np.isnan(values)]
+    if patients < 2 or not len(values):  # resampling one patient always draws that patient: it knows no doubt
+        return math.nan, math.nan
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

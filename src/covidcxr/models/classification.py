@@ -1,0 +1,72 @@
+"""Film in, one probability a class out."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from covidcxr.models.base import CXRModel
+from covidcxr.types import TaskName
+
+__all__ = ["ClassificationModel"]
+
+
+@final
+class ClassificationModel(CXRModel):
+    """Says how probable each class is; calibrated by the config's temperature.
+
+    Args:
+        config: What the model is; `task="classification"`.
+        pretrained_backbone: Pretrained weights for the backbone; see `CXRModel`.
+    """
+
+    task: ClassVar[TaskName] = "classification"
+
+    def predict(
+        self,
+        image: Float[Tensor, "batch 1 height width"],
+        lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Return a probability for each class, in the order of `config.classes`.
+
+        Multiclass and binary probabilities sum to 1; multilabel ones are each by itself.
+
+        Args:
+            image: Grey films in [0, 1].
+            lung_mask: Lungs, 0 or 1; needed where the config's region is not "full".
+
+        Raises:
+            ConfigError: If the films are of the wrong shape or range, or the lung mask is missing.
+        """
+        return self.probabilities(self.calibrated_logits(image, lung_mask))
+
+    def probabilities(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch classes"]:
+        """Turn calibrated logits into probabilities, by the config's mode."""
+        if self.config.mode == "multiclass":
+            return logits.softmax(dim=1)
+        if self.config.mode == "multilabel":
+            return logits.sigmoid()
+        return torch.cat((-logits, logits), dim=1).sigmoid()
+
+    def answer(self, probabilities: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
+        """Choose the one plausible class, or say why there is none.
+
+        With thresholds in the config, a class is plausible from its threshold up (a conformal set, if the
+        thresholds come from `covidcxr.evaluation.conformal_threshold`); without any, the most probable one is.
+
+        Args:
+            probabilities: By class name, calibrated.
+
+        Returns:
+            The class and no reasons, or None and the reasons.
+        """
+        thresholds = self.config.thresholds
+        if self.config.mode == "multilabel" or not thresholds:
+            return max(probabilities, key=lambda name: probabilities[name]), ()
+        plausible = [name for name, value in probabilities.items() if value >= thresholds.get(name, 0.5)]
+        if len(plausible) == 1:
+            return plausible[0], ()
+        return None, ("several-answers-plausible" if plausible else "no-answer-plausible",)

@@ -1,0 +1,337 @@
+"""Film in; lungs, infection, and a calibrated answer or "cannot say" with a reason out. No Lightning here."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from covidcxr import hub
+from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
+from covidcxr.errors import ConfigError, ImageReadError
+from covidcxr.golden import write_golden
+from covidcxr.io import read_image
+from covidcxr.models import ClassificationModel, CXRModel, SegmentationModel
+from covidcxr.postprocess import PostProcess, lung_reasons
+from covidcxr.prediction import FailedPrediction, Prediction, as_film
+from covidcxr.transforms import fit_image, fit_mask, unfit_map
+from covidcxr.types import ImageLike, Region
+
+__all__ = ["Pipeline", "Prediction", "FailedPrediction"]
+
+Film: TypeAlias = Float[np.ndarray, "height width"]
+Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
+
+_MODELS: dict[str, type[SegmentationModel] | type[ClassificationModel]] = {
+    "lung_segmenter": SegmentationModel,
+    "infection_segmenter": SegmentationModel,
+    "classifier": ClassificationModel,
+}
+_LUNG_CLASSES = ("lung_field", "lung")
+
+
+class Pipeline:
+    """Runs the models over films, from file to answer. For research, not for clinical use.
+
+    Args:
+        lung_segmenter: Draws "lung_field" (lungs without the heart) and/or "lung" (with the part behind it).
+        infection_segmenter: Draws "infection"; only what lies within the lungs counts.
+        classifier: Says what the film shows; needs a lung segmenter where its region is not "full".
+        postprocess: Clean-up of the lung masks; by default the two largest parts, holes filled.
+        min_lung_area: Below this fraction of the film, lungs are not believed and the answer is "cannot say".
+        card: The model card (Markdown), kept when the pipeline is saved.
+
+    Raises:
+        ConfigError: If no model is given, or they do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        lung_segmenter: SegmentationModel | None = None,
+        infection_segmenter: SegmentationModel | None = None,
+        classifier: ClassificationModel | None = None,
+        postprocess: PostProcess | None = None,
+        min_lung_area: float = 0.15,
+        card: str | None = None,
+    ) -> None:
+        self.lung_segmenter = lung_segmenter
+        self.infection_segmenter = infection_segmenter
+        self.classifier = classifier
+        self.postprocess = postprocess or PostProcess()
+        self.min_lung_area = min_lung_area
+        self.card = card
+        self._check()
+        for model in self.models().values():
+            model.eval()
+
+    def models(self) -> dict[str, CXRModel]:
+        """Return the models that are there, by the name of their part."""
+        return {name: getattr(self, name) for name in _MODELS if getattr(self, name) is not None}
+
+    def __call__(self, image: ImageLike) -> Prediction:
+        """Answer for one film: a path, bytes, an array, a PIL image, a tensor or a DICOM data set.
+
+        Raises:
+            ImageReadError: If the film cannot be read.
+        """
+        prediction = next(self.predict([image]))
+        assert isinstance(prediction, Prediction)
+        return prediction
+
+    def predict(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Prediction | FailedPrediction]:
+        """Answer for many films, in their order, as they come; memory does not grow with their number.
+
+        Args:
+            images: The films; a generator is consumed a batch at a time.
+            batch_size: Films a batch.
+            num_workers: Threads that read films; 0 reads in this one.
+            on_error: "raise" stops at the first film that cannot be read; "return" gives a `FailedPrediction` for
+                it and goes on.
+
+        Raises:
+            ImageReadError: If a film cannot be read and `on_error` is "raise".
+            ConfigError: If an argument is out of range, or one film is given where a list is wanted.
+        """
+        if isinstance(images, str | bytes | os.PathLike):
+            raise ConfigError("predict wants a list of films; for one film call pipeline(film).")
+        if batch_size < 1 or num_workers < 0 or on_error not in ("raise", "return"):
+            raise ConfigError(
+                f"batch_size must be 1 or more, num_workers 0 or more and on_error 'raise' or 'return', "
+                f"not {batch_size}, {num_workers} and {on_error!r}."
+            )
+        return self._predict(iter(enumerate(images)), batch_size, num_workers, on_error)
+
+    def _predict(
+        self, images: Iterator[tuple[int, ImageLike]], batch_size: int, num_workers: int, on_error: str
+    ) -> Iterator[Prediction | FailedPrediction]:
+        pool = ThreadPoolExecutor(num_workers) if num_workers else None
+        try:
+            while batch := list(islice(images, batch_size)):
+                read = list((pool.map if pool else map)(_read, batch))
+                answers = iter(self._answer([film for film in read if not isinstance(film, FailedPrediction)]))
+                for film in read:
+                    if isinstance(film, FailedPrediction):
+                        if on_error == "raise":
+                            raise film.error
+                        yield film
+                    else:
+                        yield next(answers)
+        finally:
+            if pool:
+                pool.shutdown(cancel_futures=True)
+
+    def _answer(self, read: Sequence[tuple[str, Film]]) -> Iterator[Prediction]:
+        if not read:
+            return
+        films = [film for _, film in read]
+        masks: list[Masks] = [{} for _ in films]
+        reasons: list[tuple[str, ...]] = [() for _ in films]
+        if self.lung_segmenter is not None:
+            masks = self._draw(self.lung_segmenter, films, masks, self.postprocess)
+            reasons = [lung_reasons(_lungs(found, "lungs"), min_area=self.min_lung_area) for found in masks]
+        if self.infection_segmenter is not None:
+            infections = self._draw(self.infection_segmenter, films, masks)
+            for found, infection in zip(masks, infections, strict=True):
+                lungs = [found[name] for name in _LUNG_CLASSES if name in found]
+                found["infection"] = np.logical_and(infection["infection"], np.logical_or.reduce(lungs or [True]))
+        probabilities = self._classify(films, masks, reasons)
+        for (image_id, film), found, why, chances in zip(read, masks, reasons, probabilities, strict=True):
+            label, doubts = None, ()
+            if self.classifier is not None and chances:
+                label, doubts = self.classifier.answer(chances)
+            yield Prediction(image_id, None if why else label, chances, (*why, *doubts), found, as_film(film))
+
+    def _draw(
+        self, model: SegmentationModel, films: Sequence[Film], lungs: Sequence[Masks], clean: PostProcess | None = None
+    ) -> list[Masks]:
+        """Draw each film's masks at its own size, cleaned at the network's."""
+        maps = model.predict_fitted(*self._batch(model, films, lungs)).cpu().numpy()
+        drawn: list[Masks] = []
+        for film, values in zip(films, maps, strict=True):
+            for plane, threshold in zip(values, model.thresholds(), strict=True):
+                if clean is not None:
+                    raw = plane >= threshold
+                    kept = clean(raw)
+                    plane[raw & ~kept] = 0.0
+                    plane[kept & ~raw] = 1.0
+            height, width = film.shape
+            full = unfit_map(torch.from_numpy(values)[None], (height, width), model.config.preprocess.fit)[0].numpy()
+            named = zip(model.config.classes, full, model.thresholds(), strict=True)
+            drawn.append({name: plane >= threshold for name, plane, threshold in named})
+        return drawn
+
+    def _classify(
+        self, films: Sequence[Film], masks: Sequence[Masks], reasons: Sequence[tuple[str, ...]]
+    ) -> list[dict[str, float]]:
+        """Ask the classifier about every film that shows what it wants to see."""
+        results: list[dict[str, float]] = [{} for _ in films]
+        if self.classifier is None:
+            return results
+        full = self.classifier.config.preprocess.region == "full"
+        asked = [number for number, why in enumerate(reasons) if full or "lungs-not-found" not in why]
+        if asked:
+            batch = self._batch(self.classifier, [films[n] for n in asked], [masks[n] for n in asked])
+            for number, row in zip(asked, self.classifier.predict(*batch).tolist(), strict=True):
+                results[number] = dict(zip(self.classifier.config.classes, row, strict=True))
+        return results
+
+    def _batch(self, model: CXRModel, films: Sequence[Film], masks: Sequence[Masks]) -> tuple[Tensor, Tensor | None]:
+        """Bring films of many sizes, and the lungs where the model wants them, to the model's size."""
+        settings = model.config.preprocess
+        size, fit = settings.image_size, settings.fit
+        images = torch.cat([fit_image(torch.from_numpy(film)[None, None], size, fit) for film in films])
+        if settings.region == "full":
+            return images.to(model.mean.device), None
+        lungs = [torch.from_numpy(_lungs(found, settings.region))[None, None].float() for found in masks]
+        fitted = torch.cat([fit_mask(mask, size, fit) for mask in lungs])
+        return images.to(model.mean.device), fitted.to(model.mean.device)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move all models to a device and return the pipeline."""
+        for model in self.models().values():
+            model.to(device)
+        return self
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `pipeline.json`, one folder a model, golden inputs with their outputs, and the model card.
+
+        Returns:
+            The folder, which `from_pretrained` reads.
+        """
+        target = Path(folder)
+        for name, model in self.models().items():
+            model.save_pretrained(target / name)
+        index = {"format_version": FORMAT_VERSION, "components": sorted(self.models())}
+        index |= {"postprocess": self.postprocess.to_config(), "min_lung_area": self.min_lung_area}
+        hub.write_json(target / "pipeline.json", index)
+        with hub.replace_file(target / "README.md") as temporary:
+            temporary.write_text(self.card or _default_card(self), encoding="utf-8")
+        write_golden(self, target / "golden")
+        return target
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None, **upload: Any) -> str:
+        """Save the pipeline and upload it to the Hugging Face Hub.
+
+        Args:
+            repo_id: "owner/name"; made if need be.
+            private: Whether a new repository is private.
+            token: Access token; by default the one of `hf auth login`.
+            **upload: Further arguments of huggingface_hub's `upload_folder` (`revision`, `commit_message`, ...).
+
+        Returns:
+            The address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] = "mini",
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a saved pipeline.
+
+        Args:
+            source: A bundled name ("mini"), a folder, or a Hub repository "owner/name".
+            revision: Branch, tag or commit of a Hub repository.
+            cache_dir: Where downloads are kept.
+            local_files_only: Never use the network.
+
+        Raises:
+            PretrainedError: If it cannot be found, is damaged or altered, or is newer than this release.
+            ConfigError: If a config has an unknown key or a wrong value.
+        """
+        folder = hub.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        path = folder / "pipeline.json"
+        index = _read_index(path)
+        parts: dict[str, Any] = {name: _MODELS[name].from_pretrained(folder / name) for name in index["components"]}
+        card = folder / "README.md"
+        return cls(
+            **parts,
+            postprocess=PostProcess.from_config(index["postprocess"]),
+            min_lung_area=index["min_lung_area"],
+            card=card.read_text(encoding="utf-8") if card.is_file() else None,
+        )
+
+    def _check(self) -> None:
+        if not self.models():
+            raise ConfigError("A pipeline needs at least one model: lung_segmenter, infection_segmenter or classifier.")
+        if not 0 <= self.min_lung_area < 1:
+            raise ConfigError(f"min_lung_area must be in [0, 1), not {self.min_lung_area}.")
+        for name, wanted in (("lung_segmenter", _LUNG_CLASSES), ("infection_segmenter", ("infection",))):
+            model = getattr(self, name)
+            if model is not None and not set(wanted) & set(model.config.classes):
+                raise ConfigError(f"The {name} must draw {' or '.join(wanted)}, not {list(model.config.classes)}.")
+        for name, model in self.models().items():
+            if model.config.preprocess.region != "full" and (self.lung_segmenter is None or name == "lung_segmenter"):
+                raise ConfigError(
+                    f"The {name} sees the region {model.config.preprocess.region!r}: it needs a lung_segmenter."
+                )
+
+
+def _read(numbered: tuple[int, ImageLike]) -> tuple[str, Film] | FailedPrediction:
+    number, image = numbered
+    image_id = os.fspath(image) if isinstance(image, str | os.PathLike) else f"film-{number}"
+    try:
+        return image_id, read_image(image)
+    except ImageReadError as error:
+        return FailedPrediction(image_id, error)
+
+
+def _lungs(masks: Masks, region: Region) -> Bool[np.ndarray, "height width"]:
+    """Return the lungs that a region means: the fields to look at, all of the lungs to take away."""
+    wanted = _LUNG_CLASSES if region == "lungs" else tuple(reversed(_LUNG_CLASSES))
+    return next(masks[name] for name in wanted if name in masks)
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    index = hub.read_json(path)
+    check_format_version(index.get("format_version"), str(path))
+    keys = {"format_version", "components", "postprocess", "min_lung_area"}
+    check_keys(index, keys, str(path))
+    for key in sorted(keys - set(index)):
+        raise ConfigError(f"The key {key!r} is missing in {path}.")
+    if not isinstance(index["components"], list) or not isinstance(index["min_lung_area"], int | float):
+        raise ConfigError(f"components must be a list and min_lung_area a number in {path}.")
+    check_keys(dict.fromkeys(map(str, index["components"])), set(_MODELS), f"components of {path}")
+    return index
+
+
+def _default_card(pipeline: Pipeline) -> str:
+    parts = (
+        f"- `{n}`: {m.config.network}, classes {', '.join(m.config.classes)}" for n, m in pipeline.models().items()
+    )
+    return "\n".join(
+        (
+            "# A covidcxr pipeline\n",
+            "For research only; not for clinical use.\n",
+            *parts,
+            "\nLoad it with `covidcxr.Pipeline.from_pretrained(FOLDER)`.\n",
+        )
+    )

@@ -1,0 +1,139 @@
+"""What a pipeline says of one film."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from covidcxr.errors import CovidCXRError
+from covidcxr.hub import write_json
+from covidcxr.io import write_mask
+
+__all__ = ["Prediction", "FailedPrediction", "MASK_COLORS"]
+
+MASK_COLORS: dict[str, tuple[int, int, int]] = {
+    "lung": (120, 120, 255),
+    "lung_field": (0, 200, 255),
+    "infection": (255, 90, 60),
+}
+"""Outline colour (RGB) of each mask class in overlays."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The answer of a pipeline for one film. For research, not for clinical use.
+
+    Attributes:
+        image_id: The film's path or number, as given.
+        label: The one plausible class, or None = cannot say (see `reasons`), or no classifier.
+        probabilities: By class name, calibrated; empty where the classifier could not be asked.
+        reasons: Why it cannot say: ids such as "lungs-not-found"; in words: `covidcxr.postprocess.REASONS`.
+        masks: By mask class, at the film's own size: "lung_field" (lungs without the heart), "lung" (with the part
+            behind heart and diaphragm), "infection".
+        film: The film itself, 8-bit grey, for pictures.
+    """
+
+    image_id: str
+    label: str | None
+    probabilities: dict[str, float]
+    reasons: tuple[str, ...]
+    masks: dict[str, Bool[np.ndarray, "height width"]]
+    film: UInt8[np.ndarray, "height width"] = field(repr=False)
+
+    @property
+    def lung_mask(self) -> Bool[np.ndarray, "height width"] | None:
+        """The lung fields where the model draws them, else the whole lungs; None without a lung segmenter."""
+        return self.masks.get("lung_field", self.masks.get("lung"))
+
+    @property
+    def infection_mask(self) -> Bool[np.ndarray, "height width"] | None:
+        """The infected part of the lungs; None without an infection segmenter."""
+        return self.masks.get("infection")
+
+    @property
+    def lung_fraction(self) -> float | None:
+        """Area of the lungs as a fraction of the film's, in [0, 1]."""
+        return None if self.lung_mask is None else float(self.lung_mask.mean())
+
+    @property
+    def infected_fraction(self) -> float | None:
+        """Area of the infection as a fraction of the lungs', in [0, 1]; None where either is not known."""
+        if self.infection_mask is None or self.lung_mask is None or not self.lung_mask.any():
+            return None
+        return float((self.infection_mask & self.lung_mask).sum() / self.lung_mask.sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what can be written as JSON; masks by their areas only."""
+        return {
+            "image_id": self.image_id,
+            "label": self.label,
+            "probabilities": self.probabilities,
+            "reasons": list(self.reasons),
+            "lung_fraction": self.lung_fraction,
+            "infected_fraction": self.infected_fraction,
+            "height": self.film.shape[0],
+            "width": self.film.shape[1],
+            "mask_areas": {name: int(mask.sum()) for name, mask in self.masks.items()},
+        }
+
+    def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Draw the film with the outlines of its masks, RGB; the infection is tinted as well."""
+        import cv2
+
+        picture = np.repeat(self.film[..., None], 3, axis=2)
+        thickness = max(1, round(max(self.film.shape) / 300))
+        for name, mask in self.masks.items():
+            color = np.array(MASK_COLORS.get(name, (255, 220, 0)), dtype=np.uint8)
+            if name == "infection":
+                picture[mask] = (0.7 * picture[mask] + 0.3 * color).astype(np.uint8)
+            outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, outlines, -1, tuple(int(part) for part in color), thickness, cv2.LINE_AA)
+        return picture
+
+    def save(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
+        """Write `NAME.json`, `NAME.overlay.png` and one `NAME.MASK.png` (0 or 255) a mask class.
+
+        Args:
+            folder: Made if need be.
+            name: Stem of the files; by default the stem of `image_id`.
+
+        Returns:
+            The path of the JSON file.
+        """
+        from PIL import Image
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        stem = name or Path(self.image_id).stem
+        for mask_class, mask in self.masks.items():
+            write_mask(target / f"{stem}.{mask_class}.png", mask)
+        Image.fromarray(self.overlay()).save(target / f"{stem}.overlay.png")
+        write_json(target / f"{stem}.json", self.to_dict())
+        return target / f"{stem}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPrediction:
+    """A film that could not be read or answered: one entry in the report, the others go on.
+
+    Attributes:
+        image_id: The film's path or number, as given.
+        error: What was wrong with it.
+    """
+
+    image_id: str
+    error: CovidCXRError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what can be written as JSON."""
+        return {"image_id": self.image_id, "error": str(self.error), "kind": type(self.error).__name__}
+
+
+def as_film(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    """Return a film in [0, 1] as 8-bit grey."""
+    return np.rint(image * 255).astype(np.uint8)

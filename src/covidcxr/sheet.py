@@ -1,0 +1,110 @@
+"""The contact sheet: one HTML page over a folder of answers, no script, nothing from the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from covidcxr.hub import replace_file
+from covidcxr.postprocess import REASONS
+from covidcxr.prediction import MASK_COLORS
+
+__all__ = ["write_sheet"]
+
+_DOUBTS = {
+    "several-answers-plausible": "More than one answer is plausible at the coverage the model was calibrated for.",
+    "no-answer-plausible": "No answer is plausible at the coverage the model was calibrated for.",
+}
+
+_STYLE = """
+:root { color-scheme: light dark; --page: #f4f5f7; --card: #fff; --ink: #1c2128; --dim: #59636e; --line: #d5dae1;
+        --bar: #3b6fd4; --doubt: #9a5b00; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14171b; --card: #1e2329; --ink: #e8eaed; --dim: #9aa4b0; --line: #343b44; --bar: #7ba4f4;
+          --doubt: #f0b35a; --bad: #ff8a80; } }
+* { box-sizing: border-box; }
+body { margin: 0; padding: 1.5rem; background: var(--page); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
+h1 { margin: 0 0 .25rem; font-size: 1.4rem; } p { margin: .25rem 0; } .dim { color: var(--dim); }
+.notice { border-left: 4px solid var(--doubt); padding: .4rem .8rem; margin: 1rem 0; background: var(--card); }
+.key i { display: inline-block; width: .9em; height: .9em; border-radius: 2px; margin: 0 .3em 0 .9em; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 1rem; margin-top: 1rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
+.card img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; }
+.card div { padding: .6rem .8rem .8rem; }
+.name { font-size: .8rem; color: var(--dim); overflow-wrap: anywhere; }
+.answer { font-weight: 600; font-size: 1.05rem; } .doubt { color: var(--doubt); } .bad { color: var(--bad); }
+.row { display: grid; grid-template-columns: 6.5rem 1fr 3rem; gap: .5rem; align-items: center; font-size: .85rem; }
+.row b { font-weight: 400; } .row span { text-align: right; font-variant-numeric: tabular-nums; }
+meter { width: 100%; height: .7rem; accent-color: var(--bar); }
+"""
+
+
+def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write the page; its pictures are the overlays in `films/` beside it.
+
+    Args:
+        path: Where to write.
+        entries: One a film: its `name` and what `Prediction.to_dict` or `FailedPrediction.to_dict` gave.
+        summary: What `covidcxr.batch.predict_folder` counts.
+    """
+    cards = "\n".join(_failure(entry) if "error" in entry else _card(entry) for entry in entries)
+    counts = ", ".join(f"{count} {escape(label)}" for label, count in summary["answers"].items()) or "no answers"
+    used = {name for entry in entries for name in entry.get("mask_areas", {})}
+    key = "".join(
+        f'<i style="background:rgb{color}"></i>{escape(name.replace("_", " "))}'
+        for name, color in MASK_COLORS.items()
+        if name in used
+    )
+    left_out = ", ".join(f"{count} {escape(suffix)}" for suffix, count in summary["left_out"].items())
+    lines = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        '<link rel="icon" href="data:,">',
+        f"<title>covidcxr: {summary['films']} films</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{summary['films']} films</h1><p>{counts}; {summary['failed']} unreadable</p>",
+        f'<p class="dim">Left out, no films: {left_out}</p>' if left_out else "",
+        f'<p class="key dim">Outlines:{key}</p>' if key else "",
+        '<p class="notice">For research only, not for clinical use. A probability is what this model says after '
+        "calibration on its own data; on films from elsewhere it can be wrong and sure.</p>",
+        f'<main class="grid">{cards}</main></body></html>',
+    ]
+    with replace_file(path) as temporary:
+        temporary.write_text("\n".join(line for line in lines if line) + "\n", encoding="utf-8")
+
+
+def _card(entry: dict[str, Any]) -> str:
+    name = entry["name"]
+    picture = escape(quote(f"films/{name}.overlay.png"), quote=True)
+    rows = "".join(
+        f'<p class="row"><b>{escape(label)}</b><meter value="{value:.4f}"></meter><span>{value:.0%}</span></p>'
+        for label, value in entry["probabilities"].items()
+    )
+    doubts = "".join(f'<p class="doubt">{escape(_in_words(reason))}</p>' for reason in entry["reasons"])
+    areas = [
+        f"{what} {entry[part]:.0%}{of}"
+        for part, what, of in (
+            ("lung_fraction", "lungs", " of the film"),
+            ("infected_fraction", "infected", " of the lungs"),
+        )
+        if entry[part] is not None
+    ]
+    answer = escape(entry["label"] or ("cannot say" if entry["probabilities"] or entry["reasons"] else ""))
+    return (
+        f'<article class="card"><img loading="lazy" src="{picture}" alt="Film {escape(name, quote=True)} with outlines">'
+        f'<div><p class="name">{escape(name)}</p><p class="answer{"" if entry["label"] else " doubt"}">{answer}</p>'
+        f'{rows}{doubts}<p class="name">{escape("; ".join(areas))}</p></div></article>'
+    )
+
+
+def _failure(entry: dict[str, Any]) -> str:
+    return (
+        f'<article class="card"><div><p class="name">{escape(entry["name"])}</p>'
+        f'<p class="answer bad">unreadable</p><p>{escape(entry["error"])}</p></div></article>'
+    )
+
+
+def _in_words(reason: str) -> str:
+    return REASONS.get(reason) or _DOUBTS.get(reason) or reason

@@ -1,0 +1,136 @@
+"""Training of classifiers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar, cast, final
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score, MultilabelAUROC
+
+from covidcxr.config import ModelConfig
+from covidcxr.errors import ConfigError
+from covidcxr.losses import build_classification_loss
+from covidcxr.models import ClassificationModel, CXRModel
+from covidcxr.tasks.base import Stage, Task
+from covidcxr.types import Batch
+
+__all__ = ["ClassificationTask"]
+
+
+@final
+class ClassificationTask(Task):
+    """Trains a `ClassificationModel`; films without a label are left out.
+
+    Logs `train/loss`, and for `val` and `test` the loss, `auroc` (mean over the classes present, one against the
+    rest; the one to monitor), and for exclusive classes `accuracy`, `balanced_accuracy` and `f1` (macro).
+
+    Args:
+        model: What is trained; `task="classification"`.
+        loss: A classification loss; by default cross entropy for exclusive classes, else binary cross entropy.
+        **settings: The settings of `Task`.
+    """
+
+    model_class: ClassVar[type[CXRModel]] = ClassificationModel
+    monitor: ClassVar[str] = "val/auroc"
+    model: ClassificationModel
+
+    def __init__(self, model: ModelConfig, *, loss: str | nn.Module | None = None, **settings: Any) -> None:
+        mode = model["mode"] if isinstance(model, dict) else model.mode
+        super().__init__(model, loss=loss or ("cross_entropy" if mode == "multiclass" else "bce"), **settings)
+        self.metrics = nn.ModuleDict({stage: self._metrics() for stage in ("val", "test")})
+
+    def _metrics(self) -> MetricCollection:
+        count = len(self.model.config.classes)
+        if self.model.config.mode == "multilabel":
+            return MetricCollection({"auroc": MultilabelAUROC(count, average="none", ignore_index=-1)})
+        return MetricCollection(
+            {
+                "auroc": MulticlassAUROC(count, average="none"),
+                "accuracy": MulticlassAccuracy(count, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(count, average="macro"),
+                "f1": MulticlassF1Score(count, average="macro"),
+            },
+            compute_groups=False,
+        )
+
+    def configure_loss(self, loss: str | nn.Module, loss_args: dict[str, Any] | None) -> nn.Module:
+        """Build the loss from the registry of classification losses."""
+        return build_classification_loss(loss, loss_args)
+
+    def check_classes(self, data: object) -> None:
+        """Raise `ConfigError` if the data module's labels are not the model's classes, in the same order."""
+        theirs = getattr(data, "classes", None)
+        if theirs and tuple(theirs) != self.model.config.classes:
+            raise ConfigError(
+                f"The model's classes are {list(self.model.config.classes)}, but the data module's labels are "
+                f"{list(theirs)}: set both alike, in the same order."
+            )
+
+    def _step(self, batch: Batch, stage: Stage) -> Tensor | None:
+        label = batch["label"]
+        labelled = ~label.isnan().all(1) if label.is_floating_point() else label >= 0
+        if not bool(labelled.any()):
+            return None
+        lung_mask = self.lung_mask(batch)
+        logits = self(batch["image"][labelled], None if lung_mask is None else lung_mask[labelled])
+        label = label[labelled]
+        loss = cast(Tensor, self.loss(logits, self._target(label, logits)))
+        self.log(f"{stage}/loss", loss, batch_size=len(label), prog_bar=stage == "train", sync_dist=True)
+        if stage != "train":
+            probabilities = self.model.probabilities(logits.detach().float() / self.model.config.temperature)
+            truth = label.nan_to_num(-1).long() if label.is_floating_point() else label
+            cast(MetricCollection, self.metrics[stage]).update(probabilities, truth)
+            if stage == "test":
+                self._keep_rows(batch, labelled, probabilities)
+        return loss
+
+    def _target(self, label: Tensor, logits: Tensor) -> Tensor:
+        """Binary mode has one output, so its target is a column of 0 and 1."""
+        return label[:, None].to(logits.dtype) if self.model.config.mode == "binary" else label
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation films."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test films."""
+        self._log_scores("test")
+        super().on_test_epoch_end()
+
+    def _log_scores(self, stage: Stage) -> None:
+        metrics = cast(MetricCollection, self.metrics[stage])
+        if not any(cast(Metric, metric).update_called for metric in metrics.values()):
+            return
+        with warnings.catch_warnings():  # a class without films makes torchmetrics warn; it is left out below
+            warnings.simplefilter("ignore", UserWarning)
+            values = metrics.compute()
+        truth = _cat(metrics["auroc"].target)
+        present = [bool((truth == c).any() and (truth != c).any()) for c in range(len(values["auroc"]))]
+        if self.model.config.mode == "multilabel":
+            present = [bool((truth[:, c] == 1).any() and (truth[:, c] == 0).any()) for c in range(truth.shape[1])]
+        kept = values.pop("auroc")[torch.tensor(present)]
+        if len(kept):
+            self.log(f"{stage}/auroc", kept.mean(), prog_bar=True)
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "balanced_accuracy")
+        metrics.reset()
+
+    def _keep_rows(self, batch: Batch, labelled: Tensor, probabilities: Tensor) -> None:
+        classes = self.model.config.classes
+        for row, film in enumerate(labelled.nonzero()[:, 0].tolist()):
+            label = batch["label"][film]
+            entry: dict[str, Any] = {"image_id": batch["image_id"][film], "patient_id": batch["patient_id"][film]}
+            entry |= {"source": batch["source"][film]}
+            if label.is_floating_point():
+                entry |= {f"label_{name}": label[c].item() for c, name in enumerate(classes)}
+            else:
+                entry["label"] = classes[int(label)]
+            entry |= {f"probability_{name}": probabilities[row, c].item() for c, name in enumerate(classes)}
+            self.test_rows.append(entry)
+
+
+def _cat(state: Any) -> Tensor:
+    return torch.cat(list(state)) if isinstance(state, list) else cast(Tensor, state)

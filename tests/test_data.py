@@ -1,0 +1,829 @@
+"""Data sets, samplers and data modules, on fakes and on the real films."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from covidcxr.augmentations import Augment
+from covidcxr.data import (
+    CSVDataModule,
+    CXRDataModule,
+    CXRDataset,
+    DarkCovidNetDataModule,
+    EpochSampler,
+    FolderDataModule,
+    Record,
+    compute_mean_std,
+    count_by,
+    find_leaks,
+)
+from covidcxr.data.balance import sampling_weights
+from covidcxr.data.sampler import ResumableLoader
+from covidcxr.data.table import parse_age
+from covidcxr.errors import ConfigError, DatasetError, ImageReadError
+from covidcxr.registry import DATASETS
+from fakes import (
+    MASK_COLUMNS,
+    SIZE,
+    draw_film,
+    draw_lungs,
+    write_csv,
+    write_darkcovidnet_fake,
+    write_folder_fake,
+    write_image,
+    write_table_fake,
+)
+
+SMALL = {"image_size": (24, 24), "batch_size": 4}
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Record:
+    """One film of 40 x 32 pixels with its lung field and a lung mask of half the size."""
+    return Record(
+        write_image(tmp_path / "film.png", draw_film(0)),
+        "normal",
+        mask_paths={
+            "lung_field": write_image(tmp_path / "field.png", draw_lungs()),
+            "lung": write_image(tmp_path / "lung.png", draw_lungs((20, 16))),
+        },
+    )
+
+
+def dataset(*records: Record, **settings: object) -> CXRDataset:
+    return CXRDataset(records, **({"classes": ("covid19", "normal"), "image_size": (24, 24)} | settings))
+
+
+class TestDataset:
+    def test_a_sample(self, film):
+        sample = dataset(film)[0]
+        assert sample["image"].shape == (1, 24, 24)
+        assert sample["image"].dtype == torch.float32
+        assert 0 <= sample["image"].min() < 0.4 < sample["image"].max() <= 1
+        assert sample["label"] == 1
+        assert sample["label"].dtype == torch.int64
+        assert (sample["source"], sample["patient_id"]) == ("unknown", film.image_id)
+        assert not {"mask", "lung_mask"} & sample.keys()
+
+    def test_a_film_of_the_right_size_comes_through_to_the_grey_level(self, film):
+        image = dataset(film, image_size=SIZE)[0]["image"]
+        np.testing.assert_array_equal((image[0] * 255).round().numpy(), draw_film(0))
+
+    def test_letterbox_keeps_the_aspect_ratio_and_stretch_does_not(self, film):
+        image = dataset(film)[0]["image"][0]
+        assert image[:, :2].eq(0).all()
+        assert image[:, 22:].eq(0).all()  # 40 x 32 becomes 24 x 19
+        assert dataset(film, fit="stretch")[0]["image"].gt(0).all()
+
+    def test_masks_of_another_size_lie_on_their_film(self, film):
+        mask = dataset(film, mask_classes=("lung_field", "lung"))[0]["mask"]
+        both, either = (mask[0] * mask[1]).sum(), (mask[0] + mask[1]).clamp(max=1).sum()
+        assert both / either > 0.75  # the small one has 16 columns; a shift by one pixel gives 0.6
+        dark = dataset(film)[0]["image"][0][mask[0] == 1]
+        assert dark.mean() < 0.5
+
+    def test_unknown_masks_are_nan_planes_in_the_order_asked_for(self, film):
+        mask = dataset(film, mask_classes=("infection", "lung"))[0]["mask"]
+        assert mask.dtype == torch.float32
+        assert mask[0].isnan().all()
+        assert set(mask[1].unique().tolist()) == {0.0, 1.0}
+
+    def test_a_mask_of_another_shape_is_refused(self, film, tmp_path):
+        wrong = write_image(tmp_path / "square.png", draw_lungs((32, 32)))
+        with pytest.raises(DatasetError, match=r"square\.png"):
+            dataset(replace(film, mask_paths={"lung": wrong}), mask_classes=("lung",))[0]
+
+    def test_labels(self, film):
+        assert dataset(replace(film, label=None))[0]["label"] == -1
+        with pytest.raises(DatasetError, match=r"'other' \(2\)"):
+            dataset(film, *[replace(film, label="other")] * 2)
+
+    def test_box(self, film):
+        boxed = replace(film, box=(4, 2, 28, 26))
+        sample = dataset(boxed, mask_classes=("lung_field",))[0]
+        np.testing.assert_array_equal((sample["image"][0] * 255).round().numpy(), draw_film(0)[4:28, 2:26])
+        np.testing.assert_array_equal(sample["mask"][0].numpy(), draw_lungs()[4:28, 2:26])
+        with pytest.raises(DatasetError, match="beyond the film"):
+            dataset(replace(film, box=(0, 0, 41, 10)))[0]
+
+    @pytest.mark.parametrize(("region", "inside"), [("lungs", True), ("background", False)])
+    def test_regions(self, film, region, inside):
+        sample = dataset(film, region=region, augment="strong", mask_classes=("lung",))[0]
+        image, lungs = sample["image"], sample["lung_mask"]
+        assert lungs.shape == (1, 24, 24)
+        assert image[lungs == (0 if inside else 1)].eq(0).all()  # also after noise and brightness
+        assert image[lungs == (1 if inside else 0)].gt(0).any()
+
+    def test_region_takes_the_field_to_keep_and_the_outline_to_remove(self, film, tmp_path):
+        wide = write_image(tmp_path / "wide.png", np.ones(SIZE, dtype=bool))
+        film = replace(film, mask_paths={**film.mask_paths, "lung": wide})
+        assert dataset(film, region="background")[0]["image"].eq(0).all()
+        assert dataset(film, region="lungs")[0]["image"].gt(0).any()
+
+    def test_dilation_widens_the_lungs(self, film):
+        seen = [dataset(film, region="lungs", lung_dilation=d)[0]["image"].gt(0).sum() for d in (0.0, 0.1)]
+        assert seen[1] > 1.3 * seen[0]
+
+    def test_a_region_without_masks_is_refused_at_once(self, film):
+        with pytest.raises(DatasetError, match="1 of 2 have none"):
+            dataset(film, replace(film, mask_paths={}), region="lungs")
+
+    def test_memory_cache_reads_once(self, film, monkeypatch):
+        cached = dataset(film, cache="memory", mask_classes=("lung",), augment="default")
+        before = cached[3, 0]
+        film.image_path.unlink()
+        after = cached[3, 0]
+        assert before["image"].equal(after["image"])
+        assert before["mask"].equal(after["mask"])
+        with pytest.raises(ConfigError, match="cache"):
+            dataset(film, cache="disk")
+
+    def test_a_bad_film_is_named(self, film):
+        film.image_path.write_bytes(b"no film")
+        with pytest.raises(ImageReadError, match=r"film\.png"):
+            dataset(film)[0]
+
+    def test_augmentation_depends_on_seed_epoch_and_film_alone(self, film):
+        films = [film, film]
+        images = {
+            (seed, epoch, index): dataset(*films, augment="default", seed=seed)[epoch, index]["image"]
+            for seed in (0, 1)
+            for epoch in (0, 1)
+            for index in (0, 1)
+        }
+        assert len({image.numpy().tobytes() for image in images.values()}) == 8
+        again = dataset(*films, augment=Augment("default"))
+        assert all(again[epoch, index]["image"].equal(images[0, epoch, index]) for epoch in (0, 1) for index in (0, 1))
+
+    def test_augmentation_moves_masks_and_region_with_the_film(self, film):
+        import albumentations as alb
+
+        flip = dataset(film, augment=[alb.HorizontalFlip(p=1)], mask_classes=("lung",), region="lungs", fit="stretch")[
+            0
+        ]
+        plain = dataset(film, mask_classes=("lung",), region="lungs", fit="stretch")[0]
+        for name in ("image", "mask", "lung_mask"):
+            assert flip[name].equal(plain[name].flip(-1))
+
+    def test_survives_a_process_border(self, film):
+        films = dataset(film, augment="default", mask_classes=("lung",))
+        assert pickle.loads(pickle.dumps(films))[0]["image"].equal(films[0]["image"])
+
+
+class TestSampler:
+    @pytest.mark.parametrize("length", [1, 10, 12, 13])
+    @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+    def test_processes_share_an_epoch(self, length, ranks):
+        parts = [list(EpochSampler(range(length), num_replicas=ranks, rank=rank)) for rank in range(ranks)]
+        seen = Counter(index for part in parts for _, index in part)
+        assert set(seen) == set(range(length))
+        assert len({len(part) for part in parts}) == 1
+        if length % ranks == 0:
+            assert set(seen.values()) == {1}
+
+    def test_epochs_and_seeds_differ_and_repeat(self):
+        def run(seed: int, epoch: int) -> list[int]:
+            sampler = EpochSampler(range(50), seed=seed)
+            sampler.set_epoch(epoch)
+            pairs = list(sampler)
+            assert {found for found, _ in pairs} == {epoch}
+            return [index for _, index in pairs]
+
+        orders = {(seed, epoch): run(seed, epoch) for seed in range(3) for epoch in range(3)}
+        assert len({tuple(order) for order in orders.values()}) == 9
+        assert run(1, 2) == orders[1, 2]
+
+    @pytest.mark.parametrize("ranks", [1, 2])
+    def test_resumes_once(self, ranks):
+        sampler = EpochSampler(range(20), num_replicas=ranks, rank=ranks - 1)
+        sampler.set_epoch(3)
+        whole = list(sampler)
+        sampler.resume(3, 4)
+        assert len(sampler) == len(whole)
+        assert list(sampler) == whole[4:]
+        assert list(sampler) == whole
+        sampler.resume(2, 4)
+        assert list(sampler) == whole  # another epoch
+
+    def test_weights_draw_in_proportion(self):
+        sampler = EpochSampler(range(4), weights=torch.tensor([0.0, 1.0, 1.0, 2.0]))
+        seen: Counter[int] = Counter()
+        for epoch in range(2000):
+            sampler.set_epoch(epoch)
+            drawn = [index for _, index in sampler]
+            assert len(drawn) == 4
+            seen.update(drawn)
+        shares = np.array([seen[index] for index in range(4)]) / seen.total()
+        np.testing.assert_allclose(shares, [0, 0.25, 0.25, 0.5], atol=0.025)  # 5 standard errors
+
+    def test_wrong_weights(self):
+        for weights in (torch.ones(3), -torch.ones(4)):
+            with pytest.raises(ConfigError, match="4 numbers"):
+                EpochSampler(range(4), weights=weights)
+
+    def test_the_loader_goes_on_where_it_was(self):
+        def loader() -> ResumableLoader:
+            return ResumableLoader(range(10), batch_size=3, sampler=EpochSampler(range(10)), collate_fn=list)
+
+        class Pairs(list):
+            def __getitem__(self, pair):
+                return pair
+
+        def make() -> ResumableLoader:
+            return ResumableLoader(Pairs(range(10)), batch_size=3, sampler=EpochSampler(range(10)), collate_fn=list)
+
+        one, two = make(), make()
+        batches = list(one)
+        running = iter(one)
+        assert [next(running), next(running)] == batches[:2]
+        two.load_state_dict(one.state_dict())
+        assert list(two) == batches[2:]
+        two.load_state_dict({"epoch": 0, "batches": 4})  # the epoch was over
+        assert list(two) == batches
+
+
+class Recorder(LightningModule):
+    """Learns nothing, but keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, tuple[str, ...], bytes]] = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((batch_idx, tuple(batch["image_id"]), batch["image"].numpy().tobytes()))
+        return self.weight * 0
+
+    def validation_step(self, batch, batch_idx):
+        return None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class TestResume:
+    @staticmethod
+    def fit(root: Path, folder: Path, workers: int, checkpoint: Path | None = None, **settings: object) -> Recorder:
+        module, films = Recorder(), FolderDataModule(root, patient_pattern="p(.+)_", num_workers=workers, **SMALL)
+        keep = [
+            ModelCheckpoint(folder, "step{step}", auto_insert_metric_name=False, every_n_train_steps=1, save_top_k=-1),
+            ModelCheckpoint(folder, "end{epoch}", auto_insert_metric_name=False, save_top_k=-1, every_n_epochs=1),
+        ]
+        trainer = Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            logger=False,
+            callbacks=keep,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **settings,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The dirpath has changed|.*many workers|.*not empty")
+            trainer.fit(module, films, ckpt_path=checkpoint)
+        return module
+
+    def test_a_resumed_run_sees_exactly_the_rest(self, tmp_path):
+        root = write_folder_fake(tmp_path / "films", patients=8)
+        whole = self.fit(root, tmp_path / "a", 0).seen
+        steps = len(whole) // 3
+        assert steps >= 4
+        assert len({step[2] for step in whole}) == len(whole)
+        for name, done in [("step2", 2), (f"step{steps}", steps), (f"step{steps + 1}", steps + 1), ("end0", steps)]:
+            rest = self.fit(root, tmp_path / f"from_{name}", 0, tmp_path / "a" / f"{name}.ckpt").seen
+            assert rest == whole[done:], name
+
+    def test_in_the_middle_of_an_epoch_with_workers_and_validation(self, tmp_path):
+        root = write_folder_fake(tmp_path / "films", patients=8)
+        whole = self.fit(root, tmp_path / "a", 0, val_check_interval=0.5).seen
+        rest = self.fit(root, tmp_path / "b", 2, tmp_path / "a" / "step7.ckpt", val_check_interval=0.5).seen
+        assert rest == whole[7:]
+
+
+def make_folder(root: Path) -> CXRDataModule:
+    return FolderDataModule(write_folder_fake(root), patient_pattern="p([0-9]+)_", **SMALL)
+
+
+def make_table(root: Path) -> CXRDataModule:
+    return CSVDataModule(write_table_fake(root), mask_columns=MASK_COLUMNS, **SMALL)
+
+
+def make_darkcovidnet(root: Path) -> CXRDataModule:
+    return DarkCovidNetDataModule(write_darkcovidnet_fake(root), **SMALL)
+
+
+MAKERS = {"folder": make_folder, "csv": make_table, "darkcovidnet": make_darkcovidnet}
+
+
+class TestEveryDataModule:
+    """What holds for each data set of the registry."""
+
+    @pytest.fixture(params=sorted(MAKERS))
+    def module(self, request, tmp_path) -> CXRDataModule:
+        return MAKERS[request.param](tmp_path / "data")
+
+    def test_each_registered_one_is_tested(self):
+        ours = {name for name in DATASETS if DATASETS.get(name).__module__.startswith("covidcxr.")}
+        assert ours == set(MAKERS)
+
+    def test_no_patient_is_in_two_splits(self, module):
+        module.setup("fit")
+        assert not find_leaks(module.records)
+        assert {record.split for record in module.records} == {"train", "val", "test"}
+        assert len({record.image_id for record in module.records}) == len(module.records)
+
+    def test_splits_follow_the_data_not_the_place(self, module, tmp_path, request):
+        elsewhere = MAKERS[request.node.callspec.params["module"]](tmp_path / "elsewhere")
+        assert [(r.image_id, r.split) for r in elsewhere.records] == [(r.image_id, r.split) for r in module.records]
+
+    def test_loaders(self, module):
+        module.setup()
+        for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
+            batch = next(iter(loader))
+            assert batch["image"].shape[1:] == (1, 24, 24)
+            assert len(batch["image_id"]) == len(batch["label"]) == len(batch["image"]) <= 4
+        order = [name for batch in module.predict_dataloader() for name in batch["image_id"]]
+        assert order == [record.image_id for record in module.records]
+        assert module.train_dataset.augment
+        assert not module.val_dataset.augment
+
+    def test_counts_and_weights(self, module):
+        counts = module.counts()
+        assert sum(sum(part.values()) for part in counts.values()) == len(module.records)
+        weights = module.class_weights()
+        frequency = torch.tensor([counts["train"][name] for name in module.classes])
+        torch.testing.assert_close(weights * frequency, torch.full((len(frequency),), frequency.sum() / len(frequency)))
+
+    def test_folds(self, module):
+        tested: Counter[str] = Counter()
+        for fold in range(3):
+            again = CSVDataModule if isinstance(module, CSVDataModule) else type(module)
+            options = {"patient_pattern": "p([0-9]+)_"} if isinstance(module, FolderDataModule) else {}
+            part = again(module.root, fold=fold, folds=3, **options)
+            tested.update(record.image_id for record in part.test_dataset.records)
+            assert not find_leaks(part.records)
+        assert tested == {record.image_id: 1 for record in module.records}
+
+    def test_a_missing_root_says_what_to_do(self, module, tmp_path):
+        with pytest.raises(DatasetError, match="does not find") as caught:
+            type(module)(tmp_path / "nowhere").setup()
+        message = str(caught.value)
+        assert "nowhere" in message
+        assert module.layout in message
+        assert module.homepage in message
+
+
+class TestDataModule:
+    def test_workers_change_nothing(self, tmp_path):
+        def batches(workers: int) -> list[dict[str, object]]:
+            module = CSVDataModule(
+                tmp_path, mask_columns=MASK_COLUMNS, mask_classes=tuple(MASK_COLUMNS), num_workers=workers, **SMALL
+            )
+            loader = module.train_dataloader()
+            found = []
+            for epoch in range(2):
+                loader.sampler.set_epoch(epoch)
+                found += list(loader)
+            return found
+
+        write_table_fake(tmp_path)
+        alone, two = batches(0), batches(2)
+        assert len(alone) == len(two) > 4
+        for one, other in zip(alone, two, strict=True):
+            assert one["image_id"] == other["image_id"]
+            for name in ("image", "label", "mask"):
+                torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, equal_nan=True)
+        assert len({batch["image"].numpy().tobytes() for batch in alone}) == len(alone)
+
+    def test_the_global_generator_is_left_alone(self, tmp_path):
+        module = make_table(tmp_path)
+        torch.manual_seed(0)
+        expected = torch.rand(1)
+        torch.manual_seed(0)
+        list(module.train_dataloader())
+        list(module.val_dataloader())
+        assert torch.rand(1) == expected
+
+    def test_no_film_is_opened_at_set_up(self, tmp_path):
+        write_table_fake(tmp_path)
+        for path in tmp_path.rglob("*.png"):
+            path.write_bytes(b"")
+        CSVDataModule(tmp_path).setup()
+
+    def test_a_last_batch_of_one_is_left_out(self, tmp_path):
+        module = make_table(tmp_path)
+        count = len(module.train_dataset)
+        module.batch_size = next(size for size in range(2, count) if count % size == 1)
+        assert {len(batch["image_id"]) for batch in module.train_dataloader()} == {module.batch_size}
+        module.batch_size = count + 1
+        assert len(module.train_dataloader()) == 1
+
+    @pytest.mark.parametrize("balance", ["class", "source", "class+source"])
+    def test_balance(self, tmp_path, balance):
+        write_table_fake(tmp_path)
+        module = CSVDataModule(tmp_path, balance=balance, augment=None, **SMALL)
+        films = module.train_dataset.records
+        weights = sampling_weights(films, balance)
+        totals: Counter[object] = Counter()
+        for record, weight in zip(films, weights.tolist(), strict=True):
+            totals[record.source if balance == "source" else record.label] += weight
+        assert np.ptp(list(totals.values())) < 1e-9
+        if balance == "class+source":
+            for label in module.classes:
+                cells: Counter[str] = Counter()
+                for record, weight in zip(films, weights.tolist(), strict=True):
+                    if record.label == label:
+                        cells[record.source] += weight
+                assert np.ptp(list(cells.values())) < 1e-9
+        torch.testing.assert_close(module.train_dataloader().sampler.weights, weights)
+
+    def test_label_map_merges_and_drops(self, tmp_path):
+        write_table_fake(tmp_path)
+        module = CSVDataModule(tmp_path, label_map={"pneumonia": "normal", "other": None})
+        assert module.classes == ("covid19", "normal")
+        assert count_by(module.records, "label").keys() == {"covid19", "normal"}
+        fixed = DarkCovidNetDataModule(write_darkcovidnet_fake(tmp_path / "d"), label_map={"pneumonia": None})
+        assert fixed.classes == ("covid19", "normal")
+        assert len(fixed.records) == 42
+        with pytest.raises(ConfigError, match="'pneumonia'"):
+            DarkCovidNetDataModule(tmp_path / "d", label_map={"pneumnia": "x"})
+
+    def test_hold_out_source(self, tmp_path):
+        module = CSVDataModule(write_table_fake(tmp_path), hold_out_source="south")
+        assert {record.source for record in module.test_dataset.records} == {"south"}
+        assert "south" not in {record.source for record in module.train_dataset.records + module.val_dataset.records}
+
+    def test_the_split_does_not_hang_on_the_seed_of_training(self, tmp_path):
+        write_table_fake(tmp_path)
+        splits = [
+            [record.split for record in CSVDataModule(tmp_path, **seeds).records]
+            for seeds in ({}, {"seed": 1}, {"split_seed": 1})
+        ]
+        assert splits[0] == splits[1] != splits[2]
+
+    def test_unlabelled_films(self, tmp_path):
+        write_table_fake(tmp_path)
+        text = (tmp_path / "manifest.csv").read_text().replace(",other,", ",,")
+        (tmp_path / "manifest.csv").write_text(text)
+        kept, dropped = CSVDataModule(tmp_path), CSVDataModule(tmp_path, drop_unlabelled=True)
+        assert kept.classes == dropped.classes == ("covid19", "normal", "pneumonia")
+        assert count_by(kept.records, "label")["unknown"] > 0
+        assert "unknown" not in count_by(dropped.records, "label")
+        assert -1 in kept.train_dataset.labels
+        kept.class_weights()
+
+    def test_a_leaking_official_split_is_told_with_its_count(self, tmp_path):
+        write_folder_fake(tmp_path, splits=("train", "test"), patients=3)
+        module = FolderDataModule(tmp_path, patient_pattern="p[a-z]+([0-9]+)_")
+        with pytest.warns(UserWarning, match="leaks: 6 patients"):
+            assert len(module.records) == 24
+
+    def test_missing_files_are_counted_and_named(self, tmp_path):
+        write_table_fake(tmp_path)
+        for path in sorted((tmp_path / "images" / "north").glob("*"))[:7]:
+            path.unlink()
+        with pytest.raises(DatasetError, match=r"^7 files .*north00_0\.png.* and 2 more"):
+            CSVDataModule(tmp_path).setup()
+
+    def test_nothing_to_train_on(self, tmp_path):
+        module = CSVDataModule(write_table_fake(tmp_path), fractions=(0.0, 0.5))
+        with pytest.raises(DatasetError, match="for training"):
+            module.train_dataloader()
+        with pytest.raises(DatasetError, match="covid19"):
+            module.class_weights()
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"fold": 1},
+            {"fold": 0, "folds": 3, "hold_out_source": "north"},
+            {"balance": "classes"},
+            {"batch_size": 0},
+            {"image_size": (4, 4)},
+            {"region": "lung"},
+            {"augment": "defualt"},
+        ],
+    )
+    def test_wrong_settings(self, tmp_path, settings):
+        with pytest.raises(ConfigError):
+            FolderDataModule(write_folder_fake(tmp_path, patients=1), **settings)
+
+    def test_a_data_set_of_ones_own_takes_a_few_lines(self, tmp_path):
+        class Mine(CXRDataModule):
+            classes = ("a", "b")
+
+            def read_records(self):
+                return [Record(self.root / f"{i}.png", "ab"[i % 2], f"p{i}") for i in range(20)]
+
+        for i in range(20):
+            write_image(tmp_path / f"{i}.png", draw_film(i))
+        assert Mine(tmp_path).counts()["train"] == {"a": 7, "b": 7}
+
+
+class TestCSV:
+    def test_two_conventions_in_one_column_become_two_classes(self, tmp_path):
+        module = make_table(tmp_path)
+        for record in module.records:
+            wanted = {"north": "lung_field", "south": "lung", "east": None}[record.source]
+            assert record.mask_paths.keys() - {"infection"} == ({wanted} if wanted else set())
+        assert count_by(module.records, "mask")["infection"] == 6
+        assert module.records[0].patient_id == "north-0"
+        assert (module.records[0].view, module.records[0].sex, module.records[0].age) == ("PA", "F", 40.0)
+
+    def test_where_and_exclude(self, tmp_path):
+        write_table_fake(tmp_path)
+        module = CSVDataModule(
+            tmp_path, where={"source": ["north", "south"]}, exclude={"label": "other", "infection_mask": [""]}
+        )
+        assert count_by(module.records, "source").keys() <= {"north", "south"}
+        assert "other" not in module.classes
+        assert 0 < len(module.records) < 6
+
+    @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.txt", "t.csv.gz", "t.parquet", "bom.csv"])
+    def test_formats_give_the_same_records(self, tmp_path, name):
+        expected = CSVDataModule(write_table_fake(tmp_path)).records
+        text = (tmp_path / "manifest.csv").read_text(encoding="utf-8")
+        path = tmp_path / name
+        if name == "t.parquet":
+            import pyarrow.csv
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.csv.read_csv(tmp_path / "manifest.csv"), path)
+        elif name == "t.csv.gz":
+            import gzip
+
+            path.write_bytes(gzip.compress(text.encode()))
+        else:
+            delimiter = {"t.csv": ",", "t.tsv": "\t", "t.txt": ";", "bom.csv": ","}[name]
+            mark = "\ufeff" if name == "bom.csv" else ""
+            path.write_text(mark + text.replace(",", delimiter), encoding="utf-8")
+        assert CSVDataModule(tmp_path, table=name).records == expected
+
+    def test_labels_that_look_like_nothing_are_labels(self, tmp_path):
+        write_image(tmp_path / "a.png", draw_film(0))
+        rows = [{"path": "a.png", "label": label, "patient_id": "1"} for label in ("NA", "None", "null", "")]
+        for place, row in enumerate(rows):
+            row["path"] = f"{place}.png"
+            write_image(tmp_path / row["path"], draw_film(place))
+        write_csv(tmp_path / "t.csv", rows)
+        assert CSVDataModule(tmp_path, table="t.csv").classes == ("NA", "None", "null")
+
+    def test_official_split_column(self, tmp_path):
+        write_table_fake(tmp_path)
+        lines = (tmp_path / "manifest.csv").read_text().splitlines()
+        names = ["Train", "valid", "Test"]
+        # By patient: the fourth field holds the patient's number.
+        numbers = [int(line.split(",")[3].strip().split("-")[1]) for line in lines[1:]]
+        table = [lines[0] + ",split", *(f"{line},{names[n % 3]}" for line, n in zip(lines[1:], numbers, strict=True))]
+        (tmp_path / "s.csv").write_text("\n".join(table))
+        records = CSVDataModule(tmp_path, table="s.csv").records
+        assert [record.split for record in records] == [["train", "val", "test"][number % 3] for number in numbers]
+        assert (
+            CSVDataModule(tmp_path, table="s.csv", split_column=None).counts()
+            != CSVDataModule(tmp_path, table="s.csv").counts()
+        )
+        (tmp_path / "s.csv").write_text("\n".join(table).replace("valid", "holdout"))
+        with pytest.raises(DatasetError, match=r"Line 3 of .*'holdout'"):
+            CSVDataModule(tmp_path, table="s.csv").setup()
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "match"),
+        [
+            ({"table": "manifets.csv"}, DatasetError, r"manifets\.csv"),
+            ({"path_column": "file"}, DatasetError, "no column 'file'"),
+            ({"label_column": "lable"}, DatasetError, "Did you mean 'label'"),
+            ({"mask_columns": {"lung": "lungmask"}}, DatasetError, "Did you mean 'lung_mask'"),
+            ({"mask_columns": {"lung": {"colum": "lung_mask"}}}, ConfigError, "Did you mean 'column'"),
+            ({"mask_columns": {"lung": {"where": {}}}}, ConfigError, "must say its column"),
+            ({"mask_columns": {"lung": {"column": "lung_mask", "where": {"source": "nort"}}}}, DatasetError, "'north'"),
+            ({"where": {"source": ["nowhere"]}}, DatasetError, "'nowhere'"),
+            ({"where": {"soruce": ["north"]}}, DatasetError, "Did you mean 'source'"),
+            ({"where": {"source": "north"}, "exclude": {"source": "north"}}, DatasetError, "finds no film"),
+            ({"classes": ["covid19"]}, DatasetError, "label_map"),
+        ],
+    )
+    def test_clear_errors(self, tmp_path, settings, error, match):
+        write_table_fake(tmp_path)
+        with pytest.raises(error, match=match):
+            CSVDataModule(tmp_path, **settings).setup()
+
+    @pytest.mark.parametrize(
+        ("text", "match"),
+        [
+            ("", "is empty"),
+            ("path,label,patient_id\n", "finds no film"),
+            ("path,label,patient_id\na.png,x,1\nb.png,x\n", "Line 3 .* 2 fields"),
+            ('path,label,patient_id\na.png,"x,1\n', "cannot be read"),
+            ("path,label,patient_id\na.png,x,1\na.png,x,1\n", r"more than once: a\.png"),
+            ("path,label,patient_id\n,x,1\n", "Line 2 .* names no film"),
+            ("path,label,label,patient_id\na.png,x,x,1\n", "one name"),
+        ],
+    )
+    def test_damaged_tables(self, tmp_path, text, match):
+        write_image(tmp_path / "a.png", draw_film(0))
+        (tmp_path / "manifest.csv").write_text(text)
+        with pytest.raises(DatasetError, match=match):
+            CSVDataModule(tmp_path).setup()
+
+    def test_other_encodings_and_kinds(self, tmp_path):
+        (tmp_path / "latin.csv").write_bytes("path,label,patient_id\nä.png,x,1\n".encode("latin-1"))
+        (tmp_path / "no.parquet").write_bytes(b"no table")
+        for name, match in (("latin.csv", "UTF-8"), ("no.parquet", "no Parquet")):
+            with pytest.raises(DatasetError, match=match):
+                CSVDataModule(tmp_path, table=name)
+
+    def test_ages(self):
+        given = ["63", "50+", "early 40s", "058Y", "0.5", "", "unknown"]
+        assert [parse_age(text) for text in given] == [63, 50, 40, 58, 0.5, None, None]
+
+    def test_every_setting_is_a_key_of_a_config_file(self, tmp_path):
+        import jsonargparse
+        import yaml
+
+        write_table_fake(tmp_path)
+        given = {
+            "root": str(tmp_path),
+            "mask_columns": MASK_COLUMNS,
+            "image_size": [32, 32],
+            "exclude": {"label": ["other"]},
+        }
+        given |= {"label_map": {"pneumonia": None}, "fold": 1, "folds": 3, "augment": "light", "cache": "memory"}
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(CXRDataModule, "data")
+        text = yaml.safe_dump({"data": {"class_path": "covidcxr.data.table.CSVDataModule", "init_args": given}})
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.5x
+        module = instantiate(parser.parse_string(text)).data
+        assert module.classes == ("covid19", "normal")
+        assert module.geometry.image_size == (32, 32)
+        assert module.folds == 3
+
+
+class TestFolder:
+    def test_official_splits(self, tmp_path):
+        write_folder_fake(tmp_path, splits=("Train", "valid", "test"), patients=2)
+        module = FolderDataModule(tmp_path, patient_pattern="p(.+)_")
+        assert module.classes == ("covid19", "normal")
+        assert all(
+            record.image_id.startswith({"val": "valid"}.get(record.split, record.split[1:])[:3]) or True
+            for record in module.records
+        )
+        assert count_by(module.records, "split") == {"test": 8, "train": 8, "val": 8}
+        assert {r.image_id.split("/")[0] for r in module.records if r.split == "val"} == {"valid"}
+
+    def test_only_films_count(self, tmp_path):
+        write_folder_fake(tmp_path, patients=2)
+        (tmp_path / ".git").mkdir()
+        names = {record.image_path.name for record in FolderDataModule(tmp_path, patient_pattern="p(.+)_").records}
+        assert all(name.endswith(".png") and not name.startswith(".") for name in names)
+        assert len(names) == 8
+
+    def test_unknown_patients_are_told_once(self, tmp_path):
+        module = FolderDataModule(write_folder_fake(tmp_path))
+        with pytest.warns(UserWarning, match="patient_pattern") as caught:
+            module.setup()
+            module.setup()
+        assert len(caught) == 1
+        assert all(record.patient_id is None for record in module.records)
+
+    def test_source_pattern(self, tmp_path):
+        module = FolderDataModule(write_folder_fake(tmp_path), patient_pattern="p(.+)_", source_pattern="_([01])")
+        assert count_by(module.records, "source") == {"0": 20, "1": 20}
+
+    def test_clear_errors(self, tmp_path):
+        write_folder_fake(tmp_path, patients=2)
+        for pattern, error, match in (
+            ("p(", ConfigError, "no regular expression"),
+            ("p[0-9]+", ConfigError, "group"),
+            ("q(.+)_", DatasetError, "4 file names"),
+        ):
+            with pytest.raises(error, match=match):
+                FolderDataModule(tmp_path, patient_pattern=pattern).setup()
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(DatasetError, match="holds no film"):
+            FolderDataModule(tmp_path, patient_pattern="p(.+)_").setup()
+        with pytest.raises(DatasetError, match="no class folder"):
+            FolderDataModule(tmp_path / "empty")
+
+
+class TestDarkCovidNet:
+    def test_published_folders(self, tmp_path):
+        module = make_darkcovidnet(tmp_path)
+        assert count_by(module.records, "label") == {"normal": 30, "pneumonia": 30, "covid19": 12}
+        assert count_by(module.records, "source") == {"nih": 60, "ieee8023": 12}
+        assert len({r.patient_id for r in module.records if r.source == "nih"}) == 20
+        assert len({r.patient_id for r in module.records if r.source == "ieee8023"}) == 3
+
+    def test_without_the_patients_of_the_other_collection(self, tmp_path):
+        module = DarkCovidNetDataModule(write_darkcovidnet_fake(tmp_path, metadata=False))
+        with pytest.warns(UserWarning, match=r"metadata\.csv"):
+            records = module.records
+        assert len({r.patient_id for r in records if r.source == "ieee8023"}) == 6  # by the names of the series
+
+    def test_root_may_be_the_folder_itself(self, tmp_path):
+        write_darkcovidnet_fake(tmp_path)
+        (tmp_path / "metadata.csv").rename(tmp_path / "X-Ray Image DataSet" / "metadata.csv")
+        assert len(DarkCovidNetDataModule(tmp_path / "X-Ray Image DataSet").records) == 72
+
+    def test_a_missing_class(self, tmp_path):
+        write_darkcovidnet_fake(tmp_path)
+        (tmp_path / "X-Ray Image DataSet" / "Pneumonia").rename(tmp_path / "Pneumonia")
+        with pytest.raises(DatasetError, match=r"github\.com/muhammedtalo"):
+            DarkCovidNetDataModule(tmp_path).setup()
+
+
+class TestStatistics:
+    def test_mean_and_std_leave_out_the_frame(self, tmp_path):
+        module = CSVDataModule(write_table_fake(tmp_path), image_size=SIZE, augment="strong")
+        pixels = np.stack([np.asarray(draw_of(record.image_path)) for record in module.train_dataset.records]) / 255
+        np.testing.assert_allclose(compute_mean_std(module), (pixels.mean(), pixels.std()), atol=1e-12)
+        wide = CSVDataModule(tmp_path, image_size=(40, 200), augment="strong")
+        np.testing.assert_allclose(compute_mean_std(wide), (pixels.mean(), pixels.std()), atol=1e-12)
+
+    def test_nothing_to_compute_from(self, tmp_path):
+        with pytest.raises(DatasetError, match="no training film"):
+            compute_mean_std(CSVDataModule(write_table_fake(tmp_path), fractions=(0.0, 0.5)))
+
+
+def draw_of(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(path))
+
+
+def test_records_load_neither_torch_nor_lightning():
+    code = """
+        import sys
+        from covidcxr.data import Record, assign_splits, count_by, find_leaks, k_folds
+        print([name for name in ("torch", "lightning", "numpy", "pandas", "cv2") if name in sys.modules])
+    """
+    code = "\n".join(line.strip() for line in code.splitlines())
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_all_public_names_are_there():
+    import covidcxr.data
+
+    assert all(getattr(covidcxr.data, name) for name in covidcxr.data.__all__)
+    assert set(covidcxr.data.__all__) == set(covidcxr.data._ROOMS)
+    with pytest.raises(AttributeError, match="Recrod"):
+        _ = covidcxr.data.Recrod
+
+
+@pytest.mark.real
+class TestRealFilms:
+    MASKS = {  # noqa: RUF012
+        "lung_field": {"column": "lung_mask", "where": {"source": ["montgomery", "shenzhen"]}},
+        "lung": {"column": "lung_mask", "where": {"source": ["ieee8023"]}},
+        "infection": "infection_mask",
+    }
+
+    def test_manifest(self, real_data):
+        module = CSVDataModule(real_data, mask_columns=self.MASKS, mask_classes=tuple(self.MASKS))
+        module.setup()
+        assert len(module.records) == 1486
+        assert len({record.patient_id for record in module.records}) == 1045
+        assert count_by(module.records, "mask") == {"lung": 231, "lung_field": 103 + 120, "infection": 64}
+        assert not find_leaks(module.records)
+        whole = count_by(module.records, "label")
+        for split, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+            for name in ("label", "mask"):
+                whole, part = count_by(module.records, name), module.counts(name)[split]
+                assert all(abs(part[value] / count - share) < 0.04 for value, count in whole.items())
+        sample = module.train_dataset[0]
+        assert sample["image"].std() > 0.05
+
+    def test_every_source_can_be_held_out(self, real_data):
+        for source in ("nih", "hannover"):
+            module = CSVDataModule(real_data, hold_out_source=source, exclude={"label": "other"})
+            assert {record.source for record in module.train_dataset.records}.isdisjoint({source})
+            assert source in {record.source for record in module.test_dataset.records}
+            assert not find_leaks(module.records)
+
+    def test_lung_regions(self, real_data):
+        module = CSVDataModule(
+            real_data, mask_columns=self.MASKS, exclude={"lung_mask": ""}, region="lungs", image_size=(64, 64)
+        )
+        assert len(module.records) == 454
+        sample = module.val_dataset[0]
+        assert 0.05 < sample["lung_mask"].mean() < 0.7
+        assert sample["image"][sample["lung_mask"] == 0].eq(0).all()
+
+    def test_darkcovidnet(self, real_data):
+        module = DarkCovidNetDataModule(real_data, folds=5, fold=0)
+        assert count_by(module.records, "label") == {"pneumonia": 375, "normal": 374, "covid19": 80}
+        assert count_by(module.records, "source") == {"nih": 749, "ieee8023": 80}
+        assert not find_leaks(module.records)
+        assert len(module.test_dataset) == pytest.approx(829 / 5, abs=3)

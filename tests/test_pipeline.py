@@ -1,0 +1,335 @@
+"""Film in, answer out: every part of the pipeline, its saved form, and the bundled weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from covidcxr import hub
+from covidcxr.config import FORMAT_VERSION, ModelConfig, PreprocessConfig
+from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, UnknownNameError
+from covidcxr.golden import check_golden
+from covidcxr.models import ClassificationModel, SegmentationModel
+from covidcxr.phantom import draw_phantom
+from covidcxr.pipeline import FailedPrediction, Pipeline, Prediction
+from covidcxr.postprocess import REASONS
+
+SIZE = (64, 64)
+ENCODER = {"encoder": "tu-mobilenetv3_small_050", "decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
+CLASSES = ("covid19", "pneumonia", "normal")
+
+
+def segmenter(*classes: str, **preprocess: Any) -> SegmentationModel:
+    torch.manual_seed(0)
+    mode = "binary" if len(classes) == 1 else "multilabel"
+    settings = PreprocessConfig(image_size=SIZE, **preprocess)
+    return SegmentationModel(ModelConfig("segmentation", "smp:fpn", classes, mode, dict(ENCODER), settings))
+
+
+def classifier(thresholds: dict[str, float] | None = None, **preprocess: Any) -> ClassificationModel:
+    torch.manual_seed(1)
+    settings = PreprocessConfig(image_size=SIZE, **preprocess)
+    network = "timm:mobilenetv3_small_050"
+    config = ModelConfig("classification", network, CLASSES, preprocess=settings, thresholds=thresholds or {})
+    return ClassificationModel(config)
+
+
+def film(height: int = 90, width: int = 70, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width), dtype=np.float32)
+
+
+def same(first: Prediction, second: Prediction, tolerance: float = 0.0) -> bool:
+    near = all(abs(first.probabilities[n] - second.probabilities[n]) <= tolerance for n in first.probabilities)
+    masks = all(np.array_equal(mask, second.masks[name]) for name, mask in first.masks.items())
+    return near and masks and (first.label, first.reasons) == (second.label, second.reasons)
+
+
+@pytest.fixture(scope="module")
+def small() -> Pipeline:
+    return Pipeline(
+        lung_segmenter=segmenter("lung_field", "lung"),
+        infection_segmenter=segmenter("infection"),
+        classifier=classifier(region="lungs", lung_dilation=0.05),
+        min_lung_area=0.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def mini() -> Pipeline:
+    return Pipeline.from_pretrained("mini")
+
+
+def test_masks_have_the_films_own_size_and_infection_lies_in_the_lungs(small: Pipeline) -> None:
+    prediction = small(film(131, 77))
+    assert set(prediction.masks) == {"lung_field", "lung", "infection"}
+    assert all(mask.shape == (131, 77) and mask.dtype == bool for mask in prediction.masks.values())
+    lungs = prediction.masks["lung_field"] | prediction.masks["lung"]
+    assert not (prediction.masks["infection"] & ~lungs).any()
+    assert prediction.lung_mask is prediction.masks["lung_field"]
+    assert prediction.lung_fraction == pytest.approx(prediction.masks["lung_field"].mean())
+
+
+def test_every_part_alone_is_a_pipeline() -> None:
+    answers = Pipeline(classifier=classifier())(film())
+    assert answers.masks == {}
+    assert answers.lung_fraction is None
+    assert answers.infected_fraction is None
+    assert answers.label == max(answers.probabilities, key=lambda name: answers.probabilities[name])
+    assert sum(answers.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    lungs = Pipeline(lung_segmenter=segmenter("lung"))(film())
+    assert set(lungs.masks) == {"lung"}
+    assert lungs.label is None
+    assert lungs.probabilities == {}
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one model"):
+        Pipeline()
+    with pytest.raises(ConfigError, match="lung_segmenter"):
+        Pipeline(classifier=classifier(region="lungs"))
+    with pytest.raises(ConfigError, match="lung_field or lung"):
+        Pipeline(lung_segmenter=segmenter("infection"))
+    with pytest.raises(ConfigError, match="infection"):
+        Pipeline(infection_segmenter=segmenter("lung"))
+    with pytest.raises(ConfigError, match="min_lung_area"):
+        Pipeline(classifier=classifier(), min_lung_area=1.5)
+
+
+def test_many_films_give_what_each_alone_gives(small: Pipeline) -> None:
+    films = [film(50 + 9 * n, 64, seed=n) for n in range(5)]
+    for batch_size, workers in ((1, 0), (2, 0), (16, 2)):
+        many = list(small.predict(films, batch_size=batch_size, num_workers=workers))
+        assert [answer.image_id for answer in many] == [f"film-{n}" for n in range(5)]
+        for one, answer in zip(films, many, strict=True):
+            assert isinstance(answer, Prediction)
+            assert same(small(one), answer, 1e-6)
+
+
+def test_films_are_read_as_they_are_needed(small: Pipeline) -> None:
+    drawn = []
+
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            drawn.append(1)
+            yield film()
+
+    answers = small.predict(endless(), batch_size=3)
+    next(answers)
+    assert len(drawn) == 3
+
+
+def test_a_bad_film_is_one_entry(small: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no film")
+    good = film()
+    answers = list(small.predict([good, tmp_path / "text.png", good, tmp_path / "none.png"], on_error="return"))
+    assert [type(answer) for answer in answers] == [Prediction, FailedPrediction, Prediction, FailedPrediction]
+    assert isinstance(answers[1], FailedPrediction)
+    assert "text.png" in str(answers[1].error)
+    assert answers[1].to_dict()["kind"] == "ImageReadError"
+    with pytest.raises(ImageReadError, match=r"text\.png"):
+        list(small.predict([good, tmp_path / "text.png"]))
+    with pytest.raises(ImageReadError, match=r"none\.png"):
+        small(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    ("images", "settings"),
+    [("film.png", {}), (b"bytes", {}), ([], {"batch_size": 0}), ([], {"num_workers": -1}), ([], {"on_error": "skip"})],
+)
+def test_wrong_arguments_fail_at_the_call(small: Pipeline, images: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        small.predict(images, **settings)
+
+
+def test_lungs_that_are_not_there_give_a_reason_and_no_answer() -> None:
+    blind = segmenter("lung")
+    with torch.no_grad():
+        blind.network.segmentation_head[0].bias.fill_(-20.0)
+    pipeline = Pipeline(lung_segmenter=blind, classifier=classifier(region="lungs"))
+    prediction = pipeline(film())
+    assert prediction.label is None
+    assert prediction.probabilities == {}
+    assert prediction.reasons[0] == "lungs-not-found"
+    assert all(reason in REASONS for reason in prediction.reasons)
+    whole = Pipeline(lung_segmenter=blind, classifier=classifier())(film())
+    assert whole.label is None and whole.probabilities, "a classifier of whole films is asked, but not believed"
+
+
+def test_a_probability_set_with_more_or_less_than_one_class_cannot_say() -> None:
+    shown = film()
+    assert Pipeline(classifier=classifier(dict.fromkeys(CLASSES, 0.0)))(shown).reasons == ("several-answers-plausible",)
+    assert Pipeline(classifier=classifier(dict.fromkeys(CLASSES, 0.999)))(shown).reasons == ("no-answer-plausible",)
+    sure = Pipeline(classifier=classifier({"covid19": 0.0, "pneumonia": 1.0, "normal": 1.0}))(shown)
+    assert sure.label == "covid19"
+    assert sure.reasons == ()
+
+
+def test_a_saved_pipeline_gives_the_same_in_a_new_process(small: Pipeline, tmp_path: Path) -> None:
+    folder = small.save_pretrained(tmp_path / "saved")
+    shown = film(120, 100)
+    Image.fromarray((shown * 255).astype(np.uint8)).save(tmp_path / "film.png")
+    here = small(tmp_path / "film.png")
+    code = (
+        "import json, socket, sys, numpy as np, torch\n"
+        "def refuse(*_): raise AssertionError('the network was used')\n"
+        "socket.socket.connect = refuse\n"
+        "torch.set_num_threads(1)\n"
+        "from covidcxr import Pipeline\n"
+        f"answer = Pipeline.from_pretrained({str(folder)!r})({str(tmp_path / 'film.png')!r})\n"
+        f"np.savez({str(tmp_path / 'masks.npz')!r}, **answer.masks)\n"
+        "assert not any(name.startswith('lightning') for name in sys.modules)\n"
+        "print(json.dumps(answer.to_dict()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == here.to_dict()
+    with np.load(tmp_path / "masks.npz") as masks:
+        assert all(np.array_equal(masks[name], mask) for name, mask in here.masks.items())
+    twice = Pipeline.from_pretrained(Pipeline.from_pretrained(folder).save_pretrained(tmp_path / "again"))
+    assert same(here, twice(tmp_path / "film.png"))
+    assert check_golden(twice, tmp_path / "again" / "golden") == []
+
+
+def change_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_damaged_folders_give_one_clear_error_each(small: Pipeline, tmp_path: Path) -> None:
+    def fresh(name: str) -> Path:
+        return small.save_pretrained(tmp_path / name)
+
+    folder = fresh("truncated")
+    weights = folder / "classifier" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(PretrainedError, match=r"model\.safetensors.*truncated or was altered"):
+        Pipeline.from_pretrained(folder)
+    folder = fresh("tampered")
+    weights = folder / "classifier" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(PretrainedError, match="altered"):
+        Pipeline.from_pretrained(folder)
+    folder = fresh("key")
+    change_json(folder / "classifier" / "config.json", netwrk="x")
+    with pytest.raises(ConfigError, match=r"netwrk.*network"):
+        Pipeline.from_pretrained(folder)
+    folder = fresh("index")
+    change_json(folder / "pipeline.json", componentz=[])
+    with pytest.raises(ConfigError, match=r"componentz.*components"):
+        Pipeline.from_pretrained(folder)
+    for part in ("pipeline.json", "lung_segmenter/config.json"):
+        folder = fresh("newer" + part[:4])
+        change_json(folder / part, format_version=FORMAT_VERSION + 1, from_the_future=1)
+        with pytest.raises(PretrainedError, match=r"pip install --upgrade covidcxr"):
+            Pipeline.from_pretrained(folder)
+    folder = fresh("step")
+    change_json(folder / "pipeline.json", postprocess=["fill_hols"])
+    with pytest.raises(UnknownNameError, match="fill_holes"):
+        Pipeline.from_pretrained(folder)
+    folder = fresh("gone")
+    (folder / "classifier" / "model.safetensors").unlink()
+    with pytest.raises(PretrainedError, match="missing"):
+        Pipeline.from_pretrained(folder)
+    with pytest.raises(PretrainedError, match=r"pipeline\.json is missing"):
+        Pipeline.from_pretrained(tmp_path)
+    with pytest.raises(PretrainedError, match="mini"):
+        Pipeline.from_pretrained("minni")
+
+
+def test_golden_inputs_notice_another_model(small: Pipeline, tmp_path: Path) -> None:
+    golden = small.save_pretrained(tmp_path) / "golden"
+    assert check_golden(small, golden) == []
+    other = Pipeline(lung_segmenter=segmenter("lung_field", "lung"), classifier=classifier(), min_lung_area=0.0)
+    faults = check_golden(other, golden)
+    assert any("probability" in fault for fault in faults)
+    assert any("infection" in fault for fault in faults)
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(small: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    class FakeApi:
+        def __init__(self, token: str | None = None) -> None:
+            seen["token"] = token
+
+        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+            seen["repo"] = (repo_id, private, exist_ok)
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, **upload: Any) -> str:
+            seen["files"] = {str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()}
+            seen["upload"] = upload
+            return f"https://example.org/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
+    assert small.push_to_hub("me/lungs", private=True, token="t", revision="v1") == "https://example.org/me/lungs"
+    assert seen["repo"] == ("me/lungs", True, True)
+    assert seen["token"] == "t"
+    assert seen["upload"] == {"revision": "v1"}
+    wanted = {"pipeline.json", "README.md", "classifier/config.json", "lung_segmenter/model.safetensors"}
+    assert wanted | {"golden/golden.json"} <= seen["files"]
+
+
+def test_a_prediction_is_saved_as_json_masks_and_overlay(small: Pipeline, tmp_path: Path) -> None:
+    prediction = small(film(80, 90))
+    path = prediction.save(tmp_path, "film")
+    assert json.loads(path.read_text()) == prediction.to_dict()
+    for name, mask in prediction.masks.items():
+        saved = np.asarray(Image.open(tmp_path / f"film.{name}.png"))
+        assert set(np.unique(saved)) <= {0, 255}
+        assert np.array_equal(saved > 0, mask)
+    overlay = np.asarray(Image.open(tmp_path / "film.overlay.png"))
+    assert overlay.shape == (80, 90, 3)
+    assert np.array_equal(overlay, prediction.overlay())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        prediction.label = "normal"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("view", ["PA", "AP"])
+@pytest.mark.parametrize("label", ["normal", "covid19", "pneumonia"])
+def test_mini_finds_the_lungs_of_phantoms(mini: Pipeline, label: Any, view: Any) -> None:
+    phantom = draw_phantom(11, label=label, view=view)
+    prediction = mini(phantom.image)
+    for name in ("lung_field", "lung"):
+        truth, drawn = phantom.masks[name], prediction.masks[name]
+        assert 2 * (truth & drawn).sum() / (truth.sum() + drawn.sum()) > 0.8
+    assert set(prediction.probabilities) == {"covid19", "pneumonia", "normal"}
+
+
+def test_mini_gives_its_golden_answers(mini: Pipeline) -> None:
+    assert check_golden(mini, hub.fetch("mini") / "golden") == []
+
+
+def test_mini_is_small() -> None:
+    files = [path for path in hub.fetch("mini").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 12e6
+
+
+def test_mini_models_load_alone() -> None:
+    assert SegmentationModel.from_pretrained("mini").config.classes == ("lung_field", "lung")
+    assert set(ClassificationModel.from_pretrained("mini").config.classes) == {"covid19", "pneumonia", "normal"}
+
+
+def test_mini_refuses_what_shows_no_lungs(mini: Pipeline) -> None:
+    for shown in (np.zeros((300, 300), np.float32), np.ones((300, 200), np.float32)):
+        prediction = mini(shown)
+        assert prediction.label is None
+        assert prediction.reasons
+
+
+@pytest.mark.real
+def test_mini_reads_every_original_format(mini: Pipeline, real_data: Path) -> None:
+    files = sorted((real_data / "originals").iterdir())
+    answers = list(mini.predict(files))
+    assert len(answers) == 13
+    assert all(isinstance(answer, Prediction) and answer.lung_fraction for answer in answers)
