@@ -6,7 +6,7 @@ from pathlib import Path
 
 from covidcxr import FailedPrediction, Pipeline
 from covidcxr.phantom import write_dataset
-from covidcxr.postprocess import explain_reason
+from covidcxr.prediction import in_words
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
             print(f"{answer.image_id}: {answer.error}")
             continue
         chances = ", ".join(f"{name} {value:.2f}" for name, value in answer.probabilities.items())
-        reasons = " ".join(map(explain_reason, answer.reasons))
+        reasons = " ".join(map(in_words, answer.reasons))
         print(f"{Path(answer.image_id).name}: {answer.label or 'cannot say'} ({chances}) {reasons}")
         answer.save(out / "answers")
     print(f"Masks and overlays: {out / 'answers'}\nFor research only; not for clinical use.")

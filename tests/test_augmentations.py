@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -106,6 +107,19 @@ def test_own_transforms():
 
     changed, _ = Augment([alb.HorizontalFlip(p=1)])(blob(), seed=0)
     np.testing.assert_array_equal(changed, blob()[:, ::-1])
+
+
+def test_transforms_draw_independently_of_each_other():
+    import albumentations as alb
+
+    flips, image = Augment([alb.HorizontalFlip(p=0.5), alb.VerticalFlip(p=0.5)]), blob()
+    outcomes = {"as it is": image, "sideways": image[:, ::-1], "upside down": image[::-1], "both": image[::-1, ::-1]}
+    seen = Counter()
+    for seed in range(400):
+        changed = flips(image, seed=seed)[0]
+        seen.update(name for name, outcome in outcomes.items() if np.array_equal(changed, outcome))
+    assert seen.total() == 400
+    assert all(60 < seen[name] < 140 for name in outcomes)  # 100 +- 4.6 standard errors
 
 
 def test_wrong_names_and_arguments():

@@ -90,9 +90,16 @@ class TestDataset:
     def test_masks_of_another_size_lie_on_their_film(self, film):
         mask = dataset(film, mask_classes=("lung_field", "lung"))[0]["mask"]
         both, either = (mask[0] * mask[1]).sum(), (mask[0] + mask[1]).clamp(max=1).sum()
-        assert both / either > 0.75  # the small one has 16 columns; a shift by one pixel gives 0.6
+        assert both / either > 0.75  # a shift by one pixel gives 0.71 or less
         dark = dataset(film)[0]["image"][0][mask[0] == 1]
         assert dark.mean() < 0.5
+
+    @pytest.mark.parametrize("size", [(100, 77), (77, 100), (60, 47)])
+    def test_a_mask_covers_the_place_of_its_film_exactly(self, tmp_path, size):
+        film = write_image(tmp_path / "film.png", np.full(size, 200, np.uint8))
+        rough = write_image(tmp_path / "mask.png", np.ones((size[0] // 5, size[1] // 5), dtype=bool))
+        sample = dataset(Record(film, mask_paths={"lung": rough}), mask_classes=("lung",), image_size=(64, 64))[0]
+        assert sample["mask"].equal(sample["image"].gt(0).float())
 
     def test_unknown_masks_are_nan_planes_in_the_order_asked_for(self, film):
         mask = dataset(film, mask_classes=("infection", "lung"))[0]["mask"]
@@ -234,9 +241,6 @@ class TestSampler:
                 EpochSampler(range(4), weights=weights)
 
     def test_the_loader_goes_on_where_it_was(self):
-        def loader() -> ResumableLoader:
-            return ResumableLoader(range(10), batch_size=3, sampler=EpochSampler(range(10)), collate_fn=list)
-
         class Pairs(list):
             def __getitem__(self, pair):
                 return pair
@@ -498,6 +502,25 @@ class TestDataModule:
         with pytest.raises(DatasetError, match=r"^7 files .*north00_0\.png.* and 2 more"):
             CSVDataModule(tmp_path).setup()
 
+    def test_drawn_masks_serve_films_that_have_none(self, tmp_path):
+        root, drawn = write_table_fake(tmp_path / "data"), tmp_path / "drawn"
+        with pytest.raises(DatasetError, match="no folder of drawn masks"):
+            CSVDataModule(root, drawn_masks=drawn).setup()
+        for record in CSVDataModule(root).records:
+            write_image(drawn / f"{record.image_id}.lung.png", draw_lungs())
+        module = CSVDataModule(root, drawn_masks=drawn, mask_columns=MASK_COLUMNS, region="lungs", **SMALL)
+        module.setup()
+        for record in module.records:
+            name = {"north": "lung_field", "south": "lung", "east": "lung"}[record.source]
+            assert record.mask_paths.keys() - {"infection"} == {name}
+            assert record.mask_paths[name].is_relative_to(drawn) == (record.source == "east")
+        next(iter(module.train_dataloader()))
+
+    def test_a_mask_class_that_no_film_has(self, tmp_path):
+        module = CSVDataModule(write_table_fake(tmp_path), mask_columns=MASK_COLUMNS, mask_classes=["lung_feild"])
+        with pytest.raises(DatasetError, match="Did you mean 'lung_field'"):
+            module.setup()
+
     def test_nothing_to_train_on(self, tmp_path):
         module = CSVDataModule(write_table_fake(tmp_path), fractions=(0.0, 0.5))
         with pytest.raises(DatasetError, match="for training"):
@@ -515,6 +538,7 @@ class TestDataModule:
             {"image_size": (4, 4)},
             {"region": "lung"},
             {"augment": "defualt"},
+            {"label_map": {"covid": "covid19"}},
         ],
     )
     def test_wrong_settings(self, tmp_path, settings):
@@ -551,6 +575,13 @@ class TestCSV:
         assert count_by(module.records, "source").keys() <= {"north", "south"}
         assert "other" not in module.classes
         assert 0 < len(module.records) < 6
+
+    def test_a_star_stands_for_any_text(self, tmp_path):
+        module = CSVDataModule(write_table_fake(tmp_path), where={"source": "*th"}, exclude={"label": ["co*", "other"]})
+        assert count_by(module.records, "source").keys() == {"north", "south"}
+        assert module.classes == ("normal", "pneumonia")
+        with pytest.raises(DatasetError, match=r"'w\*'"):
+            CSVDataModule(tmp_path, where={"source": "w*"})
 
     @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.txt", "t.csv.gz", "t.parquet", "bom.csv"])
     def test_formats_give_the_same_records(self, tmp_path, name):
@@ -676,10 +707,6 @@ class TestFolder:
         write_folder_fake(tmp_path, splits=("Train", "valid", "test"), patients=2)
         module = FolderDataModule(tmp_path, patient_pattern="p(.+)_")
         assert module.classes == ("covid19", "normal")
-        assert all(
-            record.image_id.startswith({"val": "valid"}.get(record.split, record.split[1:])[:3]) or True
-            for record in module.records
-        )
         assert count_by(module.records, "split") == {"test": 8, "train": 8, "val": 8}
         assert {r.image_id.split("/")[0] for r in module.records if r.split == "val"} == {"valid"}
 
@@ -694,8 +721,8 @@ class TestFolder:
         module = FolderDataModule(write_folder_fake(tmp_path))
         with pytest.warns(UserWarning, match="patient_pattern") as caught:
             module.setup()
-            module.setup()
         assert len(caught) == 1
+        module.setup()  # a second warning would be an error
         assert all(record.patient_id is None for record in module.records)
 
     def test_source_pattern(self, tmp_path):

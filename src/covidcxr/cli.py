@@ -82,6 +82,7 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="films, or folders that are searched for films")
     predict.add_argument("--out", required=True, metavar="DIR", help="where the answers go")
+    predict.add_argument("--root", metavar="DIR", help="name the answers by the films' paths below DIR")
     _add_common(predict)
     predict.set_defaults(run=_predict)
 
@@ -98,7 +99,7 @@ def _add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     demo.add_argument("--out", default="covidcxr-demo", metavar="DIR", help="where the answers go (%(default)s)")
     demo.add_argument("--no-open", action="store_true", help="print the page's path, do not open it")
     _add_common(demo)
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, root=None)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +127,7 @@ def _predict(options: argparse.Namespace) -> int:
     summary = predict_folder(
         options.paths,
         options.out,
+        root=options.root,
         model=options.model,
         batch_size=options.batch_size,
         num_workers=options.num_workers,

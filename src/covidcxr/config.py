@@ -68,11 +68,12 @@ class PreprocessConfig:
     lung_dilation: float = 0.0
 
     def __post_init__(self) -> None:
-        _set(self, "image_size", _numbers(self.image_size, int, "image_size"))
+        size = _numbers(self.image_size, int, "image_size")
+        _set(self, "image_size", size)
         _set(self, "mean", _numbers(self.mean, float, "mean"))
         _set(self, "std", _numbers(self.std, float, "std"))
-        if len(self.image_size) != 2 or min(self.image_size) < 8:
-            raise ConfigError(f"image_size must be two whole numbers from 8 up, not {self.image_size}.")
+        if len(size) != 2 or min(size) < 8:
+            raise ConfigError(f"image_size must be two whole numbers from 8 up, not {size}.")
         if self.channels not in (1, 3):
             raise ConfigError(f"channels must be 1 or 3, not {self.channels!r}.")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -129,8 +130,9 @@ class ModelConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, str) or not all(isinstance(name, str) for name in self.classes):
-            raise ConfigError(f"classes must be a list of names, not {self.classes!r}.")
+        names: object = self.classes  # YAML and JSON may have brought anything
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"classes must be a list of names, not {names!r}.")
         _set(self, "classes", tuple(self.classes))
         if isinstance(self.preprocess, Mapping):
             _set(self, "preprocess", PreprocessConfig.from_dict(self.preprocess))

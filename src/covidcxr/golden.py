@@ -9,14 +9,14 @@ import numpy as np
 
 from covidcxr.hub import read_json, write_json
 from covidcxr.io import read_image, read_mask, write_mask
-from covidcxr.phantom import draw_phantom
+from covidcxr.phantom import PhantomLabel, PhantomView, draw_phantom
 
 if TYPE_CHECKING:
     from covidcxr.pipeline import Pipeline
 
 __all__ = ["write_golden", "check_golden"]
 
-_PHANTOMS = (("normal", "PA"), ("covid19", "AP"), ("pneumonia", "PA"))
+_PHANTOMS: tuple[tuple[PhantomLabel, PhantomView], ...] = (("normal", "PA"), ("covid19", "AP"), ("pneumonia", "PA"))
 # Other processors, thread counts and library versions add up in another order; more than this is another model.
 _PROBABILITY_TOLERANCE = 2e-3
 _LEAST_DICE = 0.995

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from uuid import uuid4
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from covidcxr.errors import ImageReadError
 from covidcxr.types import ImageLike
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import PIL.Image
     import pydicom
 
+File: TypeAlias = BufferedReader | BytesIO
 Grey: TypeAlias = Float[np.ndarray, "height width"]
-Numbers: TypeAlias = np.ndarray[Any, Any]
+Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
 __all__ = ["MAX_PIXELS", "image_size", "read_image", "read_mask", "write_image", "write_mask"]
 
@@ -225,7 +226,7 @@ def _explained(name: str) -> Iterator[None]:
         ) from error
 
 
-def _open(image: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
+def _open(image: str | os.PathLike[str] | bytes, name: str) -> File:
     if isinstance(image, bytes):
         return BytesIO(image)
     path = Path(image)
@@ -249,7 +250,7 @@ def _check_pixels(height: int, width: int, name: str) -> None:
         )
 
 
-def _from_file(file: BinaryIO, name: str) -> Grey:
+def _from_file(file: File, name: str) -> Grey:
     head = file.read(256)
     if _is_dicom(head):
         return _from_dicom(_read_dicom(file, name), name)
@@ -259,7 +260,7 @@ def _from_file(file: BinaryIO, name: str) -> Grey:
 # Pictures
 
 
-def _open_picture(file: BinaryIO, head: bytes, name: str) -> PIL.Image.Image:
+def _open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
     """Open without decoding. Not by `Image.open`: it warns about size through the process-wide warning filters."""
     for start, kind in _PILLOW.items():
         if head.startswith(start):
@@ -291,8 +292,9 @@ def _from_pil(image: PIL.Image.Image, name: str) -> Grey:
         return _from_deep(image, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        grey, alpha = np.asarray(image.convert("L")), np.asarray(image.getchannel("A"))
-        return np.multiply(_unit_scaled(grey, name), _unit_scaled(alpha, name))
+        grey: Grey = _from_array(np.asarray(image.convert("L")), name)
+        grey *= _from_array(np.asarray(image.getchannel("A")), name)
+        return grey
     return _from_array(np.asarray(image if image.mode in ("1", "L") else image.convert("L")), name)
 
 
@@ -377,7 +379,9 @@ def _is_dicom(head: bytes) -> bool:
     return head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0" and (explicit or implicit)
 
 
-def _read_dicom(file: BinaryIO, name: str, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
+def _read_dicom(file: File, name: str, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
+    # Pillow first: where pydicom's GDCM is loaded before it, GDCM's zlib gets into Pillow's, and PNG writing crashes.
+    import PIL.Image  # noqa: F401, I001
     from pydicom.filereader import dcmread, read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -462,8 +466,8 @@ def _check_codestream(code: bytes, dataset: pydicom.Dataset, name: str) -> None:
     claimed = (int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel))
     if (height, width, samples) != claimed or not 2 <= bits <= int(dataset.BitsAllocated):
         raise ImageReadError(
-            f"{name} contradicts itself: by its header it is {claimed} (height, width, samples) of up to "
-            f"{dataset.BitsAllocated} bits, by its compressed picture {(height, width, samples)} of {bits}. Get it again."
+            f"{name} contradicts itself: by its header it is {claimed} (height, width, samples) in "
+            f"{dataset.BitsAllocated} bits, by its picture {(height, width, samples)} in {bits}. Get it again."
         )
     if b"\xff\xd9" not in code[-16:]:  # end of image, perhaps followed by filling
         raise ImageReadError(f"{name} is truncated: its compressed picture has no end. Copy or download it again.")
@@ -506,7 +510,8 @@ def _dicom_padding(dataset: pydicom.Dataset, pixels: Numbers) -> Bool[np.ndarray
     last = dataset.get("PixelPaddingRangeLimit")
     # Signed films often give the value unsigned (63536 for -2000): the cast wraps it round.
     low, high = np.sort(np.array([first, first if last is None else last], np.int64).astype(pixels.dtype))
-    return np.logical_and(pixels >= low, pixels <= high)
+    inside: Bool[np.ndarray, "height width"] = (pixels >= low) & (pixels <= high)
+    return inside
 
 
 def _dicom_grey(dataset: pydicom.Dataset, pixels: Numbers, exists: Bool[np.ndarray, "height width"]) -> Grey:

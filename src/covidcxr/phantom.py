@@ -236,7 +236,8 @@ class _Film:
         shift = np.array([0.5, 0.53]) + exposure.normal(0, 0.012, 2)
         turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         pixels = np.diag([float(size[1]), float(size[0])])
-        matrix = np.column_stack([pixels @ turn, pixels @ (shift - turn @ [0, 0.5])])
+        corner = pixels @ (shift - turn @ [0, 0.5]) - 0.5  # OpenCV counts from the centre of a pixel
+        matrix = np.column_stack([pixels @ turn, corner])
         bends = anatomy.normal(0, 2.2 * np.pi, (4, 2)), anatomy.uniform(0, 6.3, 4), anatomy.normal(0, 0.006, (4, 2))
         return cls(*size, matrix, np.column_stack(bends))
 
@@ -636,7 +637,7 @@ def _largest_part_each(seen: Bool[np.ndarray, "height width"], lungs: list[Any])
     """The largest connected part of each lung that is seen: a heart that reaches the chest wall may cut off a scrap."""
     _, parts = cv2.connectedComponents((seen & np.logical_or(*lungs)).astype(np.uint8), connectivity=4)
     largest = [1 + int(np.bincount(parts[lung], minlength=2)[1:].argmax()) for lung in lungs]
-    return np.asarray(np.isin(parts, largest))
+    return np.asarray((parts == largest[0]) | (parts == largest[1]))
 
 
 def _as_layer(values: Any) -> Layer:

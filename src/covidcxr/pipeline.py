@@ -147,16 +147,18 @@ class Pipeline:
             masks = self._draw(self.lung_segmenter, films, masks, self.postprocess)
             reasons = [lung_reasons(_lungs(found, "lungs"), min_area=self.min_lung_area) for found in masks]
         if self.infection_segmenter is not None:
-            infections = self._draw(self.infection_segmenter, films, masks)
-            for found, infection in zip(masks, infections, strict=True):
-                lungs = [found[name] for name in _LUNG_CLASSES if name in found]
-                found["infection"] = np.logical_and(infection["infection"], np.logical_or.reduce(lungs or [True]))
+            drawn = self._draw(self.infection_segmenter, films, masks)
+            masks = [
+                {**found, "infection": _within(found, new["infection"])}
+                for found, new in zip(masks, drawn, strict=True)
+            ]
         probabilities = self._classify(films, masks, reasons)
         for (image_id, film), found, why, chances in zip(read, masks, reasons, probabilities, strict=True):
-            label, doubts = None, ()
+            label = None
             if self.classifier is not None and chances:
                 label, doubts = self.classifier.answer(chances)
-            yield Prediction(image_id, None if why else label, chances, (*why, *doubts), found, as_film(film))
+                why = (*why, *doubts)
+            yield Prediction(image_id, None if why else label, chances, why, found, as_film(film))
 
     def _draw(
         self, model: SegmentationModel, films: Sequence[Film], lungs: Sequence[Masks], clean: PostProcess | None = None
@@ -302,6 +304,12 @@ def _read(numbered: tuple[int, ImageLike]) -> tuple[str, Film] | FailedPredictio
         return image_id, read_image(image)
     except ImageReadError as error:
         return FailedPrediction(image_id, error)
+
+
+def _within(masks: Masks, infection: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    """Keep of an infection what lies in any of the lungs, where these are known."""
+    lungs = [masks[name] for name in _LUNG_CLASSES if name in masks]
+    return infection & np.logical_or.reduce(lungs) if lungs else infection
 
 
 def _lungs(masks: Masks, region: Region) -> Bool[np.ndarray, "height width"]:

@@ -13,8 +13,14 @@ from jaxtyping import Bool, Float, UInt8
 from covidcxr.errors import CovidCXRError
 from covidcxr.hub import write_json
 from covidcxr.io import write_mask
+from covidcxr.postprocess import explain_reason
 
-__all__ = ["Prediction", "FailedPrediction", "MASK_COLORS"]
+__all__ = ["Prediction", "FailedPrediction", "MASK_COLORS", "in_words"]
+
+_DOUBTS = {
+    "several-answers-plausible": "More than one answer is plausible at the coverage that the model was calibrated for.",
+    "no-answer-plausible": "No answer is plausible at the coverage that the model was calibrated for.",
+}
 
 MASK_COLORS: dict[str, tuple[int, int, int]] = {
     "lung": (120, 120, 255),
@@ -32,7 +38,7 @@ class Prediction:
         image_id: The film's path or number, as given.
         label: The one plausible class, or None = cannot say (see `reasons`), or no classifier.
         probabilities: By class name, calibrated; empty where the classifier could not be asked.
-        reasons: Why it cannot say: ids such as "lungs-not-found"; in words: `covidcxr.postprocess.REASONS`.
+        reasons: Why it cannot say: ids such as "lungs-not-found"; `in_words` makes a sentence of one.
         masks: By mask class, at the film's own size: "lung_field" (lungs without the heart), "lung" (with the part
             behind heart and diaphragm), "infection".
         film: The film itself, 8-bit grey, for pictures.
@@ -134,6 +140,12 @@ class FailedPrediction:
         return {"image_id": self.image_id, "error": str(self.error), "kind": type(self.error).__name__}
 
 
+def in_words(reason: str) -> str:
+    """Return the sentence for one of `Prediction.reasons`."""
+    return _DOUBTS.get(reason) or explain_reason(reason)
+
+
 def as_film(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     """Return a film in [0, 1] as 8-bit grey."""
-    return np.rint(image * 255).astype(np.uint8)
+    film: UInt8[np.ndarray, "height width"] = np.rint(image * 255).astype(np.uint8)
+    return film

@@ -9,15 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from covidcxr.hub import replace_file
-from covidcxr.postprocess import REASONS
-from covidcxr.prediction import MASK_COLORS
+from covidcxr.prediction import MASK_COLORS, in_words
 
 __all__ = ["write_sheet"]
-
-_DOUBTS = {
-    "several-answers-plausible": "More than one answer is plausible at the coverage the model was calibrated for.",
-    "no-answer-plausible": "No answer is plausible at the coverage the model was calibrated for.",
-}
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f4f5f7; --card: #fff; --ink: #1c2128; --dim: #59636e; --line: #d5dae1;
@@ -82,15 +76,9 @@ def _card(entry: dict[str, Any]) -> str:
         f'<p class="row"><b>{escape(label)}</b><meter value="{value:.4f}"></meter><span>{value:.0%}</span></p>'
         for label, value in entry["probabilities"].items()
     )
-    doubts = "".join(f'<p class="doubt">{escape(_in_words(reason))}</p>' for reason in entry["reasons"])
-    areas = [
-        f"{what} {entry[part]:.0%}{of}"
-        for part, what, of in (
-            ("lung_fraction", "lungs", " of the film"),
-            ("infected_fraction", "infected", " of the lungs"),
-        )
-        if entry[part] is not None
-    ]
+    doubts = "".join(f'<p class="doubt">{escape(in_words(reason))}</p>' for reason in entry["reasons"])
+    parts = (("lung_fraction", "lungs {:.0%} of the film"), ("infected_fraction", "infected {:.0%} of the lungs"))
+    areas = [words.format(entry[part]) for part, words in parts if entry[part] is not None]
     answer = escape(entry["label"] or ("cannot say" if entry["probabilities"] or entry["reasons"] else ""))
     return (
         f'<article class="card"><img loading="lazy" src="{picture}" alt="Film {escape(name, quote=True)} with outlines">'
@@ -104,7 +92,3 @@ def _failure(entry: dict[str, Any]) -> str:
         f'<article class="card"><div><p class="name">{escape(entry["name"])}</p>'
         f'<p class="answer bad">unreadable</p><p>{escape(entry["error"])}</p></div></article>'
     )
-
-
-def _in_words(reason: str) -> str:
-    return REASONS.get(reason) or _DOUBTS.get(reason) or reason

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from covidcxr.errors import UnknownNameError, did_you_mean
@@ -78,7 +78,8 @@ class TrainingCLI(LightningCLI):
         keeper = trainer.checkpoint_callback
         if isinstance(keeper, ModelCheckpoint) and keeper.monitor is None and keeper.save_last is None:
             best = ModelCheckpoint(monitor=self.model.monitor, mode="max", save_last=True, filename="best-{epoch}")
-            trainer.callbacks[trainer.callbacks.index(keeper)] = best
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not see
+            callbacks[callbacks.index(keeper)] = best
         return trainer
 
     def after_fit(self) -> None:

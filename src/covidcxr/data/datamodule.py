@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -21,7 +21,8 @@ from covidcxr.augmentations import Augment
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.balance import Balance, class_weights, sampling_weights
 from covidcxr.data.dataset import CXRDataset
-from covidcxr.data.files import check_files, check_unique
+from covidcxr.data.files import add_drawn_masks, check_files, check_unique
+from covidcxr.data.labels import LabelMap
 from covidcxr.data.records import Record, count_by, find_leaks
 from covidcxr.data.sampler import EpochSampler, ResumableLoader
 from covidcxr.data.splits import assign_splits, take_fold
@@ -41,6 +42,8 @@ class CXRDataModule(LightningDataModule, ABC):
         region: "full", "lungs", or "background" = the film with the lungs removed; the latter two need lung masks.
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         mask_classes: Names of the masks wanted, in the order of the sample's planes.
+        drawn_masks: Folder of lung masks for films that have none, as `covidcxr predict --root ROOT` draws them:
+            `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
         batch_size: Films a batch.
         num_workers: Processes that read films. 0 by default: films of ordinary size are read in milliseconds, and
             results are the same for any number. Raise it when the training device waits for data.
@@ -83,6 +86,7 @@ class CXRDataModule(LightningDataModule, ABC):
         region: Region = "full",
         lung_dilation: float = 0.0,
         mask_classes: Sequence[str] = (),
+        drawn_masks: str | PathLike[str] | None = None,
         batch_size: int = 16,
         num_workers: int = 0,
         augment: str | Sequence[Any] | Augment | None = "default",
@@ -113,16 +117,17 @@ class CXRDataModule(LightningDataModule, ABC):
         self.folds = folds
         self.hold_out_source = hold_out_source
         self.balance = balance
-        self.label_map = dict(label_map or {})
+        self.label_map = LabelMap(label_map)
         self.drop_unlabelled = drop_unlabelled
         self.split_seed = split_seed
         self.seed = seed
         self._datasets: dict[SplitName, CXRDataset] = {}
         self.geometry = PreprocessConfig(image_size=image_size, fit=fit, region=region, lung_dilation=lung_dilation)
         self.mask_classes = tuple(mask_classes)
+        self.drawn_masks = None if drawn_masks is None else Path(drawn_masks).expanduser()
         self.cache: Literal["memory"] | None = cache
         if self.classes:
-            self.classes = self.rename(self.classes)
+            self.classes = self.label_map.classes(self.classes)
 
     @abstractmethod
     def read_records(self) -> Iterable[Record]:
@@ -140,7 +145,11 @@ class CXRDataModule(LightningDataModule, ABC):
         """
         if not self.root.is_dir():
             raise self.not_found(self.root)
-        records = [self._named(record) for record in self.read_records() if self._is_wanted(record)]
+        records = [self._named(record) for record in self.label_map.apply(self.read_records())]
+        if self.drawn_masks is not None:
+            records = add_drawn_masks(records, self.drawn_masks)
+        if self.drop_unlabelled:
+            records = [record for record in records if record.label is not None]
         if not records:
             raise DatasetError(f"{type(self).__name__} finds no film in {self.root}. {self._remedy()}")
         check_unique(records)
@@ -164,6 +173,7 @@ class CXRDataModule(LightningDataModule, ABC):
             DatasetError: If the data set is not there, lacks files or masks, or has labels that are no classes.
         """
         if not self._datasets:
+            self._check_masks()
             self._datasets = {split: self._dataset(split) for split in get_args(SplitName)}
 
     @property
@@ -231,18 +241,6 @@ class CXRDataModule(LightningDataModule, ABC):
             for split in get_args(SplitName)
         }
 
-    def rename(self, labels: Collection[str]) -> tuple[str, ...]:
-        """Apply `label_map` to the labels of a data set, in their order.
-
-        Raises:
-            ConfigError: If `label_map` names a label that the data set has not.
-        """
-        for label in self.label_map:
-            if label not in labels:
-                raise ConfigError(f"label_map names the label {label!r}. {did_you_mean(label, labels)}")
-        renamed = (self.label_map.get(label, label) for label in labels)
-        return tuple(dict.fromkeys(label for label in renamed if label is not None))
-
     def not_found(self, path: Path) -> DatasetError:
         """Return the error for a part of the data set that is missing; says where to get it and where to put it."""
         return DatasetError(f"{type(self).__name__} does not find {path}. {self._remedy()}")
@@ -252,18 +250,18 @@ class CXRDataModule(LightningDataModule, ABC):
         what = f" It must hold {self.layout}." if self.layout else ""
         return f"root is {self.root}.{what}{where}{' and unpack it there.' if where else ''}"
 
-    def _is_wanted(self, record: Record) -> bool:
-        if record.label is None:
-            return not self.drop_unlabelled
-        return self.label_map.get(record.label, record.label) is not None
-
     def _named(self, record: Record) -> Record:
-        """Rename the label, and name the film by its path below the root: that is the same on every machine."""
-        label = None if record.label is None else self.label_map.get(record.label, record.label)
+        """Name the film by its path below the root: that is the same on every machine."""
         path = record.image_path
-        if record.image_id == path.as_posix() and path.is_relative_to(self.root):
-            return replace(record, label=label, image_id=path.relative_to(self.root).as_posix())
-        return replace(record, label=label)
+        if record.image_id != path.as_posix() or not path.is_relative_to(self.root):
+            return record
+        return replace(record, image_id=path.relative_to(self.root).as_posix())
+
+    def _check_masks(self) -> None:
+        known = count_by(self.records, "mask")
+        for name in self.mask_classes:
+            if name not in known:
+                raise DatasetError(f"No film of {type(self).__name__} has a mask {name!r}. {did_you_mean(name, known)}")
 
     def _dataset(self, split: SplitName | Literal["all"]) -> CXRDataset:
         return CXRDataset(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 
-__all__ = ["IMAGE_SUFFIXES", "check_files", "check_unique", "find_images", "list_folders", "some_of"]
+__all__ = ["IMAGE_SUFFIXES", "add_drawn_masks", "check_files", "check_unique", "find_images", "list_folders", "some_of"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Endings, in lower case, of the files that count as films."""
+
+_LUNGS = frozenset({"lung_field", "lung"})
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -26,6 +29,26 @@ def list_folders(folder: Path) -> list[Path]:
     """Return the folders directly in a folder, sorted by name; hidden ones are left out."""
     with os.scandir(folder) as entries:
         return [folder / name for name in sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))]
+
+
+def add_drawn_masks(records: Iterable[Record], folder: Path) -> list[Record]:
+    """Give films that have no lung mask those that a segmenter drew.
+
+    Args:
+        records: The films.
+        folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each film.
+
+    Raises:
+        DatasetError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder of drawn masks {folder}. Draw them: covidcxr predict --root ROOT.")
+    return [record if _LUNGS & record.mask_paths.keys() else _with_masks(record, folder) for record in records]
+
+
+def _with_masks(record: Record, folder: Path) -> Record:
+    paths = {name: folder / f"{record.image_id}.{name}.png" for name in sorted(_LUNGS)}
+    return replace(record, mask_paths={**record.mask_paths, **{n: path for n, path in paths.items() if path.is_file()}})
 
 
 def check_files(records: Iterable[Record]) -> None:

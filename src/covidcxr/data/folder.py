@@ -50,7 +50,7 @@ class FolderDataModule(CXRDataModule):
         self._patient = _compile("patient_pattern", patient_pattern)
         self._source = _compile("source_pattern", source_pattern)
         self._folders = self._class_folders()
-        self.classes = self.rename(sorted({folder.name for folder, _ in self._folders}))
+        self.classes = self.label_map.classes(sorted({folder.name for folder, _ in self._folders}))
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a film, class by class."""

@@ -83,7 +83,7 @@ class Table:
             raise DatasetError(f"The table {where}, cannot be read: {error}. Save it as UTF-8 CSV.") from error
 
     def _open(self) -> TextIOWrapper:
-        file = gzip.open(self.path) if self.path.suffix.lower() == ".gz" else self.path.open("rb")
+        file = gzip.GzipFile(self.path) if self.path.suffix.lower() == ".gz" else self.path.open("rb")
         return TextIOWrapper(file, encoding="utf-8-sig", newline="")  # -sig: Excel starts with a byte order mark
 
     def _parquet_rows(self) -> Iterator[tuple[int, dict[str, str]]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from covidcxr.registry import DATASETS
 __all__ = ["CSVDataModule", "parse_age"]
 
 Filter = Mapping[str, str | Sequence[str]]
-"""From column to the value, or values, that it must have."""
+"""From column to the value, or values, that it must have; `*` stands for any text."""
 
 
 @DATASETS.register("csv")
@@ -96,7 +97,7 @@ class CSVDataModule(CXRDataModule):
         self._where = _Filter(self._table, where)
         self._exclude = _Filter(self._table, exclude)
         labels = self._check_rows()
-        self.classes = self.rename(labels) if classes is None else tuple(classes)
+        self.classes = self.label_map.classes(labels) if classes is None else tuple(classes)
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a row, in the table's order."""
@@ -168,10 +169,10 @@ class _Filter:
         self._seen: dict[str, set[str]] = {column: set() for column in self._wanted}
 
     def all_match(self, row: dict[str, str]) -> bool:
-        return all(row[column] in values for column, values in self._wanted.items())
+        return all(_fits(row[column], values) for column, values in self._wanted.items())
 
     def any_matches(self, row: dict[str, str]) -> bool:
-        return any(row[column] in values for column, values in self._wanted.items())
+        return any(_fits(row[column], values) for column, values in self._wanted.items())
 
     def observe(self, row: dict[str, str]) -> None:
         for column, seen in self._seen.items():
@@ -180,11 +181,17 @@ class _Filter:
     def check(self) -> None:
         """Refuse a value that is nowhere: a misspelt one would keep or drop films in silence."""
         for column, values in self._wanted.items():
-            for value in sorted(values - self._seen[column]):
+            for value in sorted(values):
+                if any(_fits(seen, {value}) for seen in self._seen[column]):
+                    continue
                 raise DatasetError(
                     f"No row of {self._table.path} has {value!r} in {column!r}. "
                     f"{did_you_mean(value, self._seen[column])}"
                 )
+
+
+def _fits(value: str, wanted: Collection[str]) -> bool:
+    return value in wanted or any("*" in pattern and fnmatchcase(value, pattern) for pattern in wanted)
 
 
 def parse_age(text: str) -> float | None:

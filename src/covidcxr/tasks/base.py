@@ -78,7 +78,12 @@ class Task(LightningModule, ABC):
         config = ModelConfig.from_dict(model) if isinstance(model, Mapping) else model
         # Plain values only, or load_from_checkpoint refuses them. The two sources of first weights are left out:
         # a checkpoint has its own weights, and loading it must not go to the network.
-        settings = {"optimizer": optimizer, "lr": lr, "weight_decay": weight_decay, "optimizer_args": optimizer_args}
+        settings: dict[str, Any] = {
+            "optimizer": optimizer,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "optimizer_args": optimizer_args,
+        }
         settings |= {"schedule": schedule, "warmup": warmup, "freeze_backbone": freeze_backbone, "seed": seed}
         loss_name = loss if isinstance(loss, str) else f"<{type(loss).__name__} instance: give loss=... again>"
         self.save_hyperparameters({"model": config.to_dict(), "loss": loss_name, "loss_args": loss_args, **settings})
@@ -115,7 +120,7 @@ class Task(LightningModule, ABC):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the probabilities of a batch."""
-        return cast(Tensor, self.model.predict(batch["image"], self.lung_mask(batch)))
+        return self.model.predict(batch["image"], self.lung_mask(batch))
 
     def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> Tensor:
         """Return logits; see `CXRModel.forward`."""

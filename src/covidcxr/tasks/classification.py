@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast, final
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score, MultilabelAUROC
 
 from covidcxr.config import ModelConfig
@@ -102,7 +102,7 @@ class ClassificationTask(Task):
 
     def _log_scores(self, stage: Stage) -> None:
         metrics = cast(MetricCollection, self.metrics[stage])
-        if not any(cast(Metric, metric).update_called for metric in metrics.values()):
+        if not any(metric.update_called for metric in metrics.values()):
             return
         with warnings.catch_warnings():  # a class without films makes torchmetrics warn; it is left out below
             warnings.simplefilter("ignore", UserWarning)
@@ -113,9 +113,9 @@ class ClassificationTask(Task):
             present = [bool((truth[:, c] == 1).any() and (truth[:, c] == 0).any()) for c in range(truth.shape[1])]
         kept = values.pop("auroc")[torch.tensor(present)]
         if len(kept):
-            self.log(f"{stage}/auroc", kept.mean(), prog_bar=True)
+            self.log(f"{stage}/auroc", kept.mean(), prog_bar=True, sync_dist=True)
         for name, value in values.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "balanced_accuracy")
+            self.log(f"{stage}/{name}", value, prog_bar=name == "balanced_accuracy", sync_dist=True)
         metrics.reset()
 
     def _keep_rows(self, batch: Batch, labelled: Tensor, probabilities: Tensor) -> None:

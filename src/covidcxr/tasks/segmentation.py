@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 
 from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
@@ -41,15 +41,8 @@ class SegmentationTask(Task):
 
     def __init__(self, model: ModelConfig, *, loss: str | nn.Module = "dice+bce", **settings: Any) -> None:
         super().__init__(model, loss=loss, **settings)
-        classes = self.model.config.classes
-        self.metrics = nn.ModuleDict(
-            {
-                f"{stage}_{score}_{name}": MeanMetric()
-                for stage in ("val", "test")
-                for score in SCORES
-                for name in classes
-            }
-        )
+        count = len(self.model.config.classes)
+        self.metrics = nn.ModuleDict({stage: FilmMeans(count) for stage in ("val", "test")})
 
     def configure_loss(self, loss: str | nn.Module, loss_args: dict[str, Any] | None) -> nn.Module:
         """Build the loss from the registry of segmentation losses."""
@@ -76,17 +69,10 @@ class SegmentationTask(Task):
             self.log(f"{stage}/loss", loss, batch_size=len(known_logits), prog_bar=stage == "train", sync_dist=True)
         if stage != "train":
             scores = mask_scores(logits.detach() / self.model.config.temperature, target, self.model.thresholds())
-            self._log_scores(scores, stage)
+            cast(FilmMeans, self.metrics[stage]).update(scores)
             if stage == "test":
                 self._keep_rows(batch, scores)
         return loss
-
-    def _log_scores(self, scores: dict[str, Tensor], stage: Stage) -> None:
-        for score, values in scores.items():
-            for column, name in enumerate(self.model.config.classes):
-                known = values[:, column][~values[:, column].isnan()]
-                if len(known):
-                    cast(MeanMetric, self.metrics[f"{stage}_{score}_{name}"]).update(known)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation films."""
@@ -98,16 +84,15 @@ class SegmentationTask(Task):
         super().on_test_epoch_end()
 
     def _log_means(self, stage: Stage) -> None:
-        for score in SCORES:
-            means = []
-            for name in self.model.config.classes:
-                metric = cast(MeanMetric, self.metrics[f"{stage}_{score}_{name}"])
-                if metric.update_called:
-                    means.append(metric.compute())
-                    self.log(f"{stage}/{score}_{name}", means[-1])
-                metric.reset()
-            if means:
-                self.log(f"{stage}/{score}", torch.stack(means).mean(), prog_bar=score == "dice")
+        metric = cast(FilmMeans, self.metrics[stage])
+        for score, means in metric.compute().items():
+            known = ~means.isnan()
+            for column, name in enumerate(self.model.config.classes):
+                if known[column]:
+                    self.log(f"{stage}/{score}_{name}", means[column], sync_dist=True)
+            if known.any():
+                self.log(f"{stage}/{score}", means[known].mean(), prog_bar=score == "dice", sync_dist=True)
+        metric.reset()
 
     def _keep_rows(self, batch: Batch, scores: dict[str, Tensor]) -> None:
         for film, image_id in enumerate(batch["image_id"]):
@@ -117,6 +102,32 @@ class SegmentationTask(Task):
                 for column, name in enumerate(self.model.config.classes):
                     row[f"{score}_{name}"] = values[film, column].item()
             self.test_rows.append(row)
+
+
+class FilmMeans(Metric):
+    """Means of mask scores over films, class by class; films whose mask is unknown (NaN) do not count.
+
+    Args:
+        classes: Number of mask classes.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros(len(SCORES), classes), dist_reduce_fx="sum")
+
+    def update(self, scores: dict[str, Float[Tensor, "batch classes"]]) -> None:
+        """Add the films of a batch, as `mask_scores` scored them."""
+        values = torch.stack([scores[name] for name in SCORES])
+        self.total += values.nansum(1)
+        self.count += (~values.isnan()).sum(1)
+
+    def compute(self) -> dict[str, Float[Tensor, " classes"]]:
+        """Return the mean of each score for each class; NaN where no film counted."""
+        return dict(zip(SCORES, self.total / self.count, strict=True))
 
 
 def mask_scores(
@@ -132,12 +143,12 @@ def mask_scores(
     """
     drawn = logits.float().sigmoid() >= torch.tensor(thresholds, device=logits.device)[:, None, None]
     true = target == 1
-    both = (drawn & true).sum((2, 3)).double()
-    sizes, truths = drawn.sum((2, 3)).double(), true.sum((2, 3)).double()
+    both = (drawn & true).sum((2, 3)).float()
+    sizes, truths = drawn.sum((2, 3)).float(), true.sum((2, 3)).float()
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
         values = torch.where(whole > 0, part / whole, torch.ones_like(whole))
-        return values.masked_fill(target.flatten(2).isnan().any(2), torch.nan).float()
+        return values.masked_fill(target.flatten(2).isnan().any(2), torch.nan)
 
     return {
         "dice": ratio(2 * both, sizes + truths),

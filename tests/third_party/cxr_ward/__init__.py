@@ -1,0 +1,1 @@
+"""A ward's own data set, losses and network for covidcxr."""
