@@ -35,6 +35,6 @@ task = ClassificationTask(model, lr=1e-3)
 trainer = Trainer(max_epochs=epochs, default_root_dir=scratch, logger=False)
 trainer.fit(task, data)
 trainer.test(task, data, verbose=False)
-for name, estimate in score_rows(task.test_rows).items():
+for name, estimate in score_rows(task.rows).items():
     print(f"{name:<24} {estimate}  {estimate.patients} patients")
 print("Saved", task.save_pretrained(scratch / "my-model"))

@@ -461,3 +461,29 @@ def test_calibration_refuses_what_it_cannot_use() -> None:
         conformal_threshold(two, np.array([0, 1]), coverage=1)
     with refuses("apply softmax or sigmoid"):
         conformal_threshold(two - 3, np.array([0, 1]))
+
+
+def test_calibrate_fits_temperature_and_conformal_thresholds_on_rows() -> None:
+    from covidcxr.config import ModelConfig
+    from covidcxr.evaluation import calibrate
+
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 3)) * 2
+    truth = np.array([rng.choice(3, p=np.exp(row) / np.exp(row).sum()) for row in logits])
+    sure = np.exp(logits * 2.5)  # two and a half times too sure
+    sure /= sure.sum(1, keepdims=True)
+    names = ("a", "b", "c")
+    rows = [
+        {"label": names[t], **{f"probability_{n}": p for n, p in zip(names, row, strict=True)}}
+        for t, row in zip(truth, sure, strict=True)
+    ]
+    config = calibrate(ModelConfig("classification", "timm:resnet18", names), rows, coverage=0.9)
+    assert config.temperature == pytest.approx(2.5, rel=0.1)
+    assert len(set(config.thresholds.values())) == 1
+    calibrated = np.exp(np.log(sure) / config.temperature)
+    calibrated /= calibrated.sum(1, keepdims=True)
+    covered = calibrated[np.arange(len(truth)), truth] >= config.thresholds["a"]
+    assert covered.mean() == pytest.approx(0.9, abs=0.005)
+    assert calibrate(config, rows).thresholds == {}
+    with pytest.raises(ConfigError, match="exclusive"):
+        calibrate(ModelConfig("classification", "timm:resnet18", names, "multilabel"), rows)

@@ -162,7 +162,8 @@ def test_lungs_that_are_not_there_give_a_reason_and_no_answer() -> None:
     assert prediction.reasons[0] == "lungs-not-found"
     assert all(in_words(reason).endswith(".") for reason in prediction.reasons)
     whole = Pipeline(lung_segmenter=blind, classifier=classifier())(film())
-    assert whole.label is None and whole.probabilities, "a classifier of whole films is asked, but not believed"
+    assert whole.label is None
+    assert whole.probabilities, "a classifier of whole films is asked, but not believed"
 
 
 def test_a_probability_set_with_more_or_less_than_one_class_cannot_say() -> None:

@@ -65,9 +65,9 @@ def test_segmentation_trains_and_scores_every_film(phantoms: Path, tmp_path: Pat
     assert any(not torch.equal(before[name], tensor) for name, tensor in task.model.network.named_parameters())
     assert {"train/loss", "val/loss", "val/dice", "val/dice_lung", "val/iou_lung_field"} <= set(run.callback_metrics)
     run.test(task, films, verbose=False)
-    assert sorted(row["image_id"] for row in task.test_rows) == sorted(r.image_id for r in films.test_dataset.records)
+    assert sorted(row["image_id"] for row in task.rows) == sorted(r.image_id for r in films.test_dataset.records)
     assert run.callback_metrics["test/dice_lung"].item() == pytest.approx(
-        np.mean([row["dice_lung"] for row in task.test_rows]), abs=1e-5
+        np.mean([row["dice_lung"] for row in task.rows]), abs=1e-5
     )
 
 
@@ -79,7 +79,7 @@ def test_unknown_mask_classes_are_left_out_of_loss_and_scores(phantoms: Path, tm
     run.fit(task, films)
     assert torch.isfinite(run.callback_metrics["train/loss"])
     run.test(task, films, verbose=False)
-    for row in task.test_rows:
+    for row in task.rows:
         assert np.isnan(row["dice_lung_field"]) == (row["source"] != "phantom-a")
         assert not np.isnan(row["dice_lung"])
 
@@ -116,10 +116,10 @@ def test_classification_trains_and_scores(phantoms: Path, tmp_path: Path, mode: 
     assert {"train/loss", "val/loss", "val/accuracy"} <= set(run.callback_metrics)
     run.test(task, films, verbose=False)
     assert {"test/loss", "test/accuracy", "test/balanced_accuracy", "test/f1"} <= set(run.callback_metrics)
-    assert len(task.test_rows) == len(films.test_dataset)
-    for row in task.test_rows:
+    assert len(task.rows) == len(films.test_dataset)
+    for row in task.rows:
         assert sum(row[f"probability_{name}"] for name in classes) == pytest.approx(1, abs=1e-5)
-    right = [max(classes, key=lambda name: row[f"probability_{name}"]) == row["label"] for row in task.test_rows]
+    right = [max(classes, key=lambda name: row[f"probability_{name}"]) == row["label"] for row in task.rows]
     assert run.callback_metrics["test/accuracy"].item() == pytest.approx(np.mean(right))
 
 
@@ -309,7 +309,7 @@ def test_two_processes_score_every_test_film_once(phantoms: Path, tmp_path: Path
     single = trainer(tmp_path)
     single.test(task, films, verbose=False)
     ids = sorted(record.image_id for record in films.test_dataset.records)
-    assert sorted(row["image_id"] for row in task.test_rows) == ids
+    assert sorted(row["image_id"] for row in task.rows) == ids
 
 
 def test_a_saved_model_is_the_trained_one(phantoms: Path, tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ print(json.dumps({
     "scale": task.loss.losses[0].scale,
     "same": torch.equal(model.predict(film), task.model.predict(film)),
     "network": type(model.network).__module__,
-    "rows": len(task.test_rows),
-    "sources": sorted({row["source"] for row in task.test_rows}),
+    "rows": len(task.rows),
+    "sources": sorted({row["source"] for row in task.rows}),
     "mask loss": float(build_segmentation_loss("squared")(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))),
     **scores,
 }))

@@ -381,7 +381,7 @@ def _is_dicom(head: bytes) -> bool:
 
 def _read_dicom(file: File, name: str, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
     # Pillow first: where pydicom's GDCM is loaded before it, GDCM's zlib gets into Pillow's, and PNG writing crashes.
-    import PIL.Image  # noqa: F401, I001
+    import PIL.Image  # noqa: F401
     from pydicom.filereader import dcmread, read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 

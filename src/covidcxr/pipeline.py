@@ -47,7 +47,8 @@ class Pipeline:
         infection_segmenter: Draws "infection"; only what lies within the lungs counts.
         classifier: Says what the film shows; needs a lung segmenter where its region is not "full".
         postprocess: Clean-up of the lung masks; by default the two largest parts, holes filled.
-        min_lung_area: Below this fraction of the film, lungs are not believed and the answer is "cannot say".
+        min_lung_area: Below this fraction of the film, lungs ("lung" where it is drawn, else "lung_field") are not
+            believed and the answer is "cannot say".
         card: The model card (Markdown), kept when the pipeline is saved.
 
     Raises:
@@ -145,7 +146,7 @@ class Pipeline:
         reasons: list[tuple[str, ...]] = [() for _ in films]
         if self.lung_segmenter is not None:
             masks = self._draw(self.lung_segmenter, films, masks, self.postprocess)
-            reasons = [lung_reasons(_lungs(found, "lungs"), min_area=self.min_lung_area) for found in masks]
+            reasons = [lung_reasons(_lungs(found, "background"), min_area=self.min_lung_area) for found in masks]
         if self.infection_segmenter is not None:
             drawn = self._draw(self.infection_segmenter, films, masks)
             masks = [

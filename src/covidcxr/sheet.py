@@ -81,7 +81,7 @@ def _card(entry: dict[str, Any]) -> str:
     areas = [words.format(entry[part]) for part, words in parts if entry[part] is not None]
     answer = escape(entry["label"] or ("cannot say" if entry["probabilities"] or entry["reasons"] else ""))
     return (
-        f'<article class="card"><img loading="lazy" src="{picture}" alt="Film {escape(name, quote=True)} with outlines">'
+        f'<article class="card"><img loading="lazy" src="{picture}" alt="{escape(name, quote=True)} with outlines">'
         f'<div><p class="name">{escape(name)}</p><p class="answer{"" if entry["label"] else " doubt"}">{answer}</p>'
         f'{rows}{doubts}<p class="name">{escape("; ".join(areas))}</p></div></article>'
     )

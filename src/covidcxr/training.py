@@ -17,12 +17,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from covidcxr.errors import UnknownNameError, did_you_mean
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.rows import score_rows
+from covidcxr.evaluation.rows import calibrate, score_rows
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import ClassificationTask, SegmentationTask, Task
 
 __all__ = ["TrainingCLI", "recipes", "run"]
 
+_CHIEF = ("dice_", "accuracy", "balanced_accuracy", "auroc_")
 _TASKS = {"segmentation": SegmentationTask, "classification": ClassificationTask}
 
 
@@ -64,12 +65,20 @@ class TrainingCLI(LightningCLI):
     """LightningCLI that keeps the best weights, saves the model alone, and gives every score its interval."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--output`."""
+        """Add `--output` and `--coverage`."""
         parser.add_argument(
             "--output",
             type=str | None,
             default=None,
             help="fit: folder for the trained model, which from_pretrained reads; test: folder for scores and rows",
+        )
+
+        parser.add_argument(
+            "--coverage",
+            type=float | None,
+            default=None,
+            help="fit: a classifier's set of plausible answers holds the truth this often (0.9); a film with more or "
+            "less than one plausible answer is a 'cannot say'; null = always the most probable class",
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -83,18 +92,29 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def after_fit(self) -> None:
-        """Save the best model, without its optimiser."""
+        """Save the best model, without its optimiser; a classifier of exclusive classes is calibrated first."""
         output = self.config[self.subcommand].output
         if output is None or not self.trainer.is_global_zero:
             return
         keeper = self.trainer.checkpoint_callback
         best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) else ""
         task = type(self.model).load_from_checkpoint(best, loss=self.model.loss) if best else self.model
+        if isinstance(task, ClassificationTask) and task.model.config.mode != "multilabel":
+            self.trainer.validate(task, self.datamodule, verbose=False)
+            task.model.config = calibrate(task.model.config, task.rows, self.config[self.subcommand].coverage)
+            print_line(f"Temperature {task.model.config.temperature:.3f}, fitted on {len(task.rows)} validation films.")
         print_line(f"Saved {task.save_pretrained(output)} (weights of {Path(best).name or 'the last epoch'}).")
 
+    def after_validate(self) -> None:
+        """Print and write the scores, each with its patient-clustered interval."""
+        self._report()
+
     def after_test(self) -> None:
-        """Print and write the test scores, each with its patient-clustered interval."""
-        rows = self.model.test_rows
+        """Print and write the scores, each with its patient-clustered interval."""
+        self._report()
+
+    def _report(self) -> None:
+        rows = self.model.rows
         if not rows or not self.trainer.is_global_zero:
             return
         output = Path(self.config[self.subcommand].output or self.trainer.log_dir or self.trainer.default_root_dir)
@@ -118,15 +138,20 @@ def write_scores(rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimat
 
 
 def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
-    """Print one table: a line a score, a column for all films and for each source."""
+    """Print one table: every score of all films, and the chief ones of each source."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("score", *scores, title="Test scores with 95 % intervals, bootstrapped over patients")
-    names = list(dict.fromkeys(name for part in scores.values() for name in part))
-    for name in names:
-        table.add_row(name, *(str(part[name]) if name in part else "" for part in scores.values()))
+    table = Table("films of", "score", "value", "95 % interval", "films", "patients")
+    for part, estimates in scores.items():
+        for name, estimate in estimates.items():
+            if part == "all" or name.startswith(_CHIEF):
+                interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
+                cells = (part, name, f"{estimate.value:.3f}", interval, str(estimate.count), str(estimate.patients))
+                table.add_row(*cells)
+        table.add_section()
     Console().print(table)
+    print_line("Intervals are bootstrapped over patients, not films.")
 
 
 def print_line(text: str) -> None:
@@ -138,6 +163,8 @@ def print_line(text: str) -> None:
 
 def _resolve(words: list[str]) -> list[str]:
     """Turn registry names after --data and --model, and recipe names after --config, into what LightningCLI knows."""
+    if words[0] in ("validate", "test") and not any(word.startswith("--verbose") for word in words):
+        words = [*words, "--verbose", "false"]  # Lightning's own table has no intervals
     resolvers = {"--data": _data_class, "--model": _task_class, "--config": _recipe, "-c": _recipe}
     resolved: list[str] = []
     for word in words:

@@ -13,7 +13,7 @@ from covidcxr.evaluation.metrics import (
     weighted_confusion,
     weighted_mean,
 )
-from covidcxr.evaluation.rows import score_rows
+from covidcxr.evaluation.rows import calibrate, score_rows
 
 __all__ = [
     "Estimate",
@@ -27,6 +27,7 @@ __all__ = [
     "score_rows",
     "dice_score",
     "iou_score",
+    "calibrate",
     "fit_temperature",
     "expected_calibration_error",
     "conformal_threshold",

@@ -1,17 +1,20 @@
-"""Scores of a table of predictions, a row a film, as `covidcxr test` writes it."""
+"""Scores of a table of predictions, a row a film, as `covidcxr test` writes it, and calibration by it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
+from covidcxr.evaluation.calibration import conformal_threshold, fit_temperature
 from covidcxr.evaluation.intervals import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics import classification_metrics, segmentation_metrics, weighted_auroc
 
-__all__ = ["score_rows"]
+__all__ = ["calibrate", "score_rows"]
 
 _PROBABILITY = "probability_"
 _ID_COLUMNS = {"image_id", "patient_id", "source"}
@@ -21,7 +24,7 @@ def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed
     """Score the rows of one test, each figure with its patient-clustered 95 % interval.
 
     Args:
-        rows: What a task keeps in `test_rows`: `patient_id`, and either scores of masks (`dice_lung`, ...), or
+        rows: What a task keeps in `rows`: `patient_id`, and either scores of masks (`dice_lung`, ...), or
             `probability_CLASS` with `label` (exclusive classes) or `label_CLASS` (findings, NaN = not labelled).
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
@@ -55,6 +58,36 @@ def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed
 
     films = {f"auroc_{name}": ~np.isnan(truth) for name, truth in truths.items()}
     return bootstrap_many(table, groups=patients, films=films, resamples=resamples, seed=seed)
+
+
+def calibrate(config: ModelConfig, rows: Sequence[Mapping[str, Any]], coverage: float | None = None) -> ModelConfig:
+    """Fit a classifier's temperature, and the thresholds of its answer sets, on the rows of validation films.
+
+    Args:
+        config: The classifier that gave the probabilities; of exclusive classes.
+        rows: What `Trainer.validate` left in the task's `rows`.
+        coverage: How often a set of plausible answers shall hold the truth, in (0, 1); None = no sets, the most
+            probable class is the answer.
+
+    Returns:
+        The config with its temperature (Guo 2017) and its thresholds (split conformal prediction, Sadinle 2019).
+
+    Raises:
+        ConfigError: If the classes are not exclusive, or there are no rows.
+    """
+    if config.mode == "multilabel" or config.task != "classification" or not rows:
+        raise ConfigError(f"Only exclusive classes of labelled films are calibrated, not {config.mode} {config.task}.")
+    probabilities = np.stack([_column(rows, _PROBABILITY + name) for name in config.classes], axis=1)
+    labels = np.array([config.classes.index(row["label"]) for row in rows])
+    # Softmax forgets a constant, so the logarithm serves as logits; they were divided by the temperature already.
+    logits = np.log(probabilities.clip(1e-12)) * config.temperature
+    temperature = fit_temperature(logits, labels)
+    config = replace(config, temperature=temperature, thresholds={})
+    if coverage is None:
+        return config
+    scaled = np.exp(logits / temperature)
+    threshold = conformal_threshold(scaled / scaled.sum(1, keepdims=True), labels, coverage)
+    return replace(config, thresholds=dict.fromkeys(config.classes, threshold))
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -95,8 +96,8 @@ class Task(LightningModule, ABC):
             part.requires_grad_(False)
         build_optimizer(self.model, optimizer, lr, weight_decay, optimizer_args)  # a wrong setting fails now
         self.loss = self.configure_loss(loss, loss_args)
-        self.test_rows: list[dict[str, Any]] = []
-        """One row a film, filled by `Trainer.test`: image_id, patient_id, source, and the film's scores."""
+        self.rows: list[dict[str, Any]] = []
+        """One row a film, filled by `Trainer.test` and `Trainer.validate`: image_id, patient_id, source, scores."""
 
     @abstractmethod
     def configure_loss(self, loss: str | nn.Module, loss_args: dict[str, Any] | None) -> nn.Module:
@@ -111,11 +112,11 @@ class Task(LightningModule, ABC):
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and scores of a validation batch."""
+        """Log the loss of a validation batch, and score it."""
         self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log scores of a test batch and keep a row a film in `test_rows`."""
+        """Log scores of a test batch and keep a row a film in `rows`."""
         self._step(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -177,17 +178,39 @@ class Task(LightningModule, ABC):
         step = f"{self.hparams['seed']}/{self.global_rank}/{self.current_epoch}/{batch_idx}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(step.encode()).digest()[:7], "big"))
 
+    @abstractmethod
+    def log_scores(self, stage: Stage) -> None:
+        """Log the scores of the films of a stage, and forget them."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the rows of an earlier run."""
+        self.rows = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation films; bring the rows of all processes together."""
+        self.log_scores("val")
+        self._gather_rows()
+
     def on_test_epoch_start(self) -> None:
-        """Forget the rows of an earlier test."""
-        self.test_rows = []
+        """Forget the rows of an earlier run."""
+        self.rows = []
 
     def on_test_epoch_end(self) -> None:
-        """Bring the rows of all processes together."""
-        if self.trainer.world_size > 1:
+        """Log the scores of the test films; bring the rows of all processes together."""
+        self.log_scores("test")
+        self._gather_rows()
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether films are being scored for their own sake, not between two epochs of training."""
+        return self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.VALIDATING)
+
+    def _gather_rows(self) -> None:
+        if self.keeps_rows and self.trainer.world_size > 1:
             parts: list[list[dict[str, Any]]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(parts, self.test_rows)
+            torch.distributed.all_gather_object(parts, self.rows)
             unique = {row["image_id"]: row for part in parts for row in part}  # samplers repeat films to fill up
-            self.test_rows = list(unique.values())
+            self.rows = list(unique.values())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model alone (no optimiser, no checkpoint) into a folder that `from_pretrained` reads."""

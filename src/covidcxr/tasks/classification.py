@@ -83,7 +83,7 @@ class ClassificationTask(Task):
             probabilities = self.model.probabilities(logits.detach().float() / self.model.config.temperature)
             truth = label.nan_to_num(-1).long() if label.is_floating_point() else label
             cast(MetricCollection, self.metrics[stage]).update(probabilities, truth)
-            if stage == "test":
+            if self.keeps_rows:
                 self._keep_rows(batch, labelled, probabilities)
         return loss
 
@@ -91,16 +91,8 @@ class ClassificationTask(Task):
         """Binary mode has one output, so its target is a column of 0 and 1."""
         return label[:, None].to(logits.dtype) if self.model.config.mode == "binary" else label
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation films."""
-        self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test films."""
-        self._log_scores("test")
-        super().on_test_epoch_end()
-
-    def _log_scores(self, stage: Stage) -> None:
+    def log_scores(self, stage: Stage) -> None:
+        """Log the scores; a class without films is left out of their means."""
         metrics = cast(MetricCollection, self.metrics[stage])
         if not any(metric.update_called for metric in metrics.values()):
             return
@@ -129,7 +121,7 @@ class ClassificationTask(Task):
             else:
                 entry["label"] = classes[int(label)]
             entry |= {f"probability_{name}": probabilities[row, c].item() for c, name in enumerate(classes)}
-            self.test_rows.append(entry)
+            self.rows.append(entry)
 
 
 def _cat(state: Any) -> Tensor:

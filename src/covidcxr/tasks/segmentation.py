@@ -70,20 +70,12 @@ class SegmentationTask(Task):
         if stage != "train":
             scores = mask_scores(logits.detach() / self.model.config.temperature, target, self.model.thresholds())
             cast(FilmMeans, self.metrics[stage]).update(scores)
-            if stage == "test":
+            if self.keeps_rows:
                 self._keep_rows(batch, scores)
         return loss
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation films."""
-        self._log_means("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test films."""
-        self._log_means("test")
-        super().on_test_epoch_end()
-
-    def _log_means(self, stage: Stage) -> None:
+    def log_scores(self, stage: Stage) -> None:
+        """Log the mean scores of each class, and their mean over classes."""
         metric = cast(FilmMeans, self.metrics[stage])
         for score, means in metric.compute().items():
             known = ~means.isnan()
@@ -101,7 +93,7 @@ class SegmentationTask(Task):
             for score, values in scores.items():
                 for column, name in enumerate(self.model.config.classes):
                     row[f"{score}_{name}"] = values[film, column].item()
-            self.test_rows.append(row)
+            self.rows.append(row)
 
 
 class FilmMeans(Metric):
