@@ -22,6 +22,7 @@ from covidcxr import ClassificationModel, ModelConfig, PreprocessConfig, Segment
 from covidcxr.cli import _parser, main
 from covidcxr.io import write_image
 from covidcxr.phantom import draw_dataset, write_dataset
+from covidcxr.training import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")}
@@ -208,6 +209,12 @@ def test_every_name_is_in_the_guide(table: str) -> None:
     assert [name for name in ours if f"| `{name}` |" not in guide] == []
     entry_points = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert f"| `{table}` | `{REGISTRIES[table].group}` |" in entry_points
+
+
+def test_every_recipe_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "guide" / "command-line.md").read_text(encoding="utf-8")
+    assert recipes()
+    assert [name for name in recipes() if f"`{name}`" not in guide] == []
 
 
 def test_the_front_door_is_in_the_api() -> None:

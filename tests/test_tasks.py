@@ -204,8 +204,21 @@ def test_init_from_takes_all_weights_or_all_but_the_answer(tmp_path: Path) -> No
     bigger = ModelConfig("classification", "timm:mobilenetv3_small_075", saved.config.classes)
     with pytest.raises(ConfigError, match="same network"):
         ClassificationTask(bigger, init_from=tmp_path)
-    with pytest.raises(ConfigError, match="classification"):
+    with pytest.raises(ConfigError, match="same network"):
         SegmentationTask(segmenter(), init_from=tmp_path)
+
+
+def test_a_classifier_starts_from_a_segmenters_encoder(tmp_path: Path) -> None:
+    saved = SegmentationModel(segmenter())
+    saved.save_pretrained(tmp_path)
+    task = ClassificationTask(classifier(), init_from=tmp_path)
+    own, given = task.model.network.state_dict(), saved.network.state_dict()
+    copied = [name for name in own if f"encoder.model.{name}" in given]
+    assert len(copied) == sum(name.startswith("encoder.") for name in given) > 100
+    assert all(torch.equal(own[name], given[f"encoder.model.{name}"]) for name in copied)
+    other = ModelConfig("classification", "timm:mobilenetv3_small_075", ("sick", "well"))
+    with pytest.raises(ConfigError, match="encoder"):
+        ClassificationTask(other, init_from=tmp_path)
 
 
 def test_a_checkpoint_loads_without_its_first_weights(phantoms: Path, tmp_path: Path) -> None:

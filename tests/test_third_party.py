@@ -29,7 +29,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which the package is installed."""
     project = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     site = tmp_path_factory.mktemp("site")
-    (site / "cxr_ward").symlink_to(HERE / "cxr_ward", target_is_directory=True)
     metadata = site / f"cxr_ward-{project['version']}.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(
@@ -42,7 +41,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             for line in (f"[{group}]", *(f"{name} = {value}" for name, value in points.items()))
         )
     )
-    paths = [str(site), os.environ.get("PYTHONPATH", "")]
+    paths = [str(site), str(HERE), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
 
 

@@ -151,8 +151,13 @@ def test_a_pixel_is_set_where_half_of_it_was() -> None:
         assert torch.equal(fit_mask(right, (16, 16))[0, 0, 5], (torch.arange(16) >= first).float())
 
 
-def test_unknown_padding_is_unknown() -> None:
-    assert fit_mask(torch.full((1, 1, 10, 40), torch.nan), (32, 32)).isnan().all()
+def test_unknown_planes_are_unknown_to_their_last_pixel() -> None:
+    mask = torch.zeros(1, 3, 10, 40)
+    mask[0, 1] = torch.nan
+    mask[0, 2, 0, 0] = torch.nan
+    fitted = fit_mask(mask, (32, 32))  # padding included
+    assert torch.equal(fitted[0, 0], torch.zeros(32, 32))
+    assert fitted[0, 1:].isnan().all()
 
 
 # --- regions -------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
-from covidcxr.models import CXRModel
+from covidcxr.models import CXRModel, load_model
 from covidcxr.networks import backbone_of
 from covidcxr.tasks.optim import OptimizerName, ScheduleName, build_optimizer, build_schedule
 from covidcxr.types import Batch
@@ -42,8 +42,9 @@ class Task(LightningModule, ABC):
         schedule: "constant", "cosine" (to zero at the end), "step" (a tenth after each third) or "plateau" (a tenth
             when `val/loss` stands still for 5 epochs).
         warmup: Fraction of all steps over which the learning rate rises from 0, in [0, 1).
-        init_from: A saved model (folder, bundled name, Hub repository) whose weights the training starts from. It
-            must have the same network; an answering layer for other classes starts fresh.
+        init_from: A saved model (folder or Hub repository) whose weights the training starts from. It must have the
+            same network, of which an answering layer for other classes starts fresh; or, for a classifier
+            `timm:NAME`, be a segmenter with the encoder `tu-NAME`.
         freeze_backbone: Train only what makes the answer; the backbone's batch norms keep their statistics too.
         pretrained_backbone: True for the network library's own (ImageNet) weights, or the path of a weights file.
         seed: Seeds dropout and the like, by step, so that a resumed training continues with the same bits.
@@ -90,7 +91,7 @@ class Task(LightningModule, ABC):
         self.save_hyperparameters({"model": config.to_dict(), "loss": loss_name, "loss_args": loss_args, **settings})
         self.model = self.model_class(config, pretrained_backbone=pretrained_backbone)
         if init_from is not None:
-            start_from(self.model, self.model_class.from_pretrained(init_from))
+            start_from(self.model, load_model(init_from))
         self._frozen = list(backbone_of(self.model.network)) if freeze_backbone else []
         for part in self._frozen:
             part.requires_grad_(False)
@@ -218,23 +219,37 @@ class Task(LightningModule, ABC):
 
 
 def start_from(model: CXRModel, saved: CXRModel) -> None:
-    """Copy a saved model's weights into a new one of the same network.
+    """Copy a saved model's weights into a new one.
 
-    Tensors of another shape are left fresh where they make the answer (other classes); anything else is an error.
+    From the same network all is copied, but for an answering layer of another shape (other classes). From a
+    segmenter with the encoder `tu-NAME`, a classifier `timm:NAME` gets the encoder.
 
     Raises:
-        ConfigError: If the networks differ.
+        ConfigError: If the networks do not fit.
     """
-    ours, theirs = model.network.state_dict(), saved.network.state_dict()
-    fresh = [name for name in ours if name not in theirs or ours[name].shape != theirs[name].shape]
-    backbone = {id(tensor) for part in backbone_of(model.network) for tensor in (*part.parameters(), *part.buffers())}
-    named = dict([*model.network.named_parameters(), *model.network.named_buffers()])
-    wrong = [name for name in fresh if id(named[name]) in backbone]
-    if wrong or set(theirs) - set(ours) or len(fresh) == len(ours):
+    own, given = model.network.state_dict(), saved.network.state_dict()
+    encoder = f"tu-{model.config.network.removeprefix('timm:')}"
+    from_encoder = saved.task != model.task and saved.config.network_args.get("encoder") == encoder
+    if from_encoder:
+        prefix = "encoder.model."
+        given = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+    fresh = [name for name in own if name not in given or own[name].shape != given[name].shape]
+    if saved.task != model.task:
+        fits = from_encoder and all(name in own and name not in fresh for name in given)
+    else:
+        fits = given.keys() == own.keys() and not set(fresh) & _backbone_tensors(model.network)
+    if not fits:
         raise ConfigError(
-            f"init_from needs a saved model of the same network: it has {saved.config.network!r} with "
-            f"{saved.config.network_args}, this one {model.config.network!r} with {model.config.network_args}."
+            f"init_from needs a saved model of the same network, or a segmenter whose encoder is the classifier's "
+            f"network: it has {saved.config.network!r} with {saved.config.network_args}, this one "
+            f"{model.config.network!r} with {model.config.network_args}."
         )
-    model.network.load_state_dict({**ours, **{n: t for n, t in theirs.items() if n not in fresh}})
+    model.network.load_state_dict({**own, **{name: value for name, value in given.items() if name not in fresh}})
     if fresh:
         rank_zero_info(f"Started from {saved.config.network}; these tensors are fresh: {', '.join(fresh)}.")
+
+
+def _backbone_tensors(network: nn.Module) -> set[str]:
+    inside = {id(tensor) for part in backbone_of(network) for tensor in (*part.parameters(), *part.buffers())}
+    named = (*network.named_parameters(), *network.named_buffers())
+    return {name for name, tensor in named if id(tensor) in inside}
