@@ -8,7 +8,7 @@ import cv2
 from lightning import Trainer
 
 from covidcxr import ClassificationTask, FolderDataModule, ModelConfig, PreprocessConfig
-from covidcxr.evaluation.rows import score_rows
+from covidcxr.evaluation import score_rows
 from covidcxr.phantom import draw_dataset
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -209,6 +210,18 @@ def test_every_name_is_in_the_guide(table: str) -> None:
     assert [name for name in ours if f"| `{name}` |" not in guide] == []
     entry_points = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert f"| `{table}` | `{REGISTRIES[table].group}` |" in entry_points
+
+
+def test_the_architecture_tells_the_layers_that_hold() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = [layer.replace("covidcxr.", "") for layer in contracts[0]["layers"] if "__main__" not in layer]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "```text\n" + "\n".join(layers) + "\n```" in page
+    tree = page.split("## The tree")[1].split("## ")[0]
+    missing = [module.name for module in iter_modules(covidcxr.__path__) if f"  {module.name}" not in tree]
+    assert missing == ["__main__"]
 
 
 def test_every_recipe_is_in_the_guide() -> None:

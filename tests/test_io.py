@@ -776,8 +776,10 @@ def test_write_mask_and_image(tmp_path: Path) -> None:
     for wrong in (MASK.astype(np.uint8), MASK[None], G8):
         with pytest.raises((ImageReadError, TypeCheckError), match=r"bool array|'mask'"):
             write_mask(tmp_path / "mask.png", wrong)
-    with pytest.raises(OSError, match="No such file"):
-        write_mask(tmp_path / "missing" / "mask.png", MASK)
+    write_mask(tmp_path / "made" / "mask.png", MASK)
+    np.testing.assert_array_equal(read_mask(tmp_path / "made" / "mask.png"), MASK)
+    with pytest.raises(OSError, match=r"film\.png"):
+        write_mask(tmp_path / "film.png" / "mask.png", MASK)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
+from covidcxr.files import replace_file
 
-__all__ = ["bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights", "replace_file"]
+__all__ = ["bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.md", "*.png")
 
@@ -50,7 +49,7 @@ def fetch(
         PretrainedError: If there is no such thing, or it cannot be downloaded.
     """
     name = os.fspath(source)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112 - Path("") is a folder, and Path.is_dir raises on a name too long
         return Path(name)
     if name in bundled():
         return _bundled_folder() / name
@@ -74,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise PretrainedError(f"{path} is missing: this folder is not a complete saved model.") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested without end
         raise ConfigError(f"{path} is not valid JSON ({error}). Save the model again or download it anew.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold one JSON object, not a {type(data).__name__}.")
@@ -127,10 +126,10 @@ def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
 
 
 def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy tensors into a module whose names and shapes are exactly theirs.
+    """Copy tensors into a module whose names and shapes are exactly theirs; half precision is widened.
 
     Raises:
-        PretrainedError: If a tensor is missing, unexpected or of the wrong shape; names the first few.
+        PretrainedError: If a tensor is missing, unexpected, or of the wrong shape or kind; names the first few.
     """
     own = module.state_dict()
     faults = [f"missing {name}" for name in own if name not in tensors]
@@ -140,27 +139,15 @@ def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
     ]
+    faults += [
+        f"{name} holds {tensors[name].dtype}, not {own[name].dtype}"
+        for name in own
+        if name in tensors and tensors[name].is_floating_point() != own[name].is_floating_point()
+    ]
     if faults:
         shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
         raise PretrainedError(f"The weights in {where} do not fit the network of its config: {shown}.")
     module.load_state_dict(dict(tensors))
-
-
-@contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it takes the place of `path` only when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_only: bool) -> Path:

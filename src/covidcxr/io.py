@@ -14,12 +14,12 @@ from importlib import import_module
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from uuid import uuid4
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from covidcxr.errors import ImageReadError
+from covidcxr.files import replace_file
 from covidcxr.types import ImageLike
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height widt
 
     Raises:
         ImageReadError: If `mask` is not a bool array with two axes.
-        OSError: If the folder is missing or the disk full.
+        OSError: If the folder cannot be made or the disk is full.
     """
     if mask.dtype != np.bool_ or mask.ndim != 2 or mask.size == 0:
         raise ImageReadError(
@@ -179,7 +179,7 @@ def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
 
     Raises:
         ImageReadError: If `image` is not what `read_image` reads.
-        OSError: If the folder is missing or the disk full.
+        OSError: If the folder cannot be made or the disk is full.
     """
     _write_png(Path(path), np.rint(read_image(image) * 255).astype(np.uint8))
 
@@ -187,12 +187,8 @@ def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
 def _write_png(path: Path, pixels: Numbers) -> None:
     from PIL import Image
 
-    draft = path.with_name(f".{uuid4().hex}.tmp")  # in the same folder: replacing is atomic on one disk only
-    try:
+    with replace_file(path) as draft:
         Image.fromarray(pixels).save(draft, format="PNG")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 # What is it, and where from?

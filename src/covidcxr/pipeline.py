@@ -18,6 +18,7 @@ from torch import Tensor
 from covidcxr import hub
 from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
 from covidcxr.errors import ConfigError, ImageReadError
+from covidcxr.files import replace_file
 from covidcxr.golden import write_golden
 from covidcxr.io import read_image
 from covidcxr.models import ClassificationModel, CXRModel, SegmentationModel
@@ -224,7 +225,7 @@ class Pipeline:
         index = {"format_version": FORMAT_VERSION, "components": sorted(self.models())}
         index |= {"postprocess": self.postprocess.to_config(), "min_lung_area": self.min_lung_area}
         hub.write_json(target / "pipeline.json", index)
-        with hub.replace_file(target / "README.md") as temporary:
+        with replace_file(target / "README.md") as temporary:
             temporary.write_text(self.card or _default_card(self), encoding="utf-8")
         write_golden(self, target / "golden")
         return target

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from covidcxr.hub import replace_file
+from covidcxr.files import replace_file
 from covidcxr.prediction import MASK_COLORS, in_words
 
 __all__ = ["write_sheet"]
