@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from covidcxr.errors import UnknownNameError, did_you_mean
+from covidcxr.errors import CovidCXRError, UnknownNameError, did_you_mean
 from covidcxr.evaluation import Estimate
 from covidcxr.evaluation.rows import calibrate, score_rows
 from covidcxr.registry import DATASETS
@@ -23,6 +23,13 @@ from covidcxr.tasks import ClassificationTask, SegmentationTask, Task
 
 __all__ = ["TrainingCLI", "recipes", "run"]
 
+_HELP = {
+    "fit": "Train a model. Example: covidcxr fit --config mini-lungs --data.root DIR --output my-lungs",
+    "validate": "Score a model on validation films. "
+    "Example: covidcxr validate --config mini-lungs --data.root DIR --model.init_from my-lungs",
+    "test": "Score a model on test films. "
+    "Example: covidcxr test --config mini-lungs --data.root DIR --model.init_from my-lungs --output scores",
+}
 _CHIEF = ("dice_", "accuracy", "balanced_accuracy", "auroc_")
 _TASKS = {"segmentation": SegmentationTask, "classification": ClassificationTask}
 
@@ -49,8 +56,18 @@ def run(words: list[str]) -> None:
                 save_config_kwargs={"overwrite": True},
                 auto_configure_optimizers=False,
                 seed_everything_default=0,
-                parser_kwargs={"prog": "covidcxr", "description": "For research only; not for clinical use."},
+                parser_kwargs={
+                    "prog": "covidcxr",
+                    "description": "For research only; not for clinical use.",
+                    **{verb: {"description": words} for verb, words in _HELP.items()},
+                },
             )
+    except ValueError as error:
+        # jsonargparse wraps what a constructor raises into pages of its own words; ours says it in one line.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, CovidCXRError):
+            cause = cause.__cause__
+        raise (cause or error) from None
     finally:
         sys.argv = before
 

@@ -78,6 +78,7 @@ class SegmentationTask(Task):
         """Log the mean scores of each class, and their mean over classes."""
         metric = cast(FilmMeans, self.metrics[stage])
         for score, means in metric.compute().items():
+            means = means.reshape(-1)  # torchmetrics makes a scalar of a single class
             known = ~means.isnan()
             for column, name in enumerate(self.model.config.classes):
                 if known[column]:
