@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
@@ -74,7 +75,7 @@ class PreprocessConfig:
         _set(self, "std", _numbers(self.std, float, "std"))
         if len(size) != 2 or min(size) < 8:
             raise ConfigError(f"image_size must be two whole numbers from 8 up, not {size}.")
-        if self.channels not in (1, 3):
+        if type(self.channels) is not int or self.channels not in (1, 3):  # True and 3.0 are equal to these
             raise ConfigError(f"channels must be 1 or 3, not {self.channels!r}.")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
@@ -95,7 +96,10 @@ class PreprocessConfig:
         """
         _check_mapping(data, where)
         check_keys(data, {f.name for f in dataclasses.fields(cls)}, where)
-        return cls(**data)
+        try:
+            return cls(**data)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,10 @@ class ModelConfig:
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"classes must be a list of names, not {names!r}.")
         _set(self, "classes", tuple(self.classes))
-        if isinstance(self.preprocess, Mapping):
-            _set(self, "preprocess", PreprocessConfig.from_dict(self.preprocess))
+        for key in ("network_args", "thresholds"):
+            _check_mapping(getattr(self, key), key)
+        if not isinstance(self.preprocess, PreprocessConfig):
+            _set(self, "preprocess", PreprocessConfig.from_dict(self.preprocess, "preprocess"))
         check_format_version(self.format_version, "this model config")
         _check_choice("task", self.task, get_args(TaskName))
         _check_choice("mode", self.mode, get_args(Mode))
@@ -174,8 +180,6 @@ class ModelConfig:
         for key in ("task", "network", "classes"):
             if key not in data:
                 raise ConfigError(f"The key {key!r} is missing in {where}.")
-        for key in ("network_args", "thresholds"):
-            _check_mapping(data.get(key, {}), f"{key} of {where}")
         preprocess = PreprocessConfig.from_dict(data.get("preprocess", {}), f"preprocess of {where}")
         try:
             return cls(**{**data, "preprocess": preprocess})
@@ -213,7 +217,8 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # JSON knows NaN, Infinity and whole numbers of any length; no setting of ours may be one of them.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _numbers(values: object, kind: type, name: str) -> tuple[Any, ...]:

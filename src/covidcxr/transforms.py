@@ -110,7 +110,8 @@ def apply_region(
         dilation: By how much the lungs are widened first, as a fraction of the longer side.
 
     Raises:
-        ConfigError: If a region needs a lung mask and there is none, or it is unknown (NaN) for a film.
+        ConfigError: If a region needs a lung mask and there is none, it is unknown (NaN) for a film, or it holds
+            anything but 0 and 1.
     """
     if region == "full":
         return image
@@ -119,6 +120,8 @@ def apply_region(
             f'region="{region}" needs the lung mask of every film. Give lung_mask=..., let a Pipeline with a lung '
             f'segmenter find it, or use region="full".'
         )
+    if bool(((lung_mask != 0) & (lung_mask != 1)).any()):
+        raise ConfigError("A lung mask must hold 0 and 1 only: divide one of 0 and 255, or threshold probabilities.")
     lungs = dilate(lung_mask, dilation)
     return image * (lungs if region == "lungs" else 1 - lungs)
 

@@ -38,7 +38,7 @@ class CXRModel(nn.Module, ABC):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ModelConfig, *, pretrained_backbone: bool | str = False) -> None:
+    def __init__(self, config: ModelConfig, *, pretrained_backbone: bool | str | os.PathLike[str] = False) -> None:
         super().__init__()
         if config.task != self.task:
             raise ConfigError(f"{type(self).__name__} is for {self.task}, but the config is of a {config.task} model.")
@@ -59,14 +59,19 @@ class CXRModel(nn.Module, ABC):
         """Turn grey films in [0, 1] of any size into what the network sees.
 
         Raises:
-            ConfigError: If the model sees a region and the lung mask is missing or unknown.
+            ConfigError: If the model sees a region and the lung mask is missing, unknown or of another size.
         """
         settings = self.config.preprocess
+        if lung_mask is not None and lung_mask.shape != image.shape:
+            raise ConfigError(
+                f"The lung masks {tuple(lung_mask.shape)} must have the films' shape {tuple(image.shape)}."
+            )
         image = fit_image(image, settings.image_size, settings.fit)
         if settings.region != "full":
             lungs = None if lung_mask is None else fit_mask(lung_mask, settings.image_size, settings.fit)
             image = apply_region(image, lungs, settings.region, settings.lung_dilation)
-        return normalize(image, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+        normal = normalize(image, self.mean, self.std).to(self.mean.dtype)  # films may come in double precision
+        return normal.contiguous(memory_format=torch.channels_last)
 
     def forward(
         self,
@@ -95,18 +100,19 @@ class CXRModel(nn.Module, ABC):
         Raises:
             ConfigError: If the films are not [batch, 1, H, W] in [0, 1].
         """
-        if image.ndim != 4 or image.shape[1] != 1:
+        if image.ndim != 4 or image.shape[1] != 1 or image.numel() == 0:
             raise ConfigError(f"Films must be grey [batch, 1, height, width], not {tuple(image.shape)}.")
         low, high = (float(value) for value in image.aminmax())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # also refuses NaN
             raise ConfigError(f"Films must be in [0, 1], not [{low:.4g}, {high:.4g}]: read them with read_image.")
-        was_training = self.training
+        training = {module: module.training for module in self.modules()}  # a frozen backbone is not, when the rest is
         self.eval()
         try:
             with torch.no_grad():
                 return cast(Tensor, self(image, lung_mask)).float() / self.config.temperature
         finally:
-            self.train(was_training)
+            for module, was_training in training.items():
+                module.training = was_training
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write `config.json` and `model.safetensors` into a folder, made if need be, and return it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -12,25 +13,26 @@ from covidcxr.config import ModelConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.networks.classification import timm_network
 from covidcxr.networks.segmentation import smp_network
+from covidcxr.networks.weights import check_weights_file
 from covidcxr.registry import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS
 
 __all__ = ["build_network", "backbone_of"]
 
 # Set by build_network or by whoever trains, never by a saved file: some of them would go to the network or read a path.
 _RESERVED = {
-    *("in_channels", "in_chans", "num_classes", "classes"),
+    *("in_channels", "in_chans", "num_classes", "classes", "img_size"),
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
     *("encoder_weights", "weights", "features_only", "aux_params"),
 }
 
 
-def build_network(config: ModelConfig, *, pretrained_backbone: bool | str = False) -> nn.Module:
+def build_network(config: ModelConfig, *, pretrained_backbone: bool | str | os.PathLike[str] = False) -> nn.Module:
     """Build the network that a config names, with fresh weights.
 
     Args:
         config: Names the network, its arguments, its input channels and its number of outputs.
         pretrained_backbone: True fetches the library's own pretrained (usually ImageNet) weights; a path reads
-            them from a file. Never part of a saved config.
+            them from a safetensors file. Never part of a saved config.
 
     Raises:
         UnknownNameError: If there is no such network or encoder.
@@ -39,29 +41,33 @@ def build_network(config: ModelConfig, *, pretrained_backbone: bool | str = Fals
     """
     for key in sorted(_RESERVED & config.network_args.keys()):
         raise ConfigError(
-            f"network_args may not hold {key!r}: channels and classes follow from the config, and pretrained weights "
-            f"are asked for with pretrained_backbone=... when training."
+            f"network_args may not hold {key!r}: channels, classes and size follow from the config, and pretrained "
+            f"weights are asked for with pretrained_backbone=... when training."
         )
+    pretrained = pretrained_backbone if isinstance(pretrained_backbone, bool) else os.fspath(pretrained_backbone)
+    if isinstance(pretrained, str):
+        check_weights_file(pretrained)
     library, _, name = config.network.rpartition(":")
     arguments = {"in_channels": config.preprocess.channels, "num_classes": config.outputs, **config.network_args}
     if library == "timm" and config.task == "classification":
-        return timm_network(name, config.preprocess.image_size, pretrained_backbone, **arguments)
+        return timm_network(name, config.preprocess.image_size, pretrained, **arguments)
     if library == "smp" and config.task == "segmentation":
-        return smp_network(name, config.preprocess.image_size, pretrained_backbone, **arguments)
+        return smp_network(name, config.preprocess.image_size, pretrained, **arguments)
     registry = CLASSIFICATION_NETWORKS if config.task == "classification" else SEGMENTATION_NETWORKS
     if library:
         own = "timm" if config.task == "classification" else "smp"
         raise ConfigError(
             f"{config.network!r} is no {registry.kind}: use {own}:NAME or one of {', '.join(registry) or 'none'}."
         )
-    return _call(registry.get(config.network), config, arguments, pretrained_backbone)
+    return _call(registry.get(config.network), config, arguments, pretrained)
 
 
 def backbone_of(network: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules of a network that are its backbone: all but the part that makes the answer.
 
     That is smp's `encoder`, a `backbone` where a network of ours or of a third party has one, else what is left of
-    a timm network without its classifier.
+    a timm network without its classifier. Parameters that belong to no such part (a transformer's position
+    embedding) come last, as a list.
 
     Raises:
         ConfigError: If the network does not say what its backbone is.
@@ -76,8 +82,12 @@ def backbone_of(network: nn.Module) -> Iterator[nn.Module]:
             f"{type(network).__name__} does not say what its backbone is. Give it an attribute `backbone`, or do not "
             f"freeze it."
         )
-    head = set(cast(Callable[[], nn.Module], network.get_classifier)().modules())
-    yield from (module for module in network.modules() if not head & set(module.modules()))
+    classifiers = cast(Callable[[], nn.Module | tuple[nn.Module, ...]], network.get_classifier)()
+    classifiers = classifiers if isinstance(classifiers, tuple) else (classifiers,)  # distilled ones have two
+    head = {module for classifier in classifiers for module in classifier.modules()}
+    above = [module for module in network.modules() if module not in head and head & set(module.modules())]
+    yield from (module for module in network.modules() if module not in head and module not in above)
+    yield nn.ParameterList(parameter for module in above for parameter in module.parameters(recurse=False))
 
 
 def _call(

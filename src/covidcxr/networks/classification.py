@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
-from covidcxr.networks.weights import weights_error
+from covidcxr.networks.weights import REFUSALS, weights_error
 
 __all__ = ["timm_network"]
 
@@ -16,6 +16,7 @@ def timm_network(
     name: str,
     image_size: tuple[int, int],
     pretrained: bool | str = False,
+    /,
     *,
     in_channels: int,
     num_classes: int,
@@ -37,10 +38,9 @@ def timm_network(
         PretrainedError: If pretrained weights cannot be had.
     """
     import timm
+    from safetensors import SafetensorError
 
-    if not timm.is_model(name):
-        raise UnknownNameError(f"timm has no network {name!r}. {did_you_mean(name, timm.list_models())[:300]}")
-    config = timm.models.get_pretrained_cfg(name)
+    config = _timm_config(name)
     if config is not None and config.fixed_input_size:
         network_args.setdefault("img_size", image_size)
     if isinstance(pretrained, str):
@@ -49,10 +49,22 @@ def timm_network(
         network: nn.Module = timm.create_model(
             name, pretrained=bool(pretrained), in_chans=in_channels, num_classes=num_classes, **network_args
         )
-    except OSError as error:  # no file, no network: the Hub's and urllib's errors are all OSError
+    except (OSError, SafetensorError) as error:  # no file, no network: the Hub's and urllib's errors are all OSError
         raise weights_error(name, pretrained, error) from error
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except REFUSALS as error:
         if pretrained and isinstance(error, RuntimeError):
             raise weights_error(name, pretrained, error) from error
         raise ConfigError(f"timm's {name!r} refused its arguments {network_args}: {error}") from error
     return network
+
+
+def _timm_config(name: str) -> Any:
+    """Return what timm knows of a network's input; also refuses unknown names and tags."""
+    import timm
+
+    if not timm.is_model(name):
+        raise UnknownNameError(f"timm has no network {name!r}. {did_you_mean(name, timm.list_models())[:300]}")
+    try:
+        return timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UnknownNameError(f"timm has no network {name!r}: {error}") from error

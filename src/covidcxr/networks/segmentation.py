@@ -9,17 +9,21 @@ from torch import nn
 
 from covidcxr.config import check_keys
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
-from covidcxr.networks.weights import weights_error
+from covidcxr.networks.weights import REFUSALS, weights_error
 
 __all__ = ["smp_network"]
 
-_NOT_OFFERED = {"self", "encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "activation"}
+# With an activation the outputs would be no logits, with another upsampling they would not have the films' size.
+_NOT_OFFERED = {
+    *("self", "encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "activation", "upsampling"),
+}
 
 
 def smp_network(
     name: str,
     image_size: tuple[int, int],
     pretrained: bool | str = False,
+    /,
     *,
     in_channels: int,
     num_classes: int,
@@ -48,24 +52,27 @@ def smp_network(
     architectures = smp.MODEL_ARCHITECTURES_MAPPING
     if name not in architectures:
         raise UnknownNameError(f"smp has no architecture {name!r}. {did_you_mean(name, architectures)}")
-    known_encoder = timm.is_model(encoder[3:]) if encoder.startswith("tu-") else encoder in smp.encoders.encoders
-    if not known_encoder:
+    encoder = str(encoder)  # a config file may hold anything here
+    universal = encoder.startswith("tu-")
+    if not (timm.is_model(encoder[3:]) if universal else encoder in smp.encoders.encoders):
         raise UnknownNameError(f"smp has no encoder {encoder!r}. {did_you_mean(encoder, smp.encoders.encoders)[:300]}")
     parameters = inspect.signature(architectures[name].__init__).parameters.values()
-    # smp drops unknown arguments in silence; and with an activation the outputs would be no logits any more.
     known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - _NOT_OFFERED
-    check_keys(network_args, known, f"network_args of 'smp:{name}'")
+    check_keys(network_args, known, f"network_args of 'smp:{name}'")  # smp drops unknown ones in silence
+    if universal and getattr(timm.models.get_pretrained_cfg(encoder[3:]), "fixed_input_size", False):
+        network_args["img_size"] = image_size
     try:
         network: nn.Module = architectures[name](
             encoder_name=encoder,
-            encoder_weights="imagenet" if pretrained is True else None,  # smp's own default goes to the network
+            # smp's own default goes to the network; for universal encoders it says True.
+            encoder_weights=(universal or "imagenet") if pretrained is True else None,
             in_channels=in_channels,
             classes=num_classes,
             **network_args,
         )
     except OSError as error:
         raise weights_error(f"smp:{name} with {encoder}", pretrained, error) from error
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except REFUSALS as error:
         raise ConfigError(f"smp's {name!r} with encoder {encoder!r} refused {network_args}: {error}") from error
     _check_size(network, image_size, f"smp:{name} with {encoder}")
     if isinstance(pretrained, str):

@@ -1,4 +1,4 @@
-"""What to say when pretrained weights cannot be had."""
+"""What to say when a library refuses, or pretrained weights cannot be had."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ from pathlib import Path
 
 from covidcxr.errors import PretrainedError
 
-__all__ = ["weights_error"]
+__all__ = ["REFUSALS", "check_weights_file", "weights_error"]
+
+REFUSALS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
+"""What timm's and smp's constructors raise for arguments that they do not understand."""
+
+
+def check_weights_file(path: str) -> None:
+    """Refuse formats whose reading may run code.
+
+    Raises:
+        PretrainedError: If the file is not a safetensors file by its name.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise PretrainedError(
+            f"Pretrained weights come from safetensors files only, not {path}: other formats may run code when they "
+            f"are read. Convert it once, where you trust it: safetensors.torch.save_file(torch.load(path), new_path)."
+        )
 
 
 def weights_error(name: str, pretrained: bool | str, error: Exception) -> PretrainedError:
