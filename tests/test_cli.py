@@ -177,6 +177,8 @@ model:
       mode: {mode}
       preprocess: {{image_size: [64, 64]}}
     lr: 0.001
+    loss: {loss}
+    loss_args: {loss_args}
 data:
   class_path: CSVDataModule
   init_args:
@@ -194,9 +196,10 @@ def write_config(path: Path, task: str) -> Path:
     if task == "segmentation":
         words |= {"task": "SegmentationTask", "network": "smp:fpn", "arguments": ENCODER, "mode": "multilabel"}
         words |= {"classes": "[lung_field, lung]", "masks": "[lung_field, lung]"}
+        words |= {"loss": "dice+bce", "loss_args": "{weights: [1, 0.5]}"}
     else:
         words |= {"task": "ClassificationTask", "network": "timm:mobilenetv3_small_050", "arguments": "{}"}
-        words |= {"classes": "[covid19, normal, pneumonia]"}
+        words |= {"classes": "[covid19, normal, pneumonia]", "loss": "focal", "loss_args": "{gamma: 1.0}"}
     path.write_text(TINY.format(**words))
     return path
 

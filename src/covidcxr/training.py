@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -115,7 +116,9 @@ class TrainingCLI(LightningCLI):
             return
         keeper = self.trainer.checkpoint_callback
         best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) else ""
-        task = type(self.model).load_from_checkpoint(best, loss=self.model.loss) if best else self.model
+        task = self.model
+        if best:
+            task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         if isinstance(task, ClassificationTask) and task.model.config.mode != "multilabel":
             self.trainer.validate(task, self.datamodule, verbose=False)
             task.model.config = calibrate(task.model.config, task.rows, self.config[self.subcommand].coverage)
