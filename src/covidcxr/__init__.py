@@ -6,6 +6,7 @@ For research; not for clinical use. Names are loaded on first use (PEP 562): `im
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -80,8 +81,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its room on first use."""
+    """Load a room, or a public name from its room, on first use."""
     if name not in _ROOMS:
+        if not name.startswith("_") and find_spec(f"covidcxr.{name}"):
+            return import_module(f"covidcxr.{name}")
         raise AttributeError(f"module 'covidcxr' has no attribute {name!r}")
     value = getattr(import_module(f"covidcxr.{_ROOMS[name]}"), name)
     globals()[name] = value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
+from io import BufferedReader, BytesIO
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dicom_array", "dicom_size", "is_dicom", "read_dicom"]
 
+File: TypeAlias = BufferedReader | BytesIO
 Grey: TypeAlias = Float[np.ndarray, "height width"]
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
@@ -27,7 +29,7 @@ def is_dicom(head: bytes) -> bool:
     return head[:2] in (b"\x02\0", b"\x08\0") and head[3:4] == b"\0" and (explicit or implicit)
 
 
-def read_dicom(file: BinaryIO, name: str, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
+def read_dicom(file: File, name: str, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
     """Read a DICOM file, with or without preamble and file header; nothing is decoded.
 
     Raises:
