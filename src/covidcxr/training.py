@@ -163,6 +163,7 @@ def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
     from rich.table import Table
 
     table = Table("films of", "score", "value", "95 % interval", "films", "patients")
+    table.columns[1].no_wrap = True
     for part, estimates in scores.items():
         for name, estimate in estimates.items():
             if part == "all" or name.startswith(_CHIEF):

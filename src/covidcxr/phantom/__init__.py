@@ -1,0 +1,18 @@
+"""Draws chest films whose lungs, heart and opacities are known to the pixel.
+
+No real film may be handed on with this library, so these stand in for them: in the demo, the golden inputs of
+saved models, the pictures of the documentation, and the tests. They are cartoons of anatomy, not of patients.
+
+A film is drawn as it is exposed: every organ adds to the matter in the beam (air takes away), and the film's
+curve turns the sum into grey. So ribs shine through the heart and an opacity hides the vessels behind it.
+"""
+
+from __future__ import annotations
+
+from covidcxr.phantom.dataset import draw_dataset, write_dataset
+from covidcxr.phantom.draw import Phantom, draw_phantom
+from covidcxr.phantom.types import LABELS as LABELS
+from covidcxr.phantom.types import VIEWS as VIEWS
+from covidcxr.phantom.types import PhantomLabel, PhantomView, Sex
+
+__all__ = ["Phantom", "PhantomLabel", "PhantomView", "Sex", "draw_phantom", "draw_dataset", "write_dataset"]

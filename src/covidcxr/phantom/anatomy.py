@@ -1,0 +1,163 @@
+"""Anatomy: one person's measures, and where organs and bones lie.
+
+It is written in *body units* (x from the midline, y from the upper edge, 1 = the film's width or height at zoom 1)
+or in *rib cages* (x from the midline, 1 = the chest wall; y from 0 at the apex to 1 at the lowest angle of the lung).
+The film's left is the patient's right: side -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from covidcxr.phantom.shapes import curve, ellipse, ribbon, tube
+from covidcxr.phantom.types import SIDES, Outline, PhantomView, Sex, Shape
+
+# fmt: off
+# In rib cages:
+WALL = [(0.14, 0.05), (0.26, 0.005), (0.42, 0.006), (0.63, 0.085), (0.81, 0.22), (0.92, 0.4), (0.98, 0.61),
+        (1.01, 0.83), (1.0, 1.0)]
+INNER_EDGE = [(0.12, 0.93), (0.09, 0.7), (0.08, 0.4), (0.1, 0.15), (0.14, 0.05)]
+DOME = [(1.0, 0.0), (0.87, 0.6), (0.62, 1.0), (0.36, 0.97), (0.14, 0.7), (0.0, 0.6)]  # y = share of the dome's rise
+GREAT_VESSELS = [(0.1, -0.4), (0.1, -0.1), (0.12, 0.1), (0.15, 0.2), (0.21, 0.265), (0.17, 0.33), (0.2, 0.4),
+                 (0.2, 0.5), (0.12, 0.8), (0.05, 0.95), (-0.05, 0.95), (-0.1, 0.8), (-0.15, 0.6), (-0.17, 0.4),
+                 (-0.16, 0.25), (-0.13, 0.1), (-0.1, -0.1), (-0.1, -0.4)]
+# x = share of the heart's greatest reach to that side:
+HEART_LEFT = [(0.24, 0.42), (0.5, 0.5), (0.82, 0.66), (1.0, 0.8), (0.93, 0.92), (0.5, 0.98)]
+HEART_RIGHT = [(0.5, 0.97), (0.95, 0.9), (1.0, 0.74), (0.9, 0.6), (0.5, 0.45)]
+# In body units, y from the apex:
+SHOULDER_LINE = [(0.1, -0.5), (0.11, -0.12), (0.2, -0.05), (0.36, 0.0), (0.46, 0.06)]
+SHOULDER_BLADE = [(0.35, 0.06), (0.45, 0.03), (0.475, 0.09), (0.44, 0.2), (0.405, 0.33), (0.385, 0.33), (0.365, 0.2)]
+BLADE_RIDGE = [(0.34, 0.1), (0.42, 0.055), (0.485, 0.035)]
+CLAVICLE = [(0.035, 0.115), (0.12, 0.1), (0.24, 0.06), (0.33, 0.032), (0.395, 0.038)]
+# From the spine to the front end: share of the way to the chest wall at that height; fall, times the rib's slope:
+RIB = [(0.1, 0.0), (0.3, -0.1), (0.62, 0.2), (0.85, 0.55), (0.975, 1.0), (1.005, 1.5), (0.97, 2.0), (0.84, 2.5),
+       (0.66, 2.9), (0.5, 3.2)]
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Measures of one person, in body units where they are lengths, and the outlines that follow from them."""
+
+    view: PhantomView
+    half_width: float  # of the rib cage
+    apex: float  # y of the top of the lungs
+    base: float  # y of their lowest angles
+    domes: tuple[float, float]  # rise of the diaphragm above `base`, by side
+    heart_ratio: float  # heart : rib cage
+    rib_slope: float
+    fat: float
+    breast: float
+    gas: float  # size of the bubble in the stomach; below 0 = none
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, view: PhantomView, sex: Sex | None) -> Body:
+        """Draw a person at random; `sex` None = any."""
+        lying = view == "AP"
+        base, dome = rng.uniform(0.80, 0.87) - 0.07 * lying, rng.uniform(0.07, 0.11)
+        breast = rng.uniform(-0.7, 1)
+        if sex is not None:
+            breast = 0.3 + 0.7 * abs(breast) if sex == "F" else 0.0
+        return cls(
+            view=view,
+            half_width=rng.uniform(0.36, 0.415),
+            apex=rng.uniform(0.09, 0.14) + 0.02 * lying,
+            base=base,
+            domes=(dome + rng.uniform(0.0, 0.025), dome),
+            heart_ratio=rng.uniform(0.41, 0.50) + 0.09 * lying,
+            rib_slope=rng.uniform(0.7, 1.3),
+            fat=rng.uniform(0, 1),
+            breast=max(breast, 0.0),
+            gas=rng.uniform(-0.03, 0.05),
+        )
+
+    def at(self, side: int, cages: Sequence[tuple[float, float]]) -> Outline:
+        """Rib cages -> body units."""
+        height = self.base - self.apex
+        return np.array(cages) * [side * self.half_width, height] + [0.0, self.apex]
+
+    def below_apex(self, side: int, points: Sequence[tuple[float, float]]) -> Outline:
+        """Body units with y from the apex -> body units."""
+        return np.array(points) * [side, 1.0] + [0.0, self.apex]
+
+    def wall(self, side: int) -> Outline:
+        """Inner edge of the rib cage, from the top of the lung to its lowest angle."""
+        return curve(self.at(side, WALL))
+
+    def reach(self, y: Any) -> Any:
+        """Distance from the midline to the chest wall at heights `y`."""
+        wall = self.wall(1)[50:]
+        return np.interp(y, wall[:, 1], wall[:, 0])
+
+    def dome(self, side: int, share: float = 1.0) -> Outline:
+        """Upper edge of the diaphragm, from the lowest angle of the lung to the midline."""
+        rise = share * self.domes[side > 0] / (self.base - self.apex)
+        return curve(self.at(side, [(x, 1 - rise * y) for x, y in DOME]))
+
+    def lung(self, side: int) -> Outline:
+        """Outline of a whole lung, with the parts behind heart and diaphragm."""
+        base = self.dome(side, 0.75)
+        return np.vstack([self.wall(side), base[: len(base) * 4 // 5], curve(self.at(side, INNER_EDGE))])
+
+    def heart(self) -> Outline:
+        """Outline of the heart."""
+        left, right = 1.32 * self.heart_ratio, 0.68 * self.heart_ratio
+        edge = [(left * x, y) for x, y in HEART_LEFT] + [(-right * x, y) for x, y in HEART_RIGHT]
+        return curve(self.at(1, edge), closed=True)
+
+    def great_vessels(self) -> Outline:
+        """Outline of the great vessels, from the neck down behind the heart."""
+        return curve(self.at(1, GREAT_VESSELS), closed=True)
+
+    def abdomen(self, side: int) -> Outline:
+        """Outline of what lies below the diaphragm, to the midline."""
+        return np.vstack([self.dome(side), [(0.0, 1.6), (side * 0.7, 1.6), (side * 0.7, self.base)]])
+
+    def ribs(self, side: int) -> Iterator[tuple[Outline, Float[np.ndarray, " _"]]]:
+        """The course of each rib from the spine round the chest wall to its front end, and its width on the way."""
+        across, fall = np.array(RIB).T
+        for number in range(10):
+            top = self.apex + (self.base - self.apex) * (0.01 + 0.09 * number)
+            down = top + self.rib_slope * (0.05 + 0.0065 * number) * fall
+            yield (
+                curve(np.column_stack([side * across * self.reach(down), down]), 5),
+                np.interp(np.arange(46), [0, 22, 31, 45], [0.018, 0.023, 0.02, 0.028]),
+            )
+
+    def shoulder(self, side: int) -> list[Shape]:
+        """Shoulder blade, clear of the lungs in PA and over them in AP, and upper arm."""
+        shift = [side * (0.035 if self.view == "PA" else -0.015), 0.0]
+        blade = curve(self.below_apex(side, SHOULDER_BLADE) + shift, closed=True)
+        inner = blade.mean(0) + 0.8 * (blade - blade.mean(0))
+        ridge = ribbon(self.below_apex(side, BLADE_RIDGE) + shift, [0.008, 0.014, 0.03])
+        elbow = (0.75, 0.2) if self.view == "PA" else (0.6, 0.6)
+        arm = curve(self.below_apex(side, [(0.5, 0.07), (0.54, 0.13), elbow]))
+        return [(blade, 0.5), (inner, 0.3), (ridge, 0.6), *tube(arm, np.linspace(0.075, 0.04, len(arm)), 0.9)]
+
+    def airways(self) -> list[Shape]:
+        """Windpipe and main bronchi."""
+        fork = self.apex + 0.33 * (self.base - self.apex)
+        shapes: list[Shape] = [(ribbon(np.array([(0.0, -0.3), (0.0, fork - 0.1), (-0.004, fork)]), [0.034] * 3), 1.0)]
+        for side in SIDES:
+            course = curve(
+                np.array([(0.0, fork - 0.01), (side * 0.045, fork + 0.043 - 0.007 * side), (side * 0.09, fork + 0.085)])
+            )
+            shapes.append((ribbon(course, np.linspace(0.024, 0.012, len(course))), 0.7))
+        return shapes
+
+
+def spine() -> list[Shape]:
+    """The spine with its vertebrae, alike in everybody."""
+    shapes: list[Shape] = [(ribbon(np.array([(0.0, -0.3), (0.0, 1.4)]), [0.055, 0.09]), 0.55)]
+    for y in np.arange(-0.05, 1.2, 0.066):
+        half = 0.03 + 0.012 * y
+        vertebra = [(-half, 0), (half, 0), (half * 0.9, 0.025), (half, 0.05), (-half, 0.05), (-half * 0.9, 0.025)]
+        shapes.append((np.add(vertebra, (0.0, y)), 0.8))
+        shapes += [(ellipse((x * half * 0.7, y + 0.018), 0.006, 0.011), 1.0) for x in SIDES]
+        shapes.append((ellipse((0, y + 0.04), 0.005, 0.013), 1.0))
+    return shapes
