@@ -147,7 +147,9 @@ class Pipeline:
         reasons: list[tuple[str, ...]] = [() for _ in films]
         if self.lung_segmenter is not None:
             masks = self._draw(self.lung_segmenter, films, masks, self.postprocess)
-            reasons = [lung_reasons(_lungs(found, "background"), min_area=self.min_lung_area) for found in masks]
+            reasons = [
+                lung_reasons(_coarse(_lungs(found, "background")), min_area=self.min_lung_area) for found in masks
+            ]
         if self.infection_segmenter is not None:
             drawn = self._draw(self.infection_segmenter, films, masks)
             masks = [
@@ -312,6 +314,12 @@ def _within(masks: Masks, infection: Bool[np.ndarray, "height width"]) -> Bool[n
     """Keep of an infection what lies in any of the lungs, where these are known."""
     lungs = [masks[name] for name in _LUNG_CLASSES if name in masks]
     return infection & np.logical_or.reduce(lungs) if lungs else infection
+
+
+def _coarse(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    """Return every n-th pixel: the shape of lungs is judged by fractions, and some 300 pixels show it as well."""
+    step = max(1, max(mask.shape) // 300)
+    return mask[::step, ::step]
 
 
 def _lungs(masks: Masks, region: Region) -> Bool[np.ndarray, "height width"]:

@@ -136,5 +136,6 @@ def normalize(
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    # Antialiasing: without it, shrinking a 3,000-pixel film to 256 samples every twelfth pixel and drops the rest.
-    return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
+    # Without antialiasing, shrinking a 3,000-pixel film to 256 samples every twelfth pixel and drops the rest.
+    shrinks = size[0] < image.shape[-2] or size[1] < image.shape[-1]
+    return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=False, antialias=shrinks)

@@ -105,14 +105,15 @@ class CXRModel(nn.Module, ABC):
         low, high = (float(value) for value in image.aminmax())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # also refuses NaN
             raise ConfigError(f"Films must be in [0, 1], not [{low:.4g}, {high:.4g}]: read them with read_image.")
-        training = {module: module.training for module in self.modules()}  # a frozen backbone is not, when the rest is
-        self.eval()
+        training = [module for module in self.modules() if module.training]  # not all: a backbone may be frozen
+        if training:
+            self.eval()
         try:
             with torch.no_grad():
                 return cast(Tensor, self(image, lung_mask)).float() / self.config.temperature
         finally:
-            for module, was_training in training.items():
-                module.training = was_training
+            for module in training:
+                module.training = True
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write `config.json` and `model.safetensors` into a folder, made if need be, and return it."""
