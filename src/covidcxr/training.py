@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -163,10 +164,11 @@ def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
     from rich.table import Table
 
     table = Table("films of", "score", "value", "95 % interval", "films", "patients")
-    table.columns[1].no_wrap = True
+    for column in table.columns[1:4]:
+        column.no_wrap = True
     for part, estimates in scores.items():
         for name, estimate in estimates.items():
-            if part == "all" or name.startswith(_CHIEF):
+            if part == "all" or (name.startswith(_CHIEF) and not math.isnan(estimate.value)):
                 interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
                 cells = (part, name, f"{estimate.value:.3f}", interval, str(estimate.count), str(estimate.patients))
                 table.add_row(*cells)
