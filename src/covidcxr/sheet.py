@@ -31,8 +31,9 @@ h1 { margin: 0 0 .25rem; font-size: 1.4rem; } p { margin: .25rem 0; } .dim { col
 .name { font-size: .8rem; color: var(--dim); overflow-wrap: anywhere; }
 .answer { font-weight: 600; font-size: 1.05rem; } .doubt { color: var(--doubt); } .bad { color: var(--bad); }
 .row { display: grid; grid-template-columns: 6.5rem 1fr 3rem; gap: .5rem; align-items: center; font-size: .85rem; }
-.row b { font-weight: 400; } .row span { text-align: right; font-variant-numeric: tabular-nums; }
-meter { width: 100%; height: .7rem; accent-color: var(--bar); }
+.row b { font-weight: 400; } .row span:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.bar { height: .5rem; border-radius: 3px; background: var(--line); }
+.bar i { display: block; height: 100%; border-radius: 3px; background: var(--bar); }
 """
 
 
@@ -73,7 +74,8 @@ def _card(entry: dict[str, Any]) -> str:
     name = entry["name"]
     picture = escape(quote(f"films/{name}.overlay.png"), quote=True)
     rows = "".join(
-        f'<p class="row"><b>{escape(label)}</b><meter value="{value:.4f}"></meter><span>{value:.0%}</span></p>'
+        f'<p class="row"><b>{escape(label)}</b><span class="bar"><i style="width:{value:.1%}"></i></span>'
+        f"<span>{value:.0%}</span></p>"
         for label, value in entry["probabilities"].items()
     )
     doubts = "".join(f'<p class="doubt">{escape(in_words(reason))}</p>' for reason in entry["reasons"])
