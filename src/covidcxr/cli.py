@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 = all went well, 1 = some films could not be answered or a check failed, 2 = wrong use or an error.
     """
+    # Threads of GNU OpenMP spin at barriers: on a busy machine two were measured up to 70 times slower than one. It is
+    # read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in _TRAINING:  # LightningCLI has a parser of its own
         return _guarded(lambda: _train(words))

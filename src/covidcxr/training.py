@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import warnings
 from importlib.resources import files
@@ -42,8 +41,6 @@ def run(words: list[str]) -> None:
     Raises:
         CovidCXRError: If a setting is wrong; argparse exits with code 2 on an unknown flag or key.
     """
-    # GNU OpenMP spins at barriers: on a busy machine two threads were measured 90 times slower than one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     DATASETS.names()  # so that a YAML file may say `class_path: CSVDataModule`
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     before, sys.argv = sys.argv, ["covidcxr", *_resolve(words)]  # LightningCLI distrusts arguments given otherwise
