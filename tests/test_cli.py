@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -110,6 +111,46 @@ def test_names_of_answers_are_unique(tmp_path: Path) -> None:
         write_film(tmp_path / folder / "film.png")
     found, _ = find_films([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "film.png"])
     assert [name for _, name in found] == ["film.png", "film-2.png", "film-3.png"]
+
+
+def test_answers_of_an_earlier_run_are_no_films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    write_film(tmp_path / "film.png")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["predict", ".", "--out", "answers", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["films"] == 1
+
+
+def test_odd_names_and_links_cost_at_most_their_own_entry(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "films"
+    write_film(folder / "good.png")
+    write_film(tmp_path / "elsewhere" / "linked.png")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "elsewhere-again").symlink_to(folder)  # leads back
+    (folder / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    shutil.copy(folder / "good.png", os.fsencode(folder) + b"/\xff.png")
+    shutil.copy(folder / "good.png", folder / f"{'n' * 245}.png")
+    out = tmp_path / "out"
+    assert main(["predict", str(folder), "--out", str(out), "--json"]) == 1
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    bad = {line["name"] for line in lines if "error" in line}
+    assert bad == {"broken.jpg", f"{'n' * 245}.png"}
+    assert {line["name"] for line in lines} - bad == {"good.png", "link/linked.png", "\\udcff.png"}
+    assert (out / "index.html").is_file()
+
+
+def test_names_never_leave_the_output_folder(tmp_path: Path, capsys: Any) -> None:
+    write_film(tmp_path / "other" / "film.png")
+    (tmp_path / "films").mkdir()
+    path = str(tmp_path / "films" / ".." / "other" / "film.png")
+    assert main(["predict", path, "--root", str(tmp_path / "films"), "--out", str(tmp_path / "out")]) == 2
+    assert "does not lie below the root" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: Any) -> None:
+    film = write_film(tmp_path / "film.png")
+    assert main(["predict", str(film), "--out", str(film)]) == 2
+    assert capsys.readouterr().err.startswith("covidcxr: ")
 
 
 def test_no_films_unknown_model_and_unknown_device_are_one_line(films: Path, tmp_path: Path, capsys: Any) -> None:

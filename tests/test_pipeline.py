@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,7 +145,16 @@ def test_a_bad_film_is_one_entry(small: Pipeline, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("images", "settings"),
-    [("film.png", {}), (b"bytes", {}), ([], {"batch_size": 0}), ([], {"num_workers": -1}), ([], {"on_error": "skip"})],
+    [
+        ("film.png", {}),
+        (b"bytes", {}),
+        (np.zeros((9, 9, 3)), {}),
+        (torch.zeros(3, 9, 9), {}),
+        (None, {}),
+        ([], {"batch_size": 0}),
+        ([], {"num_workers": -1}),
+        ([], {"on_error": "skip"}),
+    ],
 )
 def test_wrong_arguments_fail_at_the_call(small: Pipeline, images: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -246,6 +256,44 @@ def test_damaged_folders_give_one_clear_error_each(small: Pipeline, tmp_path: Pa
         Pipeline.from_pretrained(tmp_path)
     with pytest.raises(PretrainedError, match="mini"):
         Pipeline.from_pretrained("minni")
+
+
+def test_a_missing_part_is_never_looked_for_on_the_hub(
+    small: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.save_pretrained(tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "classifier")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the Hub was asked"))
+    with pytest.raises(PretrainedError, match=r"m/classifier is missing"):
+        Pipeline.from_pretrained("m")
+
+
+def test_saving_over_a_larger_pipeline_leaves_none_of_its_parts(small: Pipeline, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path)
+    Pipeline(lung_segmenter=small.lung_segmenter).save_pretrained(tmp_path)
+    assert not (tmp_path / "classifier").exists()
+    assert SegmentationModel.from_pretrained(tmp_path).config == small.lung_segmenter.config
+    with pytest.raises(PretrainedError, match="single model"):
+        Pipeline.from_pretrained(tmp_path / "lung_segmenter")
+
+
+def test_parts_of_the_wrong_kind_are_refused(small: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="classifier must be a ClassificationModel"):
+        Pipeline(classifier=small.lung_segmenter)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="postprocess"):
+        Pipeline(classifier=classifier(), postprocess=["fill_holes"])  # type: ignore[arg-type]
+
+
+def test_findings_that_may_come_together_need_their_thresholds() -> None:
+    torch.manual_seed(0)
+    network = "timm:mobilenetv3_small_050"
+    settings = PreprocessConfig(image_size=SIZE)
+    config = ModelConfig("classification", network, ("effusion", "mass"), "multilabel", preprocess=settings)
+    model = ClassificationModel(config)
+    assert model.answer({"effusion": 1e-4, "mass": 1e-5}) == (None, ("no-answer-plausible",))
+    assert model.answer({"effusion": 0.9, "mass": 1e-5}) == ("effusion", ())
+    assert model.answer({"effusion": 0.9, "mass": 0.8}) == (None, ("several-answers-plausible",))
 
 
 def test_golden_inputs_notice_another_model(small: Pipeline, tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ def find_films(
     names: set[str] = set()
     left_out: Counter[str] = Counter()
     for given in map(Path, paths):
-        found = sorted(p for p in given.rglob("*") if p.is_file()) if given.is_dir() else [given]
-        for path in found:
-            below = _below(path, root if root is not None else given if given.is_dir() else path.parent)
-            if given.is_dir() and (path.suffix.lower() not in FILM_SUFFIXES or path.name.startswith(".")):
+        is_folder = os.path.isdir(given)  # noqa: PTH112 - Path.is_dir raises where a folder above is locked
+        for path in _files_below(given) if is_folder else [given]:
+            below = _below(path, root if root is not None else given if is_folder else path.parent)
+            if is_folder and (path.suffix.lower() not in FILM_SUFFIXES or path.name.startswith(".")):
                 left_out[path.suffix.lower() or path.name] += 1
                 continue
             name, number = below.as_posix(), 2
@@ -54,11 +54,36 @@ def find_films(
     return films, left_out
 
 
+def _files_below(folder: Path) -> list[Path]:
+    """List all files, through links too; a folder that cannot be opened is listed itself, so that it is reported."""
+    found: list[Path] = []
+    seen: set[str] = set()
+
+    def report(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=report):
+        if "predictions.jsonl" in names and "films" in folders:
+            folders.remove("films")  # our own masks and overlays of an earlier run are no films
+        if (real := os.path.realpath(place)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        found.extend(Path(place, name) for name in names)
+    return sorted(found)
+
+
 def _below(path: Path, root: str | os.PathLike[str]) -> Path:
     try:
-        return path.absolute().relative_to(Path(root).absolute())
+        below = Path(os.path.abspath(path)).relative_to(os.path.abspath(root))  # noqa: PTH100 - Path keeps the ..
     except ValueError as error:
         raise ConfigError(f"{path} does not lie below the root {os.fspath(root)}.") from error
+    return Path(_readable(str(below)))
+
+
+def _readable(text: str) -> str:
+    """Return a file's name as text that can be written: bytes that are no UTF-8 are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def predict_folder(
@@ -101,6 +126,8 @@ def predict_folder(
     _move(pipeline, device)
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
+    for stale in ("index.html", "summary.json"):  # of an earlier run: they would outlive an interruption of this one
+        (target / stale).unlink(missing_ok=True)
     entries = []
     answers = pipeline.predict(
         [path for path, _ in films], batch_size=batch_size, num_workers=num_workers, on_error="return"
@@ -108,10 +135,13 @@ def predict_folder(
     with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
         for (_, name), answer in _tracked(zip(films, answers, strict=True), len(films), progress):
             entry = {"name": name, **answer.to_dict()}
-            lines.write(json.dumps(entry) + "\n")
             if isinstance(answer, Prediction):
                 place = target / "films" / name
-                answer.save(place.parent, place.name)
+                try:
+                    answer.save(place.parent, place.name)
+                except OSError as error:  # a name too long for this disk must not cost the other films
+                    entry = {"name": name, "error": f"The answers cannot be written: {error}", "kind": "OSError"}
+            lines.write(json.dumps(entry) + "\n")
             entries.append(entry)
     summary = _summary(entries, left_out, target)
     write_sheet(target / "index.html", entries, summary)
@@ -131,7 +161,7 @@ def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
     for label, count in summary["answers"].items():
         console.print(f"  {label:<14} {count}")
     for failure in summary["failures"][:10]:
-        console.print(f"unreadable: {failure['error']}", style="red")
+        console.print(_readable(f"unreadable: {failure['error']}"), style="red")
     if len(summary["failures"]) > 10:
         console.print(f"... and {len(summary['failures']) - 10} more, in predictions.jsonl")
     console.print(f"Page: {summary['page']}\nFor research only; not for clinical use.")

@@ -54,6 +54,9 @@ def _guarded(run: Callable[[], int]) -> int:
     except CovidCXRError as error:
         print(f"covidcxr: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be made, a full disk
+        print(f"covidcxr: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("covidcxr: stopped", file=sys.stderr)
         return 130

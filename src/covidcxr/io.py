@@ -31,7 +31,7 @@ File: TypeAlias = BufferedReader | BytesIO
 Grey: TypeAlias = Float[np.ndarray, "height width"]
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
-__all__ = ["MAX_PIXELS", "image_size", "read_image", "read_mask", "write_image", "write_mask"]
+__all__ = ["MAX_PIXELS", "image_size", "is_one_film", "read_image", "read_mask", "write_image", "write_mask"]
 
 MAX_PIXELS = 100_000_000
 """Files that claim more pixels are refused before they are decoded: the largest films have about 20 million."""
@@ -205,6 +205,14 @@ def _name(image: object) -> str:
     return f"The given {type(image).__module__.partition('.')[0]} {type(image).__name__}".replace("builtins ", "")
 
 
+def is_one_film(images: object) -> bool:
+    """Whether this is one film of a kind that could be taken for a collection: a path, bytes, an array, ..."""
+    kinds = (("numpy", "ndarray"), ("PIL.Image", "Image"), ("torch", "Tensor"), ("pydicom", "Dataset"))
+    if isinstance(images, str | bytes | os.PathLike) or any(_is_a(images, *kind) for kind in kinds):
+        return getattr(images, "ndim", 0) < 4  # a batch [films, 1, height, width] is a collection
+    return False
+
+
 def _is_a(image: object, module: str, kind: str) -> bool:
     """Whether `image` is of that class; a package that nobody imported cannot have made it, so none is imported."""
     loaded = sys.modules.get(module)
@@ -231,7 +239,8 @@ def _open(image: str | os.PathLike[str] | bytes, name: str) -> File:
     path = Path(image)
     try:
         if path.is_dir():
-            raise ImageReadError(f"{name} is a folder. Give the films in it one by one.")
+            locked = "" if os.access(path, os.R_OK | os.X_OK) else ", and it cannot be opened: check its permissions"
+            raise ImageReadError(f"{name} is a folder{locked}. Give the films in it one by one.")
         if not path.is_file():
             raise ImageReadError(f"There is no file {name}. Check the path (it starts from {str(Path.cwd())!r}).")
         return path.open("rb")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,10 @@ from torch import Tensor
 
 from covidcxr import hub
 from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
-from covidcxr.errors import ConfigError, ImageReadError
+from covidcxr.errors import ConfigError, ImageReadError, PretrainedError
 from covidcxr.files import replace_file
 from covidcxr.golden import write_golden
-from covidcxr.io import read_image
+from covidcxr.io import is_one_film, read_image
 from covidcxr.models import ClassificationModel, CXRModel, SegmentationModel
 from covidcxr.postprocess import PostProcess, lung_reasons
 from covidcxr.prediction import FailedPrediction, Prediction, as_film
@@ -111,9 +112,11 @@ class Pipeline:
             ImageReadError: If a film cannot be read and `on_error` is "raise".
             ConfigError: If an argument is out of range, or one film is given where a list is wanted.
         """
-        if isinstance(images, str | bytes | os.PathLike):
+        if is_one_film(images) or not isinstance(images, Iterable):
             raise ConfigError("predict wants a list of films; for one film call pipeline(film).")
-        if batch_size < 1 or num_workers < 0 or on_error not in ("raise", "return"):
+        counts: tuple[object, object] = (batch_size, num_workers)
+        whole = all(isinstance(count, int) for count in counts)
+        if not whole or batch_size < 1 or num_workers < 0 or on_error not in ("raise", "return"):
             raise ConfigError(
                 f"batch_size must be 1 or more, num_workers 0 or more and on_error 'raise' or 'return', "
                 f"not {batch_size}, {num_workers} and {on_error!r}."
@@ -171,8 +174,8 @@ class Pipeline:
         maps = model.predict_fitted(*self._batch(model, films, lungs)).cpu().numpy()
         drawn: list[Masks] = []
         for film, values in zip(films, maps, strict=True):
-            for plane, threshold in zip(values, model.thresholds(), strict=True):
-                if clean is not None:
+            for name, plane, threshold in zip(model.config.classes, values, model.thresholds(), strict=True):
+                if clean is not None and name in _LUNG_CLASSES:
                     raw = plane >= threshold
                     kept = clean(raw)
                     plane[raw & ~kept] = 0.0
@@ -222,6 +225,8 @@ class Pipeline:
             The folder, which `from_pretrained` reads.
         """
         target = Path(folder)
+        for name in _MODELS.keys() - self.models().keys():  # of a larger pipeline that was saved here before
+            shutil.rmtree(target / name, ignore_errors=True)
         for name, model in self.models().items():
             model.save_pretrained(target / name)
         index = {"format_version": FORMAT_VERSION, "components": sorted(self.models())}
@@ -276,16 +281,25 @@ class Pipeline:
         folder = hub.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         path = folder / "pipeline.json"
         index = _read_index(path)
+        for name in index["components"]:
+            if not (folder / name).is_dir():  # or its name would be taken for a Hub repository
+                raise PretrainedError(f"{folder / name} is missing: this folder is not a complete saved pipeline.")
         parts: dict[str, Any] = {name: _MODELS[name].from_pretrained(folder / name) for name in index["components"]}
         card = folder / "README.md"
         return cls(
             **parts,
             postprocess=PostProcess.from_config(index["postprocess"]),
             min_lung_area=index["min_lung_area"],
-            card=card.read_text(encoding="utf-8") if card.is_file() else None,
+            card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
         )
 
     def _check(self) -> None:
+        for name, kind in _MODELS.items():
+            part = getattr(self, name)
+            if part is not None and not isinstance(part, kind):
+                raise ConfigError(f"The {name} must be a {kind.__name__}, not a {type(part).__name__}.")
+        if not isinstance(self.postprocess, PostProcess):
+            raise ConfigError(f"postprocess must be a PostProcess, not {self.postprocess!r}: PostProcess([...]).")
         if not self.models():
             raise ConfigError("A pipeline needs at least one model: lung_segmenter, infection_segmenter or classifier.")
         if not 0 <= self.min_lung_area < 1:
@@ -329,6 +343,11 @@ def _lungs(masks: Masks, region: Region) -> Bool[np.ndarray, "height width"]:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
+    if not path.is_file() and (path.parent / "config.json").is_file():
+        raise PretrainedError(
+            f"{path.parent} is a single model, not a pipeline: load it with SegmentationModel.from_pretrained or "
+            f"ClassificationModel.from_pretrained."
+        )
     index = hub.read_json(path)
     check_format_version(index.get("format_version"), str(path))
     keys = {"format_version", "components", "postprocess", "min_lung_area"}

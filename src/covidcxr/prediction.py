@@ -18,8 +18,8 @@ from covidcxr.postprocess import explain_reason
 __all__ = ["Prediction", "FailedPrediction", "MASK_COLORS", "in_words"]
 
 _DOUBTS = {
-    "several-answers-plausible": "More than one answer is plausible at the coverage that the model was calibrated for.",
-    "no-answer-plausible": "No answer is plausible at the coverage that the model was calibrated for.",
+    "several-answers-plausible": "More than one answer is plausible; see the probabilities.",
+    "no-answer-plausible": "No answer is plausible; see the probabilities.",
 }
 
 MASK_COLORS: dict[str, tuple[int, int, int]] = {

@@ -67,7 +67,8 @@ def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str
         f'<main class="grid">{cards}</main></body></html>',
     ]
     with replace_file(path) as temporary:
-        temporary.write_text("\n".join(line for line in lines if line) + "\n", encoding="utf-8")
+        page = "\n".join(line for line in lines if line) + "\n"
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _card(entry: dict[str, Any]) -> str:

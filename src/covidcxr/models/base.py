@@ -162,7 +162,8 @@ class CXRModel(nn.Module, ABC):
         """Return `folder`, or the only one of a saved pipeline's models that is of this kind."""
         if not (folder / "pipeline.json").is_file():
             return folder
-        configs = {path.parent: hub.read_json(path).get("task") for path in sorted(folder.glob("*/config.json"))}
+        parts: list[str] = hub.read_json(folder / "pipeline.json").get("components", [])
+        configs = {folder / part: hub.read_json(folder / part / "config.json").get("task") for part in parts}
         fitting = [part for part, task in configs.items() if task == cls.task]
         if len(fitting) != 1:
             names = ", ".join(part.name for part in configs) or "none"

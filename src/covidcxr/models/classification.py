@@ -55,7 +55,8 @@ class ClassificationModel(CXRModel):
         """Choose the one plausible class, or say why there is none.
 
         With thresholds in the config, a class is plausible from its threshold up (a conformal set, if the
-        thresholds come from `covidcxr.evaluation.conformal_threshold`); without any, the most probable one is.
+        thresholds come from `covidcxr.evaluation.conformal_threshold`); without any, the most probable of exclusive
+        classes is, and of findings that may come together those from 0.5 up are.
 
         Args:
             probabilities: By class name, calibrated.
@@ -64,7 +65,7 @@ class ClassificationModel(CXRModel):
             The class and no reasons, or None and the reasons.
         """
         thresholds = self.config.thresholds
-        if self.config.mode == "multilabel" or not thresholds:
+        if self.config.mode != "multilabel" and not thresholds:
             return max(probabilities, key=lambda name: probabilities[name]), ()
         plausible = [name for name, value in probabilities.items() if value >= thresholds.get(name, 0.5)]
         if len(plausible) == 1:
