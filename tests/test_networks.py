@@ -398,3 +398,12 @@ def test_pickled_code_is_never_run(config: ModelConfig, name: str, tmp_path: Pat
         with pytest.raises(PretrainedError, match="safetensors"):
             build_network(config, pretrained_backbone=str(path))
         assert not victim.exists()
+
+
+def test_a_bare_name_of_a_library_is_told_its_prefix() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'timm:resnet18'"):
+        build_network(ModelConfig("classification", "resnet18", ("a", "b")))
+    with pytest.raises(UnknownNameError, match="Did you mean 'smp:unet'"):
+        build_network(ModelConfig("segmentation", "unet", ("a",), "binary"))
+    with pytest.raises(UnknownNameError, match="use 'tu-mobilenetv3_small_100'"):
+        build_network(ModelConfig("segmentation", "smp:fpn", ("a",), "binary", {"encoder": "mobilenetv3_small_100"}))

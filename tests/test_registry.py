@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -158,3 +159,28 @@ def test_each_table_of_ours_resolves_all_its_names(name: str, plugins: list[Entr
 @pytest.mark.parametrize("name", set(TABLES) - {"SEGMENTATION_NETWORKS", "CLASSIFICATION_NETWORKS"})
 def test_tables_that_come_filled(name: str, plugins: list[EntryPoint]) -> None:
     assert len(TABLES[name]) > 0
+
+
+def test_a_decorator_without_parentheses_or_with_a_plus_is_refused() -> None:
+    from covidcxr.registry import SEGMENTATION_LOSSES
+
+    class Mine:
+        pass
+
+    for name in (Mine, "", "a+b"):
+        with pytest.raises(ConfigError, match="my_name"):
+            SEGMENTATION_LOSSES.register(name)  # type: ignore[arg-type]
+
+
+def test_a_clash_with_our_own_entry_blames_the_newcomer() -> None:
+    code = (
+        "from covidcxr.errors import NameClashError\n"
+        "from covidcxr.registry import SEGMENTATION_LOSSES\n"
+        "try:\n"
+        "    @SEGMENTATION_LOSSES.register('dice')\n"
+        "    class Mine: pass\n"
+        "except NameClashError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "DiceLoss" in done.stdout
+    assert "Mine needs another name" in done.stdout

@@ -331,3 +331,13 @@ def test_a_saved_model_is_the_trained_one(phantoms: Path, tmp_path: Path) -> Non
     model = SegmentationModel.from_pretrained(task.save_pretrained(tmp_path / "model"))
     film = torch.rand(2, 1, 80, 60)
     assert torch.equal(model.predict(film), task.model.predict(film))
+
+
+def test_findings_are_trained_on_exclusive_classes_too(phantoms: Path, tmp_path: Path) -> None:
+    task = ClassificationTask(classifier(mode="multilabel"))
+    films = data(phantoms)
+    run = trainer(tmp_path)
+    run.fit(task, films)
+    run.test(task, films, verbose=False)
+    assert {"label_covid19", "label_normal", "probability_pneumonia"} <= set(task.rows[0])
+    assert sum(task.rows[0][f"label_{name}"] for name in films.classes) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -140,6 +141,10 @@ class ModelConfig:
         _set(self, "classes", tuple(self.classes))
         for key in ("network_args", "thresholds"):
             _check_mapping(getattr(self, key), key)
+        try:
+            _set(self, "network_args", json.loads(json.dumps(dict(self.network_args), allow_nan=False)))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"network_args must hold JSON values only: {error}.") from error
         if not isinstance(self.preprocess, PreprocessConfig):
             _set(self, "preprocess", PreprocessConfig.from_dict(self.preprocess, "preprocess"))
         check_format_version(self.format_version, "this model config")

@@ -90,7 +90,8 @@ def save_weights(module: nn.Module, path: Path) -> str:
     """Write a module's tensors as safetensors and return the file's SHA-256."""
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    # Cloned: safetensors refuses tensors that share memory, as some networks' do.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     with replace_file(path) as temporary:
         save_file(tensors, temporary)
         return _sha256(temporary)

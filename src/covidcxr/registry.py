@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any, TypeVar
 
-from covidcxr.errors import NameClashError, UnknownNameError, did_you_mean
+from covidcxr.errors import ConfigError, NameClashError, UnknownNameError, did_you_mean
 
 __all__ = [
     "Registry",
@@ -52,9 +52,15 @@ class Registry:
 
         Raises:
             NameClashError: If something else has that name already.
+            ConfigError: If `name` is no name, or holds a `+`, which adds losses.
         """
+        given: object = name  # `@register` without parentheses hands over the class itself
+        if not isinstance(given, str) or not given or "+" in given:
+            raise ConfigError(f'A {self.kind} is registered under a name: .register("my_name"), not {name!r}.')
 
         def decorator(entry: Entry) -> Entry:
+            if not str(entry.__module__).startswith("covidcxr."):
+                self._load_room()  # so that a clash blames the newcomer, not this library's own entry
             taken = self._entries.get(name)
             if taken is not None and _identity(taken) != _identity(entry):
                 raise NameClashError(
@@ -76,7 +82,7 @@ class Registry:
         self._load_room()
         plugins = self._plugins()
         if name in plugins:
-            self.register(name)(plugins[name].load())
+            self.register(name)(self._load(plugins[name]))
         if name not in self._entries:
             raise UnknownNameError(f"There is no {self.kind} {name!r}. {did_you_mean(name, self)}")
         return self._entries[name]
@@ -102,6 +108,17 @@ class Registry:
         package = import_module(self._room)
         for module in iter_modules(getattr(package, "__path__", ())):
             import_module(f"{self._room}.{module.name}")
+
+    def _load(self, point: EntryPoint) -> Callable[..., Any]:
+        try:
+            entry: Callable[..., Any] = point.load()
+        except (ImportError, AttributeError) as error:
+            package = point.dist.name if point.dist else "an installed package"
+            raise UnknownNameError(
+                f"The {self.kind} {point.name!r} of {package} ({point.value}) cannot be loaded: {error}. "
+                f"Repair or uninstall that package."
+            ) from error
+        return entry
 
     def _plugins(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}

@@ -46,11 +46,12 @@ class Record:
     image_id: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_path", Path(self.image_path))
         # Published tables hold patient ids with stray blanks: " 12" and "12" are one patient.
         for name in ("label", "patient_id"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, value.strip() or None)
+                object.__setattr__(self, name, str(value).strip() or None)
         if not self.image_id:
             object.__setattr__(self, "image_id", self.image_path.as_posix())
         if self.split not in (None, "train", "val", "test"):

@@ -49,9 +49,9 @@ def assign_splits(
     """
     records = list(records)
     _check(records, group)
-    if min(fractions) < 0 or sum(fractions) > 1 + 1e-9:
+    if len(tuple(fractions)) != 2 or min(fractions) < 0 or sum(fractions) > 1 + 1e-9:
         raise ConfigError(
-            f"fractions must be the shares of training and validation, from 0 up and at most 1 together, "
+            f"fractions must be two numbers, the shares of training and validation, from 0 up and at most 1 together, "
             f"not {tuple(fractions)}; the rest is for testing."
         )
     shares = {"train": fractions[0], "val": fractions[1], "test": max(0.0, 1 - sum(fractions))}

@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from covidcxr.config import ModelConfig, check_keys
-from covidcxr.errors import ConfigError, CovidCXRError
+from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
 from covidcxr.networks.classification import timm_network
 from covidcxr.networks.segmentation import smp_network
 from covidcxr.networks.weights import check_weights_file
@@ -54,11 +54,12 @@ def build_network(config: ModelConfig, *, pretrained_backbone: bool | str | os.P
     if library == "smp" and config.task == "segmentation":
         return smp_network(name, config.preprocess.image_size, pretrained, **arguments)
     registry = CLASSIFICATION_NETWORKS if config.task == "classification" else SEGMENTATION_NETWORKS
+    own = "timm" if config.task == "classification" else "smp"
     if library:
-        own = "timm" if config.task == "classification" else "smp"
-        raise ConfigError(
-            f"{config.network!r} is no {registry.kind}: use {own}:NAME or one of {', '.join(registry) or 'none'}."
-        )
+        registered = f" or one of {', '.join(registry)}" if len(registry) else ""
+        raise ConfigError(f"{config.network!r} is no {registry.kind}: use {own}:NAME{registered}.")
+    if name not in registry and _is_known(own, name):
+        raise UnknownNameError(f"There is no {registry.kind} {name!r}. Did you mean '{own}:{name}'?")
     return _call(registry.get(config.network), config, arguments, pretrained)
 
 
@@ -88,6 +89,16 @@ def backbone_of(network: nn.Module) -> Iterator[nn.Module]:
     above = [module for module in network.modules() if module not in head and head & set(module.modules())]
     yield from (module for module in network.modules() if module not in head and module not in above)
     yield nn.ParameterList(parameter for module in above for parameter in module.parameters(recurse=False))
+
+
+def _is_known(library: str, name: str) -> bool:
+    if library == "timm":
+        import timm
+
+        return bool(timm.is_model(name))
+    import segmentation_models_pytorch as smp
+
+    return name in smp.MODEL_ARCHITECTURES_MAPPING
 
 
 def _call(

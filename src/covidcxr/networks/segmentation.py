@@ -55,10 +55,13 @@ def smp_network(
     encoder = str(encoder)  # a config file may hold anything here
     universal = encoder.startswith("tu-")
     if not (timm.is_model(encoder[3:]) if universal else encoder in smp.encoders.encoders):
-        raise UnknownNameError(f"smp has no encoder {encoder!r}. {did_you_mean(encoder, smp.encoders.encoders)[:300]}")
+        if timm.is_model(encoder):
+            raise UnknownNameError(f"smp has no encoder {encoder!r}, but timm has: use 'tu-{encoder}'.")
+        known_encoders = [f"tu-{n}" for n in timm.list_models()] if universal else list(smp.encoders.encoders)
+        raise UnknownNameError(f"smp has no encoder {encoder!r}. {did_you_mean(encoder, known_encoders)[:300]}")
     parameters = inspect.signature(architectures[name].__init__).parameters.values()
     known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - _NOT_OFFERED
-    check_keys(network_args, known, f"network_args of 'smp:{name}'")  # smp drops unknown ones in silence
+    check_keys(network_args, known | {"encoder"}, f"network_args of 'smp:{name}'")  # smp drops unknown ones in silence
     if universal and getattr(timm.models.get_pretrained_cfg(encoder[3:]), "fixed_input_size", False):
         network_args["img_size"] = image_size
     try:

@@ -91,7 +91,7 @@ class Task(LightningModule, ABC):
         self.save_hyperparameters({"model": config.to_dict(), "loss": loss_name, "loss_args": loss_args, **settings})
         self.model = self.model_class(config, pretrained_backbone=pretrained_backbone)
         if init_from is not None:
-            start_from(self.model, load_model(init_from))
+            start_from(self.model, load_model(init_from, prefer=self.model.task))
         self._frozen = list(backbone_of(self.model.network)) if freeze_backbone else []
         for part in self._frozen:
             part.requires_grad_(False)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score, MultilabelAUROC
 
@@ -38,7 +39,7 @@ class ClassificationTask(Task):
     model: ClassificationModel
 
     def __init__(self, model: ModelConfig, *, loss: str | nn.Module | None = None, **settings: Any) -> None:
-        mode = model["mode"] if isinstance(model, dict) else model.mode
+        mode = model.get("mode", "multiclass") if isinstance(model, dict) else model.mode
         super().__init__(model, loss=loss or ("cross_entropy" if mode == "multiclass" else "bce"), **settings)
         self.metrics = nn.ModuleDict({stage: self._metrics() for stage in ("val", "test")})
 
@@ -77,6 +78,8 @@ class ClassificationTask(Task):
         lung_mask = self.lung_mask(batch)
         logits = self(batch["image"][labelled], None if lung_mask is None else lung_mask[labelled])
         label = label[labelled]
+        if self.model.config.mode == "multilabel" and not label.is_floating_point():
+            label = one_hot(label, logits.shape[1]).float()  # a data module of exclusive classes: the others are absent
         loss = cast(Tensor, self.loss(logits, self._target(label, logits)))
         self.log(f"{stage}/loss", loss, batch_size=len(label), prog_bar=stage == "train", sync_dist=True)
         if stage != "train":
@@ -84,7 +87,7 @@ class ClassificationTask(Task):
             truth = label.nan_to_num(-1).long() if label.is_floating_point() else label
             cast(MetricCollection, self.metrics[stage]).update(probabilities, truth)
             if self.keeps_rows:
-                self._keep_rows(batch, labelled, probabilities)
+                self._keep_rows(batch, labelled, label, probabilities)
         return loss
 
     def _target(self, label: Tensor, logits: Tensor) -> Tensor:
@@ -110,10 +113,10 @@ class ClassificationTask(Task):
             self.log(f"{stage}/{name}", value, prog_bar=name == "balanced_accuracy", sync_dist=True)
         metrics.reset()
 
-    def _keep_rows(self, batch: Batch, labelled: Tensor, probabilities: Tensor) -> None:
+    def _keep_rows(self, batch: Batch, labelled: Tensor, labels: Tensor, probabilities: Tensor) -> None:
         classes = self.model.config.classes
         for row, film in enumerate(labelled.nonzero()[:, 0].tolist()):
-            label = batch["label"][film]
+            label = labels[row]
             entry: dict[str, Any] = {"image_id": batch["image_id"][film], "patient_id": batch["patient_id"][film]}
             entry |= {"source": batch["source"][film]}
             if label.is_floating_point():
