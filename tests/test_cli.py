@@ -272,6 +272,32 @@ def test_fit_saves_a_model_and_test_scores_it_with_intervals(tmp_path: Path, tas
     assert len(rows) == 1 + scores["all"][name]["count"]
 
 
+@pytest.mark.slow
+def test_a_training_resumes_and_a_checkpoint_is_scored(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 24, seed=5, size=(80, 80)).parent
+    base = ["--config", write_config(tmp_path / "tiny.yaml", "classification"), "--data.root", data]
+    first = call("fit", *base, "--trainer.default_root_dir", tmp_path / "run", "--output", "model", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr[-3000:]
+    last = next((tmp_path / "run").rglob("last.ckpt"))
+    again = call("fit", *base, "--ckpt_path", last, "--trainer.max_epochs", "2", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "Restored all states" in again.stderr
+    scored = call("test", *base, "--ckpt_path", last, "--output", "scores", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr[-3000:]
+    for words, message in (
+        ([], "no weights to score"),
+        (["--model.init_from", "model", "--model.model.preprocess.mean", "[0.1]"], "preprocess is"),
+        (
+            ["--model.init_from", "model", "--data.where", '{"label": "covid19"}', "--data.fractions", "[1.0,0.0]"],
+            "clas",
+        ),
+    ):
+        refused = call("test", *base, *words, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
 def test_wrong_settings_fail_before_training_with_the_nearest_name(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 6, seed=5, size=(64, 64)).parent
     config = write_config(tmp_path / "tiny.yaml", "classification")
@@ -286,6 +312,9 @@ def test_wrong_settings_fail_before_training_with_the_nearest_name(tmp_path: Pat
     recipe = call("fit", "--config", "mini-lung", cwd=tmp_path)
     assert recipe.returncode == 2
     assert "mini-lungs" in recipe.stderr
+    dataset = call("fit", "--data", "folders", cwd=tmp_path)
+    assert dataset.returncode == 2
+    assert "Did you mean 'folder'?" in dataset.stderr
     missing = call("fit", "--config", config, "--data.root", "nowhere", cwd=tmp_path)
     assert missing.returncode == 2
     assert "nowhere" in missing.stderr

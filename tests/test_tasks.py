@@ -201,6 +201,9 @@ def test_init_from_takes_all_weights_or_all_but_the_answer(tmp_path: Path) -> No
     other = ClassificationTask(classifier(("sick", "well")), init_from=tmp_path)
     assert torch.equal(other.model.network.conv_stem.weight, saved.network.conv_stem.weight)
     assert other.model.network.classifier.weight.shape[0] == 2
+    permuted = ClassificationTask(classifier(("normal", "covid19", "pneumonia")), init_from=tmp_path)
+    assert torch.equal(permuted.model.network.conv_stem.weight, saved.network.conv_stem.weight)
+    assert not torch.equal(permuted.model.network.classifier.weight, saved.network.classifier.weight)
     bigger = ModelConfig("classification", "timm:mobilenetv3_small_075", saved.config.classes)
     with pytest.raises(ConfigError, match="same network"):
         ClassificationTask(bigger, init_from=tmp_path)

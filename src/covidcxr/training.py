@@ -16,9 +16,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from covidcxr.errors import CovidCXRError, UnknownNameError, did_you_mean
+from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
 from covidcxr.evaluation import Estimate
 from covidcxr.evaluation.rows import calibrate, score_rows
+from covidcxr.models import load_model
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import ClassificationTask, SegmentationTask, Task
 
@@ -107,6 +108,41 @@ class TrainingCLI(LightningCLI):
             callbacks[callbacks.index(keeper)] = best
         return trainer
 
+    def _parse_ckpt_path(self) -> None:
+        """Take a checkpoint's weights only: LightningCLI would merge its plain settings and then miss their class."""
+
+    def before_fit(self) -> None:
+        """Refuse what would lose a finished training."""
+        settings = self.config[self.subcommand]
+        if settings.coverage is not None and not 0 < settings.coverage < 1:
+            raise ConfigError(f"coverage must be between 0 and 1 (or null), not {settings.coverage}.")
+        if settings.output is not None:
+            Path(settings.output).mkdir(parents=True, exist_ok=True)
+
+    def before_validate(self) -> None:
+        """Score a saved model as it was saved."""
+        self._take_saved_model()
+
+    def before_test(self) -> None:
+        """Score a saved model as it was saved."""
+        self._take_saved_model()
+
+    def _take_saved_model(self) -> None:
+        """Use the saved model whole, with its temperature and thresholds, and refuse a config that says otherwise."""
+        settings = self.config[self.subcommand]
+        source = settings.model.init_args.init_from
+        if source is None:
+            if settings.ckpt_path is None:
+                raise ConfigError("There are no weights to score: give --model.init_from FOLDER or --ckpt_path FILE.")
+            return
+        saved, own = load_model(source, prefer=self.model.model.task), self.model.model
+        theirs, ours = saved.config.to_dict(), own.config.to_dict()
+        differing = [key for key in ours if key not in ("temperature", "thresholds") and ours[key] != theirs[key]]
+        if differing:
+            said = "; ".join(f"{key} is {ours[key]}, saved was {theirs[key]}" for key in differing)
+            raise ConfigError(f"The config is not that of the model saved in {source}: {said}.")
+        self.model.model = saved
+
     def after_fit(self) -> None:
         """Save the best model, without its optimiser; a classifier of exclusive classes is calibrated first."""
         output = self.config[self.subcommand].output
@@ -118,10 +154,17 @@ class TrainingCLI(LightningCLI):
         if best:
             task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         if isinstance(task, ClassificationTask) and task.model.config.mode != "multilabel":
-            self.trainer.validate(task, self.datamodule, verbose=False)
-            task.model.config = calibrate(task.model.config, task.rows, self.config[self.subcommand].coverage)
-            print_line(f"Temperature {task.model.config.temperature:.3f}, fitted on {len(task.rows)} validation films.")
+            self._calibrate(task)
         print_line(f"Saved {task.save_pretrained(output)} (weights of {Path(best).name or 'the last epoch'}).")
+
+    def _calibrate(self, task: ClassificationTask) -> None:
+        if not self.trainer.val_dataloaders:
+            print_line("There are no validation films: the model is saved without calibration.")
+            return
+        self.trainer.validate(task, self.datamodule, verbose=False)
+        if task.rows:
+            task.model.config = calibrate(task.model.config, task.rows, self.config[self.subcommand].coverage)
+        print_line(f"Temperature {task.model.config.temperature:.3f}, fitted on {len(task.rows)} validation films.")
 
     def after_validate(self) -> None:
         """Print and write the scores, each with its patient-clustered interval."""
@@ -133,8 +176,10 @@ class TrainingCLI(LightningCLI):
 
     def _report(self) -> None:
         rows = self.model.rows
-        if not rows or not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero:
             return
+        if not rows:
+            raise ConfigError("There is no film to score: this split of the data is empty, or has no labels or masks.")
         output = Path(self.config[self.subcommand].output or self.trainer.log_dir or self.trainer.default_root_dir)
         output.mkdir(parents=True, exist_ok=True)
         scores = {"all": score_rows(rows)}
@@ -161,7 +206,7 @@ def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
     from rich.table import Table
 
     table = Table("films of", "score", "value", "95 % interval", "films", "patients")
-    for column in table.columns[1:4]:
+    for column in table.columns[:4]:
         column.no_wrap = True
     for part, estimates in scores.items():
         for name, estimate in estimates.items():
@@ -200,7 +245,10 @@ def _resolve(words: list[str]) -> list[str]:
 
 def _data_class(name: str) -> str:
     if name not in DATASETS:
-        return name  # a class name or a dotted path
+        classes = [DATASETS.get(known).__qualname__ for known in DATASETS]
+        if "." in name or name in classes:
+            return name  # a class name or a dotted path
+        raise UnknownNameError(f"There is no data set {name!r}. {did_you_mean(name, [*DATASETS, *classes])}")
     entry = DATASETS.get(name)
     return f"{entry.__module__}.{entry.__qualname__}"
 

@@ -233,11 +233,13 @@ def start_from(model: CXRModel, saved: CXRModel) -> None:
     if from_encoder:
         prefix = "encoder.model."
         given = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
-    fresh = [name for name in own if name not in given or own[name].shape != given[name].shape]
+    fresh = {name for name in own if name not in given or own[name].shape != given[name].shape}
+    if saved.task == model.task and saved.config.classes != model.config.classes:
+        fresh |= _answer_tensors(model.network)  # the same shape may well mean other classes, or another order
     if saved.task != model.task:
         fits = from_encoder and all(name in own and name not in fresh for name in given)
     else:
-        fits = given.keys() == own.keys() and not set(fresh) & _backbone_tensors(model.network)
+        fits = given.keys() == own.keys() and not fresh & _backbone_tensors(model.network)
     if not fits:
         raise ConfigError(
             f"init_from needs a saved model of the same network, or a segmenter whose encoder is the classifier's "
@@ -246,7 +248,13 @@ def start_from(model: CXRModel, saved: CXRModel) -> None:
         )
     model.network.load_state_dict({**own, **{name: value for name, value in given.items() if name not in fresh}})
     if fresh:
-        rank_zero_info(f"Started from {saved.config.network}; these tensors are fresh: {', '.join(fresh)}.")
+        rank_zero_info(f"Started from {saved.config.network}; these tensors are fresh: {', '.join(sorted(fresh))}.")
+
+
+def _answer_tensors(network: nn.Module) -> set[str]:
+    """Name the tensors that make the answer: smp's last layer, else all beside the backbone."""
+    outside = set(network.state_dict()) - _backbone_tensors(network)
+    return {name for name in outside if name.startswith("segmentation_head.")} or outside
 
 
 def _backbone_tensors(network: nn.Module) -> set[str]:

@@ -107,8 +107,8 @@ class ClassificationTask(Task):
         if self.model.config.mode == "multilabel":
             present = [bool((truth[:, c] == 1).any() and (truth[:, c] == 0).any()) for c in range(truth.shape[1])]
         kept = values.pop("auroc")[torch.tensor(present)]
-        if len(kept):
-            self.log(f"{stage}/auroc", kept.mean(), prog_bar=True, sync_dist=True)
+        # Always logged, NaN where only one class has films: whoever monitors it must find it.
+        self.log(f"{stage}/auroc", kept.mean(), prog_bar=True, sync_dist=True)
         for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "balanced_accuracy", sync_dist=True)
         metrics.reset()
