@@ -278,6 +278,12 @@ def test_saving_over_a_larger_pipeline_leaves_none_of_its_parts(small: Pipeline,
         Pipeline.from_pretrained(tmp_path / "lung_segmenter")
 
 
+def test_saving_removes_no_folder_that_no_pipeline_named(small: Pipeline, tmp_path: Path) -> None:
+    trained = classifier().save_pretrained(tmp_path / "classifier")
+    Pipeline(lung_segmenter=small.lung_segmenter).save_pretrained(tmp_path)
+    assert (trained / "model.safetensors").is_file()
+
+
 def test_parts_of_the_wrong_kind_are_refused(small: Pipeline) -> None:
     with pytest.raises(ConfigError, match="classifier must be a ClassificationModel"):
         Pipeline(classifier=small.lung_segmenter)  # type: ignore[arg-type]

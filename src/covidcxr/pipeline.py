@@ -25,7 +25,7 @@ from covidcxr.io import is_one_film, read_image
 from covidcxr.models import ClassificationModel, CXRModel, SegmentationModel
 from covidcxr.postprocess import PostProcess, lung_reasons
 from covidcxr.prediction import FailedPrediction, Prediction, as_film
-from covidcxr.transforms import fit_image, fit_mask, unfit_map
+from covidcxr.transforms import LUNGS_OF_REGION, fit_image, fit_mask, unfit_map
 from covidcxr.types import ImageLike, Region
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
@@ -38,7 +38,7 @@ _MODELS: dict[str, type[SegmentationModel] | type[ClassificationModel]] = {
     "infection_segmenter": SegmentationModel,
     "classifier": ClassificationModel,
 }
-_LUNG_CLASSES = ("lung_field", "lung")
+_LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
 
 
 class Pipeline:
@@ -225,8 +225,10 @@ class Pipeline:
             The folder, which `from_pretrained` reads.
         """
         target = Path(folder)
-        for name in _MODELS.keys() - self.models().keys():  # of a larger pipeline that was saved here before
-            shutil.rmtree(target / name, ignore_errors=True)
+        if (target / "pipeline.json").is_file():
+            # Of a larger pipeline that was saved here before; a folder that no pipeline named is not ours to remove.
+            for name in set(_read_index(target / "pipeline.json")["components"]) - self.models().keys():
+                shutil.rmtree(target / name, ignore_errors=True)
         for name, model in self.models().items():
             model.save_pretrained(target / name)
         index = {"format_version": FORMAT_VERSION, "components": sorted(self.models())}
@@ -338,8 +340,7 @@ def _coarse(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height 
 
 def _lungs(masks: Masks, region: Region) -> Bool[np.ndarray, "height width"]:
     """Return the lungs that a region means: the fields to look at, all of the lungs to take away."""
-    wanted = _LUNG_CLASSES if region == "lungs" else tuple(reversed(_LUNG_CLASSES))
-    return next(masks[name] for name in wanted if name in masks)
+    return next(masks[name] for name in LUNGS_OF_REGION[region] if name in masks)
 
 
 def _read_index(path: Path) -> dict[str, Any]:

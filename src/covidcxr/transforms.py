@@ -14,7 +14,25 @@ from torch import Tensor
 from covidcxr.errors import ConfigError
 from covidcxr.types import Fit, Region
 
-__all__ = ["apply_region", "dilate", "fit_image", "fit_mask", "letterbox_box", "normalize", "unfit_map"]
+__all__ = [
+    "LUNGS_OF_REGION",
+    "apply_region",
+    "dilate",
+    "fit_image",
+    "fit_mask",
+    "letterbox_box",
+    "normalize",
+    "unfit_map",
+]
+
+
+LUNGS_OF_REGION: dict[Region, tuple[str, ...]] = {
+    "full": (),
+    "lungs": ("lung_field", "lung"),
+    "background": ("lung", "lung_field"),
+}
+"""The mask classes that a region is cut by, best first: to keep the lungs, the field without heart and diaphragm, as
+segmenters draw it; to remove them, the wider outline, so that nothing of the lung is left."""
 
 
 def letterbox_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:

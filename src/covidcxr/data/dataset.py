@@ -17,18 +17,10 @@ from covidcxr.config import PreprocessConfig
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io import read_image, read_mask
-from covidcxr.transforms import apply_region, fit_image, fit_mask, letterbox_box
+from covidcxr.transforms import LUNGS_OF_REGION, apply_region, fit_image, fit_mask, letterbox_box
 from covidcxr.types import Fit, Region, Sample
 
 __all__ = ["CXRDataset"]
-
-# What "the lungs" are, best first: to keep them, the field without heart and diaphragm, as segmenters draw it;
-# to remove them, the wider outline, so that nothing of the lung is left.
-_LUNGS: dict[Region, tuple[str, ...]] = {
-    "full": (),
-    "lungs": ("lung_field", "lung"),
-    "background": ("lung", "lung_field"),
-}
 
 
 class _Film(NamedTuple):
@@ -182,7 +174,7 @@ class CXRDataset(Dataset[Sample]):
         return apply_region(image[None], lungs[None], self.geometry.region, self.geometry.lung_dilation)[0]
 
     def _lung_class(self, record: Record) -> str | None:
-        return next((name for name in _LUNGS[self.geometry.region] if name in record.mask_paths), None)
+        return next((name for name in LUNGS_OF_REGION[self.geometry.region] if name in record.mask_paths), None)
 
     def _label_numbers(self) -> tuple[int, ...]:
         places = {name: place for place, name in enumerate(self.classes)}

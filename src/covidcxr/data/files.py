@@ -9,13 +9,14 @@ from pathlib import Path
 
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
+from covidcxr.transforms import LUNGS_OF_REGION
 
 __all__ = ["IMAGE_SUFFIXES", "add_drawn_masks", "check_files", "check_unique", "find_images", "list_folders", "some_of"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Endings, in lower case, of the files that count as films."""
 
-_LUNGS = frozenset({"lung_field", "lung"})
+_LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
 
 
 def find_images(folder: Path) -> list[Path]:
