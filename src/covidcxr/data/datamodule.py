@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -20,23 +15,21 @@ from torch.utils.data import DataLoader
 from covidcxr.augmentations import Augment
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.balance import Balance, class_weights, sampling_weights
+from covidcxr.data.collection import Collection, Views
 from covidcxr.data.dataset import CXRDataset
-from covidcxr.data.files import add_drawn_masks, check_files, check_unique
-from covidcxr.data.labels import LabelMap
-from covidcxr.data.records import Record, count_by, find_leaks
+from covidcxr.data.records import count_by
 from covidcxr.data.sampler import EpochSampler, ResumableLoader
-from covidcxr.data.splits import assign_splits, take_fold
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.types import Fit, Region, SplitName
 
 __all__ = ["CXRDataModule"]
 
 
-class CXRDataModule(LightningDataModule, ABC):
+class CXRDataModule(Collection, LightningDataModule):
     """Base of all data sets. A data set names its classes and writes `read_records`; the rest is here.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set, or of a compact copy that `covidcxr datasets prepare` wrote of it.
         image_size: Height and width of the samples.
         fit: How films come to that size: "letterbox" keeps the aspect ratio, "stretch" does not.
         region: "full", "lungs", or "background" = the film with the lungs removed; the latter two need lung masks.
@@ -57,25 +50,15 @@ class CXRDataModule(LightningDataModule, ABC):
         label_map: New names for labels; several may get one name, and the films of a label mapped to null are left
             out.
         drop_unlabelled: Leave out films without a label.
+        views: "frontal" leaves out films that are known to be no frontal radiographs, and counts them in `left_out`;
+            "all" keeps them.
+        official_split: Use the split of the data set's authors where there is one; else split anew by patient.
         split_seed: Seeds the split; kept apart from `seed`, so that runs to be compared test on the same patients.
         seed: Seeds order and augmentation.
-
-    Attributes:
-        classes: Names of the classes; a sample's label is the place of its class in here.
-        homepage: Where to get the data set.
-        layout: What stands in `root`, in words.
-        citation: How to cite it.
-        license: Its terms of use.
 
     Raises:
         ConfigError: If a setting is out of range or contradicts another.
     """
-
-    classes: tuple[str, ...] = ()
-    homepage: ClassVar[str] = ""
-    layout: ClassVar[str] = ""
-    citation: ClassVar[str] = ""
-    license: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -98,73 +81,39 @@ class CXRDataModule(LightningDataModule, ABC):
         balance: Balance = "none",
         label_map: Mapping[str, str | None] | None = None,
         drop_unlabelled: bool = False,
+        views: Views = "frontal",
+        official_split: bool = True,
         split_seed: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if (fold is None) != (folds is None) or (folds is not None and hold_out_source is not None):
-            raise ConfigError("fold and folds go together, and exclude hold_out_source: a fold is its own test split.")
+        LightningDataModule.__init__(self)
+        Collection.__init__(
+            self,
+            root,
+            views=views,
+            official_split=official_split,
+            label_map=label_map,
+            drop_unlabelled=drop_unlabelled,
+            drawn_masks=drawn_masks,
+            fractions=fractions,
+            fold=fold,
+            folds=folds,
+            hold_out_source=hold_out_source,
+            split_seed=split_seed,
+        )
         if balance not in get_args(Balance):
             raise ConfigError(f"balance must be one of {', '.join(get_args(Balance))}, not {balance!r}.")
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(f"batch_size ({batch_size}) must be from 1 up, num_workers ({num_workers}) from 0 up.")
-        self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augment = Augment(augment) if isinstance(augment, str | Sequence) else augment
-        self.fractions = fractions
-        self.fold = fold
-        self.folds = folds
-        self.hold_out_source = hold_out_source
         self.balance = balance
-        self.label_map = LabelMap(label_map)
-        self.drop_unlabelled = drop_unlabelled
-        self.split_seed = split_seed
         self.seed = seed
-        self._datasets: dict[SplitName, CXRDataset] = {}
         self.geometry = PreprocessConfig(image_size=image_size, fit=fit, region=region, lung_dilation=lung_dilation)
         self.mask_classes = tuple(mask_classes)
-        self.drawn_masks = None if drawn_masks is None else Path(drawn_masks).expanduser()
         self.cache: Literal["memory"] | None = cache
-        if self.classes:
-            self.classes = self.label_map.classes(self.classes)
-
-    @abstractmethod
-    def read_records(self) -> Iterable[Record]:
-        """Return every film of the data set with all that is known about it, without opening it.
-
-        `split` is the official one, or None. Splitting, renaming of labels and all checks are done by the base.
-        """
-
-    @cached_property
-    def records(self) -> list[Record]:
-        """All films, each with its split; read from the disk when first asked for.
-
-        Raises:
-            DatasetError: If the data set is not there, lacks files, or contradicts itself.
-        """
-        if not self.root.is_dir():
-            raise self.not_found(self.root)
-        records = [self._named(record) for record in self.label_map.apply(self.read_records())]
-        if self.drawn_masks is not None:
-            records = add_drawn_masks(records, self.drawn_masks)
-        if self.drop_unlabelled:
-            records = [record for record in records if record.label is not None]
-        if not records:
-            raise DatasetError(f"{type(self).__name__} finds no film in {self.root}. {self._remedy()}")
-        check_unique(records)
-        check_files(records)
-        if self.fold is not None and self.folds is not None:
-            return take_fold(records, self.folds, self.fold, seed=self.split_seed)
-        records = assign_splits(records, self.fractions, seed=self.split_seed, hold_out_source=self.hold_out_source)
-        leaks = find_leaks(records)
-        if leaks:
-            warnings.warn(
-                f"The official split of {type(self).__name__} leaks: {len(leaks)} patients are in more than one part. "
-                f"It is used as published; covidcxr.data.find_leaks(records) names them.",
-                stacklevel=2,
-            )
-        return records
+        self._datasets: dict[SplitName, CXRDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check the records, open no film. Lightning calls this before each stage; the first call counts.
@@ -234,29 +183,6 @@ class CXRDataModule(LightningDataModule, ABC):
         """
         return class_weights(self.train_dataset.labels, self.classes)
 
-    def counts(self, name: str = "label") -> dict[SplitName, dict[str, int]]:
-        """Count the films of each split by a field of their records ("label", "source", "view", "mask", ...)."""
-        return {
-            split: count_by((record for record in self.records if record.split == split), name)
-            for split in get_args(SplitName)
-        }
-
-    def not_found(self, path: Path) -> DatasetError:
-        """Return the error for a part of the data set that is missing; says where to get it and where to put it."""
-        return DatasetError(f"{type(self).__name__} does not find {path}. {self._remedy()}")
-
-    def _remedy(self) -> str:
-        where = f" Get it from {self.homepage}" if self.homepage else ""
-        what = f" It must hold {self.layout}." if self.layout else ""
-        return f"root is {self.root}.{what}{where}{' and unpack it there.' if where else ''}"
-
-    def _named(self, record: Record) -> Record:
-        """Name the film by its path below the root: that is the same on every machine."""
-        path = record.image_path
-        if record.image_id != path.as_posix() or not path.is_relative_to(self.root):
-            return record
-        return replace(record, image_id=path.relative_to(self.root).as_posix())
-
     def _check_masks(self) -> None:
         known = count_by(self.records, "mask")
         for name in self.mask_classes:
@@ -274,6 +200,7 @@ class CXRDataModule(LightningDataModule, ABC):
             lung_dilation=self.geometry.lung_dilation,
             augment=self.augment if split == "train" else None,
             cache=self.cache,
+            read=self.read_film,
             seed=self.seed,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -47,6 +47,7 @@ class CXRDataset(Dataset[Sample]):
         augment: Name of a preset, albumentations transforms, or an `Augment`; None = none.
         cache: "memory" keeps every film once it was read, as uint8 at `image_size` and before augmentation. Each
             worker process keeps its own, for as long as it lives.
+        read: Opens the film of a record, grey in [0, 1]; by default from its `image_path`.
         seed: Seeds augmentation, together with the epoch and the index of the film.
 
     Raises:
@@ -66,6 +67,7 @@ class CXRDataset(Dataset[Sample]):
         lung_dilation: float = 0.0,
         augment: str | Sequence[Any] | Augment | None = None,
         cache: Literal["memory"] | None = None,
+        read: Callable[[Record], Float[np.ndarray, "height width"]] | None = None,
         seed: int = 0,
     ) -> None:
         self.records = tuple(records)
@@ -76,6 +78,7 @@ class CXRDataset(Dataset[Sample]):
         if cache not in (None, "memory"):
             raise ConfigError(f'cache must be "memory" or null, not {cache!r}.')
         self.seed = seed
+        self._open = read or _open
         self.labels = self._label_numbers()
         self._cache: dict[int, _Film] | None = {} if cache else None
         self._check_lungs()
@@ -128,7 +131,7 @@ class CXRDataset(Dataset[Sample]):
         return self._cache[index]
 
     def _read(self, record: Record) -> _Film:
-        image = read_image(record.image_path)
+        image = self._open(record)
         whole = image.shape
         if record.box is not None:
             image = image[_box_slices(record, whole)]
@@ -196,6 +199,10 @@ class CXRDataset(Dataset[Sample]):
                 f"{len(self.records)} have none. Make masks with a lung segmenter (covidcxr predict), leave these "
                 f'films out, or use region="full".'
             )
+
+
+def _open(record: Record) -> Float[np.ndarray, "height width"]:
+    return read_image(record.image_path)
 
 
 def _box_slices(record: Record, whole: tuple[int, ...]) -> tuple[slice, slice]:

@@ -11,7 +11,15 @@ from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.transforms import LUNGS_OF_REGION
 
-__all__ = ["IMAGE_SUFFIXES", "add_drawn_masks", "check_files", "check_unique", "find_images", "list_folders", "some_of"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "DrawnMasks",
+    "find_images",
+    "find_missing",
+    "find_twice",
+    "list_folders",
+    "some_of",
+]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Endings, in lower case, of the files that count as films."""
@@ -32,31 +40,35 @@ def list_folders(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))]
 
 
-def add_drawn_masks(records: Iterable[Record], folder: Path) -> list[Record]:
-    """Give films that have no lung mask those that a segmenter drew.
+class DrawnMasks:
+    """Lung masks that a segmenter drew, for films that have none.
 
     Args:
-        records: The films.
         folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each film.
 
     Raises:
         DatasetError: If there is no such folder.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"There is no folder of drawn masks {folder}. Draw them: covidcxr predict --root ROOT.")
-    return [record if _LUNGS & record.mask_paths.keys() else _with_masks(record, folder) for record in records]
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DatasetError(f"There is no folder of drawn masks {folder}. Draw them: covidcxr predict --root ROOT.")
+        self._folder = folder
+
+    def add(self, record: Record) -> Record:
+        """Give the record its drawn masks, unless it has a lung mask."""
+        if _LUNGS & record.mask_paths.keys():
+            return record
+        drawn = {name: self._folder / f"{record.image_id}.{name}.png" for name in sorted(_LUNGS)}
+        found = {name: path for name, path in drawn.items() if path.is_file()}
+        return replace(record, mask_paths={**record.mask_paths, **found}) if found else record
 
 
-def _with_masks(record: Record, folder: Path) -> Record:
-    paths = {name: folder / f"{record.image_id}.{name}.png" for name in sorted(_LUNGS)}
-    return replace(record, mask_paths={**record.mask_paths, **{n: path for n, path in paths.items() if path.is_file()}})
+def find_missing(records: Iterable[Record]) -> list[str]:
+    """Look for every image and mask of the records; each folder is listed once.
 
-
-def check_files(records: Iterable[Record]) -> None:
-    """Check that every image and mask of the records is there; each folder is listed once.
-
-    Raises:
-        DatasetError: If files are missing; says how many, and names the first.
+    Returns:
+        One message that says how many files are missing and names the first; empty if all are there.
     """
     listings: dict[str, frozenset[str]] = {}
     missing: list[str] = []
@@ -67,18 +79,19 @@ def check_files(records: Iterable[Record]) -> None:
                 listings[folder] = _names_in(folder)
             if name not in listings[folder]:
                 missing.append(os.fspath(path))
-    if missing:
-        raise DatasetError(
-            f"{len(missing)} files of the data set are missing: {some_of(missing)}. "
-            f"Unpack the download again, or correct the table that names them."
-        )
+    if not missing:
+        return []
+    return [
+        f"{len(missing)} files of the data set are missing: {some_of(missing)}. "
+        f"Unpack the download again, or correct the table that names them."
+    ]
 
 
-def check_unique(records: Iterable[Record]) -> None:
-    """Check that no film is listed twice.
+def find_twice(records: Iterable[Record]) -> list[str]:
+    """Look for films that are listed twice.
 
-    Raises:
-        DatasetError: If two records have one image id; says how many, and names the first.
+    Returns:
+        One message that says how many and names the first; empty if each is listed once.
     """
     seen: set[str] = set()
     twice: list[str] = []
@@ -86,8 +99,7 @@ def check_unique(records: Iterable[Record]) -> None:
         if record.image_id in seen:
             twice.append(record.image_id)
         seen.add(record.image_id)
-    if twice:
-        raise DatasetError(f"{len(twice)} films are listed more than once: {some_of(twice)}. List each film once.")
+    return [f"{len(twice)} films are listed more than once: {some_of(twice)}. List each film once."] if twice else []
 
 
 def some_of(names: list[str], most: int = 5) -> str:

@@ -49,8 +49,10 @@ class FolderDataModule(CXRDataModule):
         super().__init__(root, **base)
         self._patient = _compile("patient_pattern", patient_pattern)
         self._source = _compile("source_pattern", source_pattern)
-        self._folders = self._class_folders()
-        self.classes = self.label_map.classes(sorted({folder.name for folder, _ in self._folders}))
+        self.settings = {"patient_pattern": patient_pattern, "source_pattern": source_pattern}
+        if self.prepared is None:
+            self._folders = self._class_folders()
+            self.classes = self.label_map.classes(sorted({folder.name for folder, _ in self._folders}))
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a film, class by class."""
@@ -63,7 +65,7 @@ class FolderDataModule(CXRDataModule):
         for folder, split in self._folders:
             films = find_images(folder)
             if not films:
-                raise DatasetError(f"The class folder {folder} holds no film. Fill it, or remove it.")
+                self.fault(DatasetError(f"The class folder {folder} holds no film. Fill it, or remove it."))
             patients = _search(self._patient, films)
             sources = _search(self._source, films)
             for film, patient, source in zip(films, patients, sources, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from covidcxr.data.records import Record
@@ -33,10 +33,12 @@ class LabelMap:
         renamed = (self.names.get(label, label) for label in labels)
         return tuple(dict.fromkeys(label for label in renamed if label is not None))
 
-    def apply(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Rename the labels of films; films without a label stay."""
-        for record in records:
-            if record.label not in self.names:
-                yield record
-            elif (label := self.names[record.label]) is not None:
-                yield replace(record, label=label)
+    @property
+    def dropped(self) -> frozenset[str]:
+        """The labels whose films are left out."""
+        return frozenset(label for label, name in self.names.items() if name is None)
+
+    def rename(self, record: Record) -> Record:
+        """Give a film its new label."""
+        label = self.names.get(record.label) if record.label is not None else None
+        return record if label is None else replace(record, label=label)

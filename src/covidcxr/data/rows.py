@@ -1,35 +1,66 @@
-"""Tables with a header, read row by row as text: CSV, TSV, Parquet."""
+"""Label files, read row by row as text: CSV, TSV, Parquet and Excel tables with a header, and bare lines of fields."""
 
 from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from covidcxr.errors import DatasetError, did_you_mean
 
-__all__ = ["Table"]
+__all__ = ["Table", "read_lines"]
+
+Fault = Callable[[DatasetError], None]
+"""Told what is wrong with one line; raises it, or notes it and lets the reading go on."""
+
+
+def _raise(error: DatasetError) -> None:
+    raise error
+
+
+def read_lines(path: Path, *, fault: Fault = _raise) -> Iterator[tuple[int, str]]:
+    """Read the lines of a text file (also .gz) that are not empty: number, from 1, and text without its end.
+
+    Args:
+        path: The file, UTF-8.
+        fault: Told when the file is not there or stops being text.
+    """
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line.strip("\r\n")
+    except FileNotFoundError:
+        fault(DatasetError(f"There is no label file {path}. Unpack the download again."))
+    except (UnicodeDecodeError, OSError, EOFError) as error:
+        fault(DatasetError(f"The label file {path}, after line {number}, cannot be read: {error}."))
 
 
 class Table:
     """A table of text: every value is a string, "NA" and "None" are values like others, only "" is no value.
 
     Args:
-        path: CSV with commas, semicolons or tabs (also .gz), or Parquet. The first row names the columns.
+        path: CSV with commas, semicolons or tabs (also .gz), Parquet, or the first sheet of an Excel file (.xlsx). The
+            first row names the columns; a column without a name is called "".
+        fault: Told of a row that is damaged; the rows after it are still read.
 
     Raises:
         DatasetError: If the table is not there, is empty, or cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fault: Fault = _raise) -> None:
         self.path = path
+        self._fault = fault
         if not path.is_file():
             raise DatasetError(f"There is no table {path}. Check the data set's root and the table's name.")
         self._is_parquet = path.suffix.lower() in (".parquet", ".pq")
-        self.columns = tuple(self._parquet().schema_arrow.names) if self._is_parquet else self._csv_header()
+        self._lines = self._excel_lines if path.suffix.lower() == ".xlsx" else self._csv_lines
+        self.columns = tuple(self._parquet().schema_arrow.names) if self._is_parquet else self._header()
         if len(set(self.columns)) < len(self.columns):
             raise DatasetError(f"Two columns of {path} have one name: {', '.join(self.columns)}. Rename one.")
 
@@ -49,28 +80,36 @@ class Table:
         Raises:
             DatasetError: If a row has more or fewer fields than the header, or is no text.
         """
-        return self._parquet_rows() if self._is_parquet else self._csv_rows()
+        return self._parquet_rows() if self._is_parquet else self._text_rows()
 
-    def _csv_header(self) -> tuple[str, ...]:
-        for _, header in self._csv_lines():
+    def _header(self) -> tuple[str, ...]:
+        for _, header in self._lines():
             return tuple(name.strip() for name in header)
         raise DatasetError(f"The table {self.path} is empty.")
 
-    def _csv_rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        lines = self._csv_lines()
+    def _text_rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        lines = self._lines()
         next(lines, None)
-        for line, values in lines:
+        while True:
+            try:
+                line, values = next(lines)
+            except StopIteration:
+                return
+            except DatasetError as error:  # nothing after it can be read
+                return self._fault(error)
             if len(values) != len(self.columns):
-                raise DatasetError(
+                message = (
                     f"Line {line} of {self.path} has {len(values)} fields, the header has {len(self.columns)}. "
                     f"The file may be cut short, or a text with a comma lacks its quotes."
                 )
+                self._fault(DatasetError(message))
+                continue
             yield line, dict(zip(self.columns, map(str.strip, values), strict=True))
 
     def _csv_lines(self) -> Iterator[tuple[int, list[str]]]:
         line = 0
         try:
-            with self._open() as file:
+            with _open(self.path) as file:
                 first = file.readline()
                 file.seek(0)
                 reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
@@ -82,9 +121,20 @@ class Table:
             where = f"{self.path}, after line {line}"
             raise DatasetError(f"The table {where}, cannot be read: {error}. Save it as UTF-8 CSV.") from error
 
-    def _open(self) -> TextIOWrapper:
-        file = gzip.GzipFile(self.path) if self.path.suffix.lower() == ".gz" else self.path.open("rb")
-        return TextIOWrapper(file, encoding="utf-8-sig", newline="")  # -sig: Excel starts with a byte order mark
+    def _excel_lines(self) -> Iterator[tuple[int, list[str]]]:
+        from openpyxl import load_workbook
+        from openpyxl.utils.exceptions import InvalidFileException
+
+        try:
+            book = load_workbook(self.path, read_only=True, data_only=True)
+        except (BadZipFile, InvalidFileException, KeyError, OSError, ValueError) as error:
+            raise DatasetError(f"The table {self.path} is no Excel file: {error}. Download it again.") from error
+        try:
+            for line, values in enumerate(book.worksheets[0].iter_rows(values_only=True), 1):
+                if any(value is not None for value in values):
+                    yield line, ["" if value is None else str(value) for value in values]
+        finally:
+            book.close()
 
     def _parquet_rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         line = 1
@@ -103,3 +153,8 @@ class Table:
             return pyarrow.parquet.ParquetFile(self.path)
         except pyarrow.ArrowInvalid as error:
             raise DatasetError(f"The table {self.path} is no Parquet file: {error}") from error
+
+
+def _open(path: Path) -> TextIOWrapper:
+    file = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    return TextIOWrapper(file, encoding="utf-8-sig", newline="")  # -sig: Excel starts with a byte order mark

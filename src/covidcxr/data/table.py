@@ -80,9 +80,27 @@ class CSVDataModule(CXRDataModule):
         **base: Any,
     ) -> None:
         super().__init__(root, **base)
+        self.settings = {
+            "table": table,
+            "path_column": path_column,
+            "label_column": label_column,
+            "patient_column": patient_column,
+            "source_column": source_column,
+            "split_column": split_column,
+            "view_column": view_column,
+            "sex_column": sex_column,
+            "age_column": age_column,
+            "mask_columns": mask_columns,
+            "classes": classes,
+            "where": where,
+            "exclude": exclude,
+        }
+        if self.prepared is not None:
+            return
         if not self.root.is_dir():
             raise self.not_found(self.root)
-        self._table = Table(self.root / table)
+        # Damaged rows are told of when the records are read.
+        self._table = Table(self.root / table, fault=lambda error: None)
         self._columns = {
             "path": self._table.require(path_column),
             "label": self._column("label", label_column),
@@ -101,10 +119,14 @@ class CSVDataModule(CXRDataModule):
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a row, in the table's order."""
-        return (self._record(line, row) for line, row in self._rows())
+        for line, row in self._rows(Table(self._table.path, fault=self.fault)):
+            try:
+                yield self._record(line, row)
+            except DatasetError as error:
+                self.fault(error)
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        for line, row in self._table:
+    def _rows(self, table: Table) -> Iterator[tuple[int, dict[str, str]]]:
+        for line, row in table:
             if self._where.all_match(row) and not self._exclude.any_matches(row):
                 yield line, row
 
@@ -154,7 +176,7 @@ class CSVDataModule(CXRDataModule):
         for rows in filters:
             rows.check()
         column = self._columns["label"]
-        return sorted({row[column] for _, row in self._rows()} - {""}) if column else []
+        return sorted({row[column] for _, row in self._rows(self._table)} - {""}) if column else []
 
 
 class _Filter:
