@@ -23,7 +23,7 @@ from covidcxr import ClassificationModel, ModelConfig, PreprocessConfig, Segment
 from covidcxr.cli import _parser, main
 from covidcxr.io import write_image
 from covidcxr.phantom import draw_dataset, write_dataset
-from covidcxr.training import recipes
+from covidcxr.recipe import recipe_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")}
@@ -226,8 +226,8 @@ def test_the_architecture_tells_the_layers_that_hold() -> None:
 
 def test_every_recipe_is_in_the_guide() -> None:
     guide = (ROOT / "docs" / "guide" / "command-line.md").read_text(encoding="utf-8")
-    assert recipes()
-    assert [name for name in recipes() if f"`{name}`" not in guide] == []
+    assert recipe_paths()
+    assert [name for name in recipe_paths() if f"`{name}`" not in guide] == []
 
 
 def test_the_front_door_is_in_the_api() -> None:

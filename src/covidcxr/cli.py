@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from covidcxr import __version__
+from covidcxr.datasets.verbs import add_datasets
 from covidcxr.errors import CovidCXRError
+from covidcxr.recipe_verbs import add_recipes
 
 __all__ = ["main"]
 
@@ -23,6 +25,7 @@ _EPILOG = """examples:
   covidcxr predict films/ --model mini --out answers   your films: JSON lines, masks, overlays, contact sheet
   covidcxr fit --config mini-lungs --data.root DIR     a recipe on your data
   covidcxr fit --help                                  all settings of a training
+  covidcxr datasets list                               the data sets that it reads, and where to get them
   covidcxr doctor                                      is this installation sound?
 
 For research only; not for clinical use."""
@@ -43,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in _TRAINING:  # LightningCLI has a parser of its own
         return _guarded(lambda: _train(words))
-    options = _parser().parse_args(words)
+    options, more = _parser().parse_known_args(words)
+    if more and not getattr(options, "takes_more", False):
+        _parser().error(f"unrecognized arguments: {' '.join(more)}")
+    options.more = more  # flags of `covidcxr fit`
     return _guarded(lambda: options.run(options))
 
 
@@ -75,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(verbs)
     for verb, purpose in _TRAINING.items():
         verbs.add_parser(verb, help=purpose, add_help=False)  # main() hands these to LightningCLI before
+    add_recipes(verbs)
+    add_datasets(verbs)
     _add_doctor(verbs)
     return parser
 

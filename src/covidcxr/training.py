@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
+import re
 import sys
+import tempfile
 import warnings
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from uuid import uuid4
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
-from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
+from covidcxr.config import ModelConfig, PreprocessConfig
+from covidcxr.data import CXRDataModule
+from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation import Estimate
 from covidcxr.evaluation.rows import calibrate, score_rows
+from covidcxr.files import replace_file
 from covidcxr.models import load_model
+from covidcxr.recipe import Recipe, data_class, task_class, write_yaml
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import ClassificationTask, SegmentationTask, Task
 
-__all__ = ["TrainingCLI", "recipes", "run"]
+__all__ = ["TrainingCLI", "check", "run"]
 
 _HELP = {
     "fit": "Train a model. Example: covidcxr fit --config mini-lungs --data.root DIR --output my-lungs",
@@ -33,22 +43,37 @@ _HELP = {
     "Example: covidcxr test --config mini-lungs --data.root DIR --model.init_from my-lungs --output scores",
 }
 _CHIEF = ("dice_", "accuracy", "balanced_accuracy", "auroc_")
-_TASKS = {"segmentation": SegmentationTask, "classification": ClassificationTask}
 
 
 def run(words: list[str]) -> None:
     """Run `fit`, `validate` or `test` with the command-line words that follow `covidcxr`.
 
     Raises:
-        CovidCXRError: If a setting is wrong; argparse exits with code 2 on an unknown flag or key.
+        CovidCXRError: If a setting is wrong.
     """
+    _start(TrainingCLI, words)
+
+
+def check(words: list[str]) -> None:
+    """Build all that `run` would, and compare the model with the data, but train and score nothing.
+
+    Raises:
+        CovidCXRError: If a setting is wrong, the data are not where they should be, or weights cannot be had.
+    """
+    cli = _start(_CheckingCLI, words)
+    cli.datamodule.setup()
+    cli.model.check_data(cli.datamodule)
+
+
+def _start(kind: type[TrainingCLI], words: list[str]) -> TrainingCLI:
     DATASETS.names()  # so that a YAML file may say `class_path: CSVDataModule`
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
-    before, sys.argv = sys.argv, ["covidcxr", *_resolve(words)]  # LightningCLI distrusts arguments given otherwise
+    before = sys.argv
     try:
-        with warnings.catch_warnings():
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own
-            TrainingCLI(
+            sys.argv = ["covidcxr", *_resolve(words, Path(scratch))]  # LightningCLI distrusts arguments given otherwise
+            return kind(
                 Task,
                 LightningDataModule,
                 subclass_mode_model=True,
@@ -56,6 +81,7 @@ def run(words: list[str]) -> None:
                 save_config_kwargs={"overwrite": True},
                 auto_configure_optimizers=False,
                 seed_everything_default=0,
+                parser_class=_Parser,
                 parser_kwargs={
                     "prog": "covidcxr",
                     "description": "For research only; not for clinical use.",
@@ -64,18 +90,42 @@ def run(words: list[str]) -> None:
             )
     except ValueError as error:
         # jsonargparse wraps what a constructor raises into pages of its own words; ours says it in one line.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, CovidCXRError):
-            cause = cause.__cause__
-        raise (cause or error) from None
+        raise _own_error(error) or error from None
     finally:
         sys.argv = before
 
 
-def recipes() -> dict[str, Path]:
-    """Return the bundled recipes by name."""
-    folder = Path(str(files("covidcxr"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+def _own_error(error: BaseException | None) -> CovidCXRError | None:
+    while error is not None and not isinstance(error, CovidCXRError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+class _Parser(LightningArgumentParser):
+    """Says in one line which key is wrong, and the nearest valid one, in place of pages of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise _own_error(ex) or ConfigError(_in_one_line(message))
+
+
+def _in_one_line(message: str) -> str:
+    """Shorten a message of jsonargparse, which tells of every type that a value was tried for."""
+    for pattern in (r"Option '([\w.]+)' is not accepted", r"[Kk]ey \"?'?([\w.]+)\"?'? is not expected"):
+        if found := re.findall(pattern, message):
+            key = found[-1]
+            return f"Unknown key {key!r} in the config. {did_you_mean(key.rpartition('.')[2], _known_keys())}"
+    if found := re.findall(r"[Uu]nrecognized arguments: -*([^\s=]+)", message):
+        return f"Unknown argument {found[0]!r}. {did_you_mean(found[0].rpartition('.')[2], _known_keys())}"
+    if found := re.findall(r"arguments are required: ([\w., ]+)", message):
+        return f"These settings are missing: {found[-1].strip()} (--data.root DIR names the data set's folder)."
+    return " ".join(message.split())[:600]
+
+
+def _known_keys() -> set[str]:
+    ours = (SegmentationTask, ClassificationTask, Task, ModelConfig, PreprocessConfig, Trainer, CXRDataModule)
+    classes: list[Callable[..., Any]] = [*ours, *(DATASETS.get(name) for name in DATASETS)]
+    keys = {key for kind in classes for key in inspect.signature(kind).parameters}
+    return keys | {"model", "data", "trainer", "config", "output", "coverage", "seed_everything", "ckpt_path"}
 
 
 class TrainingCLI(LightningCLI):
@@ -101,6 +151,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer; unless the config names a ModelCheckpoint, keep the best and the last weights."""
         trainer = super().instantiate_trainer(**kwargs)
+        self.history = History()
+        trainer.callbacks.append(self.history)  # type: ignore[attr-defined]  # set where mypy does not see
         keeper = trainer.checkpoint_callback
         if isinstance(keeper, ModelCheckpoint) and keeper.monitor is None and keeper.save_last is None:
             best = ModelCheckpoint(monitor=self.model.monitor, mode="max", save_last=True, filename="best-{epoch}")
@@ -155,6 +207,8 @@ class TrainingCLI(LightningCLI):
             task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         if isinstance(task, ClassificationTask) and task.model.config.mode != "multilabel":
             self._calibrate(task)
+        with replace_file(Path(output) / "history.json") as draft:
+            draft.write_text(json.dumps(self.history.epochs, indent=2) + "\n", encoding="utf-8")
         print_line(f"Saved {task.save_pretrained(output)} (weights of {Path(best).name or 'the last epoch'}).")
 
     def _calibrate(self, task: ClassificationTask) -> None:
@@ -191,13 +245,63 @@ class TrainingCLI(LightningCLI):
         print_line(f"Rows: {output / 'predictions.csv'}; scores: {output / 'scores.json'}")
 
 
+class History(Callback):
+    """Keeps what was logged in each epoch, in the checkpoint too, so that a resumed training has the whole curve.
+
+    Attributes:
+        epochs: From name ("train/loss", "val/auroc", ...) to value, an entry an epoch, with its number, from 0, as
+            "epoch". `train/loss` is the mean over the epoch's batches.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self._losses: list[Tensor] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the losses of the epoch before."""
+        self._losses = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take down a batch's loss, unless nothing could be learnt from it."""
+        if outputs is not None:
+            self._losses.append(outputs["loss"].detach())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take down the epoch; the checkpoint, which keeps it, is written after this."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        loss = torch.stack(self._losses).mean().item() if self._losses else math.nan
+        entry: dict[str, float] = {**logged, "epoch": trainer.current_epoch, "train/loss": loss}
+        self.epochs = [*(old for old in self.epochs if old["epoch"] < trainer.current_epoch), entry]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.epochs = state_dict["epochs"]
+
+
+class _CheckingCLI(TrainingCLI):
+    """Builds everything and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def write_scores(rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimate]], output: Path) -> None:
     """Write `predictions.csv` (a row a film) and `scores.json` (all figures with their intervals)."""
     import pandas as pd
 
-    pd.DataFrame(rows).to_csv(output / "predictions.csv", index=False)
+    with replace_file(output / "predictions.csv") as draft:
+        pd.DataFrame(rows).to_csv(draft, index=False)
     plain = {part: {name: value.to_dict() for name, value in table.items()} for part, table in scores.items()}
-    (output / "scores.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    with replace_file(output / "scores.json") as draft:
+        draft.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
 def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
@@ -226,11 +330,15 @@ def print_line(text: str) -> None:
     Console(highlight=False, soft_wrap=True, markup=False).print(text)
 
 
-def _resolve(words: list[str]) -> list[str]:
-    """Turn registry names after --data and --model, and recipe names after --config, into what LightningCLI knows."""
+def _resolve(words: list[str], scratch: Path) -> list[str]:
+    """Turn registry names after --data and --model, and recipes after --config, into what LightningCLI knows."""
     if words[0] in ("validate", "test") and not any(word.startswith("--verbose") for word in words):
         words = [*words, "--verbose", "false"]  # Lightning's own table has no intervals
-    resolvers = {"--data": _data_class, "--model": _task_class, "--config": _recipe, "-c": _recipe}
+
+    def config(name: str) -> str:
+        return str(write_yaml(scratch / f"{uuid4().hex}.yaml", Recipe.read(name).base()))
+
+    resolvers = {"--data": data_class, "--model": task_class, "--config": config, "-c": config}
     resolved: list[str] = []
     for word in words:
         flag, equals, value = word.partition("=")
@@ -241,26 +349,3 @@ def _resolve(words: list[str]) -> list[str]:
         else:
             resolved.append(word)
     return resolved
-
-
-def _data_class(name: str) -> str:
-    if name not in DATASETS:
-        classes = [DATASETS.get(known).__qualname__ for known in DATASETS]
-        if "." in name or name in classes:
-            return name  # a class name or a dotted path
-        raise UnknownNameError(f"There is no data set {name!r}. {did_you_mean(name, [*DATASETS, *classes])}")
-    entry = DATASETS.get(name)
-    return f"{entry.__module__}.{entry.__qualname__}"
-
-
-def _task_class(name: str) -> str:
-    return _TASKS[name].__name__ if name in _TASKS else name
-
-
-def _recipe(name: str) -> str:
-    known = recipes()
-    if name in known:
-        return str(known[name])
-    if not Path(name).is_file():
-        raise UnknownNameError(f"There is no config file and no recipe {name!r}. {did_you_mean(name, known)}")
-    return name

@@ -96,8 +96,9 @@ def classification_metrics(
         confidence: Nominal coverage of the intervals.
 
     Returns:
-        `accuracy`, `balanced_accuracy`, `macro_f1`, `macro_auroc`, then `sensitivity_<class>`, `specificity_<class>`,
-        `precision_<class>`, `f1_<class>` and `auroc_<class>` (one against the rest).
+        `accuracy`, `balanced_accuracy` (the mean sensitivity), `macro_f1`, `macro_auroc`, `macro_precision`, then
+        `sensitivity_<class>`, `specificity_<class>`, `precision_<class>`, `f1_<class>` and `auroc_<class>` (one against
+        the rest).
 
     Raises:
         ConfigError: If shapes differ, a label is out of range or a probability is not in [0, 1].
@@ -118,8 +119,11 @@ def classification_metrics(
         areas = [weighted_auroc(weights, probabilities[:, c], labels == c) for c in range(len(classes))]
         per_class["auroc"] = np.stack(areas, axis=1)
         rows = {"accuracy": _ratio(np.trace(counts, axis1=1, axis2=2), counts.sum((1, 2)))}
-        for name, part in (("balanced_accuracy", "sensitivity"), ("macro_f1", "f1"), ("macro_auroc", "auroc")):
+        means = {"balanced_accuracy": "sensitivity", "macro_f1": "f1", "macro_auroc": "auroc"}
+        for name, part in means.items():
             rows[name] = per_class[part][:, present].mean(1)
+        # A class that is never answered has no precision: it counts as 0 here, or being silent would pay.
+        rows["macro_precision"] = np.nan_to_num(per_class["precision"])[:, present].mean(1)
         return rows | {f"{part}_{name}": per_class[part][:, c] for c, name in enumerate(classes) for part in per_class}
 
     films: dict[str, np.ndarray] = {}

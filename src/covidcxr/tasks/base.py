@@ -142,12 +142,15 @@ class Task(LightningModule, ABC):
         )
 
     def setup(self, stage: str) -> None:
-        """Compare the model with the data before anything is trained.
+        """Compare the model with the data before anything is trained; see `check_data`."""
+        self.check_data(getattr(self.trainer, "datamodule", None))
+
+    def check_data(self, data: object) -> None:
+        """Compare the model with a data module (or None).
 
         Raises:
             ConfigError: If both name classes and these differ, or the sizes of their films do.
         """
-        data = getattr(self.trainer, "datamodule", None)
         self.check_classes(data)
         theirs = getattr(data, "geometry", None)
         for name in ("image_size", "fit", "region", "lung_dilation") if theirs is not None else ():
@@ -189,6 +192,8 @@ class Task(LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation films; bring the rows of all processes together."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.log_scores("train")  # here, so that they stand beside those of validation
         self.log_scores("val")
         self._gather_rows()
 

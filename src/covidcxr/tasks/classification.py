@@ -8,8 +8,9 @@ from typing import Any, ClassVar, cast, final
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score, MultilabelAUROC
+from torchmetrics.functional.classification import binary_auroc
 
 from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
@@ -21,12 +22,29 @@ from covidcxr.types import Batch
 __all__ = ["ClassificationTask"]
 
 
+class _FindingAUROC(MultilabelAUROC):
+    """Area of each finding over the films of which it is known (-1 = not known); NaN unless some have it, some not."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, average="none", ignore_index=-1)
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics's own needs this too
+        """Return an area a finding; torchmetrics's own fails where no film is known."""
+        probabilities, truths = _cat(self.preds), _cat(self.target)
+        areas = torch.full_like(probabilities[0], torch.nan)
+        for place, truth in enumerate(truths.T):
+            if (truth == 1).any() and (truth == 0).any():
+                areas[place] = binary_auroc(probabilities[:, place], truth, ignore_index=-1)
+        return areas
+
+
 @final
 class ClassificationTask(Task):
     """Trains a `ClassificationModel`; films without a label are left out.
 
     Logs `train/loss`, and for `val` and `test` the loss, `auroc` (mean over the classes present, one against the
-    rest; the one to monitor), and for exclusive classes `accuracy`, `balanced_accuracy` and `f1` (macro).
+    rest; the one to monitor), and for exclusive classes `accuracy`, `balanced_accuracy` and `f1` (macro). The latter
+    three are logged for `train` too, over the epoch's augmented films, while the model learns.
 
     Args:
         model: What is trained; `task="classification"`.
@@ -41,21 +59,21 @@ class ClassificationTask(Task):
     def __init__(self, model: ModelConfig, *, loss: str | nn.Module | None = None, **settings: Any) -> None:
         mode = model.get("mode", "multiclass") if isinstance(model, dict) else model.mode
         super().__init__(model, loss=loss or ("cross_entropy" if mode == "multiclass" else "bce"), **settings)
-        self.metrics = nn.ModuleDict({stage: self._metrics() for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict({f"{stage}_scores": self._metrics(stage) for stage in ("train", "val", "test")})
 
-    def _metrics(self) -> MetricCollection:
+    def _metrics(self, stage: str) -> MetricCollection:
         count = len(self.model.config.classes)
         if self.model.config.mode == "multilabel":
-            return MetricCollection({"auroc": MultilabelAUROC(count, average="none", ignore_index=-1)})
-        return MetricCollection(
-            {
-                "auroc": MulticlassAUROC(count, average="none"),
-                "accuracy": MulticlassAccuracy(count, average="micro"),
-                "balanced_accuracy": MulticlassAccuracy(count, average="macro"),
-                "f1": MulticlassF1Score(count, average="macro"),
-            },
-            compute_groups=False,
-        )
+            return MetricCollection({} if stage == "train" else {"auroc": _FindingAUROC(count)})
+        rates: dict[str, Metric | MetricCollection] = {
+            "accuracy": MulticlassAccuracy(count, average="micro"),
+            "balanced_accuracy": MulticlassAccuracy(count, average="macro"),
+            "f1": MulticlassF1Score(count, average="macro"),
+        }
+        # The area needs every film's probabilities, which is much to keep for the training films.
+        if stage != "train":
+            rates["auroc"] = MulticlassAUROC(count, average="none")
+        return MetricCollection(rates, compute_groups=False)
 
     def configure_loss(self, loss: str | nn.Module, loss_args: dict[str, Any] | None) -> nn.Module:
         """Build the loss from the registry of classification losses."""
@@ -82,10 +100,11 @@ class ClassificationTask(Task):
             label = one_hot(label, logits.shape[1]).float()  # a data module of exclusive classes: the others are absent
         loss = cast(Tensor, self.loss(logits, self._target(label, logits)))
         self.log(f"{stage}/loss", loss, batch_size=len(label), prog_bar=stage == "train", sync_dist=True)
-        if stage != "train":
+        metrics = cast(MetricCollection, self.metrics[f"{stage}_scores"])
+        if len(metrics):
             probabilities = self.model.probabilities(logits.detach().float() / self.model.config.temperature)
             truth = label.nan_to_num(-1).long() if label.is_floating_point() else label
-            cast(MetricCollection, self.metrics[stage]).update(probabilities, truth)
+            metrics.update(probabilities, truth)
             if self.keeps_rows:
                 self._keep_rows(batch, labelled, label, probabilities)
         return loss
@@ -96,17 +115,20 @@ class ClassificationTask(Task):
 
     def log_scores(self, stage: Stage) -> None:
         """Log the scores; a class without films is left out of their means."""
-        metrics = cast(MetricCollection, self.metrics[stage])
+        metrics = cast(MetricCollection, self.metrics[f"{stage}_scores"])
         if not any(metric.update_called for metric in metrics.values()):
+            return
+        if stage == "train":
+            for name, value in metrics.compute().items():
+                self.log(f"train/{name}", value, sync_dist=True)
+            metrics.reset()
             return
         with warnings.catch_warnings():  # a class without films makes torchmetrics warn; it is left out below
             warnings.simplefilter("ignore", UserWarning)
             values = metrics.compute()
-        truth = _cat(metrics["auroc"].target)
-        present = [bool((truth == c).any() and (truth != c).any()) for c in range(len(values["auroc"]))]
-        if self.model.config.mode == "multilabel":
-            present = [bool((truth[:, c] == 1).any() and (truth[:, c] == 0).any()) for c in range(truth.shape[1])]
-        kept = values.pop("auroc")[torch.tensor(present)]
+        truth, areas = _cat(metrics["auroc"].target), values.pop("auroc")
+        present = torch.tensor([bool((truth == c).any() and (truth != c).any()) for c in range(len(areas))])
+        kept = areas[~areas.isnan() if self.model.config.mode == "multilabel" else present]
         # Always logged, NaN where only one class has films: whoever monitors it must find it.
         self.log(f"{stage}/auroc", kept.mean(), prog_bar=True, sync_dist=True)
         for name, value in values.items():

@@ -75,7 +75,9 @@ class SegmentationTask(Task):
         return loss
 
     def log_scores(self, stage: Stage) -> None:
-        """Log the mean scores of each class, and their mean over classes."""
+        """Log the mean scores of each class, and their mean over classes; training films are not scored."""
+        if stage == "train":
+            return
         metric = cast(FilmMeans, self.metrics[stage])
         for score, means in metric.compute().items():
             means = means.reshape(-1)  # torchmetrics makes a scalar of a single class

@@ -1,0 +1,191 @@
+"""Pictures of trainings and scores; light, for print and page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from covidcxr.errors import ConfigError
+from covidcxr.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "draw_comparison",
+    "draw_run",
+    "plot_confusion",
+    "plot_history",
+    "plot_precision_recall",
+    "plot_roc",
+]
+
+_COLORS = ("#3b6fd4", "#d4663b", "#2f8f6b", "#8a5bc7", "#b08a1e", "#c2477f")
+_INK, _LINE = "#1c2128", "#d5dae1"
+
+
+def plot_history(epochs: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw learning curves: the losses, and what else was logged for training or validation.
+
+    Args:
+        epochs: What `fit` wrote as history.json: an entry an epoch, from "train/loss", "val/accuracy", ... to value.
+
+    Raises:
+        ConfigError: If there is no epoch.
+    """
+    if not epochs:
+        raise ConfigError("There is no epoch to draw.")
+    logged = {name for entry in epochs for name in entry}
+    wanted = ("loss", "accuracy", "f1", "dice", "auroc")
+    scores = [score for score in wanted if {f"train/{score}", f"val/{score}"} & logged]
+    figure, axes = _panels(len(scores))
+    for axis, score in zip(axes, scores, strict=True):
+        for stage, color in (("train", _COLORS[0]), ("val", _COLORS[1])):
+            points = [(entry["epoch"] + 1, entry[name]) for entry in epochs if (name := f"{stage}/{score}") in entry]
+            if points:
+                axis.plot(*zip(*points, strict=True), color=color, label={"val": "validation"}.get(stage, "training"))
+        axis.set(xlabel="epoch", title=_in_words(score))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def plot_confusion(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the confusion matrix of a classifier's most probable answers: shares of the true class, and films.
+
+    Args:
+        rows: A row a film: `label`, and `probability_CLASS` for each class.
+    """
+    classes, labels, probabilities = _predictions(rows)
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (labels, probabilities.argmax(1)), 1)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    figure, (axis,) = _panels(1, width=1.2 + 1.1 * len(classes), height=1.2 + 0.9 * len(classes))
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        color = "white" if shares[row, column] > 0.6 else _INK
+        text = f"{shares[row, column]:.0%}\n{count}"
+        axis.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+    axis.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="answer", ylabel="truth")
+    axis.set_xticklabels(classes, rotation=20 if max(map(len, classes)) > 9 else 0)
+    axis.set_yticklabels(classes)
+    axis.grid(visible=False)
+    return figure
+
+
+def plot_roc(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw a ROC curve a class, each against the rest; classes without films, or with all of them, are left out."""
+    figure, (axis,) = _panels(1, width=4.2, height=4)
+    axis.plot([0, 1], [0, 1], color=_LINE, linewidth=1)
+    for name, truth, score, color in _one_against_rest(rows):
+        order = np.argsort(-score, kind="stable")
+        last = np.append(np.diff(score[order]) != 0, True)  # ties are one point
+        hits, alarms = np.cumsum(truth[order])[last], np.cumsum(~truth[order])[last]
+        axis.plot(np.r_[0, alarms / alarms[-1]], np.r_[0, hits / hits[-1]], color=color, label=name)
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def plot_precision_recall(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw a precision-recall curve a class, each against the rest; the dotted line is what guessing gives."""
+    figure, (axis,) = _panels(1, width=4.2, height=4)
+    for name, truth, score, color in _one_against_rest(rows):
+        order = np.argsort(-score, kind="stable")
+        last = np.append(np.diff(score[order]) != 0, True)
+        hits, called = np.cumsum(truth[order])[last], np.flatnonzero(last) + 1
+        axis.step(np.r_[0, hits / hits[-1]], np.r_[hits[0] / called[0], hits / called], color=color, label=name)
+        axis.axhline(truth.mean(), color=color, linewidth=0.8, linestyle=":")
+    axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def draw_comparison(runs: Mapping[str, Mapping[str, Any]], names: Sequence[str], path: Path) -> None:
+    """Draw the scores of several runs with their intervals, a panel a score.
+
+    Args:
+        runs: From run to its scores, each with value, low and high.
+        names: The scores to draw.
+        path: The PNG to write.
+    """
+    figure, axes = _panels(len(names), width=1.9, height=0.9 + 0.32 * len(runs))
+    places = np.arange(len(runs))[::-1]
+    for number, (axis, name) in enumerate(zip(axes, names, strict=True)):
+        for place, scores in zip(places, runs.values(), strict=True):
+            score = scores.get(name)
+            if score is not None and score["value"] is not None:
+                if score["low"] is not None:
+                    axis.plot([score["low"], score["high"]], [place, place], color=_COLORS[0], linewidth=2)
+                axis.plot(score["value"], place, "o", color=_COLORS[0], markersize=5)
+        axis.set(title=_in_words(name), ylim=(-0.6, len(runs) - 0.4), yticks=places)
+        axis.set_yticklabels(list(runs) if number == 0 else [])
+        axis.grid(visible=True, axis="x", color=_LINE)
+    figure.supxlabel("value and 95 % interval over patients", fontsize=8, color=_INK)
+    _save(figure, path)
+
+
+def draw_run(folder: Path) -> None:
+    """Draw what a run left in its folder: learning curves, and for exclusive classes confusion, ROC and precision.
+
+    Args:
+        folder: Holds predictions.csv and, in `model/`, history.json; pictures are written beside them.
+    """
+    history = folder / "model" / "history.json"
+    if history.is_file() and (epochs := json.loads(history.read_text(encoding="utf-8"))):
+        _save(plot_history(epochs), folder / "learning_curves.png")
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if rows and "label" in rows[0]:
+        _save(plot_confusion(rows), folder / "confusion.png")
+        _save(plot_roc(rows), folder / "roc.png")
+        _save(plot_precision_recall(rows), folder / "precision_recall.png")
+
+
+def _predictions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    prefix = "probability_"
+    classes = [name.removeprefix(prefix) for name in (rows[0] if rows else ()) if name.startswith(prefix)]
+    if not classes or "label" not in rows[0]:
+        raise ConfigError("Each row needs `label` and `probability_CLASS` for each class.")
+    labels = np.array([classes.index(row["label"]) for row in rows])
+    return classes, labels, np.array([[float(row[prefix + name]) for name in classes] for row in rows])
+
+
+def _one_against_rest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, np.ndarray, np.ndarray, str]]:
+    classes, labels, probabilities = _predictions(rows)
+    found = [(name, labels == number, probabilities[:, number]) for number, name in enumerate(classes)]
+    # Of two classes one curve tells all: the second one is the one looked for.
+    kept = [entry for entry in found[len(found) == 2 :] if 0 < entry[1].sum() < len(labels)]
+    return [(*entry, _COLORS[number % len(_COLORS)]) for number, entry in enumerate(kept)]
+
+
+def _in_words(name: str) -> str:
+    return name.replace("_", " ").replace("auroc", "AUROC").replace("f1", "F1").replace("iou", "IoU")
+
+
+def _panels(count: int, width: float = 3.6, height: float = 2.8) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state
+
+    figure = Figure(figsize=(max(count, 1) * width + 0.8, height), layout="constrained", dpi=150)
+    axes = figure.subplots(1, max(count, 1), squeeze=False)[0]
+    for axis in axes:
+        axis.grid(visible=True, color=_LINE, linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(_LINE)
+        axis.tick_params(colors=_INK, labelsize=8, color=_LINE)
+        axis.title.set(fontsize=9, color=_INK)
+        axis.xaxis.label.set(fontsize=8, color=_INK)
+        axis.yaxis.label.set(fontsize=8, color=_INK)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replace_file(path) as draft:
+        figure.savefig(draft, format="png")

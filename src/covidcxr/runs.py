@@ -1,0 +1,238 @@
+"""Runs of recipes: fit, test, pictures; and where several runs are compared, one table and one plot.
+
+A finished run is never repeated and an interrupted one goes on where it was: whatever a run has reached lies in its
+folder, in files that appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
+from covidcxr.evaluation.plots import draw_comparison, draw_run
+from covidcxr.files import replace_file
+from covidcxr.hub import read_json
+from covidcxr.recipe import Recipe, write_yaml
+from covidcxr.training import check, print_line, run
+
+__all__ = ["Comparison", "Run", "run_recipe"]
+
+_MASKS = ("dice_", "iou_", "precision_", "recall_")
+_CLASSES = ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "macro_auroc")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a recipe, in a folder of its own.
+
+    Attributes:
+        name: The variants that it stands for, joined by "+"; "" if nothing is compared.
+        folder: Holds config.yaml, model/ (for `from_pretrained`), scores.json, predictions.csv, history.json, pictures.
+        config: What LightningCLI reads.
+        words: Command-line words that change the config.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    words: Sequence[str] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was fitted and tested."""
+        return (self.folder / "scores.json").is_file()
+
+    def check(self) -> None:
+        """Build everything and train nothing.
+
+        Raises:
+            CovidCXRError: If a setting is wrong.
+        """
+        check(["fit", "--config", self.claim_folder(), *self.words, *self._place()])
+
+    def go(self) -> None:
+        """Fit, test and draw; what was reached before is not repeated."""
+        config, model = self.claim_folder(), self.folder / "model"
+        if not (model / "config.json").is_file():
+            last = self.folder / "checkpoints" / "last.ckpt"
+            resume = ["--ckpt_path", str(last)] if last.is_file() else []
+            run(["fit", "--config", config, *self.words, *self._place(), "--output", str(model), *resume])
+        if not self.finished:
+            tested = ["--model.init_from", str(model), "--output", str(self.folder)]
+            run(["test", "--config", config, *self.words, *self._place(), *tested])
+        draw_run(self.folder)
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Return the scores of all test films: from name to value, low, high, count and patients."""
+        scores: dict[str, dict[str, Any]] = read_json(self.folder / "scores.json")["all"]
+        return scores
+
+    def _place(self) -> list[str]:
+        return ["--trainer.logger", "false", "--trainer.default_root_dir", str(self.folder)]
+
+    def claim_folder(self) -> str:
+        """Take the folder for these settings and return the path of the config in it.
+
+        Raises:
+            ConfigError: If it holds a run with other settings.
+        """
+        text = json.dumps([self.config, _without_root(self.words)], sort_keys=True, default=str)
+        stamp = self.folder / "settings.sha256"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if stamp.is_file() and stamp.read_text(encoding="utf-8").strip() != digest:
+            raise ConfigError(f"{self.folder} holds a run with other settings. Remove it, or choose another --output.")
+        with replace_file(stamp) as draft:
+            draft.write_text(digest + "\n", encoding="utf-8")
+        return str(write_yaml(self.folder / "config.yaml", self.config))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs of a recipe.
+
+    Attributes:
+        recipe: What is run.
+        folder: Holds the only run, or a folder a run beside the table and the plot.
+        runs: The runs, in order.
+        failed: From name of a run to what went wrong in it.
+    """
+
+    recipe: Recipe
+    folder: Path
+    runs: tuple[Run, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: of each run the variants that it stands for and its scores, or what went wrong."""
+        axes = list(self.recipe.compare)
+        table: dict[str, Any] = {"recipe": self.recipe.name, "runs": {}, "failed": dict(self.failed)}
+        for one in self.runs:
+            if one.finished:
+                variants = dict(zip(axes, one.name.split("+"), strict=False))
+                table["runs"][one.name] = {"variants": variants, "scores": one.scores()}
+        return table
+
+    def write(self) -> None:
+        """Write `comparison.json` (all numbers), `comparison.md` (the table) and `comparison.png` (the plot)."""
+        data = self.to_dict()
+        with replace_file(self.folder / "comparison.json") as draft:
+            draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        with replace_file(self.folder / "comparison.md") as draft:
+            header, *rows = self.table()
+            lines = [header, ["---"] * len(header), *rows]
+            draft.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), encoding="utf-8")
+        draw_comparison(
+            {name: entry["scores"] for name, entry in data["runs"].items()},
+            chief_scores(data["runs"].values()),
+            self.folder / "comparison.png",
+        )
+
+    def table(self) -> list[list[str]]:
+        """Return the table in words: a header, and a row a run, each figure with its interval."""
+        data = self.to_dict()["runs"]
+        names = chief_scores(data.values())
+        table = [[*self.recipe.compare, *(name.replace("_", " ") for name in names), "films", "patients"]]
+        for entry in data.values():
+            scores = entry["scores"]
+            size = (str(scores[names[0]][key]) for key in ("count", "patients"))
+            table.append([*entry["variants"].values(), *(_in_words(scores.get(name)) for name in names), *size])
+        return table
+
+    def print_table(self) -> None:
+        """Print the table, and where the plot is."""
+        from rich.console import Console
+        from rich.table import Table
+
+        header, *rows = self.table()
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+        for column in table.columns:
+            column.no_wrap = True
+        console = Console()
+        # A table in a log is read in an editor, which is wide.
+        console.print(table, width=None if console.is_terminal else 200)
+        print_line(f"Intervals are bootstrapped over patients. Plot: {self.folder / 'comparison.png'}")
+
+
+def run_recipe(recipe: Recipe, folder: Path, words: Sequence[str] = (), only: Sequence[str] = ()) -> Comparison:
+    """Run a recipe: every run is checked before the first is trained, and a finished one is not repeated.
+
+    Args:
+        recipe: What to run.
+        folder: Where the runs go.
+        words: Command-line words of `covidcxr fit` that change every run, say `["--data.root", "films"]`.
+        only: Run only those whose name holds one of these variants (or is one of these names).
+
+    Returns:
+        The runs. One that went wrong in training is told in `failed`; the others were run.
+
+    Raises:
+        CovidCXRError: If a setting of any run is wrong: nothing was trained then.
+        ConfigError: If `only` names no run.
+    """
+    runs = tuple(_chosen(recipe, folder, words, only))
+    for one in runs:
+        one.claim_folder()
+    todo = [one for one in runs if not one.finished]
+    for one in todo:
+        one.check()
+    failed: dict[str, str] = {}
+    for number, one in enumerate(todo, 1):
+        if recipe.compare:
+            print_line(f"Run {number} of {len(todo)}: {one.name}")
+        try:
+            one.go()
+        except (CovidCXRError, RuntimeError) as error:  # RuntimeError: out of memory, shapes that do not fit
+            if not recipe.compare:
+                raise
+            failed[one.name] = f"{type(error).__name__}: {error}"
+            print_line(f"{one.name} went wrong: {error}")
+    comparison = Comparison(recipe, folder, runs, failed)
+    if recipe.compare and any(one.finished for one in runs):
+        comparison.write()
+    return comparison
+
+
+def chief_scores(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Choose the scores that a table shows: means over the classes, or all of the masks."""
+    found = list(dict.fromkeys(name for entry in runs for name in entry["scores"]))
+    classes = [name for name in _CLASSES if name in found]
+    return classes or [name for start in _MASKS for name in found if name.startswith(start)] or found
+
+
+def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> Iterator[Run]:
+    named = dict(recipe.runs())
+    known = {*named, *(variant for name in named for variant in name.split("+"))} - {""}
+    for wanted in only:
+        if wanted not in known:
+            raise ConfigError(f"The recipe {recipe.name} has no run {wanted!r}. {did_you_mean(wanted, known)}")
+    for name, config in named.items():
+        if not only or {name, *name.split("+")} & set(only):
+            yield Run(name, folder / name, config, tuple(words))
+
+
+def _without_root(words: Sequence[str]) -> list[str]:
+    """Leave out where the data lie: that may change between two sittings, and is no setting."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if not skip and not word.startswith("--data.root"):
+            kept.append(word)
+        skip = not skip and word == "--data.root"
+    return kept
+
+
+def _in_words(score: Mapping[str, Any] | None) -> str:
+    if score is None or score["value"] is None:
+        return "-"
+    if score["low"] is None:
+        return f"{score['value']:.3f}"
+    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"

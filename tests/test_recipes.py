@@ -1,0 +1,217 @@
+"""Recipes: what they say, how they run, what a kill in the middle leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from covidcxr.cli import main
+from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
+from covidcxr.phantom import write_dataset
+from covidcxr.recipe import Recipe, recipe_paths
+from covidcxr.runs import run_recipe
+
+TINY: dict[str, Any] = {
+    "about": "A tiny classifier.",
+    "model": {
+        "class_path": "classification",
+        "init_args": {
+            "model": {
+                "task": "classification",
+                "network": "timm:test_resnet",
+                "classes": ["covid19", "normal", "pneumonia"],
+                "preprocess": {"image_size": [32, 32]},
+            },
+            "loss": "cross_entropy",
+        },
+    },
+    "data": {"class_path": "csv", "init_args": {"image_size": [32, 32], "batch_size": 16, "cache": "memory"}},
+    "trainer": {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    },
+    "compare": {
+        "loss": {"plain": {}, "focal": {"model.init_args.loss": "focal"}},
+        "lr": {"slow": {"model.init_args.lr": 0.001}, "fast": {"model.init_args.lr": 0.01}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("films"), 36).parent
+
+
+def write(path: Path, **changes: Any) -> Path:
+    """The tiny recipe with other top-level keys; None takes one out."""
+    data = {key: value for key, value in (TINY | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+class TestRecipe:
+    @pytest.mark.parametrize("name", sorted(recipe_paths()))
+    def test_each_bundled_one_can_be_read_and_says_what_it_is(self, name: str) -> None:
+        recipe = Recipe.read(name)
+        assert recipe.about.endswith(".")
+        assert len(dict(recipe.runs())) == recipe.count >= 1
+
+    def test_runs_are_all_combinations(self, tmp_path: Path) -> None:
+        runs = dict(Recipe.read(str(write(tmp_path / "tiny.yaml"))).runs())
+        assert list(runs) == ["plain+slow", "plain+fast", "focal+slow", "focal+fast"]
+        losses = [config["model"]["init_args"]["loss"] for config in runs.values()]
+        assert losses == ["cross_entropy", "cross_entropy", "focal", "focal"]
+        assert [config["model"]["init_args"]["lr"] for config in runs.values()] == [0.001, 0.01] * 2
+
+    def test_names_become_classes(self, tmp_path: Path) -> None:
+        config = Recipe.read(str(write(tmp_path / "tiny.yaml"))).base()
+        assert config["data"]["class_path"] == "covidcxr.data.table.CSVDataModule"
+        assert config["model"]["class_path"] == "ClassificationTask"
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"data": {"class_path": "csvv"}}, "data.class_path .*'csvv'.*Did you mean 'csv'"),
+            ({"model": {"class_path": "clasification"}, "compare": None}, "Did you mean 'classification'"),
+            ({"compare": {"loss": {"a": {"modle.init_args.loss": "x"}}}}, "'modle.init_args.loss'.*'model'"),
+            ({"compare": {"loss": {"a/b": {}}}}, "'a/b'"),
+            ({"compare": ["loss"]}, "compare in"),
+        ],
+    )
+    def test_what_is_wrong_is_told_with_the_nearest(
+        self, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=message):
+            list(Recipe.read(str(write(tmp_path / "tiny.yaml", **changes))).runs())
+
+    def test_an_unknown_recipe(self) -> None:
+        with pytest.raises(UnknownNameError, match="Did you mean 'mini-lungs'"):
+            Recipe.read("mini-lung")
+
+    def test_no_yaml(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("model: [")
+        with pytest.raises(ConfigError, match="no YAML"):
+            Recipe.read(str(tmp_path / "a.yaml"))
+
+
+class TestRun:
+    def test_a_comparison_ends_in_one_table_and_one_plot(self, tmp_path: Path, films: Path, capsys: Any) -> None:
+        recipe, out = write(tmp_path / "tiny.yaml"), tmp_path / "out"
+        words = ["recipes", "run", str(recipe), "--data.root", str(films), "--output", str(out), "--trainer.max_epochs"]
+        assert main([*words, "1", "--only", "slow"]) == 0
+        assert not (out / "plain+fast").exists()
+        made = {path: path.stat().st_mtime_ns for path in out.glob("*slow/scores.json")}
+        assert len(made) == 2
+        assert main([*words, "1"]) == 0
+        assert {path: path.stat().st_mtime_ns for path in made} == made, "a finished run was repeated"
+        table = json.loads((out / "comparison.json").read_text())
+        assert list(table["runs"]) == ["plain+slow", "plain+fast", "focal+slow", "focal+fast"]
+        for name, entry in table["runs"].items():
+            assert entry["variants"] == dict(zip(("loss", "lr"), name.split("+"), strict=True))
+            score = entry["scores"]["accuracy"]
+            assert score["low"] <= score["value"] <= score["high"]
+            assert entry["scores"] == json.loads((out / name / "scores.json").read_text())["all"]
+            for picture in ("learning_curves", "confusion", "roc", "precision_recall"):
+                assert (out / name / f"{picture}.png").stat().st_size > 5000
+            epochs = json.loads((out / name / "model" / "history.json").read_text())
+            assert [epoch["epoch"] for epoch in epochs] == [0]
+            assert {"train/loss", "train/accuracy", "train/f1", "val/loss", "val/accuracy"} <= epochs[0].keys()
+        lines = (out / "comparison.md").read_text().splitlines()
+        assert len(lines) == 6
+        assert f"{table['runs']['focal+fast']['scores']['accuracy']['value']:.3f}" in lines[-1]
+        assert (out / "comparison.png").stat().st_size > 5000
+        capsys.readouterr()
+        assert main([*words, "1", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == table
+        with pytest.raises(CovidCXRError, match="other settings"):
+            run_recipe(Recipe.read(str(recipe)), out, ["--data.root", str(films), "--trainer.max_epochs", "3"])
+
+    @pytest.mark.parametrize(
+        ("variant", "message"),
+        [
+            ({"model.init_args.loss": "focla"}, "focla.*Did you mean 'focal'"),
+            ({"model.init_args.los": "focal"}, "'los'.*Did you mean 'loss'"),
+            ({"model.init_args.model.network": "timm:resnet81"}, "resnet81"),
+            ({"data.init_args.image_size": [40, 40]}, "image_size"),
+            ({"data.init_args.table": "manifset.csv"}, "manifset.csv"),
+            ({"data.class_path": "foldr"}, "Did you mean 'folder'"),
+            ({"trainer.max_epochs": "three"}, "max_epochs"),
+        ],
+    )
+    def test_the_last_run_is_checked_before_the_first_is_trained(
+        self, tmp_path: Path, films: Path, variant: dict[str, Any], message: str
+    ) -> None:
+        path = write(tmp_path / "tiny.yaml", compare={"it": {"good": {}, "bad": variant}})
+        with pytest.raises(CovidCXRError, match=message):
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+        assert not list(tmp_path.glob("out/*/model"))
+        assert not list(tmp_path.glob("out/*/checkpoints"))
+
+    def test_films_that_are_not_there(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "tiny.yaml", compare=None)
+        with pytest.raises(CovidCXRError, match="does not find"):
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(tmp_path / "nowhere")])
+
+    def test_one_run_that_goes_wrong_does_not_stop_the_others(self, tmp_path: Path, films: Path) -> None:
+        # Passes every check, and fails in the first step: a loss that no number comes out of.
+        compare = {"lr": {"wild": {"trainer.detect_anomaly": True, "model.init_args.lr": 1e30}, "good": {}}}
+        path = write(tmp_path / "tiny.yaml", compare=compare)
+        comparison = run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+        assert list(comparison.failed) == ["wild"]
+        assert list(comparison.to_dict()["runs"]) == ["good"]
+
+    @pytest.mark.slow
+    def test_a_kill_at_any_moment_loses_and_repeats_nothing(self, tmp_path: Path, films: Path) -> None:
+        recipe = write(tmp_path / "tiny.yaml", trainer=TINY["trainer"] | {"max_epochs": 12})
+        words = [sys.executable, "-m", "covidcxr", "recipes", "run", str(recipe), "--data.root", str(films)]
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        subprocess.run([*words, "--output", str(whole)], check=True, capture_output=True)
+        for wait in (
+            "plain+slow/checkpoints/last.ckpt",
+            "plain+slow/model/config.json",
+            "focal+slow/checkpoints/last.ckpt",
+        ):
+            process = subprocess.Popen([*words, "--output", str(killed)], stdout=subprocess.DEVNULL)
+            while process.poll() is None and not (killed / wait).exists():
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        finished = {path: path.stat().st_mtime_ns for path in killed.glob("*/scores.json")}
+        assert 1 <= len(finished) < 4
+        subprocess.run([*words, "--output", str(killed)], check=True, capture_output=True)
+        assert {path: path.stat().st_mtime_ns for path in finished} == finished
+        # Bit for bit what an undisturbed command gives, learning curves included.
+        for name in (
+            "comparison.json",
+            *(f"{path.parent.name}/model/history.json" for path in whole.glob("*/scores.json")),
+        ):
+            assert (killed / name).read_text() == (whole / name).read_text(), name
+        assert not list(killed.rglob("*.tmp"))
+
+
+def test_list_show_and_copy(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipes", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in listed] == sorted(recipe_paths())
+    assert main(["recipes", "show", "mini-lungs"]) == 0
+    assert capsys.readouterr().out.strip() == recipe_paths()["mini-lungs"].read_text().strip()
+    assert main(["recipes", "copy", "mini-lungs"]) == 0
+    assert (tmp_path / "mini-lungs.yaml").read_text() == recipe_paths()["mini-lungs"].read_text()
+    assert main(["recipes", "copy", "mini-lungs"]) == 2, "a file is never overwritten"
+    assert main(["recipes", "run", "mini-lung", "--data.root", "x"]) == 2
+    assert "Did you mean 'mini-lungs'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["recipes", "list", "--data.root", "x"])
