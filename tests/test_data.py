@@ -18,13 +18,25 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from covidcxr.augmentations import Augment
 from covidcxr.data import (
+    CombinedDataModule,
+    CoronaHackDataModule,
+    Covid19RadiographyDataModule,
+    CovidCTDataModule,
+    CovidCXNetDataModule,
+    CovidQUExDataModule,
+    CovidxCT2DataModule,
+    CovidxCXR3DataModule,
+    CovidXray5kDataModule,
     CSVDataModule,
     CXRDataModule,
     CXRDataset,
     DarkCovidNetDataModule,
     EpochSampler,
     FolderDataModule,
+    HannoverDataModule,
+    Ieee8023DataModule,
     Record,
+    XRayVisionDataModule,
     compute_mean_std,
     count_by,
     find_leaks,
@@ -35,15 +47,29 @@ from covidcxr.data.table import parse_age
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
 from covidcxr.registry import DATASETS
 from fakes import (
+    FINDINGS,
     MASK_COLUMNS,
     SIZE,
     draw_film,
     draw_lungs,
+    write_coronahack_fake,
+    write_covid_ct_ucsd_fake,
+    write_covid_cxnet_fake,
+    write_covid_qu_ex_fake,
+    write_covid_xray_5k_fake,
+    write_covidx_ct2_fake,
+    write_covidx_cxr3_fake,
     write_csv,
     write_darkcovidnet_fake,
+    write_findings_fake,
     write_folder_fake,
+    write_hannover_fake,
+    write_ieee8023_fake,
     write_image,
+    write_manifest_fake,
+    write_radiography_fake,
     write_table_fake,
+    write_xrv_covid_fake,
 )
 
 SMALL = {"image_size": (24, 24), "batch_size": 4}
@@ -329,7 +355,78 @@ def make_darkcovidnet(root: Path) -> CXRDataModule:
     return DarkCovidNetDataModule(write_darkcovidnet_fake(root), **SMALL)
 
 
-MAKERS = {"folder": make_folder, "csv": make_table, "darkcovidnet": make_darkcovidnet}
+def make_ieee8023(root: Path) -> CXRDataModule:
+    return Ieee8023DataModule(write_ieee8023_fake(root), **SMALL)
+
+
+def make_covid_xray_5k(root: Path) -> CXRDataModule:
+    return CovidXray5kDataModule(write_covid_xray_5k_fake(root), **SMALL)
+
+
+def make_covidx_ct2(root: Path) -> CXRDataModule:
+    return CovidxCT2DataModule(write_covidx_ct2_fake(root), **SMALL)
+
+
+def make_covid_ct_ucsd(root: Path) -> CXRDataModule:
+    return CovidCTDataModule(write_covid_ct_ucsd_fake(root), **SMALL)
+
+
+def make_hannover(root: Path) -> CXRDataModule:
+    return HannoverDataModule(write_hannover_fake(root), **SMALL)
+
+
+def make_covid_cxnet(root: Path) -> CXRDataModule:
+    return CovidCXNetDataModule(write_covid_cxnet_fake(root), **SMALL)
+
+
+def make_xrayvision(root: Path) -> CXRDataModule:
+    paths = {"imgpath": "images", "csvpath": "metadata.csv"}
+    return XRayVisionDataModule(write_xrv_covid_fake(root), dataset="COVID19_Dataset", dataset_args=paths, **SMALL)
+
+
+def make_covid_qu_ex(root: Path) -> CXRDataModule:
+    return CovidQUExDataModule(write_covid_qu_ex_fake(root), **SMALL)
+
+
+def make_covidx_cxr3(root: Path) -> CXRDataModule:
+    return CovidxCXR3DataModule(write_covidx_cxr3_fake(root), **SMALL)
+
+
+def make_coronahack(root: Path) -> CXRDataModule:
+    return CoronaHackDataModule(write_coronahack_fake(root), official_split=False, **SMALL)
+
+
+def make_covid19_radiography(root: Path) -> CXRDataModule:
+    return Covid19RadiographyDataModule(write_radiography_fake(root), **SMALL)
+
+
+def make_combined(root: Path) -> CXRDataModule:
+    write_folder_fake(root / "ward", ("covid19", "normal"), patients=10)
+    write_table_fake(root / "city", patients=24)
+    members = {
+        "ward": {"name": "folder", "root": "ward", "patient_pattern": "p([0-9]+)_"},
+        "city": {"name": "csv", "root": "city", "label_map": {"pneumonia": None, "other": None}},
+    }
+    return CombinedDataModule(root, datasets=members, duplicates="ignore", **SMALL)
+
+
+MAKERS = {
+    "combined": make_combined,
+    "folder": make_folder,
+    "csv": make_table,
+    "darkcovidnet": make_darkcovidnet,
+    "hannover": make_hannover,
+    "covid_cxnet": make_covid_cxnet,
+    "torchxrayvision": make_xrayvision,
+    "covid_qu_ex": make_covid_qu_ex,
+    "covidx_cxr3": make_covidx_cxr3,
+    "coronahack": make_coronahack,
+    "covid19_radiography": make_covid19_radiography,
+    "ieee8023_covid_chestxray": make_ieee8023,
+    "covid_xray_5k": make_covid_xray_5k,
+    "covidx_ct2": make_covidx_ct2,
+    "covid_ct_ucsd": make_covid_ct_ucsd,
+}
 
 
 class TestEveryDataModule:
@@ -366,27 +463,29 @@ class TestEveryDataModule:
 
     def test_counts_and_weights(self, module):
         counts = module.counts()
-        assert sum(sum(part.values()) for part in counts.values()) == len(module.records)
         weights = module.class_weights()
         frequency = torch.tensor([counts["train"][name] for name in module.classes])
+        if module.multilabel:
+            known = (~module.train_dataset.labels.isnan()).sum(0)
+            torch.testing.assert_close((weights + 1) * frequency, known.float())
+            return
+        assert sum(sum(part.values()) for part in counts.values()) == len(module.records)
         torch.testing.assert_close(weights * frequency, torch.full((len(frequency),), frequency.sum() / len(frequency)))
 
     def test_folds(self, module):
         tested: Counter[str] = Counter()
         for fold in range(3):
-            again = CSVDataModule if isinstance(module, CSVDataModule) else type(module)
-            options = {"patient_pattern": "p([0-9]+)_"} if isinstance(module, FolderDataModule) else {}
-            part = again(module.root, fold=fold, folds=3, **options)
+            part = type(module)(module.root, fold=fold, folds=3, **module.settings)
             tested.update(record.image_id for record in part.test_dataset.records)
             assert not find_leaks(part.records)
         assert tested == {record.image_id: 1 for record in module.records}
 
     def test_a_missing_root_says_what_to_do(self, module, tmp_path):
         with pytest.raises(DatasetError, match="does not find") as caught:
-            type(module)(tmp_path / "nowhere").setup()
+            type(module)(tmp_path / "nowhere", **module.settings).setup()
         message = str(caught.value)
         assert "nowhere" in message
-        assert module.layout in message
+        assert isinstance(module, CombinedDataModule) or module.layout in message  # whose members tell their own
         assert module.homepage in message
 
 
@@ -702,6 +801,108 @@ class TestCSV:
         assert module.folds == 3
 
 
+def make_findings(root: Path, **settings: object) -> CSVDataModule:
+    return CSVDataModule(write_findings_fake(root), table="findings.csv", label_columns=FINDINGS, **settings, **SMALL)
+
+
+class TestFindings:
+    """Classes that are not exclusive."""
+
+    def test_words_of_a_table(self, tmp_path):
+        module = make_findings(tmp_path)
+        assert module.classes == FINDINGS
+        assert module.multilabel
+        assert [dict(record.findings) for record in module.records[:4]] == [
+            {"Edema": True, "Fracture": True},
+            {"Edema": False, "Fracture": False, "Pneumonia": True},
+            {"Fracture": False, "Pneumonia": False},
+            {"Fracture": False},
+        ]
+        assert {record.label for record in module.records} == {None}
+        assert count_by(module.records, "label") == {"Pneumonia": 13, "Edema": 10, "Fracture": 8}
+        whole, part = count_by(module.records, "label"), module.counts()["train"]
+        assert all(abs(part[name] - 0.7 * count) <= 2 for name, count in whole.items())
+
+    def test_samples_tell_each_class_by_itself(self, tmp_path):
+        films = make_findings(tmp_path, fractions=(1.0, 0.0), augment=None).train_dataset
+        expected = torch.tensor([[1, 1, torch.nan], [0, 0, 1], [torch.nan, 0, 0], [torch.nan, 0, torch.nan]])
+        found = torch.stack([films[index]["label"] for index in range(4)])
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        films[0]["label"][:] = 7  # a sample's own copy
+        torch.testing.assert_close(films[0]["label"], expected[0], equal_nan=True)
+
+    def test_all_splits_agree(self, tmp_path):
+        rows = [{"path": f"{film}.png", "patient_id": f"{film}", "split": "train", "Edema": "1"} for film in range(6)]
+        rows += [{"path": f"{film}.png", "patient_id": f"{film}", "split": "test", "Edema": ""} for film in range(6, 9)]
+        for film, row in enumerate(rows):
+            write_image(tmp_path / row["path"], draw_film(film))
+        write_csv(tmp_path / "manifest.csv", rows)
+        module = CSVDataModule(tmp_path, label_columns=["Edema"], drop_unlabelled=False)
+        assert not any(record.findings for record in module.test_dataset.records)
+        assert module.test_dataset[0]["label"].isnan().tolist() == [True]
+        dropped = CSVDataModule(tmp_path, label_columns=["Edema"], drop_unlabelled=True)
+        assert (len(dropped.records), dropped.left_out) == (6, {"no label": 3})
+
+    def test_weights_balance_the_loss(self, tmp_path):
+        from covidcxr.losses import BCELoss
+
+        module = make_findings(tmp_path)
+        labels, weights = module.train_dataset.labels, module.class_weights()
+        assert (weights > 0).all()
+        # With the weights, saying "even" about everything is the best that a constant can do.
+        logits = torch.zeros(labels.shape, requires_grad=True)
+        BCELoss(pos_weight=weights.tolist())(logits, labels).backward()
+        torch.testing.assert_close(logits.grad.sum(0), torch.zeros(len(FINDINGS)), atol=1e-6, rtol=0)
+        module.train_dataset.labels[:, 0] = 0
+        with pytest.raises(DatasetError, match="Edema"):
+            module.class_weights()
+
+    @pytest.mark.parametrize(
+        ("settings", "match"),
+        [
+            ({"balance": "class"}, "source"),
+            ({"balance": "class+source"}, "source"),
+            ({"label_map": {"Edema": "x"}}, "may"),
+        ],
+    )
+    def test_what_needs_exclusive_classes(self, tmp_path, settings, match):
+        with pytest.raises(ConfigError, match=match):
+            make_findings(tmp_path, **settings).setup()
+        make_findings(tmp_path, balance="source").train_dataloader()
+
+    def test_other_words_are_refused_with_their_line(self, tmp_path):
+        table = write_findings_fake(tmp_path) / "findings.csv"
+        table.write_text(
+            table.read_text().replace("02.png,1,,0", "02.png,1,maybe,0").replace("04.png,2,1.0", "04.png,2,2")
+        )
+        module = CSVDataModule(tmp_path, table="findings.csv", label_columns=FINDINGS)
+        with module.collected_faults() as faults:
+            assert len(list(module.kept_records())) == 38
+        assert [fault.split(": ")[0] for fault in faults] == [f"Line {line} of {table}" for line in (4, 6)]
+        assert "'maybe' in 'Edema' is no finding" in faults[0]
+
+    def test_unknown_names(self, tmp_path):
+        with pytest.raises(DatasetError, match="Did you mean 'Edema'"):
+            CSVDataModule(write_findings_fake(tmp_path), table="findings.csv", label_columns=["Edma"])
+        with pytest.raises(DatasetError, match="finding 'Edema', which is no class"):
+            make_findings(tmp_path, classes=("Edemas", "Fracture", "Pneumonia")).setup()
+        wide = make_findings(tmp_path, classes=("Mass", *FINDINGS))
+        assert wide.train_dataset.labels[:, 0].isnan().all()
+
+    def test_a_label_among_findings_is_refused(self, film):
+        shown = replace(film, label=None, findings={"covid19": True})
+        assert dataset(shown)[0]["label"].tolist()[0] == 1.0
+        with pytest.raises(DatasetError, match=r"findings=\{'normal': True\}"):
+            dataset(shown, film)
+
+    def test_findings_survive_a_process_border(self, film):
+        shown = replace(film, label=None, findings={"covid19": True})
+        assert pickle.loads(pickle.dumps(shown)) == shown != replace(film, label=None)
+        assert len({shown, shown}) == 1
+        with pytest.raises(ConfigError, match="cannot be counted"):
+            count_by([shown], "findings")
+
+
 class TestFolder:
     def test_official_splits(self, tmp_path):
         write_folder_fake(tmp_path, splits=("Train", "valid", "test"), patients=2)
@@ -763,6 +964,22 @@ class TestDarkCovidNet:
         write_darkcovidnet_fake(tmp_path)
         (tmp_path / "metadata.csv").rename(tmp_path / "X-Ray Image DataSet" / "metadata.csv")
         assert len(DarkCovidNetDataModule(tmp_path / "X-Ray Image DataSet").records) == 72
+
+    def test_tables_in_place_of_folders(self, tmp_path):
+        module = DarkCovidNetDataModule(write_manifest_fake(tmp_path))
+        assert count_by(module.records, "label") == {"covid19": 8, "normal": 6, "pneumonia": 6}
+        assert count_by(module.records, "source") == {"nih": 12, "ieee8023": 8}
+        assert count_by(module.records, "mask") == {"lung": 8, "infection": 4}
+        subset = tmp_path / "darkcovidnet_subset.csv"
+        subset.write_text(subset.read_text() + "images/nih/none.jpg,normal\n")
+        with pytest.raises(DatasetError, match=r"1 films .* does not list: .*none\.jpg"):
+            DarkCovidNetDataModule(tmp_path).setup()
+
+    def test_an_empty_class(self, tmp_path):
+        for film in (write_darkcovidnet_fake(tmp_path) / "X-Ray Image DataSet" / "Pneumonia").iterdir():
+            film.unlink()
+        with pytest.raises(DatasetError, match="Pneumonia holds no film"):
+            DarkCovidNetDataModule(tmp_path).setup()
 
     def test_a_missing_class(self, tmp_path):
         write_darkcovidnet_fake(tmp_path)

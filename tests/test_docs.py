@@ -21,9 +21,10 @@ from lightning import Trainer
 import covidcxr
 from covidcxr import ClassificationModel, ModelConfig, PreprocessConfig, SegmentationModel, registry
 from covidcxr.cli import _parser, main
+from covidcxr.datasets import describe_dataset
 from covidcxr.io import write_image
 from covidcxr.phantom import draw_dataset, write_dataset
-from covidcxr.recipe import recipe_paths
+from covidcxr.recipe import Recipe, recipe_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")}
@@ -166,7 +167,8 @@ def test_commands_parse(command: str, capsys: pytest.CaptureFixture[str]) -> Non
     words = shlex.split(command)[1:]
     if words[0] not in ("fit", "validate", "test"):
         if words != ["--help"]:
-            _parser().parse_args(words)
+            options, more = _parser().parse_known_args(words)
+            assert not more or options.takes_more, more
         return
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--help" if "--help" in words else "--print_config"])
@@ -178,7 +180,11 @@ def test_every_yaml_block_is_yaml() -> None:
     assert all(isinstance(yaml.safe_load(config), dict) for config in CONFIGS)
 
 
-@pytest.mark.parametrize("verb", [[], ["demo"], ["predict"], ["doctor"]], ids=lambda verb: " ".join(verb) or "covidcxr")
+@pytest.mark.parametrize(
+    "verb",
+    [[], ["demo"], ["predict"], ["recipes"], ["datasets"], ["doctor"]],
+    ids=lambda verb: " ".join(verb) or "covidcxr",
+)
 def test_help_shows_examples(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*verb, "--help"])
@@ -212,6 +218,18 @@ def test_every_name_is_in_the_guide(table: str) -> None:
     assert f"| `{table}` | `{REGISTRIES[table].group}` |" in entry_points
 
 
+def test_the_table_of_data_sets_tells_what_they_tell() -> None:
+    ours = [name for name in registry.DATASETS.names() if registry.DATASETS.get(name).__module__.startswith("covidcxr")]
+    rows = []
+    for facts in map(describe_dataset, ours):
+        films = "" if facts["films"] is None else f"{facts['films']:,}"
+        classes = ", ".join(facts["classes"]) or "as found"
+        cells = (f"`{facts['name']}`", f"`{facts['class']}`", facts["what"], classes, films, facts["license"])
+        rows.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
+    table = read_page("docs/guide/datasets.md").split("| Name | Class |")[1].split("\n\n")[0].splitlines()[2:]
+    assert table == rows
+
+
 def test_the_architecture_tells_the_layers_that_hold() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
@@ -224,10 +242,18 @@ def test_the_architecture_tells_the_layers_that_hold() -> None:
     assert missing == ["__main__"]
 
 
-def test_every_recipe_is_in_the_guide() -> None:
-    guide = (ROOT / "docs" / "guide" / "command-line.md").read_text(encoding="utf-8")
-    assert recipe_paths()
-    assert [name for name in recipe_paths() if f"`{name}`" not in guide] == []
+def test_the_table_of_recipes_tells_what_they_tell() -> None:
+    names = {registry.DATASETS.get(name).__qualname__: name for name in registry.DATASETS}
+    rows = []
+    for recipe in map(Recipe.read, recipe_paths()):
+        data = names[recipe.base()["data"]["class_path"].rpartition(".")[2]]
+        cells = (f"`{recipe.name}`", recipe.about, f"`{data}`", str(recipe.count), recipe.published)
+        rows.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
+    guide = read_page("docs/guide/recipes.md")
+    assert guide.split("| Recipe | What it trains |")[1].split("\n\n")[0].splitlines()[2:] == rows
+    choices = guide.split("| Recipes | Told | Chosen here |")[1]
+    own = ("mini-", "covidcnn2021-frozen-", "wali2021-next")
+    assert [name for name in recipe_paths() if f"`{name}`" not in choices and not name.startswith(own)] == []
 
 
 def test_the_front_door_is_in_the_api() -> None:

@@ -40,7 +40,9 @@ def test_stays_light(code: str) -> None:
     assert not HEAVY & set(json.loads(run_python(f"{code}\n{LOADED}")))
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["predict", "--help"], ["doctor", "--help"], []])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["predict", "--help"], ["datasets", "stats", "--help"], []]
+)
 def test_help_stays_light(words: list[str]) -> None:
     code = f"""
 import contextlib, io

@@ -11,11 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from covidcxr.cli import main
+from covidcxr.data import CSVDataModule, compute_mean_std
+from covidcxr.data.files import MASK_INDEX
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
+from covidcxr.models import ClassificationModel, EnsembleModel, load_model
 from covidcxr.phantom import write_dataset
 from covidcxr.recipe import Recipe, recipe_paths
 from covidcxr.runs import run_recipe
@@ -96,6 +100,20 @@ class TestRecipe:
         with pytest.raises(ConfigError, match=message):
             list(Recipe.read(str(write(tmp_path / "tiny.yaml", **changes))).runs())
 
+    def test_a_base_is_changed_key_by_key_but_another_class_whole(self, tmp_path: Path) -> None:
+        base = write(tmp_path / "tiny.yaml")
+        changes = dict.fromkeys(TINY) | {
+            "base": str(base),
+            "model": {"init_args": {"lr": 0.5}},
+            "data": {"class_path": "folder", "init_args": {"batch_size": 2}},
+        }
+        changed = write(tmp_path / "mine.yaml", **changes)
+        recipe = Recipe.read(str(changed))
+        assert (recipe.name, recipe.about, recipe.count) == ("mine", "A tiny classifier.", 4)
+        assert recipe.config["model"]["init_args"] == {**TINY["model"]["init_args"], "lr": 0.5}
+        assert recipe.config["data"]["init_args"] == {"batch_size": 2}
+        assert recipe.config["trainer"] == TINY["trainer"]
+
     def test_an_unknown_recipe(self) -> None:
         with pytest.raises(UnknownNameError, match="Did you mean 'mini-lungs'"):
             Recipe.read("mini-lung")
@@ -164,6 +182,23 @@ class TestRun:
         with pytest.raises(CovidCXRError, match="does not find"):
             run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(tmp_path / "nowhere")])
 
+    def test_what_failed_its_check_can_be_corrected_in_the_same_folder(self, tmp_path: Path, films: Path) -> None:
+        path, out = write(tmp_path / "tiny.yaml", compare=None), tmp_path / "out"
+        words = ["--data.root", str(films), "--trainer.max_epochs"]
+        with pytest.raises(CovidCXRError, match="max_epochs"):
+            run_recipe(Recipe.read(str(path)), out, [*words, "one"])
+        run_recipe(Recipe.read(str(path)), out, [*words, "1"])
+        assert (out / "scores.json").is_file()
+
+    def test_normalisation_by_the_training_films(self, tmp_path: Path, films: Path) -> None:
+        trainer = TINY["trainer"] | {"max_epochs": 1}
+        path = write(tmp_path / "tiny.yaml", compare=None, compute_mean_std=True, trainer=trainer)
+        run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+        model = ClassificationModel.from_pretrained(tmp_path / "out" / "model")
+        mean, std = compute_mean_std(CSVDataModule(films, image_size=(32, 32)))
+        assert (model.config.preprocess.mean, model.config.preprocess.std) == ((mean,), (std,))
+        assert model.mean.item() == pytest.approx(mean)
+
     def test_one_run_that_goes_wrong_does_not_stop_the_others(self, tmp_path: Path, films: Path) -> None:
         # Passes every check, and fails in the first step: a loss that no number comes out of.
         compare = {"lr": {"wild": {"trainer.detect_anomaly": True, "model.init_args.lr": 1e30}, "good": {}}}
@@ -199,6 +234,81 @@ class TestRun:
         ):
             assert (killed / name).read_text() == (whole / name).read_text(), name
         assert not list(killed.rglob("*.tmp"))
+
+
+class TestSteps:
+    def test_masks_are_drawn_before_the_runs_and_small_lungs_left_out(self, tmp_path: Path, films: Path) -> None:
+        text = (films / "manifest.csv").read_text().replace("lung_field,lung,", "field,whole,")
+        (films / "bare.csv").write_text(text)
+        path = write(
+            tmp_path / "tiny.yaml",
+            masks={"model": "mini", "min_lung_area": 0.25},
+            compare={
+                "region": {
+                    "full": {},
+                    "lungs": {"data.init_args.region": "lungs", "model.init_args.model.preprocess.region": "lungs"},
+                }
+            },
+        )
+        words = ["--data.root", str(films), "--data.table", "bare.csv", "--trainer.max_epochs", "1"]
+        run_recipe(Recipe.read(str(path)), tmp_path / "out", words)
+        index = json.loads((tmp_path / "out" / "masks" / MASK_INDEX).read_text())
+        assert len(index["areas"]) == 36
+        small = {name for name, area in index["areas"].items() if area < 0.25}
+        assert 0 < len(small) < 36
+        lines = (tmp_path / "out" / "masks" / "small.csv").read_text().splitlines()
+        assert {line.split(",")[0] for line in lines[1:]} == small
+        data = CSVDataModule(films, table="bare.csv", drawn_masks=tmp_path / "out" / "masks", min_lung_area=0.25)
+        assert {record.image_id for record in data.records} == set(index["areas"]) - small
+        assert data.left_out == {"lungs below 25% of the film": len(small)}
+        counts = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
+        tested = sum(record.split == "test" for record in data.records)
+        assert {run: entry["scores"]["accuracy"]["count"] for run, entry in counts.items()} == {
+            "full": tested,
+            "lungs": tested,
+        }
+
+    def test_masks_alone(self, tmp_path: Path, films: Path) -> None:
+        path = write(tmp_path / "only.yaml", model=None, compare=None, trainer=None, masks={"model": "mini"})
+        words = ["recipes", "run", str(path), "--data.root", str(films), "--output", str(tmp_path / "out")]
+        assert main(words) == 0
+        made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "masks").rglob("*.png")}
+        assert len(made) == 72
+        assert main(words) == 0, "again"
+        assert {path: path.stat().st_mtime_ns for path in made} == made, "masks were drawn twice"
+        other = write(tmp_path / "only.yaml", model=None, compare=None, trainer=None, masks={"postprocess": []})
+        with pytest.raises(ConfigError, match="another model or other steps"):
+            run_recipe(Recipe.read(str(other)), tmp_path / "out", ["--data.root", str(films)])
+        wrong = write(tmp_path / "wrong.yaml", model=None, masks={"modle": "mini"})
+        with pytest.raises(ConfigError, match="Did you mean 'model'"):
+            run_recipe(Recipe.read(str(wrong)), tmp_path / "out", ["--data.root", str(films)])
+
+    def test_members_and_boosted_trees_vote(self, tmp_path: Path, films: Path) -> None:
+        boosting = {"network_args": {"backbone": "timm:test_resnet", "stages": 3, "depth": 2}, "learning_rate": 0.2}
+        path = write(
+            tmp_path / "tiny.yaml",
+            compare={"lr": {"slow": {}, "fast": {"model.init_args.lr": 0.01}}},
+            ensemble={"vote": "soft", "boosting": boosting},
+            coverage=0.9,
+        )
+        words = ["--data.root", str(films), "--trainer.max_epochs", "1"]
+        comparison = run_recipe(Recipe.read(str(path)), tmp_path / "out", words)
+        assert list(comparison.to_dict()["runs"]) == ["slow", "fast", "boosting", "ensemble"]
+        model = load_model(tmp_path / "out" / "ensemble" / "model")
+        assert isinstance(model, EnsembleModel)
+        assert model.config.thresholds
+        rows = pd.read_csv(tmp_path / "out" / "ensemble" / "predictions.csv").set_index("image_id")
+        data = CSVDataModule(films, image_size=(32, 32))
+        film = data.test_dataset[0]
+        answer = model.predict(film["image"][None])[0]
+        columns = [f"probability_{name}" for name in model.config.classes]
+        assert answer.tolist() == pytest.approx(rows.loc[film["image_id"], columns].tolist(), abs=1e-5)
+        made = (tmp_path / "out" / "ensemble" / "scores.json").stat().st_mtime_ns
+        run_recipe(Recipe.read(str(path)), tmp_path / "out", words)
+        assert (tmp_path / "out" / "ensemble" / "scores.json").stat().st_mtime_ns == made
+        wrong = write(tmp_path / "wrong.yaml", ensemble={"boosting": {"learning_rat": 1}})
+        with pytest.raises(ConfigError, match="Did you mean 'learning_rate'"):
+            run_recipe(Recipe.read(str(wrong)), tmp_path / "wrong", words)
 
 
 def test_list_show_and_copy(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

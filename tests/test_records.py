@@ -88,6 +88,20 @@ class TestAssignSplits:
                 # A patient has up to 5 films, so no part can be filled to the film.
                 assert abs(part[value] - share * count) <= max(5, 0.02 * count), (split, value)
 
+    def test_findings_are_in_proportion_though_few_patients_have_most(self):
+        rng = random.Random(0)
+        records = []
+        for patient in range(1000):
+            severe = patient % 10 == 0  # many films, and nearly all of the rare finding
+            for film in range(20 if severe else 2):
+                shown = {"effusion": rng.random() < 0.5, "drain": severe and rng.random() < 0.8}
+                records.append(Record(Path(f"{patient}_{film}.png"), patient_id=f"{patient}", findings=shown))
+        parts = assign_splits(records)
+        whole = count_by(parts, "label")
+        for split, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+            films = [record for record in parts if record.split == split]
+            assert all(abs(count_by(films, "label")[name] / whole[name] - share) < 0.02 for name in whole)
+
     def test_keeps_the_order_and_everything_else(self):
         before = make_records(30)
         after = assign_splits(before)

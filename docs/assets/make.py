@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
 
-from covidcxr import Pipeline
+from covidcxr import CSVDataModule, Pipeline
+from covidcxr.datasets import draw_contact_sheet
 from covidcxr.hub import bundled
-from covidcxr.phantom import Phantom, draw_phantom
+from covidcxr.phantom import Phantom, draw_phantom, write_dataset
 from covidcxr.prediction import MASK_COLORS, Prediction, as_film
 
 FOLDER = Path(__file__).parent
@@ -53,9 +55,18 @@ def write(name: str, rows: list[list[Prediction]]) -> None:
     Image.fromarray(np.concatenate(bands[:-1])).quantize(palette=palette(), dither=0).save(FOLDER / name, optimize=True)
 
 
+def write_contact_sheet(name: str) -> None:
+    """Write the sheet that `covidcxr datasets stats` draws, of phantoms; as WebP: no PNG shrinks their grain."""
+    with TemporaryDirectory() as folder:
+        write_dataset(folder, 60, size=(224, 224))
+        data = CSVDataModule(folder, mask_columns={name: name for name in ("lung_field", "infection")})
+        draw_contact_sheet(data, title="phantoms", columns=5, tile=168).save(FOLDER / name, quality=80, method=6)
+
+
 if __name__ == "__main__":
     films = phantoms()
     write("phantoms.png", [[truth(film) for film in films]])
+    write_contact_sheet("contact-sheet.webp")
     if "mini" in bundled():
         pipeline = Pipeline.from_pretrained("mini")
         write("answers.png", [[pipeline(film.image) for film in films]])

@@ -17,8 +17,10 @@ _ROOMS = {
     "FailedPrediction": "pipeline",
     "SegmentationModel": "models",
     "ClassificationModel": "models",
+    "EnsembleModel": "models",
     "SegmentationTask": "tasks",
     "ClassificationTask": "tasks",
+    "MultiTask": "tasks",
     "ModelConfig": "config",
     "PreprocessConfig": "config",
     "CXRDataModule": "data",
@@ -42,8 +44,10 @@ __all__ = [
     "FailedPrediction",
     "SegmentationModel",
     "ClassificationModel",
+    "EnsembleModel",
     "SegmentationTask",
     "ClassificationTask",
+    "MultiTask",
     "ModelConfig",
     "PreprocessConfig",
     "CXRDataModule",
@@ -75,9 +79,9 @@ if TYPE_CHECKING:
     )
     from covidcxr.errors import CovidCXRError
     from covidcxr.io import read_image, read_mask
-    from covidcxr.models import ClassificationModel, SegmentationModel
+    from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
     from covidcxr.pipeline import FailedPrediction, Pipeline, Prediction
-    from covidcxr.tasks import ClassificationTask, SegmentationTask
+    from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from covidcxr import __version__
 from covidcxr.datasets.verbs import add_datasets
 from covidcxr.errors import CovidCXRError
 from covidcxr.recipe_verbs import add_recipes
+from covidcxr.tune.verbs import add_tune
 
 __all__ = ["main"]
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb, purpose in _TRAINING.items():
         verbs.add_parser(verb, help=purpose, add_help=False)  # main() hands these to LightningCLI before
     add_recipes(verbs)
+    add_tune(verbs)
     add_datasets(verbs)
     _add_doctor(verbs)
     return parser

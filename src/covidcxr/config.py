@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
-from covidcxr.types import Fit, Mode, Region, TaskName
+from covidcxr.types import Fit, Mode, Region, TaskName, Vote
 
-__all__ = ["FORMAT_VERSION", "PreprocessConfig", "ModelConfig", "check_format_version", "check_keys"]
+__all__ = [
+    "FORMAT_VERSION",
+    "PreprocessConfig",
+    "ModelConfig",
+    "EnsembleConfig",
+    "check_format_version",
+    "check_keys",
+]
 
 FORMAT_VERSION = 1
 """Version of the saved format that this release writes; it reads this one and all older ones."""
@@ -59,6 +67,8 @@ class PreprocessConfig:
         lung_dilation: By how much the lung mask is widened before `region` is cut, as a fraction of the longer
             side of `image_size`, in [0, 0.5]. Standard masks leave out 27 % of the lung's volume, behind heart
             and diaphragm.
+        steps: What else happens to the film at `image_size`, before it is normalised by `mean` and `std`: names of
+            preprocessing steps, or tables with the key "name" and the step's parameters; see `covidcxr.preprocess`.
     """
 
     image_size: tuple[int, int] = (256, 256)
@@ -68,6 +78,7 @@ class PreprocessConfig:
     fit: Fit = "letterbox"
     region: Region = "full"
     lung_dilation: float = 0.0
+    steps: tuple[str | dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         size = _numbers(self.image_size, int, "image_size")
@@ -87,6 +98,7 @@ class PreprocessConfig:
         _check_choice("region", self.region, get_args(Region))
         if not _is_number(self.lung_dilation) or not 0 <= self.lung_dilation <= 0.5:
             raise ConfigError(f"lung_dilation must be a number in [0, 0.5], not {self.lung_dilation!r}.")
+        _set(self, "steps", _plain_steps(self.steps))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "the preprocess config") -> Self:
@@ -109,7 +121,8 @@ class ModelConfig:
 
     Attributes:
         task: "segmentation" or "classification".
-        network: Name of the network: one of the registry, `timm:NAME` (classification) or `smp:NAME` (segmentation).
+        network: Name of the network: one of the registry, `timm:NAME`, `torchvision:NAME`, `xrv:NAME` (classification)
+            or `smp:NAME` (segmentation).
         classes: Names of the classes, in the order of the network's outputs.
         mode: "multiclass" (exactly one class is true), "multilabel" (each class by itself) or "binary":
             one output; in classification it is the probability of the second of two classes,
@@ -195,8 +208,84 @@ class ModelConfig:
         """Return plain data (dict, list, str, numbers) that `from_dict` reads back."""
         data = dataclasses.asdict(self)
         data["classes"] = list(self.classes)
-        data["preprocess"] |= {name: list(getattr(self.preprocess, name)) for name in ("image_size", "mean", "std")}
+        lists = ("image_size", "mean", "std", "steps")
+        data["preprocess"] |= {name: list(data["preprocess"][name]) for name in lists}
         return data
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Everything but the members: what `config.json` of a saved ensemble holds.
+
+    Attributes:
+        classes: Names of the classes; every member has the same, in the same order.
+        mode: "multiclass" (exactly one class is true) or "multilabel" (each class by itself).
+        members: From a member's name to the weight of its vote, above 0.
+        vote: "soft" = mean of the members' probabilities, "hard" = share of the members that answer so.
+        thresholds: As in `ModelConfig`.
+        temperature: As in `ModelConfig`; the members' own come before it.
+        task: "classification".
+        format_version: Version of the saved format.
+    """
+
+    classes: tuple[str, ...]
+    mode: Mode
+    members: dict[str, float]
+    vote: Vote = "soft"
+    thresholds: dict[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
+    task: TaskName = "classification"
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for key, choices in (("task", ("classification",)), ("mode", ("multiclass", "multilabel"))):
+            _check_choice(key, getattr(self, key), choices)
+        _check_choice("vote", self.vote, get_args(Vote))
+        one = ModelConfig(  # what a model of one network has as well is checked as there
+            task=self.task,
+            network="ensemble",
+            classes=self.classes,
+            mode=self.mode,
+            thresholds=self.thresholds,
+            temperature=self.temperature,
+            format_version=self.format_version,
+        )
+        _set(self, "classes", one.classes)
+        _check_mapping(self.members, "members")
+        if not self.members:
+            raise ConfigError("An ensemble has members, each with its weight.")
+        for name, weight in self.members.items():
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)):
+                raise ConfigError(f"A member's name is letters, digits, '_' and '-', for its folder, not {name!r}.")
+            if not _is_number(weight) or weight <= 0:
+                raise ConfigError(f"The weight of {name!r} must be a number above 0, not {weight!r}.")
+
+    @property
+    def network(self) -> str:
+        """What it is made of, in words."""
+        return f"ensemble of {', '.join(self.members)}"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "the ensemble's config") -> Self:
+        """Build from plain data (as read from `config.json`).
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or a value is wrong.
+            PretrainedError: If a newer release wrote it.
+        """
+        check_format_version(data.get("format_version", FORMAT_VERSION), where)
+        check_keys(data, {f.name for f in dataclasses.fields(cls)}, where)
+        for key in ("classes", "mode", "members"):
+            if key not in data:
+                raise ConfigError(f"The key {key!r} is missing in {where}.")
+        try:
+            return cls(**data)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that `from_dict` reads back."""
+        return {**dataclasses.asdict(self), "classes": list(self.classes)}
 
 
 def _check_classes(task: TaskName, mode: Mode, classes: tuple[str, ...]) -> None:
@@ -232,6 +321,16 @@ def _numbers(values: object, kind: type, name: str) -> tuple[Any, ...]:
     if kind is int and any(v != int(v) for v in values):
         raise ConfigError(f"{name} must hold whole numbers, not {values!r}.")
     return tuple(kind(v) for v in values)
+
+
+def _plain_steps(steps: object) -> tuple[str | dict[str, Any], ...]:
+    """Check that steps are plain data, and copy them; the model that is built from them knows their names."""
+    if not isinstance(steps, list | tuple) or not all(isinstance(step, str | dict) for step in steps):
+        raise ConfigError(f"steps must be a list of names, or of tables with a name and parameters, not {steps!r}.")
+    try:
+        return tuple(json.loads(json.dumps(steps, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"steps must hold JSON values only: {error}.") from error
 
 
 def _set(config: object, name: str, value: object) -> None:

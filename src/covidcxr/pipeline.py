@@ -22,7 +22,14 @@ from covidcxr.errors import ConfigError, ImageReadError, PretrainedError
 from covidcxr.files import replace_file
 from covidcxr.golden import write_golden
 from covidcxr.io import is_one_film, read_image
-from covidcxr.models import ClassificationModel, CXRModel, SegmentationModel
+from covidcxr.models import (
+    ClassificationModel,
+    CXRModel,
+    EnsembleModel,
+    NetworkModel,
+    SegmentationModel,
+    load_model,
+)
 from covidcxr.postprocess import PostProcess, lung_reasons
 from covidcxr.prediction import FailedPrediction, Prediction, as_film
 from covidcxr.transforms import LUNGS_OF_REGION, fit_image, fit_mask, unfit_map
@@ -33,10 +40,10 @@ __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
 Film: TypeAlias = Float[np.ndarray, "height width"]
 Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
 
-_MODELS: dict[str, type[SegmentationModel] | type[ClassificationModel]] = {
-    "lung_segmenter": SegmentationModel,
-    "infection_segmenter": SegmentationModel,
-    "classifier": ClassificationModel,
+_MODELS: dict[str, tuple[type[CXRModel], ...]] = {
+    "lung_segmenter": (SegmentationModel,),
+    "infection_segmenter": (SegmentationModel,),
+    "classifier": (ClassificationModel, EnsembleModel),
 }
 _LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
 
@@ -47,7 +54,8 @@ class Pipeline:
     Args:
         lung_segmenter: Draws "lung_field" (lungs without the heart) and/or "lung" (with the part behind it).
         infection_segmenter: Draws "infection"; only what lies within the lungs counts.
-        classifier: Says what the film shows; needs a lung segmenter where its region is not "full".
+        classifier: Says what the film shows; needs a lung segmenter where its region, or that of a member, is not
+            "full".
         postprocess: Clean-up of the lung masks; by default the two largest parts, holes filled.
         min_lung_area: Below this fraction of the film, lungs ("lung" where it is drawn, else "lung_field") are not
             believed and the answer is "cannot say".
@@ -62,7 +70,7 @@ class Pipeline:
         *,
         lung_segmenter: SegmentationModel | None = None,
         infection_segmenter: SegmentationModel | None = None,
-        classifier: ClassificationModel | None = None,
+        classifier: ClassificationModel | EnsembleModel | None = None,
         postprocess: PostProcess | None = None,
         min_lung_area: float = 0.15,
         card: str | None = None,
@@ -193,15 +201,18 @@ class Pipeline:
         results: list[dict[str, float]] = [{} for _ in films]
         if self.classifier is None:
             return results
-        full = self.classifier.config.preprocess.region == "full"
+        full = not self.classifier.needs_lungs
         asked = [number for number, why in enumerate(reasons) if full or "lungs-not-found" not in why]
         if asked:
-            batch = self._batch(self.classifier, [films[n] for n in asked], [masks[n] for n in asked])
-            for number, row in zip(asked, self.classifier.predict(*batch).tolist(), strict=True):
+            shown, lungs = [films[n] for n in asked], [masks[n] for n in asked]
+            answers = [member.predict(*self._batch(member, shown, lungs)) for member in self.classifier.members]
+            for number, row in zip(asked, self.classifier.combine(answers).tolist(), strict=True):
                 results[number] = dict(zip(self.classifier.config.classes, row, strict=True))
         return results
 
-    def _batch(self, model: CXRModel, films: Sequence[Film], masks: Sequence[Masks]) -> tuple[Tensor, Tensor | None]:
+    def _batch(
+        self, model: NetworkModel, films: Sequence[Film], masks: Sequence[Masks]
+    ) -> tuple[Tensor, Tensor | None]:
         """Bring films of many sizes, and the lungs where the model wants them, to the model's size."""
         settings = model.config.preprocess
         size, fit = settings.image_size, settings.fit
@@ -286,7 +297,7 @@ class Pipeline:
         for name in index["components"]:
             if not (folder / name).is_dir():  # or its name would be taken for a Hub repository
                 raise PretrainedError(f"{folder / name} is missing: this folder is not a complete saved pipeline.")
-        parts: dict[str, Any] = {name: _MODELS[name].from_pretrained(folder / name) for name in index["components"]}
+        parts: dict[str, Any] = {name: load_model(folder / name) for name in index["components"]}
         card = folder / "README.md"
         return cls(
             **parts,
@@ -296,10 +307,11 @@ class Pipeline:
         )
 
     def _check(self) -> None:
-        for name, kind in _MODELS.items():
+        for name, kinds in _MODELS.items():
             part = getattr(self, name)
-            if part is not None and not isinstance(part, kind):
-                raise ConfigError(f"The {name} must be a {kind.__name__}, not a {type(part).__name__}.")
+            if part is not None and not isinstance(part, kinds):
+                known = " or ".join(kind.__name__ for kind in kinds)
+                raise ConfigError(f"The {name} must be a {known}, not a {type(part).__name__}.")
         if not isinstance(self.postprocess, PostProcess):
             raise ConfigError(f"postprocess must be a PostProcess, not {self.postprocess!r}: PostProcess([...]).")
         if not self.models():
@@ -311,10 +323,8 @@ class Pipeline:
             if model is not None and not set(wanted) & set(model.config.classes):
                 raise ConfigError(f"The {name} must draw {' or '.join(wanted)}, not {list(model.config.classes)}.")
         for name, model in self.models().items():
-            if model.config.preprocess.region != "full" and (self.lung_segmenter is None or name == "lung_segmenter"):
-                raise ConfigError(
-                    f"The {name} sees the region {model.config.preprocess.region!r}: it needs a lung_segmenter."
-                )
+            if model.needs_lungs and (self.lung_segmenter is None or name == "lung_segmenter"):
+                raise ConfigError(f"The {name} sees only a region of the film: it needs a lung_segmenter.")
 
 
 def _read(numbered: tuple[int, ImageLike]) -> tuple[str, Film] | FailedPrediction:

@@ -11,17 +11,16 @@ corners (8 neighbours), holes are not: the pair for which "enclosed" is well def
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from covidcxr.config import check_keys
 from covidcxr.errors import ConfigError
 from covidcxr.registry import POSTPROCESS_STEPS
+from covidcxr.steps import StepChain, StepConfig
 
 __all__ = [
     "PostProcess",
@@ -38,8 +37,6 @@ __all__ = [
     "close_mask",
     "split_fused",
 ]
-
-StepConfig: TypeAlias = str | Mapping[str, Any]
 
 DEFAULT_LUNG_STEPS: tuple[StepConfig, ...] = (
     # Not every hole: lungs that touch above and below the heart enclose it.
@@ -66,7 +63,7 @@ REASONS: dict[str, str] = {
 """What `lung_reasons` may answer, in words for the person who reads the film."""
 
 
-class PostProcess:
+class PostProcess(StepChain):
     """A chain of clean-up steps: call it with a mask.
 
     Args:
@@ -77,39 +74,19 @@ class PostProcess:
         ConfigError: If a step has no such parameter, or its value is out of range.
     """
 
+    registry = POSTPROCESS_STEPS
+
     def __init__(self, steps: Sequence[StepConfig] = DEFAULT_LUNG_STEPS) -> None:
-        if isinstance(steps, str) or not isinstance(steps, Sequence):
-            raise ConfigError(f"Clean-up steps must be a list of names or tables, not {steps!r}.")
-        self._steps = tuple(_read_step(step, number) for number, step in enumerate(steps, 1))
+        super().__init__(steps)
 
     def __call__(self, mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
         """Return the cleaned mask; the one given stays as it is."""
-        for _, function, parameters in self._steps:
-            mask = function(mask, **parameters)
-        return mask
+        return np.asarray(self._run(mask))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PostProcess) and self.to_config() == other.to_config()
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-    def __repr__(self) -> str:
-        return f"PostProcess({self.to_config()})"
-
-    def to_config(self) -> list[str | dict[str, Any]]:
-        """Return plain data (for JSON) that `from_config` reads back."""
-        return [{"name": name, **parameters} if parameters else name for name, _, parameters in self._steps]
-
-    @classmethod
-    def from_config(cls, config: Sequence[StepConfig]) -> PostProcess:
-        """Build from what `to_config` returned.
-
-        Raises:
-            UnknownNameError: If there is no such step.
-            ConfigError: If a step has no such parameter, or its value is out of range.
-        """
-        return cls(config)
+    @staticmethod
+    def _example() -> Bool[np.ndarray, "height width"]:
+        """Return an empty mask to try a step's parameters on."""
+        return np.zeros((8, 8), bool)
 
 
 def lung_reasons(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.15) -> tuple[str, ...]:
@@ -326,27 +303,6 @@ def _morph(mask: Bool[np.ndarray, "height width"], radius: float, operation: int
     side = 2 * round(radius * max(mask.shape)) + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), operation, disc) > 0)
-
-
-def _read_step(step: StepConfig, number: int) -> tuple[str, Callable[..., Any], dict[str, Any]]:
-    """Check one entry of a chain; return the step's name, function and parameters."""
-    table: object = {"name": step} if isinstance(step, str) else step
-    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-        raise ConfigError(f'Clean-up step {number} must be a name or a table with the key "name", not {step!r}.')
-    name, parameters = table["name"], {key: value for key, value in table.items() if key != "name"}
-    function: Callable[..., Any] = POSTPROCESS_STEPS.get(name)
-    known = list(inspect.signature(function).parameters.values())[1:]
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known)
-    if not open_ended:
-        check_keys(parameters, {parameter.name for parameter in known}, f"clean-up step {name!r}")
-    for parameter in known:
-        if parameter.default is parameter.empty and parameter.name not in parameters and not open_ended:
-            raise ConfigError(f"Clean-up step {name!r} needs a value for {parameter.name!r}.")
-    try:
-        function(np.zeros((8, 8), bool), **parameters)  # a wrong value shall be an error now, not at the first film
-    except ConfigError as error:
-        raise ConfigError(f"Clean-up step {name!r}: {error}") from error
-    return name, function, parameters
 
 
 def _check_count(count: object) -> None:

@@ -1,17 +1,20 @@
 """Recipes: a published system as configuration, and the runs that it is made of.
 
-A recipe is a YAML file for LightningCLI (`model`, `data`, `trainer`, ...) with a few keys more: what it is, and what is
-compared. It holds names only; what a system needs is a piece of this library.
+A recipe is a YAML file for LightningCLI (`model`, `data`, `trainer`, ...) with a few keys more: what it is, what is
+compared, and what a search may choose. It holds names only; what a system needs is a piece of this library.
+`base: NAME` starts from another recipe and changes it.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
+import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -21,11 +24,12 @@ import yaml
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.files import replace_file
 from covidcxr.registry import DATASETS
+from covidcxr.search import Parameter, read_search
 
-__all__ = ["Recipe", "data_class", "recipe_paths", "task_class", "write_yaml"]
+__all__ = ["Recipe", "claim", "data_class", "recipe_paths", "task_class", "without_root", "write_yaml"]
 
 _ABOUT = ("about", "paper", "published")
-_TASKS = {"segmentation": "SegmentationTask", "classification": "ClassificationTask"}
+_TASKS = {"segmentation": "SegmentationTask", "classification": "ClassificationTask", "multitask": "MultiTask"}
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -41,6 +45,10 @@ class Recipe:
         config: What LightningCLI reads.
         compare: What is compared, an axis each: from axis to variant to the changes that it makes, each from the
             dotted key in the config to its value. Every combination of variants is one run.
+        search: What `covidcxr tune` may choose, from name to parameter.
+        ensemble: How the runs' models are combined at the end; see `covidcxr.ensembling.EnsembleStep`. None = not.
+        masks: How lung masks are drawn before the runs, for data sets that have none: arguments of
+            `covidcxr.masks.draw_masks` (`model`, `postprocess`, `min_lung_area`). None = not.
     """
 
     name: str
@@ -49,6 +57,9 @@ class Recipe:
     paper: str = ""
     published: str = ""
     compare: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    search: Mapping[str, Parameter] = field(default_factory=dict)
+    ensemble: Mapping[str, Any] | None = None
+    masks: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, name: str) -> Self:
@@ -56,7 +67,7 @@ class Recipe:
 
         Raises:
             UnknownNameError: If there is no such recipe or file; says the nearest.
-            ConfigError: If it is no YAML, or `compare` is wrong.
+            ConfigError: If it is no YAML, or `compare` or `search` is wrong.
         """
         path = recipe_paths().get(name, Path(name))
         if not path.is_file():
@@ -69,10 +80,20 @@ class Recipe:
             raise ConfigError(f"{path} is no YAML: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path} must hold keys and values (model, data, trainer, ...).")
-        config = {key: value for key, value in data.items() if key not in (*_ABOUT, "compare")}
-        about, paper, published = (str(data.get(key, "")).strip() for key in _ABOUT)
-        compare = _check_axes(data.get("compare") or {}, str(path))
-        return cls(path.stem, config, about, paper, published, compare)
+        if (base := data.pop("base", None)) is not None:
+            return cls.read(str(base))._changed(path.stem, data)
+        return cls(path.stem, {})._changed(path.stem, data)
+
+    def _changed(self, name: str, data: Mapping[str, Any]) -> Self:
+        """Lay the keys of another file over this recipe's."""
+        about = {key: str(data[key]).strip() for key in _ABOUT if key in data}
+        compare = _check_axes(data.get("compare", self.compare) or {}, f"the recipe {name}")
+        search = read_search(data["search"] or {}, f"the recipe {name}") if "search" in data else self.search
+        steps = {key: data.get(key, getattr(self, key)) for key in ("ensemble", "masks")}
+        ours = (*_ABOUT, *steps, "compare", "search")
+        config = _merge(self.config, {key: value for key, value in data.items() if key not in ours})
+        parts = {"config": config, "compare": compare, "search": search, **about, **steps}
+        return replace(self, name=name, **parts)
 
     @property
     def count(self) -> int:
@@ -88,6 +109,18 @@ class Recipe:
         config = copy.deepcopy(dict(self.config))
         _resolve_names(config, f"the recipe {self.name}")
         return config
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """Return the recipe with a value for each parameter of its search, and no search.
+
+        Raises:
+            ConfigError: If a parameter sets a key that the config has not; says the nearest.
+        """
+        config = copy.deepcopy(dict(self.config))
+        for name, value in values.items():
+            for key, setting in self.search[name].changes(value).items():
+                _change(config, key, setting, f"{name!r} in the search of the recipe {self.name}")
+        return replace(self, config=config, search={})
 
     def runs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Return the name and the config of each run, in order; a recipe that compares nothing is one run named "".
@@ -108,7 +141,7 @@ class Recipe:
 def recipe_paths() -> dict[str, Path]:
     """Return the bundled recipes by name."""
     folder = Path(str(files("covidcxr"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def write_yaml(path: Path, config: Mapping[str, Any]) -> Path:
@@ -116,6 +149,43 @@ def write_yaml(path: Path, config: Mapping[str, Any]) -> Path:
     with replace_file(path) as draft:
         draft.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
+    """Take a folder for these settings and return their digest.
+
+    Raises:
+        ConfigError: If others have reached anything in it; a run that failed its check has not.
+    """
+    text = json.dumps([settings, without_root(words)], sort_keys=True, default=str)
+    stamp = folder / "settings.sha256"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    differs = stamp.is_file() and stamp.read_text(encoding="utf-8").strip() != digest
+    if differs and {path.name for path in folder.iterdir()} - {stamp.name, "config.yaml"}:
+        raise ConfigError(f"{folder} holds a run with other settings. Remove it, or choose another --output.")
+    with replace_file(stamp) as draft:
+        draft.write_text(digest + "\n", encoding="utf-8")
+    return digest
+
+
+def without_root(words: Sequence[str]) -> list[str]:
+    """Leave out where the data lie: that may change between two sittings, and is no setting."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if not skip and not word.startswith("--data.root"):
+            kept.append(word)
+        skip = not skip and word == "--data.root"
+    return kept
+
+
+def _merge(old: Any, new: Any) -> Any:
+    """Lay one config over another; what belongs to another class than before is replaced whole."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    if "class_path" in new and new["class_path"] != old.get("class_path"):
+        return dict(new)
+    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
 
 
 def _check_axes(axes: object, where: str) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
@@ -158,9 +228,11 @@ def data_class(name: str) -> str:
         UnknownNameError: If there is no such data set; says the nearest.
     """
     if name not in DATASETS:
+        if "." in name:
+            return name
         classes = [DATASETS.get(known).__qualname__ for known in DATASETS]
-        if "." in name or name in classes:
-            return name  # a class name or a dotted path
+        if name in classes:
+            return name
         raise UnknownNameError(f"There is no data set {name!r}. {did_you_mean(name, [*DATASETS, *classes])}")
     entry = DATASETS.get(name)
     return f"{entry.__module__}.{entry.__qualname__}"

@@ -1,4 +1,4 @@
-"""Names for networks, losses, data sets, augmentations and clean-up steps.
+"""Names for networks, losses, data sets, augmentations, preprocessing and clean-up steps.
 
 A config file holds a *name*; a registry turns it into the class or function. covidcxr's own entries
 register themselves when their room is first asked for; another package plugs in either by the decorator
@@ -26,6 +26,7 @@ __all__ = [
     "SEGMENTATION_LOSSES",
     "CLASSIFICATION_LOSSES",
     "AUGMENTATIONS",
+    "PREPROCESS_STEPS",
     "POSTPROCESS_STEPS",
 ]
 
@@ -146,4 +147,5 @@ CLASSIFICATION_NETWORKS = Registry(
 SEGMENTATION_LOSSES = Registry("segmentation loss", room="covidcxr.losses", group="covidcxr.segmentation_losses")
 CLASSIFICATION_LOSSES = Registry("classification loss", room="covidcxr.losses", group="covidcxr.classification_losses")
 AUGMENTATIONS = Registry("augmentation", room="covidcxr.augmentations", group="covidcxr.augmentations")
+PREPROCESS_STEPS = Registry("preprocessing step", room="covidcxr.preprocess", group="covidcxr.preprocess_steps")
 POSTPROCESS_STEPS = Registry("clean-up step", room="covidcxr.postprocess", group="covidcxr.postprocess_steps")

@@ -6,7 +6,6 @@ folder, in files that appear whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import Callback
+
+from covidcxr.config import check_keys
+from covidcxr.ensembling import EnsembleStep
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation.plots import draw_comparison, draw_run
 from covidcxr.files import replace_file
 from covidcxr.hub import read_json
-from covidcxr.recipe import Recipe, write_yaml
-from covidcxr.training import check, print_line, run
+from covidcxr.masks import draw_masks
+from covidcxr.recipe import Recipe, claim, write_yaml
+from covidcxr.training import check, open_data, print_line, run
 
 __all__ = ["Comparison", "Run", "run_recipe"]
 
@@ -58,16 +62,21 @@ class Run:
 
     def go(self) -> None:
         """Fit, test and draw; what was reached before is not repeated."""
-        config, model = self.claim_folder(), self.folder / "model"
-        if not (model / "config.json").is_file():
-            last = self.folder / "checkpoints" / "last.ckpt"
-            resume = ["--ckpt_path", str(last)] if last.is_file() else []
-            run(["fit", "--config", config, *self.words, *self._place(), "--output", str(model), *resume])
+        config = self.fit()
         if not self.finished:
-            tested = ["--model.init_from", str(model), "--output", str(self.folder)]
+            tested = ["--model.init_from", str(self.folder / "model"), "--output", str(self.folder)]
             run(["test", "--config", config, *self.words, *self._place(), *tested])
         draw_run(self.folder)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    def fit(self, callbacks: Sequence[Callback] = ()) -> str:
+        """Train, unless that was done, and return the path of the config."""
+        config, model = self.claim_folder(), self.folder / "model"
+        if not (model / "history.json").is_file():  # the last that is written
+            last = self.folder / "checkpoints" / "last.ckpt"
+            resume = ["--ckpt_path", str(last)] if last.is_file() else []
+            run(["fit", "--config", config, *self.words, *self._place(), "--output", str(model), *resume], callbacks)
+        return config
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Return the scores of all test films: from name to value, low, high, count and patients."""
@@ -83,13 +92,7 @@ class Run:
         Raises:
             ConfigError: If it holds a run with other settings.
         """
-        text = json.dumps([self.config, _without_root(self.words)], sort_keys=True, default=str)
-        stamp = self.folder / "settings.sha256"
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        if stamp.is_file() and stamp.read_text(encoding="utf-8").strip() != digest:
-            raise ConfigError(f"{self.folder} holds a run with other settings. Remove it, or choose another --output.")
-        with replace_file(stamp) as draft:
-            draft.write_text(digest + "\n", encoding="utf-8")
+        claim(self.folder, self.config, self.words)
         return str(write_yaml(self.folder / "config.yaml", self.config))
 
 
@@ -178,7 +181,13 @@ def run_recipe(recipe: Recipe, folder: Path, words: Sequence[str] = (), only: Se
         CovidCXRError: If a setting of any run is wrong: nothing was trained then.
         ConfigError: If `only` names no run.
     """
+    words = [*words, *_draw_masks(recipe, folder, words)]
+    if "model" not in recipe.config:
+        return Comparison(recipe, folder, ())
     runs = tuple(_chosen(recipe, folder, words, only))
+    ensemble = (
+        None if recipe.ensemble is None or only else EnsembleStep.read(recipe.ensemble, f"the recipe {recipe.name}")
+    )
     for one in runs:
         one.claim_folder()
     todo = [one for one in runs if not one.finished]
@@ -195,17 +204,53 @@ def run_recipe(recipe: Recipe, folder: Path, words: Sequence[str] = (), only: Se
                 raise
             failed[one.name] = f"{type(error).__name__}: {error}"
             print_line(f"{one.name} went wrong: {error}")
+    if ensemble is not None and not failed:
+        runs = (*runs, *_combine(recipe, folder, runs, ensemble))
     comparison = Comparison(recipe, folder, runs, failed)
     if recipe.compare and any(one.finished for one in runs):
         comparison.write()
     return comparison
 
 
+def _draw_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> list[str]:
+    """Draw the lung masks that the recipe asks for, and return the words by which the runs find them."""
+    if recipe.masks is None:
+        return []
+    settings = dict(recipe.masks)
+    check_keys(settings, {"model", "postprocess", "min_lung_area"}, f"masks of the recipe {recipe.name}")
+    least = ["--data.min_lung_area", str(settings.get("min_lung_area", 0.0))]
+    if any(word.startswith("--data.drawn_masks") for word in words):
+        return least
+    report = draw_masks(open_data(recipe.base(), words), folder / "masks", **settings)
+    print_line(
+        f"Lung masks of {report.films} films: {folder / 'masks'}. The lungs of {len(report.small)} cover less than "
+        f"{report.min_lung_area:.0%} of the film (small.csv); {len(report.failed)} films could not be read."
+    )
+    return ["--data.drawn_masks", str(folder / "masks"), *least]
+
+
+def _combine(recipe: Recipe, folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]:
+    """Fit the boosted member, if there is one, and combine all members; what is finished is not repeated."""
+    first = runs[0]
+    cli = check(["fit", "--config", first.claim_folder(), *first.words, *first._place()])
+    coverage = cli.config["fit"].coverage
+    extra = [Run("boosting", folder / "boosting", {})] if step.boosting else []
+    for one in extra:
+        if not one.finished:
+            step.fit_boosted(cli.model.model.config, cli.datamodule, one.folder, coverage)
+    whole = Run("ensemble", folder / "ensemble", {})
+    if not whole.finished:
+        members = {one.name: one.folder / "model" for one in (*runs, *extra)}
+        step.combine(members, cli.datamodule, whole.folder, coverage)
+    return [*extra, whole]
+
+
 def chief_scores(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Choose the scores that a table shows: means over the classes, or all of the masks."""
+    """Choose the scores that a table shows: means over the classes, and all of the masks, or beside classes two."""
     found = list(dict.fromkeys(name for entry in runs for name in entry["scores"]))
     classes = [name for name in _CLASSES if name in found]
-    return classes or [name for start in _MASKS for name in found if name.startswith(start)] or found
+    masks = [name for start in _MASKS[: 2 if classes else None] for name in found if name.startswith(start)]
+    return [*classes, *masks] or found
 
 
 def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> Iterator[Run]:
@@ -217,17 +262,6 @@ def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[s
     for name, config in named.items():
         if not only or {name, *name.split("+")} & set(only):
             yield Run(name, folder / name, config, tuple(words))
-
-
-def _without_root(words: Sequence[str]) -> list[str]:
-    """Leave out where the data lie: that may change between two sittings, and is no setting."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        if not skip and not word.startswith("--data.root"):
-            kept.append(word)
-        skip = not skip and word == "--data.root"
-    return kept
 
 
 def _in_words(score: Mapping[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
@@ -23,15 +23,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from covidcxr.config import ModelConfig, PreprocessConfig
-from covidcxr.data import CXRDataModule
+from covidcxr.data import CXRDataModule, compute_mean_std
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.rows import calibrate, score_rows
+from covidcxr.evaluation.rows import answered_rows, calibrate, score_rows
 from covidcxr.files import replace_file
-from covidcxr.models import load_model
+from covidcxr.models import ClassificationModel, NetworkModel, load_model
+from covidcxr.pipeline import Pipeline
 from covidcxr.recipe import Recipe, data_class, task_class, write_yaml
 from covidcxr.registry import DATASETS
-from covidcxr.tasks import ClassificationTask, SegmentationTask, Task
+from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask, SingleTask, Task
 
 __all__ = ["TrainingCLI", "check", "run"]
 
@@ -45,17 +46,24 @@ _HELP = {
 _CHIEF = ("dice_", "accuracy", "balanced_accuracy", "auroc_")
 
 
-def run(words: list[str]) -> None:
+def run(words: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """Run `fit`, `validate` or `test` with the command-line words that follow `covidcxr`.
+
+    Args:
+        words: The verb and its flags.
+        callbacks: Join those of the config.
 
     Raises:
         CovidCXRError: If a setting is wrong.
     """
-    _start(TrainingCLI, words)
+    _start(TrainingCLI, words, callbacks)
 
 
-def check(words: list[str]) -> None:
+def check(words: list[str]) -> TrainingCLI:
     """Build all that `run` would, and compare the model with the data, but train and score nothing.
+
+    Returns:
+        What was built: `model` (the task), `datamodule`, `trainer`.
 
     Raises:
         CovidCXRError: If a setting is wrong, the data are not where they should be, or weights cannot be had.
@@ -63,9 +71,36 @@ def check(words: list[str]) -> None:
     cli = _start(_CheckingCLI, words)
     cli.datamodule.setup()
     cli.model.check_data(cli.datamodule)
+    return cli
 
 
-def _start(kind: type[TrainingCLI], words: list[str]) -> TrainingCLI:
+def open_data(config: Mapping[str, Any], words: Sequence[str] = ()) -> CXRDataModule:
+    """Build the data module of a config, without a model.
+
+    Args:
+        config: As LightningCLI reads it; its key `data` counts.
+        words: Command-line words of `covidcxr fit`; those that begin with `--data` count.
+
+    Raises:
+        CovidCXRError: If a setting is wrong.
+    """
+    parser = _Parser()
+    parser.add_lightning_class_args(CXRDataModule, "data", subclass_mode=True)
+    ours = [
+        text
+        for word, value in zip(words, [*words[1:], "--"], strict=True)
+        if word.startswith("--data")
+        for text in ((word,) if "=" in word or value.startswith("--") else (word, value))
+    ]
+    try:
+        parsed = parser.parse_args([f"--data={json.dumps(config['data'])}", *ours])
+        data: CXRDataModule = parser.instantiate_classes(parsed)["data"]
+    except ValueError as error:
+        raise _own_error(error) or error from None
+    return data
+
+
+def _start(kind: type[TrainingCLI], words: list[str], callbacks: Sequence[Callback] = ()) -> TrainingCLI:
     DATASETS.names()  # so that a YAML file may say `class_path: CSVDataModule`
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     before = sys.argv
@@ -79,13 +114,14 @@ def _start(kind: type[TrainingCLI], words: list[str]) -> TrainingCLI:
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_kwargs={"overwrite": True},
+                trainer_defaults={"callbacks": list(callbacks)},
                 auto_configure_optimizers=False,
                 seed_everything_default=0,
                 parser_class=_Parser,
                 parser_kwargs={
                     "prog": "covidcxr",
                     "description": "For research only; not for clinical use.",
-                    **{verb: {"description": words} for verb, words in _HELP.items()},
+                    **{verb: {"description": words} for verb, words in _HELP.items() if verb in kind.subcommands()},
                 },
             )
     except ValueError as error:
@@ -122,7 +158,17 @@ def _in_one_line(message: str) -> str:
 
 
 def _known_keys() -> set[str]:
-    ours = (SegmentationTask, ClassificationTask, Task, ModelConfig, PreprocessConfig, Trainer, CXRDataModule)
+    ours = (
+        SegmentationTask,
+        ClassificationTask,
+        SingleTask,
+        MultiTask,
+        Task,
+        ModelConfig,
+        PreprocessConfig,
+        Trainer,
+        CXRDataModule,
+    )
     classes: list[Callable[..., Any]] = [*ours, *(DATASETS.get(name) for name in DATASETS)]
     keys = {key for kind in classes for key in inspect.signature(kind).parameters}
     return keys | {"model", "data", "trainer", "config", "output", "coverage", "seed_everything", "ckpt_path"}
@@ -132,7 +178,7 @@ class TrainingCLI(LightningCLI):
     """LightningCLI that keeps the best weights, saves the model alone, and gives every score its interval."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--output` and `--coverage`."""
+        """Add `--output`, `--coverage` and `--compute_mean_std`."""
         parser.add_argument(
             "--output",
             type=str | None,
@@ -146,6 +192,14 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="fit: a classifier's set of plausible answers holds the truth this often (0.9); a film with more or "
             "less than one plausible answer is a 'cannot say'; null = always the most probable class",
+        )
+
+        parser.add_argument(
+            "--compute_mean_std",
+            type=bool,
+            default=False,
+            help="fit: normalise by the mean and standard deviation of the training films, in place of preprocess.mean "
+            "and preprocess.std",
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -170,6 +224,12 @@ class TrainingCLI(LightningCLI):
             raise ConfigError(f"coverage must be between 0 and 1 (or null), not {settings.coverage}.")
         if settings.output is not None:
             Path(settings.output).mkdir(parents=True, exist_ok=True)
+        if settings.compute_mean_std:
+            if self.model.preprocess.steps:
+                raise ConfigError("compute_mean_std measures films as they are before preprocess.steps: leave one out.")
+            mean, std = compute_mean_std(self.datamodule)
+            self.model.set_normalization(mean, std)
+            print_line(f"Training films: mean {mean:.4f}, standard deviation {std:.4f}.")
 
     def before_validate(self) -> None:
         """Score a saved model as it was saved."""
@@ -187,13 +247,19 @@ class TrainingCLI(LightningCLI):
             if settings.ckpt_path is None:
                 raise ConfigError("There are no weights to score: give --model.init_from FOLDER or --ckpt_path FILE.")
             return
-        saved, own = load_model(source, prefer=self.model.model.task), self.model.model
-        theirs, ours = saved.config.to_dict(), own.config.to_dict()
-        differing = [key for key in ours if key not in ("temperature", "thresholds") and ours[key] != theirs[key]]
-        if differing:
-            said = "; ".join(f"{key} is {ours[key]}, saved was {theirs[key]}" for key in differing)
-            raise ConfigError(f"The config is not that of the model saved in {source}: {said}.")
-        self.model.model = saved
+        for own in self.model.models.values():
+            saved = load_model(source, prefer=own.task)
+            assert isinstance(saved, NetworkModel)  # no task starts from an ensemble
+            theirs, ours = saved.config.to_dict(), own.config.to_dict()
+            if settings.compute_mean_std:
+                ours["preprocess"] |= {key: theirs["preprocess"][key] for key in ("mean", "std")}
+            differing = [key for key in ours if key not in ("temperature", "thresholds") and ours[key] != theirs[key]]
+            if differing:
+                said = "; ".join(f"{key} is {ours[key]}, saved was {theirs[key]}" for key in differing)
+                raise ConfigError(f"The config is not that of the model saved in {source}: {said}.")
+            own.config = saved.config  # the weights are there already
+            own.mean.copy_(saved.mean)
+            own.std.copy_(saved.std)
 
     def after_fit(self) -> None:
         """Save the best model, without its optimiser; a classifier of exclusive classes is calibrated first."""
@@ -205,20 +271,22 @@ class TrainingCLI(LightningCLI):
         task = self.model
         if best:
             task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
-        if isinstance(task, ClassificationTask) and task.model.config.mode != "multilabel":
-            self._calibrate(task)
-        with replace_file(Path(output) / "history.json") as draft:
+        for model in task.models.values():
+            if isinstance(model, ClassificationModel) and model.config.mode != "multilabel":
+                self._calibrate(model)
+        print_line(f"Saved {save_models(task, Path(output))} (weights of {Path(best).name or 'the last epoch'}).")
+        with replace_file(Path(output) / "history.json") as draft:  # last: who finds it finds all
             draft.write_text(json.dumps(self.history.epochs, indent=2) + "\n", encoding="utf-8")
-        print_line(f"Saved {task.save_pretrained(output)} (weights of {Path(best).name or 'the last epoch'}).")
 
-    def _calibrate(self, task: ClassificationTask) -> None:
+    def _calibrate(self, model: ClassificationModel) -> None:
         if not self.trainer.val_dataloaders:
             print_line("There are no validation films: the model is saved without calibration.")
             return
-        self.trainer.validate(task, self.datamodule, verbose=False)
-        if task.rows:
-            task.model.config = calibrate(task.model.config, task.rows, self.config[self.subcommand].coverage)
-        print_line(f"Temperature {task.model.config.temperature:.3f}, fitted on {len(task.rows)} validation films.")
+        self.trainer.validate(self.model, self.datamodule, verbose=False)
+        rows = answered_rows(self.model.rows)
+        if rows:
+            model.config = calibrate(model.config, rows, self.config[self.subcommand].coverage)
+        print_line(f"Temperature {model.config.temperature:.3f}, fitted on {len(rows)} validation films.")
 
     def after_validate(self) -> None:
         """Print and write the scores, each with its patient-clustered interval."""
@@ -236,10 +304,7 @@ class TrainingCLI(LightningCLI):
             raise ConfigError("There is no film to score: this split of the data is empty, or has no labels or masks.")
         output = Path(self.config[self.subcommand].output or self.trainer.log_dir or self.trainer.default_root_dir)
         output.mkdir(parents=True, exist_ok=True)
-        scores = {"all": score_rows(rows)}
-        sources = sorted({str(row["source"]) for row in rows})
-        if len(sources) > 1:
-            scores |= {source: score_rows([row for row in rows if row["source"] == source]) for source in sources}
+        scores = score_sources(rows)
         write_scores(rows, scores, output)
         print_scores(scores)
         print_line(f"Rows: {output / 'predictions.csv'}; scores: {output / 'scores.json'}")
@@ -250,12 +315,12 @@ class History(Callback):
 
     Attributes:
         epochs: From name ("train/loss", "val/auroc", ...) to value, an entry an epoch, with its number, from 0, as
-            "epoch". `train/loss` is the mean over the epoch's batches.
+            "epoch". `train/loss`, and its parts if it has several, are means over the epoch's batches.
     """
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
-        self._losses: list[Tensor] = []
+        self._losses: list[dict[str, Tensor]] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the losses of the epoch before."""
@@ -264,17 +329,19 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take down a batch's loss, unless nothing could be learnt from it."""
-        if outputs is not None:
-            self._losses.append(outputs["loss"].detach())
+        """Take down a batch's loss and its parts, unless nothing could be learnt from it."""
+        if outputs:
+            self._losses.append({name: value.detach() for name, value in outputs.items()})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take down the epoch; the checkpoint, which keeps it, is written after this."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        loss = torch.stack(self._losses).mean().item() if self._losses else math.nan
-        entry: dict[str, float] = {**logged, "epoch": trainer.current_epoch, "train/loss": loss}
+        means = {"train/loss": math.nan}
+        for name in dict.fromkeys(name for losses in self._losses for name in losses):
+            means[f"train/{name}"] = torch.stack([one[name] for one in self._losses if name in one]).mean().item()
+        entry: dict[str, float] = {**logged, **means, "epoch": trainer.current_epoch}
         self.epochs = [*(old for old in self.epochs if old["epoch"] < trainer.current_epoch), entry]
 
     def state_dict(self) -> dict[str, Any]:
@@ -289,8 +356,35 @@ class History(Callback):
 class _CheckingCLI(TrainingCLI):
     """Builds everything and runs nothing."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Offer `fit` alone: a comparison is checked many times, and parsers take time."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
     def _run_subcommand(self, subcommand: str) -> None:
         pass
+
+
+def save_models(task: Task, folder: Path) -> Path:
+    """Write what was trained into a folder: the two models of a `MultiTask` as a pipeline, where they make one."""
+    if isinstance(task, MultiTask):
+        for part in ("lung_segmenter", "infection_segmenter"):
+            parts: dict[str, Any] = {part: task.segmenter, "classifier": task.classifier}
+            try:
+                pipeline = Pipeline(**parts)
+            except ConfigError:  # the pipeline knows what a part must draw
+                continue
+            return pipeline.save_pretrained(folder)
+    return task.save_pretrained(folder)
+
+
+def score_sources(rows: list[dict[str, Any]]) -> dict[str, dict[str, Estimate]]:
+    """Score all films ("all") and, where there are several, the films of each source."""
+    scores = {"all": score_rows(rows)}
+    sources = sorted({str(row["source"]) for row in rows})
+    if len(sources) > 1:
+        scores |= {source: score_rows([row for row in rows if row["source"] == source]) for source in sources}
+    return scores
 
 
 def write_scores(rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimate]], output: Path) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pydicom
     import torch
 
-__all__ = ["ImageLike", "Sample", "Batch", "Region", "Fit", "TaskName", "Mode", "SplitName"]
+__all__ = ["ImageLike", "Sample", "Batch", "Region", "Fit", "TaskName", "Mode", "Vote", "SplitName"]
 
 ImageLike: TypeAlias = Union[
     str, os.PathLike[str], bytes, "np.ndarray[Any, Any]", "PIL.Image.Image", "torch.Tensor", "pydicom.Dataset"
@@ -26,6 +26,7 @@ Fit: TypeAlias = Literal["stretch", "letterbox"]
 
 TaskName: TypeAlias = Literal["segmentation", "classification"]
 Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
+Vote: TypeAlias = Literal["soft", "hard"]
 SplitName: TypeAlias = Literal["train", "val", "test"]
 
 
@@ -33,7 +34,8 @@ class Sample(TypedDict):
     """One film as the data set gives it; `Batch` has the same keys, collated.
 
     `image`: float [1, H, W], grey, in [0, 1].
-    `label`: int, index into the data module's classes; -1 = not labelled.
+    `label`: int, index into the data module's classes; -1 = not labelled. Where classes are not exclusive: float
+    [classes], 1 = the film shows it, 0 = it does not, NaN = not known.
     `mask`: float [C, H, W], 0 or 1, in the order of the mask classes asked for; a class that is unknown for
     this film is NaN. Absent when no mask class was asked for.
     `lung_mask`: float [1, H, W], 0 or 1: the lungs by which `image` was cut. Absent for region "full".

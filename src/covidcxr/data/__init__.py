@@ -20,6 +20,21 @@ _ROOMS = {
     "CSVDataModule": "table",
     "FolderDataModule": "folder",
     "DarkCovidNetDataModule": "darkcovidnet",
+    "CombinedDataModule": "combined",
+    "DuplicateGroup": "duplicates",
+    "find_duplicates": "duplicates",
+    "find_shared_films": "duplicates",
+    "CovidQUExDataModule": "covid_qu_ex",
+    "CovidxCXR3DataModule": "covidx_cxr3",
+    "CoronaHackDataModule": "coronahack",
+    "Covid19RadiographyDataModule": "covid19_radiography",
+    "HannoverDataModule": "hannover",
+    "CovidCXNetDataModule": "covid_cxnet",
+    "XRayVisionDataModule": "xrayvision",
+    "Ieee8023DataModule": "ieee8023",
+    "CovidXray5kDataModule": "covid_xray_5k",
+    "CovidxCT2DataModule": "covidx_ct2",
+    "CovidCTDataModule": "covid_ct_ucsd",
     "EpochSampler": "sampler",
     "compute_mean_std": "statistics",
 }
@@ -36,20 +51,48 @@ __all__ = [
     "CSVDataModule",
     "FolderDataModule",
     "DarkCovidNetDataModule",
+    "CombinedDataModule",
+    "DuplicateGroup",
+    "find_duplicates",
+    "find_shared_films",
+    "CovidQUExDataModule",
+    "CovidxCXR3DataModule",
+    "CoronaHackDataModule",
+    "Covid19RadiographyDataModule",
+    "HannoverDataModule",
+    "CovidCXNetDataModule",
+    "XRayVisionDataModule",
+    "Ieee8023DataModule",
+    "CovidXray5kDataModule",
+    "CovidxCT2DataModule",
+    "CovidCTDataModule",
     "EpochSampler",
     "compute_mean_std",
 ]
 
 if TYPE_CHECKING:
+    from covidcxr.data.combined import CombinedDataModule
+    from covidcxr.data.coronahack import CoronaHackDataModule
+    from covidcxr.data.covid19_radiography import Covid19RadiographyDataModule
+    from covidcxr.data.covid_ct_ucsd import CovidCTDataModule
+    from covidcxr.data.covid_cxnet import CovidCXNetDataModule
+    from covidcxr.data.covid_qu_ex import CovidQUExDataModule
+    from covidcxr.data.covid_xray_5k import CovidXray5kDataModule
+    from covidcxr.data.covidx_ct2 import CovidxCT2DataModule
+    from covidcxr.data.covidx_cxr3 import CovidxCXR3DataModule
     from covidcxr.data.darkcovidnet import DarkCovidNetDataModule
     from covidcxr.data.datamodule import CXRDataModule
     from covidcxr.data.dataset import CXRDataset
+    from covidcxr.data.duplicates import DuplicateGroup, find_duplicates, find_shared_films
     from covidcxr.data.folder import FolderDataModule
+    from covidcxr.data.hannover import HannoverDataModule
+    from covidcxr.data.ieee8023 import Ieee8023DataModule
     from covidcxr.data.records import Record, count_by, find_leaks
     from covidcxr.data.sampler import EpochSampler
     from covidcxr.data.splits import assign_splits, k_folds, take_fold
     from covidcxr.data.statistics import compute_mean_std
     from covidcxr.data.table import CSVDataModule
+    from covidcxr.data.xrayvision import XRayVisionDataModule
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from covidcxr.data.files import DrawnMasks, find_missing, find_twice
 from covidcxr.data.labels import LabelMap
 from covidcxr.data.prepared import Prepared
-from covidcxr.data.records import Record, count_by, find_leaks
+from covidcxr.data.records import Record, count_by, find_leaks, labels_of
 from covidcxr.data.splits import assign_splits, take_fold
 from covidcxr.data.views import projection
 from covidcxr.errors import ConfigError, DatasetError
@@ -44,6 +44,8 @@ class Collection(ABC):
         label_map: New names for labels; the films of a label mapped to null are left out.
         drop_unlabelled: Leave out films without a label.
         drawn_masks: Folder of lung masks for films that have none.
+        min_lung_area: Leave out films whose drawn lungs cover less of the film than this, in [0, 1); `covidcxr masks`
+            measures them.
         fractions: Training and validation share of the patients; the rest tests.
         fold: With `folds`: which fold tests, from 0.
         folds: Number of folds of a cross-validation; in place of `fractions`.
@@ -59,8 +61,12 @@ class Collection(ABC):
         caveats: What to know before trusting a number measured on it, a sentence each.
         modality: What its pictures are; slices of a CT are never "frontal".
         releases: Number of films of each published release, as "split/label" -> count ("all/label" where the release
-            has no split), over all films and with the data set's own labels. A complete copy has the counts of one.
+            has no split), over all films and with the data set's own labels; newest last. A complete copy has the
+            counts of one.
         settings: The constructor's arguments that decide which records are read, for `covidcxr datasets prepare`.
+        own_classes: The classes before any `label_map`.
+        listed: Films that the data set lists, before any is left out, to be compared with `releases`, as "split/label"
+            -> count; "all" where it gives no split. Filled when they are read.
         left_out: Films left out of `records` and why, as reason -> count; filled when they are read.
 
     Raises:
@@ -85,6 +91,7 @@ class Collection(ABC):
         label_map: Mapping[str, str | None] | None = None,
         drop_unlabelled: bool = False,
         drawn_masks: str | PathLike[str] | None = None,
+        min_lung_area: float = 0.0,
         fractions: tuple[float, float] = (0.7, 0.15),
         fold: int | None = None,
         folds: int | None = None,
@@ -100,20 +107,26 @@ class Collection(ABC):
         self.official_split = official_split
         self.label_map = LabelMap(label_map)
         self.drop_unlabelled = drop_unlabelled
+        if not 0 <= min_lung_area < 1 or (min_lung_area and drawn_masks is None):
+            raise ConfigError(f"min_lung_area must be in [0, 1), and needs drawn_masks; it is {min_lung_area}.")
         self.drawn_masks = None if drawn_masks is None else Path(drawn_masks).expanduser()
+        self.min_lung_area = min_lung_area
         self.fractions = fractions
         self.fold = fold
         self.folds = folds
         self.hold_out_source = hold_out_source
         self.split_seed = split_seed
         self.settings: dict[str, Any] = {}
+        self.listed: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self._faults: list[str] | None = None
         self.prepared = Prepared.find(self.root)
-        if self.prepared is not None and not self.classes:
-            self.classes = self.prepared.classes
+        if self.prepared is not None:
+            self.read_film = _read_plain_film  # type: ignore[method-assign]
+            self.classes = self.classes or self.prepared.classes
+        self.own_classes: tuple[str, ...] = ()
         if self.classes:
-            self.classes = self.label_map.classes(self.classes)
+            self.set_classes(self.classes)
 
     @abstractmethod
     def read_records(self) -> Iterable[Record]:
@@ -125,7 +138,7 @@ class Collection(ABC):
         """
 
     def read_film(self, record: Record) -> Float[np.ndarray, "height width"]:
-        """Open a film: grey, in [0, 1].
+        """Open a film: grey, in [0, 1]. A data set may do so in its own way; the films of a copy are plain pictures.
 
         Raises:
             ImageReadError: If it cannot be read.
@@ -141,10 +154,16 @@ class Collection(ABC):
         """
         records = self.unsplit_records()
         if not records:
-            raise DatasetError(f"{type(self).__name__} finds no film in {self.root}. {self._remedy()}")
+            raise self.no_film()
         if self.fold is not None and self.folds is not None:
-            return take_fold(records, self.folds, self.fold, seed=self.split_seed)
-        records = assign_splits(records, self.fractions, seed=self.split_seed, hold_out_source=self.hold_out_source)
+            records = take_fold(records, self.folds, self.fold, seed=self.split_seed)
+        else:
+            records = assign_splits(records, self.fractions, seed=self.split_seed, hold_out_source=self.hold_out_source)
+        self.check_splits(records)
+        return records
+
+    def check_splits(self, records: list[Record]) -> None:
+        """Look for what is in two splits, and say so."""
         if leaks := find_leaks(records):
             warnings.warn(
                 f"The official split of {type(self).__name__} leaks: {len(leaks)} patients are in more than one part. "
@@ -152,7 +171,11 @@ class Collection(ABC):
                 f"anew by patient.",
                 stacklevel=2,
             )
-        return records
+
+    @cached_property
+    def multilabel(self) -> bool:
+        """Whether classes are not exclusive: films tell their findings, each by itself, and no label."""
+        return any(record.findings for record in self.records)
 
     def unsplit_records(self) -> list[Record]:
         """Read the films that are kept, with their new labels and their official split or none.
@@ -164,11 +187,12 @@ class Collection(ABC):
         for record in self.kept_records():
             if record.label in self.label_map.dropped:
                 self.left_out[f"label {record.label}"] += 1
-            elif record.label is None and self.drop_unlabelled:
+            elif self.drop_unlabelled and record.label is None and not record.findings:
                 self.left_out["no label"] += 1
             else:
                 records.append(self.label_map.rename(record))
-        for message in (*find_twice(records), *self.find_missing(records)):
+        missing = self.find_missing(records) if self.prepared is None else find_missing(records)
+        for message in (*find_twice(records), *missing):
             self.fault(DatasetError(message))
         if not self.official_split:
             records = [replace(record, split=None) for record in records]
@@ -176,18 +200,43 @@ class Collection(ABC):
 
     def kept_records(self) -> Iterator[Record]:
         """Read the films that `views` keeps, with drawn masks, and count the others; labels are the data set's own."""
+        self.listed.clear()
+        self.left_out.clear()
+        drawn = None
+        try:
+            if self.drawn_masks is not None and self.prepared is None:  # a copy holds its drawn masks
+                drawn = DrawnMasks(self.drawn_masks, measured=self.min_lung_area > 0)
+            for record in self._every_record():
+                shown = projection(record.view) if self.modality == "X-ray" else "frontal"
+                if self.views == "frontal" and shown != "frontal":
+                    self.left_out[shown] += 1
+                    continue
+                record = self._named(record)
+                if drawn:
+                    record = drawn.add(record)
+                    if drawn.area(record) < self.min_lung_area:
+                        self.left_out[f"lungs below {self.min_lung_area:.0%} of the film"] += 1
+                        continue
+                yield record
+            if drawn:
+                drawn.check()
+        except DatasetError as error:  # nothing after it can be read
+            self.fault(error)
+
+    def _every_record(self) -> Iterator[Record]:
         if not self.root.is_dir():
             raise self.not_found(self.root)
-        self.left_out.clear()
-        source = self.read_records() if self.prepared is None else self.prepared.read(self)
-        drawn = None if self.drawn_masks is None else DrawnMasks(self.drawn_masks)
-        for record in source:
-            shown = projection(record.view) if self.modality == "X-ray" else "frontal"
-            if self.views == "frontal" and shown != "frontal":
-                self.left_out[shown] += 1
-            else:
-                record = self._named(record)
-                yield drawn.add(record) if drawn else record
+        if self.prepared is not None:
+            yield from self.prepared.read(self)
+            return
+        for record in self.read_records():
+            for label in labels_of(record):
+                self.listed[f"{record.split or 'all'}/{label}"] += 1
+            yield record
+
+    def known_releases(self) -> Mapping[str, Mapping[str, int]]:
+        """Return those of `releases` that tell of what this data module was asked to read."""
+        return self.releases
 
     def find_missing(self, records: Iterable[Record]) -> list[str]:
         """Return a message about the files of the records that are not on the disk, if there are such."""
@@ -215,9 +264,18 @@ class Collection(ABC):
             for split in get_args(SplitName)
         }
 
+    def set_classes(self, labels: Iterable[str]) -> None:
+        """Set the classes: the data set's own labels, in their order, with their new names."""
+        self.own_classes = tuple(labels)
+        self.classes = self.label_map.classes(self.own_classes)
+
     def not_found(self, path: Path) -> DatasetError:
         """Return the error for a part of the data set that is missing; says where to get it and where to put it."""
         return DatasetError(f"{type(self).__name__} does not find {path}. {self._remedy()}")
+
+    def no_film(self) -> DatasetError:
+        """Return the error for a data set without films."""
+        return DatasetError(f"{type(self).__name__} finds no film in {self.root}. {self._remedy()}")
 
     def _remedy(self) -> str:
         where = f" Get it from {self.homepage}" if self.homepage else ""
@@ -226,7 +284,11 @@ class Collection(ABC):
 
     def _named(self, record: Record) -> Record:
         """Name the film by its path below the root: that is the same on every machine."""
-        path = record.image_path
-        if record.image_id != path.as_posix() or not path.is_relative_to(self.root):
+        path, folder = record.image_path.as_posix(), f"{self.root.as_posix().rstrip('/')}/"
+        if record.image_id != path or not path.startswith(folder):
             return record
-        return replace(record, image_id=path.relative_to(self.root).as_posix())
+        return replace(record, image_id=path.removeprefix(folder))
+
+
+def _read_plain_film(record: Record) -> Float[np.ndarray, "height width"]:
+    return read_image(record.image_path)

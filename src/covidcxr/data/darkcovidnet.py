@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.files import find_images, list_folders
+from covidcxr.data.files import find_images, list_folders, some_of
+from covidcxr.data.manifest import read_manifest
 from covidcxr.data.records import Record
 from covidcxr.data.rows import Table
-from covidcxr.data.table import CSVDataModule
+from covidcxr.data.series import SeriesPatients
+from covidcxr.errors import DatasetError
 from covidcxr.registry import DATASETS
 
 __all__ = ["DarkCovidNetDataModule"]
 
 _LABELS = {"covid19": "covid19", "pneumonia": "pneumonia", "nofindings": "normal"}
-# Films of one patient: "...-day3", "...-PA", "...fig1a"; what is left after the cut names the series.
-_SERIES = re.compile(r"[-_. ](day-?\d+|[a-d]|pa|ap|l)$|(?<=\d)[a-d]$", re.IGNORECASE)
 
 
 @DATASETS.register("darkcovidnet")
@@ -43,28 +42,45 @@ class DarkCovidNetDataModule(CXRDataModule):
     license: ClassVar[str] = (
         "NIH films: no restriction on use; COVID-19 films: each its own, see the ieee8023 collection"
     )
+    caveats: ClassVar[tuple[str, ...]] = (
+        "Source is label: COVID-19 films are of ieee8023, all others of NIH; what tells the sources apart, the file "
+        "header too, tells COVID-19 apart.",
+        "The NIH films are of some 680 patients, 21 of whom are in both classes: split by patient, not by film.",
+        "NIH labels were mined from reports by text analysis and are noisy; COVID-19 films are figures of articles.",
+        "COVID-19 films are often AP or supine, normal ones PA; age and sex differ too.",
+    )
+    releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "2020": {"all/covid19": 125, "all/pneumonia": 500, "all/normal": 500}
+    }
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a film, from the published folders or from the tables."""
         if (self.root / "darkcovidnet_subset.csv").is_file():
             yield from self._read_tables()
             return
-        patients = self._read_patients()
+        patients = SeriesPatients(self.root, self.fault)
         for folder, label in self._class_folders():
-            for film in find_images(folder):
+            films = find_images(folder)
+            if not films:
+                self.fault(DatasetError(f"The class folder {folder} holds no film. Unpack the download again."))
+            for film in films:
                 if re.match(r"\d{8}_\d{3}", film.name):
                     yield Record(film, label, f"nih-{film.name[:8]}", "nih")
                 else:
-                    series = _SERIES.sub("", film.stem)
-                    yield Record(film, label, f"ieee8023-{patients.get(film.stem, series)}", "ieee8023")
+                    yield Record(film, label, patients.of(film), "ieee8023")
 
-    def _read_tables(self) -> Iterator[Record]:
-        masks = {"lung": "lung_mask", "infection": "infection_mask"}
-        subset = Table(self.root / "darkcovidnet_subset.csv")
+    def _read_tables(self) -> list[Record]:
+        path = self.root / "darkcovidnet_subset.csv"
+        subset = Table(path, fault=self.fault)
         column = subset.require("path")
         wanted = {self.root / row[column] for _, row in subset}
-        manifest = CSVDataModule(self.root, mask_columns=masks, augment=None)
-        return (record for record in manifest.read_records() if record.image_path in wanted)
+        films = [
+            film for film in read_manifest(self.root, ("ieee8023", "nih"), {}, self.fault) if film.image_path in wanted
+        ]
+        if lacking := sorted(map(str, wanted.difference(film.image_path for film in films))):
+            message = f"{path} names {len(lacking)} films that manifest.csv does not list: {some_of(lacking)}."
+            self.fault(DatasetError(f"{message} Put the manifest of the same collection beside it."))
+        return films
 
     def _class_folders(self) -> Iterator[tuple[Path, str]]:
         """Find the class folders, however they are spelt, here or one level below."""
@@ -73,15 +89,3 @@ class DarkCovidNetDataModule(CXRDataModule):
             if found.keys() >= _LABELS.keys():
                 return ((found[name], label) for name, label in _LABELS.items())
         raise self.not_found(self.root / "No_findings")
-
-    def _read_patients(self) -> dict[str, str]:
-        """Read from file name without ending to patient from the ieee8023 collection's own table."""
-        path = self.root / "metadata.csv"
-        if path.is_file():
-            return {Path(row["filename"]).stem: row["patientid"] for _, row in Table(path)}
-        warnings.warn(
-            f"The patients of the COVID-19 films in {self.root} are guessed from file names, which misses many: films "
-            f"of one patient may train and test. Put the metadata.csv of the ieee8023 collection there.",
-            stacklevel=2,
-        )
-        return {}

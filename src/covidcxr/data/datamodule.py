@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from covidcxr.augmentations import Augment
 from covidcxr.config import PreprocessConfig
-from covidcxr.data.balance import Balance, class_weights, sampling_weights
+from covidcxr.data.balance import Balance, class_weights, positive_weights, sampling_weights
 from covidcxr.data.collection import Collection, Views
 from covidcxr.data.dataset import CXRDataset
 from covidcxr.data.records import count_by
@@ -35,8 +35,10 @@ class CXRDataModule(Collection, LightningDataModule):
         region: "full", "lungs", or "background" = the film with the lungs removed; the latter two need lung masks.
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         mask_classes: Names of the masks wanted, in the order of the sample's planes.
-        drawn_masks: Folder of lung masks for films that have none, as `covidcxr predict --root ROOT` draws them:
-            `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
+        drawn_masks: Folder of lung masks for films that have none, as `covidcxr masks` (or `predict --root ROOT`)
+            draws them: `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
+        min_lung_area: Leave out films whose drawn lungs cover less of the film than this, and count them in
+            `left_out`; `covidcxr masks` measures them.
         batch_size: Films a batch.
         num_workers: Processes that read films. 0 by default: films of ordinary size are read in milliseconds, and
             results are the same for any number. Raise it when the training device waits for data.
@@ -46,7 +48,8 @@ class CXRDataModule(Collection, LightningDataModule):
         fold: With `folds`: which fold tests, from 0.
         folds: Number of folds of a cross-validation; in place of `fractions`.
         hold_out_source: Source, or sources, whose patients are the test split.
-        balance: Draw training films so that classes, sources, or the sources within each class come equally often.
+        balance: Draw training films so that classes, sources, or the sources within each class come equally often;
+            only "source" where classes are not exclusive.
         label_map: New names for labels; several may get one name, and the films of a label mapped to null are left
             out.
         drop_unlabelled: Leave out films without a label.
@@ -70,6 +73,7 @@ class CXRDataModule(Collection, LightningDataModule):
         lung_dilation: float = 0.0,
         mask_classes: Sequence[str] = (),
         drawn_masks: str | PathLike[str] | None = None,
+        min_lung_area: float = 0.0,
         batch_size: int = 16,
         num_workers: int = 0,
         augment: str | Sequence[Any] | Augment | None = "default",
@@ -95,6 +99,7 @@ class CXRDataModule(Collection, LightningDataModule):
             label_map=label_map,
             drop_unlabelled=drop_unlabelled,
             drawn_masks=drawn_masks,
+            min_lung_area=min_lung_area,
             fractions=fractions,
             fold=fold,
             folds=folds,
@@ -111,6 +116,8 @@ class CXRDataModule(Collection, LightningDataModule):
         self.balance = balance
         self.seed = seed
         self.geometry = PreprocessConfig(image_size=image_size, fit=fit, region=region, lung_dilation=lung_dilation)
+        if self.prepared is not None:
+            self.prepared.check_geometry(self.geometry.image_size, fit)
         self.mask_classes = tuple(mask_classes)
         self.cache: Literal["memory"] | None = cache
         self._datasets: dict[SplitName, CXRDataset] = {}
@@ -120,9 +127,11 @@ class CXRDataModule(Collection, LightningDataModule):
 
         Raises:
             DatasetError: If the data set is not there, lacks files or masks, or has labels that are no classes.
+            ConfigError: If `balance` or `label_map` need exclusive classes and these are not.
         """
         if not self._datasets:
             self._check_masks()
+            self._check_balance()
             self._datasets = {split: self._dataset(split) for split in get_args(SplitName)}
 
     @property
@@ -176,12 +185,24 @@ class CXRDataModule(Collection, LightningDataModule):
         return self._loader(self._dataset("all"))
 
     def class_weights(self) -> Float[Tensor, " classes"]:
-        """Return weights for a loss: inverse to the frequency of the classes in training.
+        """Return weights against imbalance, for a loss.
+
+        Exclusive classes get one inverse to their frequency in training (`class_weights` of a loss); findings get how
+        many films without them there are for each film with them (`pos_weight` of "bce").
 
         Raises:
-            DatasetError: If a class has no training film.
+            DatasetError: If a class has no training film, or a finding none with or none without it.
         """
-        return class_weights(self.train_dataset.labels, self.classes)
+        weigh = positive_weights if self.multilabel else class_weights
+        return weigh(self.train_dataset.labels, self.classes)
+
+    def _check_balance(self) -> None:
+        if self.multilabel and self.balance in ("class", "class+source"):
+            raise ConfigError(
+                f'balance="{self.balance}" draws exclusive classes equally often, but films of {type(self).__name__} '
+                f'may show several at once. Weigh the loss in place of it (class_weights() gives pos_weight of "bce"), '
+                f'or take balance="source".'
+            )
 
     def _check_masks(self) -> None:
         known = count_by(self.records, "mask")
@@ -193,6 +214,7 @@ class CXRDataModule(Collection, LightningDataModule):
         return CXRDataset(
             (record for record in self.records if split in ("all", record.split)),
             classes=self.classes,
+            multilabel=self.multilabel,
             mask_classes=self.mask_classes,
             image_size=self.geometry.image_size,
             fit=self.geometry.fit,

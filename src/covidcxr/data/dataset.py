@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,21 +13,15 @@ from torch.utils.data import Dataset
 
 from covidcxr.augmentations import Augment
 from covidcxr.config import PreprocessConfig
+from covidcxr.data.fitting import FittedFilm, fit_film
 from covidcxr.data.records import Record
+from covidcxr.data.targets import finding_table, label_numbers
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.io import read_image, read_mask
-from covidcxr.transforms import LUNGS_OF_REGION, apply_region, fit_image, fit_mask, letterbox_box
+from covidcxr.io import read_image
+from covidcxr.transforms import LUNGS_OF_REGION, apply_region
 from covidcxr.types import Fit, Region, Sample
 
 __all__ = ["CXRDataset"]
-
-
-class _Film(NamedTuple):
-    """A film at the network's size, before augmentation."""
-
-    image: UInt8[np.ndarray, "height width"]
-    masks: dict[str, UInt8[np.ndarray, "height width"]]  # those that are known
-    box: tuple[int, int, int, int]  # where the film lies in the frame: top, left, height, width
 
 
 class CXRDataset(Dataset[Sample]):
@@ -39,6 +32,8 @@ class CXRDataset(Dataset[Sample]):
     Args:
         records: The films.
         classes: Names of the classes; a sample's label is the place of its class in here, -1 = not labelled.
+        multilabel: Whether classes are not exclusive: then a sample's label says for each class whether the film shows
+            it, 1 or 0, NaN = not known. By default when a record has findings; parts of one data set say it alike.
         mask_classes: Names of the masks wanted, in the order of the planes.
         image_size: Height and width of the samples.
         fit: How films come to that size: "letterbox" or "stretch".
@@ -52,7 +47,7 @@ class CXRDataset(Dataset[Sample]):
 
     Raises:
         ConfigError: If a setting is out of range.
-        DatasetError: If a label is not among `classes`, or a film lacks the lung mask that the region needs.
+        DatasetError: If a label or finding is not among `classes`, or a film lacks the lung mask that the region needs.
     """
 
     def __init__(
@@ -60,6 +55,7 @@ class CXRDataset(Dataset[Sample]):
         records: Iterable[Record],
         *,
         classes: Sequence[str],
+        multilabel: bool | None = None,
         mask_classes: Sequence[str] = (),
         image_size: tuple[int, int] = (256, 256),
         fit: Fit = "letterbox",
@@ -79,8 +75,9 @@ class CXRDataset(Dataset[Sample]):
             raise ConfigError(f'cache must be "memory" or null, not {cache!r}.')
         self.seed = seed
         self._open = read or _open
-        self.labels = self._label_numbers()
-        self._cache: dict[int, _Film] | None = {} if cache else None
+        self.multilabel = any(record.findings for record in self.records) if multilabel is None else multilabel
+        self.labels = (finding_table if self.multilabel else label_numbers)(self.records, self.classes)
+        self._cache: dict[int, FittedFilm] | None = {} if cache else None
         self._check_lungs()
 
     def __len__(self) -> int:
@@ -102,7 +99,7 @@ class CXRDataset(Dataset[Sample]):
         image, masks = self._augmented(film, epoch, index)
         sample = Sample(
             image=torch.from_numpy(image).float()[None] / 255,
-            label=torch.tensor(self.labels[index]),
+            label=self.labels[index].clone(),
             image_id=record.image_id,
             source=record.source,
             patient_id=record.patient,
@@ -120,48 +117,22 @@ class CXRDataset(Dataset[Sample]):
     def pixels(self, index: int) -> UInt8[np.ndarray, "height width"]:
         """Return a film at the network's size, without padding, before augmentation and region."""
         film = self._film(index)
-        top, left, height, width = film.box
-        return film.image[top : top + height, left : left + width]
+        return film.without_padding(film.image)
 
-    def _film(self, index: int) -> _Film:
+    def _film(self, index: int) -> FittedFilm:
         if self._cache is None:
             return self._read(self.records[index])
         if index not in self._cache:
             self._cache[index] = self._read(self.records[index])
         return self._cache[index]
 
-    def _read(self, record: Record) -> _Film:
-        image = self._open(record)
-        whole = image.shape
-        if record.box is not None:
-            image = image[_box_slices(record, whole)]
-        size, fit = self.geometry.image_size, self.geometry.fit
-        fitted = fit_image(torch.from_numpy(image)[None, None], size, fit)
-        box = letterbox_box(image.shape[0], image.shape[1], size) if fit == "letterbox" else (0, 0, *size)
+    def _read(self, record: Record) -> FittedFilm:
         wanted = {*self.mask_classes, self._lung_class(record)}
-        masks = {name: self._read_mask(record, name, whole, box) for name in record.mask_paths if name in wanted}
-        return _Film((fitted[0, 0] * 255).round().to(torch.uint8).numpy(), masks, box)
+        return fit_film(record, self._open(record), self.geometry.image_size, self.geometry.fit, wanted)
 
-    def _read_mask(
-        self, record: Record, name: str, whole: tuple[int, ...], box: tuple[int, int, int, int]
-    ) -> UInt8[np.ndarray, "height width"]:
-        """Read a mask, which may have another size than its film, and lay it over the film's place in the frame."""
-        path = record.mask_paths[name]
-        mask = read_mask(path)
-        if abs(mask.shape[0] * whole[1] / (mask.shape[1] * whole[0]) - 1) > 0.05:
-            raise DatasetError(
-                f"The mask {path} is {mask.shape[0]} x {mask.shape[1]} pixels, its film {record.image_path} "
-                f"{whole[0]} x {whole[1]}: they do not show the same part. Check that they belong together."
-            )
-        if record.box is not None:
-            mask = read_mask(path, (whole[0], whole[1]))[_box_slices(record, whole)]
-        top, left, height, width = box
-        frame = np.zeros(self.geometry.image_size, np.uint8)
-        fitted = fit_mask(torch.from_numpy(mask).float()[None, None], (height, width), "stretch")
-        frame[top : top + height, left : left + width] = fitted[0, 0].numpy()
-        return frame
-
-    def _augmented(self, film: _Film, epoch: int, index: int) -> tuple[UInt8[np.ndarray, "h w"], dict[str, Tensor]]:
+    def _augmented(
+        self, film: FittedFilm, epoch: int, index: int
+    ) -> tuple[UInt8[np.ndarray, "h w"], dict[str, Tensor]]:
         image, names = film.image, list(film.masks)
         planes = np.stack(list(film.masks.values())) if names else None
         if self.augment is not None:
@@ -179,17 +150,6 @@ class CXRDataset(Dataset[Sample]):
     def _lung_class(self, record: Record) -> str | None:
         return next((name for name in LUNGS_OF_REGION[self.geometry.region] if name in record.mask_paths), None)
 
-    def _label_numbers(self) -> tuple[int, ...]:
-        places = {name: place for place, name in enumerate(self.classes)}
-        found = Counter(record.label for record in self.records if record.label is not None)
-        unknown = [f"{label!r} ({count})" for label, count in sorted(found.items()) if label not in places]
-        if unknown:
-            raise DatasetError(
-                f"Films have labels that are no classes: {', '.join(unknown)}. The classes are {self.classes}. "
-                f"Add them to the classes, rename them by label_map, or leave the films out (label_map: LABEL: null)."
-            )
-        return tuple(-1 if record.label is None else places[record.label] for record in self.records)
-
     def _check_lungs(self) -> None:
         region = self.geometry.region
         lacking = 0 if region == "full" else sum(self._lung_class(record) is None for record in self.records)
@@ -203,13 +163,3 @@ class CXRDataset(Dataset[Sample]):
 
 def _open(record: Record) -> Float[np.ndarray, "height width"]:
     return read_image(record.image_path)
-
-
-def _box_slices(record: Record, whole: tuple[int, ...]) -> tuple[slice, slice]:
-    top, left, bottom, right = record.box or (0, 0, *whole)
-    if bottom > whole[0] or right > whole[1]:
-        raise DatasetError(
-            f"The box {record.box} of {record.image_path} reaches beyond the film, which is {whole[0]} x {whole[1]} "
-            f"pixels (boxes are top, left, bottom, right)."
-        )
-    return slice(top, bottom), slice(left, right)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from covidcxr.transforms import LUNGS_OF_REGION
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "MASK_INDEX",
     "DrawnMasks",
     "find_images",
     "find_missing",
@@ -24,13 +26,20 @@ __all__ = [
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Endings, in lower case, of the files that count as films."""
 
+MASK_INDEX = "covidcxr-masks.json"
+"""The file in a folder of drawn masks that tells how much of each film its lungs cover."""
+
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
+_HOW_TO_DRAW = "Draw them: covidcxr masks NAME --root ROOT --out FOLDER, so that they bear the data set's film names."
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the films directly in a folder, sorted by name; hidden and other files are left out."""
+    """Return the films directly in a folder, sorted by name; hidden and other files are left out.
+
+    A link that leads nowhere counts as a film: `find_missing` tells of it.
+    """
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if not entry.is_dir() and not entry.name.startswith("."))
     return [path for name in names if (path := folder / name).suffix.lower() in IMAGE_SUFFIXES]
 
 
@@ -44,24 +53,62 @@ class DrawnMasks:
     """Lung masks that a segmenter drew, for films that have none.
 
     Args:
-        folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each film.
+        folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each film; or the output of
+            `covidcxr predict`, whose folder films holds them.
+        measured: Also read how much of each film its lungs cover, which `covidcxr masks` writes beside the masks.
 
     Raises:
-        DatasetError: If there is no such folder.
+        DatasetError: If that was not written, or is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise DatasetError(f"There is no folder of drawn masks {folder}. Draw them: covidcxr predict --root ROOT.")
-        self._folder = folder
+    def __init__(self, folder: Path, *, measured: bool = False) -> None:
+        self._areas = _read_areas(folder / MASK_INDEX) if measured else {}
+        self._tops = (folder, folder / "films")
+        self._files = _Listings()
+        self._asked = self._found = 0
 
     def add(self, record: Record) -> Record:
         """Give the record its drawn masks, unless it has a lung mask."""
         if _LUNGS & record.mask_paths.keys():
             return record
-        drawn = {name: self._folder / f"{record.image_id}.{name}.png" for name in sorted(_LUNGS)}
-        found = {name: path for name, path in drawn.items() if path.is_file()}
-        return replace(record, mask_paths={**record.mask_paths, **found}) if found else record
+        self._asked += 1
+        for top in self._tops:
+            drawn = {name: f"{top}/{record.image_id}.{name}.png" for name in sorted(_LUNGS)}
+            if found := {name: Path(path) for name, path in drawn.items() if self._files.hold(path)}:
+                self._found += 1
+                return replace(record, mask_paths={**record.mask_paths, **found})
+        return record
+
+    def area(self, record: Record) -> float:
+        """Return how much of the film its lungs cover, in [0, 1]; 1 where it was not measured."""
+        return self._areas.get(record.image_id, 1.0)
+
+    def check(self) -> None:
+        """Check, after the last film, that masks were found at all.
+
+        Raises:
+            DatasetError: If there is no such folder, or not one film has got a mask from it.
+        """
+        folder = self._tops[0]
+        if not folder.is_dir():
+            raise DatasetError(f"There is no folder of drawn masks {folder}. {_HOW_TO_DRAW}")
+        if self._asked and not self._found:
+            raise DatasetError(
+                f"{folder} has a drawn mask for none of {self._asked} films that have no lung mask: looked for "
+                f"IMAGE_ID.lung_field.png and IMAGE_ID.lung.png there and in {self._tops[1]}. {_HOW_TO_DRAW}"
+            )
+
+
+def _read_areas(path: Path) -> dict[str, float]:
+    try:
+        areas = json.loads(path.read_text(encoding="utf-8"))["areas"]
+        return {str(name): float(area) for name, area in areas.items()}
+    except FileNotFoundError:
+        raise DatasetError(
+            f"There is no {path}, which tells the lungs' areas. Draw the masks: covidcxr masks."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}). Draw the masks again: covidcxr masks.") from error
 
 
 def find_missing(records: Iterable[Record]) -> list[str]:
@@ -70,20 +117,18 @@ def find_missing(records: Iterable[Record]) -> list[str]:
     Returns:
         One message that says how many files are missing and names the first; empty if all are there.
     """
-    listings: dict[str, frozenset[str]] = {}
-    missing: list[str] = []
+    files = _Listings()
+    films: list[str] = []
+    masks: list[str] = []
     for record in records:
-        for path in (record.image_path, *record.mask_paths.values()):
-            folder, name = os.path.split(path)
-            if folder not in listings:
-                listings[folder] = _names_in(folder)
-            if name not in listings[folder]:
-                missing.append(os.fspath(path))
-    if not missing:
+        if not files.hold(record.image_path):
+            films.append(str(record.image_path))
+        masks.extend(str(path) for path in record.mask_paths.values() if not files.hold(path))
+    if not films and not masks:
         return []
     return [
-        f"{len(missing)} files of the data set are missing: {some_of(missing)}. "
-        f"Unpack the download again, or correct the table that names them."
+        f"{len(films) + len(masks)} files of the data set are missing ({len(films)} films, {len(masks)} masks): "
+        f"{some_of(films + masks)}. Unpack the download again, or correct the table that names them."
     ]
 
 
@@ -108,9 +153,22 @@ def some_of(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _names_in(folder: str) -> frozenset[str]:
-    try:
-        with os.scandir(folder or ".") as entries:
-            return frozenset(entry.name for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
+class _Listings:
+    """Which files there are; a folder is listed once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def hold(self, path: str | Path) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            self._names[folder] = self._list(folder)
+        return name in self._names[folder]
+
+    @staticmethod
+    def _list(folder: str) -> frozenset[str]:
+        try:
+            with os.scandir(folder or ".") as entries:
+                return frozenset(entry.name for entry in entries if entry.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()

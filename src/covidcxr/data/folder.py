@@ -52,7 +52,7 @@ class FolderDataModule(CXRDataModule):
         self.settings = {"patient_pattern": patient_pattern, "source_pattern": source_pattern}
         if self.prepared is None:
             self._folders = self._class_folders()
-            self.classes = self.label_map.classes(sorted({folder.name for folder, _ in self._folders}))
+            self.set_classes(sorted({folder.name for folder, _ in self._folders}))
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a film, class by class."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.types import SplitName
 
-__all__ = ["Record", "count_by", "find_leaks"]
+__all__ = ["Record", "count_by", "find_leaks", "labels_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Record:
 
     Attributes:
         image_path: The film's file.
-        label: Name of its class; None = not labelled.
+        label: Name of its class; None = not labelled, or what is known stands in `findings`.
         patient_id: Who is on it, unique over the whole data set; None = not known.
         source: Hospital or collection that it came from.
         split: "train", "val" or "test" where the data set's authors fixed it; None = not fixed.
@@ -29,6 +29,7 @@ class Record:
         sex: As the source states it.
         age: In years.
         box: The part of the film that counts, in pixels: top, left, bottom, right; the last two exclusive.
+        findings: Where classes are not exclusive: by class, whether the film shows it. An absent class is unknown.
         image_id: Names the film, uniquely in its data set and alike on every machine. Data modules fill in the path
             below their root; else it is `image_path`.
     """
@@ -43,10 +44,12 @@ class Record:
     sex: str | None = None
     age: float | None = None
     box: tuple[int, int, int, int] | None = None
+    findings: Mapping[str, bool] = field(default_factory=dict, hash=False)
     image_id: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_path", Path(self.image_path))
+        if not isinstance(self.image_path, Path):
+            object.__setattr__(self, "image_path", Path(self.image_path))
         # Published tables hold patient ids with stray blanks: " 12" and "12" are one patient.
         for name in ("label", "patient_id"):
             value = getattr(self, name)
@@ -70,7 +73,8 @@ def count_by(records: Iterable[Record], name: str) -> dict[str, int]:
 
     Args:
         records: The films.
-        name: "label", "source", "split", "view", "sex", "patient_id", ... or "mask" = by mask class.
+        name: "label", "source", "split", "view", "sex", "patient_id", ... or "mask" = by mask class. Where classes are
+            not exclusive, a film counts for each label that it shows.
 
     Returns:
         From value to number of films, most frequent first; what is not stated counts as "unknown".
@@ -78,17 +82,26 @@ def count_by(records: Iterable[Record], name: str) -> dict[str, int]:
     Raises:
         ConfigError: If records have no such field.
     """
-    known = {*Record.__dataclass_fields__, "patient", "mask"} - {"mask_paths"}
+    known = {*Record.__dataclass_fields__, "patient", "mask"} - {"mask_paths", "findings"}
     if name not in known:
         raise ConfigError(f"Records cannot be counted by {name!r}. {did_you_mean(name, known)}")
     counts: Counter[str] = Counter()
     for record in records:
         if name == "mask":
             counts.update(record.mask_paths.keys())
+        elif name == "label":
+            counts.update(labels_of(record))
         else:
             value = getattr(record, name)
             counts["unknown" if value is None else str(value)] += 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def labels_of(record: Record) -> tuple[str, ...]:
+    """Return the labels for which a film counts: where classes are not exclusive, the findings that it shows."""
+    if record.findings:
+        return tuple(name for name, shown in record.findings.items() if shown)
+    return (record.label or "unknown",)
 
 
 def find_leaks(records: Iterable[Record]) -> dict[str, set[SplitName]]:

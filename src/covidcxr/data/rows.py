@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -37,7 +38,7 @@ def read_lines(path: Path, *, fault: Fault = _raise) -> Iterator[tuple[int, str]
                     yield number, line.strip("\r\n")
     except FileNotFoundError:
         fault(DatasetError(f"There is no label file {path}. Unpack the download again."))
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         fault(DatasetError(f"The label file {path}, after line {number}, cannot be read: {error}."))
 
 
@@ -46,7 +47,7 @@ class Table:
 
     Args:
         path: CSV with commas, semicolons or tabs (also .gz), Parquet, or the first sheet of an Excel file (.xlsx). The
-            first row names the columns; a column without a name is called "".
+            first row names the columns; a column without a name is called "", the last of them if there are more.
         fault: Told of a row that is damaged; the rows after it are still read.
 
     Raises:
@@ -61,7 +62,8 @@ class Table:
         self._is_parquet = path.suffix.lower() in (".parquet", ".pq")
         self._lines = self._excel_lines if path.suffix.lower() == ".xlsx" else self._csv_lines
         self.columns = tuple(self._parquet().schema_arrow.names) if self._is_parquet else self._header()
-        if len(set(self.columns)) < len(self.columns):
+        named = [name for name in self.columns if name]
+        if len(set(named)) < len(named):
             raise DatasetError(f"Two columns of {path} have one name: {', '.join(self.columns)}. Rename one.")
 
     def require(self, column: str) -> str:
@@ -117,7 +119,7 @@ class Table:
                     line = reader.line_num
                     if values:
                         yield line, values
-        except (csv.Error, UnicodeDecodeError, OSError) as error:
+        except (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
             where = f"{self.path}, after line {line}"
             raise DatasetError(f"The table {where}, cannot be read: {error}. Save it as UTF-8 CSV.") from error
 

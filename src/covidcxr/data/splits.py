@@ -62,8 +62,8 @@ def assign_splits(
     splits, pool = _keep_official(records, group, refill=len(open_splits) > 1)
     chosen = _assign(pool, [shares[name] for name in open_splits], seed)
     return [
-        replace(record, split=splits[index] or open_splits[chosen[_key(record, group)]])
-        for index, record in enumerate(records)
+        _with_split(record, split or open_splits[chosen[_key(record, group)]])
+        for record, split in zip(records, splits, strict=True)
     ]
 
 
@@ -117,7 +117,11 @@ def _fold_numbers(records: list[Record], k: int, seed: int) -> dict[str, int]:
 
 def _with_roles(records: list[Record], numbers: dict[str, int], k: int, fold: int) -> list[Record]:
     roles: dict[int, SplitName] = {fold: "test", (fold + 1) % k: "val"}
-    return [replace(record, split=roles.get(numbers[record.patient], "train")) for record in records]
+    return [_with_split(record, roles.get(numbers[record.patient], "train")) for record in records]
+
+
+def _with_split(record: Record, split: SplitName) -> Record:
+    return record if record.split == split else replace(record, split=split)
 
 
 def split_name(text: str) -> SplitName:
@@ -205,11 +209,16 @@ def _assign(groups: dict[str, list[Record]], shares: Sequence[float], seed: int)
         totals.update(held)
     parts = [part for part, share in enumerate(shares) if share > 0] or [0]
     whole = sum(shares) or 1.0
+    # Patients with many films have most of the rare findings, and training is at first the most short of all: unless
+    # what a part lacks counts in proportion to its share, they all train. Exclusive labels keep the older rule, by
+    # which the splits of published figures were made.
+    by_share = any(record.findings for members in groups.values() for record in members)
+    scale = {part: shares[part] or 1.0 if by_share else 1.0 for part in parts}
     short = {part: {trait: total * shares[part] / whole for trait, total in totals.items()} for part in parts}
     chosen: dict[str, int] = {}
     for key in sorted(groups, key=lambda key: (-len(groups[key]), _shuffle(key, seed))):
         held = counts[key]
-        best = max(parts, key=lambda part: sum(n * short[part][trait] for trait, n in held.items()))
+        best = max(parts, key=lambda part: sum(n * short[part][trait] for trait, n in held.items()) / scale[part])
         chosen[key] = best
         for trait, n in held.items():
             short[best][trait] -= n
@@ -218,6 +227,9 @@ def _assign(groups: dict[str, list[Record]], shares: Sequence[float], seed: int)
 
 def _traits(record: Record) -> Iterator[str]:
     yield f"label {record.label}"
+    for name, shown in record.findings.items():
+        if shown:
+            yield f"label {name}"
     yield f"source {record.source}"
     for name in record.mask_paths:
         yield f"mask {name}"

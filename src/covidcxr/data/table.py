@@ -18,6 +18,8 @@ from covidcxr.registry import DATASETS
 
 __all__ = ["CSVDataModule", "parse_age"]
 
+_FINDINGS = {"1": True, "1.0": True, "0": False, "0.0": False, "-1": None, "-1.0": None, "": None}
+
 Filter = Mapping[str, str | Sequence[str]]
 """From column to the value, or values, that it must have; `*` stands for any text."""
 
@@ -39,6 +41,8 @@ class CSVDataModule(CXRDataModule):
         table: File name of the table, relative to `root`.
         path_column: The film's file.
         label_column: Its class; empty = not labelled.
+        label_columns: In place of `label_column` where classes are not exclusive: one column a class, which holds 1 if
+            the film shows it and 0 if not; empty, or -1 as CheXpert writes "uncertain", = not known.
         patient_column: Who is on it. With null every film counts as a patient of its own: then films of one patient
             may train and test.
         source_column: "auto" = "source".
@@ -48,7 +52,7 @@ class CSVDataModule(CXRDataModule):
         age_column: "auto" = "age".
         mask_columns: From mask class to the column of its files, or to `{column: ..., where: {COLUMN: [VALUES]}}`
             for rows of some kind only.
-        classes: Names and order of the classes, after `label_map`; null = all labels found, sorted.
+        classes: Names and order of the classes, after `label_map`; null = all labels found, sorted, or `label_columns`.
         where: Keep only rows that have one of these values, in each of these columns.
         exclude: Leave out rows that have one of these values, in any of these columns.
         base: Further settings of `CXRDataModule`.
@@ -67,6 +71,7 @@ class CSVDataModule(CXRDataModule):
         table: str = "manifest.csv",
         path_column: str = "path",
         label_column: str | None = "label",
+        label_columns: Sequence[str] | None = None,
         patient_column: str | None = "patient_id",
         source_column: str | None = "auto",
         split_column: str | None = "auto",
@@ -84,6 +89,7 @@ class CSVDataModule(CXRDataModule):
             "table": table,
             "path_column": path_column,
             "label_column": label_column,
+            "label_columns": label_columns,
             "patient_column": patient_column,
             "source_column": source_column,
             "split_column": split_column,
@@ -96,6 +102,7 @@ class CSVDataModule(CXRDataModule):
             "exclude": exclude,
         }
         if self.prepared is not None:
+            self.classes = self.classes if classes is None else tuple(classes)
             return
         if not self.root.is_dir():
             raise self.not_found(self.root)
@@ -103,7 +110,7 @@ class CSVDataModule(CXRDataModule):
         self._table = Table(self.root / table, fault=lambda error: None)
         self._columns = {
             "path": self._table.require(path_column),
-            "label": self._column("label", label_column),
+            "label": None if label_columns else self._column("label", label_column),
             "patient": self._column("patient_id", patient_column),
             "source": self._column("source", source_column),
             "split": self._column("split", split_column),
@@ -111,11 +118,12 @@ class CSVDataModule(CXRDataModule):
             "sex": self._column("sex", sex_column),
             "age": self._column("age", age_column),
         }
+        self._findings = tuple(self._table.require(name) for name in label_columns or ())
         self._masks = {name: self._mask_column(name, column) for name, column in (mask_columns or {}).items()}
         self._where = _Filter(self._table, where)
         self._exclude = _Filter(self._table, exclude)
-        labels = self._check_rows()
-        self.classes = self.label_map.classes(labels) if classes is None else tuple(classes)
+        self.own_classes = tuple(self._check_rows())
+        self.classes = self.label_map.classes(self.own_classes) if classes is None else tuple(classes)
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a row, in the table's order."""
@@ -134,6 +142,7 @@ class CSVDataModule(CXRDataModule):
         value = {name: row[column] if column else "" for name, column in self._columns.items()}
         try:
             split = split_name(value["split"]) if value["split"] else None
+            findings = {name: shown for name in self._findings if (shown := _read_finding(name, row[name])) is not None}
         except DatasetError as error:
             raise DatasetError(f"Line {line} of {self._table.path}: {error}") from error
         if not value["path"]:
@@ -152,6 +161,7 @@ class CSVDataModule(CXRDataModule):
             view=value["view"] or None,
             sex=value["sex"] or None,
             age=parse_age(value["age"]),
+            findings=findings,
         )
 
     def _column(self, name: str, column: str | None) -> str | None:
@@ -168,7 +178,7 @@ class CSVDataModule(CXRDataModule):
         return self._table.require(column["column"]), _Filter(self._table, column.get("where"))
 
     def _check_rows(self) -> list[str]:
-        """Read the table once: check that every filter finds something; return the labels that are kept, sorted."""
+        """Read the table once: check that every filter finds something; return the labels that are kept."""
         filters = [self._where, self._exclude, *(rows for _, rows in self._masks.values())]
         for _, row in self._table:
             for rows in filters:
@@ -176,6 +186,8 @@ class CSVDataModule(CXRDataModule):
         for rows in filters:
             rows.check()
         column = self._columns["label"]
+        if self._findings:
+            return list(self._findings)
         return sorted({row[column] for _, row in self._rows(self._table)} - {""}) if column else []
 
 
@@ -214,6 +226,12 @@ class _Filter:
 
 def _fits(value: str, wanted: Collection[str]) -> bool:
     return value in wanted or any("*" in pattern and fnmatchcase(value, pattern) for pattern in wanted)
+
+
+def _read_finding(name: str, text: str) -> bool | None:
+    if text not in _FINDINGS:
+        raise DatasetError(f"{text!r} in {name!r} is no finding: 1 = shown, 0 = not shown, empty or -1 = not known.")
+    return _FINDINGS[text]
 
 
 def parse_age(text: str) -> float | None:

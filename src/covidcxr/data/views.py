@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
-__all__ = ["projection"]
+__all__ = ["bimcv_view", "projection"]
 
 _PROJECTIONS = {  # words of a view as data sets write it -> what it shows
     "lateral": {"l", "ll", "rl", "lat", "lateral", "oblique", "decubitus"},
@@ -14,6 +15,7 @@ _PROJECTIONS = {  # words of a view as data sets write it -> what it shows
 }
 
 
+@cache
 def projection(view: str | None) -> str:
     """Tell what a film shows from its view.
 
@@ -27,3 +29,9 @@ def projection(view: str | None) -> str:
     """
     words = set(re.split(r"[^a-z]+", (view or "").lower()))
     return next((name for name, known in _PROJECTIONS.items() if words & known), "frontal")
+
+
+def bimcv_view(name: str) -> str | None:
+    """Read the view from the name of a BIMCV film: "PA" from "sub-S00001_ses-E00002_run-1_bp-chest_vp-pa_dx.png"."""
+    tag = re.search(r"_vp-([a-z]+)_", name)
+    return tag[1].upper() if tag else None

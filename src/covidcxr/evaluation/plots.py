@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covidcxr.errors import ConfigError
+from covidcxr.evaluation.rows import answered_rows
 from covidcxr.files import replace_file
 
 if TYPE_CHECKING:
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 __all__ = [
     "draw_comparison",
     "draw_run",
+    "panels",
     "plot_confusion",
     "plot_history",
     "plot_precision_recall",
     "plot_roc",
+    "save_figure",
 ]
 
-_COLORS = ("#3b6fd4", "#d4663b", "#2f8f6b", "#8a5bc7", "#b08a1e", "#c2477f")
-_INK, _LINE = "#1c2128", "#d5dae1"
+COLORS = ("#3b6fd4", "#d4663b", "#2f8f6b", "#8a5bc7", "#b08a1e", "#c2477f")
+INK, LINE = "#1c2128", "#d5dae1"
 
 
 def plot_history(epochs: Sequence[Mapping[str, float]]) -> Figure:
@@ -44,14 +47,14 @@ def plot_history(epochs: Sequence[Mapping[str, float]]) -> Figure:
     logged = {name for entry in epochs for name in entry}
     wanted = ("loss", "accuracy", "f1", "dice", "auroc")
     scores = [score for score in wanted if {f"train/{score}", f"val/{score}"} & logged]
-    figure, axes = _panels(len(scores))
+    figure, axes = panels(len(scores))
     for axis, score in zip(axes, scores, strict=True):
-        for stage, color in (("train", _COLORS[0]), ("val", _COLORS[1])):
+        for stage, color in (("train", COLORS[0]), ("val", COLORS[1])):
             points = [(entry["epoch"] + 1, entry[name]) for entry in epochs if (name := f"{stage}/{score}") in entry]
             if points:
                 axis.plot(*zip(*points, strict=True), color=color, label={"val": "validation"}.get(stage, "training"))
         axis.set(xlabel="epoch", title=_in_words(score))
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.locator_params(axis="x", integer=True)
         axis.legend(frameon=False, fontsize=8)
     return figure
 
@@ -66,10 +69,10 @@ def plot_confusion(rows: Sequence[Mapping[str, Any]]) -> Figure:
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (labels, probabilities.argmax(1)), 1)
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    figure, (axis,) = _panels(1, width=1.2 + 1.1 * len(classes), height=1.2 + 0.9 * len(classes))
+    figure, (axis,) = panels(1, width=1.2 + 1.1 * len(classes), height=1.2 + 0.9 * len(classes))
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
-        color = "white" if shares[row, column] > 0.6 else _INK
+        color = "white" if shares[row, column] > 0.6 else INK
         text = f"{shares[row, column]:.0%}\n{count}"
         axis.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
     axis.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="answer", ylabel="truth")
@@ -81,8 +84,8 @@ def plot_confusion(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def plot_roc(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw a ROC curve a class, each against the rest; classes without films, or with all of them, are left out."""
-    figure, (axis,) = _panels(1, width=4.2, height=4)
-    axis.plot([0, 1], [0, 1], color=_LINE, linewidth=1)
+    figure, (axis,) = panels(1, width=4.2, height=4)
+    axis.plot([0, 1], [0, 1], color=LINE, linewidth=1)
     for name, truth, score, color in _one_against_rest(rows):
         order = np.argsort(-score, kind="stable")
         last = np.append(np.diff(score[order]) != 0, True)  # ties are one point
@@ -95,7 +98,7 @@ def plot_roc(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def plot_precision_recall(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw a precision-recall curve a class, each against the rest; the dotted line is what guessing gives."""
-    figure, (axis,) = _panels(1, width=4.2, height=4)
+    figure, (axis,) = panels(1, width=4.2, height=4)
     for name, truth, score, color in _one_against_rest(rows):
         order = np.argsort(-score, kind="stable")
         last = np.append(np.diff(score[order]) != 0, True)
@@ -115,20 +118,20 @@ def draw_comparison(runs: Mapping[str, Mapping[str, Any]], names: Sequence[str],
         names: The scores to draw.
         path: The PNG to write.
     """
-    figure, axes = _panels(len(names), width=1.9, height=0.9 + 0.32 * len(runs))
+    figure, axes = panels(len(names), width=1.9, height=0.9 + 0.32 * len(runs))
     places = np.arange(len(runs))[::-1]
     for number, (axis, name) in enumerate(zip(axes, names, strict=True)):
         for place, scores in zip(places, runs.values(), strict=True):
             score = scores.get(name)
             if score is not None and score["value"] is not None:
                 if score["low"] is not None:
-                    axis.plot([score["low"], score["high"]], [place, place], color=_COLORS[0], linewidth=2)
-                axis.plot(score["value"], place, "o", color=_COLORS[0], markersize=5)
+                    axis.plot([score["low"], score["high"]], [place, place], color=COLORS[0], linewidth=2)
+                axis.plot(score["value"], place, "o", color=COLORS[0], markersize=5)
         axis.set(title=_in_words(name), ylim=(-0.6, len(runs) - 0.4), yticks=places)
         axis.set_yticklabels(list(runs) if number == 0 else [])
-        axis.grid(visible=True, axis="x", color=_LINE)
-    figure.supxlabel("value and 95 % interval over patients", fontsize=8, color=_INK)
-    _save(figure, path)
+        axis.grid(visible=True, axis="x", color=LINE)
+    figure.supxlabel("value and 95 % interval over patients", fontsize=8, color=INK)
+    save_figure(figure, path)
 
 
 def draw_run(folder: Path) -> None:
@@ -139,13 +142,13 @@ def draw_run(folder: Path) -> None:
     """
     history = folder / "model" / "history.json"
     if history.is_file() and (epochs := json.loads(history.read_text(encoding="utf-8"))):
-        _save(plot_history(epochs), folder / "learning_curves.png")
+        save_figure(plot_history(epochs), folder / "learning_curves.png")
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        rows = answered_rows(list(csv.DictReader(file)))
     if rows and "label" in rows[0]:
-        _save(plot_confusion(rows), folder / "confusion.png")
-        _save(plot_roc(rows), folder / "roc.png")
-        _save(plot_precision_recall(rows), folder / "precision_recall.png")
+        save_figure(plot_confusion(rows), folder / "confusion.png")
+        save_figure(plot_roc(rows), folder / "roc.png")
+        save_figure(plot_precision_recall(rows), folder / "precision_recall.png")
 
 
 def _predictions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -162,30 +165,44 @@ def _one_against_rest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, np.n
     found = [(name, labels == number, probabilities[:, number]) for number, name in enumerate(classes)]
     # Of two classes one curve tells all: the second one is the one looked for.
     kept = [entry for entry in found[len(found) == 2 :] if 0 < entry[1].sum() < len(labels)]
-    return [(*entry, _COLORS[number % len(_COLORS)]) for number, entry in enumerate(kept)]
+    return [(*entry, COLORS[number % len(COLORS)]) for number, entry in enumerate(kept)]
 
 
 def _in_words(name: str) -> str:
     return name.replace("_", " ").replace("auroc", "AUROC").replace("f1", "F1").replace("iou", "IoU")
 
 
-def _panels(count: int, width: float = 3.6, height: float = 2.8) -> tuple[Figure, Sequence[Axes]]:
+def panels(count: int, width: float = 3.6, height: float = 2.8, columns: int = 9) -> tuple[Figure, Sequence[Axes]]:
+    """Start a figure.
+
+    Args:
+        count: Number of panels.
+        width: Width of each, in inches.
+        height: Height of each, in inches.
+        columns: Most panels in a row.
+    """
     from matplotlib.figure import Figure  # not pyplot, which keeps global state
 
-    figure = Figure(figsize=(max(count, 1) * width + 0.8, height), layout="constrained", dpi=150)
-    axes = figure.subplots(1, max(count, 1), squeeze=False)[0]
+    columns = max(1, min(count, columns))
+    lines = -(-max(count, 1) // columns)
+    figure = Figure(figsize=(columns * width + 0.8, lines * height), layout="constrained", dpi=150)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in grid[max(count, 1) :]:
+        axis.remove()
+    axes = list(grid[: max(count, 1)])
     for axis in axes:
-        axis.grid(visible=True, color=_LINE, linewidth=0.6)
+        axis.grid(visible=True, color=LINE, linewidth=0.6)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(_LINE)
-        axis.tick_params(colors=_INK, labelsize=8, color=_LINE)
-        axis.title.set(fontsize=9, color=_INK)
-        axis.xaxis.label.set(fontsize=8, color=_INK)
-        axis.yaxis.label.set(fontsize=8, color=_INK)
+        axis.spines[["left", "bottom"]].set_color(LINE)
+        axis.tick_params(colors=INK, labelsize=8, color=LINE)
+        axis.title.set(fontsize=9, color=INK)
+        axis.xaxis.label.set(fontsize=8, color=INK)
+        axis.yaxis.label.set(fontsize=8, color=INK)
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; the file appears whole or not at all."""
     with replace_file(path) as draft:
         figure.savefig(draft, format="png")

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from covidcxr.config import ModelConfig
+from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.calibration import conformal_threshold, fit_temperature
 from covidcxr.evaluation.intervals import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics import classification_metrics, segmentation_metrics, weighted_auroc
 
-__all__ = ["calibrate", "score_rows"]
+__all__ = ["answered_rows", "calibrate", "score_rows"]
+
+Config = TypeVar("Config", bound=ModelConfig | EnsembleConfig)
 
 _PROBABILITY = "probability_"
-_ID_COLUMNS = {"image_id", "patient_id", "source"}
+_MASKS = ("dice_", "iou_", "precision_", "recall_")
 
 
 def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
     """Score the rows of one test, each figure with its patient-clustered 95 % interval.
 
     Args:
-        rows: What a task keeps in `rows`: `patient_id`, and either scores of masks (`dice_lung`, ...), or
-            `probability_CLASS` with `label` (exclusive classes) or `label_CLASS` (findings, NaN = not labelled).
+        rows: What a task keeps in `rows`: `patient_id`, and scores of masks (`dice_lung`, ...; NaN = the mask is not
+            known), or `probability_CLASS` with `label` (exclusive classes) or `label_CLASS` (findings, NaN = not
+            labelled), or both; a film without a label may lack the latter.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
@@ -37,12 +40,26 @@ def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed
     """
     if not rows:
         raise ConfigError("There are no films to score.")
+    masks = [name for name in dict.fromkeys(name for row in rows for name in row) if name.startswith(_MASKS)]
+    answered = answered_rows(rows)
+    if not masks and not answered:
+        raise ConfigError(f"The rows hold nothing to score, neither probability_CLASS nor dice_CLASS: {list(rows[0])}.")
+    scores = _score_answers(answered, resamples, seed) if answered else {}
+    columns = {name: _column(rows, name) for name in masks}
+    known = {name: values for name, values in columns.items() if not np.isnan(values).all()}
+    patients = [row.get("patient_id") for row in rows]
+    return scores | (segmentation_metrics(known, patients, resamples=resamples, seed=seed) if known else {})
+
+
+def answered_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows that hold probabilities: a film without a label has none, though its masks may be scored."""
+    columns = {name for row in rows for name in row if name.startswith(_PROBABILITY)}
+    return [row for row in rows if columns and all(row.get(name, "") not in ("", None) for name in columns)]
+
+
+def _score_answers(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[str, Estimate]:
     patients = [row.get("patient_id") for row in rows]
     classes = [name.removeprefix(_PROBABILITY) for name in rows[0] if name.startswith(_PROBABILITY)]
-    if not classes:
-        scores = {name: _column(rows, name) for name in rows[0] if name not in _ID_COLUMNS}
-        known = {name: values for name, values in scores.items() if not np.isnan(values).all()}
-        return segmentation_metrics(known, patients, resamples=resamples, seed=seed)
     probabilities = np.stack([_column(rows, _PROBABILITY + name) for name in classes], axis=1)
     if "label" in rows[0]:
         labels = np.array([classes.index(row["label"]) for row in rows])
@@ -60,12 +77,12 @@ def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed
     return bootstrap_many(table, groups=patients, films=films, resamples=resamples, seed=seed)
 
 
-def calibrate(config: ModelConfig, rows: Sequence[Mapping[str, Any]], coverage: float | None = None) -> ModelConfig:
+def calibrate(config: Config, rows: Sequence[Mapping[str, Any]], coverage: float | None = None) -> Config:
     """Fit a classifier's temperature, and the thresholds of its answer sets, on the rows of validation films.
 
     Args:
-        config: The classifier that gave the probabilities; of exclusive classes.
-        rows: What `Trainer.validate` left in the task's `rows`.
+        config: The classifier or ensemble that gave the probabilities; of exclusive classes.
+        rows: What `Trainer.validate` left in the task's `rows`, or `covidcxr.tasks.predict_rows` returned.
         coverage: How often a set of plausible answers shall hold the truth, in (0, 1); None = no sets, the most
             probable class is the answer.
 
@@ -75,6 +92,7 @@ def calibrate(config: ModelConfig, rows: Sequence[Mapping[str, Any]], coverage: 
     Raises:
         ConfigError: If the classes are not exclusive, or there are no rows.
     """
+    rows = answered_rows(rows)
     if config.mode == "multilabel" or config.task != "classification" or not rows:
         raise ConfigError(f"Only exclusive classes of labelled films are calibrated, not {config.mode} {config.task}.")
     probabilities = np.stack([_column(rows, _PROBABILITY + name) for name in config.classes], axis=1)

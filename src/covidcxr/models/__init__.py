@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 
 from covidcxr import hub
-from covidcxr.models.base import CXRModel
-from covidcxr.models.classification import ClassificationModel
+from covidcxr.models.base import CXRModel, model_folder
+from covidcxr.models.classification import ClassificationModel, Classifier
+from covidcxr.models.ensemble import EnsembleModel
+from covidcxr.models.network import NetworkModel
 from covidcxr.models.segmentation import SegmentationModel
 from covidcxr.types import TaskName
 
-__all__ = ["CXRModel", "SegmentationModel", "ClassificationModel", "load_model"]
+__all__ = [
+    "CXRModel",
+    "NetworkModel",
+    "Classifier",
+    "SegmentationModel",
+    "ClassificationModel",
+    "EnsembleModel",
+    "load_model",
+]
 
 
 def load_model(
     source: str | os.PathLike[str], *, prefer: TaskName = "classification"
-) -> SegmentationModel | ClassificationModel:
-    """Load a saved model of either kind; see `CXRModel.from_pretrained`.
+) -> SegmentationModel | ClassificationModel | EnsembleModel:
+    """Load a saved model of any kind; see `CXRModel.from_pretrained`.
 
     Args:
         source: A folder, bundled name or Hub repository that holds one model, or a pipeline.
@@ -26,8 +36,8 @@ def load_model(
         PretrainedError: If it cannot be found, is damaged or altered, or is newer than this release.
         ConfigError: If its config has an unknown key or a wrong value.
     """
-    folder = hub.fetch(source)
-    single = not (folder / "pipeline.json").is_file()
-    task = hub.read_json(folder / "config.json").get("task") if single else prefer
-    kind = SegmentationModel if task == SegmentationModel.task else ClassificationModel
-    return kind.from_pretrained(folder)
+    folder = model_folder(hub.fetch(source), prefer)
+    config = hub.read_json(folder / "config.json")
+    if config.get("task") == SegmentationModel.task:
+        return SegmentationModel.from_pretrained(folder)
+    return (EnsembleModel if "members" in config else ClassificationModel).from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What segmentation and classification models share: preprocessing inside, save and load."""
+"""What all models share: films in, logits or probabilities out, load and save."""
 
 from __future__ import annotations
 
@@ -12,67 +12,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from covidcxr import hub
-from covidcxr.config import ModelConfig
+from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, PretrainedError
-from covidcxr.networks import build_network
-from covidcxr.transforms import apply_region, fit_image, fit_mask, normalize
 from covidcxr.types import TaskName
 
-__all__ = ["CXRModel"]
+__all__ = ["CXRModel", "model_folder"]
 
 
 class CXRModel(nn.Module, ABC):
-    """A network with its preprocessing and its class names; abstract.
-
-    Args:
-        config: All that the model is, but for its weights.
-        pretrained_backbone: True for the network library's own pretrained weights, or the path of a weights file;
-            see `covidcxr.networks.build_network`.
-
-    Raises:
-        ConfigError: If the config is for another kind of model, or the network refuses it.
-        PretrainedError: If pretrained weights cannot be had.
-    """
+    """Says something about grey films, with its class names and its preprocessing inside; abstract."""
 
     task: ClassVar[TaskName]
-    mean: Tensor
-    std: Tensor
+    config: ModelConfig | EnsembleConfig
 
-    def __init__(self, config: ModelConfig, *, pretrained_backbone: bool | str | os.PathLike[str] = False) -> None:
-        super().__init__()
-        if config.task != self.task:
-            raise ConfigError(f"{type(self).__name__} is for {self.task}, but the config is of a {config.task} model.")
-        self.config = config
-        network = build_network(config, pretrained_backbone=pretrained_backbone)
-        self.network = network.to(memory_format=torch.channels_last)  # up to twice as fast on CPUs
-        channels = config.preprocess.channels
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(config.preprocess, name), dtype=torch.float32)
-            # Not persistent: config.json is the one place that says them.
-            self.register_buffer(name, values.expand(channels).clone(), persistent=False)
+    @property
+    @abstractmethod
+    def needs_lungs(self) -> bool:
+        """Whether it sees only a region of the film, for which it needs the lung mask."""
 
-    def preprocess(
-        self,
-        image: Float[Tensor, "batch 1 height width"],
-        lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
-    ) -> Float[Tensor, "batch channels new_height new_width"]:
-        """Turn grey films in [0, 1] of any size into what the network sees.
-
-        Raises:
-            ConfigError: If the model sees a region and the lung mask is missing, unknown or of another size.
-        """
-        settings = self.config.preprocess
-        if lung_mask is not None and lung_mask.shape != image.shape:
-            raise ConfigError(
-                f"The lung masks {tuple(lung_mask.shape)} must have the films' shape {tuple(image.shape)}."
-            )
-        image = fit_image(image, settings.image_size, settings.fit)
-        if settings.region != "full":
-            lungs = None if lung_mask is None else fit_mask(lung_mask, settings.image_size, settings.fit)
-            image = apply_region(image, lungs, settings.region, settings.lung_dilation)
-        normal = normalize(image, self.mean, self.std).to(self.mean.dtype)  # films may come in double precision
-        return normal.contiguous(memory_format=torch.channels_last)
-
+    @abstractmethod
     def forward(
         self,
         image: Float[Tensor, "batch 1 height width"],
@@ -82,9 +40,8 @@ class CXRModel(nn.Module, ABC):
 
         Args:
             image: Grey films in [0, 1]; preprocessing happens inside.
-            lung_mask: Lungs, 0 or 1, of the films' size; needed where the config's region is not "full".
+            lung_mask: Lungs, 0 or 1, of the films' size; needed where the model `needs_lungs`.
         """
-        return cast(Tensor, self.network(self.preprocess(image, lung_mask)))
 
     @abstractmethod
     def predict(
@@ -115,13 +72,9 @@ class CXRModel(nn.Module, ABC):
             for module in training:
                 module.training = True
 
+    @abstractmethod
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `config.json` and `model.safetensors` into a folder, made if need be, and return it."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        sha256 = hub.save_weights(self.network, target / "model.safetensors")
-        hub.write_json(target / "config.json", {**self.config.to_dict(), "weights_sha256": sha256})
-        return target
+        """Write all that the model is into a folder, made if need be, and return it."""
 
     @classmethod
     def from_pretrained(
@@ -146,26 +99,28 @@ class CXRModel(nn.Module, ABC):
             ConfigError: If its config has an unknown key or a wrong value, or is of another kind of model.
         """
         folder = hub.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-        folder = cls._model_folder(folder)
-        path = folder / "config.json"
-        data = hub.read_json(path)
-        sha256 = data.pop("weights_sha256", None)
-        config = ModelConfig.from_dict(data, str(path))
-        if not isinstance(sha256, str):
-            raise ConfigError(f"The key 'weights_sha256' is missing in {path}: save the model again.")
-        model = cls(config)
-        hub.load_weights(model.network, folder / "model.safetensors", sha256)
-        return model.eval()
+        return cls.load(model_folder(folder, cls.task)).eval()
 
     @classmethod
-    def _model_folder(cls, folder: Path) -> Path:
-        """Return `folder`, or the only one of a saved pipeline's models that is of this kind."""
-        if not (folder / "pipeline.json").is_file():
-            return folder
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
+
+
+def model_folder(folder: Path, task: TaskName) -> Path:
+    """Return `folder`, or the only one for a task among the models in it: a pipeline's, or those of a `MultiTask`.
+
+    Raises:
+        PretrainedError: If it holds several models, but none or more than one for the task.
+    """
+    if (folder / "pipeline.json").is_file():
         parts: list[str] = hub.read_json(folder / "pipeline.json").get("components", [])
-        configs = {folder / part: hub.read_json(folder / part / "config.json").get("task") for part in parts}
-        fitting = [part for part, task in configs.items() if task == cls.task]
-        if len(fitting) != 1:
-            names = ", ".join(part.name for part in configs) or "none"
-            raise PretrainedError(f"{folder} is a pipeline of several models ({names}): name the one, {folder}/NAME.")
-        return fitting[0]
+    else:
+        parts = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        if not parts or (folder / "config.json").is_file():
+            return folder
+    fitting = [part for part in parts if hub.read_json(folder / part / "config.json").get("task") == task]
+    if len(fitting) != 1:
+        names = ", ".join(parts) or "none"
+        raise PretrainedError(f"{folder} holds several models ({names}): name the one, {folder}/NAME.")
+    return folder / fitting[0]

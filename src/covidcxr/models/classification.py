@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from covidcxr.config import ModelConfig
 from covidcxr.models.base import CXRModel
+from covidcxr.models.network import NetworkModel
 from covidcxr.types import TaskName
 
-__all__ = ["ClassificationModel"]
+__all__ = ["Classifier", "ClassificationModel"]
 
 
-@final
-class ClassificationModel(CXRModel):
-    """Says how probable each class is; calibrated by the config's temperature.
-
-    Args:
-        config: What the model is; `task="classification"`.
-        pretrained_backbone: Pretrained weights for the backbone; see `CXRModel`.
-    """
+class Classifier(CXRModel, ABC):
+    """Says how probable each class is; calibrated by the config's temperature; abstract."""
 
     task: ClassVar[TaskName] = "classification"
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[ClassificationModel, ...]:
+        """The models that are asked, each with its own preprocessing."""
+
+    @abstractmethod
+    def combine(self, answers: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
+        """Return the probabilities that follow from those of the members, in the order of `members`."""
 
     def predict(
         self,
@@ -36,7 +43,7 @@ class ClassificationModel(CXRModel):
 
         Args:
             image: Grey films in [0, 1].
-            lung_mask: Lungs, 0 or 1; needed where the config's region is not "full".
+            lung_mask: Lungs, 0 or 1; needed where the model `needs_lungs`.
 
         Raises:
             ConfigError: If the films are of the wrong shape or range, or the lung mask is missing.
@@ -71,3 +78,25 @@ class ClassificationModel(CXRModel):
         if len(plausible) == 1:
             return plausible[0], ()
         return None, ("several-answers-plausible" if plausible else "no-answer-plausible",)
+
+
+@final
+class ClassificationModel(NetworkModel, Classifier):
+    """A classifier of one network.
+
+    Args:
+        config: What the model is; `task="classification"`.
+        pretrained_backbone: Pretrained weights for the backbone; see `NetworkModel`.
+    """
+
+    config: ModelConfig
+
+    @property
+    def members(self) -> tuple[ClassificationModel, ...]:
+        """The model itself."""
+        return (self,)
+
+    def combine(self, answers: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
+        """Return the only answer."""
+        (answer,) = answers
+        return answer

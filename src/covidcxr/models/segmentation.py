@@ -7,7 +7,7 @@ from typing import ClassVar, cast, final
 from jaxtyping import Float
 from torch import Tensor
 
-from covidcxr.models.base import CXRModel
+from covidcxr.models.network import NetworkModel
 from covidcxr.transforms import unfit_map
 from covidcxr.types import TaskName
 
@@ -15,12 +15,12 @@ __all__ = ["SegmentationModel"]
 
 
 @final
-class SegmentationModel(CXRModel):
+class SegmentationModel(NetworkModel):
     """Marks structures (lungs, infection) on films; one probability map a class, which may overlap.
 
     Args:
         config: What the model is; `task="segmentation"`.
-        pretrained_backbone: Pretrained weights for the encoder; see `CXRModel`.
+        pretrained_backbone: Pretrained weights for the encoder; see `NetworkModel`.
     """
 
     task: ClassVar[TaskName] = "segmentation"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
+import torch
 from torch import nn
 
-from covidcxr.config import check_keys
-from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
-from covidcxr.networks.weights import REFUSALS, weights_error
+from covidcxr.config import PreprocessConfig, check_keys
+from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
+from covidcxr.networks.download import hub_or_cache
+from covidcxr.networks.weights import REFUSALS, copy_backbone, read_weights, weights_error
 
 __all__ = ["smp_network"]
 
@@ -17,11 +20,13 @@ __all__ = ["smp_network"]
 _NOT_OFFERED = {
     *("self", "encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "activation", "upsampling"),
 }
+_HEADS = ("classifier.", "fc.", "_fc.", "head.", "last_linear.", "linear.")
+"""How the libraries whose encoders smp took call their classifiers."""
 
 
 def smp_network(
     name: str,
-    image_size: tuple[int, int],
+    preprocess: PreprocessConfig,
     pretrained: bool | str = False,
     /,
     *,
@@ -34,8 +39,9 @@ def smp_network(
 
     Args:
         name: Architecture in lower case ("fpn", "unet", "unetplusplus", "deeplabv3plus", ...).
-        image_size: Height and width of the input; checked against what the encoder can halve.
-        pretrained: True for the encoder's ImageNet weights, or the path of a safetensors file with the encoder's.
+        preprocess: Its image size is checked against what the encoder can halve.
+        pretrained: True for the encoder's ImageNet weights, or the path of a file with the encoder's weights, or
+            those of the classifier that the encoder was.
         in_channels: Channels of the input.
         num_classes: Number of mask classes.
         encoder: Name of the encoder; `tu-NAME` is any timm network.
@@ -49,38 +55,54 @@ def smp_network(
     import segmentation_models_pytorch as smp
     import timm
 
+    encoder = str(encoder)  # a config file may hold anything here
+    _check_names(name, encoder)
+    architecture = smp.MODEL_ARCHITECTURES_MAPPING[name]
+    universal = encoder.startswith("tu-")
+    parameters = inspect.signature(architecture.__init__).parameters.values()
+    known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - _NOT_OFFERED
+    check_keys(network_args, known | {"encoder"}, f"network_args of 'smp:{name}'")  # smp drops unknown ones in silence
+    if universal and getattr(timm.models.get_pretrained_cfg(encoder[3:]), "fixed_input_size", False):
+        network_args["img_size"] = preprocess.image_size
+    build = partial(architecture, encoder_name=encoder, in_channels=in_channels, classes=num_classes, **network_args)
+    full_name = f"smp:{name} with {encoder}"
+    try:
+        # smp's own default goes to the network.
+        network: nn.Module = build(encoder_weights=None)
+    except REFUSALS as error:
+        raise ConfigError(f"smp's {name!r} with encoder {encoder!r} refused {network_args}: {error}") from error
+    _check_size(network, preprocess.image_size, full_name)
+    if isinstance(pretrained, str):
+        _load_encoder(network, encoder, pretrained, full_name)
+    return _from_smp(build, encoder, full_name) if pretrained is True else network
+
+
+def _check_names(name: str, encoder: str) -> None:
+    import segmentation_models_pytorch as smp
+    import timm
+
     architectures = smp.MODEL_ARCHITECTURES_MAPPING
     if name not in architectures:
         raise UnknownNameError(f"smp has no architecture {name!r}. {did_you_mean(name, architectures)}")
-    encoder = str(encoder)  # a config file may hold anything here
     universal = encoder.startswith("tu-")
     if not (timm.is_model(encoder[3:]) if universal else encoder in smp.encoders.encoders):
         if timm.is_model(encoder):
             raise UnknownNameError(f"smp has no encoder {encoder!r}, but timm has: use 'tu-{encoder}'.")
         known_encoders = [f"tu-{n}" for n in timm.list_models()] if universal else list(smp.encoders.encoders)
         raise UnknownNameError(f"smp has no encoder {encoder!r}. {did_you_mean(encoder, known_encoders)[:300]}")
-    parameters = inspect.signature(architectures[name].__init__).parameters.values()
-    known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - _NOT_OFFERED
-    check_keys(network_args, known | {"encoder"}, f"network_args of 'smp:{name}'")  # smp drops unknown ones in silence
-    if universal and getattr(timm.models.get_pretrained_cfg(encoder[3:]), "fixed_input_size", False):
-        network_args["img_size"] = image_size
+
+
+def _from_smp(build: partial[nn.Module], encoder: str, name: str) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    settings = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet", {})
+    repository = settings.get("repo_id")
+    cure = f"Where there is a network: hf download {repository} (a file model.safetensors)." if repository else ""
     try:
-        network: nn.Module = architectures[name](
-            encoder_name=encoder,
-            # smp's own default goes to the network; for universal encoders it says True.
-            encoder_weights=(universal or "imagenet") if pretrained is True else None,
-            in_channels=in_channels,
-            classes=num_classes,
-            **network_args,
-        )
-    except OSError as error:
-        raise weights_error(f"smp:{name} with {encoder}", pretrained, error) from error
-    except REFUSALS as error:
-        raise ConfigError(f"smp's {name!r} with encoder {encoder!r} refused {network_args}: {error}") from error
-    _check_size(network, image_size, f"smp:{name} with {encoder}")
-    if isinstance(pretrained, str):
-        _load_encoder(network, pretrained, f"smp:{name} with {encoder}")
-    return network
+        with hub_or_cache():
+            return build(encoder_weights="imagenet" if encoder in smp.encoders.encoders else True)
+    except (OSError, *REFUSALS) as error:
+        raise weights_error(name, True, error, cure) from error
 
 
 def _check_size(network: nn.Module, image_size: tuple[int, int], name: str) -> None:
@@ -90,13 +112,16 @@ def _check_size(network: nn.Module, image_size: tuple[int, int], name: str) -> N
         raise ConfigError(f"{name} halves its input to 1/{stride}: image_size {image_size} must be e.g. {nearest}.")
 
 
-def _load_encoder(network: nn.Module, path: str, name: str) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _load_encoder(network: nn.Module, name: str, path: str, full_name: str) -> None:
+    import timm
 
-    encoder = network.encoder
-    assert isinstance(encoder, nn.Module)
+    tensors = read_weights(full_name, path)
+    encoder, surplus = cast(nn.Module, network.encoder), list(_HEADS)
+    if name.startswith("tu-"):  # a part of a timm classifier, under the classifier's names
+        with torch.device("meta"):
+            surplus = list(timm.create_model(name[3:]).state_dict())
+        encoder = cast(nn.Module, encoder.model)
     try:
-        encoder.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise weights_error(name, path, error) from error
+        copy_backbone(encoder, tensors, surplus=surplus)
+    except CovidCXRError as error:
+        raise weights_error(full_name, path, error) from error

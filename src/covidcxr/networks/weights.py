@@ -1,36 +1,170 @@
-"""What to say when a library refuses, or pretrained weights cannot be had."""
+"""Pretrained weights from a file: read without running anything, fitted strictly; and what to say when it fails."""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from covidcxr.errors import PretrainedError
+import torch
+from torch import Tensor, nn
 
-__all__ = ["REFUSALS", "check_weights_file", "weights_error"]
+from covidcxr.errors import CovidCXRError, PretrainedError
+from covidcxr.hub import copy_tensors
+
+__all__ = ["REFUSALS", "adapt_channels", "check_weights_file", "copy_backbone", "read_weights", "weights_error"]
 
 REFUSALS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-"""What timm's and smp's constructors raise for arguments that they do not understand."""
+"""What the libraries' constructors raise for arguments that they do not understand."""
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_TABLES = ("state_dict", "model_state_dict", "model")
+"""Under which key training programs put the tensors beside other things."""
+_PREFIXES = ("", "model.", "network.", "backbone.", "encoder.", "encoder.model.", "features.")
+"""What may stand before a tensor's name when the backbone was part of something larger."""
+_CONVERT = (
+    "Convert it once, where you trust it, and give the new file: "
+    "safetensors.torch.save_file(torch.load(path, weights_only=False).state_dict(), 'weights.safetensors')."
+)
 
 
 def check_weights_file(path: str) -> None:
-    """Refuse formats whose reading may run code.
+    """Refuse a file that holds no weights by its name.
 
     Raises:
-        PretrainedError: If the file is not a safetensors file by its name.
+        PretrainedError: If it is neither a folder nor a file with a known suffix.
     """
-    if Path(path).suffix != ".safetensors":
+    if not Path(path).is_dir() and Path(path).suffix not in _SUFFIXES:
         raise PretrainedError(
-            f"Pretrained weights come from safetensors files only, not {path}: other formats may run code when they "
-            f"are read. Convert it once, where you trust it: safetensors.torch.save_file(torch.load(path), new_path)."
+            f"Pretrained weights come from a file ({', '.join(_SUFFIXES)}) or the folder of a saved model, not from "
+            f"{path}."
         )
 
 
-def weights_error(name: str, pretrained: bool | str, error: Exception) -> PretrainedError:
-    """Return the error that says why a backbone's weights could not be had, and how to bring them by file."""
+def read_weights(name: str, path: str, cure: str = "") -> dict[str, Tensor]:
+    """Read the tensors of a weights file by their names; nothing that the file holds is run.
+
+    Args:
+        name: The network that they are for, for messages.
+        path: A safetensors file, a file by `torch.save` that holds tensors only, or the folder of a saved model.
+        cure: How to bring a file that holds more than tensors, where that is known.
+
+    Raises:
+        PretrainedError: If there is no such file, it is damaged, or it holds more than tensors.
+    """
+    check_weights_file(path)
+    folder = Path(path).is_dir()
+    file = Path(path) / "model.safetensors" if folder else Path(path)
+    if not file.is_file():
+        raise weights_error(name, path, f"it has no {file.name}" if folder else "there is no such file")
+    if file.suffix == ".safetensors":
+        return _read_safetensors(name, file)
+    return _read_pickled_tensors(name, file, cure or _CONVERT)
+
+
+def copy_backbone(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, fresh: Iterable[str] = (), surplus: Iterable[str] = ()
+) -> None:
+    """Copy weights into a backbone, every tensor of it and nothing else.
+
+    The names may have a prefix from where the backbone was part of something larger, and a first convolution for
+    colour is summed for grey films.
+
+    Args:
+        module: The backbone, or a network whose head stays as it is.
+        tensors: What `read_weights` returned.
+        fresh: Names of the module's tensors that stay as they are.
+        surplus: Beginnings of the names that the file may have besides: the head that it came with.
+
+    Raises:
+        PretrainedError: If a tensor is missing, unexpected, or of the wrong shape or kind; names the first few.
+    """
+    own, fresh, surplus = module.state_dict(), set(fresh), tuple(surplus)
+    given = adapt_channels(_with_names_of(own, tensors), own)
+    given = {name: tensor for name, tensor in given.items() if name in own or not name.startswith(surplus)}
+    # Files from before 2018, and many converted ones, do not count batches.
+    kept = {name for name in own if name in fresh or (name.endswith("num_batches_tracked") and name not in given)}
+    complete = {name: tensor for name, tensor in given.items() if name not in fresh}
+    copy_tensors(module, {**complete, **{name: own[name] for name in kept}}, "this file")
+
+
+def adapt_channels(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make first convolutions fit grey films: the sum over RGB sees in a grey film what the three saw in its copies.
+
+    Args:
+        tensors: Given weights by name.
+        own: The network's weights by name.
+
+    Returns:
+        The given weights, where only the number of input channels differed, with the network's number: summed for
+        one channel, or spread evenly over three.
+    """
+    adapted = dict(tensors)
+    for name in tensors.keys() & own.keys():
+        given, wanted = tensors[name], own[name]
+        if given.ndim == 4 == wanted.ndim and given.shape[0::2] == wanted.shape[0::2]:
+            channels = (given.shape[1], wanted.shape[1])
+            if channels == (3, 1):
+                adapted[name] = given.sum(1, keepdim=True)
+            elif channels == (1, 3):
+                adapted[name] = given.expand(-1, 3, -1, -1) / 3
+    return adapted
+
+
+def weights_error(name: str, pretrained: bool | str, reason: Exception | str, cure: str = "") -> PretrainedError:
+    """Return the error that says why a backbone's weights could not be had, and how to bring them by file.
+
+    Args:
+        name: The network.
+        pretrained: What was asked for: True for the network library's own weights, or a path.
+        reason: What went wrong.
+        cure: Where the file is to be had, where that is known.
+    """
     where = f"the file {pretrained}" if isinstance(pretrained, str) else "the network"
-    missing = isinstance(pretrained, str) and not Path(pretrained).is_file()
-    reason = "there is no such file" if missing else f"{type(error).__name__}: {error}"
+    told = isinstance(reason, CovidCXRError | str)
+    words = " ".join((str(reason) if told else f"{type(reason).__name__}: {reason}").split())
+    words = words if len(words) <= 300 else f"{words[:300]}..."
     return PretrainedError(
-        f"Pretrained weights of {name!r} could not be had from {where} ({reason}). Bring them as a file with "
-        f"pretrained_backbone=PATH, start from a saved model with init_from=FOLDER, or set pretrained_backbone=False."
+        f"Pretrained weights of {name!r} could not be had from {where} ({words.rstrip('.')}). {cure}{' ' * bool(cure)}"
+        f"Bring them as a file with pretrained_backbone=PATH, start from a saved model with init_from=FOLDER, or set "
+        f"pretrained_backbone=False."
     )
+
+
+def _read_safetensors(name: str, file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise weights_error(name, str(file), error) from error
+
+
+def _read_pickled_tensors(name: str, file: Path, cure: str) -> dict[str, Tensor]:
+    try:
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "it holds more than tensors, and reading that may run code"
+        raise weights_error(name, str(file), reason, cure) from error
+    except (*REFUSALS, OSError, EOFError) as error:
+        raise weights_error(name, str(file), f"it is no file by torch.save that holds only tensors: {error}") from error
+    for key in _TABLES:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise weights_error(name, str(file), "it holds no table of tensors by name", cure)
+    # Training on several devices puts "module." before all names.
+    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def _with_names_of(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename given weights as the module calls them; timm's feature extractors write `stages_0` for `stages.0`."""
+    spelt = {name.replace(".", "_"): name for name in own}
+    for prefix in _PREFIXES:
+        bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        given = {spelt.get(name.replace(".", "_"), name): tensor for name, tensor in bare.items()}
+        if own.keys() & given.keys():
+            return given
+    return dict(tensors)

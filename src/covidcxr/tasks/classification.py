@@ -13,13 +13,15 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, Mul
 from torchmetrics.functional.classification import binary_auroc
 
 from covidcxr.config import ModelConfig
-from covidcxr.errors import ConfigError
 from covidcxr.losses import build_classification_loss
-from covidcxr.models import ClassificationModel, CXRModel
-from covidcxr.tasks.base import Stage, Task
+from covidcxr.models import ClassificationModel, NetworkModel
+from covidcxr.tasks.base import read_config
+from covidcxr.tasks.objective import Objective, Outcome, Stage
+from covidcxr.tasks.rows import check_classes, film_rows
+from covidcxr.tasks.single import SingleTask
 from covidcxr.types import Batch
 
-__all__ = ["ClassificationTask"]
+__all__ = ["ClassificationObjective", "ClassificationTask", "default_loss"]
 
 
 class _FindingAUROC(MultilabelAUROC):
@@ -38,32 +40,17 @@ class _FindingAUROC(MultilabelAUROC):
         return areas
 
 
-@final
-class ClassificationTask(Task):
-    """Trains a `ClassificationModel`; films without a label are left out.
+class ClassificationObjective(Objective):
+    """Labels; films without one are left out. See `Objective`."""
 
-    Logs `train/loss`, and for `val` and `test` the loss, `auroc` (mean over the classes present, one against the
-    rest; the one to monitor), and for exclusive classes `accuracy`, `balanced_accuracy` and `f1` (macro). The latter
-    three are logged for `train` too, over the epoch's augmented films, while the model learns.
-
-    Args:
-        model: What is trained; `task="classification"`.
-        loss: A classification loss; by default cross entropy for exclusive classes, else binary cross entropy.
-        **settings: The settings of `Task`.
-    """
-
-    model_class: ClassVar[type[CXRModel]] = ClassificationModel
-    monitor: ClassVar[str] = "val/auroc"
-    model: ClassificationModel
-
-    def __init__(self, model: ModelConfig, *, loss: str | nn.Module | None = None, **settings: Any) -> None:
-        mode = model.get("mode", "multiclass") if isinstance(model, dict) else model.mode
-        super().__init__(model, loss=loss or ("cross_entropy" if mode == "multiclass" else "bce"), **settings)
+    def __init__(self, config: ModelConfig, loss: str | nn.Module, loss_args: dict[str, Any] | None = None) -> None:
+        super().__init__(config, loss, loss_args)
+        self.loss = build_classification_loss(loss, loss_args)
         self.metrics = nn.ModuleDict({f"{stage}_scores": self._metrics(stage) for stage in ("train", "val", "test")})
 
     def _metrics(self, stage: str) -> MetricCollection:
-        count = len(self.model.config.classes)
-        if self.model.config.mode == "multilabel":
+        count = len(self.classes)
+        if self.mode == "multilabel":
             return MetricCollection({} if stage == "train" else {"auroc": _FindingAUROC(count)})
         rates: dict[str, Metric | MetricCollection] = {
             "accuracy": MulticlassAccuracy(count, average="micro"),
@@ -75,78 +62,94 @@ class ClassificationTask(Task):
             rates["auroc"] = MulticlassAUROC(count, average="none")
         return MetricCollection(rates, compute_groups=False)
 
-    def configure_loss(self, loss: str | nn.Module, loss_args: dict[str, Any] | None) -> nn.Module:
-        """Build the loss from the registry of classification losses."""
-        return build_classification_loss(loss, loss_args)
-
     def check_classes(self, data: object) -> None:
         """Raise `ConfigError` if the data module's labels are not the model's classes, in the same order."""
-        theirs = getattr(data, "classes", None)
-        if theirs and tuple(theirs) != self.model.config.classes:
-            raise ConfigError(
-                f"The model's classes are {list(self.model.config.classes)}, but the data module's labels are "
-                f"{list(theirs)}: set both alike, in the same order."
-            )
+        check_classes(self.classes, data)
 
-    def _step(self, batch: Batch, stage: Stage) -> Tensor | None:
-        label = batch["label"]
-        labelled = ~label.isnan().all(1) if label.is_floating_point() else label >= 0
-        if not bool(labelled.any()):
-            return None
-        lung_mask = self.lung_mask(batch)
-        logits = self(batch["image"][labelled], None if lung_mask is None else lung_mask[labelled])
-        label = label[labelled]
-        if self.model.config.mode == "multilabel" and not label.is_floating_point():
+    def measure(
+        self, model: ClassificationModel, logits: Tensor, batch: Batch, stage: Stage, keep_rows: bool
+    ) -> Outcome:
+        """Compare the answers to the films that have a label with their labels; see `Objective`."""
+        places = labelled(batch)
+        if not places:
+            return Outcome(None, 0, [])
+        logits, label = logits[places], batch["label"][places]
+        if self.mode == "multilabel" and not label.is_floating_point():
             label = one_hot(label, logits.shape[1]).float()  # a data module of exclusive classes: the others are absent
-        loss = cast(Tensor, self.loss(logits, self._target(label, logits)))
-        self.log(f"{stage}/loss", loss, batch_size=len(label), prog_bar=stage == "train", sync_dist=True)
+        loss = self.loss(logits, self._target(label, logits))
         metrics = cast(MetricCollection, self.metrics[f"{stage}_scores"])
+        rows: list[dict[str, Any]] = []
         if len(metrics):
-            probabilities = self.model.probabilities(logits.detach().float() / self.model.config.temperature)
+            probabilities = model.probabilities(logits.detach().float() / model.config.temperature)
             truth = label.nan_to_num(-1).long() if label.is_floating_point() else label
             metrics.update(probabilities, truth)
-            if self.keeps_rows:
-                self._keep_rows(batch, labelled, label, probabilities)
-        return loss
+            rows = list(film_rows(batch, places, label, probabilities, self.classes)) if keep_rows else []
+        return Outcome(loss, len(places), rows)
 
     def _target(self, label: Tensor, logits: Tensor) -> Tensor:
         """Binary mode has one output, so its target is a column of 0 and 1."""
-        return label[:, None].to(logits.dtype) if self.model.config.mode == "binary" else label
+        return label[:, None].to(logits.dtype) if self.mode == "binary" else label
 
-    def log_scores(self, stage: Stage) -> None:
-        """Log the scores; a class without films is left out of their means."""
+    def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
+        """Return the scores; a class without films is left out of their means."""
         metrics = cast(MetricCollection, self.metrics[f"{stage}_scores"])
         if not any(metric.update_called for metric in metrics.values()):
-            return
-        if stage == "train":
-            for name, value in metrics.compute().items():
-                self.log(f"train/{name}", value, sync_dist=True)
-            metrics.reset()
-            return
+            return {}
         with warnings.catch_warnings():  # a class without films makes torchmetrics warn; it is left out below
             warnings.simplefilter("ignore", UserWarning)
-            values = metrics.compute()
-        truth, areas = _cat(metrics["auroc"].target), values.pop("auroc")
-        present = torch.tensor([bool((truth == c).any() and (truth != c).any()) for c in range(len(areas))])
-        kept = areas[~areas.isnan() if self.model.config.mode == "multilabel" else present]
-        # Always logged, NaN where only one class has films: whoever monitors it must find it.
-        self.log(f"{stage}/auroc", kept.mean(), prog_bar=True, sync_dist=True)
-        for name, value in values.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "balanced_accuracy", sync_dist=True)
+            scores: dict[str, Tensor] = metrics.compute()
+        if stage != "train":
+            truth, areas = _cat(metrics["auroc"].target), scores["auroc"]
+            present = torch.tensor([bool((truth == c).any() and (truth != c).any()) for c in range(len(areas))])
+            # Always there, NaN where only one class has films: whoever monitors it must find it.
+            scores["auroc"] = areas[~areas.isnan() if self.mode == "multilabel" else present].mean()
         metrics.reset()
+        return scores
 
-    def _keep_rows(self, batch: Batch, labelled: Tensor, labels: Tensor, probabilities: Tensor) -> None:
-        classes = self.model.config.classes
-        for row, film in enumerate(labelled.nonzero()[:, 0].tolist()):
-            label = labels[row]
-            entry: dict[str, Any] = {"image_id": batch["image_id"][film], "patient_id": batch["patient_id"][film]}
-            entry |= {"source": batch["source"][film]}
-            if label.is_floating_point():
-                entry |= {f"label_{name}": label[c].item() for c, name in enumerate(classes)}
-            else:
-                entry["label"] = classes[int(label)]
-            entry |= {f"probability_{name}": probabilities[row, c].item() for c, name in enumerate(classes)}
-            self.rows.append(entry)
+
+@final
+class ClassificationTask(SingleTask):
+    """Trains a `ClassificationModel`; films without a label are left out.
+
+    Logs `train/loss`, and for `val` and `test` the loss, `auroc` (mean over the classes present, one against the
+    rest; the one to monitor), and for exclusive classes `accuracy`, `balanced_accuracy` and `f1` (macro). The latter
+    three are logged for `train` too, over the epoch's augmented films, while the model learns.
+
+    Args:
+        model: What is trained; `task="classification"`.
+        loss: A classification loss; by default cross entropy for exclusive classes, else binary cross entropy.
+        **settings: The settings of `SingleTask`.
+    """
+
+    model_class: ClassVar[type[NetworkModel]] = ClassificationModel
+    objective_class: ClassVar[type[Objective]] = ClassificationObjective
+    monitor: ClassVar[str] = "val/auroc"
+    model: ClassificationModel
+
+    def __init__(self, model: ModelConfig, *, loss: str | nn.Module | None = None, **settings: Any) -> None:
+        super().__init__(model, loss=loss or default_loss(read_config(model)), **settings)
+
+    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        films = labelled(batch)
+        if not films:
+            return {}
+        values: dict[str, Any] = {key: value for key, value in batch.items() if key in Batch.__annotations__}
+        # Without the others, which would move the statistics of batch norms.
+        kept = {k: v[films] if isinstance(v, Tensor) else [v[film] for film in films] for k, v in values.items()}
+        return super()._step(cast(Batch, kept), stage)
+
+
+def default_loss(config: ModelConfig) -> str:
+    """Return the loss that suits a classifier: cross entropy for exclusive classes, else binary cross entropy."""
+    return "cross_entropy" if config.mode == "multiclass" else "bce"
+
+
+def labelled(batch: Batch) -> list[int]:
+    """Return the places of the films in a batch that have a label."""
+    label = batch["label"]
+    known = ~label.isnan().all(1) if label.is_floating_point() else label >= 0
+    places: list[int] = known.nonzero()[:, 0].tolist()
+    return places
 
 
 def _cat(state: Any) -> Tensor:

@@ -47,7 +47,9 @@ def build_optimizer(
         raise UnknownNameError(f"There is no optimizer {name!r}. {did_you_mean(name, _OPTIMIZERS)}")
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trained:
-        raise ConfigError("Nothing is left to train: every parameter is frozen.")
+        raise ConfigError(
+            "Nothing is left to train: every parameter is frozen. (covidcxr.tasks.fit_boosting grows boosted trees.)"
+        )
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

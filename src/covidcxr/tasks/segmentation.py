@@ -12,18 +12,81 @@ from torchmetrics import Metric
 from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.losses import build_segmentation_loss, known_planes
-from covidcxr.models import CXRModel, SegmentationModel
-from covidcxr.tasks.base import Stage, Task
+from covidcxr.models import NetworkModel, SegmentationModel
+from covidcxr.tasks.objective import Objective, Outcome, Stage
+from covidcxr.tasks.single import SingleTask
 from covidcxr.transforms import fit_mask
 from covidcxr.types import Batch
 
-__all__ = ["SegmentationTask"]
+__all__ = ["SegmentationObjective", "SegmentationTask"]
 
 SCORES = ("dice", "iou", "precision", "recall")
 
 
+class SegmentationObjective(Objective):
+    """Masks; those that are unknown for a film are left out. See `Objective`."""
+
+    def __init__(self, config: ModelConfig, loss: str | nn.Module, loss_args: dict[str, Any] | None = None) -> None:
+        super().__init__(config, loss, loss_args)
+        self.loss = build_segmentation_loss(loss, loss_args)
+        self.metrics = nn.ModuleDict({stage: FilmMeans(len(self.classes)) for stage in ("val", "test")})
+
+    def check_classes(self, data: object) -> None:
+        """Raise `ConfigError` if the data module gives other mask classes than the model draws."""
+        theirs = getattr(data, "mask_classes", None)
+        if theirs is not None and tuple(theirs) != self.classes:
+            raise ConfigError(
+                f"The model draws the mask classes {list(self.classes)}, but the data module gives {list(theirs)}: "
+                f"set mask_classes and the model's classes alike."
+            )
+
+    def measure(self, model: SegmentationModel, logits: Tensor, batch: Batch, stage: Stage, keep_rows: bool) -> Outcome:
+        """Compare the masks of a batch with those that are known; see `Objective`.
+
+        Raises:
+            ConfigError: If the batch has no masks at all.
+        """
+        if "mask" not in batch:
+            raise ConfigError("The batch has no masks: name mask_classes in the data module.")
+        settings = model.config.preprocess
+        target = fit_mask(batch["mask"], settings.image_size, settings.fit)
+        known_logits, known_target = known_planes(logits, target)
+        loss = self.loss(known_logits, known_target) if len(known_logits) else None
+        rows: list[dict[str, Any]] = []
+        if stage != "train":
+            scores = mask_scores(logits.detach() / model.config.temperature, target, model.thresholds())
+            cast(FilmMeans, self.metrics[stage]).update(scores)
+            rows = self._rows(batch, scores) if keep_rows else []
+        return Outcome(loss, len(known_logits), rows)
+
+    def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
+        """Return the mean scores of each class, and their mean over classes; training films are not scored."""
+        if stage == "train":
+            return {}
+        metric = cast(FilmMeans, self.metrics[stage])
+        scores: dict[str, Tensor] = {}
+        for score, means in metric.compute().items():
+            means = means.reshape(-1)  # torchmetrics makes a scalar of a single class
+            known = ~means.isnan()
+            scores |= {f"{score}_{name}": means[place] for place, name in enumerate(self.classes) if known[place]}
+            if known.any():
+                scores[score] = means[known].mean()
+        metric.reset()
+        return scores
+
+    def _rows(self, batch: Batch, scores: dict[str, Tensor]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for film, image_id in enumerate(batch["image_id"]):
+            row: dict[str, Any] = {"image_id": image_id}
+            row |= {"patient_id": batch["patient_id"][film], "source": batch["source"][film]}
+            for score, values in scores.items():
+                row |= {f"{score}_{name}": value.item() for name, value in zip(self.classes, values[film], strict=True)}
+            rows.append(row)
+        return rows
+
+
 @final
-class SegmentationTask(Task):
+class SegmentationTask(SingleTask):
     """Trains a `SegmentationModel` on films with masks; a mask class that is unknown for a film is left out.
 
     Logs `train/loss`, and for `val` and `test` the loss and `dice`, `iou`, `precision` and `recall`: the mean over
@@ -32,71 +95,16 @@ class SegmentationTask(Task):
     Args:
         model: What is trained; `task="segmentation"`.
         loss: A segmentation loss, or several added ("dice+bce+focal").
-        **settings: The settings of `Task`.
+        **settings: The settings of `SingleTask`.
     """
 
-    model_class: ClassVar[type[CXRModel]] = SegmentationModel
+    model_class: ClassVar[type[NetworkModel]] = SegmentationModel
+    objective_class: ClassVar[type[Objective]] = SegmentationObjective
     monitor: ClassVar[str] = "val/dice"
     model: SegmentationModel
 
     def __init__(self, model: ModelConfig, *, loss: str | nn.Module = "dice+bce", **settings: Any) -> None:
         super().__init__(model, loss=loss, **settings)
-        count = len(self.model.config.classes)
-        self.metrics = nn.ModuleDict({stage: FilmMeans(count) for stage in ("val", "test")})
-
-    def configure_loss(self, loss: str | nn.Module, loss_args: dict[str, Any] | None) -> nn.Module:
-        """Build the loss from the registry of segmentation losses."""
-        return build_segmentation_loss(loss, loss_args)
-
-    def check_classes(self, data: object) -> None:
-        """Raise `ConfigError` if the data module gives other mask classes than the model draws."""
-        theirs = getattr(data, "mask_classes", None)
-        if theirs is not None and tuple(theirs) != self.model.config.classes:
-            raise ConfigError(
-                f"The model draws the mask classes {list(self.model.config.classes)}, but the data module gives "
-                f"{list(theirs)}: set mask_classes and the model's classes alike."
-            )
-
-    def _step(self, batch: Batch, stage: Stage) -> Tensor | None:
-        if "mask" not in batch:
-            raise ConfigError("The batch has no masks: name mask_classes in the data module.")
-        logits = self(batch["image"], self.lung_mask(batch))
-        settings = self.model.config.preprocess
-        target = fit_mask(batch["mask"], settings.image_size, settings.fit)
-        known_logits, known_target = known_planes(logits, target)
-        loss = self.loss(known_logits, known_target) if len(known_logits) else None
-        if loss is not None:
-            self.log(f"{stage}/loss", loss, batch_size=len(known_logits), prog_bar=stage == "train", sync_dist=True)
-        if stage != "train":
-            scores = mask_scores(logits.detach() / self.model.config.temperature, target, self.model.thresholds())
-            cast(FilmMeans, self.metrics[stage]).update(scores)
-            if self.keeps_rows:
-                self._keep_rows(batch, scores)
-        return loss
-
-    def log_scores(self, stage: Stage) -> None:
-        """Log the mean scores of each class, and their mean over classes; training films are not scored."""
-        if stage == "train":
-            return
-        metric = cast(FilmMeans, self.metrics[stage])
-        for score, means in metric.compute().items():
-            means = means.reshape(-1)  # torchmetrics makes a scalar of a single class
-            known = ~means.isnan()
-            for column, name in enumerate(self.model.config.classes):
-                if known[column]:
-                    self.log(f"{stage}/{score}_{name}", means[column], sync_dist=True)
-            if known.any():
-                self.log(f"{stage}/{score}", means[known].mean(), prog_bar=score == "dice", sync_dist=True)
-        metric.reset()
-
-    def _keep_rows(self, batch: Batch, scores: dict[str, Tensor]) -> None:
-        for film, image_id in enumerate(batch["image_id"]):
-            row: dict[str, Any] = {"image_id": image_id}
-            row |= {"patient_id": batch["patient_id"][film], "source": batch["source"][film]}
-            for score, values in scores.items():
-                for column, name in enumerate(self.model.config.classes):
-                    row[f"{score}_{name}"] = values[film, column].item()
-            self.rows.append(row)
 
 
 class FilmMeans(Metric):

@@ -1,0 +1,247 @@
+"""Are two films one picture? By local features and the fine structure beneath them.
+
+A hash of 64 bits does not tell on radiographs: all chests look alike when they are small. So a film is described by
+SIFT features (Lowe 2004, as RootSIFT: Arandjelovic 2012). Films that share rare features are candidates; a candidate is
+a copy if one affine map lays many features of one film upon those of the other, and the fine structure then agrees in
+most places. Mirroring and inversion only permute what SIFT describes, so they are found by permuting it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+
+__all__ = ["MIN_INLIERS", "MIN_LIKENESS", "NO_SKETCH", "Sketch", "find_candidates", "likeness", "sketch"]
+
+Grey = UInt8[np.ndarray, "height width"]
+
+MIN_INLIERS, MIN_LIKENESS = 20, 0.72
+"""From where on two films are one picture. Measured on 1,486 films without copies: of their 1,440 pairs of one patient
+the most alike reached 0.70, 1 % more than 0.46; of 300 pairs of different patients none more than 0.15. Of copies that
+were re-encoded, resized, cropped, brightened, equalised, inverted, mirrored, turned or marked, 97 % reached 0.80."""
+
+_SMALL, _LARGE = 160, 384  # longest side in pixels: for candidates, for the comparison
+_TABLES, _BITS, _COMMON = 4, 20, 0.02  # words a feature, bits a word, share of films beyond which a word tells nothing
+_NEIGHBOURS, _MIN_SHARED = 12, 5  # candidates a film; features that must lie alike on both
+_PLACES = np.arange(128).reshape(4, 4, 8)
+_INVERTED = _PLACES[::-1, ::-1].ravel()
+_MIRRORED = _PLACES[::-1][:, :, (-np.arange(8)) % 8].ravel()
+_VIEWS = np.stack([_PLACES.ravel(), _MIRRORED, _MIRRORED[_INVERTED], _INVERTED])
+"""How the 128 numbers of a feature change places when the film is as it is, mirrored, both, inverted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What is kept of a film to find candidates.
+
+    Attributes:
+        points: Where its features lie, x and y, in pixels of the small film.
+        words: The features as words, a column a table; mirrored and inverted films have the same.
+    """
+
+    points: Float32[np.ndarray, "features 2"]
+    words: Int[np.ndarray, "features tables"]
+
+
+NO_SKETCH = Sketch(np.zeros((0, 2), np.float32), np.zeros((0, _TABLES), np.int64))
+"""Of a film that is only compared exactly."""
+
+
+def sketch(film: Grey) -> Sketch:
+    """Describe a film by a few hundred features of its small picture, without its flat border."""
+    points, features = _features(_shrunk(_without_border(film), _SMALL), 200)
+    return Sketch(points, _words(features))
+
+
+def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
+    """Find the pairs of films that share rare features, in the same places.
+
+    Returns:
+        Numbers of two films, the lower first, each pair once, in order.
+    """
+    import scipy.sparse as sparse
+
+    rows = np.repeat(np.arange(len(sketches)), [one.words.size for one in sketches])
+    if not len(rows):
+        return iter(())
+    words = np.concatenate([one.words.ravel() for one in sketches])
+    _, columns = np.unique(words, return_inverse=True)
+    holds = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)))
+    holds.sum_duplicates()
+    holds.data[:] = 1
+    films = np.asarray(holds.sum(0)).ravel()
+    useful = np.flatnonzero((films > 1) & (films <= max(2, _COMMON * len(sketches))))
+    holds = holds[:, useful]
+    weighted = holds @ sparse.diags(np.log(len(sketches) / films[useful]).astype(np.float32))
+    pairs: set[tuple[int, int]] = set()
+    for start in range(0, len(sketches), 512):  # all at once would be the square of the films
+        shared = (weighted[start : start + 512] @ holds.T).tocsr()
+        for row in range(shared.shape[0]):
+            film, begin, end = start + row, shared.indptr[row], shared.indptr[row + 1]
+            others, scores = shared.indices[begin:end], shared.data[begin:end]
+            best = others[np.lexsort((others, -scores))][: _NEIGHBOURS + 1]
+            pairs.update((min(film, int(other)), max(film, int(other))) for other in best if other != film)
+    return (pair for pair in sorted(pairs) if _lie_alike(sketches[pair[0]], sketches[pair[1]]))
+
+
+def likeness(film: Grey, other: Grey) -> tuple[int, float]:
+    """Compare two films.
+
+    Returns:
+        How many features one affine map lays upon each other, and how far the fine structure agrees: the median over
+        places of the correlation, in [-1, 1]. A copy has `MIN_INLIERS` and `MIN_LIKENESS` or more.
+    """
+    import cv2
+
+    film, other = _shrunk(film, _LARGE), _shrunk(other, _LARGE)
+    points, features = _features(film, 500)
+    other_points, other_features = _features(other, 500)
+    matches = [_match(features, other_features[:, view]) for view in _VIEWS]
+    view = max(range(len(matches)), key=lambda number: len(matches[number][0]))
+    here, there = matches[view]
+    if len(here) < 6:
+        return 0, 0.0
+    warp, inside = _affine(other_points[there], points[here], 3, 2000)
+    if warp is None:
+        return 0, 0.0
+    height, width = film.shape
+    laid = cv2.warpAffine(other.astype(np.float32), warp, (width, height))
+    covered = cv2.warpAffine(np.ones(other.shape, np.float32), warp, (width, height))
+    covered = (cv2.erode(covered, np.ones((9, 9))) > 0.99).astype(np.float32)
+    if view >= 2:
+        laid = 255 - laid
+    return inside, _agreement(_fine(film.astype(np.float32), covered), _fine(laid, covered), covered)
+
+
+def _shrunk(film: Grey, side: int) -> Grey:
+    import cv2
+
+    scale = side / max(film.shape)
+    size = (max(8, round(film.shape[1] * scale)), max(8, round(film.shape[0] * scale)))
+    shrunk: Grey = cv2.resize(film, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return shrunk
+
+
+def _without_border(film: Grey, flat: int = 12) -> Grey:
+    """Cut rows and columns at the edges that have one grey: letterboxing, frames."""
+    kept = film
+    for _ in range(2):
+        for axis in (0, 1):
+            low, high = np.percentile(kept, (2, 98), axis=1 - axis)
+            found = np.flatnonzero(high - low > flat)
+            if len(found):
+                kept = kept.take(range(found[0], found[-1] + 1), axis=axis)
+    return kept if min(kept.shape) >= 16 else film
+
+
+def _features(film: Grey, count: int) -> tuple[Float32[np.ndarray, "features 2"], Float32[np.ndarray, "features 128"]]:
+    import cv2
+
+    even = cv2.createCLAHE(2.0, (8, 8)).apply(film)
+    # OpenCV's types do not know SIFT, which it has since 4.4.
+    finder: Any = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.005, edgeThreshold=20)  # type: ignore[attr-defined]
+    found, values = finder.detectAndCompute(even, None)
+    if values is None:
+        return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
+    root = np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1e-6)).astype(np.float32)
+    return np.array([one.pt for one in found], np.float32)[:count], root[:count]
+
+
+def _words(features: Float32[np.ndarray, "features 128"]) -> Int[np.ndarray, "features tables"]:
+    """Turn features into words by the signs of projections that chance drew (Charikar 2002), once and for all."""
+    if not len(features):
+        return np.zeros((0, _TABLES), np.int64)
+    across = np.tile(np.array([-3, -1, 1, 3], np.float32)[None, :, None], (4, 1, 8)).ravel()
+    along = np.tile(np.array([-3, -1, 1, 3], np.float32)[:, None, None], (1, 4, 8)).ravel()
+    # Which of the four views it is seen in is told by its own two slopes: all four come to one.
+    view = 2 * (features @ across < 0) + (features @ along < 0)
+    canonical = np.take_along_axis(features, _VIEWS[view], axis=1)
+    signs = canonical @ _projections() > 0
+    powers = 1 << np.arange(_BITS)
+    return np.asarray(signs.reshape(-1, _TABLES, _BITS) @ powers + (np.arange(_TABLES) << _BITS))
+
+
+def _projections() -> Float[np.ndarray, "128 bits"]:
+    count = _TABLES * _BITS
+    # From a hash: random generators may change their numbers between releases, and words are kept on disk.
+    drawn = np.frombuffer(hashlib.shake_128(b"covidcxr").digest(128 * count // 8), np.uint8)
+    signs = np.unpackbits(drawn).reshape(16, 8, count).astype(np.float32) * 2 - 1
+    return np.asarray((signs - signs.mean(0)).reshape(128, count))
+
+
+def _match(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features that are each other's nearest, and clearly nearer than the second nearest."""
+    if min(len(features), len(others)) < 2:
+        return np.zeros(0, int), np.zeros(0, int)
+    alike = features @ others.T
+    rows = np.arange(len(alike))
+    nearest = alike.argmax(1)
+    mutual = alike.argmax(0)[nearest] == rows
+    first = alike[rows, nearest]
+    alike[rows, nearest] = -1
+    clear = np.sqrt(np.maximum(2 - 2 * first, 0)) < 0.85 * np.sqrt(np.maximum(2 - 2 * alike.max(1), 0))
+    kept = np.flatnonzero(mutual & clear)
+    return kept, nearest[kept]
+
+
+def _affine(source: np.ndarray, target: np.ndarray, tolerance: float, tries: int) -> tuple[np.ndarray | None, int]:
+    """Fit a map that neither bends, shrinks nor stretches beyond what a copy may be; with the number that it fits."""
+    import cv2
+
+    warp, fits = cv2.estimateAffine2D(
+        source, target, method=cv2.RANSAC, ransacReprojThreshold=tolerance, maxIters=tries
+    )
+    if warp is None or not np.isfinite(warp).all():  # type: ignore[redundant-expr]  # OpenCV's types know no failure
+        return None, 0
+    large, small = np.linalg.svd(warp[:, :2], compute_uv=False)
+    return (None, 0) if large > 3 or small < 1 / 3 or large > 2 * small else (warp, int(fits.sum()))
+
+
+def _lie_alike(one: Sketch, other: Sketch) -> bool:
+    pairs: set[tuple[int, int]] = set()
+    for table in range(_TABLES):
+        where: dict[int, list[int]] = {}
+        for place, word in enumerate(one.words[:, table].tolist()):
+            where.setdefault(word, []).append(place)
+        for place, word in enumerate(other.words[:, table].tolist()):
+            pairs.update((match, place) for match in where.get(word, ()))
+    if len(pairs) < _MIN_SHARED:
+        return False
+    here, there = np.array(sorted(pairs)).T
+    warp, inside = _affine(other.points[there], one.points[here], 4, 300)
+    return warp is not None and inside >= _MIN_SHARED
+
+
+def _fine(film: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Keep details of a few pixels, and give them the same strength everywhere."""
+    import cv2
+
+    def blur(values: np.ndarray, sigma: float) -> np.ndarray:
+        return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma))
+
+    detail = blur(film, 1) - blur(film, 4)
+    weight = blur(covered, 10) + 1e-6
+    mean = blur(detail * covered, 10) / weight
+    variance = blur(detail * detail * covered, 10) / weight - mean * mean
+    return np.asarray((detail - mean) / np.sqrt(np.maximum(variance, 0) + 1))
+
+
+def _agreement(film: np.ndarray, other: np.ndarray, covered: np.ndarray, parts: int = 6) -> float:
+    """Return the median correlation over the parts of the film that both show and that are not flat."""
+    height, width = film.shape
+    found = []
+    for row in range(parts):
+        for column in range(parts):
+            part = np.s_[
+                row * height // parts : (row + 1) * height // parts,
+                column * width // parts : (column + 1) * width // parts,
+            ]
+            seen = covered[part] > 0
+            if seen.mean() > 0.6 and film[part].std() > 0.3 and other[part].std() > 0.3:
+                found.append(np.corrcoef(film[part][seen], other[part][seen])[0, 1])
+    return float(np.median(found)) if len(found) > 3 else 0.0

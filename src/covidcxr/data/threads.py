@@ -1,0 +1,46 @@
+"""Many files read at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeAlias, TypeVar
+
+__all__ = ["Progress", "map_threads"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how many of how many are done."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_threads(
+    function: Callable[[T], R], items: Sequence[T], *, threads: int, progress: Progress | None = None
+) -> Iterator[R]:
+    """Apply a function to many items, several at a time; results come in the order of the items.
+
+    Args:
+        function: Reads or writes files: of Python itself, one thread runs at a time.
+        items: What it is applied to. Only a few wait at a time, so that a hundred thousand fill no memory.
+        threads: How many at a time.
+        progress: Told after each.
+
+    Raises:
+        Exception: What the function raises first; items that have not begun are dropped.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(source, 4 * threads))
+        try:
+            for done in range(1, len(items) + 1):
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(source, 1))
+                yield result
+                if progress is not None:
+                    progress(done, len(items))
+        finally:
+            for future in waiting:
+                future.cancel()

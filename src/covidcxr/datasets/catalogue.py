@@ -1,0 +1,186 @@
+"""What is known of every data set without a film of it, and how one is opened by its name."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, get_type_hints
+
+from covidcxr.data.collection import Collection
+from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.registry import DATASETS
+
+__all__ = ["constructor_parameters", "describe_dataset", "list_datasets", "open_dataset", "parse_settings"]
+
+_SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Example|Examples):$", re.MULTILINE)
+_ARGUMENT = re.compile(r"^    (\w+): ((?:.+)(?:\n {8,}.+)*)", re.MULTILINE)
+
+
+def list_datasets() -> list[dict[str, Any]]:
+    """List every registered data set, those of other packages too.
+
+    Returns:
+        One entry a data set, by name: `name`, `what` (a line), `modality`, `classes`, `release` and `films` of its
+        newest release; for a data set that cannot be loaded `name` and `error`.
+    """
+    return [_entry(name) for name in DATASETS.names()]
+
+
+def describe_dataset(name: str) -> dict[str, Any]:
+    """Tell all that is known about a data set.
+
+    Args:
+        name: Its registered name.
+
+    Returns:
+        What `list_datasets` says of it, and `class`, `description`, `license`, `citation`, `homepage`, `layout`,
+        `caveats`, `releases` (published counts) and `arguments` (its own, each with `name`, `type`, `default`,
+        `what`).
+
+    Raises:
+        UnknownNameError: If there is no such data set; names the nearest.
+    """
+    entry = DATASETS.get(name)
+    text, explained = _docstring(entry)
+    every = constructor_parameters(CXRDataModule)
+    own = [parameter for key, parameter in constructor_parameters(entry).items() if key not in every]
+    return {
+        **_summary(name, entry),
+        "class": getattr(entry, "__qualname__", str(entry)),
+        "description": text,
+        **{part: str(getattr(entry, part, "")) for part in ("license", "citation", "homepage", "layout")},
+        "caveats": list(getattr(entry, "caveats", ())),
+        "releases": {release: dict(counts) for release, counts in getattr(entry, "releases", {}).items()},
+        "arguments": [
+            {
+                "name": parameter.name,
+                "type": _type_words(entry, parameter),
+                "default": None if parameter.default is parameter.empty else parameter.default,
+                "required": parameter.default is parameter.empty,
+                "what": explained.get(parameter.name, ""),
+            }
+            for parameter in own
+        ],
+    }
+
+
+def open_dataset(name: str, root: str | None, settings: Mapping[str, str] | None = None) -> CXRDataModule:
+    """Build a data module by its name; nothing is read yet but what its constructor reads.
+
+    Args:
+        name: Its registered name.
+        root: Folder of the data set; None = it needs none.
+        settings: Further arguments of the constructor, as they would follow `covidcxr fit --data.KEY`.
+
+    Raises:
+        UnknownNameError: If there is no such data set; names the nearest.
+        ConfigError: If an argument is unknown or of the wrong type.
+        DatasetError: If the data set is not there.
+    """
+    from jsonargparse import ArgumentParser
+
+    entry = DATASETS.get(name)
+    if not (isinstance(entry, type) and issubclass(entry, CXRDataModule)):
+        raise ConfigError(f"The data set {name!r} is no CXRDataModule, so there are no records to look at.")
+    given = {**({} if root is None else {"root": root}), **(settings or {})}
+    known = constructor_parameters(entry)
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"The data set {name!r} has no argument {key!r}. {did_you_mean(key, known)}")
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in given:
+            raise ConfigError(f"The data set {name!r} needs {'--root DIR' if key == 'root' else f'--set {key}=...'}.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(entry, "data", fail_untyped=False)
+    try:
+        config = parser.parse_args([f"--data.{key}={value}" for key, value in given.items()])
+    except argparse.ArgumentError as error:  # its own words fill a page
+        wrong = re.search(r'Parser key "data\.(\w+)', str(error))
+        if wrong is None:
+            raise ConfigError(f"The data set {name!r} cannot be set so: {' '.join(str(error).split())}") from error
+        key = wrong[1]
+        raise ConfigError(f"{key} must be {_type_words(entry, known[key])}, not {given.get(key)!r}.") from error
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
+    module: CXRDataModule = build(config).data
+    return module
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
+    """Part `KEY=VALUE` words.
+
+    Raises:
+        ConfigError: If a word has no `=`, or a key comes twice.
+    """
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set takes KEY=VALUE, say --set part=infection, not {pair!r}.")
+        if key in settings:
+            raise ConfigError(f"--set gives {key!r} twice.")
+        settings[key] = value
+    return settings
+
+
+def _entry(name: str) -> dict[str, Any]:
+    try:
+        return _summary(name, DATASETS.get(name))
+    except Exception as error:  # another package's module was imported: whatever it raises costs its own line only
+        return {"name": name, "error": " ".join(str(error).split()) or type(error).__name__}
+
+
+def _summary(name: str, entry: Any) -> dict[str, Any]:
+    releases = getattr(entry, "releases", {})
+    release = next(reversed(releases), None)
+    return {
+        "name": name,
+        "what": _docstring(entry)[0].partition("\n\n")[0].replace("\n", " "),
+        "modality": getattr(entry, "modality", Collection.modality),
+        "classes": list(getattr(entry, "classes", ())),
+        "release": release,
+        "films": sum(releases[release].values()) if release is not None else None,
+    }
+
+
+def _docstring(entry: Any) -> tuple[str, dict[str, str]]:
+    """Return what stands before the sections of a Google-style docstring, and from argument to its explanation."""
+    doc = inspect.cleandoc(entry.__doc__ or "")
+    text, *sections = _SECTION.split(doc)
+    named = dict(zip(sections[::2], sections[1::2], strict=True))
+    explained = {match[1]: " ".join(match[2].split()) for match in _ARGUMENT.finditer(named.get("Args", ""))}
+    return text.strip(), explained
+
+
+def constructor_parameters(entry: Any) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a constructor and, as long as it hands on `**base`, of those that it calls."""
+    owners = [vars(owner)["__init__"] for owner in getattr(entry, "__mro__", ()) if "__init__" in vars(owner)]
+    found: dict[str, inspect.Parameter] = {}
+    for constructor in owners or [entry]:
+        parameters = list(inspect.signature(constructor).parameters.values())
+        for parameter in parameters[bool(owners) :]:  # without self
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                found.setdefault(parameter.name, parameter)
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def _type_words(entry: Any, parameter: inspect.Parameter) -> str:
+    """Return a parameter's type as a reader of Python would write it."""
+    if parameter.annotation is parameter.empty:
+        return "anything"
+    hint: Any = parameter.annotation
+    for owner in getattr(entry, "__mro__", ()):
+        try:
+            hints = get_type_hints(vars(owner)["__init__"])
+        except (KeyError, NameError):  # no constructor of its own, or types that are imported for the type checker only
+            continue
+        if parameter.name in hints:
+            hint = hints[parameter.name]
+            break
+    words = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
+    words = re.sub(r"Literal\[([^\]]*)\]", lambda match: match[1].replace(", ", " | "), words)
+    return re.sub(r"\b(?:typing|collections\.abc|pathlib|os)\.|<class '|'>|covidcxr(?:\.\w+)+\.", "", words)

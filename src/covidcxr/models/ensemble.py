@@ -1,0 +1,160 @@
+"""Several classifiers that answer as one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self, cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from covidcxr import hub
+from covidcxr.config import EnsembleConfig, ModelConfig
+from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
+from covidcxr.models.classification import ClassificationModel, Classifier
+from covidcxr.types import Vote
+
+__all__ = ["EnsembleModel"]
+
+_LEAST = 1e-12
+"""Probabilities below are taken for this when they become logits; calibration does the same."""
+
+
+@final
+class EnsembleModel(Classifier):
+    """Combines the calibrated probabilities of several classifiers, each with its own preprocessing.
+
+    Args:
+        members: By name, which is also that of their folder when they are saved. All have the same classes in the
+            same order; their networks, sizes, regions and normalisations may differ.
+        weights: By name, how much a member's vote weighs; by default all weigh the same.
+        vote: "soft" = weighted mean of the probabilities. "hard" = weighted share of the members whose answer a class
+            is: their most probable one, or where classes are not exclusive all from their thresholds (0.5) up.
+        thresholds: By class name; see `ModelConfig`.
+        temperature: Of the ensemble's own calibration; see `covidcxr.evaluation.calibrate`.
+
+    Raises:
+        ConfigError: If there is no member, their classes differ, or a setting is wrong.
+    """
+
+    config: EnsembleConfig
+
+    def __init__(
+        self,
+        members: Mapping[str, ClassificationModel],
+        *,
+        weights: Mapping[str, float] | None = None,
+        vote: Vote = "soft",
+        thresholds: Mapping[str, float] | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        first = _check_alike(members)
+        weights = dict.fromkeys(members, 1.0) if weights is None else weights
+        for name in weights.keys() ^ members.keys():
+            raise ConfigError(f"weights must name each member once; {name!r} is amiss. {did_you_mean(name, members)}")
+        self.config = EnsembleConfig(
+            first.classes,
+            "multilabel" if first.mode == "multilabel" else "multiclass",
+            {name: weights[name] for name in members},
+            vote,
+            dict(thresholds or {}),
+            temperature,
+        )
+        self._members = nn.ModuleList(members.values())
+
+    @property
+    def members(self) -> tuple[ClassificationModel, ...]:
+        """The models that vote, in the order of `config.members`."""
+        return tuple(cast(ClassificationModel, member) for member in self._members)
+
+    @property
+    def needs_lungs(self) -> bool:
+        """Whether any member sees only a region of the film."""
+        return any(member.needs_lungs for member in self.members)
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch 1 height width"],
+        lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Return logits [batch, classes]: the logarithms, or of findings the log odds, of the combined votes.
+
+        Args:
+            image: Grey films in [0, 1]; each member preprocesses them itself.
+            lung_mask: Lungs, 0 or 1, of the films' size; needed where the model `needs_lungs`.
+        """
+        answers = []
+        for member in self.members:
+            logits = cast(Tensor, member(image, lung_mask)).float()
+            answers.append(member.probabilities(logits / member.config.temperature))
+        return self._logits(answers)
+
+    def combine(self, answers: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
+        """Return the calibrated probabilities that follow from those of the members, in the order of `members`."""
+        return self.probabilities(self._logits(answers) / self.config.temperature)
+
+    def _logits(self, answers: Sequence[Tensor]) -> Tensor:
+        weights = list(self.config.members.values())
+        votes = answers if self.config.vote == "soft" else map(_hard_vote, self.members, answers)
+        weighed = [vote * weight for vote, weight in zip(votes, weights, strict=True)]
+        pooled = (torch.stack(weighed).sum(0) / sum(weights)).clamp(0, 1)  # rounding may lead out of it
+        return pooled.logit() if self.config.mode == "multilabel" else pooled.clamp_min(_LEAST).log()
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `config.json` and `members/NAME/`, each of which loads alone; return the folder, made if need be."""
+        target = Path(folder)
+        for name, member in zip(self.config.members, self.members, strict=True):
+            member.save_pretrained(target / "members" / name)
+        hub.write_json(target / "config.json", self.config.to_dict())
+        return target
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
+        path = folder / "config.json"
+        data = hub.read_json(path)
+        if "members" not in data:
+            raise PretrainedError(f"{folder} holds no ensemble: load it with covidcxr.models.load_model.")
+        config = EnsembleConfig.from_dict(data, str(path))
+        members = {name: ClassificationModel.load(folder / "members" / name) for name in config.members}
+        model = cls(
+            members,
+            weights=config.members,
+            vote=config.vote,
+            thresholds=config.thresholds,
+            temperature=config.temperature,
+        )
+        if (model.config.classes, model.config.mode) != (config.classes, config.mode):
+            raise ConfigError(f"The members' classes {list(model.config.classes)} or mode are not those of {path}.")
+        return model.eval()
+
+
+def _check_alike(members: Mapping[str, ClassificationModel]) -> ModelConfig:
+    """Return the config of the first member, whose classes and kind of classes all must have."""
+    given: object = members
+    if not isinstance(given, Mapping) or not given:
+        raise ConfigError("An ensemble needs members by name: EnsembleModel({'resnet18': model, ...}).")
+    for name, member in members.items():
+        if not isinstance(member, ClassificationModel):
+            raise ConfigError(f"The member {name!r} must be a ClassificationModel, not a {type(member).__name__}.")
+    (first_name, first), *others = ((name, member.config) for name, member in members.items())
+    for name, config in others:
+        if config.classes != first.classes or (config.mode == "multilabel") != (first.mode == "multilabel"):
+            raise ConfigError(
+                f"The members of an ensemble need the same classes in the same order: {first_name!r} has "
+                f"{list(first.classes)} ({first.mode}), {name!r} has {list(config.classes)} ({config.mode})."
+            )
+    return first
+
+
+def _hard_vote(member: ClassificationModel, answer: Tensor) -> Tensor:
+    """Return 1 for each class that is a member's answer, else 0."""
+    if member.config.mode != "multilabel":
+        return one_hot(answer.argmax(1), answer.shape[1]).to(answer)
+    thresholds = [member.config.thresholds.get(name, 0.5) for name in member.config.classes]
+    return (answer >= torch.tensor(thresholds).to(answer)).to(answer)

@@ -1,0 +1,142 @@
+"""A model of one network."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC
+from dataclasses import replace
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from covidcxr import hub
+from covidcxr.config import ModelConfig
+from covidcxr.errors import ConfigError
+from covidcxr.models.base import CXRModel
+from covidcxr.networks import build_network
+from covidcxr.preprocess import Preprocess
+from covidcxr.transforms import apply_region, fit_image, fit_mask, normalize
+
+__all__ = ["NetworkModel"]
+
+
+class NetworkModel(CXRModel, ABC):
+    """A network with its preprocessing and its class names; abstract.
+
+    Args:
+        config: All that the model is, but for its weights.
+        pretrained_backbone: True for the network library's own pretrained weights, or the path of a weights file;
+            see `covidcxr.networks.build_network`.
+
+    Raises:
+        ConfigError: If the config is for another kind of model, or the network or a preprocessing step refuses it.
+        PretrainedError: If pretrained weights cannot be had.
+    """
+
+    config: ModelConfig
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, *, pretrained_backbone: bool | str | os.PathLike[str] = False) -> None:
+        super().__init__()
+        if config.task != self.task:
+            raise ConfigError(f"{type(self).__name__} is for {self.task}, but the config is of a {config.task} model.")
+        self.config = config
+        self._steps = Preprocess(config.preprocess.steps)
+        if self._steps.moving and self.task != "classification":
+            raise ConfigError(
+                f"The preprocessing step {self._steps.moving[0]!r} moves pixels, so masks would not fit the film: "
+                f"only classifiers may have it."
+            )
+        network = build_network(config, pretrained_backbone=pretrained_backbone)
+        self.network = network.to(memory_format=torch.channels_last)  # up to twice as fast on CPUs
+        for name in ("mean", "std"):
+            # Not persistent: config.json is the one place that says them.
+            self.register_buffer(name, self._by_channel(name), persistent=False)
+
+    def _by_channel(self, name: str) -> Float[Tensor, " channels"]:
+        settings = self.config.preprocess
+        return torch.tensor(getattr(settings, name), dtype=torch.float32).expand(settings.channels).clone()
+
+    def set_normalization(self, mean: float, std: float) -> None:
+        """Normalise by another mean and standard deviation, in the config as well.
+
+        Args:
+            mean: Of films in [0, 1], as `covidcxr.data.compute_mean_std` returns it.
+            std: The same; above 0.
+
+        Raises:
+            ConfigError: If a value is out of range.
+        """
+        self.config = replace(self.config, preprocess=replace(self.config.preprocess, mean=(mean,), std=(std,)))
+        for name in ("mean", "std"):
+            buffer: Tensor = getattr(self, name)
+            buffer.copy_(self._by_channel(name))
+
+    @property
+    def needs_lungs(self) -> bool:
+        """Whether the config's region is not "full"."""
+        return self.config.preprocess.region != "full"
+
+    def preprocess(
+        self,
+        image: Float[Tensor, "batch 1 height width"],
+        lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
+    ) -> Float[Tensor, "batch channels new_height new_width"]:
+        """Turn grey films in [0, 1] of any size into what the network sees.
+
+        Raises:
+            ConfigError: If the model sees a region and the lung mask is missing, unknown or of another size.
+        """
+        settings = self.config.preprocess
+        if lung_mask is not None and lung_mask.shape != image.shape:
+            raise ConfigError(
+                f"The lung masks {tuple(lung_mask.shape)} must have the films' shape {tuple(image.shape)}."
+            )
+        image = fit_image(image, settings.image_size, settings.fit)
+        if settings.region != "full":
+            lungs = None if lung_mask is None else fit_mask(lung_mask, settings.image_size, settings.fit)
+            image = apply_region(image, lungs, settings.region, settings.lung_dilation)
+        # After the region: a data module cuts it, too, and the steps must see the same film in training and in use.
+        image = self._steps(image)
+        normal = normalize(image, self.mean, self.std).to(self.mean.dtype)  # films may come in double precision
+        return normal.contiguous(memory_format=torch.channels_last)
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch 1 height width"],
+        lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
+    ) -> Tensor:
+        """Return logits: [batch, outputs], or [batch, classes, *image_size] for masks.
+
+        Args:
+            image: Grey films in [0, 1]; preprocessing happens inside.
+            lung_mask: Lungs, 0 or 1, of the films' size; needed where the config's region is not "full".
+        """
+        return cast(Tensor, self.network(self.preprocess(image, lung_mask)))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `config.json` and `model.safetensors` into a folder, made if need be, and return it."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        sha256 = hub.save_weights(self.network, target / "model.safetensors")
+        hub.write_json(target / "config.json", {**self.config.to_dict(), "weights_sha256": sha256})
+        return target
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
+        path = folder / "config.json"
+        data = hub.read_json(path)
+        if "members" in data:
+            raise ConfigError(f"{folder} holds an ensemble: load it with EnsembleModel.from_pretrained.")
+        sha256 = data.pop("weights_sha256", None)
+        config = ModelConfig.from_dict(data, str(path))
+        if not isinstance(sha256, str):
+            raise ConfigError(f"The key 'weights_sha256' is missing in {path}: save the model again.")
+        model = cls(config)
+        hub.load_weights(model.network, folder / "model.safetensors", sha256)
+        return model.eval()

@@ -1,0 +1,170 @@
+"""Training of a segmenter and a classifier on one encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from covidcxr.config import ModelConfig, check_keys
+from covidcxr.errors import ConfigError
+from covidcxr.losses.segmentation import check_number
+from covidcxr.models import ClassificationModel, NetworkModel, SegmentationModel, load_model
+from covidcxr.networks.shared import forward_shared, share_encoder
+from covidcxr.tasks.base import Task, loss_name, read_config
+from covidcxr.tasks.classification import ClassificationObjective, default_loss
+from covidcxr.tasks.objective import Objective, Stage
+from covidcxr.tasks.segmentation import SegmentationObjective
+from covidcxr.tasks.start import start_from
+from covidcxr.types import Batch
+
+__all__ = ["MultiTask"]
+
+_PARTS = ("segmentation", "classification")
+
+
+@final
+class MultiTask(Task):
+    """Trains one encoder with two answers, a `SegmentationModel` and a `ClassificationModel`.
+
+    Every film teaches what is known of it, its masks, its label or both; the encoder is computed once. Logs the scores
+    of `SegmentationTask` and `ClassificationTask`, `loss_segmentation`, `loss_classification` and their weighted sum
+    `loss`, and `val/score`, the mean of `val/dice` and `val/auroc`, which is the one to monitor.
+
+    Args:
+        segmentation: The network `smp:...` with the encoder `tu-NAME`.
+        classification: The network `timm:NAME`; same preprocessing. Its arguments (`drop_path_rate`, ...) are those of
+            the encoder.
+        losses: From "segmentation" and "classification" to a loss; by default those of the two tasks.
+        loss_args: By the same names, the arguments of a loss given by name.
+        weights: By the same names, how much the loss counts, from 0 up; 1 by default.
+        **settings: The settings of `Task`. `init_from` may be what a `MultiTask` saved, or one of its two models.
+    """
+
+    monitor: ClassVar[str] = "val/score"
+    segmenter: SegmentationModel
+    classifier: ClassificationModel
+
+    def __init__(
+        self,
+        segmentation: ModelConfig,
+        classification: ModelConfig,
+        *,
+        losses: dict[str, str | nn.Module] | None = None,
+        loss_args: dict[str, dict[str, Any]] | None = None,
+        weights: dict[str, float] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        masks, labels = read_config(segmentation), read_config(classification)
+        _check_pair(masks, labels)
+        for name, table in (("losses", losses), ("loss_args", loss_args), ("weights", weights)):
+            check_keys(table or {}, set(_PARTS), name)
+        chosen = {"segmentation": "dice+bce", "classification": default_loss(labels), **(losses or {})}
+        counts = dict.fromkeys(_PARTS, 1.0) | (weights or {})
+        self.weights = {name: check_number(f"The weight of {name}", weight) for name, weight in counts.items()}
+        plain = {name: loss_name(loss) for name, loss in chosen.items()}
+        self.save_hyperparameters({"segmentation": masks.to_dict(), "classification": labels.to_dict()})
+        self.save_hyperparameters({"losses": plain, "loss_args": loss_args, "weights": self.weights})
+        self.classifier = ClassificationModel(labels, pretrained_backbone=self._pretrained_backbone)
+        self.segmenter = SegmentationModel(masks)
+        shape = (masks.preprocess.channels, *masks.preprocess.image_size)
+        share_encoder(self.segmenter.network, self.classifier.network, shape)
+        arguments = loss_args or {}
+        self._objectives = nn.ModuleDict(
+            {
+                "segmentation": SegmentationObjective(masks, chosen["segmentation"], arguments.get("segmentation")),
+                "classification": ClassificationObjective(
+                    labels, chosen["classification"], arguments.get("classification")
+                ),
+            }
+        )
+        self._prepare()
+
+    @property
+    def models(self) -> Mapping[str, NetworkModel]:
+        """The segmenter and the classifier, under the names of their arguments."""
+        return {"segmentation": self.segmenter, "classification": self.classifier}
+
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """What each of them is trained towards."""
+        return cast(Mapping[str, Objective], self._objectives)
+
+    def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the logits of the masks and of the classes by name; see `CXRModel.forward`."""
+        seen = self.segmenter.preprocess(image, lung_mask)
+        return dict(zip(_PARTS, forward_shared(self.segmenter.network, self.classifier.network, seen), strict=True))
+
+    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        logits = self(batch["image"], self.lung_mask(batch))
+        losses: dict[str, Tensor] = {}
+        films: dict[str, dict[str, Any]] = {}
+        for name, objective in self.objectives.items():
+            loss, known, rows = objective.measure(self.models[name], logits[name], batch, stage, self.keeps_rows)
+            for row in rows:
+                films.setdefault(row["image_id"], {}).update(row)
+            if loss is not None:
+                losses[name] = loss
+                self.log(f"{stage}/loss_{name}", loss, batch_size=known, sync_dist=True)
+        self.rows += films.values()
+        if not losses:
+            return {}
+        total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
+        self.log(f"{stage}/loss", total, batch_size=len(batch["image"]), prog_bar=stage == "train", sync_dist=True)
+        return {"loss": total} | {f"loss_{name}": loss.detach() for name, loss in losses.items()}
+
+    def log_scores(self, stage: Stage) -> dict[str, Tensor]:
+        """Log the scores of both, and but for training films the mean of their chief ones."""
+        scores = super().log_scores(stage)
+        if stage != "train":
+            chief = [scores[name] for name in ("dice", "auroc") if name in scores and not scores[name].isnan()]
+            # Always there, NaN where no film told anything: whoever monitors it must find it.
+            mean = torch.stack(chief or [torch.tensor(torch.nan, device=self.device)]).mean()
+            self.log(f"{stage}/score", mean, prog_bar=True, sync_dist=True)
+        return scores
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the probabilities of the masks and of the classes of a batch, by name."""
+        lungs = self.lung_mask(batch)
+        return {name: model.predict(batch["image"], lungs) for name, model in self.models.items()}
+
+    def _start_from(self, source: str | os.PathLike[str]) -> None:
+        given = {name: load_model(source, prefer=model.task) for name, model in self.models.items()}
+        for name, model in self.models.items():
+            if given[name].task == model.task:  # else it is one of the two only
+                start_from(model, given[name])
+        own, saved = self.segmenter.network.state_dict(), given["segmentation"]
+        if isinstance(saved, SegmentationModel):
+            theirs = saved.network.state_dict()
+            if not all(torch.equal(own[name], theirs[name]) for name in theirs if name.startswith("encoder.")):
+                raise ConfigError(f"The models in {source} have an encoder each: start from one of them, FOLDER/NAME.")
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the two models into `segmenter/` and `classifier/`, each of which loads alone; return the folder."""
+        self.segmenter.save_pretrained(Path(folder) / "segmenter")
+        self.classifier.save_pretrained(Path(folder) / "classifier")
+        return Path(folder)
+
+
+def _check_pair(masks: ModelConfig, labels: ModelConfig) -> None:
+    """Refuse two configs that cannot be of one encoder."""
+    library, _, name = labels.network.partition(":")
+    if library != "timm" or not masks.network.startswith("smp:") or masks.network_args.get("encoder") != f"tu-{name}":
+        raise ConfigError(
+            f"One encoder needs the segmentation network smp:... with the encoder tu-NAME, and the classification "
+            f"network timm:NAME, not {masks.network!r} with {masks.network_args} and {labels.network!r}."
+        )
+    ours, theirs = masks.to_dict()["preprocess"], labels.to_dict()["preprocess"]
+    for key in ours:
+        if ours[key] != theirs[key]:
+            raise ConfigError(
+                f"One encoder sees one film, but preprocess.{key} is {ours[key]} for segmentation and {theirs[key]} "
+                f"for classification: set both alike."
+            )
+    for shared in set(masks.classes) & set(labels.classes):
+        raise ConfigError(f"{shared!r} names a mask and a label, whose scores could not be told apart: rename one.")

@@ -1,0 +1,140 @@
+"""One row a film: what is known of it, and what a classifier says."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.utils.data import DataLoader
+
+from covidcxr.data import CXRDataModule, CXRDataset
+from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.models import ClassificationModel, Classifier
+from covidcxr.types import Batch, SplitName
+
+__all__ = ["check_classes", "film_rows", "inputs", "labelled_films", "predict_rows", "tracked"]
+
+Item = TypeVar("Item")
+
+
+def predict_rows(
+    model: Classifier, data: CXRDataModule, split: SplitName = "test", *, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Ask a classifier, an ensemble as well, about the labelled films of a split.
+
+    Every member gets the films at its own size and region, whatever the data module's; nothing is augmented.
+
+    Args:
+        model: Is asked where it lies; see `torch.nn.Module.to`.
+        data: The films; their lung masks cut the regions.
+        split: "train", "val" or "test".
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        Rows as in `Task.rows`, for `covidcxr.evaluation.score_rows` and `calibrate`.
+
+    Raises:
+        ConfigError: If the data module has other classes than the model, or there is no such split.
+        DatasetError: If a film lacks the lung mask that a region needs.
+        ImageReadError: If a film cannot be read.
+    """
+    classes = model.config.classes
+    check_classes(classes, data)
+    loaders = {_geometry(member): labelled_films(data, split, member) for member in model.members}
+    rows: list[dict[str, Any]] = []
+    first = next(iter(loaders.values()))
+    for batches in tracked(zip(*loaders.values(), strict=True), len(first), "batches", progress):
+        shown = dict(zip(loaders, batches, strict=True))
+        answers = [member.predict(*inputs(member, shown[_geometry(member)])).cpu() for member in model.members]
+        label = batches[0]["label"]
+        if model.config.mode == "multilabel" and not label.is_floating_point():
+            label = one_hot(label, len(classes)).float()  # a data module of exclusive classes: the others are absent
+        rows += film_rows(batches[0], range(len(label)), label, model.combine(answers), classes)
+    return rows
+
+
+def film_rows(
+    batch: Batch, places: Iterable[int], labels: Tensor, probabilities: Tensor, classes: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield one row a film.
+
+    Args:
+        batch: Names the films.
+        places: Which of them are meant.
+        labels: Of these films, one row each, as in `Sample`.
+        probabilities: Of these films, [films, classes].
+        classes: Names of the classes.
+    """
+    for film, label, chances in zip(places, labels, probabilities.tolist(), strict=True):
+        row: dict[str, Any] = {"image_id": batch["image_id"][film], "patient_id": batch["patient_id"][film]}
+        row |= {"source": batch["source"][film]}
+        if label.is_floating_point():
+            row |= {f"label_{name}": value for name, value in zip(classes, label.tolist(), strict=True)}
+        else:
+            row["label"] = classes[int(label)]
+        yield row | {f"probability_{name}": value for name, value in zip(classes, chances, strict=True)}
+
+
+def labelled_films(data: CXRDataModule, split: SplitName, model: ClassificationModel) -> DataLoader[Any]:
+    """Return the labelled films of a split, in order and not augmented, at the size and region of a model.
+
+    Raises:
+        ConfigError: If there is no such split.
+        DatasetError: If a film lacks the lung mask that the region needs.
+    """
+    if split not in get_args(SplitName):
+        raise ConfigError(f"There is no split {split!r}. {did_you_mean(split, get_args(SplitName))}")
+    films: CXRDataset = getattr(data, f"{split}_dataset")
+    labelled = ~films.labels.isnan().all(1) if films.multilabel else films.labels >= 0
+    settings = model.config.preprocess
+    seen = CXRDataset(
+        (record for record, known in zip(films.records, labelled.tolist(), strict=True) if known),
+        classes=films.classes,
+        multilabel=films.multilabel,
+        image_size=settings.image_size,
+        fit=settings.fit,
+        region=settings.region,
+        lung_dilation=settings.lung_dilation,
+        read=data.read_film,
+    )
+    return DataLoader(seen, batch_size=data.batch_size, num_workers=data.num_workers, generator=torch.Generator())
+
+
+def check_classes(classes: Sequence[str], data: object) -> None:
+    """Compare a model's classes with those of a data module (or None).
+
+    Raises:
+        ConfigError: If both name classes and these differ.
+    """
+    theirs = getattr(data, "classes", None)
+    if theirs and tuple(theirs) != tuple(classes):
+        raise ConfigError(
+            f"The model's classes are {list(classes)}, but the data module's labels are {list(theirs)}: set both "
+            f"alike, in the same order."
+        )
+
+
+def tracked(items: Iterable[Item], total: int, unit: str, progress: bool) -> Iterator[Item]:
+    """Yield items with a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        yield from bar.track(items, total=total)
+
+
+def inputs(model: ClassificationModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return films, and lungs where the model needs them, on the model's device."""
+    lungs = batch.get("lung_mask") if model.needs_lungs else None
+    device = model.mean.device
+    return batch["image"].to(device), None if lungs is None else lungs.to(device)
+
+
+def _geometry(model: ClassificationModel) -> Hashable:
+    """Return what a film's look depends on before it is normalised: members that share it share their films."""
+    settings = model.config.preprocess
+    return settings.image_size, settings.fit, settings.region, settings.lung_dilation

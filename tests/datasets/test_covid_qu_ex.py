@@ -1,0 +1,169 @@
+"""COVID-QU-Ex: on a fake in the layout of the download, on broken copies, on the genuine names."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidcxr.data import CovidQUExDataModule, Record, count_by, find_leaks
+from covidcxr.data.collection import Collection
+from covidcxr.errors import ConfigError, DatasetError
+from fakes import write_covid_qu_ex_fake
+
+LUNG = "COVID-QU-Ex_dataset/Lung Segmentation Data/Lung Segmentation Data"
+INFECTION = "COVID-QU-Ex_dataset/Infection Segmentation Data/Infection Segmentation Data"
+
+
+def faults_of(module: CovidQUExDataModule) -> list[str]:
+    with module.collected_faults() as faults:
+        module.unsplit_records()
+    return faults
+
+
+def test_every_field(tmp_path):
+    root = write_covid_qu_ex_fake(tmp_path)
+    found = {record.image_id: record for record in CovidQUExDataModule(root).unsplit_records()}
+    folder = root / LUNG / "Val" / "COVID-19"
+    name = "sub-S00002_ses-E00013_run-1_bp-chest_vp-ap_cr.png"
+    assert found[f"{LUNG}/Val/COVID-19/images/{name}"] == Record(
+        folder / "images" / name,
+        "COVID-19",
+        "bimcv-S00002",
+        "bimcv",
+        "val",
+        {"lung_field": folder / "lung masks" / name},
+        view="AP",
+        image_id=f"{LUNG}/Val/COVID-19/images/{name}",
+    )
+    capital = found[f"{LUNG}/Train/Non-COVID/images/Non_COVID (1).png"]
+    assert (capital.label, capital.patient_id, capital.source, capital.view) == ("Non-COVID", None, "unknown", None)
+
+
+def test_counts_and_laterals(tmp_path):
+    module = CovidQUExDataModule(write_covid_qu_ex_fake(tmp_path))
+    assert module.counts()["train"] == {"Non-COVID": 12, "Normal": 12, "COVID-19": 10}
+    assert module.counts()["val"] == module.counts()["test"] == {"Non-COVID": 6, "Normal": 6, "COVID-19": 5}
+    assert module.left_out == {"lateral": 4}
+    every = CovidQUExDataModule(tmp_path, views="all")
+    assert count_by(every.records, "view") == {"unknown": 60, "AP": 4, "LL": 4, "PA": 4}
+
+
+@pytest.mark.parametrize("doubled", [True, False])
+@pytest.mark.parametrize("inside", [True, False])
+def test_levels_of_folders(tmp_path, doubled, inside):
+    root = write_covid_qu_ex_fake(tmp_path, doubled=doubled)
+    root = root / "COVID-QU-Ex_dataset" if inside else root
+    assert len(CovidQUExDataModule(root).records) == 68
+    assert len(CovidQUExDataModule(root, part="infection").records) == 57
+
+
+def test_infection_masks_of_the_others_are_there_and_zero(tmp_path):
+    records = CovidQUExDataModule(write_covid_qu_ex_fake(tmp_path), part="infection").records
+    assert all(record.mask_paths.keys() == {"lung_field", "infection"} for record in records)
+    for record in records:
+        drawn = np.asarray(Image.open(record.mask_paths["infection"])).any()
+        assert drawn == (record.label == "COVID-19")
+
+
+def test_both_parts_are_one_record_a_film(tmp_path):
+    module = CovidQUExDataModule(write_covid_qu_ex_fake(tmp_path), part="both")
+    with pytest.warns(UserWarning, match="3 of the 54 films that are in both parts"):
+        records = module.records
+    found = {record.image_path.name: record for record in records}
+    assert len(found) == len(records) == 78 - 4
+    torn = found["Normal (12).png"]
+    assert (torn.split, torn.image_path.parent) == ("val", tmp_path / LUNG / "Val" / "Normal" / "images")
+    assert torn.mask_paths["lung_field"].is_relative_to(tmp_path / LUNG)
+    assert torn.mask_paths["infection"].parent == tmp_path / INFECTION / "Train" / "Normal" / "infection masks"
+    assert found["Normal (0).png"].mask_paths.keys() == {"lung_field"}  # in the lung part only
+    alone = found["Normal (25).png"]
+    assert alone.image_path.is_relative_to(tmp_path / INFECTION)
+    assert (alone.split, alone.mask_paths.keys()) == ("test", {"lung_field", "infection"})
+    CovidQUExDataModule(tmp_path, part="both", official_split=False).setup()  # nothing to warn of
+
+
+def test_one_part_alone_needs_no_other(tmp_path):
+    shutil.rmtree(write_covid_qu_ex_fake(tmp_path) / "COVID-QU-Ex_dataset" / "Lung Segmentation Data")
+    assert len(CovidQUExDataModule(tmp_path, part="infection").records) == 57
+    with pytest.raises(DatasetError, match=r"does not find .*Lung Segmentation Data"):
+        CovidQUExDataModule(tmp_path).setup()
+    with pytest.raises(ConfigError, match="part must be one of lung, infection, both"):
+        CovidQUExDataModule(tmp_path, part="lungs")
+
+
+def test_all_that_is_broken_is_told_at_once(tmp_path):
+    root = write_covid_qu_ex_fake(tmp_path)
+    shutil.rmtree(root / LUNG / "Test" / "Normal" / "images")
+    for film in (root / LUNG / "Val" / "Non-COVID" / "images").iterdir():
+        film.unlink()
+    (root / LUNG / "Train" / "COVID-19" / "lung masks" / "covid_0.png").unlink()
+    faults = faults_of(CovidQUExDataModule(root))
+    assert len(faults) == 3
+    for fault, part in zip(
+        faults, ("Non-COVID/images holds no film", "does not find", "1 files .*covid_0"), strict=True
+    ):
+        with pytest.raises(DatasetError, match=part):
+            raise DatasetError(fault)
+
+
+def test_an_empty_folder_says_where_to_get_it(tmp_path):
+    assert len(faults_of(CovidQUExDataModule(tmp_path))) == 1
+    with pytest.raises(DatasetError, match=r"does not find .*Lung Segmentation Data\..*anasmohammedtahir/covidqu"):
+        CovidQUExDataModule(tmp_path).setup()
+    (tmp_path / "Lung Segmentation Data").mkdir()
+    assert len(faults_of(CovidQUExDataModule(tmp_path))) == 9
+
+
+@pytest.fixture(scope="module")
+def genuine(real_data, tmp_path_factory) -> Path:
+    """The lung part with its genuine names, all files empty, no masks."""
+    root = tmp_path_factory.mktemp("covid_qu_ex")
+    top = root / "Lung Segmentation Data"
+    for split in ("Train", "Val", "Test"):
+        for label in CovidQUExDataModule.classes:
+            (top / split / label / "images").mkdir(parents=True)
+    with gzip.open(real_data / "layouts" / "covid_qu_ex" / "file_list.csv.gz", "rt") as file:
+        for row in csv.DictReader(file):
+            (top / row["split"].capitalize() / row["label"] / "images" / row["file_name"]).touch()
+    return root
+
+
+@pytest.mark.real
+class TestGenuineNames:
+    def test_counts_sources_views_patients(self, genuine):
+        module = CovidQUExDataModule(genuine, views="all")
+        records = list(module.kept_records())
+        assert len(records) == 33920
+        counts = Counter(f"{record.split}/{record.label}" for record in records)
+        assert counts == module.releases["2021, lung part"]
+        assert count_by(records, "label") == {"COVID-19": 11956, "Non-COVID": 11263, "Normal": 10701}
+        assert count_by(records, "source") == {"unknown": 25842, "bimcv": 8078}
+        assert len({record.patient_id for record in records} - {None}) == 3186
+        bimcv = [record for record in records if record.source == "bimcv"]
+        assert {record.label for record in bimcv} == {"COVID-19"}
+        assert count_by(bimcv, "view") == {"AP": 4416, "PA": 2934, "unknown": 404, "LL": 323, "LATERAL": 1}
+
+    def test_laterals_are_left_out_and_the_official_split_is_clean(self, genuine, monkeypatch):
+        monkeypatch.setattr(Collection, "find_missing", lambda self, records: [])  # no masks here
+        module = CovidQUExDataModule(genuine)
+        assert not find_leaks(module.records)
+        assert module.left_out == {"lateral": 324}
+        assert count_by(module.records, "split") == {"train": 21715 - 194, "test": 6788 - 76, "val": 5417 - 54}
+
+    def test_genuine_samples(self, real_data):
+        module = CovidQUExDataModule(real_data / "layouts" / "covid_qu_ex", part="infection")
+        with module.collected_faults() as faults:
+            records = module.unsplit_records()
+        assert len(faults) == 6  # Train and Val are not there
+        assert Counter(record.label for record in records) == {"COVID-19": 2, "Non-COVID": 2, "Normal": 2}
+        for record in records:
+            drawn = np.asarray(Image.open(record.mask_paths["infection"]))
+            assert drawn.any() == (record.label == "COVID-19")
+            assert set(np.unique(drawn)) <= {0, 255}
