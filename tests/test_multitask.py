@@ -19,6 +19,7 @@ from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.evaluation import score_rows
+from covidcxr.evaluation.plots import draw_run
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import write_dataset
 from covidcxr.pipeline import Pipeline
@@ -371,6 +372,10 @@ class TestCommandLine:
         film = next((phantoms / "images").iterdir())
         prediction = pipeline(film)
         assert set(prediction.masks) == set(MASKS)
+
+    def test_films_without_a_label_are_in_no_picture(self, folder: Path) -> None:
+        draw_run(folder)
+        assert all((folder / f"{name}.png").is_file() for name in ("learning_curves", "confusion", "roc"))
 
     def test_the_curves_have_every_loss(self, folder: Path) -> None:
         epochs = json.loads((folder / "model" / "history.json").read_text())

@@ -370,6 +370,8 @@ SYSTEMS = {
             "optimizer": ("AdamW", 0.0001),
             "epochs": 10,
         },
+        words=lambda root: ["--data.near_duplicates", "false"],  # a test of its own looks for all copies
+        slow=True,
     ),
     "das2021-cnn": System(
         write_covid_qu_ex_fake,

@@ -268,7 +268,7 @@ class TestSteps:
             "lungs": tested,
         }
 
-    def test_masks_alone(self, tmp_path: Path, films: Path) -> None:
+    def test_masks_alone(self, tmp_path: Path, films: Path, capsys: Any) -> None:
         path = write(tmp_path / "only.yaml", model=None, compare=None, trainer=None, masks={"model": "mini"})
         words = ["recipes", "run", str(path), "--data.root", str(films), "--output", str(tmp_path / "out")]
         assert main(words) == 0
@@ -279,6 +279,13 @@ class TestSteps:
         other = write(tmp_path / "only.yaml", model=None, compare=None, trainer=None, masks={"postprocess": []})
         with pytest.raises(ConfigError, match="another model or other steps"):
             run_recipe(Recipe.read(str(other)), tmp_path / "out", ["--data.root", str(films)])
+        verb = ["datasets", "masks", "csv", "--root", str(films), "--out", str(tmp_path / "verb"), "--json"]
+        capsys.readouterr()
+        assert main(verb) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["films"], report["failed"]) == (36, {})
+        assert main(verb[:-1]) == 0
+        assert "--data.drawn_masks" in capsys.readouterr().out
         wrong = write(tmp_path / "wrong.yaml", model=None, masks={"modle": "mini"})
         with pytest.raises(ConfigError, match="Did you mean 'model'"):
             run_recipe(Recipe.read(str(wrong)), tmp_path / "out", ["--data.root", str(films)])

@@ -1,6 +1,6 @@
 """Lung masks for a data set that has none: drawn by a segmenter, cleaned, stored, and measured.
 
-covidcxr masks covidx_cxr3 --root DIR --model mini --out drawn
+covidcxr datasets masks covidx_cxr3 --root DIR --model mini --out drawn
 covidcxr fit ... --data.drawn_masks drawn --data.min_lung_area 0.15
 """
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from covidcxr.data import CSVDataModule
 from covidcxr.data.prepare import prepare_dataset
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # threads that wait for each other burn CPU time on a busy machine
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "drawn").mkdir()
         roots = {

@@ -12,6 +12,7 @@ import pytest
 
 from covidcxr.data import (
     CombinedDataModule,
+    CovidxCT2DataModule,
     CSVDataModule,
     DuplicateGroup,
     FolderDataModule,
@@ -26,7 +27,7 @@ from covidcxr.errors import ConfigError, DatasetError, UnknownNameError
 from covidcxr.io import read_image
 from covidcxr.phantom import draw_phantom
 from covidcxr.training import open_data
-from fakes import write_csv, write_folder_fake, write_image, write_table_fake
+from fakes import write_covidx_ct2_fake, write_csv, write_folder_fake, write_image, write_table_fake
 
 MEMBERS: dict[str, Any] = {
     "ward": {
@@ -107,6 +108,12 @@ class TestCombined:
         with pytest.raises(error, match=message):
             CombinedDataModule(root, datasets={"ward": member})
 
+    def test_slices_of_a_ct_are_not_left_out(self, tmp_path: Path) -> None:
+        write_covidx_ct2_fake(tmp_path / "ct")
+        member = {"name": "covidx_ct2", "root": "ct"}
+        whole = CombinedDataModule(tmp_path, datasets={"ct": member}, duplicates="ignore")
+        assert len(whole.records) == len(CovidxCT2DataModule(tmp_path / "ct").records)
+
     def test_a_label_that_is_no_class(self, root: Path) -> None:
         with pytest.raises(DatasetError, match="'pneumonia' of city"):
             CombinedDataModule(root, datasets=MEMBERS, classes=["covid19", "normal"])
@@ -171,6 +178,29 @@ class TestCopies:
         assert splits["one/p2_0.png"] == splits["two/q2_0.png"]
         assert not find_leaks(whole.records)
 
+    def test_folds_set_official_splits_aside(self, twins: Path) -> None:
+        whole = self.combined(twins, duplicates="group", fold=0, folds=3)
+        assert len(whole.records) == 10
+        splits = {record.image_id: record.split for record in whole.records}
+        assert splits["one/p1_0.png"] == splits["two/q1_0.png"]
+
+    def test_drop_links_the_patients_of_copies(self, twins: Path) -> None:
+        write_films(
+            twins / "two",
+            {"q1_0.png": film(0), "q1_1.png": film(50), "q9_0.png": film(51)},
+            {"q1_0.png": "test", "q1_1.png": "test", "q9_0.png": "test"},
+        )
+        whole = self.combined(twins, duplicates="drop", official_split=False)
+        patients = {record.image_id: record.patient_id for record in whole.records}
+        assert "two/q1_0.png" not in patients
+        assert patients["two/q1_1.png"] == patients["one/p1_0.png"]
+
+    def test_a_folder_that_takes_nothing(self, twins: Path) -> None:
+        (twins / "file").write_text("no folder")
+        whole = self.combined(twins, duplicates="drop", fingerprints=twins / "file")
+        with pytest.warns(UserWarning, match="cannot be kept"):
+            assert len(whole.records) == 8
+
     def test_drop_keeps_the_first(self, twins: Path) -> None:
         whole = self.combined(twins, duplicates="drop")
         assert len(whole.records) == 8
@@ -217,6 +247,12 @@ class TestFindDuplicates:
         assert find_duplicates(records[:2], near=False).groups == (DuplicateGroup(("a.png", "b.png"), "bytes"),)
         torn = [replace(record, split="test" if record.image_id == "e.png" else "train") for record in records]
         assert [group.image_ids for group in find_shared_films(torn)] == [("d.png", "e.png")]
+
+    def test_a_film_and_its_copy_alone(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "a.png", film(1))
+        write_image(tmp_path / "b.png", film(1)[20:-10, 15:-5])
+        found = find_duplicates([Record(path, image_id=path.name) for path in sorted(tmp_path.iterdir())])
+        assert found.groups == (DuplicateGroup(("a.png", "b.png"), "near"),)
 
     def test_nothing_to_compare(self) -> None:
         assert len(find_duplicates([])) == 0

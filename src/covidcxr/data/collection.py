@@ -44,8 +44,8 @@ class Collection(ABC):
         label_map: New names for labels; the films of a label mapped to null are left out.
         drop_unlabelled: Leave out films without a label.
         drawn_masks: Folder of lung masks for films that have none.
-        min_lung_area: Leave out films whose drawn lungs cover less of the film than this, in [0, 1); `covidcxr masks`
-            measures them.
+        min_lung_area: Leave out films whose drawn lungs cover less of the film than this, in [0, 1);
+            `covidcxr datasets masks` measures them.
         fractions: Training and validation share of the patients; the rest tests.
         fold: With `folds`: which fold tests, from 0.
         folds: Number of folds of a cross-validation; in place of `fractions`.

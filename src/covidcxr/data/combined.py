@@ -86,7 +86,9 @@ class CombinedDataModule(CXRDataModule):
         fingerprints: str | PathLike[str] | None = None,
         **base: Any,
     ) -> None:
-        super().__init__(root, **base)
+        if "views" in base:
+            raise ConfigError("views is a setting of each member, whose films may be of another kind.")
+        super().__init__(root, views="all", **base)
         if duplicates not in get_args(Duplicates):
             raise ConfigError(f"duplicates must be one of {', '.join(get_args(Duplicates))}, not {duplicates!r}.")
         if not datasets:
@@ -142,7 +144,9 @@ class CombinedDataModule(CXRDataModule):
         if self.duplicates in ("refuse", "ignore"):
             return records
         copies = self._find_copies(records)
-        return self._drop(records, copies) if self.duplicates == "drop" else self._group(records, copies)
+        surplus = self._drop(copies) if self.duplicates == "drop" else self._drop_torn(records, copies)
+        records = _link_patients(records, copies)  # also of copies that go: one person must not train and test
+        return [record for record in records if record.image_id not in surplus]
 
     def check_splits(self, records: list[Record]) -> None:
         """Look for patients, and unless copies are dealt with otherwise for films, that are in two splits.
@@ -170,39 +174,30 @@ class CombinedDataModule(CXRDataModule):
         )
         return list(found)
 
-    def _drop(self, records: list[Record], copies: list[DuplicateGroup]) -> list[Record]:
+    def _drop(self, copies: list[DuplicateGroup]) -> set[str]:
+        """Return all copies but the first of each film."""
         surplus = {name for group in copies for name in group.image_ids[1:]}
         self.left_out["copy of another film"] += len(surplus)
-        return [record for record in records if record.image_id not in surplus]
+        return surplus
 
-    def _group(self, records: list[Record], copies: list[DuplicateGroup]) -> list[Record]:
-        """Make one patient of all patients who share a film; official splits that tear a film keep its test copy."""
-        by_id = {record.image_id: record for record in records}
-        leader: dict[str, str] = {}
-
-        def find(patient: str) -> str:
-            while (above := leader.get(patient, patient)) != patient:
-                patient = above
-            return patient
-
-        dropped: set[str] = set()
+    def _drop_torn(self, records: list[Record], copies: list[DuplicateGroup]) -> set[str]:
+        """Return the copies that official splits keep apart from the one nearest to testing."""
+        if self.folds is not None or self.hold_out_source is not None:
+            return set()  # official splits are set aside
+        splits = {record.image_id: record.split for record in records}
+        surplus: set[str] = set()
         for group in copies:
-            films = [by_id[name] for name in group.image_ids]
-            fixed = {film.split for film in films} - {None}
+            fixed = {splits[name] for name in group.image_ids} - {None}
             kept = next((split for split in ("test", "val", "train") if split in fixed), None)
-            if len(fixed) > 1:
-                dropped |= {film.image_id for film in films if film.split not in (kept, None)}
-            first, *others = sorted({find(film.patient) for film in films})
-            leader.update(dict.fromkeys(others, first))
-        if dropped:
-            self.left_out["copy of a film in another official split"] += len(dropped)
+            surplus |= {name for name in group.image_ids if splits[name] not in (kept, None)}
+        if surplus:
+            self.left_out["copy of a film in another official split"] += len(surplus)
             warnings.warn(
-                f"{len(dropped)} films are left out of training or validation, because official splits have a copy of "
+                f"{len(surplus)} films are left out of training or validation, because official splits have a copy of "
                 f"them in another part.",
                 stacklevel=2,
             )
-        kept_records = (record for record in records if record.image_id not in dropped)
-        return [replace(r, patient_id=find(r.patient)) if find(r.patient) != r.patient else r for r in kept_records]
+        return surplus
 
     def _member(self, name: str, dataset: CXRDataModule | Mapping[str, Any]) -> CXRDataModule:
         if "/" in name or not name:
@@ -227,3 +222,22 @@ class CombinedDataModule(CXRDataModule):
             patient = None if record.patient_id is None else f"{name}/{record.patient_id}"
             source = name if record.source == "unknown" else record.source
             yield replace(record, image_id=f"{name}/{record.image_id}", patient_id=patient, source=source)
+
+
+def _link_patients(records: list[Record], copies: list[DuplicateGroup]) -> list[Record]:
+    """Make one patient of all patients who share a film."""
+    patients = {record.image_id: record.patient for record in records}
+    leader: dict[str, str] = {}
+
+    def find(patient: str) -> str:
+        while (above := leader.get(patient, patient)) != patient:
+            patient = above
+        return patient
+
+    for group in copies:
+        first, *others = sorted({find(patients[name]) for name in group.image_ids})
+        leader.update(dict.fromkeys(others, first))
+    return [
+        replace(record, patient_id=one) if (one := find(record.patient)) != record.patient else record
+        for record in records
+    ]

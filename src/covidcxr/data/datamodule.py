@@ -35,10 +35,10 @@ class CXRDataModule(Collection, LightningDataModule):
         region: "full", "lungs", or "background" = the film with the lungs removed; the latter two need lung masks.
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         mask_classes: Names of the masks wanted, in the order of the sample's planes.
-        drawn_masks: Folder of lung masks for films that have none, as `covidcxr masks` (or `predict --root ROOT`)
-            draws them: `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
+        drawn_masks: Folder of lung masks for films that have none, as `covidcxr datasets masks` (or
+            `covidcxr predict --root ROOT`) draws them: `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
         min_lung_area: Leave out films whose drawn lungs cover less of the film than this, and count them in
-            `left_out`; `covidcxr masks` measures them.
+            `left_out`; `covidcxr datasets masks` measures them.
         batch_size: Films a batch.
         num_workers: Processes that read films. 0 by default: films of ordinary size are read in milliseconds, and
             results are the same for any number. Raise it when the training device waits for data.

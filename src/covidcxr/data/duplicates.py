@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ def find_duplicates(
                 alike[value].append(number)
         links += [(numbers[0], other) for numbers in alike.values() for other in numbers[1:]]
     if near:
-        links += _near(records, prints, opened, links)
+        links += _near(records, prints, opened, links, store)
+        store.save()
     return Duplicates(tuple(_groups(records, prints, links)), failed)
 
 
@@ -148,7 +150,11 @@ def _grey(film: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height 
 
 
 def _near(
-    records: Sequence[Record], prints: dict[int, _Print], read: Reader, links: Iterable[tuple[int, int]]
+    records: Sequence[Record],
+    prints: dict[int, _Print],
+    read: Reader,
+    links: Iterable[tuple[int, int]],
+    store: _Store,
 ) -> list[tuple[int, int]]:
     """Return the pairs that are one picture, beside those that are linked already."""
     surplus = {other for _, other in links}  # an equal film need not be compared a second time
@@ -157,13 +163,17 @@ def _near(
     found = []
     for here, there in find_candidates([prints[number].sketch for number in numbers]):
         one, other = numbers[here], numbers[there]
+        pair = f"{prints[one].pixels} {prints[other].pixels}"
+        if pair in store.compared:
+            found += [(one, other)] * store.compared[pair]
+            continue
         kept = {number: film for number, film in kept.items() if number >= one}  # candidates come in order
         for number in (one, other):
             if number not in kept:
                 kept[number] = _grey(read(records[number]))
         inliers, alike = likeness(kept[one], kept[other])
-        if inliers >= MIN_INLIERS and alike >= MIN_LIKENESS:
-            found.append((one, other))
+        store.compared[pair] = inliers >= MIN_INLIERS and alike >= MIN_LIKENESS
+        found += [(one, other)] * store.compared[pair]
         if len(kept) > 64:
             kept = {one: kept[one]}
     return found
@@ -201,8 +211,10 @@ class _Store:
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self._path = None if folder is None else Path(folder) / f"fingerprints-{_VERSION}.npz"
+        self.compared: dict[str, bool] = {}
+        """From the pixel hashes of two films to whether they are copies."""
         self._prints: dict[str, _Print] = self._load()
-        self._new = False
+        self._saved = len(self._prints) + len(self.compared)
 
     def get(self, record: Record) -> _Print | None:
         return self._prints.get(_key(record)) if self._path else None
@@ -210,28 +222,34 @@ class _Store:
     def put(self, record: Record, found: _Print) -> None:
         if self._path and (key := _key(record)) and key not in self._prints:
             self._prints[key] = found
-            self._new = True
 
     def save(self) -> None:
-        if self._path is None or not self._new:
+        size = len(self._prints) + len(self.compared)
+        if self._path is None or size == self._saved:
+            return
+        self._saved = size
+        if not self._prints:
             return
         sketches = [one.sketch for one in self._prints.values()]
         names = [[key, one.file, one.pixels] for key, one in self._prints.items()]
-        with replace_file(self._path) as draft, draft.open("wb") as file:
-            np.savez(
-                file,
-                names=np.frombuffer(json.dumps(names).encode(), np.uint8),
-                counts=np.array([len(one.points) for one in sketches]),
-                points=np.concatenate([one.points for one in sketches]),
-                words=np.concatenate([one.words for one in sketches]),
-            )
+        try:
+            with replace_file(self._path) as draft, draft.open("wb") as file:
+                np.savez(
+                    file,
+                    names=np.frombuffer(json.dumps([names, self.compared]).encode(), np.uint8),
+                    counts=np.array([len(one.points) for one in sketches]),
+                    points=np.concatenate([one.points for one in sketches]),
+                    words=np.concatenate([one.words for one in sketches]),
+                )
+        except OSError as error:
+            warnings.warn(f"What was read of the films cannot be kept: {error}. Name another folder.", stacklevel=4)
 
     def _load(self) -> dict[str, _Print]:
         if self._path is None or not self._path.is_file():
             return {}
         try:
             with self._path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-                names = json.loads(data["names"].tobytes())
+                names, self.compared = json.loads(data["names"].tobytes())
                 ends = np.cumsum(data["counts"])[:-1]
                 parts = zip(np.split(data["points"], ends), np.split(data["words"], ends), strict=True)
                 return {

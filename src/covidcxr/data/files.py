@@ -30,7 +30,9 @@ MASK_INDEX = "covidcxr-masks.json"
 """The file in a folder of drawn masks that tells how much of each film its lungs cover."""
 
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
-_HOW_TO_DRAW = "Draw them: covidcxr masks NAME --root ROOT --out FOLDER, so that they bear the data set's film names."
+_HOW_TO_DRAW = (
+    "Draw them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that they bear the data set's film names."
+)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -55,7 +57,7 @@ class DrawnMasks:
     Args:
         folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each film; or the output of
             `covidcxr predict`, whose folder films holds them.
-        measured: Also read how much of each film its lungs cover, which `covidcxr masks` writes beside the masks.
+        measured: Also read how much of each film its lungs cover: `covidcxr datasets masks` writes it beside the masks.
 
     Raises:
         DatasetError: If that was not written, or is damaged.
@@ -105,10 +107,12 @@ def _read_areas(path: Path) -> dict[str, float]:
         return {str(name): float(area) for name, area in areas.items()}
     except FileNotFoundError:
         raise DatasetError(
-            f"There is no {path}, which tells the lungs' areas. Draw the masks: covidcxr masks."
+            f"There is no {path}, which tells the lungs' areas. Draw the masks: covidcxr datasets masks."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}). Draw the masks again: covidcxr masks.") from error
+        raise DatasetError(
+            f"{path} cannot be read ({error}). Draw the masks again: covidcxr datasets masks."
+        ) from error
 
 
 def find_missing(records: Iterable[Record]) -> list[str]:

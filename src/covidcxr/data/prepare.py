@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.collection import Collection
 from covidcxr.data.files import find_twice
@@ -112,7 +114,7 @@ def prepare_dataset(
         geometry=geometry,
         names=file_names([record.image_id for record in records]),
     )
-    with _disk_explained(target):
+    with _disk_explained(target), _one_torch_thread():
         _claim(target, plan)
         copies = list(map_threads(copy, records, threads=num_workers, progress=progress))
         report = _report(collection, target, copies)
@@ -228,6 +230,17 @@ def _finish(collection: Collection, report: PrepareReport, plan: dict[str, Any],
 def _write(path: Path, content: bytes) -> None:
     with replace_file(path) as draft:
         draft.write_bytes(content)
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Let each of our threads resize by itself: torch would start as many again for each of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from covidcxr.datasets.console import screen
 
-__all__ = ["print_copy", "print_datasets", "print_description", "print_report", "print_survey"]
+__all__ = ["print_copy", "print_datasets", "print_description", "print_masks", "print_report", "print_survey"]
 
 _MOST = 10  # films named one by one
 
@@ -102,6 +102,23 @@ def print_copy(report: Mapping[str, Any]) -> None:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     use = f"covidcxr fit --data {report['name']} --data.root {report['out']}"
     console.print(f"Use it in place of the data set, with the same settings: {use}", soft_wrap=True)
+
+
+def print_masks(report: Mapping[str, Any]) -> None:
+    """Print what `draw_masks` did."""
+    console = screen()
+    console.print(f"Lung masks of {report['films']:,} films: {report['out']}", soft_wrap=True)
+    console.print(
+        f"The lungs of {len(report['small']):,} cover less than {report['min_lung_area']:.0%} of the film: small.csv"
+    )
+    for image_id, area in list(report["small"].items())[:_MOST]:
+        console.print(f"  {area:6.1%}  {image_id}", soft_wrap=True)
+    for reason in list(report["failed"].values())[:_MOST]:
+        console.print(f"cannot be read: {reason}", style="red", soft_wrap=True)
+    for note in report["notes"]:
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+    least = f" --data.min_lung_area {report['min_lung_area']}" if report["small"] else ""
+    console.print(f"Use them: covidcxr fit --data {report['name']} ... --data.drawn_masks {report['out']}{least}")
 
 
 def print_survey(found: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`covidcxr datasets list | show | check | stats | prepare`: arguments in, tables or JSON out."""
+"""`covidcxr datasets list | show | check | stats | masks | prepare`: arguments in, tables or JSON out."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def add_datasets(verbs: Verbs) -> None:
     show.set_defaults(run=_show)
     _add_check(own)
     _add_stats(own)
+    _add_masks(own)
     _add_prepare(own)
 
 
@@ -54,6 +55,24 @@ def _add_stats(own: Verbs) -> None:
     _add_name(stats)
     _add_place(stats)
     stats.set_defaults(run=_stats)
+
+
+def _add_masks(own: Verbs) -> None:
+    masks = _add(
+        own,
+        "masks",
+        "draw lung masks for all films: an interrupted drawing goes on",
+        "covidcxr datasets masks covidx_cxr3 --root DIR --out drawn",
+    )
+    masks.add_argument("--out", required=True, metavar="DIR", help="where the masks go; for --data.drawn_masks DIR")
+    masks.add_argument("--model", default="mini", help="a lung segmenter: bundled name, folder or Hub (%(default)s)")
+    masks.add_argument(
+        "--min-lung-area", type=float, default=0.15, metavar="F", help="tell films with smaller lungs (%(default)s)"
+    )
+    masks.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
+    _add_name(masks)
+    _add_place(masks)
+    masks.set_defaults(run=_masks)
 
 
 def _add_prepare(own: Verbs) -> None:
@@ -163,6 +182,26 @@ def _check(options: argparse.Namespace) -> int:
     found = {"name": options.name, "root": options.root, **report.to_dict(), "notes": [*notes, *report.notes]}
     _say(found, print_report, options)
     return 0 if report.complete else 1
+
+
+def _masks(options: argparse.Namespace) -> int:
+    from covidcxr.datasets.console import collect_notes, show_progress
+    from covidcxr.datasets.tables import print_masks
+    from covidcxr.masks import draw_masks
+
+    with collect_notes() as notes:
+        data = _open(options)
+        with show_progress("films") as progress:
+            report = draw_masks(
+                data,
+                options.out,
+                model=options.model,
+                min_lung_area=options.min_lung_area,
+                device=options.device,
+                progress=progress,
+            )
+    _say({"name": options.name, "out": options.out, **report.to_dict(), "notes": notes}, print_masks, options)
+    return 1 if report.failed else 0
 
 
 def _prepare(options: argparse.Namespace) -> int:

@@ -16,10 +16,10 @@ __all__ = ["CNN19"]
 class CNN19(nn.Module):
     """A plain convolutional network of 19 layers: 18 convolutions and one dense layer, for any image size from 32 up.
 
-    Song 2023 (arXiv:2311.05942) compares "a 19-layer CNN" with VGG19 and others. What is known here of that text
-    tells the number of layers and nothing else, so the layers are ours: counted as VGG19's, those with weights; 3x3
-    convolutions with batch norm and ReLU in six stages of three, max pooling between the stages, and the mean over
-    the last features before the dense layer.
+    Song 2023 ("A design of Convolutional Neural Network model for the Diagnosis of the COVID-19") compares "a 19-layer
+    CNN" with VGG19 and others. What is known here of that text tells the number of layers and nothing else, so the
+    layers are ours: counted as VGG19's, those with weights; 3x3 convolutions with batch norm and ReLU in six stages of
+    three, max pooling between the stages, and the mean over the last features before the dense layer.
 
     Args:
         in_channels: Channels of the input.

@@ -25,7 +25,7 @@ from covidcxr.tasks.optim import OptimizerName, ScheduleName, build_optimizer, b
 from covidcxr.tasks.start import start_from
 from covidcxr.types import Batch
 
-__all__ = ["Task", "loss_name", "read_config"]
+__all__ = ["Task", "read_config"]
 
 _SHOWN = ("dice", "auroc", "balanced_accuracy", "score")
 """Scores that the progress bar shows."""
@@ -248,8 +248,3 @@ class Task(LightningModule, ABC):
 def read_config(model: ModelConfig | Mapping[str, Any]) -> ModelConfig:
     """Return a model's config, which a checkpoint holds as plain data."""
     return ModelConfig.from_dict(model) if isinstance(model, Mapping) else model
-
-
-def loss_name(loss: str | nn.Module) -> str:
-    """Return what a checkpoint holds of a loss."""
-    return loss if isinstance(loss, str) else f"<{type(loss).__name__} instance: give loss=... again>"

@@ -15,9 +15,9 @@ from covidcxr.errors import ConfigError
 from covidcxr.losses.segmentation import check_number
 from covidcxr.models import ClassificationModel, NetworkModel, SegmentationModel, load_model
 from covidcxr.networks.shared import forward_shared, share_encoder
-from covidcxr.tasks.base import Task, loss_name, read_config
+from covidcxr.tasks.base import Task, read_config
 from covidcxr.tasks.classification import ClassificationObjective, default_loss
-from covidcxr.tasks.objective import Objective, Stage
+from covidcxr.tasks.objective import Objective, Stage, loss_name
 from covidcxr.tasks.segmentation import SegmentationObjective
 from covidcxr.tasks.start import start_from
 from covidcxr.types import Batch

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from covidcxr.config import ModelConfig
 from covidcxr.types import Batch
 
-__all__ = ["Objective", "Outcome", "Stage"]
+__all__ = ["Objective", "Outcome", "Stage", "loss_name"]
 
 Stage = Literal["train", "val", "test"]
 
@@ -67,3 +67,8 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
         """Return the scores of the films of a stage, by name, and forget them."""
+
+
+def loss_name(loss: str | nn.Module) -> str:
+    """Return what a checkpoint holds of a loss."""
+    return loss if isinstance(loss, str) else f"<{type(loss).__name__} instance: give loss=... again>"

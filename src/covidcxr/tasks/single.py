@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig
 from covidcxr.models import NetworkModel
-from covidcxr.tasks.base import Task, loss_name, read_config
-from covidcxr.tasks.objective import Objective, Stage
+from covidcxr.tasks.base import Task, read_config
+from covidcxr.tasks.objective import Objective, Stage, loss_name
 from covidcxr.types import Batch
 
 __all__ = ["SingleTask"]

@@ -121,9 +121,7 @@ def _refuse(recipe: Recipe, words: Sequence[str], trials: int) -> None:
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError('covidcxr tune needs Optuna: pip install "covidcxr[tune]"')
     if not recipe.search:
-        raise ConfigError(
-            f"The recipe {recipe.name} has no `search`: covidcxr recipes show wali2021-next is one that has."
-        )
+        raise ConfigError(f"The recipe {recipe.name} has no `search`; `covidcxr recipes show wali2021-next` shows one.")
     for key, means in (("compare", "{}"), ("masks", "null"), ("ensemble", "null")):
         if getattr(recipe, key):
             raise ConfigError(

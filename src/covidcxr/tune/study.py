@@ -147,10 +147,12 @@ def _open_storage(url: str) -> RDBStorage:
         except ImportError as error:
             raise ConfigError(f"{shown} needs a driver that is not installed: {error.__cause__ or error}.") from error
         except ArgumentError as error:
-            raise ConfigError(f"{shown} names no kind of database that can be used: {error}") from error
+            raise ConfigError(f"{shown} names no kind of database that can be used: {error}.") from error
         except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
             if attempt == _ATTEMPTS:
-                raise ConfigError(f"The study's database {shown} cannot be opened: {error}") from error
+                raise ConfigError(
+                    f"The study's database {shown} cannot be opened: {str(error).splitlines()[0]}"
+                ) from error
             time.sleep(0.2 * attempt)
     raise AssertionError("unreachable")
 
