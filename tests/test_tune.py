@@ -226,7 +226,7 @@ class TestSearched:
         ClassificationModel.from_pretrained(out / "trials" / kept[0] / "model")
 
     def test_the_films_of_the_test_were_not_touched_and_a_command_does_so(
-        self, out: Path, films: Path, blind: Path, capsys: Any
+        self, out: Path, films: Path, blind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
         assert not [*out.rglob("scores.json"), *out.rglob("predictions.csv")]
         words = ["tune", str(out.parent / "tiny.yaml"), "--data.root", str(blind), "--trials", "4"]
@@ -237,8 +237,10 @@ class TestSearched:
         assert "4 complete" in printed
         command = shlex.split(printed.split("once:")[1])
         assert command[:2] == ["covidcxr", "test"]
+        monkeypatch.chdir(tmp_path)
         assert main([word.replace(str(blind), str(films)) for word in command[1:]]) == 0
         assert (out / "test" / "scores.json").is_file()
+        assert not list(tmp_path.iterdir()), "something was left where the command was given"
 
     def test_pictures(self, out: Path) -> None:
         for name in ("course", "slices"):
@@ -366,14 +368,14 @@ class TestEnds:
 
     def test_one_below_the_median_is_pruned_but_not_in_its_first_epoch(self, tmp_path: Path, pretend: Any) -> None:
         pretend.update({number: [0.7, 0.8, 0.9] for number in range(5)})
-        pretend[5], pretend[6] = [0.1, 0.2, 0.3], [0.1, 0.9, 0.95]
+        pretend[5], pretend[6], pretend[7] = [0.1, 0.2, 0.3], [0.1, 0.9, 0.95], [0.0, 0.0]
         found = tune(read(tmp_path), tmp_path / "out", trials=7)
         assert [row["state"] for row in found.rows] == ["complete"] * 5 + ["pruned", "complete"]
         assert (found.rows[5]["epochs"], found.rows[5]["value"]) == (2, pytest.approx(0.2))
         assert not (tmp_path / "out" / "trials" / "0005").exists()
         assert found.best == found.rows[6]
-        unpruned = tune(read(tmp_path), tmp_path / "all", trials=7, pruner="none")
-        assert {row["state"] for row in unpruned.rows} == {"complete"}
+        unpruned = tune(read(tmp_path), found.folder, trials=8, pruner="none")  # the last one is the worst of all
+        assert unpruned.rows[7]["state"] == "complete"
 
     def test_of_equals_the_earliest_is_best(self, tmp_path: Path, pretend: Any) -> None:
         pretend.update({0: [0.2], 1: [0.5], 2: [0.5]})

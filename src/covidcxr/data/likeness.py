@@ -23,8 +23,8 @@ Grey = UInt8[np.ndarray, "height width"]
 MIN_INLIERS, MIN_LIKENESS = 20, 0.75
 """From where on two films are one picture. Measured on 1,486 films without copies: of their 1,440 pairs of one patient
 the most alike reached 0.70, the next 0.63; of 300 pairs of different patients none more than 0.15. Of 120 copies each
-that were re-encoded, resized, cropped, brightened, equalised, inverted, mirrored, turned or marked, all reached 0.80; of
-those to which all of this was done at once, 66 % reached 0.75."""
+that were re-encoded, resized, cropped, brightened, equalised, inverted, mirrored, turned or marked, all reached 0.80;
+of those to which all of this was done at once, 66 % reached 0.75."""
 
 _SMALL, _LARGE = 160, 384  # longest side in pixels: for candidates, for the comparison
 _TABLES, _BITS, _COMMON = 4, 20, 0.02  # words a feature, bits a word, share of films beyond which a word tells nothing

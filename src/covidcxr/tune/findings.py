@@ -166,8 +166,9 @@ class Findings:
         recipe, model = self.folder / "best.yaml", trial_folder(self.folder, best["trial"]) / "model"
         if not model.is_dir():  # another machine trained it
             return ["covidcxr", "recipes", "run", str(recipe), *self.words]
-        place = ["--trainer.logger", "false", "--model.init_from", str(model), "--output", str(self.folder / "test")]
-        return ["covidcxr", "test", "--config", str(recipe), *self.words, *place]
+        out = str(self.folder / "test")
+        place = ["--trainer.logger", "false", "--trainer.default_root_dir", out, "--output", out]
+        return ["covidcxr", "test", "--config", str(recipe), *self.words, "--model.init_from", str(model), *place]
 
     def _about(self, best: Mapping[str, Any]) -> str:
         words = shlex.join(["covidcxr", "tune", self.recipe.name, *without_root(self.words)])
