@@ -23,27 +23,28 @@ import torch
 
 from covidcxr.data import CSVDataModule
 from covidcxr.data.prepare import prepare_dataset
-from covidcxr.io import write_image, write_mask
 from covidcxr.phantom import draw_phantom
 
+LABELS = ("normal", "covid19", "pneumonia")
 ROUNDS = 3
 
 
 def write_set(root: Path, films: int, size: int) -> Path:
-    """Write drawn films with lung masks; drawn at a quarter of the size, with fresh grain at the whole one."""
+    """Write drawn films with lung masks: a few, drawn at a quarter of the size, each with fresh grain at the whole."""
     rng = np.random.default_rng(0)
+    drawn = [draw_phantom(seed, label=LABELS[seed % 3], size=(size // 4, size // 4)) for seed in range(12)]
+    (root / "lungs").mkdir(parents=True)
     with (root / "manifest.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("path", "label", "patient_id", "lung_mask"))
         for number in range(films):
-            label = ("normal", "covid19", "pneumonia")[number % 3]
-            film = draw_phantom(number, label=label, size=(size // 4, size // 4))
+            film = drawn[number % len(drawn)]
             image = cv2.resize(film.image, (size, size), interpolation=cv2.INTER_CUBIC)
-            image += rng.normal(0, 0.01, image.shape).astype(np.float32)
+            image += 0.01 * rng.standard_normal(image.shape, np.float32)
             mask = cv2.resize(film.lung_field.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
-            write_image(root / f"{number}.png", image.clip(0, 1))
-            write_mask(root / "lungs" / f"{number}.png", mask > 0)
-            table.writerow((f"{number}.png", label, number, f"lungs/{number}.png"))
+            for name, pixels in ((f"{number}.png", image.clip(0, 1)), (f"lungs/{number}.png", mask)):
+                cv2.imwrite(str(root / name), np.rint(pixels * 255).astype(np.uint8))
+            table.writerow((f"{number}.png", LABELS[number % 3], number, f"lungs/{number}.png"))
     return root
 
 
@@ -95,7 +96,6 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # threads that wait for each other burn CPU time on a busy machine
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "drawn").mkdir()
         roots = {
             f"drawn, {options.size} x {options.size} PNG": write_set(
                 Path(folder) / "drawn", options.films, options.size
