@@ -110,6 +110,10 @@ def draw_masks(
     for done, batch in enumerate(_batches(records, batch_size), 1):
         films = []
         for record in batch:
+            place = Path(record.image_id)
+            if place.is_absolute() or ".." in place.parts:  # its masks would be written outside `out`
+                failed[record.image_id] = f"{place} lies outside the data set's folder: choose a root above it."
+                continue
             masks = {name: target / f"{record.image_id}.{name}.png" for name in classes}
             try:
                 if all(path.is_file() for path in masks.values()):
