@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from covidcxr.data.files import IMAGE_SUFFIXES
+from covidcxr.data.threads import tracked
 from covidcxr.errors import ConfigError
 from covidcxr.pipeline import Pipeline
 from covidcxr.prediction import Prediction
@@ -133,7 +134,7 @@ def predict_folder(
         [path for path, _ in films], batch_size=batch_size, num_workers=num_workers, on_error="return"
     )
     with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
-        for (_, name), answer in _tracked(zip(films, answers, strict=True), len(films), progress):
+        for (_, name), answer in tracked(zip(films, answers, strict=True), len(films), "films", progress):
             entry = {"name": name, **answer.to_dict()}
             if isinstance(answer, Prediction):
                 place = target / "films" / name
@@ -182,15 +183,6 @@ def _summary(entries: list[dict[str, Any]], left_out: Counter[str], target: Path
         "page": str((target / "index.html").resolve()),
         "predictions": str((target / "predictions.jsonl").resolve()),
     }
-
-
-def _tracked(items: Iterator[Any], total: int, progress: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("films"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        yield from bar.track(items, total=total)
 
 
 def _move(pipeline: Pipeline, device: str) -> None:

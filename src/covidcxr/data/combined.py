@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import some_of
+from covidcxr.data.linked import Linked
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.registry import DATASETS
@@ -227,17 +228,11 @@ class CombinedDataModule(CXRDataModule):
 def _link_patients(records: list[Record], copies: list[DuplicateGroup]) -> list[Record]:
     """Make one patient of all patients who share a film."""
     patients = {record.image_id: record.patient for record in records}
-    leader: dict[str, str] = {}
-
-    def find(patient: str) -> str:
-        while (above := leader.get(patient, patient)) != patient:
-            patient = above
-        return patient
-
+    linked: Linked[str] = Linked()
     for group in copies:
-        first, *others = sorted({find(patients[name]) for name in group.image_ids})
-        leader.update(dict.fromkeys(others, first))
+        for name in group.image_ids[1:]:
+            linked.link(patients[group.image_ids[0]], patients[name])
     return [
-        replace(record, patient_id=one) if (one := find(record.patient)) != record.patient else record
+        replace(record, patient_id=one) if (one := linked.leader(record.patient)) != record.patient else record
         for record in records
     ]

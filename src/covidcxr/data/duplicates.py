@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from covidcxr.data.likeness import MIN_INLIERS, MIN_LIKENESS, NO_SKETCH, Sketch, find_candidates, likeness, sketch
+from covidcxr.data.linked import Linked
 from covidcxr.data.records import Record
 from covidcxr.data.threads import Progress, map_threads
 from covidcxr.errors import CovidCXRError
@@ -182,19 +183,12 @@ def _near(
 def _groups(
     records: Sequence[Record], prints: dict[int, _Print], links: Iterable[tuple[int, int]]
 ) -> Iterator[DuplicateGroup]:
-    leader: dict[int, int] = {}
-
-    def find(number: int) -> int:
-        while (above := leader.get(number, number)) != number:
-            number = above
-        return number
-
+    linked: Linked[int] = Linked()
     for one, other in links:
-        first, second = sorted((find(one), find(other)))
-        leader[second] = first
+        linked.link(one, other)
     members: dict[int, list[int]] = defaultdict(list)
     for number in sorted(prints):
-        members[find(number)].append(number)
+        members[linked.leader(number)].append(number)
     for numbers in members.values():
         if len(numbers) > 1:
             files, pixels = ({getattr(prints[n], kind) for n in numbers} for kind in ("file", "pixels"))

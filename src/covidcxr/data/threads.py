@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
-__all__ = ["Progress", "map_threads"]
+__all__ = ["Progress", "map_threads", "tracked"]
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told how many of how many are done."""
@@ -44,3 +44,13 @@ def map_threads(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def tracked(items: Iterable[T], total: int, unit: str, progress: bool) -> Iterator[T]:
+    """Yield items with a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        yield from bar.track(items, total=total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -11,13 +11,12 @@ from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
 from covidcxr.data import CXRDataModule, CXRDataset
+from covidcxr.data.threads import tracked
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.models import ClassificationModel, Classifier
 from covidcxr.types import Batch, SplitName
 
-__all__ = ["check_classes", "film_rows", "inputs", "labelled_films", "predict_rows", "tracked"]
-
-Item = TypeVar("Item")
+__all__ = ["check_classes", "film_rows", "inputs", "labelled_films", "predict_rows"]
 
 
 def predict_rows(
@@ -115,16 +114,6 @@ def check_classes(classes: Sequence[str], data: object) -> None:
             f"The model's classes are {list(classes)}, but the data module's labels are {list(theirs)}: set both "
             f"alike, in the same order."
         )
-
-
-def tracked(items: Iterable[Item], total: int, unit: str, progress: bool) -> Iterator[Item]:
-    """Yield items with a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        yield from bar.track(items, total=total)
 
 
 def inputs(model: ClassificationModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
