@@ -9,20 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 from covidcxr.files import replace_file
+from covidcxr.page import STYLE
 from covidcxr.prediction import MASK_COLORS, in_words
 
 __all__ = ["write_sheet"]
 
 _STYLE = """
-:root { color-scheme: light dark; --page: #f4f5f7; --card: #fff; --ink: #1c2128; --dim: #59636e; --line: #d5dae1;
-        --bar: #3b6fd4; --doubt: #9a5b00; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14171b; --card: #1e2329; --ink: #e8eaed; --dim: #9aa4b0; --line: #343b44; --bar: #7ba4f4;
-          --doubt: #f0b35a; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0; padding: 1.5rem; background: var(--page); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
-h1 { margin: 0 0 .25rem; font-size: 1.4rem; } p { margin: .25rem 0; } .dim { color: var(--dim); }
-.notice { border-left: 4px solid var(--doubt); padding: .4rem .8rem; margin: 1rem 0; background: var(--card); }
 .key i { display: inline-block; width: .9em; height: .9em; border-radius: 2px; margin: 0 .3em 0 .9em; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 1rem; margin-top: 1rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
@@ -58,7 +50,7 @@ def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
         '<link rel="icon" href="data:,">',
-        f"<title>covidcxr: {summary['films']} films</title><style>{_STYLE}</style></head><body>",
+        f"<title>covidcxr: {summary['films']} films</title><style>{STYLE}{_STYLE}</style></head><body>",
         f"<h1>{summary['films']} films</h1><p>{counts}; {summary['failed']} unreadable</p>",
         f'<p class="dim">Left out, no films: {left_out}</p>' if left_out else "",
         f'<p class="key dim">Outlines:{key}</p>' if key else "",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covidcxr.errors import ConfigError
+from covidcxr.evaluation.intervals import Estimate
 from covidcxr.evaluation.rows import answered_rows
 from covidcxr.files import replace_file
+from covidcxr.page import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
+    "as_picture",
     "draw_comparison",
     "draw_run",
     "panels",
     "plot_confusion",
+    "plot_estimates",
     "plot_history",
     "plot_precision_recall",
     "plot_roc",
@@ -107,6 +113,37 @@ def plot_precision_recall(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axis.axhline(truth.mean(), color=color, linewidth=0.8, linestyle=":")
     axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axis.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def plot_estimates(
+    estimates: Mapping[str, Estimate],
+    *,
+    title: str = "",
+    chance: float | None = None,
+    limits: tuple[float, float] = (0, 1),
+) -> Figure:
+    """Draw figures with their intervals, one below the other.
+
+    Args:
+        estimates: By name; those that are not defined are left out.
+        title: What the figures are.
+        chance: Where a dotted line tells what guessing gives; None = no line.
+        limits: Ends of the axis.
+    """
+    shown = {name: one for name, one in estimates.items() if not math.isnan(one.value)}
+    figure, (axis,) = panels(1, width=6.4, height=0.9 + 0.3 * len(shown))
+    if chance is not None:
+        axis.axvline(chance, color=INK, linewidth=1, linestyle=":")
+    places = range(len(shown), 0, -1)
+    for place, one in zip(places, shown.values(), strict=True):
+        axis.plot([one.low, one.high], [place, place], color=COLORS[0], linewidth=2)
+        axis.plot(one.value, place, "o", color=COLORS[0], markersize=5)
+    axis.set(title=title, ylim=(0.4, len(shown) + 0.6), yticks=places, xlim=limits)
+    axis.set_yticklabels([f"{name}  ({one.count})" for name, one in shown.items()])
+    axis.set_xlabel("value and 95 % interval over patients; in brackets the films", fontsize=8, color=INK)
+    axis.grid(visible=True, axis="x", color=LINE)
+    axis.grid(visible=False, axis="y")
     return figure
 
 
@@ -200,6 +237,13 @@ def panels(count: int, width: float = 3.6, height: float = 2.8, columns: int = 9
         axis.xaxis.label.set(fontsize=8, color=INK)
         axis.yaxis.label.set(fontsize=8, color=INK)
     return figure, axes
+
+
+def as_picture(figure: Figure, alt: str, caption: str = "") -> Picture:
+    """Return a figure for a page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Picture(buffer.getvalue(), alt, caption)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

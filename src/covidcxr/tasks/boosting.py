@@ -28,7 +28,7 @@ def fit_boosting(
     """Grow the trees of a model whose network is "boosted", by scikit-learn's gradient boosting (Friedman 2001).
 
     The films are the labelled ones of the training split, each once and as it is: the data module's augmentation and
-    balance, which are made for epochs, do not count. Needs scikit-learn: `pip install "covidcxr[boosting]"`.
+    balance, which are made for epochs, do not count.
 
     Args:
         model: Gets the trees; as many stages, as deep, as it has room for.
@@ -44,8 +44,8 @@ def fit_boosting(
         The model.
 
     Raises:
-        ConfigError: If the model is of another kind, its classes may come together or are not those of the data, a
-            number is out of range, or scikit-learn is not installed.
+        ConfigError: If the model is of another kind, its classes may come together or are not those of the data, or
+            a number is out of range.
         DatasetError: If a class has no training film, or a film lacks the lung mask that the region needs.
         ImageReadError: If a film cannot be read.
     """
@@ -58,10 +58,8 @@ def fit_boosting(
     for name, value in (("learning_rate", learning_rate), ("subsample", subsample), ("max_features", max_features)):
         if not 0 < value <= 1:
             raise ConfigError(f"{name} must be in (0, 1], not {value}.")
-    try:
-        from sklearn.ensemble import GradientBoostingClassifier
-    except ImportError as error:
-        raise ConfigError('fit_boosting needs scikit-learn: pip install "covidcxr[boosting]"') from error
+    from sklearn.ensemble import GradientBoostingClassifier
+
     check_classes(model.config.classes, data)
     features, labels = _features(model, network, data, progress)
     stages = len(network.leaf)
