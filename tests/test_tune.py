@@ -28,7 +28,7 @@ from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.models import ClassificationModel
 from covidcxr.phantom import write_dataset
 from covidcxr.recipe import Recipe
-from covidcxr.runs import Run
+from covidcxr.run import Run
 from covidcxr.search import Choice, Number, read_search
 from covidcxr.tune import Findings, tune
 from covidcxr.tune.study import NumberedSampler, fail_dead, open_study

@@ -17,7 +17,8 @@ _EXAMPLES = """examples:
   covidcxr recipes show loan2022-lungs
   covidcxr recipes copy loan2022-lungs my-lungs.yaml
   covidcxr recipes run loan2022-lungs --data.root DIR
-  covidcxr recipes run my-lungs.yaml --data.root DIR --output runs/mine --trainer.max_epochs 5"""
+  covidcxr recipes run my-lungs.yaml --data.root DIR --output runs/mine --trainer.max_epochs 5
+  covidcxr recipes run mini-classifier --data.root DIR --folds 5 --output runs/folds"""
 
 
 def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,9 +48,15 @@ def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog="example: covidcxr recipes run loan2022-lungs --data.root DIR --trainer.max_epochs 5",
     )
     go.add_argument("name", help="a recipe's name, or a YAML file")
-    go.add_argument("--output", metavar="DIR", help="where the runs go (runs/NAME)")
+    go.add_argument("--output", metavar="DIR", help="where the runs go (runs/NAME, runs/NAME-folds, runs/NAME-sources)")
     go.add_argument(
         "--only", nargs="+", default=[], metavar="VARIANT", help="run only what holds one of these variants"
+    )
+    go.add_argument("--folds", type=int, metavar="K", help="cross-validate in K folds, patients whole, scored as one")
+    go.add_argument(
+        "--leave-one-source-out",
+        action="store_true",
+        help="train without each source in turn and test on it: what to expect in a hospital that was never seen",
     )
     go.add_argument("--json", action="store_true", help="print the scores as JSON")
     go.set_defaults(run=_run, takes_more=True)
@@ -93,8 +100,16 @@ def _run(options: argparse.Namespace) -> int:
     from covidcxr.runs import run_recipe
 
     recipe = Recipe.read(options.name)
-    folder = Path(options.output or Path("runs") / recipe.name)
-    comparison = run_recipe(recipe, folder, options.more, options.only)
+    part = "-folds" if options.folds else "-sources" if options.leave_one_source_out else ""
+    folder = Path(options.output or Path("runs") / f"{recipe.name}{part}")
+    comparison = run_recipe(
+        recipe,
+        folder,
+        options.more,
+        options.only,
+        folds=options.folds,
+        leave_one_source_out=options.leave_one_source_out,
+    )
     if options.json:
         _print(json.dumps(comparison.to_dict(), indent=2))
     elif recipe.compare:

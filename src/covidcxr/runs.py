@@ -7,93 +7,26 @@ folder, in files that appear whole or not at all.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
-
 from covidcxr.config import check_keys
 from covidcxr.ensembling import EnsembleStep
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
-from covidcxr.evaluation.plots import draw_comparison, draw_run
+from covidcxr.evaluation.plots import draw_comparison
 from covidcxr.files import replace_file
-from covidcxr.hub import read_json
 from covidcxr.masks import draw_masks
-from covidcxr.recipe import Recipe, claim, write_yaml
-from covidcxr.training import check, open_data, print_line, run
+from covidcxr.pooling import HeldOut, without_sources
+from covidcxr.recipe import Recipe
+from covidcxr.run import PooledRun, Run
+from covidcxr.training import check, open_data, print_line
 
-__all__ = ["Comparison", "Run", "run_recipe"]
+__all__ = ["Comparison", "run_recipe"]
 
 _MASKS = ("dice_", "iou_", "precision_", "recall_")
 _CLASSES = ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "macro_auroc")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a recipe, in a folder of its own.
-
-    Attributes:
-        name: The variants that it stands for, joined by "+"; "" if nothing is compared.
-        folder: Holds config.yaml, model/ (for `from_pretrained`), scores.json, predictions.csv, history.json, pictures.
-        config: What LightningCLI reads.
-        words: Command-line words that change the config.
-    """
-
-    name: str
-    folder: Path
-    config: Mapping[str, Any]
-    words: Sequence[str] = ()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run was fitted and tested."""
-        return (self.folder / "scores.json").is_file()
-
-    def check(self) -> None:
-        """Build everything and train nothing.
-
-        Raises:
-            CovidCXRError: If a setting is wrong.
-        """
-        check(["fit", "--config", self.claim_folder(), *self.words, *self._place()])
-
-    def go(self) -> None:
-        """Fit, test and draw; what was reached before is not repeated."""
-        config = self.fit()
-        if not self.finished:
-            tested = ["--model.init_from", str(self.folder / "model"), "--output", str(self.folder)]
-            run(["test", "--config", config, *self.words, *self._place(), *tested])
-        draw_run(self.folder)
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-
-    def fit(self, callbacks: Sequence[Callback] = ()) -> str:
-        """Train, unless that was done, and return the path of the config."""
-        config, model = self.claim_folder(), self.folder / "model"
-        if not (model / "history.json").is_file():  # the last that is written
-            last = self.folder / "checkpoints" / "last.ckpt"
-            resume = ["--ckpt_path", str(last)] if last.is_file() else []
-            run(["fit", "--config", config, *self.words, *self._place(), "--output", str(model), *resume], callbacks)
-        return config
-
-    def scores(self) -> dict[str, dict[str, Any]]:
-        """Return the scores of all test films: from name to value, low, high, count and patients."""
-        scores: dict[str, dict[str, Any]] = read_json(self.folder / "scores.json")["all"]
-        return scores
-
-    def _place(self) -> list[str]:
-        return ["--trainer.logger", "false", "--trainer.default_root_dir", str(self.folder)]
-
-    def claim_folder(self) -> str:
-        """Take the folder for these settings and return the path of the config in it.
-
-        Raises:
-            ConfigError: If it holds a run with other settings.
-        """
-        claim(self.folder, self.config, self.words)
-        return str(write_yaml(self.folder / "config.yaml", self.config))
 
 
 @dataclass(frozen=True)
@@ -159,13 +92,20 @@ class Comparison:
             table.add_row(*(cell.replace(" [", "\n[") for cell in row))
         for column in table.columns:
             column.no_wrap = True
-        console = Console()
         # A table in a log is read in an editor, which is wide.
-        console.print(table, width=None if console.is_terminal else 200)
+        Console(width=None if Console().is_terminal else 200).print(table)
         print_line(f"Intervals are bootstrapped over patients. Plot: {self.folder / 'comparison.png'}")
 
 
-def run_recipe(recipe: Recipe, folder: Path, words: Sequence[str] = (), only: Sequence[str] = ()) -> Comparison:
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    words: Sequence[str] = (),
+    only: Sequence[str] = (),
+    *,
+    folds: int | None = None,
+    leave_one_source_out: bool = False,
+) -> Comparison:
     """Run a recipe: every run is checked before the first is trained, and a finished one is not repeated.
 
     Args:
@@ -173,18 +113,28 @@ def run_recipe(recipe: Recipe, folder: Path, words: Sequence[str] = (), only: Se
         folder: Where the runs go.
         words: Command-line words of `covidcxr fit` that change every run, say `["--data.root", "films"]`.
         only: Run only those whose name holds one of these variants (or is one of these names).
+        folds: Train and test every run in so many folds, patients whole, and score all of them as one.
+        leave_one_source_out: Train every run once without each source, test on that source, and score all as one.
 
     Returns:
         The runs. One that went wrong in training is told in `failed`; the others were run.
 
     Raises:
         CovidCXRError: If a setting of any run is wrong: nothing was trained then.
-        ConfigError: If `only` names no run.
+        ConfigError: If `only` names no run, or folds are asked of what has none: an ensemble, or masks alone.
     """
+    pooled = folds is not None or leave_one_source_out
+    if pooled and (recipe.ensemble is not None or "model" not in recipe.config or (folds and leave_one_source_out)):
+        raise ConfigError(
+            "--folds and --leave-one-source-out go with recipes that train models and no ensemble, one of the two."
+        )
     words = [*words, *_draw_masks(recipe, folder, words)]
     if "model" not in recipe.config:
         return Comparison(recipe, folder, ())
     runs = tuple(_chosen(recipe, folder, words, only))
+    if pooled:
+        held_out = HeldOut.folds(folds) if folds is not None else _sources(recipe, words)
+        runs = tuple(PooledRun.of(one, held_out) for one in runs)
     ensemble = (
         None if recipe.ensemble is None or only else EnsembleStep.read(recipe.ensemble, f"the recipe {recipe.name}")
     )
@@ -227,6 +177,15 @@ def _draw_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> list[str]
         f"{report.min_lung_area:.0%} of the film (small.csv); {len(report.failed)} films could not be read."
     )
     return ["--data.drawn_masks", str(folder / "masks"), *least]
+
+
+def _sources(recipe: Recipe, words: Sequence[str]) -> tuple[HeldOut, ...]:
+    """Return the sources to hold out, and say which cannot be."""
+    masks_only = recipe.base()["model"].get("class_path") == "SegmentationTask"
+    held_out, reasons = without_sources(open_data(recipe.base(), words), labels=not masks_only)
+    for source, reason in reasons.items():
+        print_line(f"{source} is never held out: {reason}.")
+    return held_out
 
 
 def _combine(recipe: Recipe, folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]:

@@ -33,6 +33,7 @@ from covidcxr.pipeline import Pipeline
 from covidcxr.recipe import Recipe, data_class, task_class, write_yaml
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask, SingleTask, Task
+from covidcxr.tasks.rows import add_traits
 
 __all__ = ["TrainingCLI", "check", "run"]
 
@@ -302,6 +303,8 @@ class TrainingCLI(LightningCLI):
             return
         if not rows:
             raise ConfigError("There is no film to score: this split of the data is empty, or has no labels or masks.")
+        if isinstance(self.datamodule, CXRDataModule):
+            rows = add_traits(rows, self.datamodule.records)
         output = Path(self.config[self.subcommand].output or self.trainer.log_dir or self.trainer.default_root_dir)
         output.mkdir(parents=True, exist_ok=True)
         scores = score_sources(rows)

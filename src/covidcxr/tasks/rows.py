@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -11,12 +11,13 @@ from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
 from covidcxr.data import CXRDataModule, CXRDataset
+from covidcxr.data.records import Record
 from covidcxr.data.threads import tracked
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.models import ClassificationModel, Classifier
 from covidcxr.types import Batch, SplitName
 
-__all__ = ["check_classes", "film_rows", "inputs", "labelled_films", "predict_rows"]
+__all__ = ["add_traits", "check_classes", "film_rows", "inputs", "labelled_films", "predict_rows"]
 
 
 def predict_rows(
@@ -75,6 +76,28 @@ def film_rows(
         else:
             row["label"] = classes[int(label)]
         yield row | {f"probability_{name}": value for name, value in zip(classes, chances, strict=True)}
+
+
+def add_traits(rows: Iterable[Mapping[str, Any]], records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Write beside each row what the records tell of its film: `view`, `sex` and `age`, where any film has them.
+
+    Args:
+        rows: A row a film, with `image_id`.
+        records: The films of the data set.
+
+    Returns:
+        New rows; what is not known is "".
+    """
+    rows = list(rows)
+    known = {record.image_id: record for record in records}
+    films = [known.get(str(row["image_id"])) for row in rows]
+    told = [name for name in ("view", "sex", "age") if any(getattr(film, name, None) is not None for film in films)]
+
+    def traits(film: Record | None) -> dict[str, Any]:
+        values = {name: getattr(film, name, None) for name in told}
+        return {name: "" if value is None else value for name, value in values.items()}
+
+    return [{**row, **traits(film)} for row, film in zip(rows, films, strict=True)]
 
 
 def labelled_films(data: CXRDataModule, split: SplitName, model: ClassificationModel) -> DataLoader[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from covidcxr.errors import ConfigError
 from covidcxr.recipe import Recipe, claim
-from covidcxr.runs import Run
+from covidcxr.run import Run
 from covidcxr.search import Choice
 from covidcxr.training import print_line
 from covidcxr.tune.findings import Findings

@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.recipe import Recipe
-from covidcxr.runs import Run
+from covidcxr.run import Run
 from covidcxr.tune.findings import trial_folder
 from covidcxr.tune.study import claims, retry
 
