@@ -108,7 +108,8 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     """Read the rows that `covidcxr test` wrote; what is not known is NaN, or "" in a column of words."""
     import pandas as pd
 
-    table = pd.read_csv(path, dtype=dict.fromkeys(_WORDS, str))
+    # A source may be called "NA": only what is empty is not known.
+    table = pd.read_csv(path, dtype=dict.fromkeys(_WORDS, str), keep_default_na=False, na_values=[""])
     words = [name for name in _WORDS if name in table]
     table[words] = table[words].fillna("")
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
