@@ -166,7 +166,7 @@ class TestNotes:
         settings = {"table": "split.csv", "mask_columns": None, "label_column": None}
         report = check_dataset(open_table(table, **settings))
         assert report.complete
-        assert any("split leaks: 7 patients" in note for note in report.notes)
+        assert any("leaks: 7 patients" in note for note in report.notes)
         assert any("patients of 6 of 20 films are not known" in note for note in report.notes)
         assert not any(
             "leaks" in note for note in check_dataset(open_table(table, official_split=False, **settings)).notes

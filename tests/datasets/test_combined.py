@@ -22,6 +22,7 @@ from covidcxr.data import (
     find_leaks,
     find_shared_films,
 )
+from covidcxr.data.check import check_dataset
 from covidcxr.data.likeness import sketch
 from covidcxr.errors import ConfigError, DatasetError, UnknownNameError
 from covidcxr.io import read_image
@@ -161,6 +162,11 @@ class TestCopies:
         with pytest.raises(DatasetError, match=r"1 films are there several times.*one/p2_0\.png = two/q2_0\.png"):
             _ = self.combined(twins, near_duplicates=False).records
         assert len(self.combined(twins, duplicates="ignore").records) == 10
+
+    def test_the_check_tells_of_them(self, twins: Path) -> None:
+        (fault,) = check_dataset(self.combined(twins)).faults
+        assert "2 films are there several times, in different splits" in fault
+        assert check_dataset(self.combined(twins, duplicates="ignore")).complete
 
     def test_group_keeps_the_test_copy_of_official_splits(self, twins: Path) -> None:
         whole = self.combined(twins, duplicates="group")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from covidcxr.data import CoronaHackDataModule, Record, count_by, find_leaks
+from covidcxr.data.check import check_dataset
 from covidcxr.data.collection import Collection
 from covidcxr.errors import ConfigError, DatasetError
 from fakes import write_coronahack_fake
@@ -56,6 +57,14 @@ def test_labels(tmp_path, labels, classes, counts):
     assert module.classes == classes
     assert count_by(module.records, "label") == counts
     module.setup()
+
+
+@pytest.mark.parametrize(("labels", "release"), [("covid", "2020"), ("binary", "2020, labels=binary")])
+def test_a_copy_is_compared_with_the_labels_that_are_asked_for(tmp_path, labels, release):
+    module = CoronaHackDataModule(write_coronahack_fake(tmp_path), labels=labels, official_split=False)
+    (fault,) = [fault for fault in check_dataset(module).faults if fault.startswith("test/Pneumonia")]
+    assert fault == f"test/Pneumonia: 11 of 390 films of the release {release}."
+    assert module.known_releases().keys() == {release}
 
 
 def test_what_the_official_test_films_lack_is_told(tmp_path):

@@ -97,6 +97,7 @@ def test_all_that_is_broken_is_told_at_once(tmp_path):
     for film in (top / "Normal" / "images").iterdir():
         film.unlink()
     (top / "COVID" / "masks" / "COVID-3.png").unlink()
+    (top / "Viral Pneumonia" / "images" / "Viral Pneumonia-2.png").unlink()
     (top / "COVID.metadata.xlsx").write_bytes(b"PK cut sho")
     book = Workbook()
     book.active.append(["FILE NAME", "FORMAT"])
@@ -107,6 +108,7 @@ def test_all_that_is_broken_is_told_at_once(tmp_path):
         "COVID.* no Excel file",
         "no column 'URL'",
         "holds no film",
+        "1 masks in .*Viral Pneumonia/masks have no film: Viral Pneumonia-2",
         "1 files .*COVID-3",
     )
     assert len(faults) == len(expected)

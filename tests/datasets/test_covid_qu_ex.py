@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from covidcxr.data import CovidQUExDataModule, Record, count_by, find_leaks
+from covidcxr.data.check import check_dataset
 from covidcxr.data.collection import Collection
 from covidcxr.errors import ConfigError, DatasetError
 from fakes import write_covid_qu_ex_fake
@@ -111,6 +112,17 @@ def test_all_that_is_broken_is_told_at_once(tmp_path):
     ):
         with pytest.raises(DatasetError, match=part):
             raise DatasetError(fault)
+
+
+def test_a_film_whose_masks_are_left_is_missed_by_the_check_only(tmp_path):
+    root = write_covid_qu_ex_fake(tmp_path)
+    (root / INFECTION / "Train" / "Normal" / "images" / "Normal (7).png").unlink()
+    module = CovidQUExDataModule(root, part="infection")
+    faults = check_dataset(module).faults
+    assert len(faults) == 2
+    for fault, folder in zip(faults, ("lung masks", "infection masks"), strict=True):
+        assert fault.startswith(f"1 masks in {root / INFECTION / 'Train' / 'Normal' / folder} have no film: Normal (7)")
+    assert len(module.records) == 56
 
 
 def test_an_empty_folder_says_where_to_get_it(tmp_path):

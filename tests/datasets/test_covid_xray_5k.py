@@ -104,6 +104,17 @@ def test_a_split_that_is_lost(tmp_path, split):
     assert f"{split}. root is {root}" in fault
 
 
+@pytest.mark.real
+def test_counts_of_the_layout(real_data):
+    text = (real_data / "layouts" / "covid_xray_5k" / "LAYOUT.md").read_text()
+    plain, copied = (CovidXray5kDataModule.releases[name] for name in ("v3", "v3 with augmented copies"))
+    assert f"| train | {plain['train/covid']} ({copied['train/covid']} after aug" in text
+    assert f"tation) | {plain['train/non']:,} |" in text
+    assert f"| test | {plain['test/covid']} | {plain['test/non']:,} |" in text
+    assert f"Total {sum(plain.values()):,} images" in text
+    assert sum(copied.values()) - sum(plain.values()) == 336
+
+
 def test_a_cut_table_of_patients(tmp_path):
     root = write_covid_xray_5k_fake(tmp_path)
     with (root / "metadata.csv").open("a") as file:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from covidcxr.data import CovidxCT2DataModule, Record, count_by, find_leaks
+from covidcxr.data.check import check_dataset
 from covidcxr.errors import ConfigError
 from fakes import write_covidx_ct2_fake
 
@@ -130,6 +131,25 @@ def test_published_counts():
     whole = {name: sum(counts.values()) for name, counts in CovidxCT2DataModule.releases.items()}
     assert whole == {"1": 104_009, "2A": 194_922, "2B": 201_103, "3A": 425_024, "3B": 431_205}
     assert CovidxCT2DataModule.releases["2A"]["test/COVID-19"] == 6018
+
+
+def test_a_copy_is_compared_with_the_version_that_is_asked_for(tmp_path):
+    root = write_covidx_ct2_fake(tmp_path)
+    faults = check_dataset(CovidxCT2DataModule(root)).faults
+    assert len(faults) == 9
+    assert "train/COVID-19: 21 of 82,286 films of the release 2A." in faults
+    assert CovidxCT2DataModule(root, version="3B").known_releases().keys() == {"3B"}
+
+
+@pytest.mark.real
+def test_counts_of_the_layout(real_data):
+    text = (real_data / "layouts" / "covidx_ct2" / "LAYOUT.md").read_text()
+    for version in ("2A", "2B"):
+        counts = CovidxCT2DataModule.releases[version]
+        for split in ("train", "val", "test"):
+            own = [counts[f"{split}/{label}"] for label in ("Normal", "Pneumonia", "COVID-19")]
+            name = f"train {version}" if split == "train" else split
+            assert f"| {name} | {' | '.join(f'{count:,}' for count in (*own, sum(own)))} |" in text
 
 
 @pytest.mark.real

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from covidcxr.data import CovidxCXR3DataModule, Record, count_by, find_leaks
+from covidcxr.data.check import check_dataset
 from covidcxr.data.collection import Collection
 from covidcxr.data.views import projection
 from covidcxr.errors import DatasetError
@@ -82,7 +83,9 @@ def test_mislabelled_films_are_left_out_on_demand(tmp_path):
     assert not names & {"0a1b2c3d.jpg", "4e5f6071.jpg"}
     assert "8293a4b5.jpg" in names  # positive
     assert module.left_out == {"Hannover COVID-19 film, labelled otherwise": 2}
-    assert len(list(CovidxCXR3DataModule(tmp_path).kept_records())) == len(names) + 2
+    whole = CovidxCXR3DataModule(tmp_path)
+    assert len(list(whole.kept_records())) == len(names) + 2
+    assert module.listed == whole.listed  # the copy is no less complete for it
 
 
 @pytest.mark.parametrize(
@@ -132,6 +135,37 @@ def test_the_first_versions_tell_no_source(tmp_path):
     ]
 
 
+def test_validation_films_of_a_later_download_are_used(tmp_path):
+    root = write_covidx_cxr3_fake(tmp_path)
+    lines = (root / "train.txt").read_text().splitlines()
+    (root / "val.txt").write_text("\n".join(lines[:10]))
+    (root / "val").mkdir()
+    for line in lines[:10]:
+        (root / "train" / line.split()[1]).rename(root / "val" / line.split()[1])
+    (root / "train.txt").write_text("\n".join(lines[20:]))
+    module = CovidxCXR3DataModule(root, version="CXR-4")
+    assert count_by(module.records, "split") == {"train": 21, "test": 12, "val": 10}
+    assert check_dataset(module).complete  # no counts are known of it
+    (root / "val.txt").rename(root / "val_COVIDx9A.txt")  # the list of another version
+    assert count_by(CovidxCXR3DataModule(root).unsplit_records(), "split") == {"train": 21, "test": 12}
+
+
+@pytest.mark.parametrize(
+    ("version", "releases"),
+    [
+        ("9B", {"COVIDx9B (repository)", "CXR-3 (Kaggle)"}),
+        ("CXR-3A", {"CXR-3A"}),
+        ("7B", {"COVIDx7B"}),
+        ("5", set()),
+    ],
+)
+def test_a_copy_is_compared_with_the_version_that_is_asked_for(tmp_path, version, releases):
+    module = CovidxCXR3DataModule(tmp_path, version=version)
+    assert module.known_releases().keys() == releases
+    labels = {key.partition("/")[2] for counts in module.known_releases().values() for key in counts}
+    assert labels == (set(module.classes) if releases else set())
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -163,9 +197,9 @@ def test_all_that_is_broken_is_told_at_once(tmp_path):
         file.write("904 90000_2_1.PNG negative cohen\n")  # a second time
         file.write("A1 a.png pos")
     faults = faults_of(CovidxCXR3DataModule(root))
-    assert [fault.split(" ")[0] for fault in faults] == ["Line", "CovidxCXR3DataModule", "1", "1"]
-    assert "does not find" in faults[1]
-    assert "test_COVIDx9B.txt" in faults[1]
+    assert [fault.split(" ")[0] for fault in faults] == ["CovidxCXR3DataModule", "Line", "1", "1"]
+    assert "does not find" in faults[0]
+    assert "test_COVIDx9B.txt" in faults[0]
     assert "90000_2_1.PNG" in faults[2]
     assert "COVID(12).png" in faults[3]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from covidcxr.data.collection import Collection
 from covidcxr.data.fitting import box_slices, check_mask_size
-from covidcxr.data.records import Record, find_leaks
+from covidcxr.data.records import Record
 from covidcxr.data.targets import finding_table, label_numbers
 from covidcxr.data.threads import Progress, map_threads
 from covidcxr.errors import CovidCXRError, DatasetError
@@ -70,6 +70,11 @@ def check_dataset(collection: Collection, *, decode: bool = False, progress: Pro
         records = collection.unsplit_records()
         if not records and not faults:
             collection.fault(collection.no_film())
+        if records:
+            try:
+                collection.split_records(records)  # tells of what is in two splits
+            except DatasetError as error:
+                collection.fault(error)
     release, differences = _compare(collection.listed, collection.known_releases())
     examined = map_threads(
         lambda record: _examine(collection, record, decode), records, threads=_THREADS, progress=progress
@@ -161,8 +166,6 @@ def _notes(collection: Collection, records: list[Record]) -> Iterator[str]:
     if collection.left_out:
         reasons = ", ".join(f"{films:,} ({reason})" for reason, films in collection.left_out.most_common())
         yield f"Films left out: {reasons}."
-    if leaks := find_leaks(records):
-        yield f"The official split leaks: {len(leaks):,} patients are in more than one part."
     if unknown := sum(record.patient_id is None for record in records):
         yield (
             f"The patients of {unknown:,} of {len(records):,} films are not known: each film counts as a patient of "

@@ -63,6 +63,7 @@ class Collection(ABC):
         releases: Number of films of each published release, as "split/label" -> count ("all/label" where the release
             has no split), over all films and with the data set's own labels; newest last. A complete copy has the
             counts of one.
+        release: The one of `releases` that is read unless a setting names another; "" = the newest.
         settings: The constructor's arguments that decide which records are read, for `covidcxr datasets prepare`.
         own_classes: The classes before any `label_map`.
         listed: Films that the data set lists, before any is left out, to be compared with `releases`, as "split/label"
@@ -81,6 +82,7 @@ class Collection(ABC):
     caveats: ClassVar[tuple[str, ...]] = ()
     modality: ClassVar[Literal["X-ray", "CT"]] = "X-ray"
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    release: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -155,6 +157,15 @@ class Collection(ABC):
         records = self.unsplit_records()
         if not records:
             raise self.no_film()
+        return self.split_records(records)
+
+    def split_records(self, records: list[Record]) -> list[Record]:
+        """Give each film its split, as the settings say, and look for what is in two of them.
+
+        Raises:
+            ConfigError: If the settings do not fit each other.
+            DatasetError: If the films do not fit the settings.
+        """
         if self.fold is not None and self.folds is not None:
             records = take_fold(records, self.folds, self.fold, seed=self.split_seed)
         else:
@@ -247,6 +258,11 @@ class Collection(ABC):
         if self._faults is None:
             raise error
         self._faults.append(str(error))
+
+    def remark(self, message: str) -> None:
+        """Note what is wrong with a copy where all faults are collected; the films can be used all the same."""
+        if self._faults is not None:
+            self._faults.append(message)
 
     @contextmanager
     def collected_faults(self) -> Iterator[list[str]]:

@@ -26,6 +26,7 @@ _CLASSES = {
     "binary": ("Normal", "Pneumonia"),
     "detailed": ("Normal", "virus", "bacteria", "COVID-19", "SARS", "Streptococcus", "ARDS"),
 }
+_RELEASES = {"covid": "2020", "binary": "2020, labels=binary", "detailed": "2020, labels=detailed"}
 _COLUMNS = ("X_ray_image_name", "Label", "Dataset_type", "Label_1_Virus_category", "Label_2_Virus_category")
 _FOLDER = "Coronahack-Chest-XRay-Dataset"
 # Names are person<n>_virus_<film>, person<n>_bacteria_<film>, IM-<n>-... and NORMAL2-IM-<n>-... Each kind counts its
@@ -106,6 +107,10 @@ class CoronaHackDataModule(CXRDataModule):
         super().__init__(root, **base)
         self.labels = labels
         self.settings = {"labels": labels}
+
+    def known_releases(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the counts by the labels that are read."""
+        return {_RELEASES[self.labels]: self.releases[_RELEASES[self.labels]]}
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a row of the table."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.files import find_images, list_folders
+from covidcxr.data.files import find_images, find_orphans, list_folders
 from covidcxr.data.records import Record
 from covidcxr.data.rows import Table
 from covidcxr.errors import DatasetError
@@ -93,6 +93,8 @@ class Covid19RadiographyDataModule(CXRDataModule):
             films = find_images(images)
             if not films:
                 self.fault(DatasetError(f"{images} holds no film. Unpack the download again."))
+            for message in find_orphans(films, folder / "masks") if films else ():
+                self.remark(message)
             has_masks = (folder / "masks").is_dir()
             for film in films:
                 yield Record(

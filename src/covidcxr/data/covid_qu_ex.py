@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.files import find_images, list_folders
+from covidcxr.data.files import find_images, find_orphans, list_folders
 from covidcxr.data.records import Record
 from covidcxr.data.splits import split_name
 from covidcxr.data.views import bimcv_view
@@ -111,6 +111,9 @@ class CovidQUExDataModule(CXRDataModule):
             if not films:
                 self.fault(DatasetError(f"{images} holds no film. Unpack the download again."))
             masks = {name: images.with_name(folder) for name, folder in _MASKS[part].items()}
+            for folder in masks.values() if films else ():
+                for message in find_orphans(films, folder):
+                    self.remark(message)
             for film in films:
                 bimcv = re.match(r"sub-(S\d+)_", film.name)
                 yield Record(

@@ -90,12 +90,18 @@ class CovidxCT2DataModule(CXRDataModule):
         }.items()
     }
 
+    release: ClassVar[str] = "2A"
+
     def __init__(self, root: str | PathLike[str], *, version: Version = "2A", **base: Any) -> None:
         super().__init__(root, **base)
         if version not in get_args(Version):
             raise ConfigError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}.")
         self.version = version
         self.settings = {"version": version}
+
+    def known_releases(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the counts of the version that is read."""
+        return {self.version: self.releases[self.version]}
 
     def read_records(self) -> Iterator[Record]:
         """Return a record a line of the three label files."""

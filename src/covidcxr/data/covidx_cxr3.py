@@ -19,6 +19,8 @@ from covidcxr.types import SplitName
 __all__ = ["CovidxCXR3DataModule"]
 
 _OLD = re.compile("[1-5]?")  # three classes, and at first no source
+_BINARY = ("COVIDx9B (repository)", "CXR-3 (Kaggle)")
+_RELEASES = {"7A": ("COVIDx7A",), "7B": ("COVIDx7B",), "9B": _BINARY, "CXR-3A": ("CXR-3A",), "CXR-3B": _BINARY}
 _HANNOVER = re.compile(r"[0-9a-f]{8}\.")
 # "A123456-01-02-1901-NA-CHEST_AP_PORT-12345-1.000000-AP-12345-1-1.jpg": the study and the projection
 _STONY_BROOK = re.compile(r"A\d+-.*-NA-(?P<study>\w+)-\d+-[\d.]+-(?P<projection>[A-Z]+)-\d+-\d+-\d+\.")
@@ -28,13 +30,14 @@ _STONY_BROOK = re.compile(r"A\d+-.*-NA-(?P<study>\w+)-\d+-[\d.]+-(?P<projection>
 class CovidxCXR3DataModule(CXRDataModule):
     """30,882 films of the version 9B; CXR-3 is the same without 496 that are no frontal chest films.
 
-    The official test films are kept; validation is cut from training by patient.
+    The official test films are kept; validation is cut from training by patient, unless the copy brings its own: the
+    page at Kaggle has since been updated to CXR-4, which has a folder val and a `val.txt`.
 
     Args:
         root: The download from Kaggle, or the images with the label files of the repository.
         version: Names the label files: "9B" = `train_COVIDx9B.txt`, "CXR-3A" = `train_COVIDx_CXR-3A.txt`, ... in `root`
             or its folder labels; else the `train.txt` of Kaggle. Those that end in A, and 5 and before, have the
-            classes normal, pneumonia and COVID-19.
+            classes normal, pneumonia and COVID-19. Say "CXR-4" if that is what you have.
         drop_mislabelled: Leave out the films of the Hannover COVID-19 repository that are labelled as not COVID-19.
         base: Further settings of `CXRDataModule`.
 
@@ -45,8 +48,8 @@ class CovidxCXR3DataModule(CXRDataModule):
     classes: tuple[str, ...] = ("negative", "positive")
     homepage: ClassVar[str] = "https://www.kaggle.com/datasets/andyczhao/covidx-cxr2"
     layout: ClassVar[str] = (
-        "the folders train and test with all images of each, and train.txt and test.txt (or the label files of "
-        "https://github.com/lindawangg/COVID-Net, in root or in a folder labels)"
+        "the folders train and test (of CXR-4 also val) with all images of each, and train.txt and test.txt (or the "
+        "label files of https://github.com/lindawangg/COVID-Net, in root or in a folder labels)"
     )
     citation: ClassVar[str] = (
         "Wang L., Lin Z.Q., Wong A. COVID-Net. Sci Rep 2020, 10.1038/s41598-020-76550-z; Pavlova M. et al. COVIDx "
@@ -64,11 +67,33 @@ class CovidxCXR3DataModule(CXRDataModule):
         "Ten training patients, of cohen and actmed, have films of both labels.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "COVIDx7A": {
+            "train/normal": 7966,
+            "train/pneumonia": 5475,
+            "train/COVID-19": 1670,
+            "test/normal": 100,
+            "test/pneumonia": 100,
+            "test/COVID-19": 100,
+        },
+        "COVIDx7B": {
+            "train/negative": 13794,
+            "train/positive": 1670,
+            "test/negative": 100,
+            "test/positive": 100,
+        },
         "COVIDx9B (repository)": {
             "train/negative": 13992,
             "train/positive": 16490,
             "test/negative": 200,
             "test/positive": 200,
+        },
+        "CXR-3A": {
+            "train/normal": 8085,
+            "train/pneumonia": 5555,
+            "train/COVID-19": 15994,
+            "test/normal": 100,
+            "test/pneumonia": 100,
+            "test/COVID-19": 200,
         },
         "CXR-3 (Kaggle)": {
             "train/negative": 13992,
@@ -90,12 +115,14 @@ class CovidxCXR3DataModule(CXRDataModule):
         self.drop_mislabelled = drop_mislabelled
         self.settings = {"version": version, "drop_mislabelled": drop_mislabelled}
 
+    def known_releases(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the counts of the version that is read; of most older ones they are not known."""
+        return {name: self.releases[name] for name in _RELEASES.get(self.version, ())}
+
     def read_records(self) -> Iterator[Record]:
-        """Return a record a line of the two label files."""
-        splits: tuple[SplitName, ...] = ("train", "test")
-        for split in splits:
-            path = self._label_file(split)
-            for number, line in read_lines(path, fault=self.fault) if path else ():
+        """Return a record a line of the label files."""
+        for split, path in self._label_files().items():
+            for number, line in read_lines(path, fault=self.fault):
                 try:
                     record = self._record(split, line)
                 except ValueError:
@@ -104,8 +131,21 @@ class CovidxCXR3DataModule(CXRDataModule):
                     continue
                 if self.drop_mislabelled and _is_mislabelled(record):
                     self.left_out["Hannover COVID-19 film, labelled otherwise"] += 1
+                    self.listed[f"{split}/{record.label}"] += 1  # for the counts of the release
                 else:
                     yield record
+
+    def _label_files(self) -> dict[SplitName, Path]:
+        found: dict[SplitName, Path] = {}
+        splits: tuple[SplitName, ...] = ("train", "test")
+        for split in splits:
+            if path := self._label_file(split):
+                found[split] = path
+        if train := found.get("train"):
+            own = train.with_name(train.name.replace("train", "val", 1))  # of the same version
+            if own.is_file():
+                found["val"] = own
+        return found
 
     def _label_file(self, split: SplitName) -> Path | None:
         named = [f"{split}_COVIDx{self.version}.txt", f"{split}_COVIDx_{self.version}.txt"]

@@ -18,6 +18,7 @@ __all__ = [
     "DrawnMasks",
     "find_images",
     "find_missing",
+    "find_orphans",
     "find_twice",
     "list_folders",
     "some_of",
@@ -134,6 +135,23 @@ def find_missing(records: Iterable[Record]) -> list[str]:
         f"{len(films) + len(masks)} files of the data set are missing ({len(films)} films, {len(masks)} masks): "
         f"{some_of(films + masks)}. Unpack the download again, or correct the table that names them."
     ]
+
+
+def find_orphans(films: Iterable[Path], folder: Path) -> list[str]:
+    """Look for masks whose films are not there, where both have the same names.
+
+    Args:
+        films: The films.
+        folder: Folder of their masks.
+
+    Returns:
+        One message that says how many masks have no film and names the first; empty if all have one.
+    """
+    names = {film.name for film in films}
+    alone = [mask.name for mask in (find_images(folder) if folder.is_dir() else []) if mask.name not in names]
+    if not alone:
+        return []
+    return [f"{len(alone)} masks in {folder} have no film: {some_of(alone)}. Unpack the download again."]
 
 
 def find_twice(records: Iterable[Record]) -> list[str]:

@@ -23,8 +23,9 @@ def list_datasets() -> list[dict[str, Any]]:
     """List every registered data set, those of other packages too.
 
     Returns:
-        One entry a data set, by name: `name`, `what` (a line), `modality`, `classes`, `release` and `films` of its
-        newest release; for a data set that cannot be loaded `name` and `error`.
+        One entry a data set, by name: `name`, `what` (a line), `modality`, `classes`, `release` (that which is read
+        unless told otherwise, else the newest) and `films` of it; for a data set that cannot be loaded `name` and
+        `error`.
     """
     return [_entry(name) for name in DATASETS.names()]
 
@@ -134,7 +135,7 @@ def _entry(name: str) -> dict[str, Any]:
 
 def _summary(name: str, entry: Any) -> dict[str, Any]:
     releases = getattr(entry, "releases", {})
-    release = next(reversed(releases), None)
+    release = getattr(entry, "release", "") or next(reversed(releases), None)
     return {
         "name": name,
         "what": _docstring(entry)[0].partition("\n\n")[0].replace("\n", " "),

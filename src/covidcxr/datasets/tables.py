@@ -30,7 +30,8 @@ def print_datasets(entries: Sequence[Mapping[str, Any]]) -> None:
     console = screen()
     console.print(table)
     console.print(
-        "Films: of the newest release that is known, before any are left out. More: covidcxr datasets show NAME"
+        "Films: of the release that is read unless told otherwise, before any are left out. "
+        "More: covidcxr datasets show NAME"
     )
 
 
