@@ -101,18 +101,22 @@ def test_classification_metrics_agree_with_sklearn(ties: bool) -> None:
     found = classification_metrics(probabilities, labels, patients, CLASSES, resamples=10)
     precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(labels, answers)
     areas = [sklearn_metrics.roc_auc_score(labels == c, probabilities[:, c]) for c in range(3)]
+    precisions = [sklearn_metrics.average_precision_score(labels == c, probabilities[:, c]) for c in range(3)]
     expected = {
         "accuracy": sklearn_metrics.accuracy_score(labels, answers),
         "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, answers),
         "macro_f1": f1.mean(),
         "macro_precision": precision.mean(),
         "macro_auroc": sklearn_metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),
+        "macro_average_precision": np.mean(precisions),
+        "brier": ((probabilities - np.eye(3)[labels]) ** 2).sum(1).mean(),
+        "ece": expected_calibration_error(probabilities, labels),
     }
     for c, name in enumerate(CLASSES):
         specificity = sklearn_metrics.recall_score(labels != c, answers != c)
         rates = zip(
-            ("sensitivity", "specificity", "precision", "f1", "auroc"),
-            (recall[c], specificity, precision[c], f1[c], areas[c]),
+            ("sensitivity", "specificity", "precision", "f1", "auroc", "average_precision"),
+            (recall[c], specificity, precision[c], f1[c], areas[c], precisions[c]),
             strict=True,
         )
         expected |= {f"{rate}_{name}": value for rate, value in rates}

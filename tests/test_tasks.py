@@ -19,7 +19,7 @@ from torch import nn
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, PretrainedError, UnknownNameError
-from covidcxr.evaluation.metrics import dice_score
+from covidcxr.evaluation import dice_score
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import write_dataset
 from covidcxr.tasks import ClassificationTask, SegmentationTask

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from covidcxr.evaluation.calibration import conformal_threshold, expected_calibration_error, fit_temperature
+from covidcxr.evaluation.comparison import compare_rows, unpaired_difference
 from covidcxr.evaluation.intervals import Estimate, bootstrap, bootstrap_many
-from covidcxr.evaluation.metrics import (
-    classification_metrics,
-    dice_score,
-    iou_score,
-    segmentation_metrics,
+from covidcxr.evaluation.masks import dice_score, iou_score, precision_score, recall_score, segmentation_metrics
+from covidcxr.evaluation.metrics import classification_metrics, finding_metrics
+from covidcxr.evaluation.operating import (
+    OperatingPoint,
+    choose_point,
+    choose_threshold,
+    predictive_values,
+    score_at,
+)
+from covidcxr.evaluation.rows import calibrate, read_rows, score_rows
+from covidcxr.evaluation.statistics import (
     weighted_auroc,
+    weighted_average_precision,
+    weighted_calibration_error,
     weighted_confusion,
     weighted_mean,
 )
-from covidcxr.evaluation.rows import calibrate, score_rows
 
 __all__ = [
     "Estimate",
@@ -21,12 +29,25 @@ __all__ = [
     "bootstrap_many",
     "weighted_mean",
     "weighted_auroc",
+    "weighted_average_precision",
+    "weighted_calibration_error",
     "weighted_confusion",
     "classification_metrics",
+    "finding_metrics",
     "segmentation_metrics",
     "score_rows",
+    "read_rows",
+    "compare_rows",
+    "unpaired_difference",
+    "OperatingPoint",
+    "choose_point",
+    "choose_threshold",
+    "score_at",
+    "predictive_values",
     "dice_score",
     "iou_score",
+    "precision_score",
+    "recall_score",
     "calibrate",
     "fit_temperature",
     "expected_calibration_error",

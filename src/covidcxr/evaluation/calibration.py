@@ -9,6 +9,7 @@ from jaxtyping import Float, Integer
 
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics import check_labels, check_predictions
+from covidcxr.evaluation.statistics import two_columns, weighted_calibration_error
 
 __all__ = ["fit_temperature", "expected_calibration_error", "conformal_threshold"]
 
@@ -37,7 +38,7 @@ def fit_temperature(logits: Float[np.ndarray, "films outputs"], labels: Integer[
             f"Logits must be finite [films, outputs] with one label each, not {logits.shape} with {labels.shape}."
         )
     check_labels(labels, logits.shape[1])
-    logits = _two_columns(logits.astype(float), 0.0)
+    logits = two_columns(logits.astype(float), 0.0)
     films = np.arange(len(labels))
 
     def cost(log_temperature: float) -> float:
@@ -66,11 +67,7 @@ def expected_calibration_error(
     check_predictions(probabilities, labels)
     if bins < 1:
         raise ConfigError(f"bins must be above 0, not {bins}.")
-    probabilities = _two_columns(probabilities, 1.0)
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins are open below, closed above
-    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(weighted_calibration_error(np.ones((1, len(labels))), probabilities, labels, bins)[0])
 
 
 def conformal_threshold(
@@ -96,11 +93,6 @@ def conformal_threshold(
     if not 0 < coverage < 1:
         raise ConfigError(f"coverage must be in (0, 1), not {coverage}.")
     films = len(labels)
-    of_truth = np.sort(_two_columns(probabilities, 1.0)[np.arange(films), labels])
+    of_truth = np.sort(two_columns(probabilities, 1.0)[np.arange(films), labels])
     rank = math.ceil((films + 1) * coverage - 1e-9)  # finite-sample correction; 1e-9: 10 * 0.9 may be 9.000...01
     return float(of_truth[films - rank]) if rank <= films else 0.0
-
-
-def _two_columns(values: np.ndarray, whole: float) -> np.ndarray:
-    """Write one column as two: logits get 0 beside them (`whole` = 0), probabilities their complement to 1."""
-    return np.concatenate([whole - whole * values, values], axis=1) if values.shape[1] == 1 else values

@@ -1,74 +1,65 @@
-"""Scores of classifiers and of masks, each with its patient-clustered interval.
-
-The `weighted_*` functions are statistics for `bootstrap`: they take weights [resamples, films] first.
-"""
+"""Scores of classifiers, each with its patient-clustered interval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.intervals import Estimate, PatientIds, bootstrap_many, check_length
+from covidcxr.evaluation.statistics import (
+    ratio,
+    weighted_auroc,
+    weighted_average_precision,
+    weighted_calibration_error,
+    weighted_confusion,
+    weighted_mean,
+)
 
 __all__ = [
-    "weighted_mean",
-    "weighted_auroc",
-    "weighted_confusion",
-    "classification_metrics",
-    "segmentation_metrics",
-    "dice_score",
-    "iou_score",
+    "Statistics",
     "check_labels",
     "check_predictions",
+    "classification_metrics",
+    "classification_statistics",
+    "finding_metrics",
+    "finding_statistics",
+    "weighted_auroc",
+    "weighted_confusion",
+    "weighted_mean",
 ]
 
 
-def weighted_mean(weights: Float[np.ndarray, "resamples films"], values: np.ndarray) -> Float[np.ndarray, " resamples"]:
-    """Return the mean of `values` [films] (float, int or bool) in each resample; NaN = unknown, left out."""
-    known = ~np.isnan(values)
-    return _ratio(weights @ np.where(known, values, 0.0), weights @ known.astype(float))
+@dataclass(frozen=True)
+class Statistics:
+    """A table of scores that waits for weights.
 
-
-def weighted_auroc(
-    weights: Float[np.ndarray, "resamples films"],
-    scores: Float[np.ndarray, " films"],
-    positive: Bool[np.ndarray, " films"],
-) -> Float[np.ndarray, " resamples"]:
-    """Return the area under the ROC curve in each resample: P(a sick film scores above a healthy one), ties half.
-
-    Args:
-        weights: Weight of each film.
-        scores: Higher = more likely positive; NaN = unknown, left out.
-        positive: Which films are positive.
-
-    Returns:
-        In [0, 1]; NaN where a resample holds only one kind.
+    Attributes:
+        compute: Weights [resamples, films] -> one number a resample, by name.
+        films: By name, the films that a number is about.
+        shares: Names of numbers in [0, 1] for which an end means that no film decides otherwise.
     """
-    known = ~np.isnan(scores)
-    healthy, sick = np.flatnonzero(known & ~positive), np.flatnonzero(known & positive)
-    healthy = healthy[np.argsort(scores[healthy])]
-    below = np.zeros((len(weights), len(healthy) + 1))  # [:, k] = weight of the k healthy films that score lowest
-    np.cumsum(weights[:, healthy], axis=1, out=below[:, 1:])
-    left = np.searchsorted(scores[healthy], scores[sick], side="left")
-    right = np.searchsorted(scores[healthy], scores[sick], side="right")
-    sick_weights = weights[:, sick]
-    wins = (sick_weights * below[:, left]).sum(1) + (sick_weights * below[:, right]).sum(1)
-    return _ratio(wins / 2, sick_weights.sum(1) * below[:, -1])
 
+    compute: Callable[[Float[np.ndarray, "resamples films"]], Mapping[str, np.ndarray]]
+    films: Mapping[str, Bool[np.ndarray, " films"]]
+    shares: Collection[str] = ()
 
-def weighted_confusion(
-    weights: Float[np.ndarray, "resamples films"],
-    labels: Integer[np.ndarray, " films"],
-    answers: Integer[np.ndarray, " films"],
-    classes: int,
-) -> Float[np.ndarray, "resamples classes classes"]:
-    """Return the confusion matrix of each resample: rows = true class, columns = answer."""
-    cells = np.eye(classes * classes)[labels * classes + answers]
-    counts: np.ndarray = weights @ cells
-    return counts.reshape(len(weights), classes, classes)
+    def estimate(
+        self, patient_ids: PatientIds, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+    ) -> dict[str, Estimate]:
+        """Return every number with its interval; see `bootstrap_many`."""
+        return bootstrap_many(
+            self.compute,
+            groups=patient_ids,
+            films=self.films,
+            shares=self.shares,
+            resamples=resamples,
+            seed=seed,
+            confidence=confidence,
+        )
 
 
 def classification_metrics(
@@ -83,8 +74,8 @@ def classification_metrics(
 ) -> dict[str, Estimate]:
     """Score a classifier of exclusive classes; its answer is the most probable class.
 
-    A class without films has no sensitivity, F1 or AUROC (NaN), and the means over classes leave it out: it never
-    counts as 0.
+    A class without films has no sensitivity, F1, AUROC or average precision (NaN), and the means over classes leave it
+    out: it never counts as 0.
 
     Args:
         probabilities: One row a film.
@@ -96,94 +87,141 @@ def classification_metrics(
         confidence: Nominal coverage of the intervals.
 
     Returns:
-        `accuracy`, `balanced_accuracy` (the mean sensitivity), `macro_f1`, `macro_auroc`, `macro_precision`, then
-        `sensitivity_<class>`, `specificity_<class>`, `precision_<class>`, `f1_<class>` and `auroc_<class>` (one against
-        the rest).
+        `accuracy`, `balanced_accuracy` (the mean sensitivity), `macro_f1`, `macro_auroc`, `macro_average_precision`,
+        `macro_precision`; `brier` (the mean squared distance of probabilities from the truth, in [0, 2]; with two
+        classes the squared error of the second one's probability, in [0, 1]; Brier 1950) and `ece` (see
+        `expected_calibration_error`), both the lower the better; then `sensitivity_<class>`, `specificity_<class>`,
+        `precision_<class>`, `f1_<class>`, `auroc_<class>` and `average_precision_<class>` (one against the rest).
 
     Raises:
         ConfigError: If shapes differ, a label is out of range or a probability is not in [0, 1].
     """
-    check_predictions(probabilities, labels)
-    if len(classes) != probabilities.shape[1] or len(set(classes)) != len(classes) or len(classes) < 2:
-        raise ConfigError(
-            f"Each column of probabilities needs a class of its own, two or more: there are {probabilities.shape[1]} "
-            f"columns and the names {list(classes)}."
-        )
+    statistics = classification_statistics(probabilities, labels, classes)
     check_length(len(labels), patient_ids)
+    return statistics.estimate(patient_ids, resamples, seed, confidence)
+
+
+def classification_statistics(
+    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], classes: Sequence[str]
+) -> Statistics:
+    """Prepare the scores of `classification_metrics`, which says more."""
+    check_predictions(probabilities, labels)
+    _check_classes(probabilities, classes)
     answers = probabilities.argmax(1)
     present = np.isin(np.arange(len(classes)), labels)
+    distance = brier_of(probabilities, labels)
 
-    def table(weights: np.ndarray) -> dict[str, np.ndarray]:
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         counts = weighted_confusion(weights, labels, answers, len(classes))
-        per_class = _rates(counts)
-        areas = [weighted_auroc(weights, probabilities[:, c], labels == c) for c in range(len(classes))]
-        per_class["auroc"] = np.stack(areas, axis=1)
-        rows = {"accuracy": _ratio(np.trace(counts, axis1=1, axis2=2), counts.sum((1, 2)))}
-        means = {"balanced_accuracy": "sensitivity", "macro_f1": "f1", "macro_auroc": "auroc"}
-        for name, part in means.items():
-            rows[name] = per_class[part][:, present].mean(1)
+        hits = np.diagonal(counts, axis1=1, axis2=2)
+        total = counts.sum((1, 2))
+        per_class = _rates(hits, counts.sum(2), counts.sum(1), total[:, None])
+        per_class |= _curves(weights, probabilities, (labels[:, None] == np.arange(len(classes))).astype(float))
+        scores = {"accuracy": ratio(hits.sum(1), total)}
+        parts = {"balanced_accuracy": "sensitivity", "macro_f1": "f1"} | {f"macro_{curve}": curve for curve in _CURVES}
+        for name, part in parts.items():
+            scores[name] = per_class[part][:, present].mean(1)
         # A class that is never answered has no precision: it counts as 0 here, or being silent would pay.
-        rows["macro_precision"] = np.nan_to_num(per_class["precision"])[:, present].mean(1)
-        return rows | {f"{part}_{name}": per_class[part][:, c] for c, name in enumerate(classes) for part in per_class}
+        scores["macro_precision"] = np.nan_to_num(per_class["precision"])[:, present].mean(1)
+        scores["brier"] = weighted_mean(weights, distance)
+        scores["ece"] = weighted_calibration_error(weights, probabilities, labels)
+        return scores | _by_class(per_class, classes)
 
     films: dict[str, np.ndarray] = {}
     for c, name in enumerate(classes):
-        films |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", "auroc")}
+        films |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *_CURVES)}
         films |= {f"specificity_{name}": labels != c, f"precision_{name}": answers == c}
-    return bootstrap_many(table, groups=patient_ids, films=films, resamples=resamples, seed=seed, confidence=confidence)
+    shares = (
+        {"accuracy", "balanced_accuracy", "macro_f1", "macro_precision"} | {f"macro_{c}" for c in _CURVES} | {*films}
+    )
+    return Statistics(compute, films, shares)
 
 
-def segmentation_metrics(
-    scores: Mapping[str, Float[np.ndarray, " films"]],
+def finding_metrics(
+    probabilities: Float[np.ndarray, "films classes"],
+    truths: Float[np.ndarray, "films classes"],
     patient_ids: PatientIds,
+    classes: Sequence[str],
     *,
+    thresholds: float | Mapping[str, float] = 0.5,
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Average scores of masks over films.
+    """Score a classifier of findings, of which a film may show several or none.
+
+    A finding is called from its threshold up. What is not labelled is left out, finding by finding. Means over
+    findings leave out those that are nowhere, and for the AUROC those that are everywhere.
 
     Args:
-        scores: By name (`"dice_lung"`), one score a film; NaN = the true mask is unknown: the film does not count.
+        probabilities: One row a film.
+        truths: 1 = the film shows it, 0 = it does not, NaN = not labelled.
         patient_ids: Patient of each film; None or NaN = unknown, taken as a patient of its own.
+        classes: Names, in the order of the columns.
+        thresholds: From which probability a finding is called: one for all, or by name.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
         confidence: Nominal coverage of the intervals.
 
     Returns:
-        Means over films, under the names of `scores`.
+        `macro_auroc`, `macro_average_precision`, then `auroc_<class>`, `average_precision_<class>`,
+        `sensitivity_<class>`, `specificity_<class>`, `precision_<class>`, `f1_<class>` and `brier_<class>` (the mean
+        squared error of the probability).
 
     Raises:
-        ConfigError: If lengths differ or there are no films.
+        ConfigError: If shapes differ, a truth is not 0, 1 or NaN, a probability is not in [0, 1], or a finding has no
+            threshold.
     """
-    for values in scores.values():
-        check_length(len(values), patient_ids)
-
-    def table(weights: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: weighted_mean(weights, values) for name, values in scores.items()}
-
-    films = {name: ~np.isnan(values) for name, values in scores.items()}
-    return bootstrap_many(table, groups=patient_ids, films=films, resamples=resamples, seed=seed, confidence=confidence)
+    statistics = finding_statistics(probabilities, truths, classes, thresholds)
+    check_length(len(truths), patient_ids)
+    return statistics.estimate(patient_ids, resamples, seed, confidence)
 
 
-def dice_score(mask: Bool[np.ndarray, "height width"], target: Bool[np.ndarray, "height width"]) -> float:
-    """Return twice the overlap over the sum of areas, in [0, 1]; both empty is 1.
+def finding_statistics(
+    probabilities: Float[np.ndarray, "films classes"],
+    truths: Float[np.ndarray, "films classes"],
+    classes: Sequence[str],
+    thresholds: float | Mapping[str, float] = 0.5,
+) -> Statistics:
+    """Prepare the scores of `finding_metrics`, which says more."""
+    if probabilities.ndim != 2 or truths.shape != probabilities.shape:
+        raise ConfigError(
+            f"Probabilities and truths must be [films, classes], not {probabilities.shape}, {truths.shape}."
+        )
+    _check_probabilities(probabilities)
+    _check_classes(probabilities, classes, least=1)
+    known, true, absent = ~np.isnan(truths), truths == 1, truths == 0
+    if (known & ~true & ~absent).any():
+        raise ConfigError("A finding is 1 (shown), 0 (not shown) or NaN (not labelled), nothing else.")
+    called = known & (probabilities >= _thresholds(thresholds, classes))
+    both = {"auroc": true.any(0) & absent.any(0), "average_precision": true.any(0)}
+    squares = np.square(probabilities - truths)
+    cells = np.concatenate([true & called, true, called, known], axis=1).astype(float)
 
-    Raises:
-        ConfigError: If shapes differ or an array is not bool (probabilities must be thresholded first).
-    """
-    overlap, area = _overlap(mask, target)
-    return 2 * overlap / area if area else 1.0
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        per_class = _curves(weights, probabilities, truths)
+        scores = {f"macro_{name}": _mean(per_class[name][:, kept]) for name, kept in both.items()}
+        per_class |= _rates(*np.split(weights @ cells, 4, axis=1))
+        per_class["brier"] = np.stack([weighted_mean(weights, column) for column in squares.T], axis=1)
+        return scores | _by_class(per_class, classes)
+
+    films: dict[str, np.ndarray] = {f"macro_{name}": known[:, kept].any(1) for name, kept in both.items()}
+    shares = set(films)
+    for c, name in enumerate(classes):
+        about = dict.fromkeys(_CURVES, known) | {"sensitivity": true, "f1": true}
+        about |= {"specificity": absent, "precision": called, "brier": known}
+        films |= {f"{part}_{name}": which[:, c] for part, which in about.items()}
+        shares |= {f"{part}_{name}" for part in about if part != "brier"}
+    return Statistics(compute, films, shares)
 
 
-def iou_score(mask: Bool[np.ndarray, "height width"], target: Bool[np.ndarray, "height width"]) -> float:
-    """Return intersection over union, in [0, 1]; both empty is 1.
-
-    Raises:
-        ConfigError: If shapes differ or an array is not bool (probabilities must be thresholded first).
-    """
-    overlap, area = _overlap(mask, target)
-    return overlap / (area - overlap) if area else 1.0
+def brier_of(
+    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"]
+) -> Float[np.ndarray, " films"]:
+    """Return the squared distance of a film's probabilities from its truth; of two classes, the second one's alone."""
+    squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels])
+    distance: np.ndarray = squares[:, 1] if squares.shape[1] == 2 else squares.sum(1)
+    return distance
 
 
 def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
@@ -197,8 +235,7 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
             f"Probabilities of shape {probabilities.shape} and labels of shape {labels.shape} do not fit: they must "
             f"be [films, classes] and [films], with one film or more."
         )
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ConfigError("Probabilities must be in [0, 1] without NaN: apply softmax or sigmoid to logits first.")
+    _check_probabilities(probabilities)
     check_labels(labels, probabilities.shape[1])
 
 
@@ -213,30 +250,56 @@ def check_labels(labels: np.ndarray, outputs: int) -> None:
         raise ConfigError(f"Labels must be whole numbers from 0 to {classes - 1}: leave unlabelled films out.")
 
 
-def _rates(counts: Float[np.ndarray, "resamples classes classes"]) -> dict[str, np.ndarray]:
-    """Return the rates of each class against the rest, [resamples, classes], from confusion matrices."""
-    hits = np.diagonal(counts, axis1=1, axis2=2)
-    true, called = counts.sum(2), counts.sum(1)
-    others = counts.sum((1, 2))[:, None] - true
-    f1 = _ratio(2 * hits, true + called)
+_CURVES = {"auroc": weighted_auroc, "average_precision": weighted_average_precision}
+
+
+def _check_probabilities(probabilities: np.ndarray) -> None:
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ConfigError("Probabilities must be in [0, 1] without NaN: apply softmax or sigmoid to logits first.")
+
+
+def _check_classes(probabilities: np.ndarray, classes: Sequence[str], least: int = 2) -> None:
+    if len(classes) != probabilities.shape[1] or len(set(classes)) != len(classes) or len(classes) < least:
+        count = {1: "one", 2: "two"}[least]
+        raise ConfigError(
+            f"Each column of probabilities needs a class of its own, {count} or more: there are "
+            f"{probabilities.shape[1]} columns and the names {list(classes)}."
+        )
+
+
+def _thresholds(thresholds: float | Mapping[str, float], classes: Sequence[str]) -> np.ndarray:
+    if not isinstance(thresholds, Mapping):
+        return np.full(len(classes), thresholds)
+    missing = [name for name in classes if name not in thresholds]
+    if missing:
+        raise ConfigError(f"There is no threshold for {', '.join(missing)}.")
+    return np.array([thresholds[name] for name in classes])
+
+
+def _curves(weights: np.ndarray, probabilities: np.ndarray, truths: np.ndarray) -> dict[str, np.ndarray]:
+    """Return AUROC and average precision of each class, [resamples, classes]; truths are 1, 0 or NaN = unknown."""
+    scores = np.where(np.isnan(truths), np.nan, probabilities)
     return {
-        "sensitivity": _ratio(hits, true),
-        "specificity": _ratio(others - (called - hits), others),
-        "precision": _ratio(hits, called),
-        "f1": np.where(true > 0, f1, np.nan),
+        name: np.stack([curve(weights, s, t == 1) for s, t in zip(scores.T, truths.T, strict=True)], axis=1)
+        for name, curve in _CURVES.items()
     }
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide; NaN where there is nothing to divide by."""
-    ratio: np.ndarray = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-    return ratio
+def _rates(hits: np.ndarray, true: np.ndarray, called: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the rates of each class against the rest, [resamples, classes], from weights of films."""
+    others = total - true
+    return {
+        "sensitivity": ratio(hits, true),
+        "specificity": ratio(others - (called - hits), others),
+        "precision": ratio(hits, called),
+        "f1": np.where(true > 0, ratio(2 * hits, true + called), np.nan),
+    }
 
 
-def _overlap(mask: np.ndarray, target: np.ndarray) -> tuple[int, int]:
-    if mask.shape != target.shape or mask.dtype != bool or target.dtype != bool:
-        raise ConfigError(
-            f"Masks to compare must be bool and of one shape, not {mask.dtype} {mask.shape} and "
-            f"{target.dtype} {target.shape}."
-        )
-    return int((mask & target).sum()), int(mask.sum()) + int(target.sum())
+def _by_class(per_class: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, np.ndarray]:
+    return {f"{part}_{name}": values[:, c] for c, name in enumerate(classes) for part, values in per_class.items()}
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean over classes, [resamples]; NaN without any."""
+    return values.mean(1) if values.shape[1] else np.full(len(values), np.nan)
