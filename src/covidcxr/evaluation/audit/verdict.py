@@ -1,0 +1,272 @@
+"""An audit in words: one sentence, and the few things to know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from covidcxr.evaluation.audit.alarm import MARGIN, standard_error
+from covidcxr.evaluation.audit.confounding import ENOUGH, CrossTable
+from covidcxr.evaluation.audit.leakage import HELD_OUT
+from covidcxr.evaluation.audit.probes import ProbeScore
+from covidcxr.evaluation.intervals import Estimate
+
+if TYPE_CHECKING:
+    from covidcxr.evaluation.audit.result import DataAudit, QuestionAudit
+
+__all__ = ["figure", "list_words", "noticed_from", "say_findings", "say_verdict", "supported_words"]
+
+_MOST = 6
+_TOO_FEW = 0.85  # a shortcut below this AUROC would go unseen: then silence is no news
+
+
+def say_verdict(audit: DataAudit) -> str:
+    """Say in one sentence what an audit comes to."""
+    if not audit.questions:
+        return "There is one label only, or too few patients of each: nothing can be told apart, and nothing scored."
+    loud = [question for question in audit.questions if question.alarms]
+    if not loud:
+        return _all_clear(audit)
+    question = max(loud, key=lambda one: one.alarms[0].best[1].value)
+    source = question.get("source")
+    films = [one for one in question.alarms if one.probe.kind == "film"]
+    if source is not None and source.alarm:
+        first = f"The source of a film alone tells {_told(question, source)}"
+        also = f", and so does {_named(films[0])} ({figure(films[0].best[1])})" if films else ""
+        return f"{first}{also}: a score on these films taken together measures the source; {_supported(question)}."
+    best = question.alarms[0]
+    return (
+        f"{_capital(_named(best))} alone tells {_told(question, best)}: a score on these films may be owed to it, "
+        f"not to the lungs."
+    )
+
+
+def say_findings(audit: DataAudit) -> list[str]:
+    """Say the three to six things to know, the weightiest first."""
+    found = [finding for question in audit.questions for finding in _of_question(question)]
+    found += [*_of_splits(audit), *_of_patients(audit)]
+    if not any(question.alarms for question in audit.questions) and audit.questions:
+        found.append((0.2, _quiet(audit)))
+    ordered = sorted(enumerate(found), key=lambda item: (-item[1][0], item[0]))
+    return [words for _, (_, words) in ordered[:_MOST]]
+
+
+def figure(one: Estimate) -> str:
+    """Write an estimate with its interval."""
+    return f"{one.value:.2f}" if math.isnan(one.low) else f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+
+
+def list_words(words: Sequence[str]) -> str:
+    """Write "a, b and c"."""
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
+
+
+def noticed_from(audit: DataAudit) -> float:
+    """Return the AUROC from which a shortcut would have been noticed, for the median probe."""
+    errors = [
+        standard_error(one.best[1], one.auroc.patients)
+        for question in audit.questions
+        for one in question.probes
+        if one.probe.blind
+    ]
+    return min(1.0, 0.5 + max(MARGIN, audit.threshold * median(errors))) if errors else 1.0
+
+
+def supported_words(table: CrossTable) -> list[str]:
+    """Say of every two labels where they can be compared."""
+    said = []
+    for pair in table.pairs:
+        one, other = pair.labels
+        if pair.supported:
+            places = [
+                f"{name} ({pair.shared[name][0]:,} and {pair.shared[name][1]:,} patients)" for name in pair.supported
+            ]
+            said.append(f"{one} against {other}: within {list_words(places)}.")
+        elif pair.shared:
+            name, most = max(pair.shared.items(), key=lambda item: min(item[1]))
+            said.append(f"{one} against {other}: hardly; {name} has {most[0]:,} and {most[1]:,} patients.")
+        else:
+            said.append(f"{one} against {other}: not; no {table.column} has both.")
+    return said
+
+
+def _all_clear(audit: DataAudit) -> str:
+    count = len({one.probe.name for question in audit.questions for one in question.probes if one.probe.blind})
+    least = noticed_from(audit)
+    if count == 0:
+        return "No probe could be run: what can be scored without looking at a lung is not known."
+    if least > _TOO_FEW:
+        return (
+            f"There are too few patients to tell ({audit.patients:,}): {count} probes that see no lung found no "
+            f"shortcut, but only one with an AUROC above {least:.2f} would have been noticed."
+        )
+    return (
+        f"No shortcut found by these probes: none of {count} that see no lung stands out above chance on "
+        f"{audit.films:,} films of {audit.patients:,} patients (one with an AUROC of {least:.2f} would have been "
+        f"noticed)."
+    )
+
+
+def _of_question(question: QuestionAudit) -> Iterator[tuple[float, str]]:
+    """Yield findings about one question, each with its weight."""
+    source = question.get("source")
+    if source is not None and source.alarm and question.by_source is not None:
+        bound = question.by_source
+        yield (
+            1.0 + _excess(source),
+            f"The source alone tells {_told(question, source)}; label and source are bound by a Cramér's V of "
+            f"{figure(bound.cramers_v)}, and {len(bound.single)} of {len(bound.values)} sources hold one label only. "
+            f"{_capital(_supported(question))}.",
+        )
+    if question.official:
+        best = max(question.official, key=lambda one: (one.probe.blind, one.probe.name == "source", one.auroc.value))
+        blind = [one for one in question.official if one.alarm]
+        if blind:
+            best = max(blind, key=lambda one: (one.accuracy.value, one.probe.name == "source"))
+            yield (
+                1.2 + _excess(best),
+                f"On the official test films, {_named(best)} alone is right on {best.accuracy.value:.1%} "
+                f"[{best.accuracy.low:.1%}, {best.accuracy.high:.1%}] of {best.accuracy.count:,} films; always the "
+                f"most frequent answer is right on {best.majority:.1%}.",
+            )
+    yield from _of_films(question)
+    columns = [one for one in question.alarms if one.probe.kind == "column" and one.probe.name != "source"]
+    if columns:
+        said = [f"{one.probe.title} ({_told_short(question, one)})" for one in columns[:3]]
+        yield 0.5 + _excess(columns[0]), f"Without any film: {list_words(said)}{_also_within(question, 'column')}."
+
+
+def _of_films(question: QuestionAudit) -> Iterator[tuple[float, str]]:
+    films = [one for one in question.alarms if one.probe.kind == "film"]
+    within = _also_within(question, "film")
+    if films:
+        best, others = films[0], films[1:]
+        more = ", ".join(f"{_named(one)} ({_told_short(question, one)})" for one in others)
+        yield (
+            0.9 + _excess(best),
+            f"{_capital(_named(best))} alone tells {_told(question, best)}"
+            f"{f'; so do, more or less, {more}' if more else ''}{within}.",
+        )
+    elif within:
+        yield 0.6, f"Within a single source or view a trace of the film tells the {question.name}{within}."
+
+
+def _also_within(question: QuestionAudit, kind: str) -> str:
+    """Say where probes of a kind still stand out under one roof."""
+    found = []
+    for name, scores in question.within.items():
+        loud = [one for one in scores if one.alarm and one.probe.kind == kind and one.probe.name != "source"]
+        if loud:
+            best = max(loud, key=lambda one: one.best[1].value)
+            found.append(f"within {name} {best.probe.title} still tells {best.best[0]} ({figure(best.best[1])})")
+    return f"; {list_words(found)}" if found else ""
+
+
+def _of_splits(audit: DataAudit) -> Iterator[tuple[float, str]]:
+    """Yield what is in two parts of the official split, or there twice."""
+    leakage, said = audit.leakage, []
+    if leakage.shared_patients:
+        said.append(
+            f"{leakage.shared_patients:,} patients are in more than one part of the official split "
+            f"({leakage.shared_films:,} films for validation or testing have their patient in training)"
+        )
+    copies = leakage.copies
+    if copies is not None and copies.across_splits:
+        said.append(f"{copies.across_splits:,} pictures lie in more than one part of it")
+    elif copies is not None and copies.across_patients:
+        said.append(
+            f"{copies.across_patients:,} pictures are there under several patients: no split by patient parts them"
+        )
+    if copies is not None and copies.contradicting:
+        said.append(f"{copies.contradicting:,} pictures are there with several labels")
+    if said:
+        yield 1.1, f"{_capital(list_words(said))}."
+
+
+def _of_patients(audit: DataAudit) -> Iterator[tuple[float, str]]:
+    """Yield what films of one patient would do to a random split by image, and patients with two labels."""
+    leakage = audit.leakage
+    said, weight = [], 0.3
+    whole = leakage.random.get("all")
+    if whole is not None and whole.share > 0:
+        worst = max(
+            (name for name in leakage.random if name != "all"), key=lambda n: leakage.random[n].share, default=""
+        )
+        most = f" ({leakage.random[worst].share:.0%} of {worst})" if worst else ""
+        said.append(
+            f"a random split by image that holds out {HELD_OUT:.0%} would have the patient of {whole.share:.0%} of its "
+            f"films{most} in training too: split by patient"
+        )
+        weight += 0.6 * max(one.share for one in leakage.random.values())
+    if leakage.contradictory:
+        said.append(
+            f"{len(leakage.contradictory):,} patients have films of more than one label "
+            f"({leakage.contradictory_films:,} films)"
+        )
+    if leakage.unknown_patients:
+        said.append(
+            f"the patients of {leakage.unknown_patients:,} films are not known: no split can keep these together"
+        )
+    if said:
+        yield weight, f"{_capital('; '.join(said))}."
+
+
+def _quiet(audit: DataAudit) -> str:
+    """Say what came nearest to an alarm."""
+    scores = [one for question in audit.questions for one in question.probes if one.probe.blind]
+    if not scores:
+        return "No probe that sees no lung could be run."
+    nearest = max(scores, key=lambda one: one.best[1].value)
+    label, one = nearest.best
+    return (
+        f"Nearest to a shortcut comes {_named(nearest)}, which tells {label} with an AUROC of {figure(one)}: no more "
+        f"than {audit.tests} looks at chance may show."
+    )
+
+
+def _supported(question: QuestionAudit) -> str:
+    """Say which comparisons are found within one source."""
+    table = question.by_source
+    pairs = [pair for pair in table.pairs if pair.supported] if table is not None else []
+    if not pairs:
+        return f"no two labels are found, with {ENOUGH} patients each, within one source"
+    said = [
+        f"{pair.labels[0]} against {pair.labels[1]} (within {list_words(pair.supported[:3])})" for pair in pairs[:3]
+    ]
+    more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+    only = "" if table is not None and len(pairs) == len(table.pairs) else "only "
+    return f"{only}{list_words(said)}{more} can be compared within one source"
+
+
+def _named(score: ProbeScore) -> str:
+    if score.probe.name == "background":
+        return "the film with the lungs removed"
+    return f"the {score.probe.title}"
+
+
+def _told(question: QuestionAudit, score: ProbeScore) -> str:
+    name, one = score.best
+    return f"{_what(question, score, name)} with an AUROC of {figure(one)}"
+
+
+def _told_short(question: QuestionAudit, score: ProbeScore) -> str:
+    name, one = score.best
+    return f"{name} {figure(one)}" if len(score.by_class) > 2 else figure(one)
+
+
+def _what(question: QuestionAudit, score: ProbeScore, name: str) -> str:
+    if len(score.by_class) > 2:
+        return f"{name} from the rest"
+    return (
+        list_words(list(score.by_class)).replace(" and ", " from ") if question.name == "label" else f"{question.name}"
+    )
+
+
+def _excess(score: ProbeScore) -> float:
+    return 2 * (score.best[1].value - 0.5)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
