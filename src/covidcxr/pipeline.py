@@ -14,7 +14,6 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from covidcxr import hub
 from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
@@ -26,14 +25,14 @@ from covidcxr.models import (
     ClassificationModel,
     CXRModel,
     EnsembleModel,
-    NetworkModel,
     SegmentationModel,
     load_model,
 )
+from covidcxr.models.films import fit_films, lungs_of
 from covidcxr.postprocess import PostProcess, lung_reasons
 from covidcxr.prediction import FailedPrediction, Prediction, as_film
-from covidcxr.transforms import LUNGS_OF_REGION, fit_image, fit_mask, unfit_map
-from covidcxr.types import ImageLike, Region
+from covidcxr.transforms import LUNGS_OF_REGION, unfit_map
+from covidcxr.types import ImageLike
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
 
@@ -159,7 +158,7 @@ class Pipeline:
         if self.lung_segmenter is not None:
             masks = self._draw(self.lung_segmenter, films, masks, self.postprocess)
             reasons = [
-                lung_reasons(_coarse(_lungs(found, "background")), min_area=self.min_lung_area) for found in masks
+                lung_reasons(_coarse(lungs_of(found, "background")), min_area=self.min_lung_area) for found in masks
             ]
         if self.infection_segmenter is not None:
             drawn = self._draw(self.infection_segmenter, films, masks)
@@ -173,13 +172,13 @@ class Pipeline:
             if self.classifier is not None and chances:
                 label, doubts = self.classifier.answer(chances)
                 why = (*why, *doubts)
-            yield Prediction(image_id, None if why else label, chances, why, found, as_film(film))
+            yield Prediction(image_id, None if why else label, chances, why, found, as_film(film), self.classifier)
 
     def _draw(
         self, model: SegmentationModel, films: Sequence[Film], lungs: Sequence[Masks], clean: PostProcess | None = None
     ) -> list[Masks]:
         """Draw each film's masks at its own size, cleaned at the network's."""
-        maps = model.predict_fitted(*self._batch(model, films, lungs)).cpu().numpy()
+        maps = model.predict_fitted(*fit_films(model, films, lungs)).cpu().numpy()
         drawn: list[Masks] = []
         for film, values in zip(films, maps, strict=True):
             for name, plane, threshold in zip(model.config.classes, values, model.thresholds(), strict=True):
@@ -205,23 +204,10 @@ class Pipeline:
         asked = [number for number, why in enumerate(reasons) if full or "lungs-not-found" not in why]
         if asked:
             shown, lungs = [films[n] for n in asked], [masks[n] for n in asked]
-            answers = [member.predict(*self._batch(member, shown, lungs)) for member in self.classifier.members]
+            answers = [member.predict(*fit_films(member, shown, lungs)) for member in self.classifier.members]
             for number, row in zip(asked, self.classifier.combine(answers).tolist(), strict=True):
                 results[number] = dict(zip(self.classifier.config.classes, row, strict=True))
         return results
-
-    def _batch(
-        self, model: NetworkModel, films: Sequence[Film], masks: Sequence[Masks]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Bring films of many sizes, and the lungs where the model wants them, to the model's size."""
-        settings = model.config.preprocess
-        size, fit = settings.image_size, settings.fit
-        images = torch.cat([fit_image(torch.from_numpy(film)[None, None], size, fit) for film in films])
-        if settings.region == "full":
-            return images.to(model.mean.device), None
-        lungs = [torch.from_numpy(_lungs(found, settings.region))[None, None].float() for found in masks]
-        fitted = torch.cat([fit_mask(mask, size, fit) for mask in lungs])
-        return images.to(model.mean.device), fitted.to(model.mean.device)
 
     def to(self, device: str | torch.device) -> Self:
         """Move all models to a device and return the pipeline."""
@@ -346,11 +332,6 @@ def _coarse(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height 
     """Return every n-th pixel: the shape of lungs is judged by fractions, and some 300 pixels show it as well."""
     step = max(1, max(mask.shape) // 300)
     return mask[::step, ::step]
-
-
-def _lungs(masks: Masks, region: Region) -> Bool[np.ndarray, "height width"]:
-    """Return the lungs that a region means: the fields to look at, all of the lungs to take away."""
-    return next(masks[name] for name in LUNGS_OF_REGION[region] if name in masks)
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from covidcxr.errors import CovidCXRError
+from covidcxr.errors import ConfigError, CovidCXRError
+from covidcxr.explain import Explanation, explain
 from covidcxr.hub import write_json
 from covidcxr.io import write_mask
+from covidcxr.models import Classifier
 from covidcxr.postprocess import explain_reason
 
 __all__ = ["Prediction", "FailedPrediction", "MASK_COLORS", "in_words"]
@@ -42,6 +44,7 @@ class Prediction:
         masks: By mask class, at the film's own size: "lung_field" (lungs without the heart), "lung" (with the part
             behind heart and diaphragm), "infection".
         film: The film itself, 8-bit grey, for pictures.
+        classifier: What was asked; for `explain`.
     """
 
     image_id: str
@@ -50,6 +53,7 @@ class Prediction:
     reasons: tuple[str, ...]
     masks: dict[str, Bool[np.ndarray, "height width"]]
     film: UInt8[np.ndarray, "height width"] = field(repr=False)
+    classifier: Classifier | None = field(default=None, repr=False)
 
     @property
     def lung_mask(self) -> Bool[np.ndarray, "height width"] | None:
@@ -100,6 +104,28 @@ class Prediction:
             outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(picture, outlines, -1, tuple(int(part) for part in color), thickness, cv2.LINE_AA)
         return picture
+
+    def explain(self, target: str | None = None, method: str = "gradcam") -> Explanation:
+        """Show what on the film speaks for a class, in the eyes of the classifier.
+
+        Args:
+            target: The class; by default the answer, or where there is none the most probable class.
+            method: A name of `covidcxr.explain.METHODS`; "integrated_gradients" and "occlusion" need the extra
+                `explain`.
+
+        Raises:
+            ConfigError: If there is no classifier, or it could not be asked because its lungs were not found.
+            UnknownNameError: If there is no such class or method.
+        """
+        if self.classifier is None:
+            raise ConfigError("There is no classifier to explain: the pipeline that answered has none.")
+        if not self.probabilities:
+            why = " ".join(map(in_words, self.reasons))
+            raise ConfigError(f"The classifier was not asked about {self.image_id}, so nothing can be explained. {why}")
+        chances = self.probabilities
+        target = target or self.label or max(chances, key=lambda name: chances[name])
+        found = explain(self.classifier, self.film, self.masks, target=target, method=method)
+        return replace(found, probability=chances[target])  # of the film itself, not of its 8 bits
 
     def save(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
         """Write `NAME.json`, `NAME.overlay.png` and one `NAME.MASK.png` (0 or 255) a mask class.

@@ -1,1 +1,10 @@
 """Where a classifier looked: heat maps as data and as pictures, and how faithful they are."""
+
+from __future__ import annotations
+
+from covidcxr.explain.engine import explain, explain_many
+from covidcxr.explain.explanation import Explanation
+from covidcxr.explain.faithful import Faithfulness, faithfulness
+from covidcxr.explain.methods import METHODS
+
+__all__ = ["METHODS", "Explanation", "Faithfulness", "explain", "explain_many", "faithfulness"]

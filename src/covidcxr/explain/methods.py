@@ -1,0 +1,207 @@
+"""What speaks for a class, place by place, as the network sees the film.
+
+A method is a function from a `Question` to heat [batch, height, width] at the network's size; it may be negative
+where something speaks against the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
+from covidcxr.explain.layers import as_maps, named_layers, recorded
+from covidcxr.models import ClassificationModel
+
+__all__ = ["METHODS", "Question", "find_method", "log_odds", "smooth"]
+
+_STEPS = 32
+"""Steps of integrated gradients: on the way from the baseline to the film."""
+
+_WINDOWS = 8
+"""Windows of occlusion along the shorter side; each overlaps the next by half."""
+
+_BLUR = 0.02
+"""Standard deviation by which maps of single pixels are smoothed, as a fraction of the longer side."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: why these films look like these classes to a model.
+
+    Attributes:
+        model: The classifier, in evaluation mode.
+        sight: What its network sees, [batch, channels, height, width]; normalised.
+        plain: The same without the film: every film's mean grey wherever the model sees the film.
+        targets: The class asked about, one index a film.
+    """
+
+    model: ClassificationModel
+    sight: Float[Tensor, "batch channels height width"]
+    plain: Float[Tensor, "batch channels height width"]
+    targets: Int[Tensor, " batch"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what the network sees."""
+        return self.sight.shape[-2], self.sight.shape[-1]
+
+    def score(self, sight: Tensor, targets: Tensor) -> Float[Tensor, " batch"]:
+        """Return the log odds of the targets.
+
+        Raises:
+            ConfigError: If gradients are wanted and the network has none.
+        """
+        odds = log_odds(self.model, self.model.network(sight), targets)
+        if sight.requires_grad and not odds.requires_grad:
+            raise ConfigError(
+                f"{self.model.config.network!r} has no gradients to explain it by: use method='occlusion'."
+            )
+        return odds
+
+
+def log_odds(
+    model: ClassificationModel, logits: Float[Tensor, "batch outputs"], targets: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Return log p / (1 - p) of a class a film, from a network's logits and without the temperature.
+
+    Of two classes, and of findings, this is the logit. Of several exclusive classes it counts what speaks for the
+    class and not for the others, and does not change when all logits rise alike, as the answer does not either.
+    """
+    logits = logits.float()
+    if model.config.mode == "binary":
+        return torch.where(targets == 1, logits[:, 0], -logits[:, 0])
+    own = logits.gather(1, targets[:, None])
+    if model.config.mode == "multilabel":
+        return own[:, 0]
+    return own[:, 0] - logits.scatter(1, targets[:, None], -torch.inf).logsumexp(1)
+
+
+def _cam(question: Question, *, pooled: bool) -> Float[Tensor, "batch height width"]:
+    """Weigh the features of the last layer that has places by their gradients."""
+    network, size = question.model.network, question.size
+    prefix, sight = _prefix(network), question.sight.detach().requires_grad_()
+    found: list[tuple[Tensor, Tensor]] = []
+    for names in (named_layers(network), []):
+        with recorded(network, names) as outputs:
+            score = question.score(sight, question.targets).sum()
+        outputs = [one for one in outputs if one.requires_grad and as_maps(one, size, prefix) is not None]
+        slopes: Sequence[Tensor | None] = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
+        for output, slope in zip(reversed(outputs), reversed(slopes), strict=True):
+            slope = torch.zeros_like(output) if slope is None else slope
+            found.append((cast(Tensor, as_maps(output, size, prefix)), cast(Tensor, as_maps(slope, size, prefix))))
+            # Where the answer is read from a class token, the other tokens of the last block have no say any more:
+            # the last layer where they have is the one that tells.
+            if bool(found[-1][1].any()):
+                return _weighted(*found[-1], size, pooled)
+    if not found:
+        raise ConfigError(
+            f"{question.model.config.network!r} has no layer whose output is a map of the film: use method='occlusion'."
+        )
+    return _weighted(*found[0], size, pooled)  # an answer that depends on nothing
+
+
+def _weighted(maps: Tensor, weights: Tensor, size: tuple[int, int], pooled: bool) -> Tensor:
+    weights = weights.mean((2, 3), keepdim=True) if pooled else weights
+    heat = (weights * maps).detach().float().sum(1, keepdim=True)
+    return F.interpolate(heat, size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def gradcam(question: Question) -> Float[Tensor, "batch height width"]:
+    """Weigh the features of the last layer with places by their mean gradients (Grad-CAM, Selvaraju 2017)."""
+    return _cam(question, pooled=True)
+
+
+def hirescam(question: Question) -> Float[Tensor, "batch height width"]:
+    """Weigh the features by the gradient at each place (HiResCAM, Draelos and Carin 2020).
+
+    Where features are averaged before the answering layer it is the same as Grad-CAM; where they are flattened, it
+    keeps the place, which Grad-CAM loses.
+    """
+    return _cam(question, pooled=False)
+
+
+def integrated_gradients(question: Question) -> Float[Tensor, "batch height width"]:
+    """Sum the gradients on the way from a plain film to the film (Sundararajan 2017), smoothed a little."""
+    method = _captum().IntegratedGradients(question.score)
+    heat = method.attribute(
+        question.sight.detach().clone(),
+        baselines=question.plain,
+        additional_forward_args=question.targets,
+        n_steps=_STEPS,
+        internal_batch_size=max(len(question.sight), 16),
+    )
+    return smooth(heat.detach().float().sum(1), _BLUR)
+
+
+def occlusion(question: Question) -> Float[Tensor, "batch height width"]:
+    """Measure by how much the log odds fall when a window turns plain (Zeiler and Fergus 2014), smoothed a little."""
+    side = max(2, min(question.size) // _WINDOWS)
+    channels = question.sight.shape[1]
+    with torch.no_grad():
+        heat = (
+            _captum()
+            .Occlusion(question.score)
+            .attribute(
+                question.sight,
+                sliding_window_shapes=(channels, side, side),
+                strides=(channels, max(1, side // 2), max(1, side // 2)),
+                baselines=question.plain,
+                additional_forward_args=question.targets,
+                perturbations_per_eval=max(1, 16 // len(question.sight)),
+            )
+        )
+    return smooth(heat.float().mean(1), _BLUR)
+
+
+METHODS: dict[str, Callable[[Question], Float[Tensor, "batch height width"]]] = {
+    "gradcam": gradcam,
+    "hirescam": hirescam,
+    "integrated_gradients": integrated_gradients,
+    "occlusion": occlusion,
+}
+"""By name. The last two need captum: `pip install "covidcxr[explain]"`."""
+
+
+def find_method(name: str) -> Callable[[Question], Float[Tensor, "batch height width"]]:
+    """Return a method by its name.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+    """
+    if name not in METHODS:
+        raise UnknownNameError(f"There is no method {name!r} to explain by. {did_you_mean(name, METHODS)}")
+    return METHODS[name]
+
+
+def _prefix(network: torch.nn.Module) -> int:
+    """Return how many tokens timm says come before those of the film."""
+    told = (getattr(module, "num_prefix_tokens", None) for module in network.modules())
+    return next((count for count in told if isinstance(count, int)), 0)
+
+
+def smooth(maps: Float[Tensor, "batch height width"], fraction: float) -> Float[Tensor, "batch height width"]:
+    """Blur with a Gaussian of `fraction` of the longer side; beyond the border the outermost pixels repeat."""
+    sigma = fraction * max(maps.shape[-2:])
+    reach = max(1, round(3 * sigma))
+    weights = torch.exp(-((torch.arange(-reach, reach + 1, device=maps.device) / max(sigma, 1e-6)) ** 2) / 2)
+    weights = (weights / weights.sum()).to(maps.dtype)
+    wide = F.pad(maps[:, None], (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(wide, weights[None, None, :, None]), weights[None, None, None])[:, 0]
+
+
+def _captum() -> Any:
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise ConfigError(
+            "Integrated gradients and occlusion are captum's, which is not installed: "
+            'pip install "covidcxr[explain]", or use method="gradcam".'
+        ) from error
+    return cast(Any, captum.attr)

@@ -1,0 +1,60 @@
+"""Films of many sizes, with their lungs, as one batch at a model's size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from covidcxr.errors import ConfigError
+from covidcxr.models.network import NetworkModel
+from covidcxr.transforms import LUNGS_OF_REGION, fit_image, fit_mask
+from covidcxr.types import Region
+
+__all__ = ["fit_films", "lungs_of"]
+
+
+def fit_films(
+    model: NetworkModel,
+    films: Sequence[Float[np.ndarray, "height width"]],
+    masks: Sequence[Mapping[str, Bool[np.ndarray, "height width"]]],
+) -> tuple[Tensor, Tensor | None]:
+    """Bring films, and the lungs where the model wants them, to the model's size and device.
+
+    Args:
+        model: Its preprocessing says size, fit and region.
+        films: Grey, in [0, 1].
+        masks: Of each film, by mask class, at the film's size; may be empty where the region is "full".
+
+    Returns:
+        Films [batch, 1, *image_size] and lungs, 0 or 1, of the same shape, or None.
+
+    Raises:
+        ConfigError: If the lungs of a film are wanted and missing.
+    """
+    settings = model.config.preprocess
+    size, fit = settings.image_size, settings.fit
+    images = torch.cat([fit_image(torch.from_numpy(film)[None, None], size, fit) for film in films])
+    if settings.region == "full":
+        return images.to(model.mean.device), None
+    lungs = [torch.from_numpy(lungs_of(found, settings.region))[None, None].float() for found in masks]
+    fitted = torch.cat([fit_mask(mask, size, fit) for mask in lungs])
+    return images.to(model.mean.device), fitted.to(model.mean.device)
+
+
+def lungs_of(masks: Mapping[str, Bool[np.ndarray, "height width"]], region: Region) -> Bool[np.ndarray, "height width"]:
+    """Return the lungs that a region means: the fields to look at, all of the lungs to take away.
+
+    Raises:
+        ConfigError: If there is no mask of lungs.
+    """
+    for name in LUNGS_OF_REGION[region]:
+        if name in masks:
+            return masks[name]
+    raise ConfigError(
+        f'region="{region}" needs the lung mask of every film ({" or ".join(LUNGS_OF_REGION[region])}): give it, or '
+        f"let a Pipeline with a lung segmenter find it."
+    )
