@@ -351,6 +351,8 @@ def test_torchvision(name: str, size: tuple[int, int]) -> None:
         (classifier("torchvision:maxvit_t", (256, 256)), "'maxvit_t' refused.*partition size"),
         (classifier("xrv:densenet169"), r"torchxrayvision has no network 'densenet169'\. Did you mean 'densenet121'"),
         (classifier("xrv:densenet121", channels=3), "reads grey films: set preprocess.channels to 1"),
+        (classifier("tim:resnet18"), "Did you mean 'timm:resnet18'"),
+        (classifier("torchvision:alexnet", droput=0.1), "Did you mean 'dropout'"),
         (classifier("xrv:resnet50", op_threshs=1), "Unknown key 'op_threshs' in network_args of 'xrv:resnet50'"),
         (segmenter("torchvision:alexnet"), "is no segmentation network: use smp:NAME"),
     ],

@@ -22,7 +22,7 @@ from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
 from covidcxr.models import ClassificationModel, EnsembleModel, load_model
 from covidcxr.phantom import write_dataset
 from covidcxr.recipe import Recipe, recipe_paths
-from covidcxr.runs import run_recipe
+from covidcxr.runs import chief_scores, run_recipe
 
 TINY: dict[str, Any] = {
     "about": "A tiny classifier.",
@@ -92,6 +92,9 @@ class TestRecipe:
             ({"compare": {"loss": {"a": {"modle.init_args.loss": "x"}}}}, "'modle.init_args.loss'.*'model'"),
             ({"compare": {"loss": {"a/b": {}}}}, "'a/b'"),
             ({"compare": ["loss"]}, "compare in"),
+            ({"compare": {"loss": {"a": ["focal"]}}}, "variant 'a'.*must map"),
+            ({"comparee": {}}, "'comparee'.*Did you mean 'compare'"),
+            ({"masks": "mini"}, "masks of the recipe tiny must map"),
         ],
     )
     def test_what_is_wrong_is_told_with_the_nearest(
@@ -166,6 +169,16 @@ class TestRun:
             ({"data.init_args.table": "manifset.csv"}, "manifset.csv"),
             ({"data.class_path": "foldr"}, "Did you mean 'folder'"),
             ({"trainer.max_epochs": "three"}, "max_epochs"),
+            ({"trainer.max_epoch": 3}, "'trainer.max_epoch'.*Did you mean 'trainer.max_epochs'"),
+            ({"trainer.accelerator": "gpuu"}, "trainer refused.*gpuu"),
+            ({"trainer.logger": {"class_path": "CSVLoger"}}, "'CSVLoger'.*trainer.logger.*'CSVLogger'"),
+            ({"model.init_args.optimizer": "adamm"}, "optimizer.*'adamm'. Did you mean 'adam'"),
+            ({"model.init_args.optimizer_args": {"eppps": 1}}, "'eppps'.*Did you mean 'eps'"),
+            ({"model.init_args.model.network_args": {"drop_rat": 1}}, "'drop_rat'.*Did you mean 'drop_rate'"),
+            ({"model.init_args.model.preprocess.regio": "lungs"}, "preprocess.regio'.*preprocess.region'"),
+            ({"model.class_path": "covidcxr.tasks.ClasificationTask"}, "Did you mean 'ClassificationTask'"),
+            ({"model.init_args.init_from": "nowhere"}, "init_from: 'nowhere' is no folder"),
+            ({"coverage": 9}, "coverage must be between 0 and 1"),
         ],
     )
     def test_the_last_run_is_checked_before_the_first_is_trained(
@@ -176,6 +189,13 @@ class TestRun:
             run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
         assert not list(tmp_path.glob("out/*/model"))
         assert not list(tmp_path.glob("out/*/checkpoints"))
+
+    def test_a_flag_is_written_whole(self, tmp_path: Path, films: Path) -> None:
+        path = write(tmp_path / "tiny.yaml", compare=None)
+        with pytest.raises(ConfigError, match=r"Did you mean 'trainer\.max_epochs'"):
+            run_recipe(
+                Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films), "--trainer.max_epoch", "1"]
+            )
 
     def test_films_that_are_not_there(self, tmp_path: Path) -> None:
         path = write(tmp_path / "tiny.yaml", compare=None)
@@ -298,7 +318,8 @@ class TestSteps:
             coverage=0.9,
         )
         words = ["--data.root", str(films), "--trainer.max_epochs", "1"]
-        comparison = run_recipe(Recipe.read(str(path)), tmp_path / "out", words)
+        recipe = Recipe.read(str(path))
+        comparison = run_recipe(recipe, tmp_path / "out", words)
         assert list(comparison.to_dict()["runs"]) == ["slow", "fast", "boosting", "ensemble"]
         model = load_model(tmp_path / "out" / "ensemble" / "model")
         assert isinstance(model, EnsembleModel)
@@ -312,9 +333,49 @@ class TestSteps:
         made = (tmp_path / "out" / "ensemble" / "scores.json").stat().st_mtime_ns
         run_recipe(Recipe.read(str(path)), tmp_path / "out", words)
         assert (tmp_path / "out" / "ensemble" / "scores.json").stat().st_mtime_ns == made
-        wrong = write(tmp_path / "wrong.yaml", ensemble={"boosting": {"learning_rat": 1}})
-        with pytest.raises(ConfigError, match="Did you mean 'learning_rate'"):
-            run_recipe(Recipe.read(str(wrong)), tmp_path / "wrong", words)
+        changed = write(tmp_path / "tiny.yaml", compare=recipe.compare, ensemble={"vote": "hard"}, coverage=0.9)
+        with pytest.raises(ConfigError, match="ensemble holds a run with other settings"):
+            run_recipe(Recipe.read(str(changed)), tmp_path / "out", words)
+
+    @pytest.mark.parametrize(
+        ("ensemble", "message"),
+        [
+            ({"boosting": {"learning_rat": 1}}, "Did you mean 'learning_rate'"),
+            ({"vote": "sotf"}, "'sotf'.*Did you mean 'soft'"),
+            ({"boosting": {"subsample": 7}}, r"ensemble.boosting.subsample .*\(0, 1\], not 7"),
+            ({"boosting": "trees"}, "ensemble.boosting .*must map"),
+            ({"boosting": {"network_args": {"backbone": "timm:test_resnett"}}}, "Did you mean 'test_resnet'"),
+            (
+                {"boosting": {"network_args": {"backbone": "timm:test_resnet"}, "pretrained_backbone": "no.pth"}},
+                "ensemble.boosting: .*no such file",
+            ),
+            ({"vote": "hard"}, "two members or more, not 1"),
+        ],
+    )
+    def test_a_wrong_ensemble_is_told_before_any_training(
+        self, tmp_path: Path, films: Path, ensemble: dict[str, Any], message: str
+    ) -> None:
+        path = write(tmp_path / "tiny.yaml", compare=None, ensemble=ensemble)
+        with pytest.raises(CovidCXRError, match=message):
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+        assert not list(tmp_path.glob("out/**/model"))
+
+    def test_a_wrong_network_is_told_before_masks_are_drawn(self, tmp_path: Path, films: Path) -> None:
+        variant = {"model.init_args.model.network": "timm:resnet5"}
+        path = write(tmp_path / "tiny.yaml", compare={"it": {"good": {}, "bad": variant}}, masks={"model": "mini"})
+        with pytest.raises(CovidCXRError, match="Did you mean 'resnet50'"):
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+        assert not (tmp_path / "out" / "masks").exists()
+
+
+def test_two_classes_are_shown_by_the_one_looked_for() -> None:
+    names = ["accuracy", *(f"{score}_{c}" for c in ("no", "yes") for score in ("auroc", "f1", "precision"))]
+    names += [f"{score}_{c}" for c in ("no", "yes") for score in ("sensitivity", "specificity")]
+    two = [*names, "balanced_accuracy", "macro_f1"]
+    of_yes = [f"{score}_yes" for score in ("sensitivity", "specificity", "precision", "f1", "auroc")]
+    assert chief_scores([{"scores": dict.fromkeys(two)}]) == ["accuracy", *of_yes]
+    three = [*two, "sensitivity_maybe"]
+    assert chief_scores([{"scores": dict.fromkeys(three)}]) == ["accuracy", "balanced_accuracy", "macro_f1"]
 
 
 def test_list_show_and_copy(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

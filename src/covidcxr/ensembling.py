@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from covidcxr.config import ModelConfig, check_keys
 from covidcxr.data import CXRDataModule
-from covidcxr.errors import ConfigError
+from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.evaluation.rows import calibrate
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
-from covidcxr.tasks import fit_boosting, predict_rows
+from covidcxr.tasks import Task, fit_boosting, predict_rows
+from covidcxr.tasks.boosting import FRACTIONS, check_fraction
 from covidcxr.training import score_sources, write_scores
 from covidcxr.types import Vote
 
 __all__ = ["EnsembleStep"]
 
-_BOOSTING = {"network_args", "pretrained_backbone", "learning_rate", "subsample", "max_features"}
+_BOOSTING = {"network_args", "pretrained_backbone", *FRACTIONS}
 
 
 @dataclass(frozen=True)
@@ -41,38 +42,76 @@ class EnsembleStep:
         """Read the key.
 
         Raises:
-            ConfigError: If a key is unknown; says the nearest.
+            ConfigError: If a key is unknown, says the nearest; or a value is wrong.
         """
         check_keys(data, {"vote", "boosting"}, f"ensemble of {where}")
-        check_keys(data.get("boosting") or {}, _BOOSTING, f"ensemble.boosting of {where}")
-        return cls(**{key: value for key, value in data.items() if value is not None})
+        boosting = _table(data.get("boosting"), f"ensemble.boosting of {where}")
+        check_keys(boosting, _BOOSTING, f"ensemble.boosting of {where}")
+        _table(boosting.get("network_args"), f"ensemble.boosting.network_args of {where}")
+        for key in boosting.keys() & set(FRACTIONS):
+            check_fraction(f"ensemble.boosting.{key} of {where}", boosting[key])
+        vote: Any = data.get("vote") or "soft"
+        if vote not in get_args(Vote):
+            raise ConfigError(f"ensemble.vote of {where}: {vote!r} is none. {did_you_mean(str(vote), get_args(Vote))}")
+        return cls(vote, boosting)
 
-    def boosted(self, config: ModelConfig, *, weights: bool = True) -> ClassificationModel:
+    def check(self, task: Task, members: int) -> None:
+        """Build what will be combined with the runs' models, before these are trained.
+
+        Args:
+            task: What the first run trains.
+            members: How many models the runs give.
+
+        Raises:
+            ConfigError: If there will be nothing to combine, or the boosted member cannot be built.
+            PretrainedError: If its backbone's weights cannot be had.
+        """
+        configs = [model.config for model in task.models.values()]
+        if [config.task for config in configs] != ["classification"]:
+            raise ConfigError("An ensemble combines classifiers, and these runs train others: leave `ensemble` out.")
+        _check_count(members + bool(self.boosting))
+        if self.boosting:
+            if configs[0].mode == "multilabel":
+                raise ConfigError("Boosted trees answer with exclusive classes, not findings: leave `boosting` out.")
+            try:
+                self.boosted(configs[0])
+            except (ConfigError, PretrainedError) as error:
+                raise type(error)(f"ensemble.boosting: {error}") from error
+
+    def boosted(self, config: ModelConfig) -> ClassificationModel:
         """Build the boosted member for the classes and films of another member's config.
 
         Raises:
             ConfigError: If `network_args` are wrong.
             PretrainedError: If pretrained weights were asked for and cannot be had.
         """
-        arguments = dict(self.boosting.get("network_args", {}))
-        pretrained = self.boosting.get("pretrained_backbone", False) if weights else False
+        arguments = dict(self.boosting.get("network_args") or {})
+        pretrained = self.boosting.get("pretrained_backbone") or False
         config = replace(config, network="boosted", network_args=arguments, temperature=1.0, thresholds={})
         return ClassificationModel(config, pretrained_backbone=pretrained)
 
     def fit_boosted(self, config: ModelConfig, data: CXRDataModule, folder: Path, coverage: float | None) -> None:
         """Fit, calibrate, test and save the boosted member."""
-        settings = {
-            key: self.boosting[key] for key in ("learning_rate", "subsample", "max_features") if key in self.boosting
-        }
+        settings = {key: self.boosting[key] for key in FRACTIONS if key in self.boosting}
         model = fit_boosting(self.boosted(config), data, seed=data.seed, **settings)
         finish(model, data, folder, coverage)
 
     def combine(self, members: Mapping[str, Path], data: CXRDataModule, folder: Path, coverage: float | None) -> None:
         """Combine the saved members; calibrate, test and save the ensemble."""
         models = {name: ClassificationModel.from_pretrained(place) for name, place in members.items()}
-        if len(models) < 2:
-            raise ConfigError(f"An ensemble needs two members or more, not {len(models)}.")
+        _check_count(len(models))
         finish(EnsembleModel(models, vote=self.vote), data, folder, coverage)
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value or {}, Mapping):
+        raise ConfigError(f"{where} must map keys to values, not be {value!r}.")
+    return value or {}
+
+
+def _check_count(members: int) -> None:
+    if members < 2:
+        raise ConfigError(f"An ensemble needs two members or more, not {members}.")
 
 
 def finish(model: Classifier, data: CXRDataModule, folder: Path, coverage: float | None) -> None:

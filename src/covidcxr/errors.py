@@ -14,6 +14,7 @@ a bug in covidcxr raises whatever Python raises.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -26,6 +27,7 @@ __all__ = [
     "NameClashError",
     "PretrainedError",
     "did_you_mean",
+    "nearest_argument",
 ]
 
 
@@ -72,3 +74,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Known: {', '.join(options) or 'none'}."
+
+
+def nearest_argument(error: Exception, known: Iterable[str]) -> str:
+    """Finish a message about a keyword argument that a function has not.
+
+    Args:
+        error: What Python raised.
+        known: The arguments that it has.
+
+    Returns:
+        `" Did you mean 'drop_rate'?"`, or `""` where nothing is near or something else is wrong.
+    """
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    near = get_close_matches(found[1], sorted(known), n=1) if found else []
+    return f" Did you mean {near[0]!r}?" if near else ""

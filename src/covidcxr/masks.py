@@ -94,8 +94,9 @@ def draw_masks(
         DatasetError: If the data set is not there.
         PretrainedError: If the model cannot be had.
     """
-    if not 0 <= min_lung_area < 1:
-        raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area}.")
+    least: object = min_lung_area  # a recipe may have brought anything
+    if not isinstance(least, int | float) or not 0 <= least < 1:
+        raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}.")
     segmenter = model if isinstance(model, SegmentationModel) else SegmentationModel.from_pretrained(model)
     classes = [name for name in LUNGS_OF_REGION["lungs"] if name in segmenter.config.classes]
     if not classes:

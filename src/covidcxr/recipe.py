@@ -21,14 +21,22 @@ from typing import Any, Self
 
 import yaml
 
+from covidcxr.config import check_keys
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.files import replace_file
 from covidcxr.registry import DATASETS
 from covidcxr.search import Parameter, read_search
 
-__all__ = ["Recipe", "claim", "data_class", "recipe_paths", "task_class", "without_root", "write_yaml"]
+__all__ = ["RECIPE_KEYS", "Recipe", "claim", "data_class", "recipe_paths", "task_class", "without_root", "write_yaml"]
 
 _ABOUT = ("about", "paper", "published")
+_STEPS = ("ensemble", "masks")
+RECIPE_KEYS = (*_ABOUT, *_STEPS, "base", "compare", "search")
+"""The keys of a recipe that LightningCLI does not read."""
+_TRAINING_KEYS = {
+    *("seed_everything", "trainer", "model", "data", "output", "coverage", "compute_mean_std", "optimizer"),
+    *("lr_scheduler", "ckpt_path", "weights_only", "verbose", "return_predictions"),
+}
 _TASKS = {"segmentation": "SegmentationTask", "classification": "ClassificationTask", "multitask": "MultiTask"}
 _NAME = re.compile(r"[\w.-]+")
 
@@ -86,12 +94,15 @@ class Recipe:
 
     def _changed(self, name: str, data: Mapping[str, Any]) -> Self:
         """Lay the keys of another file over this recipe's."""
+        check_keys(data, _TRAINING_KEYS.union(RECIPE_KEYS), f"the recipe {name}")
+        for key in _STEPS:
+            if not isinstance(data.get(key) or {}, Mapping):
+                raise ConfigError(f"{key} of the recipe {name} must map keys to values, not be {data[key]!r}.")
         about = {key: str(data[key]).strip() for key in _ABOUT if key in data}
         compare = _check_axes(data.get("compare", self.compare) or {}, f"the recipe {name}")
         search = read_search(data["search"] or {}, f"the recipe {name}") if "search" in data else self.search
-        steps = {key: data.get(key, getattr(self, key)) for key in ("ensemble", "masks")}
-        ours = (*_ABOUT, *steps, "compare", "search")
-        config = _merge(self.config, {key: value for key, value in data.items() if key not in ours})
+        steps = {key: data.get(key, getattr(self, key)) for key in _STEPS}
+        config = _merge(self.config, {key: value for key, value in data.items() if key not in RECIPE_KEYS})
         parts = {"config": config, "compare": compare, "search": search, **about, **steps}
         return replace(self, name=name, **parts)
 
@@ -191,11 +202,13 @@ def _merge(old: Any, new: Any) -> Any:
 def _check_axes(axes: object, where: str) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     if not isinstance(axes, Mapping) or not all(isinstance(axis, Mapping) and axis for axis in axes.values()):
         raise ConfigError(f"compare in {where} must map each axis to its variants, and each variant to its changes.")
-    for variant in itertools.chain(*axes.values()):
+    for variant, changes in itertools.chain(*(axis.items() for axis in axes.values())):
         if not _NAME.fullmatch(str(variant)):
             raise ConfigError(
                 f"A variant is a folder's name (letters, digits, '.', '-', '_'), not {variant!r} in {where}."
             )
+        if not isinstance(changes or {}, Mapping):
+            raise ConfigError(f"The variant {variant!r} of {where} must map dotted keys to values, not be {changes!r}.")
     return {name: {str(variant): changes or {} for variant, changes in axis.items()} for name, axis in axes.items()}
 
 

@@ -46,7 +46,7 @@ class Run:
         Raises:
             CovidCXRError: If a setting is wrong.
         """
-        check(["fit", "--config", self.claim_folder(), *self.words, *self._place()])
+        check(self.fit_words())
 
     def go(self) -> None:
         """Fit, test and draw; what was reached before is not repeated."""
@@ -65,6 +65,10 @@ class Run:
             resume = ["--ckpt_path", str(last)] if last.is_file() else []
             run(["fit", "--config", config, *self.words, *self._place(), "--output", str(model), *resume], callbacks)
         return config
+
+    def fit_words(self) -> list[str]:
+        """Take the folder and return the command-line words that fit the run; see `claim_folder`."""
+        return ["fit", "--config", self.claim_folder(), *self.words, *self._place()]
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Return the scores of all test films: from name to value, low, high, count and patients."""

@@ -10,16 +10,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from covidcxr.config import check_keys
+from covidcxr.data.files import MASK_INDEX
 from covidcxr.ensembling import EnsembleStep
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation.plots import draw_comparison
 from covidcxr.files import replace_file
 from covidcxr.masks import draw_masks
 from covidcxr.pooling import HeldOut, without_sources
-from covidcxr.recipe import Recipe
+from covidcxr.recipe import Recipe, claim, write_yaml
 from covidcxr.run import PooledRun, Run
 from covidcxr.training import check, open_data, print_line
 
@@ -27,6 +29,7 @@ __all__ = ["Comparison", "run_recipe"]
 
 _MASKS = ("dice_", "iou_", "precision_", "recall_")
 _CLASSES = ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "macro_auroc")
+_TWO_CLASSES = ("sensitivity", "specificity", "precision", "f1", "auroc")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Comparison:
         table = Table(*header)
         for row in rows:
             table.add_row(*(cell.replace(" [", "\n[") for cell in row))
-        for column in table.columns:
+        for column in table.columns[: len(self.recipe.compare)]:  # what does not fit is broken elsewhere
             column.no_wrap = True
         # A table in a log is read in an editor, which is wide.
         Console(width=None if Console().is_terminal else 200).print(table)
@@ -128,6 +131,11 @@ def run_recipe(
         raise ConfigError(
             "--folds and --leave-one-source-out go with recipes that train models and no ensemble, one of the two."
         )
+    ensemble = (
+        None if recipe.ensemble is None or only else EnsembleStep.read(recipe.ensemble, f"the recipe {recipe.name}")
+    )
+    if recipe.masks is not None and not (folder / "masks" / MASK_INDEX).is_file():
+        _check_settings(recipe, folder, words, only)  # drawing takes long
     words = [*words, *_draw_masks(recipe, folder, words)]
     if "model" not in recipe.config:
         return Comparison(recipe, folder, ())
@@ -135,14 +143,13 @@ def run_recipe(
     if pooled:
         held_out = HeldOut.folds(folds) if folds is not None else _sources(recipe, words)
         runs = tuple(PooledRun.of(one, held_out) for one in runs)
-    ensemble = (
-        None if recipe.ensemble is None or only else EnsembleStep.read(recipe.ensemble, f"the recipe {recipe.name}")
-    )
     for one in runs:
         one.claim_folder()
     todo = [one for one in runs if not one.finished]
     for one in todo:
         one.check()
+    if ensemble is not None:
+        _check_ensemble(recipe, folder, runs, ensemble)
     failed: dict[str, str] = {}
     for number, one in enumerate(todo, 1):
         if recipe.compare:
@@ -155,11 +162,20 @@ def run_recipe(
             failed[one.name] = f"{type(error).__name__}: {error}"
             print_line(f"{one.name} went wrong: {error}")
     if ensemble is not None and not failed:
-        runs = (*runs, *_combine(recipe, folder, runs, ensemble))
+        runs = (*runs, *_combine(folder, runs, ensemble))
     comparison = Comparison(recipe, folder, runs, failed)
     if recipe.compare and any(one.finished for one in runs):
         comparison.write()
     return comparison
+
+
+def _check_settings(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> None:
+    """Build every run but its films, whose masks are not drawn yet."""
+    for one in _chosen(recipe, folder, words, only) if "model" in recipe.config else ():
+        with TemporaryDirectory() as scratch:
+            config = write_yaml(Path(scratch) / "config.yaml", one.config)
+            place = ["--trainer.logger", "false", "--trainer.default_root_dir", scratch]
+            check(["fit", "--config", str(config), *words, *place], films=False)
 
 
 def _draw_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> list[str]:
@@ -188,10 +204,20 @@ def _sources(recipe: Recipe, words: Sequence[str]) -> tuple[HeldOut, ...]:
     return held_out
 
 
-def _combine(recipe: Recipe, folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]:
+def _check_ensemble(recipe: Recipe, folder: Path, runs: Sequence[Run], step: EnsembleStep) -> None:
+    """Build what the ensemble adds to the runs, and take its folders; see `claim`."""
+    if not (folder / "ensemble" / "scores.json").is_file():
+        step.check(check(runs[0].fit_words()).model, len(runs))
+    words = runs[0].words
+    if step.boosting:
+        claim(folder / "boosting", [dict(step.boosting), runs[0].config], words)
+    claim(folder / "ensemble", [recipe.ensemble, [[one.name, one.config] for one in runs]], words)
+
+
+def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]:
     """Fit the boosted member, if there is one, and combine all members; what is finished is not repeated."""
     first = runs[0]
-    cli = check(["fit", "--config", first.claim_folder(), *first.words, *first._place()])
+    cli = check(first.fit_words())
     coverage = cli.config["fit"].coverage
     extra = [Run("boosting", folder / "boosting", {})] if step.boosting else []
     for one in extra:
@@ -205,9 +231,14 @@ def _combine(recipe: Recipe, folder: Path, runs: Sequence[Run], step: EnsembleSt
 
 
 def chief_scores(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Choose the scores that a table shows: means over the classes, and all of the masks, or beside classes two."""
+    """Choose the scores that a table shows: those of answers, and all of masks, or beside answers two.
+
+    Of two classes the second one is looked for, as everywhere; of more the means are shown.
+    """
     found = list(dict.fromkeys(name for entry in runs for name in entry["scores"]))
-    classes = [name for name in _CLASSES if name in found]
+    names = [name.removeprefix("sensitivity_") for name in found if name.startswith("sensitivity_")]
+    of_two = ("accuracy", *(f"{score}_{names[1]}" for score in _TWO_CLASSES)) if len(names) == 2 else _CLASSES
+    classes = [name for name in of_two if name in found]
     masks = [name for start in _MASKS[: 2 if classes else None] for name in found if name.startswith(start)]
     return [*classes, *masks] or found
 

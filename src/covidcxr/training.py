@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import math
-import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from covidcxr.config import ModelConfig, PreprocessConfig
+from covidcxr.complaints import in_one_line
 from covidcxr.data import CXRDataModule, compute_mean_std
-from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
+from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.evaluation import Estimate
 from covidcxr.evaluation.rows import answered_rows, calibrate, score_rows
 from covidcxr.files import replace_file
 from covidcxr.models import ClassificationModel, NetworkModel, load_model
 from covidcxr.pipeline import Pipeline
-from covidcxr.recipe import Recipe, data_class, task_class, write_yaml
+from covidcxr.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_yaml
 from covidcxr.registry import DATASETS
-from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask, SingleTask, Task
+from covidcxr.tasks import MultiTask, Task
 from covidcxr.tasks.rows import add_traits
 
 __all__ = ["TrainingCLI", "check", "run"]
@@ -60,8 +59,12 @@ def run(words: list[str], callbacks: Sequence[Callback] = ()) -> None:
     _start(TrainingCLI, words, callbacks)
 
 
-def check(words: list[str]) -> TrainingCLI:
+def check(words: list[str], *, films: bool = True) -> TrainingCLI:
     """Build all that `run` would, and compare the model with the data, but train and score nothing.
+
+    Args:
+        words: The verb and its flags.
+        films: Read the data set too, and compare; without, only the settings are checked.
 
     Returns:
         What was built: `model` (the task), `datamodule`, `trainer`.
@@ -70,8 +73,9 @@ def check(words: list[str]) -> TrainingCLI:
         CovidCXRError: If a setting is wrong, the data are not where they should be, or weights cannot be had.
     """
     cli = _start(_CheckingCLI, words)
-    cli.datamodule.setup()
-    cli.model.check_data(cli.datamodule)
+    if films:
+        cli.datamodule.setup()
+        cli.model.check_data(cli.datamodule)
     return cli
 
 
@@ -122,6 +126,7 @@ def _start(kind: type[TrainingCLI], words: list[str], callbacks: Sequence[Callba
                 parser_kwargs={
                     "prog": "covidcxr",
                     "description": "For research only; not for clinical use.",
+                    "allow_abbrev": False,
                     **{verb: {"description": words} for verb, words in _HELP.items() if verb in kind.subcommands()},
                 },
             )
@@ -142,37 +147,14 @@ class _Parser(LightningArgumentParser):
     """Says in one line which key is wrong, and the nearest valid one, in place of pages of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise _own_error(ex) or ConfigError(_in_one_line(message))
+        raise _own_error(ex) or ConfigError(in_one_line(message, self._known()))
 
-
-def _in_one_line(message: str) -> str:
-    """Shorten a message of jsonargparse, which tells of every type that a value was tried for."""
-    for pattern in (r"Option '([\w.]+)' is not accepted", r"[Kk]ey \"?'?([\w.]+)\"?'? is not expected"):
-        if found := re.findall(pattern, message):
-            key = found[-1]
-            return f"Unknown key {key!r} in the config. {did_you_mean(key.rpartition('.')[2], _known_keys())}"
-    if found := re.findall(r"[Uu]nrecognized arguments: -*([^\s=]+)", message):
-        return f"Unknown argument {found[0]!r}. {did_you_mean(found[0].rpartition('.')[2], _known_keys())}"
-    if found := re.findall(r"arguments are required: ([\w., ]+)", message):
-        return f"These settings are missing: {found[-1].strip()} (--data.root DIR names the data set's folder)."
-    return " ".join(message.split())[:600]
-
-
-def _known_keys() -> set[str]:
-    ours = (
-        SegmentationTask,
-        ClassificationTask,
-        SingleTask,
-        MultiTask,
-        Task,
-        ModelConfig,
-        PreprocessConfig,
-        Trainer,
-        CXRDataModule,
-    )
-    classes: list[Callable[..., Any]] = [*ours, *(DATASETS.get(name) for name in DATASETS)]
-    keys = {key for kind in classes for key in inspect.signature(kind).parameters}
-    return keys | {"model", "data", "trainer", "config", "output", "coverage", "seed_everything", "ckpt_path"}
+    def _known(self) -> set[str]:
+        """Return the dotted keys that it takes, or that its only verb does, and those that a recipe has besides."""
+        verbs: list[Any] = [action.choices for action in self._actions if action.dest == "subcommand"]
+        parsers = [next(iter(choices.values())) for choices in verbs]
+        keys = {action.dest for parser in parsers or [self] for action in parser._actions} - {"help"}
+        return {key.removesuffix(".help") for key in keys} | (set(RECIPE_KEYS) if parsers else set())
 
 
 class TrainingCLI(LightningCLI):
@@ -205,7 +187,10 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer; unless the config names a ModelCheckpoint, keep the best and the last weights."""
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            raise ConfigError(f"The trainer refused its settings: {' '.join(str(error).split())}") from error
         self.history = History()
         trainer.callbacks.append(self.history)  # type: ignore[attr-defined]  # set where mypy does not see
         keeper = trainer.checkpoint_callback
@@ -218,11 +203,15 @@ class TrainingCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take a checkpoint's weights only: LightningCLI would merge its plain settings and then miss their class."""
 
-    def before_fit(self) -> None:
+    def before_instantiate_classes(self) -> None:
         """Refuse what would lose a finished training."""
+        coverage = self.config[self.subcommand].coverage
+        if coverage is not None and not 0 < coverage < 1:
+            raise ConfigError(f"coverage must be between 0 and 1 (or null), not {coverage}.")
+
+    def before_fit(self) -> None:
+        """Make the place for the model; normalise by the training films, if so asked."""
         settings = self.config[self.subcommand]
-        if settings.coverage is not None and not 0 < settings.coverage < 1:
-            raise ConfigError(f"coverage must be between 0 and 1 (or null), not {settings.coverage}.")
         if settings.output is not None:
             Path(settings.output).mkdir(parents=True, exist_ok=True)
         if settings.compute_mean_std:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -63,7 +64,9 @@ def build_network(config: ModelConfig, *, pretrained_backbone: bool | str | os.P
     registry = CLASSIFICATION_NETWORKS if config.task == "classification" else SEGMENTATION_NETWORKS
     if library:
         names = ", ".join([*(f"{own}:NAME" for own in libraries), *registry])
-        raise ConfigError(f"{config.network!r} is no {registry.kind}: use {names}.")
+        near = get_close_matches(library, libraries, n=1)
+        meant = f" Did you mean '{near[0]}:{name}'?" if near else ""
+        raise ConfigError(f"{config.network!r} is no {registry.kind}: use {names}.{meant}")
     known = next((own for own in libraries if _is_known(own, name)), None) if name not in registry else None
     if known:
         raise UnknownNameError(f"There is no {registry.kind} {name!r}. Did you mean '{known}:{name}'?")

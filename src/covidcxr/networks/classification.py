@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from covidcxr.config import PreprocessConfig
-from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
+from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean, nearest_argument
 from covidcxr.networks.backbone import answer_tensors
 from covidcxr.networks.download import check_download, hub_or_cache
 from covidcxr.networks.weights import REFUSALS, adapt_channels, read_weights, weights_error
@@ -50,7 +52,9 @@ def timm_network(
     try:
         network: nn.Module = build()
     except REFUSALS as error:
-        raise ConfigError(f"timm's {name!r} refused its arguments {network_args}: {error}") from error
+        with torch.device("meta"):
+            near = nearest_argument(error, inspect.signature(type(timm.create_model(name))).parameters)
+        raise ConfigError(f"timm's {name!r} refused its arguments {network_args}: {error}.{near}") from error
     if isinstance(pretrained, str):
         return _from_file(name, pretrained, build, network, in_channels, config)
     return _from_timm(name, build, config) if pretrained else network

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from covidcxr.config import PreprocessConfig
-from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
+from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean, nearest_argument
 from covidcxr.networks.backbone import answer_tensors
 from covidcxr.networks.download import check_download
 from covidcxr.networks.weights import REFUSALS, copy_backbone, read_weights, weights_error
@@ -83,7 +85,9 @@ def torchvision_network(
     try:
         network = get_model(name, weights=None, **arguments)
     except REFUSALS as error:
-        raise ConfigError(f"torchvision's {name!r} refused its arguments {network_args}: {error}") from error
+        with torch.device("meta"):
+            near = nearest_argument(error, inspect.signature(type(get_model(name, weights=None))).parameters)
+        raise ConfigError(f"torchvision's {name!r} refused its arguments {network_args}: {error}.{near}") from error
     sum_first_convolution(network, in_channels)
     network = TorchvisionNetwork(network)
     if pretrained:

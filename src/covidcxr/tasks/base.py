@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from covidcxr.config import ModelConfig, PreprocessConfig
-from covidcxr.errors import ConfigError
+from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.models import NetworkModel, load_model
 from covidcxr.networks import backbone_of
 from covidcxr.tasks.objective import Objective, Stage
@@ -110,7 +110,10 @@ class Task(LightningModule, ABC):
 
     def _start_from(self, source: str | os.PathLike[str]) -> None:
         for model in self.models.values():
-            start_from(model, load_model(source, prefer=model.task))
+            try:
+                start_from(model, load_model(source, prefer=model.task))
+            except (ConfigError, PretrainedError) as error:
+                raise type(error)(f"init_from: {error}") from error
 
     def _build_optimizer(self) -> Optimizer:
         settings = self.hparams

@@ -12,7 +12,10 @@ from covidcxr.models import ClassificationModel
 from covidcxr.networks.boosted import BoostedTrees
 from covidcxr.tasks.rows import check_classes, inputs, labelled_films
 
-__all__ = ["fit_boosting"]
+__all__ = ["FRACTIONS", "check_fraction", "fit_boosting"]
+
+FRACTIONS = ("learning_rate", "subsample", "max_features")
+"""The settings of `fit_boosting` that must be in (0, 1]."""
 
 
 def fit_boosting(
@@ -56,8 +59,7 @@ def fit_boosting(
             f"({model.config.mode})."
         )
     for name, value in (("learning_rate", learning_rate), ("subsample", subsample), ("max_features", max_features)):
-        if not 0 < value <= 1:
-            raise ConfigError(f"{name} must be in (0, 1], not {value}.")
+        check_fraction(name, value)
     from sklearn.ensemble import GradientBoostingClassifier
 
     check_classes(model.config.classes, data)
@@ -81,6 +83,16 @@ def fit_boosting(
     boosting.fit(features.numpy(), labels.numpy(), monitor=count_stage)
     network.copy_trees(boosting)
     return model
+
+
+def check_fraction(name: str, value: object) -> None:
+    """Refuse what is no number in (0, 1].
+
+    Raises:
+        ConfigError: If it is not; names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"{name} must be in (0, 1], not {value!r}.")
 
 
 def _features(

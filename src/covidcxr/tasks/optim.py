@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
+from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean, nearest_argument
 
 __all__ = ["OptimizerName", "ScheduleName", "build_optimizer", "build_schedule"]
 
@@ -58,7 +59,8 @@ def build_optimizer(
     try:
         return optimizer([group for group in groups if group["params"]], lr=lr, **{**defaults, **(arguments or {})})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"The optimizer {name!r} refused lr={lr}, {arguments}: {error}") from error
+        near = nearest_argument(error, signature(optimizer).parameters)
+        raise ConfigError(f"The optimizer {name!r} refused lr={lr}, {arguments}: {error}.{near}") from error
 
 
 def build_schedule(optimizer: Optimizer, name: str, warmup: float, steps: Callable[[], int]) -> OptimizerLRScheduler:
