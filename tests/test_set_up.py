@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -80,6 +81,18 @@ def test_a_record_costs_the_same_in_a_large_set(roots):
     assert many < 3000
     few, many = (seconds(lambda root=roots[count]: set_up(root)) / count for count in (FEW, MANY))
     assert many < 2.5 * few
+
+
+def test_the_search_for_cycles_is_paused_and_goes_on(roots, monkeypatch):
+    seen: list[bool] = []
+    monkeypatch.setattr(CSVDataModule, "find_missing", lambda self, records: seen.append(gc.isenabled()) or [])
+    set_up(roots[FEW])
+    assert seen == [False]
+    assert gc.isenabled()
+    (roots[FEW] / "short.csv").write_text("path,label\na.png\n")
+    with pytest.raises(DatasetError, match="has 1 fields"):
+        CSVDataModule(roots[FEW], table="short.csv", patient_column=None).setup()
+    assert gc.isenabled()
 
 
 def test_reports_stay_small_where_every_film_is_broken(roots, tmp_path):

@@ -6,7 +6,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -16,6 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
+from covidcxr.data.faults import Faults, no_collector
 from covidcxr.data.files import DrawnMasks, find_missing, find_twice
 from covidcxr.data.labels import LabelMap
 from covidcxr.data.prepared import Prepared
@@ -32,7 +32,7 @@ Views = Literal["frontal", "all"]
 """Which films are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
 
 
-class Collection(ABC):
+class Collection(Faults, ABC):
     """What a data set is before any film is opened: records with their splits. Base of `CXRDataModule`.
 
     A data set sets the class attributes and writes `read_records`.
@@ -121,7 +121,6 @@ class Collection(ABC):
         self.settings: dict[str, Any] = {}
         self.listed: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
-        self._faults: list[str] | None = None
         self.prepared = Prepared.find(self.root)
         if self.prepared is not None:
             self.read_film = _read_plain_film  # type: ignore[method-assign]
@@ -166,10 +165,12 @@ class Collection(ABC):
             ConfigError: If the settings do not fit each other.
             DatasetError: If the films do not fit the settings.
         """
-        if self.fold is not None and self.folds is not None:
-            records = take_fold(records, self.folds, self.fold, seed=self.split_seed)
-        else:
-            records = assign_splits(records, self.fractions, seed=self.split_seed, hold_out_source=self.hold_out_source)
+        with no_collector():
+            if self.fold is not None and self.folds is not None:
+                records = take_fold(records, self.folds, self.fold, seed=self.split_seed)
+            else:
+                held_out = self.hold_out_source
+                records = assign_splits(records, self.fractions, seed=self.split_seed, hold_out_source=held_out)
         self.check_splits(records)
         return records
 
@@ -194,20 +195,23 @@ class Collection(ABC):
         Raises:
             DatasetError: If the data set is not there, lacks files, or contradicts itself.
         """
-        records = []
+        with no_collector():
+            records = list(self._wanted_records())
+            missing = self.find_missing(records) if self.prepared is None else find_missing(records)
+        for message in (*find_twice(records), *missing):
+            self.fault(DatasetError(message))
+        if not self.official_split:
+            records = [replace(record, split=None) for record in records]
+        return records
+
+    def _wanted_records(self) -> Iterator[Record]:
         for record in self.kept_records():
             if record.label in self.label_map.dropped:
                 self.left_out[f"label {record.label}"] += 1
             elif self.drop_unlabelled and record.label is None and not record.findings:
                 self.left_out["no label"] += 1
             else:
-                records.append(self.label_map.rename(record))
-        missing = self.find_missing(records) if self.prepared is None else find_missing(records)
-        for message in (*find_twice(records), *missing):
-            self.fault(DatasetError(message))
-        if not self.official_split:
-            records = [replace(record, split=None) for record in records]
-        return records
+                yield self.label_map.rename(record)
 
     def kept_records(self) -> Iterator[Record]:
         """Read the films that `views` keeps, with drawn masks, and count the others; labels are the data set's own."""
@@ -252,26 +256,6 @@ class Collection(ABC):
     def find_missing(self, records: Iterable[Record]) -> list[str]:
         """Return a message about the files of the records that are not on the disk, if there are such."""
         return find_missing(records)
-
-    def fault(self, error: DatasetError) -> None:
-        """Say what is wrong with one film or line: raise the error, or note it where all faults are collected."""
-        if self._faults is None:
-            raise error
-        self._faults.append(str(error))
-
-    def remark(self, message: str) -> None:
-        """Note what is wrong with a copy where all faults are collected; the films can be used all the same."""
-        if self._faults is not None:
-            self._faults.append(message)
-
-    @contextmanager
-    def collected_faults(self) -> Iterator[list[str]]:
-        """Collect what `fault` is told in a list in place of raising it."""
-        self._faults = []
-        try:
-            yield self._faults
-        finally:
-            self._faults = None
 
     def counts(self, name: str = "label") -> dict[SplitName, dict[str, int]]:
         """Count the films of each split by a field of their records ("label", "source", "view", "mask", ...)."""
