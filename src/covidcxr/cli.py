@@ -8,8 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from covidcxr import __version__
+from covidcxr.audit_verb import add_audit
 from covidcxr.datasets.verbs import add_datasets
 from covidcxr.errors import CovidCXRError
+from covidcxr.evaluate_verb import add_evaluate
+from covidcxr.explain_verb import add_explain
 from covidcxr.recipe_verbs import add_recipes
 from covidcxr.tune.verbs import add_tune
 
@@ -26,6 +29,8 @@ _EPILOG = """examples:
   covidcxr predict films/ --model mini --out answers   your films: JSON lines, masks, overlays, contact sheet
   covidcxr fit --config mini-lungs --data.root DIR     a recipe on your data
   covidcxr fit --help                                  all settings of a training
+  covidcxr audit --data darkcovidnet --data.root DIR   what these data give away without a lung being looked at
+  covidcxr evaluate predictions.csv --out report       an honest report of predictions, a run or a pipeline
   covidcxr datasets list                               the data sets that it reads, and where to get them
   covidcxr doctor                                      is this installation sound?
 
@@ -82,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(verbs)
     for verb, purpose in _TRAINING.items():
         verbs.add_parser(verb, help=purpose, add_help=False)  # main() hands these to LightningCLI before
+    add_evaluate(verbs)
+    add_audit(verbs)
+    add_explain(verbs)
     add_recipes(verbs)
     add_tune(verbs)
     add_datasets(verbs)
