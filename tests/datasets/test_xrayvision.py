@@ -270,7 +270,7 @@ def test_a_network_learns_from_findings_with_gaps(tmp_path):
     assert trainer.callback_metrics["train/loss"].isfinite()
     trainer.test(task, module, verbose=False)
     scores = score_rows(task.rows, resamples=10)
-    assert scores.keys() == {f"auroc_{name}" for name in module.classes}
+    assert scores.keys() >= {f"auroc_{name}" for name in module.classes}
     known = {row["image_id"]: row["label_Edema"] for row in task.rows}
     for record in module.test_dataset.records:
         shown = record.findings.get("Edema")

@@ -22,6 +22,7 @@ from covidcxr.evaluation.statistics import (
     weighted_confusion,
     weighted_mean,
 )
+from covidcxr.surfaces import hd95
 
 __all__ = [
     "Estimate",
@@ -48,6 +49,7 @@ __all__ = [
     "iou_score",
     "precision_score",
     "recall_score",
+    "hd95",
     "calibrate",
     "fit_temperature",
     "expected_calibration_error",

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Integer
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.intervals import Estimate, PatientIds, bootstrap_many, check_length
 from covidcxr.evaluation.statistics import (
+    Ranking,
+    calibration_gaps,
     ratio,
     weighted_auroc,
-    weighted_average_precision,
-    weighted_calibration_error,
     weighted_confusion,
     weighted_mean,
 )
@@ -32,6 +32,9 @@ __all__ = [
     "weighted_mean",
 ]
 
+BINS = 15
+"""Of the calibration error (Guo 2017)."""
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -40,12 +43,14 @@ class Statistics:
     Attributes:
         compute: Weights [resamples, films] -> one number a resample, by name.
         films: By name, the films that a number is about.
-        shares: Names of numbers in [0, 1] for which an end means that no film decides otherwise.
+        shares: Names of the numbers that are shares in [0, 1]; see `bootstrap_many`.
+        errors: Names of the numbers that chance alone raises.
     """
 
     compute: Callable[[Float[np.ndarray, "resamples films"]], Mapping[str, np.ndarray]]
     films: Mapping[str, Bool[np.ndarray, " films"]]
     shares: Collection[str] = ()
+    errors: Collection[str] = ()
 
     def estimate(
         self, patient_ids: PatientIds, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
@@ -56,6 +61,7 @@ class Statistics:
             groups=patient_ids,
             films=self.films,
             shares=self.shares,
+            errors=self.errors,
             resamples=resamples,
             seed=seed,
             confidence=confidence,
@@ -109,32 +115,32 @@ def classification_statistics(
     _check_classes(probabilities, classes)
     answers = probabilities.argmax(1)
     present = np.isin(np.arange(len(classes)), labels)
-    distance = brier_of(probabilities, labels)
+    rankings = [Ranking(column, labels == c) for c, column in enumerate(probabilities.T)]
+    # Of these the rest are means or sums over films, one column each: brier, then the bins of the calibration error.
+    columns = np.column_stack([brier_of(probabilities, labels), calibration_gaps(probabilities, labels, BINS)])
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         counts = weighted_confusion(weights, labels, answers, len(classes))
         hits = np.diagonal(counts, axis1=1, axis2=2)
         total = counts.sum((1, 2))
         per_class = _rates(hits, counts.sum(2), counts.sum(1), total[:, None])
-        per_class |= _curves(weights, probabilities, (labels[:, None] == np.arange(len(classes))).astype(float))
+        per_class |= _areas(rankings, weights)
         scores = {"accuracy": ratio(hits.sum(1), total)}
         parts = {"balanced_accuracy": "sensitivity", "macro_f1": "f1"} | {f"macro_{curve}": curve for curve in _CURVES}
         for name, part in parts.items():
             scores[name] = per_class[part][:, present].mean(1)
         # A class that is never answered has no precision: it counts as 0 here, or being silent would pay.
         scores["macro_precision"] = np.nan_to_num(per_class["precision"])[:, present].mean(1)
-        scores["brier"] = weighted_mean(weights, distance)
-        scores["ece"] = weighted_calibration_error(weights, probabilities, labels)
+        brier, *gaps = (weights @ columns).T
+        scores |= {"brier": ratio(brier, total), "ece": ratio(np.abs(gaps).sum(0), total)}
         return scores | _by_class(per_class, classes)
 
     films: dict[str, np.ndarray] = {}
     for c, name in enumerate(classes):
         films |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *_CURVES)}
         films |= {f"specificity_{name}": labels != c, f"precision_{name}": answers == c}
-    shares = (
-        {"accuracy", "balanced_accuracy", "macro_f1", "macro_precision"} | {f"macro_{c}" for c in _CURVES} | {*films}
-    )
-    return Statistics(compute, films, shares)
+    means = {"accuracy", "balanced_accuracy", "macro_f1", "macro_precision", *(f"macro_{curve}" for curve in _CURVES)}
+    return Statistics(compute, films, means | films.keys(), errors=("ece",))
 
 
 def finding_metrics(
@@ -196,10 +202,14 @@ def finding_statistics(
     called = known & (probabilities >= _thresholds(thresholds, classes))
     both = {"auroc": true.any(0) & absent.any(0), "average_precision": true.any(0)}
     squares = np.square(probabilities - truths)
+    rankings = [
+        Ranking(np.where(about, column, np.nan), positive)
+        for about, column, positive in zip(known.T, probabilities.T, true.T, strict=True)
+    ]
     cells = np.concatenate([true & called, true, called, known], axis=1).astype(float)
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        per_class = _curves(weights, probabilities, truths)
+        per_class = _areas(rankings, weights)
         scores = {f"macro_{name}": _mean(per_class[name][:, kept]) for name, kept in both.items()}
         per_class |= _rates(*np.split(weights @ cells, 4, axis=1))
         per_class["brier"] = np.stack([weighted_mean(weights, column) for column in squares.T], axis=1)
@@ -250,7 +260,7 @@ def check_labels(labels: np.ndarray, outputs: int) -> None:
         raise ConfigError(f"Labels must be whole numbers from 0 to {classes - 1}: leave unlabelled films out.")
 
 
-_CURVES = {"auroc": weighted_auroc, "average_precision": weighted_average_precision}
+_CURVES = ("auroc", "average_precision")
 
 
 def _check_probabilities(probabilities: np.ndarray) -> None:
@@ -276,13 +286,10 @@ def _thresholds(thresholds: float | Mapping[str, float], classes: Sequence[str])
     return np.array([thresholds[name] for name in classes])
 
 
-def _curves(weights: np.ndarray, probabilities: np.ndarray, truths: np.ndarray) -> dict[str, np.ndarray]:
-    """Return AUROC and average precision of each class, [resamples, classes]; truths are 1, 0 or NaN = unknown."""
-    scores = np.where(np.isnan(truths), np.nan, probabilities)
-    return {
-        name: np.stack([curve(weights, s, t == 1) for s, t in zip(scores.T, truths.T, strict=True)], axis=1)
-        for name, curve in _CURVES.items()
-    }
+def _areas(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return AUROC and average precision of each class, [resamples, classes]."""
+    areas = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
+    return {name: np.stack(area, axis=1) for name, area in zip(_CURVES, areas, strict=True)}
 
 
 def _rates(hits: np.ndarray, true: np.ndarray, called: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 __all__ = [
+    "Ranking",
     "bin_of",
+    "calibration_gaps",
     "ratio",
     "two_columns",
     "weighted_auroc",
@@ -24,6 +26,45 @@ def weighted_mean(weights: Float[np.ndarray, "resamples films"], values: np.ndar
     """Return the mean of `values` [films] (float, int or bool) in each resample; NaN = unknown, left out."""
     known = ~np.isnan(values)
     return ratio(weights @ np.where(known, values, 0.0), weights @ known.astype(float))
+
+
+class Ranking:
+    """Films in the order of their scores, sorted once for all resamples.
+
+    Args:
+        scores: Higher = more likely positive; NaN = unknown, left out.
+        positive: Which films are positive.
+    """
+
+    def __init__(self, scores: Float[np.ndarray, " films"], positive: Bool[np.ndarray, " films"]) -> None:
+        films = np.flatnonzero(~np.isnan(scores))
+        self._films = films[np.argsort(-scores[films], kind="stable")]
+        falling, sick = -scores[self._films], np.flatnonzero(positive[self._films])
+        self._sick = sick
+        # How many films score as high as each sick one, or higher; and how many of them are sick
+        self._called = np.searchsorted(falling, falling[sick], side="right")
+        self._above = np.searchsorted(falling, falling[sick], side="left")
+        self._found = np.searchsorted(sick, self._called)
+
+    def areas(
+        self, weights: Float[np.ndarray, "resamples films"]
+    ) -> tuple[Float[np.ndarray, " resamples"], Float[np.ndarray, " resamples"]]:
+        """Return the area under the ROC curve and the average precision in each resample."""
+        weights = np.take(weights, self._films, axis=1)
+        highest = np.zeros((len(weights), len(self._films) + 1))  # [:, k] = weight of the k films that score highest
+        np.cumsum(weights, axis=1, out=highest[:, 1:])
+        sick = np.take(weights, self._sick, axis=1)
+        called, above = np.take(highest, self._called, axis=1), np.take(highest, self._above, axis=1)
+        hits = np.take(np.cumsum(sick, axis=1), self._found - 1, axis=1)
+        total = sick.sum(1)
+        healthy = highest[:, -1] - total
+        # Of all films that score higher (ties half), sick ones make half of all pairs of sick films.
+        losses = (np.einsum("rf,rf->r", sick, called + above) - total**2) / 2
+        precision = np.divide(hits, called, out=hits, where=called > 0)  # else the film has no weight
+        return (
+            1 - ratio(losses, total * healthy),
+            ratio(np.einsum("rf,rf->r", sick, precision), total),
+        )
 
 
 def weighted_auroc(
@@ -41,16 +82,7 @@ def weighted_auroc(
     Returns:
         In [0, 1]; NaN where a resample holds only one kind.
     """
-    known = ~np.isnan(scores)
-    healthy, sick = np.flatnonzero(known & ~positive), np.flatnonzero(known & positive)
-    healthy = healthy[np.argsort(scores[healthy])]
-    below = np.zeros((len(weights), len(healthy) + 1))  # [:, k] = weight of the k healthy films that score lowest
-    np.cumsum(weights[:, healthy], axis=1, out=below[:, 1:])
-    left = np.searchsorted(scores[healthy], scores[sick], side="left")
-    right = np.searchsorted(scores[healthy], scores[sick], side="right")
-    sick_weights = weights[:, sick]
-    wins = (sick_weights * below[:, left]).sum(1) + (sick_weights * below[:, right]).sum(1)
-    return ratio(wins / 2, sick_weights.sum(1) * below[:, -1])
+    return Ranking(scores, positive).areas(weights)[0]
 
 
 def weighted_average_precision(
@@ -70,18 +102,7 @@ def weighted_average_precision(
     Returns:
         In [0, 1]; NaN where a resample holds no positive film. Guessing gives the share of positive films.
     """
-    films = np.flatnonzero(~np.isnan(scores))
-    films = films[np.argsort(-scores[films], kind="stable")]
-    sick = np.flatnonzero(positive[films])
-    # Number of films, and of sick ones, that are called at the score of each sick film
-    called = np.searchsorted(-scores[films], -scores[films][sick], side="right")
-    found = np.searchsorted(sick, called)
-    weight_called = np.cumsum(weights[:, films], axis=1)[:, called - 1]
-    sick_weights = weights[:, films[sick]]
-    hits = np.cumsum(sick_weights, axis=1)[:, found - 1]
-    # Where nothing is called at a score, its film has no weight.
-    precision = np.divide(hits, weight_called, out=np.zeros_like(hits), where=weight_called > 0)
-    return ratio((sick_weights * precision).sum(1), sick_weights.sum(1))
+    return Ranking(scores, positive).areas(weights)[1]
 
 
 def weighted_confusion(
@@ -103,11 +124,18 @@ def weighted_calibration_error(
     bins: int = 15,
 ) -> Float[np.ndarray, " resamples"]:
     """Return the expected calibration error in each resample; see `expected_calibration_error`."""
+    return ratio(np.abs(weights @ calibration_gaps(probabilities, labels, bins)).sum(1), weights.sum(1))
+
+
+def calibration_gaps(
+    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], bins: int
+) -> Float[np.ndarray, "films bins"]:
+    """Return what each film adds to the gap between accuracy and confidence of its bin."""
     probabilities = two_columns(probabilities, 1.0)
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    cells = np.eye(bins)[bin_of(confidence, bins)]
-    gaps = weights @ (cells * (correct - confidence)[:, None])
-    return ratio(np.abs(gaps).sum(1), weights.sum(1))
+    gaps = np.zeros((len(labels), bins))
+    gaps[np.arange(len(labels)), bin_of(confidence, bins)] = correct - confidence
+    return gaps
 
 
 def bin_of(confidence: Float[np.ndarray, " films"], bins: int) -> Integer[np.ndarray, " films"]:

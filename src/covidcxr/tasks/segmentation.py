@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.losses import build_segmentation_loss, known_planes
 from covidcxr.models import NetworkModel, SegmentationModel
+from covidcxr.surfaces import hd95
 from covidcxr.tasks.objective import Objective, Outcome, Stage
 from covidcxr.tasks.single import SingleTask
 from covidcxr.transforms import fit_mask
@@ -54,8 +56,11 @@ class SegmentationObjective(Objective):
         loss = self.loss(known_logits, known_target) if len(known_logits) else None
         rows: list[dict[str, Any]] = []
         if stage != "train":
-            scores = mask_scores(logits.detach() / model.config.temperature, target, model.thresholds())
+            asked = logits.detach() / model.config.temperature, target, model.thresholds()
+            scores = mask_scores(*asked)
             cast(FilmMeans, self.metrics[stage]).update(scores)
+            if stage == "test" and keep_rows:
+                scores["hd95"] = mask_distances(*asked)
             rows = self._rows(batch, scores) if keep_rows else []
         return Outcome(loss, len(known_logits), rows)
 
@@ -159,3 +164,21 @@ def mask_scores(
         "precision": ratio(both, sizes),
         "recall": ratio(both, truths),
     }
+
+
+def mask_distances(
+    logits: Float[Tensor, "batch classes height width"],
+    target: Float[Tensor, "batch classes height width"],
+    thresholds: tuple[float, ...],
+) -> Float[Tensor, "batch classes"]:
+    """Return the 95 % Hausdorff distance of thresholded masks, in pixels of these maps; see `covidcxr.surfaces.hd95`.
+
+    It is NaN where the truth is unknown.
+    """
+    drawn = (logits.float().sigmoid() >= torch.tensor(thresholds, device=logits.device)[:, None, None]).cpu().numpy()
+    truths = target.float().cpu().numpy()
+    found = torch.full(truths.shape[:2], torch.nan)
+    for place in np.ndindex(*found.shape):
+        if not np.isnan(truths[place]).any():
+            found[place] = hd95(drawn[place], truths[place] == 1)
+    return found
