@@ -1,0 +1,21 @@
+"""The report: what a model scores, for whom, on what, and what that means, as one page, as numbers and as a card."""
+
+from __future__ import annotations
+
+from covidcxr.evaluation.report.evaluation import Evaluation, Part, evaluate_rows, write_report
+from covidcxr.evaluation.report.lineage import Lineage
+from covidcxr.evaluation.report.subgroups import Subgroups, score_groups
+from covidcxr.evaluation.report.verdict import Evidence, Verdict, judge
+
+__all__ = [
+    "Evaluation",
+    "Evidence",
+    "Lineage",
+    "Part",
+    "Subgroups",
+    "Verdict",
+    "evaluate_rows",
+    "judge",
+    "score_groups",
+    "write_report",
+]

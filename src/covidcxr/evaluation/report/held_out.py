@@ -1,0 +1,122 @@
+"""Leave-one-source-out: every source tested by a model that never saw a film from there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from covidcxr.evaluation.comparison import compare_rows
+from covidcxr.evaluation.intervals import Estimate
+from covidcxr.evaluation.plots import as_picture, plot_estimates
+from covidcxr.evaluation.report.chief import in_words, plain
+from covidcxr.evaluation.report.versus import main_scores
+from covidcxr.evaluation.rows import score_rows
+from covidcxr.page import Block, Section, Table, Words
+
+__all__ = ["HeldOutSources", "is_held_out", "score_held_out"]
+
+Rows = Sequence[Mapping[str, Any]]
+START = "without-"
+
+
+@dataclass(frozen=True)
+class HeldOutSources:
+    """Scores on sources that were never trained on.
+
+    Attributes:
+        pooled: Scores over all of them.
+        sources: By held-out source, the scores of its films.
+        mixed: By held-out source (and "all"), the scores of the same films where the source was trained on.
+        losses: By score: mixed less held out, paired; empty without a mixed test.
+    """
+
+    pooled: Mapping[str, Estimate]
+    sources: Mapping[str, Mapping[str, Estimate]]
+    mixed: Mapping[str, Mapping[str, Estimate]]
+    losses: Mapping[str, Estimate]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    def sections(self) -> list[Section]:
+        """Return the part of the report."""
+        blocks: list[Block] = []
+        name = next(iter(main_scores(self.pooled)), None)
+        if name is not None:
+            shown = {"all held-out sources": self.pooled[name]}
+            if "all" in self.mixed:
+                shown["the same films, source trained on"] = self.mixed["all"][name]
+            figure = plot_estimates(shown, title=in_words(name), chance=0.5 if "auroc" in name else None)
+            blocks.append(as_picture(figure, f"{in_words(name)} on held-out sources and on the same films when mixed"))
+        if self.losses:
+            told = "; ".join(
+                f"{in_words(one)} {-self.losses[one].value:+.3f} " + _ends(self.losses[one])
+                for one in main_scores(self.losses)[:3]
+            )
+            blocks.append(Words(f"From the mixed test to sources that were never seen: {told}."))
+        else:
+            blocks.append(Words("No mixed test of the same films was given beside it, so the loss cannot be told."))
+        blocks.append(self._table())
+        blocks.append(
+            Words("A source with one label has no AUROC. Scores over all sources pool answers of several models.")
+        )
+        lead = "Each source was tested by a model that never saw a film from there: as if from another hospital."
+        return [Section("Held-out sources", lead, blocks)]
+
+    def _table(self) -> Table:
+        names = [name for name in ("accuracy", "macro_auroc", "balanced_accuracy") if name in self.pooled]
+        names = names or main_scores(self.pooled)[:3]
+        rows = []
+        for source, scores in self.sources.items():
+            first = scores[names[0]]
+            cells = [_told(scores.get(name)) for name in names]
+            beside = [_told(self.mixed[source].get(names[0]))] if source in self.mixed else ["-"] if self.mixed else []
+            rows.append([source, str(first.count), str(first.patients), *cells, *beside])
+        heads = ["held-out source", "films", "patients", *map(in_words, names)]
+        return Table([*heads, *([f"{in_words(names[0])} when mixed"] if self.mixed else [])], rows)
+
+
+def is_held_out(rows: Rows) -> bool:
+    """Whether rows are those of leave-one-source-out."""
+    return bool(rows) and all(str(row.get("fold") or "").startswith(START) for row in rows)
+
+
+def score_held_out(rows: Rows, mixed: Rows | None = None, *, resamples: int = 1000, seed: int = 0) -> HeldOutSources:
+    """Score leave-one-source-out, beside a mixed test of the same films.
+
+    Args:
+        rows: Pooled rows whose `fold` is "without-SOURCE".
+        mixed: Rows of a test of the same films in which no source was held out, say a cross-validation.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Raises:
+        ConfigError: If the two tests have no film in common.
+    """
+    settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    parts: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        parts.setdefault(str(row["fold"]).removeprefix(START), []).append(row)
+    held = {source: score_rows(part, **settings) for source, part in parts.items()}
+    if mixed is None:
+        return HeldOutSources(score_rows(rows, **settings), held, {}, {})
+    tested = {str(row.get("image_id")) for row in rows}
+    same = [row for row in mixed if str(row.get("image_id")) in tested]
+    beside: dict[str, Mapping[str, Estimate]] = {"all": score_rows(same, **settings)} if same else {}
+    for source, part in parts.items():
+        films = {str(row.get("image_id")) for row in part}
+        if found := [row for row in same if str(row.get("image_id")) in films]:
+            beside[source] = score_rows(found, **settings)
+    losses = compare_rows(mixed, rows, common=True, **settings)
+    return HeldOutSources(score_rows(rows, **settings), held, beside, losses)
+
+
+def _told(one: Estimate | None) -> str:
+    return "-" if one is None or math.isnan(one.value) else str(one)
+
+
+def _ends(one: Estimate) -> str:
+    return f"[{-one.high:+.3f}, {-one.low:+.3f}]"

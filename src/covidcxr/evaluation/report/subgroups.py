@@ -1,0 +1,227 @@
+"""How well a model does for whom: scores by source, view, sex, age and fold, and the gaps between the groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from covidcxr.evaluation.answers import TRAITS, Answers
+from covidcxr.evaluation.intervals import Estimate, bootstrap_many
+from covidcxr.evaluation.plots import as_picture, plot_estimates
+from covidcxr.evaluation.report.chief import LEAST, Score, chief_scores, in_words, plain
+from covidcxr.page import Block, Section, Table, Words
+
+__all__ = ["Group", "Subgroups", "find_groups", "score_groups"]
+
+MOST = 12
+"""Groups of a trait that are shown; the smaller ones are taken together."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The films that share a trait.
+
+    Attributes:
+        trait: "source", "view", "sex", "age" or "fold".
+        name: The trait's value.
+        films: Number of films.
+        patients: Number of patients.
+        support: Patients by class; of findings those who show it.
+        scores: By name.
+        gaps: By name: this group less the trait's largest one, on the same resamples. Empty for that one.
+        too_few: By name of a score: patients of the rarest kind that it needs, where these are fewer than 10.
+    """
+
+    trait: str
+    name: str
+    films: int
+    patients: int
+    support: Mapping[str, int]
+    scores: Mapping[str, Estimate]
+    gaps: Mapping[str, Estimate]
+    too_few: Mapping[str, int]
+
+    def cell(self, score: str) -> str:
+        """Return a score in words."""
+        if score in self.too_few:
+            few = self.too_few[score]
+            return "none of a kind" if few == 0 else f"too few ({few} patient{'s' * (few != 1)})"
+        return str(self.scores[score]) if score in self.scores else "-"
+
+
+@dataclass(frozen=True)
+class Subgroups:
+    """Scores of all groups.
+
+    Attributes:
+        groups: In the order of traits and sizes.
+        alone: By trait: the one value that all films share, or "" where no film tells it.
+    """
+
+    groups: tuple[Group, ...]
+    alone: Mapping[str, str]
+
+    @property
+    def clear_gaps(self) -> list[tuple[Group, str, Estimate]]:
+        """The gaps whose interval lies on one side of 0, widest first."""
+        found = [
+            (group, name, gap)
+            for group in self.groups
+            for name, gap in group.gaps.items()
+            if name not in group.too_few and (gap.low > 0 or gap.high < 0)
+        ]
+        return sorted(found, key=lambda entry: -abs(entry[2].value))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {
+            "groups": [{name: plain(getattr(one, name)) for name in Group.__dataclass_fields__} for one in self.groups],
+            "alone": dict(self.alone),
+        }
+
+    def sections(self) -> list[Section]:
+        """Return the part of the report."""
+        blocks: list[Block] = [Words(self._gaps_in_words())]
+        names = list(dict.fromkeys(name for group in self.groups for name in group.scores))
+        for name in names[:1]:
+            shown = {f"{g.trait} {g.name}": g.scores[name] for g in self.groups if name not in g.too_few}
+            if shown:
+                figure = plot_estimates(shown, title=in_words(name), chance=0.5 if name == "auroc" else None)
+                blocks.append(as_picture(figure, f"{in_words(name)} of each group with its interval"))
+        for trait in dict.fromkeys(group.trait for group in self.groups):
+            blocks.append(self._table(trait, names[:4]))
+        for trait, value in self.alone.items():
+            blocks.append(Words(f"All films have the {trait} {value}." if value else f"No film tells its {trait}."))
+        lead = (
+            f"Scores of each group, with the patients behind them. A score that rests on fewer than {LEAST} patients "
+            f"of a kind is not shown."
+        )
+        return [Section("Groups of patients", lead, blocks)]
+
+    def _table(self, trait: str, names: list[str]) -> Table:
+        groups = [group for group in self.groups if group.trait == trait]
+        classes = list(groups[0].support)
+        rows = [
+            [
+                group.name,
+                str(group.films),
+                str(group.patients),
+                *(str(group.support[name]) for name in classes),
+                *(group.cell(name) for name in names),
+                _gap_cell(group, names[0]) if names else "-",
+            ]
+            for group in groups
+        ]
+        heads = [trait, "films", "patients", *(f"patients with {name}" for name in classes), *map(in_words, names)]
+        return Table([*heads, f"gap in {in_words(names[0])}" if names else "gap"], rows, f"By {trait}")
+
+    def _gaps_in_words(self) -> str:
+        gaps = self.clear_gaps
+        if not gaps:
+            return "No gap between groups is clear: every interval that could be computed holds 0."
+        named = "; ".join(
+            f"{group.trait} {group.name}: {in_words(name)} {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] "
+            f"({group.patients} patients)"
+            for group, name, gap in gaps[:4]
+        )
+        return (
+            f"Clear gaps to the largest group of the same trait: {named}. Of many gaps that are looked at, one in "
+            f"twenty is clear by chance."
+        )
+
+
+def score_groups(answers: Answers, *, positive: int | None = None, resamples: int = 1000, seed: int = 0) -> Subgroups:
+    """Score the films of each source, view, sex, age band and fold.
+
+    Args:
+        answers: The films.
+        positive: Number of the class looked for.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+    """
+    scores = chief_scores(answers, positive)
+    groups: list[Group] = []
+    alone = {}
+    for trait in TRAITS:
+        found = find_groups(answers, trait)
+        if len(found) > 1:
+            groups += _score_trait(answers, trait, found, scores, resamples, seed)
+        elif trait != "fold":
+            alone[trait] = next(iter(found), "")
+    return Subgroups(tuple(groups), alone)
+
+
+def find_groups(answers: Answers, trait: str) -> dict[str, Bool[np.ndarray, " films"]]:
+    """Return the films of each value of a trait; beyond a dozen the smallest are taken together."""
+    found = answers.groups(trait)
+    if len(found) <= MOST:
+        return found
+    by_size = sorted(found, key=lambda name: -int(found[name].sum()))
+    kept = {name: films for name, films in found.items() if name in by_size[: MOST - 1]}
+    others = np.any([found[name] for name in by_size[MOST - 1 :]], axis=0)
+    return kept | {f"{len(found) - len(kept)} smaller ones": others}
+
+
+def _score_trait(
+    answers: Answers,
+    trait: str,
+    found: Mapping[str, Bool[np.ndarray, " films"]],
+    scores: Mapping[str, Score],
+    resamples: int,
+    seed: int,
+) -> list[Group]:
+    few = {
+        (group, name): count
+        for group, films in found.items()
+        for name, score in scores.items()
+        if (count := score.too_few(answers, films)) is not None
+    }
+    largest = {name: _largest(found, name, few) for name in scores}
+
+    def table(weights: np.ndarray) -> dict[str, np.ndarray]:
+        values = {(g, n): score.statistic(weights, films) for n, score in scores.items() for g, films in found.items()}
+        numbers = {f"score {g} {n}": one for (g, n), one in values.items()}
+        return numbers | {
+            f"gap {g} {n}": one - values[str(other), n]
+            for (g, n), one in values.items()
+            if (other := largest[n]) not in (None, g)
+        }
+
+    films = {
+        f"{kind} {g} {n}": members & np.any(score.kinds, axis=0)
+        for kind in ("score", "gap")
+        for n, score in scores.items()
+        for g, members in found.items()
+    }
+    estimates = bootstrap_many(table, groups=answers.patients, films=films, resamples=resamples, seed=seed)
+    return [
+        Group(
+            trait,
+            name,
+            int(members.sum()),
+            answers.number_of(members),
+            {c: answers.number_of(members & (answers.truths[:, k] == 1)) for k, c in enumerate(answers.classes)},
+            {n: estimates[f"score {name} {n}"] for n in scores},
+            {n: gap for n in scores if (gap := estimates.get(f"gap {name} {n}")) and not math.isnan(gap.value)},
+            {n: few[name, n] for n in scores if (name, n) in few},
+        )
+        for name, members in found.items()
+    ]
+
+
+def _largest(found: Mapping[str, np.ndarray], score: str, few: Mapping[tuple[str, str], int]) -> str | None:
+    """Return the group with the most films of those in which the score can be told."""
+    able = [name for name in found if (name, score) not in few]
+    return max(able, key=lambda name: int(found[name].sum())) if able else None
+
+
+def _gap_cell(group: Group, name: str) -> str:
+    gap = group.gaps.get(name)
+    if name in group.too_few:
+        return "-"
+    return "compared with this" if gap is None else f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"

@@ -1,0 +1,264 @@
+"""What the data support and what they do not, in one sentence and in a table of questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from covidcxr.evaluation.intervals import Estimate
+from covidcxr.evaluation.report.shortcuts import Shortcuts
+from covidcxr.page import Section, Table
+
+__all__ = ["Evidence", "Finding", "Verdict", "judge"]
+
+FEW_PATIENTS = 50
+"""Patients of the rarer kind below which a score is called uncertain, however narrow its interval."""
+
+CLEAR_LOSS = 0.05
+"""A loss of AUROC that is worth a word."""
+
+BLIND = 0.6
+"""AUROC from which a blind score is more than a trifle above chance."""
+
+Weight: TypeAlias = Literal["for", "against", "doubt", "open"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that bears on the verdict; what was not measured is None.
+
+    Attributes:
+        about: What the model does, in words that follow its name: "tells covid19 from normal".
+        score: Its AUROC on all films.
+        films: Number of films.
+        rarest: Patients of the rarer kind: with, or without, what is looked for.
+        patients_known: Whether the rows tell patients.
+        shortcuts: What the rows alone tell.
+        probe: Name and AUROC of the best probe that sees no lung.
+        background: AUROC of the same model trained and tested without the lungs.
+        lungs_add: AUROC on the whole film less that without the lungs, paired.
+        held_out: AUROC on sources that were never trained on.
+        held_out_loss: AUROC of the mixed test less that on held-out sources, paired; None = no mixed test is given.
+    """
+
+    about: str
+    score: Estimate
+    films: int
+    rarest: int
+    patients_known: bool = True
+    shortcuts: Shortcuts | None = None
+    probe: tuple[str, Estimate] | None = None
+    background: Estimate | None = None
+    lungs_add: Estimate | None = None
+    held_out: Estimate | None = None
+    held_out_loss: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An answer to one question.
+
+    Attributes:
+        question: What is asked.
+        answer: What these data say.
+        weight: "for" or "against" the score meaning what it seems to, "doubt", or "open" = not tested.
+        reason: The answer as a clause, for the sentence.
+    """
+
+    question: str
+    answer: str
+    weight: Weight
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict.
+
+    Attributes:
+        sentence: The first thing to be read.
+        findings: Behind it.
+    """
+
+    sentence: str
+    findings: tuple[Finding, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+    def sections(self) -> list[Section]:
+        """Return the part of the report."""
+        if not self.findings:
+            return []
+        said = {"for": "yes", "against": "no", "doubt": "in part", "open": "not tested"}
+        rows = [[one.question, said[one.weight], one.answer] for one in self.findings]
+        return [Section("What the data support", "", [Table(["question", "supported?", "what was found"], rows)])]
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Weigh the evidence for a classifier's score.
+
+    Args:
+        evidence: What was measured.
+    """
+    findings = [
+        _above_chance(evidence),
+        *_without_lungs(evidence),
+        *(_guessed(evidence.shortcuts) if evidence.shortcuts else []),
+        *(_within(evidence.shortcuts) if evidence.shortcuts else []),
+        _elsewhere(evidence),
+    ]
+    return Verdict(_sentence(evidence, findings), tuple(findings))
+
+
+def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
+    by_weight: Mapping[Weight, list[str]] = {
+        weight: [one.reason for one in findings[1:] if one.weight == weight]
+        for weight in ("for", "against", "doubt", "open")
+    }
+    patients = f"{evidence.score.patients} patients" if evidence.patients_known else "unknown patients"
+    basis = f"On these {evidence.films} films of {patients}"
+    if findings[0].weight == "against":
+        return f"{basis} this model {evidence.about} no better than chance: {findings[0].reason}."
+    sure = f"{basis} this model {evidence.about} with an AUROC of {_short(evidence.score)}"
+    if findings[0].weight == "doubt":
+        sure += f", on few patients ({evidence.rarest} of the rarer kind)"
+    if by_weight["against"]:
+        return f"{sure}, but the data do not show that it reads lungs: {_joined(by_weight['against'][:2])}."
+    if by_weight["doubt"]:
+        return f"{sure}; a part of this may come from elsewhere than the lungs: {_joined(by_weight['doubt'][:2])}."
+    if by_weight["for"] and not by_weight["open"]:
+        return f"{sure}, and every control supports it: {_joined(by_weight['for'][:3])}."
+    return f"{sure}. Open is {_joined(by_weight['open'])}."
+
+
+def _above_chance(evidence: Evidence) -> Finding:
+    score, question = evidence.score, "Is the score better than chance?"
+    told = f"AUROC {_long(score)}; {evidence.rarest} patients of the rarer kind."
+    if not evidence.patients_known:
+        told += " Patients are not known: every film counts as one, so the interval is too narrow."
+    if math.isnan(score.value):
+        return Finding(question, "The films are all of one kind: there is no AUROC.", "against", "all are of one kind")
+    if math.isnan(score.low) or score.low <= 0.5:
+        return Finding(question, told, "against", f"its AUROC is {_short(score)}")
+    return Finding(question, told, "doubt" if evidence.rarest < FEW_PATIENTS else "for", f"AUROC {_short(score)}")
+
+
+def _without_lungs(evidence: Evidence) -> list[Finding]:
+    found = []
+    if evidence.probe is not None:
+        found.append(_probe(*evidence.probe, evidence.score))
+    if evidence.background is not None and evidence.lungs_add is not None:
+        found.append(_region(evidence.background, evidence.lungs_add))
+    if not found:
+        told = "No audit of the data and no model without lungs was given."
+        found.append(
+            Finding(
+                "Does it need the lungs?",
+                told,
+                "open",
+                "whether it looks at the lungs (nothing that sees no lung was scored beside it)",
+            )
+        )
+    return found
+
+
+def _probe(name: str, probe: Estimate, score: Estimate) -> Finding:
+    question = "Is it better than what sees no lung?"
+    told = f"The best blind probe of the audit, {name}, scores AUROC {_long(probe)}; the model {_short(score)}."
+    if probe.value >= score.low:
+        return Finding(question, told, "against", f"a probe that sees no lung ({name}) scores {_short(probe)}")
+    if probe.low > 0.5 and probe.value >= BLIND:
+        return Finding(question, told, "doubt", f"a probe that sees no lung ({name}) scores {_short(probe)}")
+    return Finding(question, told, "for", "no blind probe comes near it")
+
+
+def _region(background: Estimate, lungs_add: Estimate) -> Finding:
+    question = "Is it worse without the lungs?"
+    told = (
+        f"The same model on films with the lungs removed scores AUROC {_long(background)}; the whole film adds "
+        f"{lungs_add.value:+.3f} [{lungs_add.low:+.3f}, {lungs_add.high:+.3f}]."
+    )
+    if not lungs_add.low > 0:
+        return Finding(question, told, "against", f"with the lungs removed it scores {_short(background)}, as much")
+    if background.low > 0.5 and background.value >= BLIND:
+        return Finding(question, told, "doubt", f"with the lungs removed it still scores {_short(background)}")
+    return Finding(question, told, "for", f"with the lungs removed it falls to {_short(background)}")
+
+
+def _guessed(shortcuts: Shortcuts) -> list[Finding]:
+    if not shortcuts.guesses:
+        return []
+    trait, guess = max(shortcuts.guesses.items(), key=lambda entry: _or_zero(entry[1].value))
+    lead = shortcuts.leads[trait]
+    question = "Is it better than a guess from source, view, sex or age?"
+    told = f"A guess from the {trait} alone scores AUROC {_long(guess)}; the model is {lead.value:+.3f} from it."
+    if math.isnan(guess.value):
+        return []
+    pure, groups = shortcuts.one_label.get(trait, (0, 0))
+    if pure and pure == groups:
+        return [Finding(question, told, "against", f"the {trait} alone decides the label of every film")]
+    if not lead.low > 0:
+        return [Finding(question, told, "against", f"a guess from the {trait} alone scores {_short(guess)}")]
+    if guess.low > 0.5 and guess.value >= BLIND:
+        return [Finding(question, told, "doubt", f"a guess from the {trait} alone scores {_short(guess)}")]
+    return [Finding(question, told, "for", "source, view, sex and age do not tell the label")]
+
+
+def _within(shortcuts: Shortcuts) -> list[Finding]:
+    found = []
+    for trait, within in shortcuts.within.items():
+        question = f"Does it hold among films of one {trait}?"
+        loss = shortcuts.losses[trait]
+        told = f"AUROC {_long(within)} among films of one {trait}, {-loss.value:+.3f} from all films."
+        if math.isnan(within.value):
+            told = f"No {trait} holds films of both kinds, so this cannot be told."
+            found.append(Finding(question, told, "against", f"no {trait} holds films of both kinds"))
+        elif math.isnan(within.low) or within.low <= 0.5:
+            reason = f"among films of one {trait} it is not better than chance ({_short(within)})"
+            found.append(Finding(question, told, "against", reason))
+        elif loss.low > 0 and loss.value > CLEAR_LOSS:
+            found.append(Finding(question, told, "doubt", f"among films of one {trait} it falls to {_short(within)}"))
+        else:
+            found.append(Finding(question, told, "for", f"it holds among films of one {trait}"))
+    return found
+
+
+def _elsewhere(evidence: Evidence) -> Finding:
+    question = "Does it hold on a source that it never saw?"
+    score, loss = evidence.held_out, evidence.held_out_loss
+    if score is None:
+        return Finding(
+            question,
+            "No source was held out of training.",
+            "open",
+            "whether it holds elsewhere (no source was held out)",
+        )
+    told = f"AUROC {_long(score)} on held-out sources"
+    if loss is not None:
+        told += f", {-loss.value:+.3f} [{-loss.high:+.3f}, {-loss.low:+.3f}] from the mixed test on the same films"
+    told += "."
+    if math.isnan(score.low) or score.low <= 0.5:
+        return Finding(question, told, "against", f"on sources that it never saw it scores {_short(score)}")
+    if loss is not None and loss.low > 0 and loss.value > CLEAR_LOSS:
+        return Finding(question, told, "doubt", f"on sources that it never saw it falls to {_short(score)}")
+    return Finding(question, told, "for", f"on sources that it never saw it scores {_short(score)}")
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _short(one: Estimate) -> str:
+    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]" if not math.isnan(one.low) else f"{one.value:.2f}"
+
+
+def _long(one: Estimate) -> str:
+    return f"{_short(one)} ({one.count} films of {one.patients} patients)"
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    return " and ".join(reasons)
