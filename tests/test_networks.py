@@ -787,7 +787,7 @@ def test_weights_that_cannot_be_had(config: ModelConfig, tmp_path: Path) -> None
         (classifier("torchvision:alexnet"), r"HF_HUB_OFFLINE is set.*Fetch https://\S+alexnet\S+\.pth where"),
         (classifier("vgg16_head"), r"HF_HUB_OFFLINE is set.*Fetch https://\S+vgg16\S+\.pth where"),
         (segmenter("smp:fpn", encoder="densenet121"), r"hf download smp-hub/densenet121\.imagenet \("),
-        (segmenter("smp:fpn", encoder=SMALL), "from the network"),
+        (segmenter("smp:fpn", encoder=SMALL), r"from the network.*hf download timm/mobilenetv3_small_050\."),
     ],
     ids=lambda value: value.network if isinstance(value, ModelConfig) else None,
 )

@@ -313,17 +313,18 @@ class TestSteps:
         boosting = {"network_args": {"backbone": "timm:test_resnet", "stages": 3, "depth": 2}, "learning_rate": 0.2}
         path = write(
             tmp_path / "tiny.yaml",
-            compare={"lr": {"slow": {}, "fast": {"model.init_args.lr": 0.01}}},
+            compare={"loss": {"plain": {}}, "lr": {"slow": {}, "0.01": {"model.init_args.lr": 0.01}}},
             ensemble={"vote": "soft", "boosting": boosting},
             coverage=0.9,
         )
         words = ["--data.root", str(films), "--trainer.max_epochs", "1"]
         recipe = Recipe.read(str(path))
         comparison = run_recipe(recipe, tmp_path / "out", words)
-        assert list(comparison.to_dict()["runs"]) == ["slow", "fast", "boosting", "ensemble"]
+        assert list(comparison.to_dict()["runs"]) == ["plain+slow", "plain+0.01", "boosting", "ensemble"]
         model = load_model(tmp_path / "out" / "ensemble" / "model")
         assert isinstance(model, EnsembleModel)
         assert model.config.thresholds
+        assert list(model.config.members) == ["plain-slow", "plain-0-01", "boosting"]
         rows = pd.read_csv(tmp_path / "out" / "ensemble" / "predictions.csv").set_index("image_id")
         data = CSVDataModule(films, image_size=(32, 32))
         film = data.test_dataset[0]
@@ -359,6 +360,11 @@ class TestSteps:
         with pytest.raises(CovidCXRError, match=message):
             run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
         assert not list(tmp_path.glob("out/**/model"))
+
+    def test_a_variant_keeps_off_the_folder_of_the_ensemble(self, tmp_path: Path, films: Path) -> None:
+        path = write(tmp_path / "tiny.yaml", compare={"it": {"ensemble": {}, "b": {}}}, ensemble={"vote": "soft"})
+        with pytest.raises(ConfigError, match="may not be named 'ensemble'"):
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
 
     def test_a_wrong_network_is_told_before_masks_are_drawn(self, tmp_path: Path, films: Path) -> None:
         variant = {"model.init_args.model.network": "timm:resnet5"}

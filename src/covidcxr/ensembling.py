@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -55,12 +56,12 @@ class EnsembleStep:
             raise ConfigError(f"ensemble.vote of {where}: {vote!r} is none. {did_you_mean(str(vote), get_args(Vote))}")
         return cls(vote, boosting)
 
-    def check(self, task: Task, members: int) -> None:
+    def check(self, task: Task, members: Collection[str]) -> None:
         """Build what will be combined with the runs' models, before these are trained.
 
         Args:
             task: What the first run trains.
-            members: How many models the runs give.
+            members: The names of the runs, each of which gives a model.
 
         Raises:
             ConfigError: If there will be nothing to combine, or the boosted member cannot be built.
@@ -69,7 +70,9 @@ class EnsembleStep:
         configs = [model.config for model in task.models.values()]
         if [config.task for config in configs] != ["classification"]:
             raise ConfigError("An ensemble combines classifiers, and these runs train others: leave `ensemble` out.")
-        _check_count(members + bool(self.boosting))
+        for name in {"boosting", "ensemble"} & set(members):
+            raise ConfigError(f"A variant may not be named {name!r} beside an ensemble, whose folder that is.")
+        _check_count(len(members) + bool(self.boosting))
         if self.boosting:
             if configs[0].mode == "multilabel":
                 raise ConfigError("Boosted trees answer with exclusive classes, not findings: leave `boosting` out.")
@@ -98,8 +101,12 @@ class EnsembleStep:
 
     def combine(self, members: Mapping[str, Path], data: CXRDataModule, folder: Path, coverage: float | None) -> None:
         """Combine the saved members; calibrate, test and save the ensemble."""
-        models = {name: ClassificationModel.from_pretrained(place) for name, place in members.items()}
-        _check_count(len(models))
+        _check_count(len(members))
+        models: dict[str, ClassificationModel] = {}
+        for name, place in members.items():
+            plain = re.sub(r"[^A-Za-z0-9_-]", "-", name)  # "focal+0.01": a member's name is more narrow than a run's
+            plain = plain if plain not in models else f"{plain}-{len(models)}"
+            models[plain] = ClassificationModel.from_pretrained(place)
         finish(EnsembleModel(models, vote=self.vote), data, folder, coverage)
 
 

@@ -207,7 +207,7 @@ def _sources(recipe: Recipe, words: Sequence[str]) -> tuple[HeldOut, ...]:
 def _check_ensemble(recipe: Recipe, folder: Path, runs: Sequence[Run], step: EnsembleStep) -> None:
     """Build what the ensemble adds to the runs, and take its folders; see `claim`."""
     if not (folder / "ensemble" / "scores.json").is_file():
-        step.check(check(runs[0].fit_words()).model, len(runs))
+        step.check(check(runs[0].fit_words()).model, [one.name for one in runs])
     words = runs[0].words
     if step.boosting:
         claim(folder / "boosting", [dict(step.boosting), runs[0].config], words)

@@ -94,9 +94,12 @@ def _check_names(name: str, encoder: str) -> None:
 
 def _from_smp(build: partial[nn.Module], encoder: str, name: str) -> nn.Module:
     import segmentation_models_pytorch as smp
+    import timm
 
     settings = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet", {})
     repository = settings.get("repo_id")
+    if encoder.startswith("tu-"):
+        repository = getattr(timm.models.get_pretrained_cfg(encoder[3:]), "hf_hub_id", None)
     cure = f"Where there is a network: hf download {repository} (a file model.safetensors)." if repository else ""
     try:
         with hub_or_cache():
