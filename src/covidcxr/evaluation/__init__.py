@@ -14,6 +14,7 @@ from covidcxr.evaluation.operating import (
     predictive_values,
     score_at,
 )
+from covidcxr.evaluation.reliability import Reliability, measure_reliability, score_sets
 from covidcxr.evaluation.rows import calibrate, read_rows, score_rows
 from covidcxr.evaluation.statistics import (
     weighted_auroc,
@@ -54,4 +55,7 @@ __all__ = [
     "fit_temperature",
     "expected_calibration_error",
     "conformal_threshold",
+    "score_sets",
+    "Reliability",
+    "measure_reliability",
 ]

@@ -10,10 +10,11 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Bool, Float
 
-from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.errors import ConfigError
 from covidcxr.evaluation.answers import Answers
 from covidcxr.evaluation.intervals import Estimate
 from covidcxr.evaluation.metrics import Statistics
+from covidcxr.evaluation.reliability import of_class
 from covidcxr.evaluation.statistics import ratio
 
 __all__ = ["OperatingPoint", "choose_point", "choose_threshold", "predictive_values", "score_at"]
@@ -115,7 +116,7 @@ def choose_point(
     Raises:
         ConfigError: If there is no such class, or nothing to choose on; see `choose_threshold`.
     """
-    answers, probability, positive = _of_class(rows, class_name)
+    answers, probability, positive = of_class(Answers.read(rows).scored, class_name)
     threshold = choose_threshold(probability, positive, sensitivity=sensitivity, specificity=specificity)
     wanted, least = ("sensitivity", sensitivity) if specificity is None else ("specificity", specificity)
     return OperatingPoint(
@@ -155,7 +156,7 @@ def score_at(
     """
     if prevalence is not None and not 0 < prevalence < 1:
         raise ConfigError(f"The prevalence must be in (0, 1), not {prevalence}.")
-    answers, probability, positive = _of_class(rows, class_name)
+    answers, probability, positive = of_class(Answers.read(rows).scored, class_name)
     called = probability >= (point.threshold if isinstance(point, OperatingPoint) else point)
     cells = np.stack([positive & called, positive, ~positive & ~called, ~positive], axis=1).astype(float)
 
@@ -212,15 +213,3 @@ def predictive_values(sensitivity: Any, specificity: Any, prevalence: Any) -> tu
     hits, alarms = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
     cleared, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
     return ratio(hits, hits + alarms)[()], ratio(cleared, cleared + missed)[()]  # [()]: a number, not an array of one
-
-
-def _of_class(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Answers, np.ndarray, np.ndarray]:
-    """Return the films for which it is known whether they are of a class, its probability and whether they are."""
-    answers = Answers.read(rows).scored
-    if name not in answers.classes:
-        raise ConfigError(f"There is no class {name!r}. {did_you_mean(name, answers.classes)}")
-    number = answers.classes.index(name)
-    answers = answers.take(~np.isnan(answers.truths[:, number]))
-    if not len(answers):
-        raise ConfigError(f"No film tells whether it is {name}.")
-    return answers, answers.probabilities[:, number], answers.truths[:, number] == 1

@@ -14,6 +14,7 @@ import numpy as np
 
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.intervals import Estimate
+from covidcxr.evaluation.reliability import Reliability, measure_reliability
 from covidcxr.evaluation.rows import answered_rows
 from covidcxr.files import replace_file
 from covidcxr.page import Picture
@@ -31,6 +32,7 @@ __all__ = [
     "plot_estimates",
     "plot_history",
     "plot_precision_recall",
+    "plot_reliability",
     "plot_roc",
     "save_figure",
 ]
@@ -113,6 +115,31 @@ def plot_precision_recall(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axis.axhline(truth.mean(), color=color, linewidth=0.8, linestyle=":")
     axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axis.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def plot_reliability(rows: Sequence[Mapping[str, Any]] | Reliability, class_name: str | None = None) -> Figure:
+    """Draw a reliability diagram: how often what was given a probability came true, and how many films there are.
+
+    Args:
+        rows: A row a film, as for `measure_reliability`; or what that returned.
+        class_name: Whose probability; None = that of each film's most probable class.
+    """
+    found = rows if isinstance(rows, Reliability) else measure_reliability(rows, class_name)
+    # Bins that hold many of the films count; the others are pale.
+    films = np.array([one.share.count for one in found.bins])
+    figure, (axis,) = panels(1, width=4.2, height=4)
+    axis.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":")
+    for one, part in zip(found.bins, films / films.sum(), strict=True):
+        alpha = min(1.0, 0.3 + 7 * part)
+        axis.bar(one.low, part, one.high - one.low, align="edge", color=LINE, edgecolor="white")
+        axis.plot([one.confidence] * 2, [one.share.low, one.share.high], color=COLORS[0], linewidth=2, alpha=alpha)
+        axis.plot(one.confidence, one.share.value, "o", color=COLORS[0], markersize=5, alpha=alpha)
+    told = f"ECE {found.ece}\nBrier {found.brier}"
+    axis.text(0.03, 0.97, told, va="top", fontsize=8, color=INK, bbox={"color": "white", "alpha": 0.8, "pad": 1})
+    subject = "most probable class" if found.of == "the answer" else found.of
+    axis.set(xlabel=f"probability of {subject}", ylabel="came true (grey: share of films)")
+    axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     return figure
 
 

@@ -112,7 +112,8 @@ def answer_statistics(answers: Answers) -> Statistics:
 def answered_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the rows that hold probabilities: a film without a label has none, though its masks may be scored."""
     columns = {name for row in rows for name in row if name.startswith(_PROBABILITY)}
-    return [row for row in rows if columns and all(row.get(name, "") not in ("", None) for name in columns)]
+    asked = {*columns, "label"} if any("label" in row for row in rows) else columns
+    return [row for row in rows if columns and all(row.get(name, "") not in ("", None) for name in asked)]
 
 
 def calibrate(config: Config, rows: Sequence[Mapping[str, Any]], coverage: float | None = None) -> Config:
@@ -130,11 +131,13 @@ def calibrate(config: Config, rows: Sequence[Mapping[str, Any]], coverage: float
     Raises:
         ConfigError: If the classes are not exclusive, or there are no rows.
     """
-    rows = answered_rows(rows)
-    if config.mode == "multilabel" or config.task != "classification" or not rows:
+    answers = Answers.read(rows).scored if rows else None
+    if config.mode == "multilabel" or config.task != "classification" or not answers:
         raise ConfigError(f"Only exclusive classes of labelled films are calibrated, not {config.mode} {config.task}.")
-    probabilities = np.stack([_column(rows, _PROBABILITY + name) for name in config.classes], axis=1)
-    labels = np.array([config.classes.index(row["label"]) for row in rows])
+    if set(answers.classes) != set(config.classes):
+        raise ConfigError(f"The rows are of {list(answers.classes)}, the model is of {list(config.classes)}.")
+    order = [answers.classes.index(name) for name in config.classes]
+    probabilities, labels = answers.probabilities[:, order], answers.truths[:, order].argmax(1)
     # Softmax forgets a constant, so the logarithm serves as logits; they were divided by the temperature already.
     logits = np.log(probabilities.clip(1e-12)) * config.temperature
     temperature = fit_temperature(logits, labels)
@@ -194,10 +197,3 @@ def _check_answer(row: Mapping[str, Any], classes: Sequence[str]) -> None:
             f"the probabilities sum to {total:.3f}, not 1. Of findings that may come together, give the truths as "
             f"label_CLASS"
         )
-
-
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    try:
-        return np.array([row[name] for row in rows], dtype=float)
-    except (KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"Each row needs a number in the column {name!r} ({error}).") from error
