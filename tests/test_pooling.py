@@ -13,9 +13,9 @@ import yaml
 from covidcxr.cli import main
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, CovidCXRError
-from covidcxr.evaluation import score_rows
+from covidcxr.evaluation import read_rows, score_rows
 from covidcxr.phantom import write_dataset
-from covidcxr.pooling import HeldOut, pool_rows, read_predictions, without_sources
+from covidcxr.pooling import HeldOut, pool_rows, without_sources
 from covidcxr.recipe import Recipe
 from covidcxr.runs import run_recipe
 
@@ -92,23 +92,11 @@ def test_a_film_counts_where_its_own_source_is_held_out() -> None:
     assert [(row["image_id"], row["fold"]) for row in pooled] == [("1", "without-a"), ("2", "without-b")]
 
 
-def test_rows_read_back_are_the_rows_written(tmp_path: Path) -> None:
-    rows = [
-        {"image_id": "1", "patient_id": "007", "source": "NA", "label": "normal", "dice_lung": 0.5, "age": 40.0},
-        {"image_id": "2", "patient_id": "", "source": "b", "label": "", "dice_lung": float("nan"), "age": 1.0},
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "predictions.csv", index=False)
-    read = read_predictions(tmp_path / "predictions.csv")
-    assert read[0] == rows[0]
-    assert read[1]["patient_id"] == read[1]["label"] == ""
-    assert read[1]["dice_lung"] != read[1]["dice_lung"]
-
-
 def test_folds_test_every_film_once_and_finished_ones_are_not_repeated(films: Path, tmp_path: Path) -> None:
     recipe, out = write(tmp_path / "tiny.yaml"), tmp_path / "out"
     words = ["recipes", "run", str(recipe), "--data.root", str(films), "--output", str(out), "--folds", "3"]
     assert main(words) == 0
-    rows = read_predictions(out / "predictions.csv")
+    rows = read_rows(out / "predictions.csv")
     records = CSVDataModule(films).records
     assert sorted(row["image_id"] for row in rows) == sorted(record.image_id for record in records)
     homes: dict[str, set[str]] = {}
@@ -126,7 +114,7 @@ def test_folds_test_every_film_once_and_finished_ones_are_not_repeated(films: Pa
     made = {path: path.stat().st_mtime_ns for path in out.glob("fold-*/scores.json")}
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in made} == made
-    assert read_predictions(out / "predictions.csv") == rows
+    assert read_rows(out / "predictions.csv") == rows
     with pytest.raises(CovidCXRError, match="other settings"):
         run_recipe(Recipe.read(str(recipe)), out, ["--data.root", str(films)], folds=4)
 
@@ -139,7 +127,7 @@ def test_each_source_is_tested_by_a_model_that_never_saw_it(films: Path, tmp_pat
     )
     assert list(comparison.to_dict()["runs"]) == ["plain", "focal"]
     for variant in ("plain", "focal"):
-        rows = read_predictions(tmp_path / "out" / variant / "predictions.csv")
+        rows = read_rows(tmp_path / "out" / variant / "predictions.csv")
         assert len(rows) == 36
         assert all(row["fold"] == f"without-{row['source']}" for row in rows)
 

@@ -10,16 +10,13 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from covidcxr.data import CXRDataModule, Record, assign_splits
 from covidcxr.data.records import labels_of
 from covidcxr.errors import ConfigError
 
-__all__ = ["HeldOut", "pool_rows", "read_predictions", "without_sources"]
-
-_WORDS = ("image_id", "patient_id", "source", "label", "view", "sex", "fold")
+__all__ = ["HeldOut", "pool_rows", "without_sources"]
 
 
 @dataclass(frozen=True)
@@ -102,17 +99,6 @@ def pool_rows(parts: Iterable[tuple[HeldOut, Iterable[Mapping[str, Any]]]]) -> l
         source = part.settings.get("hold_out_source")
         pooled += [{**row, "fold": part.name} for row in rows if source is None or row["source"] == source]
     return pooled
-
-
-def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """Read the rows that `covidcxr test` wrote; what is not known is NaN, or "" in a column of words."""
-    import pandas as pd
-
-    # A source may be called "NA": only what is empty is not known.
-    table = pd.read_csv(path, dtype=dict.fromkeys(_WORDS, str), keep_default_na=False, na_values=[""])
-    words = [name for name in _WORDS if name in table]
-    table[words] = table[words].fillna("")
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _learnt(records: Iterable[Record], data: CXRDataModule, labels: bool) -> set[str]:

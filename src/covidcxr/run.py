@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from lightning.pytorch.callbacks import Callback
 
+from covidcxr.evaluation import read_rows
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.hub import read_json
-from covidcxr.pooling import HeldOut, pool_rows, read_predictions
+from covidcxr.pooling import HeldOut, pool_rows
 from covidcxr.recipe import claim, write_yaml
 from covidcxr.training import check, print_line, print_scores, run, score_sources, write_scores
 
@@ -132,7 +133,7 @@ class PooledRun(Run):
             if not one.finished:
                 print_line(f"Part {number} of {len(self.parts)}: {part.name}")
             one.go()
-        rows = pool_rows((part, read_predictions(one.folder / "predictions.csv")) for part, one in self.parts)
+        rows = pool_rows((part, read_rows(one.folder / "predictions.csv")) for part, one in self.parts)
         scores = score_sources(rows)
         write_scores(rows, scores, self.folder)
         draw_run(self.folder)
