@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from covidcxr.cli import main
@@ -22,6 +23,7 @@ from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
 from covidcxr.models import ClassificationModel, EnsembleModel, load_model
 from covidcxr.phantom import write_dataset
 from covidcxr.recipe import Recipe, recipe_paths
+from covidcxr.run import Run
 from covidcxr.runs import chief_scores, run_recipe
 
 TINY: dict[str, Any] = {
@@ -227,6 +229,26 @@ class TestRun:
         assert list(comparison.failed) == ["wild"]
         assert list(comparison.to_dict()["runs"]) == ["good"]
 
+    def test_a_resumed_run_is_tested_with_its_best_weights(self, tmp_path: Path, films: Path) -> None:
+        recipe = Recipe.read(str(write(tmp_path / "tiny.yaml", compare=None)))
+        _, config = next(recipe.runs())
+        run = Run("", tmp_path / "out", config, ("--data.root", str(films), "--trainer.max_epochs", "1"))
+        run.fit()
+        (tmp_path / "out" / "model" / "history.json").unlink()  # killed before all was saved
+        path = tmp_path / "out" / "checkpoints" / "last.ckpt"
+        last = torch.load(path, weights_only=True)
+        last["state_dict"] = {name: torch.zeros_like(value) for name, value in last["state_dict"].items()}
+        torch.save(last, path)
+        run.go()
+        model = load_model(tmp_path / "out" / "model")
+        assert model.network.fc.weight.any()  # type: ignore[operator, union-attr]
+        rows = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("image_id")
+        film = CSVDataModule(films, image_size=(32, 32)).test_dataset[0]
+        columns = [f"probability_{name}" for name in model.config.classes]
+        answer = model.predict(film["image"][None])[0].tolist()
+        assert answer == pytest.approx(rows.loc[film["image_id"], columns].tolist(), abs=1e-6)
+        assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text()) == config
+
     @pytest.mark.slow
     def test_a_kill_at_any_moment_loses_and_repeats_nothing(self, tmp_path: Path, films: Path) -> None:
         recipe = write(tmp_path / "tiny.yaml", trainer=TINY["trainer"] | {"max_epochs": 12})
@@ -248,7 +270,7 @@ class TestRun:
         subprocess.run([*words, "--output", str(killed)], check=True, capture_output=True)
         assert {path: path.stat().st_mtime_ns for path in finished} == finished
         # Bit for bit the trainings of an undisturbed command.
-        for path in whole.glob("*/model/history.json"):
+        for path in (*whole.glob("*/model/history.json"), *whole.glob("*/predictions.csv")):
             assert (killed / path.relative_to(whole)).read_text() == path.read_text(), path
         runs = json.loads((killed / "comparison.json").read_text())["runs"]
         assert list(runs) == list(json.loads((whole / "comparison.json").read_text())["runs"])

@@ -51,21 +51,23 @@ class Run:
 
     def go(self) -> None:
         """Fit, test and draw; what was reached before is not repeated."""
-        config = self.fit()
+        self.fit()
         if not self.finished:
+            # The training wrote down its own config there, with the checkpoint that it was resumed from.
+            config = self.claim_folder()
             tested = ["--model.init_from", str(self.folder / "model"), "--output", str(self.folder)]
             run(["test", "--config", config, *self.words, *self._place(), *tested])
+            self.claim_folder()  # and so did the test
         draw_run(self.folder)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
-    def fit(self, callbacks: Sequence[Callback] = ()) -> str:
-        """Train, unless that was done, and return the path of the config."""
+    def fit(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Train, unless that was done."""
         config, model = self.claim_folder(), self.folder / "model"
         if not (model / "history.json").is_file():  # the last that is written
             last = self.folder / "checkpoints" / "last.ckpt"
             resume = ["--ckpt_path", str(last)] if last.is_file() else []
             run(["fit", "--config", config, *self.words, *self._place(), "--output", str(model), *resume], callbacks)
-        return config
 
     def fit_words(self) -> list[str]:
         """Take the folder and return the command-line words that fit the run; see `claim_folder`."""

@@ -237,6 +237,8 @@ class TrainingCLI(LightningCLI):
             if settings.ckpt_path is None:
                 raise ConfigError("There are no weights to score: give --model.init_from FOLDER or --ckpt_path FILE.")
             return
+        if settings.ckpt_path is not None:
+            raise ConfigError("Both init_from and ckpt_path name weights to score: set one of them to null.")
         for own in self.model.models.values():
             saved = load_model(source, prefer=own.task)
             assert isinstance(saved, NetworkModel)  # no task starts from an ensemble
