@@ -16,7 +16,7 @@ from covidcxr.pipeline import Pipeline
 from covidcxr.prediction import Prediction
 from covidcxr.sheet import write_sheet
 
-__all__ = ["find_films", "predict_folder", "print_summary"]
+__all__ = ["find_films", "load_pipeline", "predict_folder", "print_summary"]
 
 FILM_SUFFIXES = IMAGE_SUFFIXES | {""}  # DICOM files often have none
 
@@ -123,8 +123,7 @@ def predict_folder(
     films, left_out = find_films(paths, root)
     if not films:
         raise ConfigError(f"No films found in {', '.join(map(str, paths))} (looked for {_suffixes()}).")
-    pipeline = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model)
-    _move(pipeline, device)
+    pipeline = load_pipeline(model, device)
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
     for stale in ("index.html", "summary.json"):  # of an earlier run: they would outlive an interruption of this one
@@ -148,6 +147,20 @@ def predict_folder(
     write_sheet(target / "index.html", entries, summary)
     (target / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def load_pipeline(model: str | os.PathLike[str] | Pipeline, device: str = "cpu") -> Pipeline:
+    """Return a pipeline, or load it from where it is said to be, on a device.
+
+    Raises:
+        ConfigError: If the device is not there.
+        PretrainedError: If the model cannot be had.
+    """
+    pipeline = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model)
+    try:
+        return pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise ConfigError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}).") from error
 
 
 def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
@@ -183,13 +196,6 @@ def _summary(entries: list[dict[str, Any]], left_out: Counter[str], target: Path
         "page": str((target / "index.html").resolve()),
         "predictions": str((target / "predictions.jsonl").resolve()),
     }
-
-
-def _move(pipeline: Pipeline, device: str) -> None:
-    try:
-        pipeline.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
-        raise ConfigError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}).") from error
 
 
 def _suffixes() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from covidcxr.explain.engine import explain, explain_many
 from covidcxr.explain.explanation import Explanation
-from covidcxr.explain.faithful import Faithfulness, faithfulness
+from covidcxr.explain.faithful import CURVES, Faithfulness, faithfulness
 from covidcxr.explain.methods import METHODS
 
-__all__ = ["METHODS", "Explanation", "Faithfulness", "explain", "explain_many", "faithfulness"]
+__all__ = ["CURVES", "METHODS", "Explanation", "Faithfulness", "explain", "explain_many", "faithfulness"]

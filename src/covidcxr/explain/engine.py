@@ -21,7 +21,7 @@ from covidcxr.preprocess import Preprocess
 from covidcxr.transforms import LUNGS_OF_REGION, apply_region, fit_image, unfit_map
 from covidcxr.types import ImageLike
 
-__all__ = ["Lungs", "explain", "explain_many", "seen_by"]
+__all__ = ["Lungs", "evaluating", "explain", "explain_many", "seen_by"]
 
 Film: TypeAlias = Float[np.ndarray, "height width"]
 Mask: TypeAlias = Bool[np.ndarray, "height width"]
@@ -138,7 +138,7 @@ def _heat_of(
     """Yield one network's map of each film, from 0 up, at the film's own size."""
     settings = model.config.preprocess
     seen = seen_by(model, lungs, sizes).to(image.device)
-    with _evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         sight = model.preprocess(image, lungs).detach()
         question = Question(model, sight, _without_film(model, sight, seen), targets.to(image.device))
         heat = find_method(method)(question).clamp_min(0)[:, None]
@@ -194,7 +194,7 @@ def _move_back(model: ClassificationModel, image: Tensor, lungs: Tensor | None, 
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode for a while; what of it trained before, trains again."""
     training = [module for module in model.modules() if module.training]
     if training:

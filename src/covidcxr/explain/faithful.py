@@ -28,6 +28,9 @@ _BLUR = 0.06
 _CELLS = 7
 """A random map is noise of so many cells a side, smoothed: as coarse as a class activation map."""
 
+_BATCH = 32
+"""Films that the classifier is asked about at a time."""
+
 Curves = Float[np.ndarray, "films steps"]
 
 
@@ -105,16 +108,25 @@ def faithfulness(
     noise = torch.Generator().manual_seed(seed)
     random = torch.rand(len(image), 1, _CELLS, _CELLS, generator=noise).to(device)
     random = F.interpolate(random, tuple(image.shape[-2:]), mode="bilinear", align_corners=False)[:, 0]
-    curves = {name: np.zeros((len(image), steps + 1)) for name in CURVES}
-    films = range(len(image))
+    curves = {}
     for prefix, values in (("", heat), ("random_", random)):
         rank = _rank(values, seen[:, 0], noise)
-        for step in range(steps + 1):
-            hot = rank < step / steps  # at the last step all that is seen
-            for name, there, away in (("deletion", bare, image), ("insertion", image, blurred)):
-                chances = model.predict(torch.where(hot, there, away), lungs).cpu().numpy()
-                curves[prefix + name][:, step] = chances[films, columns]
+        for name, there, away in (("deletion", bare, image), ("insertion", image, blurred)):
+            # At the last step all that is seen has a rank below.
+            shown = [torch.where(rank < step / steps, there, away) for step in range(steps + 1)]
+            curves[prefix + name] = _chances(model, shown, lungs, columns)
     return Faithfulness(np.linspace(0, 1, steps + 1), *(curves[name] for name in CURVES))
+
+
+def _chances(model: Classifier, shown: list[Tensor], lungs: Tensor | None, columns: Sequence[int]) -> Curves:
+    """Ask about the films of all steps, several steps at a time."""
+    films, answers = len(columns), []
+    together = max(1, _BATCH // films)
+    for start in range(0, len(shown), together):
+        part = shown[start : start + together]
+        answers.append(model.predict(torch.cat(part), None if lungs is None else lungs.repeat(len(part), 1, 1, 1)))
+    chances = torch.cat(answers).cpu().numpy().reshape(len(shown), films, -1)
+    return chances[:, np.arange(films), columns].T.astype(float)
 
 
 def _columns(model: Classifier, target: str | Sequence[str], films: int) -> list[int]:

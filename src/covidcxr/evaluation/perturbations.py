@@ -1,0 +1,187 @@
+"""Small changes of a film that change nothing of what it shows.
+
+All work on films as float [height, width] in [0, 1], in units of the film's own size, so that they mean the same for
+any scanner. Whatever is random follows from the seed and the film's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
+
+__all__ = ["PERTURBATIONS", "Perturbation", "find_perturbations"]
+
+Film = Float[np.ndarray, "height width"]
+
+_GRAIN = 512
+"""Noise is drawn on a grid of at most so many cells along the longer side: on a film of 3,000 pixels noise of single
+pixels is gone once the film has the network's size."""
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """A named change of a film.
+
+    Attributes:
+        name: Of the kind of change ("rotation").
+        strength: How much, as it is shown ("5 degrees").
+        change: From a film in [0, 1] and a generator to the changed film in [0, 1], of any size.
+        moves: Whether it moves what the film shows: then masks are moved alike before they are compared.
+    """
+
+    name: str
+    strength: str
+    change: Callable[[Film, np.random.Generator], Film]
+    moves: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name and strength."""
+        return f"{self.name}, {self.strength}" if self.strength else self.name
+
+    def __call__(self, film: Film, *, image_id: str = "", seed: int = 0) -> Film:
+        """Return the changed film, float32 in [0, 1]; the one given stays as it is.
+
+        Raises:
+            ConfigError: If the change does not give a film.
+        """
+        words = f"{seed}/{self.title}/{image_id}".encode("utf-8", "surrogateescape")
+        rng = np.random.default_rng(int.from_bytes(blake2b(words, digest_size=8).digest(), "little"))
+        changed = np.asarray(self.change(film.copy(), rng))
+        if changed.ndim != 2 or changed.size == 0 or not np.isfinite(changed).all():
+            raise ConfigError(f"The perturbation {self.title!r} gave no film but an array {changed.shape}.")
+        return np.asarray(np.clip(changed, 0, 1), np.float32)
+
+    def move(self, mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+        """Return a mask of the film as it lies on the changed film."""
+        return self(mask.astype(np.float32)) >= 0.5 if self.moves else mask
+
+
+def _rotate(film: Film, rng: np.random.Generator, *, degrees: float) -> Film:
+    height, width = film.shape
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    return cv2.warpAffine(film, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _contrast(film: Film, rng: np.random.Generator, *, factor: float) -> Film:
+    return np.asarray(film.mean() + factor * (film - film.mean()))
+
+
+def _gamma(film: Film, rng: np.random.Generator, *, power: float) -> Film:
+    return film**power
+
+
+def _brighten(film: Film, rng: np.random.Generator, *, step: float) -> Film:
+    return film + step
+
+
+def _noise(film: Film, rng: np.random.Generator, *, deviation: float) -> Film:
+    height, width = film.shape
+    shrink = min(1.0, _GRAIN / max(film.shape))
+    cells = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    grain = rng.standard_normal(cells, np.float32)
+    return np.asarray(film + deviation * cv2.resize(grain, (width, height), interpolation=cv2.INTER_NEAREST))
+
+
+def _blur(film: Film, rng: np.random.Generator, *, fraction: float) -> Film:
+    return cv2.GaussianBlur(film, (0, 0), max(fraction * max(film.shape), 1e-3), borderType=cv2.BORDER_REPLICATE)
+
+
+def _jpeg(film: Film, rng: np.random.Generator, *, quality: int) -> Film:
+    grey = np.rint(film * 255).astype(np.uint8)
+    _, code = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(code, cv2.IMREAD_GRAYSCALE), np.float32) / 255
+
+
+def _shrink(film: Film, rng: np.random.Generator, *, side: int) -> Film:
+    """Bring the longer side to so many pixels and back; a film that is smaller stays as it is."""
+    height, width = film.shape
+    scale = side / max(film.shape)
+    if scale >= 1:
+        return film
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(cv2.resize(film, small, interpolation=cv2.INTER_AREA), (width, height))
+
+
+def _invert(film: Film, rng: np.random.Generator) -> Film:
+    return 1 - film
+
+
+def _frame(film: Film, rng: np.random.Generator, *, fraction: float, grey: float) -> Film:
+    wide = max(1, round(fraction * max(film.shape)))
+    film[:wide] = film[-wide:] = grey
+    film[:, :wide] = film[:, -wide:] = grey
+    return film
+
+
+def _letter(film: Film, rng: np.random.Generator, *, text: str, left: bool) -> Film:
+    """Write white letters of 6 % of the longer side into an upper corner, over what is there."""
+    height, width = film.shape
+    tall, font = max(5, round(0.06 * max(film.shape))), cv2.FONT_HERSHEY_SIMPLEX
+    size, thick = cv2.getFontScaleFromHeight(font, tall), max(1, round(tall / 6))
+    (wide, _), _ = cv2.getTextSize(text, font, size, thick)
+    margin = max(2, round(0.03 * max(film.shape)))
+    canvas = np.zeros((height, width), np.uint8)
+    place = (margin if left else width - margin - wide, margin + tall)
+    cv2.putText(canvas, text, place, font, size, 255, thick, cv2.LINE_AA)
+    return np.asarray(np.maximum(film, canvas.astype(np.float32) / 255))
+
+
+def _crop(film: Film, rng: np.random.Generator, *, fraction: float) -> Film:
+    rows, columns = (round(fraction * side) for side in film.shape)
+    return film[rows : film.shape[0] - rows, columns : film.shape[1] - columns]
+
+
+def _flip(film: Film, rng: np.random.Generator) -> Film:
+    return film[:, ::-1].copy()
+
+
+def _table() -> dict[str, tuple[Perturbation, ...]]:
+    make = Perturbation
+    turns = [make("rotation", f"{d:+} degrees", partial(_rotate, degrees=d), True) for d in (-10, -5, 5, 10)]
+    contrasts = [make("contrast", f"x {f}", partial(_contrast, factor=f)) for f in (0.7, 1.3)]
+    gammas = [make("gamma", str(p), partial(_gamma, power=p)) for p in (0.7, 1.4)]
+    steps = [make("brightness", f"{s:+.0%}", partial(_brighten, step=s)) for s in (-0.1, 0.1)]
+    noises = [make("noise", f"{d:.0%}", partial(_noise, deviation=d)) for d in (0.02, 0.05)]
+    blurs = [make("blur", f"{f:.1%} of the side", partial(_blur, fraction=f)) for f in (0.002, 0.005)]
+    jpegs = [make("JPEG", f"quality {q}", partial(_jpeg, quality=q)) for q in (75, 40, 20)]
+    sizes = [make("fewer pixels", f"{s} along the side", partial(_shrink, side=s)) for s in (256, 128)]
+    greys, places = (("black", 0.0), ("white", 1.0)), (("R", True), ("L", False), ("AP", False))
+    frames = [make("frame", f"3% {word}", partial(_frame, fraction=0.03, grey=grey)) for word, grey in greys]
+    letters = [make("letter", text, partial(_letter, text=text, left=left)) for text, left in places]
+    others = [make("inversion", "", _invert), make("crop", "5%", partial(_crop, fraction=0.05), True)]
+    others.append(make("mirror image", "", _flip, True))
+    table: dict[str, tuple[Perturbation, ...]] = {}
+    for one in (*turns, *contrasts, *gammas, *steps, *noises, *blurs, *jpegs, *sizes, *frames, *letters, *others):
+        table[one.name] = (*table.get(one.name, ()), one)
+    return table
+
+
+PERTURBATIONS = _table()
+"""By kind, from weak to strong."""
+
+
+def find_perturbations(wanted: Sequence[str | Perturbation] | None = None) -> tuple[Perturbation, ...]:
+    """Return perturbations by the names of their kinds, and one's own as they are; None = all of `PERTURBATIONS`.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+        ConfigError: If two have the same name and strength.
+    """
+    found: list[Perturbation] = []
+    for one in PERTURBATIONS if wanted is None else wanted:
+        if isinstance(one, str) and one not in PERTURBATIONS:
+            raise UnknownNameError(f"There is no perturbation {one!r}. {did_you_mean(one, PERTURBATIONS)}")
+        found += PERTURBATIONS[one] if isinstance(one, str) else (one,)
+    titles = [one.title for one in found]
+    if len(set(titles)) != len(titles) or not titles:
+        raise ConfigError(f"Each perturbation needs a name and strength of its own, one or more: {titles}.")
+    return tuple(found)

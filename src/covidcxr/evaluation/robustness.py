@@ -1,0 +1,246 @@
+"""Do answers hold when a film changes in ways that change nothing of the lungs?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from covidcxr.data import Record
+from covidcxr.data.threads import tracked
+from covidcxr.errors import ConfigError
+from covidcxr.evaluation.changed_answers import compare_answers
+from covidcxr.evaluation.intervals import Estimate
+from covidcxr.evaluation.masks import dice_score, segmentation_metrics
+from covidcxr.evaluation.perturbations import Perturbation, find_perturbations
+from covidcxr.evaluation.plots import as_picture, plot_estimates
+from covidcxr.evaluation.sample import Asked, Films, FilmSample, as_pipeline
+from covidcxr.page import Block, Section, Table
+from covidcxr.pipeline import Pipeline
+from covidcxr.prediction import Prediction
+from covidcxr.types import SplitName
+
+__all__ = ["Effect", "Robustness", "robustness"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one perturbation does to a model, each figure with its patient-clustered interval.
+
+    Attributes:
+        name: Of the kind of perturbation.
+        strength: How much.
+        scores: Of a classifier `changed` (share of the answers that are others: the most probable class, or of
+            findings those that are called), `unanswered` (share of answered films that get no answer any more, since
+            their lungs are not found), `shift` (mean absolute change of the probability that changes most), and of
+            labelled films the paired differences `accuracy_change` and `macro_auroc_change`, perturbed minus clean. Of
+            masks `dice_CLASS`, the overlap with the mask of the clean film, moved as the film was.
+    """
+
+    name: str
+    strength: str
+    scores: dict[str, Estimate]
+
+    @property
+    def title(self) -> str:
+        """Name and strength."""
+        return f"{self.name}, {self.strength}" if self.strength else self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        scores = {name: one.to_dict() for name, one in self.scores.items()}
+        return {"name": self.name, "strength": self.strength, "scores": scores}
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What perturbations do to a model.
+
+    Attributes:
+        films: Number of films asked about.
+        patients: Number of patients they come from.
+        clean: `accuracy` and `macro_auroc` on the films as they are, where they have labels.
+        effects: A perturbation each, in the order asked for.
+        failed: From image id to why a film could not be read.
+    """
+
+    films: int
+    patients: int
+    clean: dict[str, Estimate]
+    effects: tuple[Effect, ...]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def ranked(self, score: str = "changed") -> list[Effect]:
+        """Return the effects of which a score is known, the largest first."""
+        known = [one for one in self.effects if score in one.scores and not math.isnan(one.scores[score].value)]
+        return sorted(known, key=lambda one: -one.scores[score].value)
+
+    @property
+    def summary(self) -> str:
+        """What it comes to, in a sentence or two."""
+        ranked = self.ranked()
+        if not ranked:
+            name = next((name for one in self.effects for name in one.scores if name.startswith("dice_")), "")
+            if not self.ranked(name):
+                return "Nothing was answered, so nothing can be compared."
+            worst = self.ranked(name)[-1]
+            return (
+                f"The masks are changed most by {worst.title}: Dice {worst.scores[name]} with those of the clean films."
+            )
+        most = " and ".join(f"{one.title} ({_share(one.scores['changed'])})" for one in ranked[:2])
+        words = f"Most answers are changed by {most}."
+        letters = [one for one in ranked if one.name == "letter"]
+        if letters and letters[0] not in ranked[:2]:
+            words = f"A letter in the corner changes {_share(letters[0].scores['changed'])} of the answers. {words}"
+        return words
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "summary": self.summary,
+            "films": self.films,
+            "patients": self.patients,
+            "clean": {name: one.to_dict() for name, one in self.clean.items()},
+            "effects": [one.to_dict() for one in self.effects],
+            "failed": dict(self.failed),
+        }
+
+    def sections(self) -> list[Section]:
+        """Return the part of a report."""
+        lead = (
+            f"{self.summary} Each of {self.films} films was changed in ways that leave the lungs as they are, and the "
+            f"model was asked again. Nothing changes by chance: the same film gets the same answer."
+        )
+        dice = dict.fromkeys(name for one in self.effects for name in one.scores if name.startswith("dice_"))
+        blocks: list[Block] = []
+        for score, title, chance in (
+            ("changed", "Share of answers that change", None),
+            ("macro_auroc_change", "Change of the macro AUROC", 0.0),
+            *((name, f"Dice of {name.removeprefix('dice_')} with the mask of the clean film", None) for name in dice),
+        ):
+            shown = {one.title: one.scores[score] for one in self.effects if score in one.scores}
+            shown = {title: one for title, one in shown.items() if not math.isnan(one.value)}
+            if shown:
+                figure = plot_estimates(shown, title=title, chance=chance, limits=_limits(shown, score))
+                blocks.append(as_picture(figure, f"{title}, by perturbation", f"{title}, by perturbation."))
+        if top := self.ranked()[:5]:
+            blocks.append(_table(top))
+        return [Section("Robustness", lead, blocks)]
+
+
+def robustness(
+    model: Asked,
+    data: Films,
+    *,
+    split: SplitName = "test",
+    perturbations: Sequence[str | Perturbation] | None = None,
+    max_films: int | None = None,
+    batch_size: int = 16,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Robustness:
+    """Ask about films as they are and perturbed, and compare the answers film by film.
+
+    A pipeline draws the lungs on the perturbed film itself, as it would in use.
+
+    Args:
+        model: A pipeline, a classifier of the full film, or a segmenter.
+        data: A data module, or records or paths of films; labels are used where they are the model's classes.
+        split: Of a data module: "train", "val" or "test".
+        perturbations: Kinds of `PERTURBATIONS`, or one's own `Perturbation`; None = all.
+        max_films: Most films, drawn from as many patients as possible; None = all.
+        batch_size: Films a batch.
+        resamples: How often to resample patients.
+        seed: Of the draw, of what is random in perturbations, and of the intervals.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The effects; the same seed gives the same bits.
+
+    Raises:
+        ConfigError: If there are no films, none can be read, or a classifier of a region is given without its
+            pipeline.
+        UnknownNameError: If there is no such perturbation.
+    """
+    changes = find_perturbations(perturbations)
+    sample = FilmSample(data, split=split, max_films=max_films, seed=seed)
+    records: list[Record] = []
+    clean: list[Prediction] = []
+    changed: dict[str, list[Prediction]] = {one.title: [] for one in changes}
+    overlaps: dict[str, list[dict[str, float]]] = {one.title: [] for one in changes}
+    with as_pipeline(model) as pipeline:
+        batches = sample.batches(batch_size)
+        for batch in tracked(batches, -(-len(sample) // batch_size), "batches", progress):
+            records += [record for record, _ in batch]
+            before = _ask(pipeline, [film for _, film in batch])
+            clean += map(_without_pixels, before)
+            for change in changes:
+                films = [change(film, image_id=record.image_id, seed=seed) for record, film in batch]
+                found = _ask(pipeline, films)
+                overlaps[change.title] += [_overlaps(*pair, change) for pair in zip(before, found, strict=True)]
+                changed[change.title] += map(_without_pixels, found)
+        classifier = pipeline.classifier
+    if not records:
+        raise ConfigError(f"None of {len(sample)} films can be read: {next(iter(sample.failed.values()))}")
+    settings = {"resamples": resamples, "seed": seed}
+    scores = {title: _score_masks(records, found, **settings) for title, found in overlaps.items()}
+    first: dict[str, Estimate] = {}
+    if classifier is not None:
+        first, answered = compare_answers(records, classifier, clean, changed, **settings)
+        scores = {title: answered[title] | found for title, found in scores.items()}
+    effects = tuple(Effect(one.name, one.strength, scores[one.title]) for one in changes)
+    return Robustness(len(records), len({record.patient for record in records}), first, effects, dict(sample.failed))
+
+
+def _ask(pipeline: Pipeline, films: Sequence[Float[np.ndarray, "height width"]]) -> list[Prediction]:
+    found = list(pipeline.predict(films, batch_size=len(films)))
+    return [one for one in found if isinstance(one, Prediction)]  # all: arrays can be read
+
+
+def _without_pixels(one: Prediction) -> Prediction:
+    """Keep the answer alone: masks and films of many perturbations would fill the memory."""
+    return Prediction(one.image_id, one.label, one.probabilities, one.reasons, {}, one.film[:1, :1])
+
+
+def _overlaps(clean: Prediction, found: Prediction, change: Perturbation) -> dict[str, float]:
+    return {f"dice_{name}": dice_score(found.masks[name], change.move(mask)) for name, mask in clean.masks.items()}
+
+
+def _score_masks(
+    records: Sequence[Record], overlaps: Sequence[Mapping[str, float]], **settings: int
+) -> dict[str, Estimate]:
+    """Average what was measured on each film."""
+    columns = {name: np.array([one[name] for one in overlaps]) for name in overlaps[0]}
+    groups = [record.patient for record in records]
+    return segmentation_metrics(columns, groups, **settings) if columns else {}
+
+
+def _share(one: Estimate) -> str:
+    doubt = "" if math.isnan(one.low) else f" [{one.low:.0%}, {one.high:.0%}]"
+    return f"{one.value:.0%}{doubt}"
+
+
+def _limits(shown: Mapping[str, Estimate], score: str) -> tuple[float, float]:
+    ends = [end for one in shown.values() for end in (one.value, one.low, one.high) if not math.isnan(end)]
+    if score.endswith("_change"):
+        far = max(0.05, 1.05 * max(map(abs, ends)))
+        return -far, far
+    return (max(0.0, min(ends) - 0.05), 1.0) if score.startswith("dice_") else (0.0, max(0.1, 1.05 * max(ends)))
+
+
+def _table(effects: Sequence[Effect]) -> Table:
+    heads = {
+        "changed": "Answers changed",
+        "unanswered": "No answer any more",
+        "shift": "Probability moves by",
+        "accuracy_change": "Accuracy",
+        "macro_auroc_change": "Macro AUROC",
+    }
+    names = [name for name in heads if any(name in one.scores for one in effects)]
+    rows = [(one.title, *(str(one.scores[name]) if name in one.scores else "" for name in names)) for one in effects]
+    return Table(("Perturbation", *(heads[name] for name in names)), rows, "The five that change most answers")

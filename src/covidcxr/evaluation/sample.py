@@ -1,0 +1,110 @@
+"""The films that a model is asked about: of a data set, a part of it, as many patients as possible."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from covidcxr.data import Record
+from covidcxr.data.collection import Collection
+from covidcxr.data.fitting import box_slices
+from covidcxr.errors import ConfigError, DatasetError, ImageReadError
+from covidcxr.explain.engine import evaluating
+from covidcxr.io import read_image
+from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
+from covidcxr.pipeline import Pipeline
+from covidcxr.types import SplitName
+
+__all__ = ["Asked", "FilmSample", "Films", "as_pipeline"]
+
+Asked: TypeAlias = Pipeline | ClassificationModel | EnsembleModel | SegmentationModel
+"""What can be asked about films from end to end; a classifier of a region needs the pipeline that draws its lungs."""
+
+Films: TypeAlias = Collection | Sequence[Record | str | os.PathLike[str]]
+"""A data module, of which one split counts, or films: records or paths."""
+
+
+class FilmSample:
+    """Films with what is known of them, read when their turn comes.
+
+    Args:
+        data: A data module, or records or paths of films.
+        split: Of a data module: "train", "val" or "test".
+        max_films: Most films; None = all. They are drawn so that no patient has two before every patient has one.
+        seed: Of the draw; it depends on the films' names and not on their order.
+
+    Attributes:
+        records: The films, in the order of the data.
+        failed: From image id to why a film could not be read; filled as films are read.
+
+    Raises:
+        ConfigError: If there is no film, or `max_films` is below 1.
+    """
+
+    def __init__(self, data: Films, *, split: SplitName = "test", max_films: int | None = None, seed: int = 0) -> None:
+        self._data = data if isinstance(data, Collection) else None
+        if isinstance(data, Collection):
+            records = [record for record in data.records if record.split == split]
+        elif isinstance(data, str | os.PathLike):
+            raise ConfigError(f"Give a data module or a list of films, not one path: [{os.fspath(data)!r}].")
+        else:
+            records = [one if isinstance(one, Record) else Record(Path(one)) for one in data]
+        if not records or (max_films is not None and max_films < 1):
+            raise ConfigError(f"There is no film to ask about (split={split!r}, max_films={max_films}).")
+        self.records = records if max_films is None else _draw(records, max_films, seed)
+        self.failed: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batches(self, size: int) -> Iterator[list[tuple[Record, Float[np.ndarray, "height width"]]]]:
+        """Yield records with their films, a batch at a time; films that cannot be read go to `failed`."""
+        read = (found for record in self.records if (found := self._read(record)) is not None)
+        while batch := list(islice(read, size)):
+            yield batch
+
+    def _read(self, record: Record) -> tuple[Record, Float[np.ndarray, "height width"]] | None:
+        try:
+            film = read_image(record.image_path) if self._data is None else self._data.read_film(record)
+            cut = film if record.box is None else film[box_slices(record, (film.shape[0], film.shape[1]))]
+        except (ImageReadError, DatasetError) as error:
+            self.failed[record.image_id] = str(error)
+            return None
+        return record, np.ascontiguousarray(cut)
+
+
+def _draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """Draw films in rounds, one of each patient a round."""
+    rng = np.random.default_rng(seed)
+    named = sorted(range(len(records)), key=lambda number: records[number].image_id)
+    films: dict[str, list[int]] = {}
+    for number in rng.permutation(named):
+        films.setdefault(records[number].patient, []).append(int(number))
+    turns = (enumerate(own) for own in films.values())
+    rounds = sorted((turn, place, number) for place, own in enumerate(turns) for turn, number in own)
+    return [records[number] for number in sorted(number for _, _, number in rounds[:count])]
+
+
+@contextmanager
+def as_pipeline(model: Asked) -> Iterator[Pipeline]:
+    """Give the pipeline that answers for films: the one given, or one of the model alone; the model stays as it is.
+
+    Raises:
+        ConfigError: If a classifier sees a region, for which only a pipeline can find the lungs.
+    """
+    if isinstance(model, Pipeline):
+        yield model
+        return
+    with evaluating(model):
+        if isinstance(model, SegmentationModel):
+            draws_lungs = bool({"lung", "lung_field"} & set(model.config.classes))
+            yield Pipeline(lung_segmenter=model) if draws_lungs else Pipeline(infection_segmenter=model)
+        else:
+            yield Pipeline(classifier=model)
