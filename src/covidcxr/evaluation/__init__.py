@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from covidcxr.evaluation.calibration import conformal_threshold, expected_calibration_error, fit_temperature
 from covidcxr.evaluation.comparison import compare_rows, unpaired_difference
+from covidcxr.evaluation.findings import finding_metrics
 from covidcxr.evaluation.intervals import Estimate, bootstrap, bootstrap_many
 from covidcxr.evaluation.masks import dice_score, iou_score, precision_score, recall_score, segmentation_metrics
-from covidcxr.evaluation.metrics import classification_metrics, finding_metrics
+from covidcxr.evaluation.metrics import classification_metrics
 from covidcxr.evaluation.operating import (
     OperatingPoint,
     choose_point,

@@ -14,22 +14,23 @@ from covidcxr.evaluation.statistics import (
     Ranking,
     calibration_gaps,
     ratio,
-    weighted_auroc,
     weighted_confusion,
-    weighted_mean,
 )
 
 __all__ = [
     "Statistics",
+    "BINS",
+    "CURVES",
+    "areas_of",
+    "brier_of",
+    "by_class",
+    "check_classes",
     "check_labels",
     "check_predictions",
+    "check_probabilities",
     "classification_metrics",
     "classification_statistics",
-    "finding_metrics",
-    "finding_statistics",
-    "weighted_auroc",
-    "weighted_confusion",
-    "weighted_mean",
+    "rates_of",
 ]
 
 BINS = 15
@@ -112,7 +113,7 @@ def classification_statistics(
 ) -> Statistics:
     """Prepare the scores of `classification_metrics`, which says more."""
     check_predictions(probabilities, labels)
-    _check_classes(probabilities, classes)
+    check_classes(probabilities, classes)
     answers = probabilities.argmax(1)
     present = np.isin(np.arange(len(classes)), labels)
     rankings = [Ranking(column, labels == c) for c, column in enumerate(probabilities.T)]
@@ -123,106 +124,24 @@ def classification_statistics(
         counts = weighted_confusion(weights, labels, answers, len(classes))
         hits = np.diagonal(counts, axis1=1, axis2=2)
         total = counts.sum((1, 2))
-        per_class = _rates(hits, counts.sum(2), counts.sum(1), total[:, None])
-        per_class |= _areas(rankings, weights)
+        per_class = rates_of(hits, counts.sum(2), counts.sum(1), total[:, None])
+        per_class |= areas_of(rankings, weights)
         scores = {"accuracy": ratio(hits.sum(1), total)}
-        parts = {"balanced_accuracy": "sensitivity", "macro_f1": "f1"} | {f"macro_{curve}": curve for curve in _CURVES}
+        parts = {"balanced_accuracy": "sensitivity", "macro_f1": "f1"} | {f"macro_{curve}": curve for curve in CURVES}
         for name, part in parts.items():
             scores[name] = per_class[part][:, present].mean(1)
         # A class that is never answered has no precision: it counts as 0 here, or being silent would pay.
         scores["macro_precision"] = np.nan_to_num(per_class["precision"])[:, present].mean(1)
         brier, *gaps = (weights @ columns).T
         scores |= {"brier": ratio(brier, total), "ece": ratio(np.abs(gaps).sum(0), total)}
-        return scores | _by_class(per_class, classes)
+        return scores | by_class(per_class, classes)
 
     films: dict[str, np.ndarray] = {}
     for c, name in enumerate(classes):
-        films |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *_CURVES)}
+        films |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
         films |= {f"specificity_{name}": labels != c, f"precision_{name}": answers == c}
-    means = {"accuracy", "balanced_accuracy", "macro_f1", "macro_precision", *(f"macro_{curve}" for curve in _CURVES)}
+    means = {"accuracy", "balanced_accuracy", "macro_f1", "macro_precision", *(f"macro_{curve}" for curve in CURVES)}
     return Statistics(compute, films, means | films.keys(), errors=("ece",))
-
-
-def finding_metrics(
-    probabilities: Float[np.ndarray, "films classes"],
-    truths: Float[np.ndarray, "films classes"],
-    patient_ids: PatientIds,
-    classes: Sequence[str],
-    *,
-    thresholds: float | Mapping[str, float] = 0.5,
-    resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> dict[str, Estimate]:
-    """Score a classifier of findings, of which a film may show several or none.
-
-    A finding is called from its threshold up. What is not labelled is left out, finding by finding. Means over
-    findings leave out those that are nowhere, and for the AUROC those that are everywhere.
-
-    Args:
-        probabilities: One row a film.
-        truths: 1 = the film shows it, 0 = it does not, NaN = not labelled.
-        patient_ids: Patient of each film; None or NaN = unknown, taken as a patient of its own.
-        classes: Names, in the order of the columns.
-        thresholds: From which probability a finding is called: one for all, or by name.
-        resamples: How often to resample patients.
-        seed: Same seed, same intervals.
-        confidence: Nominal coverage of the intervals.
-
-    Returns:
-        `macro_auroc`, `macro_average_precision`, then `auroc_<class>`, `average_precision_<class>`,
-        `sensitivity_<class>`, `specificity_<class>`, `precision_<class>`, `f1_<class>` and `brier_<class>` (the mean
-        squared error of the probability).
-
-    Raises:
-        ConfigError: If shapes differ, a truth is not 0, 1 or NaN, a probability is not in [0, 1], or a finding has no
-            threshold.
-    """
-    statistics = finding_statistics(probabilities, truths, classes, thresholds)
-    check_length(len(truths), patient_ids)
-    return statistics.estimate(patient_ids, resamples, seed, confidence)
-
-
-def finding_statistics(
-    probabilities: Float[np.ndarray, "films classes"],
-    truths: Float[np.ndarray, "films classes"],
-    classes: Sequence[str],
-    thresholds: float | Mapping[str, float] = 0.5,
-) -> Statistics:
-    """Prepare the scores of `finding_metrics`, which says more."""
-    if probabilities.ndim != 2 or truths.shape != probabilities.shape:
-        raise ConfigError(
-            f"Probabilities and truths must be [films, classes], not {probabilities.shape}, {truths.shape}."
-        )
-    _check_probabilities(probabilities)
-    _check_classes(probabilities, classes, least=1)
-    known, true, absent = ~np.isnan(truths), truths == 1, truths == 0
-    if (known & ~true & ~absent).any():
-        raise ConfigError("A finding is 1 (shown), 0 (not shown) or NaN (not labelled), nothing else.")
-    called = known & (probabilities >= _thresholds(thresholds, classes))
-    both = {"auroc": true.any(0) & absent.any(0), "average_precision": true.any(0)}
-    squares = np.square(probabilities - truths)
-    rankings = [
-        Ranking(np.where(about, column, np.nan), positive)
-        for about, column, positive in zip(known.T, probabilities.T, true.T, strict=True)
-    ]
-    cells = np.concatenate([true & called, true, called, known], axis=1).astype(float)
-
-    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        per_class = _areas(rankings, weights)
-        scores = {f"macro_{name}": _mean(per_class[name][:, kept]) for name, kept in both.items()}
-        per_class |= _rates(*np.split(weights @ cells, 4, axis=1))
-        per_class["brier"] = np.stack([weighted_mean(weights, column) for column in squares.T], axis=1)
-        return scores | _by_class(per_class, classes)
-
-    films: dict[str, np.ndarray] = {f"macro_{name}": known[:, kept].any(1) for name, kept in both.items()}
-    shares = set(films)
-    for c, name in enumerate(classes):
-        about = dict.fromkeys(_CURVES, known) | {"sensitivity": true, "f1": true}
-        about |= {"specificity": absent, "precision": called, "brier": known}
-        films |= {f"{part}_{name}": which[:, c] for part, which in about.items()}
-        shares |= {f"{part}_{name}" for part in about if part != "brier"}
-    return Statistics(compute, films, shares)
 
 
 def brier_of(
@@ -245,7 +164,7 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
             f"Probabilities of shape {probabilities.shape} and labels of shape {labels.shape} do not fit: they must "
             f"be [films, classes] and [films], with one film or more."
         )
-    _check_probabilities(probabilities)
+    check_probabilities(probabilities)
     check_labels(labels, probabilities.shape[1])
 
 
@@ -260,15 +179,25 @@ def check_labels(labels: np.ndarray, outputs: int) -> None:
         raise ConfigError(f"Labels must be whole numbers from 0 to {classes - 1}: leave unlabelled films out.")
 
 
-_CURVES = ("auroc", "average_precision")
+CURVES = ("auroc", "average_precision")
 
 
-def _check_probabilities(probabilities: np.ndarray) -> None:
+def check_probabilities(probabilities: np.ndarray) -> None:
+    """Refuse numbers that are no probabilities.
+
+    Raises:
+        ConfigError: If one is NaN or not in [0, 1].
+    """
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ConfigError("Probabilities must be in [0, 1] without NaN: apply softmax or sigmoid to logits first.")
 
 
-def _check_classes(probabilities: np.ndarray, classes: Sequence[str], least: int = 2) -> None:
+def check_classes(probabilities: np.ndarray, classes: Sequence[str], least: int = 2) -> None:
+    """Refuse names of classes that are not one a column, or fewer than so many.
+
+    Raises:
+        ConfigError: If they are not.
+    """
     if len(classes) != probabilities.shape[1] or len(set(classes)) != len(classes) or len(classes) < least:
         count = {1: "one", 2: "two"}[least]
         raise ConfigError(
@@ -277,22 +206,13 @@ def _check_classes(probabilities: np.ndarray, classes: Sequence[str], least: int
         )
 
 
-def _thresholds(thresholds: float | Mapping[str, float], classes: Sequence[str]) -> np.ndarray:
-    if not isinstance(thresholds, Mapping):
-        return np.full(len(classes), thresholds)
-    missing = [name for name in classes if name not in thresholds]
-    if missing:
-        raise ConfigError(f"There is no threshold for {', '.join(missing)}.")
-    return np.array([thresholds[name] for name in classes])
-
-
-def _areas(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.ndarray]:
+def areas_of(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.ndarray]:
     """Return AUROC and average precision of each class, [resamples, classes]."""
     areas = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
-    return {name: np.stack(area, axis=1) for name, area in zip(_CURVES, areas, strict=True)}
+    return {name: np.stack(area, axis=1) for name, area in zip(CURVES, areas, strict=True)}
 
 
-def _rates(hits: np.ndarray, true: np.ndarray, called: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:
+def rates_of(hits: np.ndarray, true: np.ndarray, called: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:
     """Return the rates of each class against the rest, [resamples, classes], from weights of films."""
     others = total - true
     return {
@@ -303,10 +223,6 @@ def _rates(hits: np.ndarray, true: np.ndarray, called: np.ndarray, total: np.nda
     }
 
 
-def _by_class(per_class: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, np.ndarray]:
+def by_class(per_class: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Name the scores of each class, from [resamples, classes] to `<score>_<class>`."""
     return {f"{part}_{name}": values[:, c] for c, name in enumerate(classes) for part, values in per_class.items()}
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean over classes, [resamples]; NaN without any."""
-    return values.mean(1) if values.shape[1] else np.full(len(values), np.nan)

@@ -15,9 +15,10 @@ from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.evaluation.answers import MASKS, Answers
 from covidcxr.evaluation.calibration import conformal_threshold, fit_temperature
+from covidcxr.evaluation.findings import finding_statistics
 from covidcxr.evaluation.intervals import Estimate
 from covidcxr.evaluation.masks import segmentation_metrics
-from covidcxr.evaluation.metrics import Statistics, classification_statistics, finding_statistics
+from covidcxr.evaluation.metrics import Statistics, classification_statistics
 
 if TYPE_CHECKING:
     from covidcxr.data.rows import Table

@@ -12,11 +12,12 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr.evaluation.audit.features import Sheet
 from covidcxr.evaluation.intervals import Estimate, bootstrap_many
-from covidcxr.evaluation.metrics import weighted_auroc, weighted_confusion
+from covidcxr.evaluation.statistics import weighted_auroc, weighted_confusion
 
 __all__ = ["PROBES", "Probe", "ProbeScore", "Question", "cross_validate", "score_answers", "train_and_test"]
 
 _MOST_TRAINING_FILMS = 20_000
+_TREES = 60
 _TREE_FILMS = 2_000  # each tree of a forest sees no more: that bounds the time for any number of films
 
 
@@ -257,7 +258,7 @@ def _classifier(probe: Probe, films: int, seed: int) -> Any:
 
     if probe.model == "forest":
         return RandomForestClassifier(
-            n_estimators=100,
+            n_estimators=_TREES,
             min_samples_leaf=3,
             max_samples=min(films, _TREE_FILMS),
             class_weight="balanced",
