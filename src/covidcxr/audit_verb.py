@@ -101,16 +101,18 @@ def _print(audit: DataAudit, page: Path) -> None:
     from rich.table import Table
 
     from covidcxr.datasets.console import screen
-    from covidcxr.evaluation.audit.sections import HEADS
+    from covidcxr.evaluation.audit.verdict import figure
 
     console = screen()
     console.print(audit.verdict, style="bold", soft_wrap=True)
     for finding in audit.findings:
         console.print(f"- {finding}", soft_wrap=True)
     for question in audit.questions:
-        table = Table(*HEADS[:4], title=f"{question.title} (! = stands out)", title_justify="left", box=None)
-        for cells in question.rows():
-            table.add_row(*cells[:4])
+        table = Table("what it sees", "AUROC", "told best", "", title=question.title, title_justify="left", box=None)
+        for one in question.probes:
+            name, best = one.best
+            told = f"{name} {best.value:.2f}" if len(one.by_class) > 2 else ""
+            table.add_row(one.probe.title, figure(one.auroc), told, "stands out" if one.alarm else "")
         console.print(table)
     for note in audit.notes:
         console.print(f"Note: {note}", soft_wrap=True)

@@ -154,4 +154,5 @@ def _cramers_v(counts: Float[np.ndarray, "resamples labels values"]) -> Float[np
     r, c = r - (r - 1) ** 2 / (total - 1).clip(1), c - (c - 1) ** 2 / (total - 1).clip(1)
     most = np.minimum(r, c) - 1
     share: np.ndarray = np.divide(phi, most, out=np.full(len(counts), np.nan), where=most > 1e-9)
-    return np.sqrt(share).clip(0, 1)
+    v: np.ndarray = np.sqrt(share).clip(0, 1)
+    return v

@@ -25,14 +25,15 @@ from covidcxr.pipeline import Pipeline
 from covidcxr.prediction import Prediction
 from covidcxr.transforms import LUNGS_OF_REGION, dilate
 
-__all__ = ["Films", "Segmenter", "Steps", "look_at_films", "reads_itself"]
+__all__ = ["Films", "Segmenter", "Steps", "look_at_films", "no_steps", "reads_itself"]
 
 Segmenter: TypeAlias = str | os.PathLike[str] | SegmentationModel | None
 Steps: TypeAlias = Callable[[str], AbstractContextManager[Progress]]
 """From the name of a step to a progress bar for it, as `covidcxr.datasets.console.show_progress`."""
 
-DILATION = 0.04
-"""By how much drawn lungs are widened before they are taken out, as a fraction of the longer side."""
+DILATION = 0.08
+"""By how much lungs are widened before they are taken out, as a fraction of the longer side: with half of it, opacities
+at the rim of drawn films' lungs could still be told."""
 
 _THREADS = 4
 _LONGEST = 512  # features need no more, and the segmenter sees less
@@ -182,7 +183,11 @@ def _without_lungs(
 
 
 def _widened(lungs: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    return dilate(torch.from_numpy(lungs)[None, None].float(), DILATION)[0, 0].numpy() > 0.5
+    """Return each lung's convex hull, widened: dense opacity, which segmenters leave out, is taken out with it."""
+    whole = np.zeros(lungs.shape, np.uint8)
+    for outline in cv2.findContours(lungs.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
+        cv2.fillConvexPoly(whole, cv2.convexHull(outline), 1)
+    return dilate(torch.from_numpy(whole)[None, None].float(), DILATION)[0, 0].numpy() > 0.5
 
 
 def no_steps(name: str) -> AbstractContextManager[Progress]:

@@ -29,10 +29,11 @@ def draw_probes(panels_of: Mapping[str, Sequence[ProbeScore]]) -> Figure:
     """
     names = list(dict.fromkeys(one.probe.name for scores in panels_of.values() for one in scores))
     titles = {one.probe.name: one.probe.title for scores in panels_of.values() for one in scores}
+    lows = [one.auroc.low for scores in panels_of.values() for one in scores if not math.isnan(one.auroc.low)]
     columns = min(3, len(panels_of))
     lines = -(-len(panels_of) // columns)
     figure, axes = panels(
-        len(panels_of), width=6.2 if columns == 1 else 3.5, height=0.9 + 0.27 * len(names), columns=columns
+        len(panels_of), width=7.5 if columns == 1 else 3.5, height=0.9 + 0.27 * len(names), columns=columns
     )
     for number, (axis, (title, scores)) in enumerate(zip(axes, panels_of.items(), strict=True)):
         axis.axvline(0.5, color=INK, linewidth=1, linestyle=":")
@@ -46,10 +47,7 @@ def draw_probes(panels_of: Mapping[str, Sequence[ProbeScore]]) -> Figure:
             if not math.isnan(one.low):
                 axis.plot([one.low, one.high], [place, place], color=color, linewidth=2)
             axis.plot(one.value, place, "o", color=color, markersize=5)
-        axis.set(
-            title=title,
-            xlim=(min(0.35, *[one.auroc.low for one in scores if one.auroc.low == one.auroc.low], 0.35), 1.01),
-        )
+        axis.set(title=title if len(panels_of) > 1 else "", xlim=(min([0.35, *lows]), 1.02))
         axis.set(ylim=(0.4, len(names) + 0.7), yticks=range(len(names), 0, -1))
         axis.set_yticklabels([titles[name] for name in names] if number % columns == 0 else [])
         axis.grid(visible=False, axis="y")
@@ -62,17 +60,14 @@ def draw_cross_table(table: CrossTable) -> Figure:
     """Draw the films of each label by another column, shaded by their share of the column."""
     shares = table.films / table.films.sum(0, keepdims=True).clip(1)
     rows, columns = table.films.shape
-    figure, (axis,) = panels(1, width=min(11, 1.6 + 0.95 * columns), height=1.1 + 0.5 * rows)
+    figure, (axis,) = panels(1, width=min(11, 2.6 + 0.95 * columns), height=1.1 + 0.5 * rows)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(table.films):
         color = "white" if shares[row, column] > 0.6 else INK
         axis.text(column, row, f"{count:,}" if count else "·", ha="center", va="center", color=color, fontsize=8)
     axis.set(xticks=range(columns), yticks=range(rows), xlabel=table.column)
-    axis.set_xticklabels(
-        table.values,
-        rotation=30 if max(map(len, table.values)) > 8 else 0,
-        ha="right" if max(map(len, table.values)) > 8 else "center",
-    )
+    long = max(map(len, table.values)) > 8
+    axis.set_xticklabels(table.values, rotation=30 if long else 0, ha="right" if long else "center")
     axis.set_yticklabels(table.labels)
     axis.grid(visible=False)
     return figure
@@ -80,7 +75,7 @@ def draw_cross_table(table: CrossTable) -> Figure:
 
 def draw_random_split(splits: Mapping[str, RandomSplit]) -> Figure:
     """Draw how many of the films that a random split by image holds out have their patient in training."""
-    figure, (axis,) = panels(1, width=6.2, height=0.9 + 0.3 * len(splits))
+    figure, (axis,) = panels(1, width=7.5, height=0.9 + 0.3 * len(splits))
     places = range(len(splits), 0, -1)
     for place, one in zip(places, splits.values(), strict=True):
         axis.barh(place, one.share, color=COLORS[1], height=0.6)

@@ -10,7 +10,7 @@ from covidcxr.evaluation.audit.alarm import count_tests, standard_errors_wanted,
 from covidcxr.evaluation.audit.confounding import CrossTable
 from covidcxr.evaluation.audit.leakage import Leakage
 from covidcxr.evaluation.audit.probes import ProbeScore
-from covidcxr.evaluation.audit.sections import make_page, make_sections, probe_rows
+from covidcxr.evaluation.audit.sections import make_page, make_sections
 from covidcxr.evaluation.audit.verdict import say_findings, say_verdict
 from covidcxr.page import Page, Section
 
@@ -50,10 +50,6 @@ class QuestionAudit:
     def alarms(self) -> list[ProbeScore]:
         """The probes that see no lung and stand out all the same, best first."""
         return sorted((one for one in self.probes if one.alarm), key=lambda one: -one.best[1].value)
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Return its table, a row a probe, all text."""
-        return list(probe_rows(self.probes))
 
     def get(self, probe: str) -> ProbeScore | None:
         """Return the score of a probe by its name; None if it was not run."""

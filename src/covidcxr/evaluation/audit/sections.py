@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from covidcxr.evaluation.audit.confounding import CrossTable
@@ -16,10 +16,9 @@ from covidcxr.page import Block, Page, Section, Table, Words
 if TYPE_CHECKING:
     from covidcxr.evaluation.audit.result import DataAudit, QuestionAudit
 
-__all__ = ["HEADS", "make_page", "make_sections", "probe_rows"]
+__all__ = ["make_page", "make_sections"]
 
-HEADS = ("what it sees", "AUROC", "told best", "balanced accuracy", "accuracy")
-"""Heads of the table of probes: for a terminal the first four."""
+_HEADS = ("what it sees", "AUROC", "told best", "balanced accuracy", "accuracy")
 
 
 def make_page(audit: DataAudit) -> Page:
@@ -47,8 +46,8 @@ def make_sections(audit: DataAudit) -> list[Section]:
     return [*parts, _leakage(audit), _method(audit)]
 
 
-def probe_rows(scores: Sequence[ProbeScore]) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of the table of probes, with `HEADS`."""
+def _probe_rows(scores: Sequence[ProbeScore]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the table of probes."""
     for one in scores:
         name, best = one.best
         told = f"{name} {figure(best)}" if len(one.by_class) > 2 else "-"
@@ -76,17 +75,14 @@ def _of_question(question: QuestionAudit, *, many: bool) -> Iterator[Section]:
     if question.within:
         lead = "What is left when all films come from one source, or show one view; labels rare there drop out."
         blocks = list(_probes(question.within, table=False))
-        for name, scores in question.within.items():
-            classes = list_words(list(scores[0].by_class)) if scores else ""
-            blocks.append(Table(HEADS, list(probe_rows(scores)), f"{name}: {classes}. {_chance(scores)}"))
+        blocks.append(_roofs(question.within))
         yield Section(f"Within one source, within one view{of}", lead, blocks)
     for table in (question.by_source, question.by_view):
         if table is not None and len(table.values) > 1:
             yield _confounding(table, of)
 
 
-def _probes(panels: dict[str, tuple[ProbeScore, ...]] | object, *, table: bool = True) -> Iterator[Block]:
-    assert isinstance(panels, dict)
+def _probes(panels: Mapping[str, tuple[ProbeScore, ...]], *, table: bool = True) -> Iterator[Block]:
     shown = {name: scores for name, scores in panels.items() if scores}
     if not shown:
         yield Words("No probe could be run.")
@@ -99,7 +95,25 @@ def _probes(panels: dict[str, tuple[ProbeScore, ...]] | object, *, table: bool =
     caption = "Dots: mean over the answers, each against the rest." + (" Rings: the answer told best." if rings else "")
     yield as_picture(draw_probes(shown), alt, caption)
     for scores in shown.values() if table else ():
-        yield Table(HEADS, list(probe_rows(scores)), _chance(scores))
+        yield Table(_HEADS, list(_probe_rows(scores)), _chance(scores))
+
+
+def _roofs(within: Mapping[str, tuple[ProbeScore, ...]]) -> Table:
+    """Return the AUROCs within each source and view, a column each."""
+    titles = {one.probe.name: one.probe.title for scores in within.values() for one in scores}
+    found = {name: {one.probe.name: one for one in scores} for name, scores in within.items()}
+    rows = [
+        [
+            title,
+            *(
+                f"{figure(own[name].auroc)}{' !' if own[name].alarm else ''}" if name in own else "-"
+                for own in found.values()
+            ),
+        ]
+        for name, title in titles.items()
+    ]
+    heads = [f"{name}: {' / '.join(scores[0].by_class)}" for name, scores in within.items()]
+    return Table(("what it sees", *heads), rows, "AUROC with 95 % interval over patients; ! = stands out")
 
 
 def _chance(scores: Sequence[ProbeScore]) -> str:
@@ -164,8 +178,8 @@ def _method(audit: DataAudit) -> Section:
         f"alike. Intervals are 95 %, bootstrapped over patients. A probe stands out when it tells an answer with an "
         f"AUROC of 0.60 or more that is {audit.threshold:.1f} standard errors above chance: over all {audit.tests} "
         f"AUROCs, one in forty audits of clean data would raise an alarm.",
-        "What is not found is not proven absent: these are small classifiers. Lungs are removed as the segmenter draws "
-        "them, widened; opacity that it takes for body stays in the film.",
+        "What is not found is not proven absent: these are small classifiers. Lungs are taken out as the segmenter "
+        "draws them: the convex hull of each, widened; opacity beyond that stays in the film.",
     ]
     blocks: list[Block] = [Words(text) for text in (*words, *audit.notes)]
     if audit.skipped:

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from covidcxr.evaluation.audit.alarm import MARGIN, standard_error
-from covidcxr.evaluation.audit.confounding import ENOUGH, CrossTable
+from covidcxr.evaluation.audit.confounding import ENOUGH, CrossTable, Pair
 from covidcxr.evaluation.audit.leakage import HELD_OUT
 from covidcxr.evaluation.audit.probes import ProbeScore
 from covidcxr.evaluation.intervals import Estimate
@@ -116,8 +116,8 @@ def _of_question(question: QuestionAudit) -> Iterator[tuple[float, str]]:
         bound = question.by_source
         yield (
             1.0 + _excess(source),
-            f"The source alone tells {_told(question, source)}; label and source are bound by a Cramér's V of "
-            f"{figure(bound.cramers_v)}, and {len(bound.single)} of {len(bound.values)} sources hold one label only. "
+            f"The source alone tells {_told(question, source)}; sources with one label only: "
+            f"{len(bound.single)} of {len(bound.values)} (Cramér's V of label and source {figure(bound.cramers_v)}). "
             f"{_capital(_supported(question))}.",
         )
     if question.official:
@@ -134,8 +134,9 @@ def _of_question(question: QuestionAudit) -> Iterator[tuple[float, str]]:
     yield from _of_films(question)
     columns = [one for one in question.alarms if one.probe.kind == "column" and one.probe.name != "source"]
     if columns:
-        said = [f"{one.probe.title} ({_told_short(question, one)})" for one in columns[:3]]
-        yield 0.5 + _excess(columns[0]), f"Without any film: {list_words(said)}{_also_within(question, 'column')}."
+        said = [f"{one.probe.title} ({_told_short(one)})" for one in columns[:3]]
+        words = f"Columns of the table tell the {question.name} without any film: {list_words(said)}"
+        yield 0.5 + _excess(columns[0]), f"{words}{_also_within(question, 'column')}."
 
 
 def _of_films(question: QuestionAudit) -> Iterator[tuple[float, str]]:
@@ -143,25 +144,28 @@ def _of_films(question: QuestionAudit) -> Iterator[tuple[float, str]]:
     within = _also_within(question, "film")
     if films:
         best, others = films[0], films[1:]
-        more = ", ".join(f"{_named(one)} ({_told_short(question, one)})" for one in others)
+        more = list_words([f"{_named(one)} ({_told_short(one)})" for one in others])
         yield (
             0.9 + _excess(best),
             f"{_capital(_named(best))} alone tells {_told(question, best)}"
-            f"{f'; so do, more or less, {more}' if more else ''}{within}.",
+            f"{f'; to some degree so do {more}' if more else ''}{within}.",
         )
     elif within:
-        yield 0.6, f"Within a single source or view a trace of the film tells the {question.name}{within}."
+        yield 0.6, f"On all films together no trace of the film stands out{within}."
 
 
 def _also_within(question: QuestionAudit, kind: str) -> str:
-    """Say where probes of a kind still stand out under one roof."""
-    found = []
-    for name, scores in question.within.items():
-        loud = [one for one in scores if one.alarm and one.probe.kind == kind and one.probe.name != "source"]
-        if loud:
-            best = max(loud, key=lambda one: one.best[1].value)
-            found.append(f"within {name} {best.probe.title} still tells {best.best[0]} ({figure(best.best[1])})")
-    return f"; {list_words(found)}" if found else ""
+    """Say where probes of a kind still stand out under one roof, the two clearest."""
+    loud = [
+        (name, one)
+        for name, scores in question.within.items()
+        for one in scores
+        if one.alarm and one.probe.kind == kind and one.probe.name != "source"
+    ]
+    best = dict(sorted(loud, key=lambda item: item[1].best[1].value))
+    found = sorted(best.items(), key=lambda item: -item[1].best[1].value)[:3]
+    said = [f"{one.probe.title} within {name} ({_told_short(one)})" for name, one in found]
+    return f". It holds under one roof too: {list_words(said)}" if said else ""
 
 
 def _of_splits(audit: DataAudit) -> Iterator[tuple[float, str]]:
@@ -240,6 +244,15 @@ def _supported(question: QuestionAudit) -> str:
     return f"{only}{list_words(said)}{more} can be compared within one source"
 
 
+def _places(table: CrossTable, pair: Pair) -> str:
+    """Name the sources that have both labels, and their share of the films of the two."""
+    rows = [table.labels.index(label) for label in pair.labels]
+    columns = [table.values.index(value) for value in pair.supported]
+    films = table.films[rows]
+    share = films[:, columns].sum() / films.sum()
+    return f"{list_words(pair.supported[:3])}: {share:.0%} of their films"
+
+
 def _named(score: ProbeScore) -> str:
     if score.probe.name == "background":
         return "the film with the lungs removed"
@@ -251,7 +264,7 @@ def _told(question: QuestionAudit, score: ProbeScore) -> str:
     return f"{_what(question, score, name)} with an AUROC of {figure(one)}"
 
 
-def _told_short(question: QuestionAudit, score: ProbeScore) -> str:
+def _told_short(score: ProbeScore) -> str:
     name, one = score.best
     return f"{name} {figure(one)}" if len(score.by_class) > 2 else figure(one)
 

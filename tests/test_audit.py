@@ -1,0 +1,435 @@
+"""The audit of data: it finds what was planted, is silent on clean data, and tells what leaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from covidcxr.cli import main
+from covidcxr.data import CovidxCXR3DataModule, CSVDataModule, DarkCovidNetDataModule
+from covidcxr.data.prepare import prepare_dataset
+from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.evaluation import Estimate
+from covidcxr.evaluation.audit import PROBES, DataAudit, audit_data, probes
+from covidcxr.evaluation.audit.alarm import SCATTER, standard_error, stands_out
+from covidcxr.evaluation.audit.confounding import cross_table
+from covidcxr.evaluation.audit.features import Sheet, background_features, border_features, one_hot, shape_features
+from covidcxr.evaluation.audit.headers import read_header
+from covidcxr.evaluation.audit.probes import Question, cross_validate
+from covidcxr.phantom import write_dataset
+from fakes import draw_film, draw_lungs, write_csv, write_image
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is planted here is found by small forests too."""
+    monkeypatch.setattr(probes, "_TREES", 8)
+
+
+Row = dict[str, str]
+Plant = Callable[[np.ndarray, Row], np.ndarray]
+
+
+def write_films(root: Path, count: int, seed: int = 0, plant: Plant | None = None, labels: int = 2) -> CSVDataModule:
+    """Films, two a patient, whose label is drawn by chance and shows in nothing but what is planted."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for patient in range(count // 2):
+        label = ("covid19", "normal", "pneumonia")[rng.integers(labels)]
+        person = {"label": label, "patient_id": str(patient), "source": ("north", "south")[rng.integers(2)]}
+        person |= {
+            "sex": "MF"[rng.integers(2)],
+            "age": str(rng.integers(20, 90)),
+            "view": "PA",
+        }
+        for film in range(2):
+            row = {"path": f"images/{patient:03d}_{film}.png", **person}
+            pixels = draw_film(int(rng.integers(2**31)), (48, 48))
+            write_image(root / row["path"], plant(pixels, row) if plant else pixels)
+            rows.append(row)
+    write_csv(root / "manifest.csv", rows)
+    return CSVDataModule(root)
+
+
+def frame(pixels: np.ndarray, row: Row) -> np.ndarray:
+    if row["label"] == "covid19":
+        pixels[:2] = 0
+    return pixels
+
+
+def marker(pixels: np.ndarray, row: Row) -> np.ndarray:
+    if row["label"] == "covid19":
+        pixels[1:5, 2:4] = 255
+    return pixels
+
+
+def shape(pixels: np.ndarray, row: Row) -> np.ndarray:
+    return pixels[:, :44] if row["label"] == "covid19" else pixels
+
+
+def mode(pixels: np.ndarray, row: Row) -> np.ndarray:
+    return np.stack([pixels] * 3, axis=-1) if row["label"] == "covid19" else pixels
+
+
+def source(pixels: np.ndarray, row: Row) -> np.ndarray:
+    row["source"] = {"covid19": "clinic"}.get(row["label"], row["source"])
+    return pixels
+
+
+def age(pixels: np.ndarray, row: Row) -> np.ndarray:
+    row["age"] = "5" if row["label"] == "normal" else row["age"]
+    return pixels
+
+
+def loud(audit: DataAudit) -> set[str]:
+    return {one.probe.name for question in audit.questions for one in question.alarms}
+
+
+@pytest.mark.parametrize(
+    ("plant", "found"),
+    [
+        (frame, {"border", "corners", "header"}),  # rows of one grey are fewer bytes
+        (marker, {"corners", "border"}),
+        (shape, {"shape", "header"}),
+        (mode, {"header"}),
+        (source, {"source"}),
+        (age, {"age", "facts"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_planted_is_found_and_nothing_else(plant, found, tmp_path):
+    wanted = {"frame": "border", "marker": "corners", "mode": "header"}.get(plant.__name__, plant.__name__)
+    audit = audit_data(write_films(tmp_path, 100, plant=plant), segmenter=None, duplicates=False)
+    assert wanted in loud(audit)
+    assert loud(audit) <= found
+    score = audit.questions[0].get(wanted)
+    assert score is not None
+    assert score.auroc.value > 0.9
+    title = next(probe.title for probe in PROBES if probe.name in loud(audit) and probe.title in audit.verdict)
+    assert any(title in finding for finding in audit.findings)
+    assert "No shortcut" not in audit.verdict
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_clean_films_raise_no_alarm(seed, tmp_path):
+    audit = audit_data(write_films(tmp_path, 160, seed, labels=3), segmenter=None, duplicates=False, seed=seed)
+    assert loud(audit) == set()
+    blind = [one for one in audit.questions[0].probes if one.probe.blind]
+    assert len(blind) == 7  # view and shape are the same for all, and lungs were not drawn
+    assert np.mean([one.auroc.low <= 0.5 for one in blind]) > 0.5
+    assert audit.verdict.startswith("No shortcut found")
+    assert any("Nearest to a shortcut" in finding for finding in audit.findings)
+
+
+def test_alarms_on_clean_tables_are_as_rare_as_promised():
+    """Nominal: one audit of forty. Of 40 audits, 5 alarms or more have a chance of 0.3 %, if that holds."""
+    false = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(3, size=150)
+        known, people = np.ones(150, bool), np.arange(150)
+        question = Question("label", ("a", "b", "c"), labels)
+        columns = [one_hot([str(v) for v in rng.integers(k, size=150)]) for k in (2, 4, 12)]
+        scores = [cross_validate(PROBES[0], Sheet(c, known), question, people % 5, people, seed) for c in columns]
+        false += any(stands_out(one, 2.77) for one in scores)  # 9 AUROCs
+    assert false < 5
+
+
+@pytest.mark.slow
+def test_clean_phantoms_raise_no_alarm_with_the_lungs_removed(tmp_path):
+    write_dataset(tmp_path, 240, size=(96, 96), patients=240)
+    audit = audit_data(CSVDataModule(tmp_path), duplicates=False)
+    assert loud(audit) == set()
+    question = audit.questions[0]
+    assert question.get("background").auroc.value < 0.62
+    assert question.get("thumbnail").auroc.value > 0.7  # the opacities can be seen there: that is no shortcut
+    assert audit.verdict.startswith("No shortcut found")
+
+
+def test_the_hole_of_the_lungs_tells_nothing_of_them():
+    film = draw_film(3, (96, 96)).astype(np.float32) / 255
+    lungs = draw_lungs((96, 96))
+    sick, marked = film.copy(), film.copy()
+    sick[lungs] = 0.9
+    marked[:8, :8] = 1
+    plain = np.array(background_features(film, lungs))
+    assert np.abs(np.array(background_features(sick, lungs)) - plain).max() < 1e-6
+    assert np.abs(np.array(background_features(marked, lungs)) - plain).max() > 0.1
+    assert np.isfinite(background_features(film, np.ones_like(lungs))).all()
+
+
+def test_features_of_frame_and_shape():
+    film = np.random.default_rng(0).random((50, 40)).astype(np.float32)
+    film[-10:] = 0
+    top, bottom, left, right = np.array(border_features(film)).reshape(4, 3)
+    assert bottom == pytest.approx([0.2, 0, 0])
+    assert top[0] == left[0] == right[0] == 0
+    assert shape_features((50, 40)) == [50, 40, 0.8, 0]
+
+
+def test_a_perfect_score_of_five_patients_is_no_alarm(tmp_path):
+    audit = audit_data(write_films(tmp_path, 24, plant=mode), segmenter=None, duplicates=False)
+    score = audit.questions[0].get("header")
+    assert score.auroc.value == 1
+    assert not score.alarm
+    assert "too few patients" in audit.verdict
+    one = Estimate(1.0, 1.0, 1.0, 10, 5)
+    assert standard_error(one, 10) == pytest.approx(SCATTER * np.sqrt(11 / (12 * 25)))
+
+
+def test_same_seed_same_figures(tmp_path):
+    data = write_films(tmp_path, 40)
+    first, second = (audit_data(data, segmenter=None, seed=4, duplicates=False).to_dict() for _ in range(2))
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+    assert json.loads(json.dumps(first, allow_nan=False)) == json.loads(json.dumps(first))
+
+
+class TestConfounding:
+    def test_cramers_v_against_scipy(self):
+        from scipy.stats.contingency import association
+
+        rng = np.random.default_rng(0)
+        labels = rng.integers(3, size=4000)
+        values = np.where(rng.random(4000) < 0.5, labels, rng.integers(4, size=4000))
+        table = cross_table(
+            "source", Question("label", ("a", "b", "c"), labels), [f"s{v}" for v in values], np.arange(4000)
+        )
+        assert table.cramers_v.value == pytest.approx(association(table.films, method="cramer"), abs=2e-3)
+        assert table.cramers_v.low < table.cramers_v.value < table.cramers_v.high
+        assert table.films.sum() == table.patients.sum() == 4000
+
+    def test_which_comparisons_the_sources_allow(self):
+        labels = np.repeat([0, 1, 2], [60, 60, 60])
+        sources = ["a"] * 60 + ["a"] * 30 + ["b"] * 30 + ["b"] * 60
+        table = cross_table("source", Question("label", ("x", "y", "z"), labels), sources, np.arange(180) // 2)
+        supported = {pair.labels: pair.supported for pair in table.pairs}
+        assert supported == {("x", "y"): [], ("x", "z"): [], ("y", "z"): []}  # 15 patients
+        table = cross_table("source", Question("label", ("x", "y", "z"), labels), sources, np.arange(180))
+        assert {pair.labels: pair.supported for pair in table.pairs} == {
+            ("x", "y"): ["a"],
+            ("x", "z"): [],
+            ("y", "z"): ["b"],
+        }
+        assert table.single == {}
+
+    def test_one_source_is_not_bound_to_anything(self):
+        table = cross_table("source", Question("label", ("x", "y"), np.arange(20) % 2), ["a"] * 20, np.arange(20))
+        assert np.isnan(table.cramers_v.value)
+
+
+class TestLeakage:
+    def test_patients_and_copies_across_an_official_split(self, tmp_path):
+        rows = []
+        for number in range(48):
+            label, split = ("covid19", "normal")[number % 2], "test" if number >= 36 else "train"
+            row = {"path": f"images/{number}.png", "label": label, "patient_id": str(number), "split": split}
+            write_image(tmp_path / row["path"], np.kron(draw_film(number), np.ones((3, 3), np.uint8)))
+            rows.append(row)
+        rows[40]["patient_id"] = rows[2]["patient_id"]  # in both parts, one label
+        rows[41]["patient_id"] = rows[43]["patient_id"] = "0"  # in both parts, two labels
+        write_image(tmp_path / rows[47]["path"], np.kron(draw_film(4), np.ones((3, 3), np.uint8)))
+        write_csv(tmp_path / "manifest.csv", rows)
+        audit = audit_data(CSVDataModule(tmp_path), segmenter=None)
+        leakage = audit.leakage
+        assert leakage.split == {"train": 36, "test": 12}
+        assert (leakage.shared_patients, leakage.shared_films) == (2, 3)
+        assert leakage.contradictory == {"0": ["covid19", "normal"]}
+        assert leakage.contradictory_films == 3
+        assert leakage.copies is not None
+        assert [set(group.image_ids) for group in leakage.copies.groups] == [{"images/4.png", "images/47.png"}]
+        assert leakage.copies.across_splits == leakage.copies.contradicting == leakage.copies.across_patients == 1
+        assert any("2 patients are in more than one part" in finding for finding in audit.findings)
+
+    def test_a_random_split_by_image(self, tmp_path):
+        audit = audit_data(write_films(tmp_path, 200), pixels=False)
+        found = audit.leakage.random["all"]
+        # The other film of a pair is among the 160 of 199 that train.
+        assert found.share == pytest.approx(160 / 199, abs=0.03)
+        assert found.low <= found.share <= found.high
+        assert found.patients == 100
+
+
+class TestWhatIsNotThere:
+    def test_missing_and_damaged_films(self, tmp_path):
+        data = write_films(tmp_path, 60)
+        films = sorted((tmp_path / "images").iterdir())
+        films[0].unlink()
+        films[5].write_bytes(films[5].read_bytes()[:400])
+        audit = audit_data(data, segmenter=None, duplicates=False)
+        assert audit.missing == 1
+        assert list(audit.failed) == [f"images/{films[5].name}"]
+        assert any("1 films are not on the disk" in note for note in audit.notes)
+        assert audit.questions[0].get("thumbnail").auroc.count == 58
+
+    def test_no_film_at_all(self, tmp_path):
+        data = write_films(tmp_path, 60, plant=source)
+        for film in (tmp_path / "images").iterdir():
+            film.unlink()
+        audit = audit_data(data)
+        assert audit.missing == 60
+        assert audit.skipped["thumbnail"] == audit.skipped["header"] == "no film is on the disk"
+        assert {one.probe.kind for one in audit.questions[0].probes} == {"column"}
+        assert loud(audit) == {"source"}
+        assert audit.leakage.copies is None
+
+    def test_no_pixels(self, tmp_path):
+        audit = audit_data(write_films(tmp_path, 60, plant=mode), pixels=False)
+        assert loud(audit) == {"header"}
+        assert audit.skipped["corners"] == "films were not to be opened"
+
+    def test_at_most_so_many_films_are_opened(self, tmp_path):
+        audit = audit_data(write_films(tmp_path, 80), segmenter=None, duplicates=False, max_films=41)
+        assert audit.questions[0].get("grey").auroc.count == 40
+        assert audit.questions[0].get("grey").auroc.patients == 20
+        assert "Pixels: 40 of 80 films" in " ".join(audit.notes)
+
+    def test_one_label(self, tmp_path):
+        audit = audit_data(write_films(tmp_path, 30, labels=1), segmenter=None, duplicates=False)
+        assert audit.questions == ()
+        assert "one label only" in audit.verdict
+        assert audit.page().sections
+
+    def test_an_empty_folder(self, tmp_path):
+        with pytest.raises(DatasetError, match="does not find"):
+            audit_data(CovidxCXR3DataModule(tmp_path))
+
+    def test_wrong_settings(self, tmp_path):
+        data = write_films(tmp_path, 30)
+        with pytest.raises(ConfigError, match="3 folds or more"):
+            audit_data(data, folds=2, pixels=False)
+        with pytest.raises(ConfigError, match="max_films"):
+            audit_data(data, max_films=0)
+
+
+def test_findings_are_asked_one_by_one(tmp_path, monkeypatch):
+    data = write_films(tmp_path, 80)
+    records = [
+        replace(one, label=None, findings={"Edema": number % 4 < 2, "Mass": number % 7 < 3, "Rare": number == 0})
+        for number, one in enumerate(data.unsplit_records())
+    ]
+    monkeypatch.setattr(data, "unsplit_records", lambda: records)
+    audit = audit_data(data, pixels=False)
+    assert [question.name for question in audit.questions] == ["Edema", "Mass"]
+    assert list(audit.questions[0].films) == ["no Edema", "Edema"]
+    assert "3 findings" in " ".join(audit.notes)
+    assert audit.leakage.contradictory == {}
+    assert len(audit.page().sections) > 5
+
+
+def test_a_compact_copy_has_no_header(tmp_path):
+    prepare_dataset(write_films(tmp_path / "films", 40, plant=mode), tmp_path / "copy", image_size=(32, 32))
+    copy = CSVDataModule(tmp_path / "copy", image_size=(32, 32))
+    audit = audit_data(copy, segmenter=None, duplicates=False)
+    assert audit.skipped["header"] == "a compact copy"
+    assert loud(audit) == set()
+    assert any("compact copy" in note for note in audit.notes)
+
+
+def test_headers(tmp_path):
+    import pydicom
+    from pydicom.data import get_testdata_file
+
+    Image.fromarray(draw_film(0)).save(tmp_path / "film.jpg", quality=60, dpi=(72, 72))
+    Image.fromarray(draw_film(0)).save(tmp_path / "film.png")
+    jpeg, png = read_header(tmp_path / "film.jpg"), read_header(tmp_path / "film.png")
+    assert (jpeg.format, jpeg.mode, jpeg.size) == ("JPEG", "L", (40, 32))
+    assert jpeg.quantization > 0 == png.quantization
+    assert "dpi" in jpeg.entries.split()
+    assert png.file_bytes == (tmp_path / "film.png").stat().st_size
+    path = Path(str(get_testdata_file("CT_small.dcm")))
+    found = read_header(path)
+    data = pydicom.dcmread(path)
+    assert (found.format, found.mode) == ("DICOM", f"MONOCHROME2/{data.BitsStored}")
+    assert data.Manufacturer in found.entries
+
+
+def test_within_one_roof(tmp_path):
+    """Source and label have nothing to do with each other; a marker is in the films of one source only."""
+
+    def mark(pixels: np.ndarray, row: Row) -> np.ndarray:
+        return marker(pixels, row) if row["source"] == "north" else pixels
+
+    audit = audit_data(write_films(tmp_path, 160, plant=mark), segmenter=None, duplicates=False)
+    within = audit.questions[0].within
+    assert set(within) == {"source north", "source south"}
+    assert "corners" in {one.probe.name for one in within["source north"] if one.alarm}
+    assert not [one for one in within["source south"] if one.alarm]
+    assert any("within source north" in finding for finding in audit.findings)
+
+
+def run_verb(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(["audit", *words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_verb(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_films(tmp_path / "films", 60, plant=source)
+    words = ["--data", "csv", "--data.root", "films", "--no-pixels"]
+    code, out, _ = run_verb(capsys, *words)
+    assert code == 0
+    assert "The source of a film alone tells" in out.splitlines()[0]
+    assert "stands out" in out
+    found = json.loads((tmp_path / "audit" / "csv" / "audit.json").read_text())
+    assert found["questions"][0]["probes"][0]["alarm"] is True
+    page = (tmp_path / "audit" / "csv" / "audit.html").read_text()
+    assert found["verdict"] in page
+    assert page.count("<section") >= 6
+    code, out, _ = run_verb(capsys, *words, "--json", "--out", "other", "--data.label_map", '{"normal": "none"}')
+    assert json.loads(out)["questions"][0]["films"].keys() == {"covid19", "none"}
+    assert (tmp_path / "other" / "audit.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Say which data set is meant"),
+        (["--data", "csvv"], "There is no data set 'csvv'"),
+        (["--data", "csv", "--data.root", "nowhere"], "nowhere"),
+        (["--data", "csv", "--trainer.max_epochs", "3"], "knows no --trainer.max_epochs"),
+    ],
+)
+def test_the_verb_says_what_is_wrong_in_one_line(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run_verb(capsys, *words)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.real
+class TestRealFilms:
+    def test_covidx(self, real_data, tmp_path):
+        for name in ("train_COVIDx9B.txt.gz", "test_COVIDx9B.txt"):
+            (tmp_path / name).symlink_to(real_data / "layouts" / "covidx_cxr3" / name)
+        audit = audit_data(CovidxCXR3DataModule(tmp_path))
+        source = next(one for one in audit.questions[0].official if one.probe.name == "source")
+        assert (source.accuracy.value, source.accuracy.low, source.accuracy.count) == (1, 1, 400)
+        assert len(audit.leakage.contradictory) == 10
+        assert audit.leakage.random["positive"].share == pytest.approx(0.9, abs=0.02)
+        assert audit.leakage.random["negative"].share < 0.03
+        assert audit.missing == audit.films == 30386
+        for words in (
+            "source alone is right on 100.0%",
+            "10 patients have films of more than one label",
+            "of positive",
+        ):
+            assert any(words in finding for finding in audit.findings)
+        (pair,) = audit.questions[0].by_source.pairs
+        assert pair.supported == ["cohen", "actmed"]
+
+    def test_darkcovidnet_without_its_pixels(self, real_data):
+        audit = audit_data(DarkCovidNetDataModule(real_data), pixels=False)
+        assert "source of a film alone" in audit.verdict
+        assert "film shape" in audit.verdict
+        shape = audit.questions[0].get("shape")
+        assert shape.best[0] == "covid19"
+        assert shape.best[1].low > 0.85
+        assert "only pneumonia against normal (within nih" in audit.verdict
