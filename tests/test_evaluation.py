@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from benchmarks.coverage import simulate
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation import (
     Estimate,
@@ -259,27 +260,41 @@ def test_identical_films_of_a_patient_add_no_certainty() -> None:
     assert (clustered.count, clustered.patients) == (300, 60)
 
 
-def test_coverage_of_the_interval_by_simulation() -> None:
-    """Nominal 95 %; films of one patient are alike, so that films resampled one by one would cover far less."""
-    rng, simulations, patients = np.random.default_rng(6), 400, 60
-    ids = np.repeat(np.arange(patients), 3)
-    covered = {"patients": 0, "films": 0, "auroc": 0}
-    # Two patients drawn at random, one sick and one healthy, whose scores are N(1, 2) and N(0, 2) in variance
-    true_auroc = 0.5 * (1 + math.erf(1 / 2 / math.sqrt(2)))
-    sick = ids % 2 == 1
-    for _ in range(simulations):
-        values = rng.normal(size=patients)[ids] + rng.normal(size=len(ids))
-        found = bootstrap(weighted_mean, values, groups=ids, resamples=300)
-        naive = bootstrap(weighted_mean, values, groups=np.arange(len(ids)), resamples=300)
-        area = bootstrap(weighted_auroc, values + sick, sick, groups=ids, resamples=300)
-        covered["patients"] += found.low <= 0 <= found.high
-        covered["films"] += naive.low <= 0 <= naive.high
-        covered["auroc"] += area.low <= true_auroc <= area.high
+COVERAGE = [("mean", 0.0, 10), ("mean", 0.0, 60), ("share", 0.97, 60), ("share", 0.8, 20), ("auroc", 0.76, 60)]
+
+
+def check_coverage(kind: str, level: float, patients: int, simulations: int, too_narrow: float) -> None:
+    """Nominal 95 %, give or take what so many simulations leave open, and what the method is known to lose."""
+    held = simulate(kind, level, patients, simulations, resamples=300)
     chance = MAY_DIFFER * math.sqrt(0.95 * 0.05 / simulations)
-    too_narrow = 0.02  # what a percentile interval is known to lose with 60 patients (and 300 resamples)
-    for name in ("patients", "auroc"):
-        assert 0.95 - chance - too_narrow < covered[name] / simulations < 0.95 + chance, name
-    assert covered["films"] / simulations < 0.95 - chance - too_narrow
+    surplus = (
+        0.03 if kind == "share" else 0
+    )  # shares of few films go in steps, and Wilson's interval takes the safe one
+    assert 0.95 - chance - too_narrow < held < 0.95 + chance + surplus
+
+
+@pytest.mark.parametrize(("kind", "level", "patients"), COVERAGE)
+def test_coverage_of_the_interval_by_simulation(kind: str, level: float, patients: int) -> None:
+    """Without its corrections it holds a mean of 10 patients in 88 %, and a share of 0.97 of 60 patients in 86 %."""
+    check_coverage(kind, level, patients, simulations=400, too_narrow=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "level", "patients"), [*COVERAGE, ("auroc", 0.95, 60), ("share", 0.97, 200)])
+def test_coverage_of_the_interval_by_many_simulations(kind: str, level: float, patients: int) -> None:
+    check_coverage(kind, level, patients, simulations=2000, too_narrow=0.015)
+
+
+def test_films_resampled_one_by_one_would_cover_far_less() -> None:
+    """Films of one patient are alike: that is what clustering is for."""
+    rng, simulations = np.random.default_rng(6), 400
+    ids = np.repeat(np.arange(60), 3)
+    held = 0
+    for seed in range(simulations):
+        values = rng.normal(size=60)[ids] + rng.normal(size=180)
+        found = bootstrap(weighted_mean, values, groups=range(180), resamples=300, seed=seed)
+        held += found.low <= 0 <= found.high
+    assert held / simulations < 0.95 - MAY_DIFFER * math.sqrt(0.95 * 0.05 / simulations) - 0.01
 
 
 def test_bootstrap_is_decided_by_its_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:

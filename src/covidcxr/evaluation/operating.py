@@ -209,7 +209,8 @@ def predictive_values(sensitivity: Any, specificity: Any, prevalence: Any) -> tu
     Returns:
         PPV and NPV, numbers or arrays as what was given; NaN where there are no such answers.
     """
-    sensitivity, specificity, prevalence = np.broadcast_arrays(sensitivity, specificity, prevalence)
-    hits, alarms = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
-    cleared, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
-    return ratio(hits, hits + alarms)[()], ratio(cleared, cleared + missed)[()]  # [()]: a number, not an array of one
+    found, spared, share = (np.asarray(one, dtype=float) for one in (sensitivity, specificity, prevalence))
+    hits, alarms = np.asarray(found * share), np.asarray((1 - spared) * (1 - share))
+    cleared, missed = np.asarray(spared * (1 - share)), np.asarray((1 - found) * share)
+    ppv, npv = ratio(hits, np.asarray(hits + alarms)), ratio(cleared, np.asarray(cleared + missed))
+    return (ppv, npv) if ppv.ndim else (float(ppv), float(npv))
