@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError
+from covidcxr.evaluation.films import open_pipeline
 from covidcxr.evaluation.rows import read_rows
+from covidcxr.pipeline import Pipeline
+from covidcxr.tasks.rows import predict_rows
 
 __all__ = ["RunFolder", "read_folder"]
 
@@ -38,9 +43,26 @@ class RunFolder:
     models: Mapping[str, Path]
     config: Mapping[str, Any] = field(repr=False)
 
-    def model_of(self, row: Mapping[str, Any]) -> Path | None:
-        """Return the folder of the model that was asked about a film."""
-        return self.models.get(str(row.get("fold") or ""), self.models.get(""))
+    def pipeline_of(self, row: Mapping[str, Any]) -> Pipeline | None:
+        """Load what was asked about a film: of a run in parts, the part that tested it."""
+        folder = self.models.get(str(row.get("fold") or ""), self.models.get(""))
+        return None if folder is None else _open(folder)
+
+    def validation_rows(self, data: CXRDataModule) -> list[dict[str, Any]] | None:
+        """Ask the classifier of a whole run about its validation films; None if there is no such thing.
+
+        Args:
+            data: What it was trained on, split alike.
+        """
+        if "" not in self.models or len(self.models) > 1 or not any(one.split == "val" for one in data.records):
+            return None
+        pipeline = _open(self.models[""])
+        return None if pipeline.classifier is None else predict_rows(pipeline.classifier, data, "val")
+
+
+@cache
+def _open(folder: Path) -> Pipeline:
+    return open_pipeline(folder)
 
 
 def read_folder(folder: Path) -> list[RunFolder]:

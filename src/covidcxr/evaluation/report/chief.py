@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -12,12 +11,25 @@ from jaxtyping import Bool, Float
 
 from covidcxr.evaluation.answers import Answers
 from covidcxr.evaluation.intervals import Estimate
-from covidcxr.evaluation.statistics import weighted_auroc, weighted_mean
+from covidcxr.evaluation.statistics import ratio, weighted_auroc, weighted_mean
 
-__all__ = ["LEAST", "Score", "chief_scores", "in_words", "mean_auroc", "plain", "stratified_auroc"]
+__all__ = [
+    "LEAST",
+    "Score",
+    "asked_classes",
+    "chief_scores",
+    "in_words",
+    "known_auroc",
+    "on_picture",
+    "plain",
+    "stratified_auroc",
+]
 
 LEAST = 10
 """Patients of a kind below which a group's score is not shown: an interval of ten covers too little."""
+
+LONGEST = 32
+"""Letters of a name on a picture."""
 
 Weights: TypeAlias = Float[np.ndarray, "resamples films"]
 
@@ -62,16 +74,30 @@ def chief_scores(answers: Answers, positive: int | None = None) -> dict[str, Sco
     return scores
 
 
+def asked_classes(answers: Answers, positive: int | None) -> list[int]:
+    """Return the classes that are each told from the rest; of two exclusive ones one says all."""
+    if answers.exclusive and len(answers.classes) == 2:
+        return [1 if positive is None else positive]
+    return list(range(len(answers.classes)))
+
+
 def _auroc(answers: Answers, known: np.ndarray, positive: int | None) -> Score:
-    two = answers.exclusive and len(answers.classes) == 2
-    asked = [1 if positive is None else positive] if two else list(range(len(answers.classes)))
+    asked = asked_classes(answers, positive)
     kinds = [known[:, c] & (answers.truths[:, c] == kind) for c in asked for kind in (1, 0)]
     present = [kind for kind in kinds if kind.any()] or kinds
 
     def statistic(weights: Weights, films: np.ndarray) -> np.ndarray:
-        return mean_auroc(weights[:, films], answers.probabilities[films][:, asked], answers.truths[films][:, asked])
+        areas = [
+            known_auroc(weights[:, films], answers.probabilities[films, c], answers.truths[films, c]) for c in asked
+        ]
+        told = [area for area, c in zip(areas, asked, strict=True) if _both(answers.truths[films, c], known[films, c])]
+        return np.asarray(np.mean(told, axis=0)) if told else np.full(len(weights), np.nan)
 
     return Score(statistic, tuple(present), 0.5)
+
+
+def _both(truth: np.ndarray, known: np.ndarray) -> bool:
+    return bool((truth[known] == 1).any() and (truth[known] == 0).any())
 
 
 def _rates(answers: Answers, known: np.ndarray, positive: int | None) -> dict[str, Score]:
@@ -92,51 +118,43 @@ def _mean(values: np.ndarray) -> Callable[[Weights, np.ndarray], np.ndarray]:
     return statistic
 
 
-def mean_auroc(weights: Weights, scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """Average the AUROC of each class against the rest over the classes that have films of both kinds.
+def known_auroc(
+    weights: Weights, score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"]
+) -> Float[np.ndarray, " resamples"]:
+    """Return the AUROC of a class against the rest over the films of which both are known.
 
     Args:
         weights: [resamples, films].
-        scores: [films, classes]; NaN = not answered.
-        truths: [films, classes]: 1, 0 or NaN = not labelled.
+        score: NaN = not answered.
+        truth: 1, 0 or NaN = not labelled.
     """
-    areas = []
-    for score, truth in zip(scores.T, truths.T, strict=True):
-        known = ~np.isnan(truth) & ~np.isnan(score)
-        if (truth[known] == 1).any() and (truth[known] == 0).any():
-            areas.append(weighted_auroc(weights, np.where(known, score, np.nan), truth == 1))
-    return np.mean(areas, axis=0) if areas else np.full(len(weights), np.nan)
+    return weighted_auroc(weights, np.where(np.isnan(truth), np.nan, score), truth == 1)
 
 
-def stratified_auroc(weights: Weights, scores: np.ndarray, truths: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Average the AUROC over classes as `mean_auroc` does, but compare only films of the same stratum.
+def stratified_auroc(
+    weights: Weights, score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"], strata: np.ndarray
+) -> Float[np.ndarray, " resamples"]:
+    """Return the AUROC of a class against the rest, comparing only films of the same stratum.
 
     It is the share of pairs (one film with the class, one without, both of one source, say) that are ranked right.
 
     Args:
         weights: [resamples, films].
-        scores: [films, classes]; NaN = not answered.
-        truths: [films, classes]: 1, 0 or NaN = not labelled.
+        score: NaN = not answered.
+        truth: 1, 0 or NaN = not labelled.
         strata: Stratum of each film.
     """
-    areas = []
-    for score, truth in zip(scores.T, truths.T, strict=True):
-        right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
-        for stratum in np.unique(strata):
-            films = (strata == stratum) & ~np.isnan(truth) & ~np.isnan(score)
-            sick = truth[films] == 1
-            if sick.any() and not sick.all():
-                drawn = weights[:, films]
-                count = drawn[:, sick].sum(1) * drawn[:, ~sick].sum(1)
-                right += np.nan_to_num(weighted_auroc(drawn, score[films], sick)) * count
-                pairs += count
-        if pairs.any():
-            areas.append(np.divide(right, pairs, out=np.full(len(weights), np.nan), where=pairs > 0))
-    if not areas:
-        return np.full(len(weights), np.nan)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Mean of empty slice")  # NaN is what such a resample is worth
-        return np.asarray(np.nanmean(areas, axis=0))
+    right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    known = ~np.isnan(truth) & ~np.isnan(score)
+    for stratum in np.unique(strata):
+        films = (strata == stratum) & known
+        sick = truth[films] == 1
+        if sick.any() and not sick.all():
+            drawn = weights[:, films]
+            count = drawn[:, sick].sum(1) * drawn[:, ~sick].sum(1)
+            right += np.nan_to_num(weighted_auroc(drawn, score[films], sick)) * count
+            pairs += count
+    return ratio(right, pairs)
 
 
 def in_words(name: str) -> str:
@@ -146,6 +164,12 @@ def in_words(name: str) -> str:
     if first in ("dice", "iou", "precision", "recall", "hd95") and rest:
         return f"{known.get(first, first)}, {rest.replace('_', ' ')}"
     return " ".join(known.get(word, word) for word in name.split("_"))
+
+
+def on_picture(name: str) -> str:
+    """Return a name as a picture can show it: not too long, and no formula where it holds a dollar."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+    return short.replace("$", r"\$")
 
 
 def plain(value: Any) -> Any:

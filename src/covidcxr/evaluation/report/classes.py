@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from covidcxr.evaluation.answers import Answers
+from covidcxr.evaluation.findings import finding_metrics
 from covidcxr.evaluation.intervals import Estimate
-from covidcxr.evaluation.metrics import classification_metrics, finding_metrics
+from covidcxr.evaluation.metrics import classification_metrics
 from covidcxr.evaluation.plots import (
     as_picture,
     plot_confusion,
     plot_estimates,
 )
-from covidcxr.evaluation.report.chief import in_words, plain
+from covidcxr.evaluation.report.chief import in_words, on_picture, plain
 from covidcxr.evaluation.report.curves import plot_curves
 from covidcxr.page import Block, Section, Table, Words
 
@@ -67,11 +68,10 @@ class ClassScores:
             for name, (films, patients) in self.support.items()
         ]
         blocks.append(Table(["class", "films", "patients", *map(in_words, found)], rows, "Each class"))
-        others = {name: self.scores[name] for name in ("brier", "ece") if name in self.scores}
         lead = "One class against the rest; the answer is the most probable one."
         sections = [Section("Scores by class", lead, blocks)]
         if self.answers.exclusive:
-            sections += [self._curves(), self._calibration(others)]
+            sections.append(self._curves())
         return sections
 
     def _curves(self) -> Section:
@@ -84,12 +84,6 @@ class ClassScores:
             caption = "Each class against the rest; dotted: what guessing gives"
             blocks.append(as_picture(curves, "ROC and precision-recall curves of each class", caption))
         return Section("Answers", "Which class was taken for which, and what another threshold would give.", blocks)
-
-    def _calibration(self, scores: Mapping[str, Estimate]) -> Section:
-        told = {"brier": "Brier score", "ece": "expected calibration error"}
-        words = "; ".join(f"{told[name]} {one}" for name, one in scores.items())
-        lead = "A probability of 0.9 should be right nine times in ten."
-        return Section("Reliability", lead, [Words(f"{words} (0 = perfect).")])
 
 
 def score_classes(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> ClassScores | None:
@@ -124,8 +118,11 @@ def score_classes(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> 
 
 def exclusive_rows(answers: Answers) -> list[dict[str, Any]]:
     """Return rows of labelled films as the pictures want them."""
+    names = [on_picture(name) for name in answers.classes]
+    if len(set(names)) < len(names):
+        names = [f"{number} {name}" for number, name in enumerate(names, 1)]
     return [
-        {"label": answers.classes[label], **{f"probability_{n}": p for n, p in zip(answers.classes, row, strict=True)}}
+        {"label": names[label], **{f"probability_{n}": p for n, p in zip(names, row, strict=True)}}
         for label, row in zip(answers.labels.tolist(), answers.probabilities.tolist(), strict=True)
     ]
 

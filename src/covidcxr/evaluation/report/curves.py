@@ -9,6 +9,7 @@ import numpy as np
 
 from covidcxr.evaluation.answers import Answers
 from covidcxr.evaluation.plots import COLORS, INK, LINE, panels
+from covidcxr.evaluation.report.chief import on_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,8 +41,9 @@ def plot_curves(
         truth, score = answers.truths[known, c] == 1, answers.probabilities[known, c]
         color = COLORS[number % len(COLORS)]
         alarms, hits, _ = roc_curve(truth, score)
-        left.plot(alarms, hits, color=color, label=answers.classes[c])
+        left.plot(alarms, hits, color=color, label=on_picture(answers.classes[c]))
         precision, recall, _ = precision_recall_curve(truth, score)
+        recall, precision = recall[:-1], precision[:-1]  # the last is a point that no threshold gives
         right.step(recall, precision, color=color, where="post")
         right.axhline(truth.mean(), color=color, linewidth=0.8, linestyle=":")
     if point is not None:

@@ -6,16 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from covidcxr.evaluation.answers import Answers, looked_for
+from covidcxr.evaluation.films import FilmShelf
 from covidcxr.evaluation.intervals import Estimate
+from covidcxr.evaluation.reliability import Reliability, measure_reliability
+from covidcxr.evaluation.report.abstention import score_abstention
 from covidcxr.evaluation.report.chief import LEAST, in_words
 from covidcxr.evaluation.report.classes import ClassScores, score_classes
+from covidcxr.evaluation.report.gallery import draw_gallery
 from covidcxr.evaluation.report.held_out import HeldOutSources
 from covidcxr.evaluation.report.lineage import Lineage, hash_rows
 from covidcxr.evaluation.report.mask_scores import MaskScores, score_masks
-from covidcxr.evaluation.report.mistakes import find_mistakes
+from covidcxr.evaluation.report.mistakes import Mistakes, find_mistakes
 from covidcxr.evaluation.report.points import score_point
 from covidcxr.evaluation.report.shortcuts import Shortcuts, find_shortcuts
 from covidcxr.evaluation.report.subgroups import score_groups
@@ -27,12 +31,13 @@ from covidcxr.page import Page, Section, write_html, write_markdown
 __all__ = ["Evaluation", "Part", "evaluate_rows", "write_report"]
 
 ORDER = (
-    "classes", "masks", "answers", "point", "regions", "held_out", "compared", "shortcuts", "groups", "mistakes",
-    "gallery", "attention", "robustness", "learning", "audit", "lineage",
+    "classes", "masks", "reliability", "answers", "point", "regions", "held_out", "compared", "shortcuts", "groups",
+    "mistakes", "gallery", "attention", "robustness", "learning", "audit", "lineage",
 )  # fmt: skip
 """How the parts follow one another; others stand before the last."""
 
 
+@runtime_checkable
 class Part(Protocol):
     """A part of a report: whatever can be written as numbers and as sections."""
 
@@ -124,7 +129,8 @@ def evaluate_rows(
     positive: str | None = None,
     sensitivity: float = 0.95,
     prevalence: float | None = None,
-    parts: Mapping[str, Part] | None = None,
+    parts: Mapping[str, Part | None] | None = None,
+    shelf: FilmShelf | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
@@ -139,6 +145,7 @@ def evaluate_rows(
         prevalence: Share of the sick where the answers are used, for predictive values; None = as in these films.
         parts: Further parts, by name: an audit of the data ("audit"), "regions", "held_out", "robustness", ...; the
             verdict takes them into account.
+        shelf: The films behind the rows: the surest errors and the worst masks are shown. None = no film is opened.
         resamples: How often to resample patients.
         seed: Same seed, same numbers.
 
@@ -152,6 +159,8 @@ def evaluate_rows(
     found: dict[str, Part | None] = {
         "classes": score_classes(answers, **settings),
         "masks": score_masks(answers, **settings),
+        "reliability": _reliability(answers, settings),
+        "answers": score_abstention(answers, **settings),
         "point": score_point(
             answers, asked, positive=number, sensitivity=sensitivity, prevalence=prevalence, **settings
         ),
@@ -161,6 +170,14 @@ def evaluate_rows(
         "lineage": Lineage(data={"sha256 of the rows": hash_rows(rows)}, seed=seed, resamples=resamples),
     }
     found |= parts or {}
+    mistakes, masks = found["mistakes"], found["masks"]
+    if shelf is not None:
+        found["gallery"] = draw_gallery(
+            answers,
+            shelf,
+            mistakes=mistakes if isinstance(mistakes, Mistakes) else None,
+            masks=masks if isinstance(masks, MaskScores) else None,
+        )
     order = sorted(found, key=lambda part: ORDER.index(part) if part in ORDER else len(ORDER) - 1.5)
     kept = {part: one for part in order if (one := found[part]) is not None}
     return Evaluation(
@@ -208,6 +225,19 @@ def _notes(answers: Answers) -> list[str]:
     return notes
 
 
+def _reliability(answers: Answers, settings: Mapping[str, Any]) -> Reliability | None:
+    scored = answers.scored
+    return measure_reliability(scored.rows, **settings) if answers.exclusive and len(scored) else None
+
+
+def _best_probe(audit: Part | None) -> tuple[str, Estimate] | None:
+    """Return the probe of an audit of exclusive labels that tells them best without seeing a lung."""
+    questions = getattr(audit, "questions", ())
+    blind = [one for question in questions if question.name == "label" for one in question.probes if one.probe.blind]
+    best = max(blind, key=lambda one: one.auroc.value, default=None)
+    return None if best is None else (best.probe.title, best.auroc)
+
+
 def _short(one: Estimate) -> str:
     if math.isnan(one.value):
         return "not defined"
@@ -238,7 +268,7 @@ def _judge(answers: Answers, positive: int | None, parts: Mapping[str, Part]) ->
             min(scored.number_of(kind) for kind in kinds),
             answers.patients_known,
             shortcuts,
-            getattr(parts.get("audit"), "best_probe", None),
+            _best_probe(parts.get("audit")),
             control.background if control else None,
             control.lungs_add if control else None,
             held.pooled.get("macro_auroc") if isinstance(held, HeldOutSources) else None,

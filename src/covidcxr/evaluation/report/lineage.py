@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidcxr import hub
 from covidcxr.evaluation.report.chief import plain
 from covidcxr.page import Block, Section, Table, Words
 
 if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule, Record
+    from covidcxr.evaluation.folders import RunFolder
 
-__all__ = ["Lineage", "data_facts", "hash_records", "hash_rows", "hash_weights"]
+__all__ = ["Lineage", "data_facts", "hash_records", "hash_rows", "hash_weights", "model_facts", "run_facts"]
 
 _PACKAGES = ("covidcxr", "torch", "numpy", "scikit-learn", "lightning", "timm")
 _HASHED = ("image_id", "label", "patient_id", "split")
@@ -99,6 +102,35 @@ def data_facts(data: CXRDataModule, name: str = "") -> dict[str, Any]:
         "left out": ", ".join(f"{count} {reason}" for reason, count in data.left_out.items()),
         "counts": counts,
         "sha256 of the list of films (image_id, label, patient_id, split, size of the file)": hash_records(records),
+    }
+
+
+def model_facts(source: str) -> dict[str, Any]:
+    """Return where a model comes from and the SHA-256 of its weights.
+
+    Args:
+        source: A bundled name, a folder or a Hub repository.
+    """
+    folder = hub.fetch(source)
+    trained = "not known here: if it was trained on films of this test, its scores mean nothing"
+    return {"source": source, "trained on": trained, "sha256 of the weights": hash_weights(folder)}
+
+
+def run_facts(run: RunFolder) -> dict[str, Any]:
+    """Return how the model of a run was trained, and the SHA-256 of its weights.
+
+    Args:
+        run: Its folder.
+    """
+    model = (run.config.get("model") or {}).get("init_args") or {}
+    data = run.config.get("data") or {}
+    return {
+        "run": run.name or run.folder.name,
+        "model": json.dumps(model, sort_keys=True, default=str),
+        "trained on": json.dumps(data, sort_keys=True, default=str),
+        "seed of the training": run.config.get("seed_everything", ""),
+        "parts": ", ".join(part for part in run.models if part),
+        "sha256 of the weights": hash_weights(run.folder),
     }
 
 

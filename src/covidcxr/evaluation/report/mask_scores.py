@@ -12,7 +12,7 @@ from covidcxr.evaluation.answers import Answers
 from covidcxr.evaluation.intervals import Estimate
 from covidcxr.evaluation.masks import segmentation_metrics
 from covidcxr.evaluation.plots import COLORS, as_picture, panels
-from covidcxr.evaluation.report.chief import plain
+from covidcxr.evaluation.report.chief import on_picture, plain
 from covidcxr.page import Block, Section, Table, Words
 
 __all__ = ["MaskScores", "score_masks"]
@@ -57,13 +57,13 @@ class MaskScores:
         rows = []
         for name in self.classes:
             first = next(one for kind in found if (one := self.scores.get(f"{kind}_{name}")))
-            told = [str(self.scores.get(f"{kind}_{name}", "-")) for kind in found]
+            told = [_told(kind, self.scores.get(f"{kind}_{name}")) for kind in found]
             rows.append([name.replace("_", " "), str(first.count), str(first.patients), *told])
         blocks: list[Block] = [Table(["mask", "films", "patients", *(_HEADS[kind] for kind in found)], rows)]
         if self.dice:
             blocks.append(self._picture())
         if self.worst:
-            cells = [[film, name.replace("_", " "), f"{dice:.3f}"] for film, name, dice in self.worst]
+            cells = [[film, name.replace("_", " "), f"{dice:.3f}"] for film, name, dice in self.worst[: SHOWN // 2]]
             blocks.append(Table(["film", "mask", "Dice"], cells, "Where masks fit worst"))
         if "hd95" in found:
             blocks.append(Words("HD95: 95 % of the outline lies within so many pixels of the true one; 0 = perfect."))
@@ -74,7 +74,7 @@ class MaskScores:
         figure, axes = panels(len(self.dice), width=3.2, height=2.4)
         for number, (axis, (name, values)) in enumerate(zip(axes, self.dice.items(), strict=True)):
             axis.hist(values, bins=np.linspace(0, 1, 41).tolist(), color=COLORS[number % len(COLORS)])
-            axis.set(title=name.replace("_", " "), xlabel="Dice", ylabel="films", xlim=(0, 1))
+            axis.set(title=on_picture(name.replace("_", " ")), xlabel="Dice", ylabel="films", xlim=(0, 1))
         return as_picture(figure, "How many films have which Dice", "Films by their Dice")
 
 
@@ -97,3 +97,9 @@ def score_masks(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> Ma
     ]
     worst = tuple(sorted(every, key=lambda entry: entry[2])[:SHOWN])
     return MaskScores(scores, worst, {name: values[~np.isnan(values)] for name, values in dice.items()})
+
+
+def _told(kind: str, one: Estimate | None) -> str:
+    if one is None:
+        return "-"
+    return f"{one.value:.1f} [{one.low:.1f}, {one.high:.1f}]" if kind == "hd95" else str(one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -13,35 +13,49 @@ from jaxtyping import Float
 from covidcxr.evaluation.answers import Answers
 from covidcxr.evaluation.intervals import Estimate, bootstrap_many
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.report.chief import LEAST, chief_scores, mean_auroc, plain, stratified_auroc
+from covidcxr.evaluation.report.chief import (
+    asked_classes,
+    chief_scores,
+    known_auroc,
+    on_picture,
+    plain,
+    stratified_auroc,
+)
 from covidcxr.evaluation.report.subgroups import find_groups
-from covidcxr.page import Block, Section, Words
+from covidcxr.page import Picture, Section, Words
 
 __all__ = ["Shortcuts", "find_shortcuts"]
 
 GUESSES = ("source", "view", "sex", "age")
+FOLDS = 5
+CLASSES_SHOWN = 4
+
+Key: TypeAlias = tuple[str, str, str]
+"""What is estimated: its kind, the trait and the class."""
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """The model's AUROC beside what needs no film.
+    """The model's AUROC beside what needs no film, class by class against the rest.
 
     Attributes:
-        model: AUROC of the model on all films; the mean over the classes, each against the rest.
-        guesses: By trait: AUROC of a guess from this trait alone, learnt on these very films.
-        leads: By trait: the model's AUROC less that of the guess, on the same resamples.
-        within: By trait ("source", "view"): AUROC among films that share the trait: the share of pairs, one with the
-            class and one without, that are ranked right. NaN where no group holds both.
-        losses: By trait: the AUROC of all pairs less that within the trait.
-        by_group: By "trait group": the model's AUROC in each group with ten patients or more of both kinds.
+        model: AUROC of the model on all films; the mean over the classes.
+        classes: By class: the model's AUROC. Of two exclusive classes one stands for both.
+        guesses: By trait and class: AUROC of a guess from this trait alone, learnt on the other patients.
+        leads: By trait and class: the model's AUROC less that of the guess, on the same resamples.
+        within: By trait ("source", "view") and class: AUROC among films that share the trait: the share of pairs, one
+            with the class and one without, that are ranked right. NaN where no group holds both.
+        losses: By trait and class: the AUROC of all pairs less that within the trait.
+        by_group: By "trait group": the model's AUROC in each group with ten patients or more of all kinds.
         one_label: By trait: how many groups hold films of one label alone, and how many groups there are.
     """
 
     model: Estimate
-    guesses: Mapping[str, Estimate]
-    leads: Mapping[str, Estimate]
-    within: Mapping[str, Estimate]
-    losses: Mapping[str, Estimate]
+    classes: Mapping[str, Estimate]
+    guesses: Mapping[str, Mapping[str, Estimate]]
+    leads: Mapping[str, Mapping[str, Estimate]]
+    within: Mapping[str, Mapping[str, Estimate]]
+    losses: Mapping[str, Mapping[str, Estimate]]
     by_group: Mapping[str, Estimate]
     one_label: Mapping[str, tuple[int, int]]
 
@@ -50,36 +64,40 @@ class Shortcuts:
         return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
     def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        told = {"this model": self.model}
-        told |= {f"a guess from the {trait} alone": one for trait, one in self.guesses.items()}
-        inside = {"all films": self.model}
-        inside |= {f"within one {trait}": one for trait, one in self.within.items() if not math.isnan(one.value)}
+        """Return the parts of the report."""
+        guessed = "How well a label is guessed without a film, from how frequent it is among others of the same group."
+        within = "A model that knows where a film comes from, or how it was taken, gains nothing from it here."
+        told: dict[str, Estimate] = {}
+        inside: dict[str, Estimate] = {}
+        for name in self._shown():
+            told[f"this model, {name}"] = inside[f"all films, {name}"] = self.classes[name]
+            told |= {f"the {trait} alone, {name}": found[name] for trait, found in self.guesses.items()}
+            inside |= {f"within one {trait}, {name}": found[name] for trait, found in self.within.items()}
         inside |= {f"only {group}": one for group, one in self.by_group.items()}
-        guess_blocks: list[Block] = [Words(text) for text in self._guesses_in_words()]
-        if len(told) > 1:
-            figure = plot_estimates(told, title="AUROC (0.5 = chance)", chance=0.5)
-            guess_blocks.append(as_picture(figure, "AUROC of the model and of guesses that see no film"))
-        within_blocks: list[Block] = [Words(text, warning="cannot be told" in text) for text in self._within_in_words()]
-        if len(inside) > 1:
-            figure = plot_estimates(inside, title="AUROC of this model (0.5 = chance)", chance=0.5)
-            within_blocks.append(as_picture(figure, "AUROC of the model within one source and within one view"))
         return [
-            Section("What needs no film", "How well the label can be guessed without looking.", guess_blocks),
+            Section("What needs no film", guessed, [*map(Words, self._guesses_in_words()), *_picture(told)]),
             Section(
                 "Within one source and one view",
-                "A model that knows where a film comes from, or how it was taken, gains nothing from it here.",
-                within_blocks,
+                within,
+                [
+                    *(Words(text, warning="cannot be told" in text) for text in self._within_in_words()),
+                    *_picture(inside),
+                ],
             ),
         ]
 
+    def _shown(self) -> list[str]:
+        """Return the classes to draw: of many those that are guessed best."""
+        best = {name: max([_or(one[name].value, 0) for one in self.guesses.values()] or [0]) for name in self.classes}
+        kept = sorted(best, key=lambda name: -best[name])[:CLASSES_SHOWN]
+        return [name for name in self.classes if name in kept]
+
     def _guesses_in_words(self) -> list[str]:
-        texts = []
-        for trait, (pure, groups) in self.one_label.items():
-            if pure and groups > 1:
-                texts.append(
-                    f"{pure} of {groups} {trait} groups hold films of one label alone: there the {trait} is the label."
-                )
+        texts = [
+            f"{pure} of {groups} {trait} groups hold films of one label alone: there the {trait} is the label."
+            for trait, (pure, groups) in self.one_label.items()
+            if pure and groups > 1
+        ]
         if not self.guesses:
             texts.append("Neither source, view, sex nor age differs between these films, as far as the rows tell.")
         return texts
@@ -87,13 +105,13 @@ class Shortcuts:
     def _within_in_words(self) -> list[str]:
         texts = []
         for trait in ("source", "view"):
-            one = self.within.get(trait)
-            if one is None:
+            found = self.within.get(trait)
+            if found is None:
                 texts.append(f"The {trait} is not told, or all films share it.")
-            elif math.isnan(one.value):
+            elif lacking := [name for name, one in found.items() if math.isnan(one.value)]:
                 texts.append(
-                    f"No {trait} holds films of both kinds: what this model scores within one {trait} cannot be told "
-                    f"from these data."
+                    f"No {trait} holds films both with and without {', '.join(lacking)}: what this model scores for it "
+                    f"within one {trait} cannot be told from these data."
                 )
         return texts
 
@@ -113,76 +131,119 @@ def find_shortcuts(answers: Answers, *, positive: int | None, resamples: int = 1
     answers = answers.scored
     if not len(answers) or not answers.classes:
         return None
-    asked = answers.probabilities, answers.truths
+    asked = asked_classes(answers, positive)
     strata = {trait: answers.trait(trait) for trait in GUESSES if len(answers.groups(trait)) > 1}
+    within = [trait for trait in ("source", "view") if trait in strata]
     guessed = {trait: _guess(answers, trait) for trait in strata}
-    everyone = np.ones(len(answers), bool)
     score = chief_scores(answers, positive)["auroc"]
     groups = {
         f"{trait} {name}": films
-        for trait in ("source", "view")
-        if trait in strata
+        for trait in within
         for name, films in find_groups(answers, trait).items()
         if score.too_few(answers, films) is None
     }
 
-    def table(weights: np.ndarray) -> dict[str, np.ndarray]:
-        model = mean_auroc(weights, *asked)
-        numbers = {"model": model}
-        for trait, scores in guessed.items():
-            numbers[f"guess {trait}"] = mean_auroc(weights, scores, answers.truths)
-            numbers[f"lead {trait}"] = model - numbers[f"guess {trait}"]
-        for trait in strata:
-            if trait in ("source", "view"):
-                numbers[f"within {trait}"] = stratified_auroc(weights, *asked, strata[trait])
-                numbers[f"loss {trait}"] = model - numbers[f"within {trait}"]
-        return numbers | {f"group {name}": score.statistic(weights, films) for name, films in groups.items()}
+    def table(weights: np.ndarray) -> dict[Key, np.ndarray]:
+        numbers: dict[Key, np.ndarray] = {("model", "", ""): score.statistic(weights, np.ones(len(answers), bool))}
+        for c in asked:
+            name, model, truth = answers.classes[c], answers.probabilities[:, c], answers.truths[:, c]
+            whole = numbers["class", "", name] = known_auroc(weights, model, truth)
+            for trait, found in guessed.items():
+                numbers["guess", trait, name] = known_auroc(weights, found[:, c], truth)
+                numbers["lead", trait, name] = whole - numbers["guess", trait, name]
+            for trait in within:
+                numbers["within", trait, name] = stratified_auroc(weights, model, truth, strata[trait])
+                numbers["loss", trait, name] = whole - numbers["within", trait, name]
+        return numbers | {("group", name, ""): score.statistic(weights, films) for name, films in groups.items()}
 
-    films = {f"group {name}": members for name, members in groups.items()}
-    films |= {f"{kind} {t}": _mixed(answers, strata[t]) for t in strata for kind in ("within", "loss")}
-    estimates = bootstrap_many(table, groups=answers.patients, films=films, resamples=resamples, seed=seed)
+    films: dict[Key, np.ndarray] = {("group", name, ""): members for name, members in groups.items()}
+    for c in asked:
+        name, known = answers.classes[c], ~np.isnan(answers.truths[:, c])
+        films["class", "", name] = known
+        films |= {("guess", trait, name): known for trait in strata}
+        mixed = {trait: known & _mixed(answers.truths[:, c], strata[trait]) for trait in within}
+        films |= {(kind, trait, name): one for trait, one in mixed.items() for kind in ("within", "loss")}
+    names = {"\0".join(key): key for key in table(np.ones((1, len(answers))))}
+    estimates = bootstrap_many(
+        lambda weights: {"\0".join(key): one for key, one in table(weights).items()},
+        groups=answers.patients,
+        films={"\0".join(key): one for key, one in films.items()},
+        shares=[name for name, key in names.items() if key[0] not in ("lead", "loss")],
+        resamples=resamples,
+        seed=seed,
+    )
+    found = {names[name]: one for name, one in estimates.items()}
 
-    def part(kind: str) -> dict[str, Estimate]:
-        return {name.removeprefix(f"{kind} "): one for name, one in estimates.items() if name.startswith(f"{kind} ")}
+    def part(kind: str) -> dict[str, dict[str, Estimate]]:
+        by_trait: dict[str, dict[str, Estimate]] = {}
+        for (of, trait, name), one in found.items():
+            if of == kind:
+                by_trait.setdefault(trait, {})[name] = one
+        return by_trait
 
-    model = estimates["model"]
     return Shortcuts(
-        Estimate(model.value, model.low, model.high, int(everyone.sum()), answers.number_of()),
+        found["model", "", ""],
+        part("class")[""],
         part("guess"),
         part("lead"),
         part("within"),
         part("loss"),
-        part("group"),
-        {trait: _one_label(answers, trait) for trait in ("source", "view") if trait in strata},
+        {trait: one[""] for trait, one in part("group").items()},
+        {trait: _one_label(answers, strata[trait]) for trait in within},
     )
 
 
 def _guess(answers: Answers, trait: str) -> Float[np.ndarray, "films classes"]:
-    """Return how frequent each class is in a film's group; groups of few patients, which tell little, are one."""
-    groups = answers.groups(trait)
-    small = [name for name, films in groups.items() if answers.number_of(films) < LEAST]
-    merged = {name: films for name, films in groups.items() if name not in small}
-    if small:
-        merged["the small ones"] = np.any([groups[name] for name in small], axis=0)
+    """Return how frequent each class is among the films of other patients that share the trait."""
+    values, folds = answers.trait(trait), _folds(answers)
     guess = np.full(answers.truths.shape, np.nan)
-    for films in merged.values():
-        known = ~np.isnan(answers.truths[films])
-        found = np.where(known, answers.truths[films], 0).sum(0)
-        guess[films] = np.divide(found, known.sum(0), out=np.full(len(found), np.nan), where=known.sum(0) > 0)
+    for fold in range(FOLDS):
+        for value in np.unique(values[folds == fold]):
+            others = (folds != fold) & (values == value)
+            learnt = answers.truths[others if others.any() else folds != fold]
+            known = ~np.isnan(learnt)
+            found = np.where(known, learnt, 0).sum(0)
+            chances = np.divide(found, known.sum(0), out=np.full(len(found), np.nan), where=known.sum(0) > 0)
+            guess[(folds == fold) & (values == value)] = chances
     return guess
 
 
-def _mixed(answers: Answers, strata: np.ndarray) -> np.ndarray:
-    """Return the films whose group holds films with and without some class."""
-    mixed = np.zeros(len(answers), bool)
+def _folds(answers: Answers) -> np.ndarray:
+    """Deal the patients out to folds, those with the same truths evenly, so that no fold is richer in a class."""
+    films: dict[object, list[int]] = {}
+    for film, patient in enumerate(answers.patients):
+        films.setdefault(("film", film) if patient is None else patient, []).append(film)
+    truth = np.nan_to_num(answers.truths, nan=0.5)
+    by_truth = sorted(films.values(), key=lambda members: (tuple(truth[members].mean(0)), len(members), members))
+    folds = np.empty(len(answers), int)
+    for number, members in enumerate(by_truth):
+        folds[members] = number % FOLDS
+    return folds
+
+
+def _mixed(truth: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Return the films whose group holds films with and without a class."""
+    mixed = np.zeros(len(truth), bool)
     for stratum in np.unique(strata):
         films = strata == stratum
-        truths = answers.truths[films]
-        mixed[films] = bool(((truths == 1).any(0) & (truths == 0).any(0)).any())
+        mixed[films] = bool((truth[films] == 1).any() and (truth[films] == 0).any())
     return mixed
 
 
-def _one_label(answers: Answers, trait: str) -> tuple[int, int]:
-    groups = answers.groups(trait)
-    pure = [name for name, films in groups.items() if not _mixed(answers.take(films), np.zeros(films.sum())).any()]
-    return len(pure), len(groups)
+def _one_label(answers: Answers, strata: np.ndarray) -> tuple[int, int]:
+    mixed = np.any([_mixed(truth, strata) for truth in answers.truths.T], axis=0)
+    groups = np.unique(strata).tolist()
+    return sum(not mixed[strata == group].any() for group in groups), len(groups)
+
+
+def _picture(shown: Mapping[str, Estimate]) -> list[Picture]:
+    shown = {name: one for name, one in shown.items() if not math.isnan(one.value)}
+    if len(shown) < 2:
+        return []
+    shown = {on_picture(name): one for name, one in shown.items()}
+    figure = plot_estimates(shown, title="AUROC of a class against the rest (0.5 = chance)", chance=0.5)
+    return [as_picture(figure, "AUROC of the model beside that of guesses, or within groups")]
+
+
+def _or(value: float, other: float) -> float:
+    return other if math.isnan(value) else value

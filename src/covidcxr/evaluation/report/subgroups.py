@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from covidcxr.evaluation.answers import TRAITS, Answers
 from covidcxr.evaluation.intervals import Estimate, bootstrap_many
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.report.chief import LEAST, Score, chief_scores, in_words, plain
+from covidcxr.evaluation.report.chief import LEAST, Score, chief_scores, in_words, on_picture, plain
 from covidcxr.page import Block, Section, Table, Words
 
 __all__ = ["Group", "Subgroups", "find_groups", "score_groups"]
@@ -51,7 +51,8 @@ class Group:
         if score in self.too_few:
             few = self.too_few[score]
             return "none of a kind" if few == 0 else f"too few ({few} patient{'s' * (few != 1)})"
-        return str(self.scores[score]) if score in self.scores else "-"
+        one = self.scores.get(score)
+        return "-" if one is None else f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ class Subgroups:
         blocks: list[Block] = [Words(self._gaps_in_words())]
         names = list(dict.fromkeys(name for group in self.groups for name in group.scores))
         for name in names[:1]:
-            shown = {f"{g.trait} {g.name}": g.scores[name] for g in self.groups if name not in g.too_few}
+            shown = {on_picture(f"{g.trait} {g.name}"): g.scores[name] for g in self.groups if name not in g.too_few}
             if shown:
                 figure = plot_estimates(shown, title=in_words(name), chance=0.5 if name == "auroc" else None)
                 blocks.append(as_picture(figure, f"{in_words(name)} of each group with its interval"))
-        for trait in dict.fromkeys(group.trait for group in self.groups):
-            blocks.append(self._table(trait, names[:4]))
+        if self.groups and names:
+            blocks.append(self._table([name for name in names if name != "accuracy" or "sensitivity" not in names][:3]))
         for trait, value in self.alone.items():
             blocks.append(Words(f"All films have the {trait} {value}." if value else f"No film tells its {trait}."))
         lead = (
@@ -103,22 +104,18 @@ class Subgroups:
         )
         return [Section("Groups of patients", lead, blocks)]
 
-    def _table(self, trait: str, names: list[str]) -> Table:
-        groups = [group for group in self.groups if group.trait == trait]
-        classes = list(groups[0].support)
+    def _table(self, names: list[str]) -> Table:
         rows = [
             [
-                group.name,
+                f"{group.trait} {group.name}",
                 str(group.films),
-                str(group.patients),
-                *(str(group.support[name]) for name in classes),
+                f"{group.patients}{_by_class(group.support)}",
                 *(group.cell(name) for name in names),
-                _gap_cell(group, names[0]) if names else "-",
+                _gap_cell(group, names[0]),
             ]
-            for group in groups
+            for group in self.groups
         ]
-        heads = [trait, "films", "patients", *(f"patients with {name}" for name in classes), *map(in_words, names)]
-        return Table([*heads, f"gap in {in_words(names[0])}" if names else "gap"], rows, f"By {trait}")
+        return Table(["group", "films", "patients", *map(in_words, names), f"gap in {in_words(names[0])}"], rows)
 
     def _gaps_in_words(self) -> str:
         gaps = self.clear_gaps
@@ -198,7 +195,10 @@ def _score_trait(
         for n, score in scores.items()
         for g, members in found.items()
     }
-    estimates = bootstrap_many(table, groups=answers.patients, films=films, resamples=resamples, seed=seed)
+    shares = [name for name in films if name.startswith("score ") and "hd95" not in name]
+    estimates = bootstrap_many(
+        table, groups=answers.patients, films=films, shares=shares, resamples=resamples, seed=seed
+    )
     return [
         Group(
             trait,
@@ -224,4 +224,8 @@ def _gap_cell(group: Group, name: str) -> str:
     gap = group.gaps.get(name)
     if name in group.too_few:
         return "-"
-    return "compared with this" if gap is None else f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return "compared with this" if gap is None else f"{gap.value:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+
+
+def _by_class(support: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{count} {name}' for name, count in support.items())})" if support else ""

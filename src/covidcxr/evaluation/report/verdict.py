@@ -169,9 +169,9 @@ def _without_lungs(evidence: Evidence) -> list[Finding]:
 def _probe(name: str, probe: Estimate, score: Estimate) -> Finding:
     question = "Is it better than what sees no lung?"
     told = f"The best blind probe of the audit, {name}, scores AUROC {_long(probe)}; the model {_short(score)}."
-    if probe.value >= score.low:
+    if probe.low > 0.5 and probe.value >= score.low:
         return Finding(question, told, "against", f"a probe that sees no lung ({name}) scores {_short(probe)}")
-    if probe.low > 0.5 and probe.value >= BLIND:
+    if probe.value >= score.low or (probe.low > 0.5 and probe.value >= BLIND):
         return Finding(question, told, "doubt", f"a probe that sees no lung ({name}) scores {_short(probe)}")
     return Finding(question, told, "for", "no blind probe comes near it")
 
@@ -190,40 +190,53 @@ def _region(background: Estimate, lungs_add: Estimate) -> Finding:
 
 
 def _guessed(shortcuts: Shortcuts) -> list[Finding]:
-    if not shortcuts.guesses:
+    found = {
+        (trait, name): guess
+        for trait, guesses in shortcuts.guesses.items()
+        for name, guess in guesses.items()
+        if not math.isnan(guess.value)
+    }
+    if not found:
         return []
-    trait, guess = max(shortcuts.guesses.items(), key=lambda entry: _or_zero(entry[1].value))
-    lead = shortcuts.leads[trait]
+    (trait, name), guess = max(found.items(), key=lambda entry: entry[1].value)
+    lead = shortcuts.leads[trait][name]
     question = "Is it better than a guess from source, view, sex or age?"
-    told = f"A guess from the {trait} alone scores AUROC {_long(guess)}; the model is {lead.value:+.3f} from it."
-    if math.isnan(guess.value):
-        return []
+    told = f"The {trait} alone tells {name} with an AUROC of {_long(guess)}; the model is {lead.value:+.3f} from it."
     pure, groups = shortcuts.one_label.get(trait, (0, 0))
     if pure and pure == groups:
         return [Finding(question, told, "against", f"the {trait} alone decides the label of every film")]
-    if not lead.low > 0:
-        return [Finding(question, told, "against", f"a guess from the {trait} alone scores {_short(guess)}")]
     if guess.low > 0.5 and guess.value >= BLIND:
-        return [Finding(question, told, "doubt", f"a guess from the {trait} alone scores {_short(guess)}")]
+        weight: Weight = "doubt" if lead.low > 0 else "against"
+        return [Finding(question, told, weight, f"the {trait} alone tells {name} with {_short(guess)}")]
     return [Finding(question, told, "for", "source, view, sex and age do not tell the label")]
 
 
 def _within(shortcuts: Shortcuts) -> list[Finding]:
     found = []
-    for trait, within in shortcuts.within.items():
+    for trait, by_class in shortcuts.within.items():
         question = f"Does it hold among films of one {trait}?"
-        loss = shortcuts.losses[trait]
-        told = f"AUROC {_long(within)} among films of one {trait}, {-loss.value:+.3f} from all films."
-        if math.isnan(within.value):
-            told = f"No {trait} holds films of both kinds, so this cannot be told."
-            found.append(Finding(question, told, "against", f"no {trait} holds films of both kinds"))
-        elif math.isnan(within.low) or within.low <= 0.5:
-            reason = f"among films of one {trait} it is not better than chance ({_short(within)})"
-            found.append(Finding(question, told, "against", reason))
+        known = {name: one for name, one in by_class.items() if not math.isnan(one.value)}
+        lacking = [name for name in by_class if name not in known]
+        told = [
+            f"{name} {_long(one)}, {-shortcuts.losses[trait][name].value:+.3f} from all films"
+            for name, one in known.items()
+        ]
+        told += [f"no {trait} holds films both with and without {', '.join(lacking)}"] if lacking else []
+        words = f"AUROC among films of one {trait}: {'; '.join(told)}."
+        if lacking:
+            reason = f"no {trait} holds films both with and without {', '.join(lacking)}"
+            found.append(Finding(question, words, "against", reason))
+            continue
+        name, worst = min(known.items(), key=lambda entry: entry[1].value - shortcuts.classes[entry[0]].value)
+        loss = shortcuts.losses[trait][name]
+        if math.isnan(worst.low) or worst.low <= 0.5:
+            reason = f"among films of one {trait} it is not shown to be better than chance ({name} {_short(worst)})"
+            found.append(Finding(question, words, "against", reason))
         elif loss.low > 0 and loss.value > CLEAR_LOSS:
-            found.append(Finding(question, told, "doubt", f"among films of one {trait} it falls to {_short(within)}"))
+            reason = f"among films of one {trait} it falls to {_short(worst)} ({name})"
+            found.append(Finding(question, words, "doubt", reason))
         else:
-            found.append(Finding(question, told, "for", f"it holds among films of one {trait}"))
+            found.append(Finding(question, words, "for", f"it holds among films of one {trait}"))
     return found
 
 
@@ -246,10 +259,6 @@ def _elsewhere(evidence: Evidence) -> Finding:
     if loss is not None and loss.low > 0 and loss.value > CLEAR_LOSS:
         return Finding(question, told, "doubt", f"on sources that it never saw it falls to {_short(score)}")
     return Finding(question, told, "for", f"on sources that it never saw it scores {_short(score)}")
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value
 
 
 def _short(one: Estimate) -> str:

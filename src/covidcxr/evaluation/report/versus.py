@@ -10,7 +10,7 @@ from typing import Any
 from covidcxr.evaluation.comparison import compare_rows
 from covidcxr.evaluation.intervals import Estimate
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.report.chief import in_words, plain
+from covidcxr.evaluation.report.chief import in_words, on_picture, plain
 from covidcxr.evaluation.rows import score_rows
 from covidcxr.page import Block, Section, Table, Words
 
@@ -58,7 +58,7 @@ class Versus:
         """Return pictures of scores and of differences, and the differences in a table."""
         blocks: list[Block] = []
         for name in main_scores(self.scores[self.first])[:2]:
-            shown = {model: scores[name] for model, scores in self.scores.items() if name in scores}
+            shown = {on_picture(model): scores[name] for model, scores in self.scores.items() if name in scores}
             chance = 0.5 if "auroc" in name else None
             figure = plot_estimates(shown, title=in_words(name), chance=chance)
             blocks.append(as_picture(figure, f"{in_words(name)} of each model"))

@@ -1,0 +1,102 @@
+"""How often a pipeline could not say, why, and how good it is where it does say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from covidcxr.evaluation.answers import Answers
+from covidcxr.evaluation.intervals import Estimate, bootstrap_many
+from covidcxr.evaluation.plots import as_picture, plot_estimates
+from covidcxr.evaluation.report.chief import plain
+from covidcxr.evaluation.statistics import weighted_mean
+from covidcxr.page import Section, Table, Words
+from covidcxr.prediction import in_words
+
+__all__ = ["Abstention", "score_abstention"]
+
+_TITLES = {
+    "answered": "share of films answered",
+    "right": "right among those answered",
+    "right_if_forced": "right if it always had to say",
+    "covered": "the truth is among the plausible answers",
+}
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """Answers and "cannot say".
+
+    Attributes:
+        films: Films that were asked about.
+        scores: `answered` (share), and of labelled films `right` (share of right answers among those given),
+            `right_if_forced` (the most probable class), `covered` (the truth is among the plausible answers).
+        reasons: Why it could not say, and for how many films.
+        errors: Films that could not be read, with the reason.
+    """
+
+    films: int
+    scores: Mapping[str, Estimate]
+    reasons: Mapping[str, int]
+    errors: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    def sections(self) -> list[Section]:
+        """Return the part of the report."""
+        shown = {_TITLES[name]: one for name, one in self.scores.items()}
+        blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it answers and how often it is right")]
+        if self.reasons:
+            rows = [[_sentence(reason), str(count)] for reason, count in self.reasons.items()]
+            blocks.append(Table(["why it could not say", "films"], rows))
+        for film, error in list(self.errors.items())[:5]:
+            blocks.append(Words(f"{film}: {error}", warning=True))
+        if len(self.errors) > 5:
+            blocks.append(Words(f"{len(self.errors) - 5} more films could not be read; report.json lists them."))
+        return [Section("When it cannot say", f"Of {self.films} films that were asked about.", blocks)]
+
+
+def score_abstention(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> Abstention | None:
+    """Score what a pipeline left open; None where the rows do not tell its answers.
+
+    Args:
+        answers: Rows of `pipeline_rows`, with `answer`, `plausible` and `reasons`.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+    """
+    if not answers.exclusive or not answers.classes or not any("answer" in row for row in answers.rows):
+        return None
+    said = np.array([row.get("answer") or "" for row in answers.rows])
+    truth = np.array([str(row.get("label") or "") for row in answers.rows])
+    plausible = [set(str(row.get("plausible") or "").split(";")) for row in answers.rows]
+    likely = np.array(answers.classes)[np.nan_to_num(answers.probabilities, nan=-1).argmax(1)]
+    asked = ~np.isnan(answers.probabilities).any(1)
+    labelled = (truth != "") & asked
+    covered = np.array([one in found for one, found in zip(truth.tolist(), plausible, strict=True)])
+    values = {
+        "answered": (said != "").astype(float),
+        "right": np.where(labelled & (said != ""), said == truth, np.nan),
+        "right_if_forced": np.where(labelled, likely == truth, np.nan),
+        "covered": np.where(labelled, covered, np.nan),
+    }
+    scores = bootstrap_many(
+        lambda weights: {name: weighted_mean(weights, column) for name, column in values.items()},
+        groups=answers.patients,
+        films={name: ~np.isnan(column) for name, column in values.items()},
+        shares=tuple(values),
+        resamples=resamples,
+        seed=seed,
+    )
+    reasons = Counter(reason for row in answers.rows for reason in str(row.get("reasons") or "").split(";") if reason)
+    errors = {str(row["image_id"]): str(row["error"]) for row in answers.rows if row.get("error")}
+    return Abstention(len(answers), scores, dict(reasons.most_common()), errors)
+
+
+def _sentence(reason: str) -> str:
+    return "The film cannot be read." if reason == "cannot-be-read" else in_words(reason)

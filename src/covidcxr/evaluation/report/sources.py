@@ -1,0 +1,107 @@
+"""Tables and folders of runs, each with a name, and what they are to one another: controls, rivals, held-out tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covidcxr.evaluation.folders import RunFolder, read_folder
+from covidcxr.evaluation.report.evaluation import Part
+from covidcxr.evaluation.report.held_out import is_held_out, score_held_out
+from covidcxr.evaluation.report.learning import LearningCurves
+from covidcxr.evaluation.report.versus import REGIONS, Controls, compare_models, compare_regions
+from covidcxr.evaluation.rows import read_rows
+
+__all__ = ["Source", "read_sources", "relate_sources"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Predictions of one model.
+
+    Attributes:
+        name: Names it among the others.
+        variant: The variants of its recipe that it stands for; "" = none.
+        rows: A row a film.
+        run: The folder that they come from; None = a table.
+    """
+
+    name: str
+    variant: str
+    rows: Sequence[Mapping[str, Any]] = field(repr=False)
+    run: RunFolder | None = None
+
+    @property
+    def held_out(self) -> bool:
+        """Whether every film was tested by a model that never saw its source."""
+        return is_held_out(self.rows)
+
+
+def read_sources(paths: Sequence[str]) -> list[Source]:
+    """Read tables of predictions and folders of runs, compared runs each by itself.
+
+    Args:
+        paths: Tables (CSV, ...) and folders.
+
+    Raises:
+        ConfigError: If a folder holds no predictions, or a table nothing to score.
+        DatasetError: If a table cannot be read.
+    """
+    found: list[Source] = []
+    for place in map(Path, paths):
+        if place.is_dir():
+            for run in read_folder(place):
+                name = "/".join(part for part in (place.resolve().name, run.name) if part)
+                found.append(Source(name, run.name, run.rows, run))
+        else:
+            found.append(Source(place.stem, "", read_rows(place)))
+    names = [one.name for one in found]
+    return [
+        Source(f"{one.name} ({number})", one.variant, one.rows, one.run) if names.count(one.name) > 1 else one
+        for number, one in enumerate(found, 1)
+    ]
+
+
+def relate_sources(
+    sources: Sequence[Source], *, resamples: int = 1000, seed: int = 0
+) -> tuple[Source, dict[str, Part | None]]:
+    """Choose the model that the report is about, and compare the others with it.
+
+    Of runs that differ in the region, it is the one that saw the whole film; of others the first. A run in which
+    sources were held out is shown beside the mixed one of the same variant, if that is there.
+
+    Args:
+        sources: One or more.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Returns:
+        The model, and the parts "regions", "held_out", "compared" and "learning" of its report.
+
+    Raises:
+        ConfigError: If models to be compared have no film in common, or know other classes.
+    """
+    settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    mixed = [one for one in sources if not one.held_out] or list(sources)
+    controls = compare_regions({one.variant or one.name: one.rows for one in mixed}, **settings)
+    main = next((one for one in mixed if "full" in (one.variant or one.name).split("+")), mixed[0])
+    controls.sort(key=lambda control: control.name != _without_region(main))
+    held = [one for one in sources if one.held_out and one is not main]
+    beside = next((one for one in held if one.variant == main.variant), held[0] if held else None)
+    parts: dict[str, Part | None] = {"regions": Controls(tuple(controls)) if controls else None}
+    if main.held_out:
+        parts["held_out"] = score_held_out(main.rows, **settings)
+    elif beside is not None:
+        parts["held_out"] = score_held_out(beside.rows, main.rows, **settings)
+    if len(mixed) > (len(REGIONS) if controls else 1) or (len(mixed) > 1 and not controls):
+        others = {one.name: one.rows for one in mixed if one is not main}
+        parts["compared"] = compare_models({main.name: main.rows} | others, **settings)
+    if main.run is not None and main.run.histories:
+        parts["learning"] = LearningCurves(main.run.histories)
+    return main, parts
+
+
+def _without_region(source: Source) -> str:
+    return "+".join(part for part in (source.variant or source.name).split("+") if part not in REGIONS)
