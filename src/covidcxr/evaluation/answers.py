@@ -95,7 +95,8 @@ class Answers:
     @cached_property
     def labels(self) -> np.ndarray:
         """Number of each film's class; only of exclusive classes and films that are labelled."""
-        return self.truths.argmax(1)
+        numbers: np.ndarray = self.truths.argmax(1)
+        return numbers
 
     @cached_property
     def scored(self) -> Answers:
