@@ -16,7 +16,7 @@ from covidcxr.data import CovidxCXR3DataModule, CSVDataModule, DarkCovidNetDataM
 from covidcxr.data.prepare import prepare_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.audit import PROBES, DataAudit, audit_data, probes
+from covidcxr.evaluation.audit import PROBES, DataAudit, audit_data, classifiers
 from covidcxr.evaluation.audit.alarm import SCATTER, standard_error, stands_out
 from covidcxr.evaluation.audit.confounding import cross_table
 from covidcxr.evaluation.audit.features import Sheet, background_features, border_features, one_hot, shape_features
@@ -29,7 +29,7 @@ from fakes import draw_film, draw_lungs, write_csv, write_image
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is planted here is found by small forests too."""
-    monkeypatch.setattr(probes, "_TREES", 8)
+    monkeypatch.setattr(classifiers, "_TREES", 8)
 
 
 Row = dict[str, str]
@@ -432,4 +432,4 @@ class TestRealFilms:
         shape = audit.questions[0].get("shape")
         assert shape.best[0] == "covid19"
         assert shape.best[1].low > 0.85
-        assert "only pneumonia against normal (within nih" in audit.verdict
+        assert "only pneumonia against normal (within nih: 100% of their films)" in audit.verdict

@@ -101,7 +101,7 @@ def _print(audit: DataAudit, page: Path) -> None:
     from rich.table import Table
 
     from covidcxr.datasets.console import screen
-    from covidcxr.evaluation.audit.verdict import figure
+    from covidcxr.evaluation.audit.words import figure
 
     console = screen()
     console.print(audit.verdict, style="bold", soft_wrap=True)

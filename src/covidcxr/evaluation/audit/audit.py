@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Integer
@@ -16,30 +15,15 @@ from covidcxr.data.collection import Collection
 from covidcxr.data.duplicates import find_duplicates
 from covidcxr.data.records import Record
 from covidcxr.data.splits import k_folds
-from covidcxr.data.threads import Progress
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.evaluation.audit.confounding import cross_table
-from covidcxr.evaluation.audit.features import Sheet
+from covidcxr.evaluation.audit.asking import AskedTable, ask_all
 from covidcxr.evaluation.audit.films import Films, Segmenter, Steps, look_at_films, no_steps, reads_itself
 from covidcxr.evaluation.audit.leakage import find_leakage
-from covidcxr.evaluation.audit.probes import PROBES, Probe, ProbeScore, Question, cross_validate, train_and_test
-from covidcxr.evaluation.audit.questions import ask_labels, ask_source, strata
-from covidcxr.evaluation.audit.result import DataAudit, QuestionAudit, judged
+from covidcxr.evaluation.audit.questions import ask_labels, ask_source
+from covidcxr.evaluation.audit.result import DataAudit, judged
 from covidcxr.evaluation.audit.sheets import make_sheets
 
 __all__ = ["audit_data"]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """What all probes share."""
-
-    records: Sequence[Record]
-    patients: Integer[np.ndarray, " films"]
-    folds: Integer[np.ndarray, " films"]
-    sheets: dict[str, Sheet]
-    least: int
-    seed: int
 
 
 def audit_data(
@@ -103,10 +87,10 @@ def audit_data(
             every = [records[number] for number in there]
             copies = find_duplicates(every, read=data.read_film, cache=cache, progress=bar)
     sheets, skipped = make_sheets(data, records, films, pixels=pixels, segmenter=segmenter is not None)
-    table = _Table(records, patients, _fold_numbers(records, folds, seed), sheets, max(folds, 10), seed)
+    table = AskedTable(records, patients, _fold_numbers(records, folds, seed), sheets, max(folds, 10), seed)
     asked = ask_labels(data, records, patients, folds, notes)
     with steps("probes") as bar:
-        questions, sources = _run(table, asked, ask_source(records, patients, folds), seconds, bar)
+        questions, sources = ask_all(table, asked, ask_source(records, patients, folds), seconds, bar)
     _note_films(notes, data, films, len(records) - len(there))
     audit = DataAudit(
         name=name or type(data).__name__.removesuffix("DataModule"),
@@ -169,100 +153,6 @@ def _fold_numbers(records: Sequence[Record], folds: int, seed: int) -> Integer[n
     for fold, roles in enumerate(k_folds(records, folds, seed=seed)):
         numbers[[record.split == "test" for record in roles]] = fold
     return numbers
-
-
-def _run(
-    table: _Table, asked: Sequence[Question], source: Question | None, seconds: dict[str, float], bar: Progress
-) -> tuple[tuple[QuestionAudit, ...], QuestionAudit | None]:
-    """Ask every probe every question."""
-    runs = sum(1 + _has_test(table.records) + len(_strata(table, question)) for question in asked) + bool(source)
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        bar(done, runs)
-
-    audits = []
-    for question in asked:
-        whole = _cross_validated(table, question, seconds)
-        tick()
-        official = _official(table, question)
-        if _has_test(table.records):
-            tick()
-        within = {}
-        for name, part in _strata(table, question).items():
-            if found := _cross_validated(table, part, seconds):
-                within[name] = found
-            tick()
-        audits.append(
-            QuestionAudit(
-                question.name,
-                *_counts(question, table.patients),
-                probes=whole,
-                official=official,
-                within=within,
-                by_source=cross_table(
-                    "source", question, [r.source for r in table.records], table.patients, table.seed
-                ),
-                by_view=cross_table("view", question, [r.view for r in table.records], table.patients, table.seed),
-            )
-        )
-    if source is None:
-        return tuple(audits), None
-    scores = _cross_validated(table, source, seconds)
-    tick()
-    return tuple(audits), QuestionAudit("source", *_counts(source, table.patients), probes=scores)
-
-
-def _counts(question: Question, patients: np.ndarray) -> tuple[dict[str, int], dict[str, int]]:
-    films, people = {}, {}
-    for number, name in enumerate(question.classes):
-        own = question.labels == number
-        films[name], people[name] = int(own.sum()), len(np.unique(patients[own]))
-    return films, people
-
-
-def _strata(table: _Table, question: Question) -> dict[str, Question]:
-    return strata(table.records, question, table.patients, table.least)
-
-
-def _askable(table: _Table, question: Question) -> Iterator[tuple[Probe, Sheet, Question]]:
-    """Yield the probes that can be asked, with the question narrowed to the films that they know."""
-    for probe in PROBES:
-        sheet = table.sheets.get(probe.name)
-        if sheet is None or probe.name == question.name:
-            continue
-        known = question.among(sheet.known, table.patients, len(np.unique(table.folds)))
-        asked = Sheet(sheet.values, sheet.known & (known.labels >= 0))
-        if len(known.classes) > 1 and asked.tells:
-            yield probe, asked, known
-
-
-def _cross_validated(table: _Table, question: Question, seconds: dict[str, float]) -> tuple[ProbeScore, ...]:
-    found = []
-    for probe, sheet, asked in _askable(table, question):
-        score = cross_validate(probe, sheet, asked, table.folds, table.patients, table.seed)
-        seconds[f"probe {probe.name}"] = seconds.get(f"probe {probe.name}", 0.0) + score.seconds
-        found.append(score)
-    return tuple(found)
-
-
-def _official(table: _Table, question: Question) -> tuple[ProbeScore, ...]:
-    """Train on the official training and validation films, score on the official test films."""
-    test = np.array([record.split == "test" for record in table.records])
-    train = np.array([record.split in ("train", "val") for record in table.records])
-    if not test.any() or not train.any():
-        return ()
-    found = [
-        train_and_test(probe, sheet, asked, train, test, table.patients, table.seed)
-        for probe, sheet, asked in _askable(table, question)
-    ]
-    return tuple(one for one in found if one is not None)
-
-
-def _has_test(records: Sequence[Record]) -> bool:
-    return any(record.split == "test" for record in records)
 
 
 def _note_films(notes: list[str], data: Collection, films: Films, missing: int) -> None:

@@ -10,15 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from covidcxr.evaluation.audit.classifiers import ModelName, answer
 from covidcxr.evaluation.audit.features import Sheet
 from covidcxr.evaluation.intervals import Estimate, bootstrap_many
 from covidcxr.evaluation.statistics import weighted_auroc, weighted_confusion
 
 __all__ = ["PROBES", "Probe", "ProbeScore", "Question", "cross_validate", "score_answers", "train_and_test"]
-
-_MOST_TRAINING_FILMS = 20_000
-_TREES = 60
-_TREE_FILMS = 2_000  # each tree of a forest sees no more: that bounds the time for any number of films
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,7 @@ class Probe:
         name: Its key.
         title: Its name in words.
         sees: What it is shown, in words that complete "... sees nothing but ...".
-        model: "table" = logistic regression over the values of a column, "forest" = random forest over numbers,
-            "pixels" = strongly regularised logistic regression.
+        model: Its classifier.
         blind: Whether it sees no lung. Those that see the whole film coarsely are no proof of a shortcut: an opacity
             may be seen in a thumbnail.
         kind: "column" of the table, or "film".
@@ -39,7 +35,7 @@ class Probe:
     name: str
     title: str
     sees: str
-    model: Literal["table", "forest", "pixels"]
+    model: ModelName
     blind: bool = True
     kind: Literal["column", "film"] = "film"
 
@@ -158,7 +154,7 @@ def cross_validate(
     for number in np.unique(fold):
         train, test = fold != number, fold == number
         if len(np.unique(labels[train])) > 1:
-            answers[test] = _answer(probe, values[train], labels[train], values[test], len(question.classes), seed)
+            answers[test] = answer(probe.model, values[train], labels[train], values[test], len(question.classes), seed)
             weighted[test] = answers[test] * np.bincount(labels[train], minlength=len(question.classes))
     score = score_answers(probe, answers, weighted, question.classes, labels, patients[films], seed)
     return replace(score, seconds=time.perf_counter() - start)
@@ -181,7 +177,7 @@ def train_and_test(
     if len(found) < 2 or len(np.unique(question.labels[test])) < 2:
         return None
     labels = question.labels
-    answers = _answer(probe, sheet.values[train], labels[train], sheet.values[test], len(question.classes), seed)
+    answers = answer(probe.model, sheet.values[train], labels[train], sheet.values[test], len(question.classes), seed)
     weighted = answers * np.bincount(labels[train], minlength=len(question.classes))
     score = score_answers(probe, answers, weighted, question.classes, labels[test], patients[test], seed)
     return replace(score, seconds=time.perf_counter() - start)
@@ -234,36 +230,3 @@ def score_answers(
         float(np.bincount(labels).max() / len(labels)),
         {name: found[f"auroc {name}"] for c, name in enumerate(classes) if present[c]},
     )
-
-
-def _answer(
-    probe: Probe, values: np.ndarray, labels: np.ndarray, asked: np.ndarray, classes: int, seed: int
-) -> Float[np.ndarray, "films classes"]:
-    """Train a classifier in which every class weighs alike, and return its probabilities for other films."""
-    if len(values) > _MOST_TRAINING_FILMS:
-        kept = np.sort(np.random.default_rng(seed).permutation(len(values))[:_MOST_TRAINING_FILMS])
-        values, labels = values[kept], labels[kept]
-    model = _classifier(probe, len(values), seed)
-    model.fit(values, labels)
-    answers = np.zeros((len(asked), classes))
-    answers[:, model.classes_] = model.predict_proba(asked)
-    return answers
-
-
-def _classifier(probe: Probe, films: int, seed: int) -> Any:
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if probe.model == "forest":
-        return RandomForestClassifier(
-            n_estimators=_TREES,
-            min_samples_leaf=3,
-            max_samples=min(films, _TREE_FILMS),
-            class_weight="balanced",
-            random_state=seed,
-        )
-    if probe.model == "table":
-        return LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))

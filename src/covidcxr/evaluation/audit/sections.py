@@ -9,7 +9,7 @@ from covidcxr.evaluation.audit.confounding import CrossTable
 from covidcxr.evaluation.audit.leakage import HELD_OUT
 from covidcxr.evaluation.audit.pictures import draw_cross_table, draw_probes, draw_random_split
 from covidcxr.evaluation.audit.probes import ProbeScore
-from covidcxr.evaluation.audit.verdict import figure, list_words, supported_words
+from covidcxr.evaluation.audit.words import figure, list_words, supported_words
 from covidcxr.evaluation.plots import as_picture
 from covidcxr.page import Block, Page, Section, Table, Words
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
 from covidcxr.evaluation.audit.alarm import MARGIN, standard_error
-from covidcxr.evaluation.audit.confounding import ENOUGH, CrossTable, Pair
 from covidcxr.evaluation.audit.leakage import HELD_OUT
 from covidcxr.evaluation.audit.probes import ProbeScore
-from covidcxr.evaluation.intervals import Estimate
+from covidcxr.evaluation.audit.words import capital, figure, list_words, named, told, told_short, what_can_be_compared
 
 if TYPE_CHECKING:
     from covidcxr.evaluation.audit.result import DataAudit, QuestionAudit
 
-__all__ = ["figure", "list_words", "noticed_from", "say_findings", "say_verdict", "supported_words"]
+__all__ = ["noticed_from", "say_findings", "say_verdict"]
 
 _MOST = 6
 _TOO_FEW = 0.85  # a shortcut below this AUROC would go unseen: then silence is no news
@@ -33,12 +31,13 @@ def say_verdict(audit: DataAudit) -> str:
     source = question.get("source")
     films = [one for one in question.alarms if one.probe.kind == "film"]
     if source is not None and source.alarm:
-        first = f"The source of a film alone tells {_told(question, source)}"
-        also = f", and so does {_named(films[0])} ({figure(films[0].best[1])})" if films else ""
-        return f"{first}{also}: a score on these films taken together measures the source; {_supported(question)}."
+        first = f"The source of a film alone tells {told(question, source)}"
+        also = f", and so does {named(films[0])} ({figure(films[0].best[1])})" if films else ""
+        compared = what_can_be_compared(question)
+        return f"{first}{also}: a score on these films taken together measures the source; {compared}."
     best = question.alarms[0]
     return (
-        f"{_capital(_named(best))} alone tells {_told(question, best)}: a score on these films may be owed to it, "
+        f"{capital(named(best))} alone tells {told(question, best)}: a score on these films may be owed to it, "
         f"not to the lungs."
     )
 
@@ -53,16 +52,6 @@ def say_findings(audit: DataAudit) -> list[str]:
     return [words for _, (_, words) in ordered[:_MOST]]
 
 
-def figure(one: Estimate) -> str:
-    """Write an estimate with its interval."""
-    return f"{one.value:.2f}" if math.isnan(one.low) else f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
-
-
-def list_words(words: Sequence[str]) -> str:
-    """Write "a, b and c"."""
-    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
-
-
 def noticed_from(audit: DataAudit) -> float:
     """Return the AUROC from which a shortcut would have been noticed, for the median probe."""
     errors = [
@@ -72,24 +61,6 @@ def noticed_from(audit: DataAudit) -> float:
         if one.probe.blind
     ]
     return min(1.0, 0.5 + max(MARGIN, audit.threshold * median(errors))) if errors else 1.0
-
-
-def supported_words(table: CrossTable) -> list[str]:
-    """Say of every two labels where they can be compared."""
-    said = []
-    for pair in table.pairs:
-        one, other = pair.labels
-        if pair.supported:
-            places = [
-                f"{name} ({pair.shared[name][0]:,} and {pair.shared[name][1]:,} patients)" for name in pair.supported
-            ]
-            said.append(f"{one} against {other}: within {list_words(places)}.")
-        elif pair.shared:
-            name, most = max(pair.shared.items(), key=lambda item: min(item[1]))
-            said.append(f"{one} against {other}: hardly; {name} has {most[0]:,} and {most[1]:,} patients.")
-        else:
-            said.append(f"{one} against {other}: not; no {table.column} has both.")
-    return said
 
 
 def _all_clear(audit: DataAudit) -> str:
@@ -116,9 +87,9 @@ def _of_question(question: QuestionAudit) -> Iterator[tuple[float, str]]:
         bound = question.by_source
         yield (
             1.0 + _excess(source),
-            f"The source alone tells {_told(question, source)}; sources with one label only: "
+            f"The source alone tells {told(question, source)}; sources with one label only: "
             f"{len(bound.single)} of {len(bound.values)} (Cramér's V of label and source {figure(bound.cramers_v)}). "
-            f"{_capital(_supported(question))}.",
+            f"{capital(what_can_be_compared(question))}.",
         )
     if question.official:
         best = max(question.official, key=lambda one: (one.probe.blind, one.probe.name == "source", one.auroc.value))
@@ -127,14 +98,14 @@ def _of_question(question: QuestionAudit) -> Iterator[tuple[float, str]]:
             best = max(blind, key=lambda one: (one.accuracy.value, one.probe.name == "source"))
             yield (
                 1.2 + _excess(best),
-                f"On the official test films, {_named(best)} alone is right on {best.accuracy.value:.1%} "
+                f"On the official test films, {named(best)} alone is right on {best.accuracy.value:.1%} "
                 f"[{best.accuracy.low:.1%}, {best.accuracy.high:.1%}] of {best.accuracy.count:,} films; always the "
                 f"most frequent answer is right on {best.majority:.1%}.",
             )
     yield from _of_films(question)
     columns = [one for one in question.alarms if one.probe.kind == "column" and one.probe.name != "source"]
     if columns:
-        said = [f"{one.probe.title} ({_told_short(one)})" for one in columns[:3]]
+        said = [f"{one.probe.title} ({told_short(one)})" for one in columns[:3]]
         words = f"Columns of the table tell the {question.name} without any film: {list_words(said)}"
         yield 0.5 + _excess(columns[0]), f"{words}{_also_within(question, 'column')}."
 
@@ -144,10 +115,10 @@ def _of_films(question: QuestionAudit) -> Iterator[tuple[float, str]]:
     within = _also_within(question, "film")
     if films:
         best, others = films[0], films[1:]
-        more = list_words([f"{_named(one)} ({_told_short(one)})" for one in others])
+        more = list_words([f"{named(one)} ({told_short(one)})" for one in others])
         yield (
             0.9 + _excess(best),
-            f"{_capital(_named(best))} alone tells {_told(question, best)}"
+            f"{capital(named(best))} alone tells {told(question, best)}"
             f"{f'; to some degree so do {more}' if more else ''}{within}.",
         )
     elif within:
@@ -164,7 +135,7 @@ def _also_within(question: QuestionAudit, kind: str) -> str:
     ]
     best = dict(sorted(loud, key=lambda item: item[1].best[1].value))
     found = sorted(best.items(), key=lambda item: -item[1].best[1].value)[:3]
-    said = [f"{one.probe.title} within {name} ({_told_short(one)})" for name, one in found]
+    said = [f"{one.probe.title} within {name} ({told_short(one)})" for name, one in found]
     return f". It holds under one roof too: {list_words(said)}" if said else ""
 
 
@@ -186,7 +157,7 @@ def _of_splits(audit: DataAudit) -> Iterator[tuple[float, str]]:
     if copies is not None and copies.contradicting:
         said.append(f"{copies.contradicting:,} pictures are there with several labels")
     if said:
-        yield 1.1, f"{_capital(list_words(said))}."
+        yield 1.1, f"{capital(list_words(said))}."
 
 
 def _of_patients(audit: DataAudit) -> Iterator[tuple[float, str]]:
@@ -214,7 +185,7 @@ def _of_patients(audit: DataAudit) -> Iterator[tuple[float, str]]:
             f"the patients of {leakage.unknown_patients:,} films are not known: no split can keep these together"
         )
     if said:
-        yield weight, f"{_capital('; '.join(said))}."
+        yield weight, f"{capital('; '.join(said))}."
 
 
 def _quiet(audit: DataAudit) -> str:
@@ -225,61 +196,10 @@ def _quiet(audit: DataAudit) -> str:
     nearest = max(scores, key=lambda one: one.best[1].value)
     label, one = nearest.best
     return (
-        f"Nearest to a shortcut comes {_named(nearest)}, which tells {label} with an AUROC of {figure(one)}: no more "
+        f"Nearest to a shortcut comes {named(nearest)}, which tells {label} with an AUROC of {figure(one)}: no more "
         f"than {audit.tests} looks at chance may show."
-    )
-
-
-def _supported(question: QuestionAudit) -> str:
-    """Say which comparisons are found within one source."""
-    table = question.by_source
-    pairs = [pair for pair in table.pairs if pair.supported] if table is not None else []
-    if not pairs:
-        return f"no two labels are found, with {ENOUGH} patients each, within one source"
-    said = [
-        f"{pair.labels[0]} against {pair.labels[1]} (within {list_words(pair.supported[:3])})" for pair in pairs[:3]
-    ]
-    more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-    only = "" if table is not None and len(pairs) == len(table.pairs) else "only "
-    return f"{only}{list_words(said)}{more} can be compared within one source"
-
-
-def _places(table: CrossTable, pair: Pair) -> str:
-    """Name the sources that have both labels, and their share of the films of the two."""
-    rows = [table.labels.index(label) for label in pair.labels]
-    columns = [table.values.index(value) for value in pair.supported]
-    films = table.films[rows]
-    share = films[:, columns].sum() / films.sum()
-    return f"{list_words(pair.supported[:3])}: {share:.0%} of their films"
-
-
-def _named(score: ProbeScore) -> str:
-    if score.probe.name == "background":
-        return "the film with the lungs removed"
-    return f"the {score.probe.title}"
-
-
-def _told(question: QuestionAudit, score: ProbeScore) -> str:
-    name, one = score.best
-    return f"{_what(question, score, name)} with an AUROC of {figure(one)}"
-
-
-def _told_short(score: ProbeScore) -> str:
-    name, one = score.best
-    return f"{name} {figure(one)}" if len(score.by_class) > 2 else figure(one)
-
-
-def _what(question: QuestionAudit, score: ProbeScore, name: str) -> str:
-    if len(score.by_class) > 2:
-        return f"{name} from the rest"
-    return (
-        list_words(list(score.by_class)).replace(" and ", " from ") if question.name == "label" else f"{question.name}"
     )
 
 
 def _excess(score: ProbeScore) -> float:
     return 2 * (score.best[1].value - 0.5)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
