@@ -282,7 +282,7 @@ def test_coverage_of_the_interval_by_simulation(kind: str, level: float, patient
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "level", "patients"), [*COVERAGE, ("auroc", 0.95, 60), ("share", 0.97, 200)])
 def test_coverage_of_the_interval_by_many_simulations(kind: str, level: float, patients: int) -> None:
-    check_coverage(kind, level, patients, simulations=2000, too_narrow=0.015)
+    check_coverage(kind, level, patients, simulations=1000, too_narrow=0.015)
 
 
 def test_films_resampled_one_by_one_would_cover_far_less() -> None:

@@ -295,3 +295,19 @@ def test_scores_of_masks_agree_with_sklearn() -> None:
     assert (precision_score(empty, full), recall_score(empty, full)) == (1, 0)
     assert (precision_score(full, empty), recall_score(full, empty)) == (0, 1)
     assert precision_score(empty, empty) == recall_score(empty, empty) == 1
+
+
+def test_rows_of_a_test_hold_the_hd95_of_known_masks() -> None:
+    from covidcxr.tasks.segmentation import mask_distances
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2, 16, 20, generator=generator)
+    target = (torch.rand(2, 2, 16, 20, generator=generator) > 0.7).float()
+    target[1, 0] = torch.nan
+    logits[0, 1] = -9
+    found = mask_distances(logits, target, (0.5, 0.9))
+    drawn = logits.sigmoid().numpy() >= np.array([0.5, 0.9])[:, None, None]
+    for film, plane in ((0, 0), (0, 1), (1, 1)):
+        assert found[film, plane].item() == pytest.approx(hd95(drawn[film, plane], target[film, plane].numpy() == 1))
+    assert found[0, 1].item() == pytest.approx(math.hypot(15, 19))
+    assert found[1, 0].isnan()
