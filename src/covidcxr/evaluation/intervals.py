@@ -187,7 +187,7 @@ def _thread_pools() -> Any:
     Products as thin as these gain nothing by several threads, which on a busy machine spin at barriers: measured, ten
     times the time of one.
     """
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+    from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
