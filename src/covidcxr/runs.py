@@ -23,7 +23,7 @@ from covidcxr.masks import draw_masks
 from covidcxr.pooling import HeldOut, without_sources
 from covidcxr.recipe import Recipe, claim, write_yaml
 from covidcxr.run import PooledRun, Run
-from covidcxr.training import check, open_data, print_line
+from covidcxr.training import check, open_data, print_line, print_table
 
 __all__ = ["Comparison", "run_recipe"]
 
@@ -86,7 +86,6 @@ class Comparison:
 
     def print_table(self) -> None:
         """Print the table, and where the plot is."""
-        from rich.console import Console
         from rich.table import Table
 
         header, *rows = self.table()
@@ -95,8 +94,7 @@ class Comparison:
             table.add_row(*(cell.replace(" [", "\n[") for cell in row))
         for column in table.columns[: len(self.recipe.compare)]:  # what does not fit is broken elsewhere
             column.no_wrap = True
-        # A table in a log is read in an editor, which is wide.
-        Console(width=None if Console().is_terminal else 200).print(table)
+        print_table(table)
         print_line(f"Intervals are bootstrapped over patients. Plot: {self.folder / 'comparison.png'}")
 
 

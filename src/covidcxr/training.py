@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
 import torch
@@ -33,6 +33,9 @@ from covidcxr.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_y
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import MultiTask, Task
 from covidcxr.tasks.rows import add_traits
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["TrainingCLI", "check", "run"]
 
@@ -195,9 +198,12 @@ class TrainingCLI(LightningCLI):
         trainer.callbacks.append(self.history)  # type: ignore[attr-defined]  # set where mypy does not see
         keeper = trainer.checkpoint_callback
         if isinstance(keeper, ModelCheckpoint) and keeper.monitor is None and keeper.save_last is None:
-            best = ModelCheckpoint(monitor=self.model.monitor, mode="max", save_last=True, filename="best-{epoch}")
+            best = ModelCheckpoint(monitor=self.model.monitor, mode="max", filename="best-{epoch}")
+            # save_last=True would write it only where the best one changes, and a kill would cost all epochs since.
+            last = ModelCheckpoint(filename="last", enable_version_counter=False)
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not see
-            callbacks[callbacks.index(keeper)] = best
+            place = callbacks.index(keeper)
+            callbacks[place : place + 1] = [best, last]  # in this order: the last one knows where the best one lies
         return trainer
 
     def _parse_ckpt_path(self) -> None:
@@ -394,7 +400,6 @@ def write_scores(rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimat
 
 def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
     """Print one table: every score of all films, and the chief ones of each source."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("films of", "score", "value", "95 % interval", "films", "patients")
@@ -407,8 +412,15 @@ def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
                 cells = (part, name, f"{estimate.value:.3f}", interval, str(estimate.count), str(estimate.patients))
                 table.add_row(*cells)
         table.add_section()
-    Console().print(table)
+    print_table(table)
     print_line("Intervals are bootstrapped over patients, not films.")
+
+
+def print_table(table: Table) -> None:
+    """Print a table; in a log it may be wide, since a log is read in an editor."""
+    from rich.console import Console
+
+    Console(width=None if Console().is_terminal else 200).print(table)
 
 
 def print_line(text: str) -> None:
