@@ -232,11 +232,22 @@ class TestRun:
     def test_a_resumed_run_is_tested_with_its_best_weights(self, tmp_path: Path, films: Path) -> None:
         recipe = Recipe.read(str(write(tmp_path / "tiny.yaml", compare=None)))
         _, config = next(recipe.runs())
-        run = Run("", tmp_path / "out", config, ("--data.root", str(films), "--trainer.max_epochs", "1"))
+        words = (
+            "--data.root",
+            str(films),
+            "--trainer.max_epochs",
+            "8",
+            "--model.lr",
+            "0",
+        )  # what is learnt soon stands
+        run = Run("", tmp_path / "out", config, words)
         run.fit()
         (tmp_path / "out" / "model" / "history.json").unlink()  # killed before all was saved
         path = tmp_path / "out" / "checkpoints" / "last.ckpt"
         last = torch.load(path, weights_only=True)
+        assert last["epoch"] == 7
+        assert len(list(path.parent.iterdir())) == 2
+        assert not (path.parent / "best-epoch=7.ckpt").exists()
         last["state_dict"] = {name: torch.zeros_like(value) for name, value in last["state_dict"].items()}
         torch.save(last, path)
         run.go()
