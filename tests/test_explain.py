@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from covidcxr import ClassificationModel, EnsembleModel, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
+from covidcxr.cli import main
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.explain import METHODS, explain, explain_many, faithfulness
 from covidcxr.explain.layers import as_maps, named_layers, recorded
 from covidcxr.explain.methods import log_odds
-from covidcxr.io import read_image
+from covidcxr.explain_verb import explain_films
+from covidcxr.io import read_image, write_image
 from covidcxr.phantom import draw_phantom
+from covidcxr.prediction import Prediction
 from covidcxr.preprocess import Preprocess
 from covidcxr.transforms import dilate, fit_image, letterbox_box
 
@@ -414,7 +417,7 @@ def test_faithfulness_takes_away_only_what_is_seen() -> None:
     again = faithfulness(spots(region="lungs"), film, outside, ["covid19"], lungs, steps=4)
     np.testing.assert_array_equal(found.random_deletion, again.random_deletion)
     with pytest.raises(ConfigError, match="one map a film"):
-        faithfulness(spots(), film, outside[:, :32], "covid19")
+        faithfulness(spots(), film, outside, "covid19", steps=0)
     with pytest.raises(UnknownNameError, match="no class"):
         faithfulness(spots(), film, outside, "covid")
     with pytest.raises(ConfigError, match="one target"):
@@ -428,3 +431,58 @@ def test_an_area_is_between_nothing_and_all() -> None:
     heat[:, top : top + height, left : left + width] = 1
     found = faithfulness(spots(), film, heat, "covid19", steps=1)
     assert all(0 <= float(found.area(name)[0]) <= 1 for name in ("deletion", "insertion"))
+
+
+# --- the verb ------------------------------------------------------------------------------------------------------
+
+
+def test_films_are_explained_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    films = tmp_path / "films"
+    for number, label in enumerate(("covid19", "normal")):
+        write_image(films / "ward" / f"{label}.png", draw_phantom(number, label=label, size=(96, 90)).image)
+    (films / "broken.png").write_text("no film")
+    write_image(films / "black.png", np.zeros((90, 90), np.float32))
+    out = tmp_path / "heat"
+    assert main(["explain", str(films), "--target", "covid19", "--out", str(out), "--json"]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["films"], summary["failed"]) == (4, 2)
+    entries = {entry["name"]: entry for entry in summary["entries"]}
+    assert entries["ward/normal.png"]["target"] == "covid19"
+    assert "no kind that can be read" in entries["broken.png"]["error"]
+    assert "No lungs were found" in entries["black.png"]["error"]
+    assert json.loads((out / "explanations.json").read_text())["entries"] == summary["entries"]
+    heat = read_image(out / "films" / "ward" / "covid19.png.heat.png")
+    assert heat.shape == (96, 90)
+    assert heat.any() != entries["ward/covid19.png"]["empty"]
+    page = (out / "index.html").read_text()
+    assert page.count("<img") == 4
+    assert "broken.png" in page
+    assert main(["explain", str(films / "ward"), "--out", str(out)]) == 0
+    assert "2 films, 0 of them not explained" in capsys.readouterr().out
+
+
+def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mini: Pipeline) -> None:
+    write_image(tmp_path / "film.png", draw_phantom(1, size=(96, 96)).image)
+    for words, message in (
+        (["--target", "covid"], "Did you mean 'covid19'"),
+        (["--method", "grad-cam"], "Did you mean 'gradcam'"),
+        (["--device", "cuda:77"], "cannot be used"),
+    ):
+        assert main(["explain", str(tmp_path / "film.png"), "--out", str(tmp_path / "out"), *words]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no classifier to explain"):
+        explain_films([tmp_path / "film.png"], tmp_path, model=Pipeline(lung_segmenter=mini.lung_segmenter))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="No films found"):
+        explain_films([tmp_path / "empty"], tmp_path)
+
+
+@pytest.mark.real
+def test_heat_of_real_films_lies_in_the_lungs_that_the_model_sees(real_data: Path, mini: Pipeline) -> None:
+    films = sorted((real_data / "images").rglob("*.jpg"))[::300][:3]
+    answers = [one for one in mini.predict(films) if isinstance(one, Prediction) and one.probabilities]
+    assert answers
+    for answer in answers:
+        found = answer.explain()
+        wide = dilate(torch.from_numpy(answer.masks["lung_field"])[None, None].float(), 0.06)[0, 0].numpy() > 0
+        assert found.heat[~wide].max(initial=0) == 0

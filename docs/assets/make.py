@@ -63,6 +63,18 @@ def write_contact_sheet(name: str) -> None:
         draw_contact_sheet(data, title="phantoms", columns=5, tile=168).save(FOLDER / name, quality=80, method=6)
 
 
+def write_heat(name: str, films: list[Prediction], methods: tuple[str, ...]) -> None:
+    """Write films, and beside each what speaks for its most probable class by several methods."""
+    gap = np.full((SIZE[0], 8, 3), 255, np.uint8)
+    bands = []
+    for film in films:
+        pictures = [np.repeat(film.film[..., None], 3, 2)]
+        pictures += [film.explain(method=method).overlay(film.film) for method in methods]
+        band = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
+        bands += [band, np.full((8, band.shape[1], 3), 255, np.uint8)]
+    Image.fromarray(np.concatenate(bands[:-1])).save(FOLDER / name, quality=80, method=6)
+
+
 if __name__ == "__main__":
     films = phantoms()
     write("phantoms.png", [[truth(film) for film in films]])
@@ -70,3 +82,5 @@ if __name__ == "__main__":
     if "mini" in bundled():
         pipeline = Pipeline.from_pretrained("mini")
         write("answers.png", [[pipeline(film.image) for film in films]])
+        answers = [pipeline(film.image) for film in films[1:]]
+        write_heat("heat.webp", answers, ("gradcam", "integrated_gradients", "occlusion"))

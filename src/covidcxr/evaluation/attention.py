@@ -120,7 +120,7 @@ class Attention:
         shown = {name: one["share"] for name, one in groups.items() if not math.isnan(one["share"].value)}
         if shown:
             title, chance = "Share of the heat within the lungs", self.overall["chance"].value
-            figure = plot_estimates(shown, title=title, chance=chance)
+            figure = plot_estimates(shown, title=title, chance=chance, limits=(-0.02, 1.02))
             caption = f"{title}, by class and by source; dotted: the share of the film that they cover."
             blocks.append(as_picture(figure, f"{title}, by class and by source", caption))
         empty, unasked = sum(row.empty for row in self.rows), sum(not row.target for row in self.rows)
@@ -138,7 +138,7 @@ def attention(
     model: Asked,
     data: Films,
     *,
-    split: SplitName = "test",
+    split: SplitName | None = "test",
     method: str = "gradcam",
     target: str | None = None,
     dilation: float = 0.03,
@@ -156,7 +156,7 @@ def attention(
     Args:
         model: A pipeline, or a classifier of the full film.
         data: A data module, or records or paths of films.
-        split: Of a data module: "train", "val" or "test".
+        split: Of a data module: "train", "val" or "test"; None = all films.
         method: A name of `covidcxr.explain.METHODS`.
         target: The class whose evidence is measured; None = each film's most probable one.
         dilation: By how much the lungs are widened first, as a fraction of the longer side: maps are coarse.

@@ -93,7 +93,7 @@ def map_faithfulness(
     model: Asked,
     data: Films,
     *,
-    split: SplitName = "test",
+    split: SplitName | None = "test",
     method: str = "gradcam",
     target: str | None = None,
     steps: int = 20,
@@ -110,7 +110,7 @@ def map_faithfulness(
     Args:
         model: A pipeline, or a classifier of the full film.
         data: A data module, or records or paths of films.
-        split: Of a data module: "train", "val" or "test".
+        split: Of a data module: "train", "val" or "test"; None = all films.
         method: A name of `covidcxr.explain.METHODS`.
         target: The class; None = each film's most probable one.
         steps: In how many steps a film is taken away and shown.

@@ -19,11 +19,15 @@ from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 
 __all__ = ["PERTURBATIONS", "Perturbation", "find_perturbations"]
 
-Film = Float[np.ndarray, "height width"]
+Film = Float[np.ndarray, "_ _"]  # changed films may be of another size
 
 _GRAIN = 512
 """Noise is drawn on a grid of at most so many cells along the longer side: on a film of 3,000 pixels noise of single
 pixels is gone once the film has the network's size."""
+
+
+_CANVAS = 1024
+"""Letters are drawn on a film of this longer side."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +128,17 @@ def _frame(film: Film, rng: np.random.Generator, *, fraction: float, grey: float
 
 def _letter(film: Film, rng: np.random.Generator, *, text: str, left: bool) -> Film:
     """Write white letters of 6 % of the longer side into an upper corner, over what is there."""
-    height, width = film.shape
-    tall, font = max(5, round(0.06 * max(film.shape))), cv2.FONT_HERSHEY_SIMPLEX
-    size, thick = cv2.getFontScaleFromHeight(font, tall), max(1, round(tall / 6))
+    scale = _CANVAS / max(film.shape)  # drawn large: letters of a few pixels would lose their strokes
+    height, width = (max(1, round(side * scale)) for side in film.shape)
+    tall, margin, font = round(0.06 * _CANVAS), round(0.03 * _CANVAS), cv2.FONT_HERSHEY_SIMPLEX
+    thick = round(tall / 4)
+    size = cv2.getFontScaleFromHeight(font, tall, thick)
     (wide, _), _ = cv2.getTextSize(text, font, size, thick)
-    margin = max(2, round(0.03 * max(film.shape)))
     canvas = np.zeros((height, width), np.uint8)
     place = (margin if left else width - margin - wide, margin + tall)
     cv2.putText(canvas, text, place, font, size, 255, thick, cv2.LINE_AA)
-    return np.asarray(np.maximum(film, canvas.astype(np.float32) / 255))
+    cover = np.asarray(cv2.resize(canvas, film.shape[::-1], interpolation=cv2.INTER_AREA), np.float32) / 255
+    return np.asarray(film + cover * (1 - film))
 
 
 def _crop(film: Film, rng: np.random.Generator, *, fraction: float) -> Film:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,12 +17,15 @@ from covidcxr.evaluation.changed_answers import compare_answers
 from covidcxr.evaluation.intervals import Estimate
 from covidcxr.evaluation.masks import dice_score, segmentation_metrics
 from covidcxr.evaluation.perturbations import Perturbation, find_perturbations
-from covidcxr.evaluation.plots import as_picture, plot_estimates
+from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels
 from covidcxr.evaluation.sample import Asked, Films, FilmSample, as_pipeline
 from covidcxr.page import Block, Section, Table
 from covidcxr.pipeline import Pipeline
 from covidcxr.prediction import Prediction
 from covidcxr.types import SplitName
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Effect", "Robustness", "robustness"]
 
@@ -95,7 +98,9 @@ class Robustness:
         words = f"Most answers are changed by {most}."
         letters = [one for one in ranked if one.name == "letter"]
         if letters and letters[0] not in ranked[:2]:
-            words = f"A letter in the corner changes {_share(letters[0].scores['changed'])} of the answers. {words}"
+            words = (
+                f"A letter in the corner changes up to {_share(letters[0].scores['changed'])} of the answers. {words}"
+            )
         return words
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,17 +121,14 @@ class Robustness:
             f"model was asked again. Nothing changes by chance: the same film gets the same answer."
         )
         dice = dict.fromkeys(name for one in self.effects for name in one.scores if name.startswith("dice_"))
+        titles = {"changed": "answers that change", "macro_auroc_change": "macro AUROC, change"}
+        titles |= {name: f"Dice of {name.removeprefix('dice_')}" for name in dice}
+        shown = {name: title for name, title in titles.items() if self.ranked(name)}
         blocks: list[Block] = []
-        for score, title, chance in (
-            ("changed", "Share of answers that change", None),
-            ("macro_auroc_change", "Change of the macro AUROC", 0.0),
-            *((name, f"Dice of {name.removeprefix('dice_')} with the mask of the clean film", None) for name in dice),
-        ):
-            shown = {one.title: one.scores[score] for one in self.effects if score in one.scores}
-            shown = {title: one for title, one in shown.items() if not math.isnan(one.value)}
-            if shown:
-                figure = plot_estimates(shown, title=title, chance=chance, limits=_limits(shown, score))
-                blocks.append(as_picture(figure, f"{title}, by perturbation", f"{title}, by perturbation."))
+        if shown:
+            alt = f"By perturbation: {', '.join(shown.values())}"
+            caption = f"{alt}; with 95 % intervals over patients. Answers and masks are compared with the clean film's."
+            blocks.append(as_picture(_plot(self.effects, shown), alt, caption))
         if top := self.ranked()[:5]:
             blocks.append(_table(top))
         return [Section("Robustness", lead, blocks)]
@@ -136,7 +138,7 @@ def robustness(
     model: Asked,
     data: Films,
     *,
-    split: SplitName = "test",
+    split: SplitName | None = "test",
     perturbations: Sequence[str | Perturbation] | None = None,
     max_films: int | None = None,
     batch_size: int = 16,
@@ -151,7 +153,7 @@ def robustness(
     Args:
         model: A pipeline, a classifier of the full film, or a segmenter.
         data: A data module, or records or paths of films; labels are used where they are the model's classes.
-        split: Of a data module: "train", "val" or "test".
+        split: Of a data module: "train", "val" or "test"; None = all films.
         perturbations: Kinds of `PERTURBATIONS`, or one's own `Perturbation`; None = all.
         max_films: Most films, drawn from as many patients as possible; None = all.
         batch_size: Films a batch.
@@ -197,7 +199,7 @@ def robustness(
     return Robustness(len(records), len({record.patient for record in records}), first, effects, dict(sample.failed))
 
 
-def _ask(pipeline: Pipeline, films: Sequence[Float[np.ndarray, "height width"]]) -> list[Prediction]:
+def _ask(pipeline: Pipeline, films: Sequence[Float[np.ndarray, "_ _"]]) -> list[Prediction]:
     found = list(pipeline.predict(films, batch_size=len(films)))
     return [one for one in found if isinstance(one, Prediction)]  # all: arrays can be read
 
@@ -225,12 +227,20 @@ def _share(one: Estimate) -> str:
     return f"{one.value:.0%}{doubt}"
 
 
-def _limits(shown: Mapping[str, Estimate], score: str) -> tuple[float, float]:
-    ends = [end for one in shown.values() for end in (one.value, one.low, one.high) if not math.isnan(end)]
-    if score.endswith("_change"):
-        far = max(0.05, 1.05 * max(map(abs, ends)))
-        return -far, far
-    return (max(0.0, min(ends) - 0.05), 1.0) if score.startswith("dice_") else (0.0, max(0.1, 1.05 * max(ends)))
+def _plot(effects: Sequence[Effect], titles: Mapping[str, str]) -> Figure:
+    """Draw a panel a score, a line a perturbation."""
+    figure, axes = panels(len(titles), width=2.1, height=0.9 + 0.2 * len(effects))
+    for number, (axis, (name, title)) in enumerate(zip(axes, titles.items(), strict=True)):
+        if name.endswith("_change"):
+            axis.axvline(0, color=INK, linewidth=1, linestyle=":")
+        for place, effect in enumerate(effects):
+            one = effect.scores.get(name)
+            if one is not None and not math.isnan(one.value):
+                axis.plot([one.low, one.high], [place, place], color=COLORS[0], linewidth=2)
+                axis.plot(one.value, place, "o", color=COLORS[0], markersize=4)
+        axis.set(xlabel=title, ylim=(len(effects) - 0.4, -0.6), yticks=range(len(effects)))
+        axis.set_yticklabels([effect.title for effect in effects] if number == 0 else [])
+    return figure
 
 
 def _table(effects: Sequence[Effect]) -> Table:

@@ -36,7 +36,7 @@ class FilmSample:
 
     Args:
         data: A data module, or records or paths of films.
-        split: Of a data module: "train", "val" or "test".
+        split: Of a data module: "train", "val" or "test"; None = all.
         max_films: Most films; None = all. They are drawn so that no patient has two before every patient has one.
         seed: Of the draw; it depends on the films' names and not on their order.
 
@@ -48,10 +48,12 @@ class FilmSample:
         ConfigError: If there is no film, or `max_films` is below 1.
     """
 
-    def __init__(self, data: Films, *, split: SplitName = "test", max_films: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, data: Films, *, split: SplitName | None = "test", max_films: int | None = None, seed: int = 0
+    ) -> None:
         self._data = data if isinstance(data, Collection) else None
         if isinstance(data, Collection):
-            records = [record for record in data.records if record.split == split]
+            records = [record for record in data.records if split in (None, record.split)]
         elif isinstance(data, str | os.PathLike):
             raise ConfigError(f"Give a data module or a list of films, not one path: [{os.fspath(data)!r}].")
         else:
@@ -64,13 +66,13 @@ class FilmSample:
     def __len__(self) -> int:
         return len(self.records)
 
-    def batches(self, size: int) -> Iterator[list[tuple[Record, Float[np.ndarray, "height width"]]]]:
+    def batches(self, size: int) -> Iterator[list[tuple[Record, Float[np.ndarray, "_ _"]]]]:
         """Yield records with their films, a batch at a time; films that cannot be read go to `failed`."""
         read = (found for record in self.records if (found := self._read(record)) is not None)
         while batch := list(islice(read, size)):
             yield batch
 
-    def _read(self, record: Record) -> tuple[Record, Float[np.ndarray, "height width"]] | None:
+    def _read(self, record: Record) -> tuple[Record, Float[np.ndarray, "_ _"]] | None:
         try:
             film = read_image(record.image_path) if self._data is None else self._data.read_film(record)
             cut = film if record.box is None else film[box_slices(record, (film.shape[0], film.shape[1]))]

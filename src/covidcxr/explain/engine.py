@@ -23,8 +23,8 @@ from covidcxr.types import ImageLike
 
 __all__ = ["Lungs", "evaluating", "explain", "explain_many", "seen_by"]
 
-Film: TypeAlias = Float[np.ndarray, "height width"]
-Mask: TypeAlias = Bool[np.ndarray, "height width"]
+Film: TypeAlias = Float[np.ndarray, "_ _"]  # films of one call may have many sizes
+Mask: TypeAlias = Bool[np.ndarray, "_ _"]
 Lungs: TypeAlias = Mask | Mapping[str, Mask]
 """The lungs of a film at its own size: one mask, or those that there are by mask class, of which each model takes the
 one that its region means."""

@@ -19,8 +19,8 @@ __all__ = ["fit_films", "lungs_of"]
 
 def fit_films(
     model: NetworkModel,
-    films: Sequence[Float[np.ndarray, "height width"]],
-    masks: Sequence[Mapping[str, Bool[np.ndarray, "height width"]]],
+    films: Sequence[Float[np.ndarray, "_ _"]],
+    masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
 ) -> tuple[Tensor, Tensor | None]:
     """Bring films, and the lungs where the model wants them, to the model's size and device.
 
