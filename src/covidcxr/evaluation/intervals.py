@@ -205,9 +205,9 @@ def _interval(values: np.ndarray, value: float, confidence: float, patients: int
 
 
 def _error_interval(values: np.ndarray, value: float, confidence: float, patients: int) -> tuple[float, float]:
-    """Return the percentile interval mirrored at the value, and not below 0."""
+    """Return the percentile interval mirrored at the value, not below 0, and never without the value itself."""
     low, high = _interval(values, value, confidence, patients)
-    return (max(0.0, 2 * value - high), max(0.0, 2 * value - low)) if low == low else (low, high)
+    return (max(0.0, 2 * value - high), max(value, 2 * value - low)) if low == low else (low, high)
 
 
 def _share_interval(values: np.ndarray, value: float, confidence: float, patients: int) -> tuple[float, float]:
