@@ -204,7 +204,7 @@ def _audit(data: CXRDataModule, name: str, options: argparse.Namespace) -> Part:
     from covidcxr.datasets.console import show_progress
     from covidcxr.evaluation.audit import audit_data
 
-    return audit_data(data, name=name, seed=options.seed, cache=options.out, progress=show_progress)
+    return audit_data(data, name=name, seed=options.seed, cache=Path(options.out) / "cache", progress=show_progress)
 
 
 def _looks(

@@ -44,12 +44,15 @@ _SCORES = {
 }
 
 
-def open_pipeline(source: str | PathLike[str], *, lungs: str | PathLike[str] = "mini") -> Pipeline:
+def open_pipeline(
+    source: str | PathLike[str], *, lungs: str | PathLike[str] = "mini", outlines: bool = False
+) -> Pipeline:
     """Load a pipeline, or a single model as one.
 
     Args:
         source: A bundled name, a folder (of a pipeline or of one model) or a Hub repository.
         lungs: Where the lungs come from for a classifier that sees a region of the film.
+        outlines: Draw the lungs beside a single classifier of the full film too, to be looked at.
 
     Raises:
         PretrainedError: If it cannot be had.
@@ -61,7 +64,7 @@ def open_pipeline(source: str | PathLike[str], *, lungs: str | PathLike[str] = "
             raise
     model = load_model(source)
     if isinstance(model, ClassificationModel | EnsembleModel):
-        helper = Pipeline.from_pretrained(lungs).lung_segmenter if model.needs_lungs else None
+        helper = Pipeline.from_pretrained(lungs).lung_segmenter if model.needs_lungs or outlines else None
         return Pipeline(classifier=model, lung_segmenter=helper)
     assert isinstance(model, SegmentationModel)
     part = "infection_segmenter" if "infection" in model.config.classes else "lung_segmenter"

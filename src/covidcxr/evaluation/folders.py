@@ -62,7 +62,7 @@ class RunFolder:
 
 @cache
 def _open(folder: Path) -> Pipeline:
-    return open_pipeline(folder)
+    return open_pipeline(folder, outlines=True)
 
 
 def read_folder(folder: Path) -> list[RunFolder]:

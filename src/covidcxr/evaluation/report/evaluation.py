@@ -256,7 +256,7 @@ def _judge(answers: Answers, positive: int | None, parts: Mapping[str, Part]) ->
     rest = "the rest" if len(answers.classes) != 2 or positive is None else answers.classes[1 - positive]
     about = f"tells {answers.classes[positive]} from {rest}" if positive is not None else "tells the classes apart"
     if len(answers.classes) > 2 and answers.exclusive:
-        about = f"tells {', '.join(answers.classes)} apart"
+        about = f"tells {', '.join(answers.classes[:-1])} and {answers.classes[-1]} apart"
     region, held = parts.get("regions"), parts.get("held_out")
     control = region.first if isinstance(region, Controls) else None
     loss = held.losses.get("macro_auroc") if isinstance(held, HeldOutSources) else None

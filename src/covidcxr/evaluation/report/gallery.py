@@ -88,7 +88,7 @@ def draw_gallery(
     rows = {str(row["image_id"]): row for row in answers.rows}
     missing = 0
     wrong, bad = [], []
-    for one in mistakes.mistakes[:SHOWN] if mistakes else ():
+    for one in mistakes.shown if mistakes else ():
         look = shelf.look(rows[one.image_id], one.answer)
         if look is None:
             missing += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,13 @@ class Mistakes:
     mistakes: tuple[Mistake, ...]
     groups: tuple[MistakeGroup, ...]
 
+    @property
+    def shown(self) -> list[Mistake]:
+        """Those that the page shows: the surest ones, in turn missed, false alarms and mixed up."""
+        kinds = [[one for one in self.mistakes if one.kind == kind] for kind in ("missed", "false alarm", "mixed up")]
+        in_turn = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
+        return sorted(in_turn[:SHOWN], key=lambda one: -one.confidence)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, and every mistake."""
         return {
@@ -98,10 +106,10 @@ class Mistakes:
         if self.groups:
             blocks.append(self._group_table())
         rows = [
-            [one.image_id, one.source, one.truth, one.answer, f"{one.confidence:.2f}"] for one in self.mistakes[:SHOWN]
+            [one.image_id, one.source, one.kind, one.truth, one.answer, f"{one.confidence:.2f}"] for one in self.shown
         ]
-        shown = f"The {len(rows)} of which the model was most sure, of {len(self.mistakes)}"
-        blocks.append(Table(["film", "source", "truth", "answer", "probability of it"], rows, shown))
+        shown = f"{len(rows)} of which the model was most sure, of each kind, out of {len(self.mistakes)}"
+        blocks.append(Table(["film", "source", "kind", "truth", "answer", "probability of it"], rows, shown))
         blocks.append(Words("report.json lists every error."))
         lead = f"{len(self.mistakes)} wrong answers; the answer is the most probable class."
         return [Section("Errors", lead, blocks)]
@@ -109,7 +117,7 @@ class Mistakes:
     def _group_table(self) -> Table:
         rows = [
             [
-                f"{one.trait} {one.name}".strip(),
+                one.name if one.trait in ("", "fold") else f"{one.trait} {one.name}",
                 f"{one.missed} of {one.sick}",
                 str(one.sick_patients),
                 f"{one.alarms} of {one.others}",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from covidcxr.evaluation.answers import Answers
 from covidcxr.evaluation.folders import RunFolder, read_folder
 from covidcxr.evaluation.report.evaluation import Part
 from covidcxr.evaluation.report.held_out import is_held_out, score_held_out
@@ -70,7 +71,8 @@ def relate_sources(
     """Choose the model that the report is about, and compare the others with it.
 
     Of runs that differ in the region, it is the one that saw the whole film; of others the first. A run in which
-    sources were held out is shown beside the mixed one of the same variant, if that is there.
+    sources were held out is shown beside the mixed one of the same variant, if that is there. Models that know other
+    classes are not compared with it.
 
     Args:
         sources: One or more.
@@ -95,12 +97,23 @@ def relate_sources(
         parts["held_out"] = score_held_out(main.rows, **settings)
     elif beside is not None:
         parts["held_out"] = score_held_out(beside.rows, main.rows, **settings)
-    if len(mixed) > (len(REGIONS) if controls else 1) or (len(mixed) > 1 and not controls):
-        others = {one.name: one.rows for one in mixed if one is not main}
-        parts["compared"] = compare_models({main.name: main.rows} | others, **settings)
+    shown = {name for control in controls for name in control.runs}
+    rivals = {
+        one.name: one.rows
+        for one in mixed
+        if one is not main and (one.variant or one.name) not in shown and _asked_alike(one, main)
+    }
+    if rivals:
+        parts["compared"] = compare_models({main.name: main.rows} | rivals, **settings)
     if main.run is not None and main.run.histories:
         parts["learning"] = LearningCurves(main.run.histories)
     return main, parts
+
+
+def _asked_alike(one: Source, other: Source) -> bool:
+    """Return whether two models answer the same question."""
+    first, second = Answers.read(one.rows), Answers.read(other.rows)
+    return set(first.classes) == set(second.classes) and first.exclusive == second.exclusive
 
 
 def _without_region(source: Source) -> str:

@@ -46,6 +46,11 @@ class Group:
     gaps: Mapping[str, Estimate]
     too_few: Mapping[str, int]
 
+    @property
+    def title(self) -> str:
+        """Trait and value; a fold's name says what it is."""
+        return self.name if self.trait == "fold" else f"{self.trait} {self.name}"
+
     def cell(self, score: str) -> str:
         """Return a score in words."""
         if score in self.too_few:
@@ -90,7 +95,7 @@ class Subgroups:
         blocks: list[Block] = [Words(self._gaps_in_words())]
         names = list(dict.fromkeys(name for group in self.groups for name in group.scores))
         for name in names[:1]:
-            shown = {on_picture(f"{g.trait} {g.name}"): g.scores[name] for g in self.groups if name not in g.too_few}
+            shown = {on_picture(g.title): g.scores[name] for g in self.groups if name not in g.too_few}
             if shown:
                 figure = plot_estimates(shown, title=in_words(name), chance=0.5 if name == "auroc" else None)
                 blocks.append(as_picture(figure, f"{in_words(name)} of each group with its interval"))
@@ -107,7 +112,7 @@ class Subgroups:
     def _table(self, names: list[str]) -> Table:
         rows = [
             [
-                f"{group.trait} {group.name}",
+                group.title,
                 str(group.films),
                 f"{group.patients}{_by_class(group.support)}",
                 *(group.cell(name) for name in names),
@@ -122,7 +127,7 @@ class Subgroups:
         if not gaps:
             return "No gap between groups is clear: every interval that could be computed holds 0."
         named = "; ".join(
-            f"{group.trait} {group.name}: {in_words(name)} {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] "
+            f"{group.title}: {in_words(name)} {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] "
             f"({group.patients} patients)"
             for group, name, gap in gaps[:4]
         )

@@ -207,7 +207,7 @@ def _guessed(shortcuts: Shortcuts) -> list[Finding]:
         return [Finding(question, told, "against", f"the {trait} alone decides the label of every film")]
     if guess.low > 0.5 and guess.value >= BLIND:
         weight: Weight = "doubt" if lead.low > 0 else "against"
-        return [Finding(question, told, weight, f"the {trait} alone tells {name} with {_short(guess)}")]
+        return [Finding(question, told, weight, f"the {trait} alone tells {name} with an AUROC of {_short(guess)}")]
     return [Finding(question, told, "for", "source, view, sex and age do not tell the label")]
 
 

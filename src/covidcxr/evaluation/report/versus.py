@@ -28,19 +28,16 @@ class Versus:
     """Models compared with the first of them.
 
     Attributes:
+        first: The model that the others are compared with.
         scores: By model, the chief scores of its own films.
         differences: By model but the first: paired differences, that model less the first, on the films of both.
         films: By model but the first: how many films both were tested on.
     """
 
+    first: str
     scores: Mapping[str, Mapping[str, Estimate]]
     differences: Mapping[str, Mapping[str, Estimate]]
     films: Mapping[str, int]
-
-    @property
-    def first(self) -> str:
-        """The model that the others are compared with."""
-        return next(iter(self.scores))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -62,13 +59,13 @@ class Versus:
             chance = 0.5 if "auroc" in name else None
             figure = plot_estimates(shown, title=in_words(name), chance=chance)
             blocks.append(as_picture(figure, f"{in_words(name)} of each model"))
-        rows = []
-        for model, found in self.differences.items():
-            names = main_scores(found)[:4]
-            cells = [f"{in_words(name)} {_signed(found[name])}" for name in names]
-            rows.append([model, str(self.films[model]), *(cells + ["-"] * 4)[:4]])
+        names = list(dict.fromkeys(name for found in self.differences.values() for name in main_scores(found)))[:4]
+        rows = [
+            [model, str(self.films[model]), *(_signed(found[name]) if name in found else "-" for name in names)]
+            for model, found in self.differences.items()
+        ]
         if rows:
-            heads = ["model", "films of both", *["difference"] * 4]
+            heads = ["model", "films of both", *(f"difference in {in_words(name)}" for name in names)]
             blocks.append(Table(heads, rows, f"Less {self.first}, paired"))
         return blocks
 
@@ -80,10 +77,12 @@ class RegionControl:
     Attributes:
         name: Of what differs besides the region; "" = nothing.
         versus: The regions, compared with the film without the lungs.
+        runs: Names of the runs behind them.
     """
 
     name: str
     versus: Versus
+    runs: tuple[str, ...] = ()
 
     @property
     def background(self) -> Estimate | None:
@@ -122,8 +121,11 @@ class RegionControl:
             elif gap.high < 0:
                 told += "It is worse: the answer lies outside the lungs."
             else:
-                told += "No difference is shown: nothing here needs the lungs."
+                told += "No difference is shown: these films do not show that the answer needs the lungs."
             texts.append(told)
+        left = self.background
+        if left is not None and left.low > 0.5:
+            texts.append(f"With the lungs removed the macro AUROC is still {left}; guessing gives 0.5.")
         return texts
 
 
@@ -151,11 +153,14 @@ class Controls:
         return [section for control in self.controls for section in control.sections()]
 
 
-def compare_models(models: Mapping[str, Rows], *, resamples: int = 1000, seed: int = 0) -> Versus | None:
-    """Compare models with the first of them, on the films that both were tested on.
+def compare_models(
+    models: Mapping[str, Rows], first: str | None = None, *, resamples: int = 1000, seed: int = 0
+) -> Versus | None:
+    """Compare models with one of them, on the films that both were tested on.
 
     Args:
         models: Rows by name.
+        first: The one that the others are compared with; None = the first.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
@@ -168,10 +173,12 @@ def compare_models(models: Mapping[str, Rows], *, resamples: int = 1000, seed: i
     if len(models) < 2:
         return None
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    first, *others = models
+    first = first or next(iter(models))
+    others = [name for name in models if name != first]
     scores = {name: score_rows(rows, **settings) for name, rows in models.items()}
     known = {str(row.get("image_id")) for row in models[first]}
     return Versus(
+        first,
         {name: {one: found[one] for one in main_scores(found)} for name, found in scores.items()},
         {name: compare_rows(models[name], models[first], common=True, **settings) for name in others},
         {name: len(known & {str(row.get("image_id")) for row in models[name]}) for name in others},
@@ -187,19 +194,21 @@ def compare_regions(variants: Mapping[str, Rows], *, resamples: int = 1000, seed
         seed: Same seed, same intervals.
     """
     found: dict[str, dict[str, Rows]] = {}
+    runs: dict[str, list[str]] = {}
     for name, rows in variants.items():
         parts = name.split("+")
         regions = [part for part in parts if part in REGIONS]
         if len(regions) == 1:
             rest = "+".join(part for part in parts if part not in REGIONS)
             found.setdefault(rest, {})[regions[0]] = rows
+            runs.setdefault(rest, []).append(name)
     controls = []
     for rest, regions_of in found.items():
         if "background" in regions_of and len(regions_of) > 1:
-            ordered = {name: regions_of[name] for name in reversed(REGIONS) if name in regions_of}
-            versus = compare_models(ordered, resamples=resamples, seed=seed)
+            ordered = {name: regions_of[name] for name in REGIONS if name in regions_of}
+            versus = compare_models(ordered, "background", resamples=resamples, seed=seed)
             assert versus is not None
-            controls.append(RegionControl(rest, versus))
+            controls.append(RegionControl(rest, versus, tuple(runs[rest])))
     return controls
 
 
