@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from covidcxr import ClassificationModel, EnsembleModel, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
+from covidcxr.batch import find_films
 from covidcxr.cli import main
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.explain import METHODS, explain, explain_many, faithfulness
@@ -442,7 +443,7 @@ def test_films_are_explained_from_the_command_line(tmp_path: Path, capsys: pytes
         write_image(films / "ward" / f"{label}.png", draw_phantom(number, label=label, size=(96, 90)).image)
     (films / "broken.png").write_text("no film")
     write_image(films / "black.png", np.zeros((90, 90), np.float32))
-    out = tmp_path / "heat"
+    out = films / "heat"
     assert main(["explain", str(films), "--target", "covid19", "--out", str(out), "--json"]) == 1
     summary = json.loads(capsys.readouterr().out)
     assert (summary["films"], summary["failed"]) == (4, 2)
@@ -459,6 +460,7 @@ def test_films_are_explained_from_the_command_line(tmp_path: Path, capsys: pytes
     assert "broken.png" in page
     assert main(["explain", str(films / "ward"), "--out", str(out)]) == 0
     assert "2 films, 0 of them not explained" in capsys.readouterr().out
+    assert [name for _, name in find_films([films])[0] if "heat" in name] == []  # our own maps are no films
 
 
 def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mini: Pipeline) -> None:

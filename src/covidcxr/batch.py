@@ -64,8 +64,8 @@ def _files_below(folder: Path) -> list[Path]:
         found.append(Path(error.filename))
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=report):
-        if "predictions.jsonl" in names and "films" in folders:
-            folders.remove("films")  # our own masks and overlays of an earlier run are no films
+        if {"predictions.jsonl", "explanations.json"} & set(names) and "films" in folders:
+            folders.remove("films")  # our own masks, maps and overlays of an earlier run are no films
         if (real := os.path.realpath(place)) in seen:  # a link that leads back
             folders.clear()
             continue
