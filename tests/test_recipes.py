@@ -136,6 +136,8 @@ class TestRun:
         assert main([*words, "1", "--only", "slow"]) == 0
         assert not (out / "plain+fast").exists()
         made = {path: path.stat().st_mtime_ns for path in out.glob("*slow/scores.json")}
+        (out / "plain+slow" / "checkpoints").mkdir()  # killed when it was about to draw
+        (out / "plain+slow" / "roc.png").unlink()
         assert len(made) == 2
         assert main([*words, "1"]) == 0
         assert {path: path.stat().st_mtime_ns for path in made} == made, "a finished run was repeated"

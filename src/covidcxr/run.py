@@ -58,8 +58,14 @@ class Run:
             tested = ["--model.init_from", str(self.folder / "model"), "--output", str(self.folder)]
             run(["test", "--config", config, *self.words, *self._place(), *tested])
             self.claim_folder()  # and so did the test
-        draw_run(self.folder)
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Draw, and remove the checkpoints, which nobody needs any more; a kill may have come before that."""
+        checkpoints = self.folder / "checkpoints"
+        if checkpoints.is_dir() or not any(self.folder.glob("*.png")):
+            draw_run(self.folder)
+            shutil.rmtree(checkpoints, ignore_errors=True)
 
     def fit(self, callbacks: Sequence[Callback] = ()) -> None:
         """Train, unless that was done."""

@@ -144,6 +144,9 @@ def run_recipe(
     for one in runs:
         one.claim_folder()
     todo = [one for one in runs if not one.finished]
+    for one in runs:
+        if one.finished:
+            one.tidy()
     for one in todo:
         one.check()
     if ensemble is not None:
@@ -225,6 +228,8 @@ def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]
     if not whole.finished:
         members = {one.name: one.folder / "model" for one in (*runs, *extra)}
         step.combine(members, cli.datamodule, whole.folder, coverage)
+    for one in (*extra, whole):
+        one.tidy()
     return [*extra, whole]
 
 
