@@ -154,7 +154,10 @@ def test_nothing_changes_nothing_exactly(films: list[Record], mini: Pipeline) ->
     for model in (corner_reader(), mini):
         found = robustness(model, films[:6], perturbations=[IDENTITY], resamples=50, progress=False)
         for name, one in found.effects[0].scores.items():
-            assert (one.value, one.low, one.high) == ((1, 1, 1) if name.startswith("dice") else (0, 0, 0)), name
+            value = float(name.startswith("dice"))
+            assert (one.value, one.low) == (value, value), name
+            # That no answer of six changed does not show that none ever does.
+            assert one.high > value if name in ("changed", "unanswered") else one.high == value, name
 
 
 def test_a_model_that_reads_the_corner_is_caught_by_a_letter(films: list[Record]) -> None:
@@ -253,7 +256,7 @@ def test_the_same_seed_gives_the_same_bits(films: list[Record]) -> None:
 def test_the_section_of_a_report(films: list[Record]) -> None:
     found = robustness(corner_reader(), films[:8], perturbations=["letter", "inversion"], resamples=50, progress=False)
     (section,) = found.sections()
-    assert "inversion (100% [100%, 100%])" in section.lead
+    assert "inversion (100% [28%, 100%])" in section.lead  # of 8 films, of few patients
     kinds = [type(block).__name__ for block in section.blocks]
     assert kinds == ["Picture", "Table"]
     assert isinstance(Robustness(0, 0, {}, ()).sections(), list)

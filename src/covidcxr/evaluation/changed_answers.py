@@ -21,6 +21,7 @@ Table = Float[np.ndarray, "films classes"]
 Column = Float[np.ndarray, " films"]
 
 _SEPARATOR = "\0"
+_SHARES = ("accuracy", "macro_auroc", "changed", "unanswered")
 
 
 def compare_answers(
@@ -70,7 +71,8 @@ def compare_answers(
     for name, values in chances.items():
         films[f"{name}{_SEPARATOR}macro_auroc_change"] = _labelled(truth, values + first)
     groups = [record.patient for record in records]
-    found = bootstrap_many(table, groups=groups, films=films, resamples=resamples, seed=seed)
+    shares = [name for name in films if name.rpartition(_SEPARATOR)[2] in _SHARES]
+    found = bootstrap_many(table, groups=groups, films=films, shares=shares, resamples=resamples, seed=seed)
     scores: dict[str, Any] = {name: {} for name in ("", *others)}
     for key, one in found.items():
         name, _, score = key.rpartition(_SEPARATOR)
