@@ -214,19 +214,18 @@ def _looks(
     from covidcxr.evaluation.attention import attention
     from covidcxr.evaluation.robustness import robustness
 
-    films: Any = data if split is not None else data.records
-    settings: dict[str, Any] = {"split": split or "test", "max_films": options.max_films, "seed": options.seed}
+    settings: dict[str, Any] = {"split": split, "max_films": options.max_films, "seed": options.seed}
     settings["resamples"] = options.resamples
     parts: dict[str, Part | None] = {}
     if options.attention is not False and pipeline.classifier is not None:
         try:
-            parts["attention"] = attention(pipeline, films, **settings)
+            parts["attention"] = attention(pipeline, data, **settings)
         except ConfigError as error:  # a network without a layer that keeps places
             if options.attention:
                 raise
             warnings.warn(f"Where it looks was not measured: {error}", stacklevel=2)
     if options.robustness:
-        parts["robustness"] = robustness(pipeline, films, **settings)
+        parts["robustness"] = robustness(pipeline, data, **settings)
     return parts
 
 
