@@ -36,7 +36,7 @@ def model_card(evaluation: Evaluation) -> Page:
     ]
     limits = [Words(note) for note in evaluation.notes]
     limits.append(Words("Intervals are of 95 %, resampled over patients, not films."))
-    kept = [one for name in KEPT if name in evaluation.parts for one in evaluation.parts[name].sections()]
+    kept = [one for name in KEPT for one in evaluation.part_sections.get(name, ())]
     sections = [
         Section("What it is for", "", use),
         *evaluation.verdict.sections(),

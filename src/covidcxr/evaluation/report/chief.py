@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from covidcxr.evaluation.answers import Answers
 from covidcxr.evaluation.intervals import Estimate
-from covidcxr.evaluation.statistics import ratio, weighted_auroc, weighted_mean
+from covidcxr.evaluation.statistics import Ranking, ratio, weighted_auroc, weighted_mean
 
 __all__ = [
     "LEAST",
@@ -19,9 +19,9 @@ __all__ = [
     "asked_classes",
     "chief_scores",
     "in_words",
-    "known_auroc",
     "on_picture",
     "plain",
+    "rank",
     "stratified_auroc",
 ]
 
@@ -86,12 +86,15 @@ def _auroc(answers: Answers, known: np.ndarray, positive: int | None) -> Score:
     kinds = [known[:, c] & (answers.truths[:, c] == kind) for c in asked for kind in (1, 0)]
     present = [kind for kind in kinds if kind.any()] or kinds
 
+    ranked: dict[bytes, list[Ranking]] = {}  # films are sorted once, not once for every few resamples
+
     def statistic(weights: Weights, films: np.ndarray) -> np.ndarray:
-        areas = [
-            known_auroc(weights[:, films], answers.probabilities[films, c], answers.truths[films, c]) for c in asked
-        ]
-        told = [area for area, c in zip(areas, asked, strict=True) if _both(answers.truths[films, c], known[films, c])]
-        return np.asarray(np.mean(told, axis=0)) if told else np.full(len(weights), np.nan)
+        part = films.tobytes()
+        if part not in ranked:
+            told = [c for c in asked if _both(answers.truths[films, c], known[films, c])]
+            ranked[part] = [rank(answers.probabilities[films, c], answers.truths[films, c]) for c in told]
+        areas = [ranking.areas(weights[:, films])[0] for ranking in ranked[part]]
+        return np.asarray(np.mean(areas, axis=0)) if areas else np.full(len(weights), np.nan)
 
     return Score(statistic, tuple(present), 0.5)
 
@@ -118,17 +121,9 @@ def _mean(values: np.ndarray) -> Callable[[Weights, np.ndarray], np.ndarray]:
     return statistic
 
 
-def known_auroc(
-    weights: Weights, score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"]
-) -> Float[np.ndarray, " resamples"]:
-    """Return the AUROC of a class against the rest over the films of which both are known.
-
-    Args:
-        weights: [resamples, films].
-        score: NaN = not answered.
-        truth: 1, 0 or NaN = not labelled.
-    """
-    return weighted_auroc(weights, np.where(np.isnan(truth), np.nan, score), truth == 1)
+def rank(score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"]) -> Ranking:
+    """Sort films for the AUROC of a class against the rest; those of which either is unknown (NaN) are left out."""
+    return Ranking(np.where(np.isnan(truth), np.nan, score), truth == 1)
 
 
 def stratified_auroc(

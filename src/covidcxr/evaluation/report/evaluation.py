@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -110,7 +111,12 @@ class Evaluation:
 
     def sections(self) -> list[Section]:
         """Return all sections of the page."""
-        return [*self.verdict.sections(), *(one for part in self.parts.values() for one in part.sections())]
+        return [*self.verdict.sections(), *(one for found in self.part_sections.values() for one in found)]
+
+    @cached_property
+    def part_sections(self) -> dict[str, list[Section]]:
+        """The sections of each part, drawn once for page and card."""
+        return {name: list(part.sections()) for name, part in self.parts.items()}
 
     def page(self) -> Page:
         """Return the page."""

@@ -13,14 +13,7 @@ from jaxtyping import Float
 from covidcxr.evaluation.answers import Answers
 from covidcxr.evaluation.intervals import Estimate, bootstrap_many
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.report.chief import (
-    asked_classes,
-    chief_scores,
-    known_auroc,
-    on_picture,
-    plain,
-    stratified_auroc,
-)
+from covidcxr.evaluation.report.chief import asked_classes, chief_scores, on_picture, plain, rank, stratified_auroc
 from covidcxr.evaluation.report.subgroups import find_groups
 from covidcxr.page import Picture, Section, Words
 
@@ -134,7 +127,7 @@ def find_shortcuts(answers: Answers, *, positive: int | None, resamples: int = 1
     asked = asked_classes(answers, positive)
     strata = {trait: answers.trait(trait) for trait in GUESSES if len(answers.groups(trait)) > 1}
     within = [trait for trait in ("source", "view") if trait in strata]
-    guessed = {trait: _guess(answers, trait) for trait in strata}
+    guesses = {trait: _guess(answers, trait) for trait in strata}
     score = chief_scores(answers, positive)["auroc"]
     groups = {
         f"{trait} {name}": films
@@ -143,13 +136,16 @@ def find_shortcuts(answers: Answers, *, positive: int | None, resamples: int = 1
         if score.too_few(answers, films) is None
     }
 
+    ranked = {c: rank(answers.probabilities[:, c], answers.truths[:, c]) for c in asked}
+    guessed = {(trait, c): rank(found[:, c], answers.truths[:, c]) for trait, found in guesses.items() for c in asked}
+
     def table(weights: np.ndarray) -> dict[Key, np.ndarray]:
         numbers: dict[Key, np.ndarray] = {("model", "", ""): score.statistic(weights, np.ones(len(answers), bool))}
         for c in asked:
             name, model, truth = answers.classes[c], answers.probabilities[:, c], answers.truths[:, c]
-            whole = numbers["class", "", name] = known_auroc(weights, model, truth)
-            for trait, found in guessed.items():
-                numbers["guess", trait, name] = known_auroc(weights, found[:, c], truth)
+            whole = numbers["class", "", name] = ranked[c].areas(weights)[0]
+            for trait in strata:
+                numbers["guess", trait, name] = guessed[trait, c].areas(weights)[0]
                 numbers["lead", trait, name] = whole - numbers["guess", trait, name]
             for trait in within:
                 numbers["within", trait, name] = stratified_auroc(weights, model, truth, strata[trait])
