@@ -15,8 +15,8 @@ from covidcxr.errors import ConfigError
 
 if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule
-    from covidcxr.evaluation.films import FilmShelf
     from covidcxr.evaluation.report import Evaluation, Part
+    from covidcxr.evaluation.shelf import FilmShelf
     from covidcxr.pipeline import Pipeline
     from covidcxr.types import SplitName
 
@@ -119,9 +119,10 @@ def _run(options: argparse.Namespace) -> int:
 def _of_model(options: argparse.Namespace) -> Evaluation:
     """Ask a model about the films of a data set."""
     from covidcxr.datasets.console import show_progress
-    from covidcxr.evaluation.films import FilmShelf, open_pipeline, pipeline_rows, write_rows
+    from covidcxr.evaluation.films import open_pipeline, pipeline_rows, write_rows
     from covidcxr.evaluation.report import Lineage
     from covidcxr.evaluation.report.lineage import data_facts, model_facts
+    from covidcxr.evaluation.shelf import FilmShelf
 
     data, name = _open_data(options, {})
     pipeline = open_pipeline(options.model).to(options.device)
@@ -145,11 +146,11 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
 
 def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
     """Read predictions, with the films behind them where these are at hand."""
-    from covidcxr.evaluation.films import FilmShelf
     from covidcxr.evaluation.report import Lineage
     from covidcxr.evaluation.report.lineage import data_facts, hash_rows, run_facts
     from covidcxr.evaluation.report.sources import read_sources, relate_sources
     from covidcxr.evaluation.rows import read_rows
+    from covidcxr.evaluation.shelf import FilmShelf
 
     sources = read_sources(options.paths)
     main, parts = relate_sources(sources, resamples=options.resamples, seed=options.seed)

@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from covidcxr.evaluation.answers import Answers, looked_for
-from covidcxr.evaluation.films import FilmShelf
 from covidcxr.evaluation.intervals import Estimate
 from covidcxr.evaluation.reliability import Reliability, measure_reliability
 from covidcxr.evaluation.report.abstention import score_abstention
 from covidcxr.evaluation.report.chief import LEAST, in_words
 from covidcxr.evaluation.report.classes import ClassScores, score_classes
 from covidcxr.evaluation.report.gallery import draw_gallery
-from covidcxr.evaluation.report.held_out import HeldOutSources
 from covidcxr.evaluation.report.lineage import Lineage, hash_rows
 from covidcxr.evaluation.report.mask_scores import MaskScores, score_masks
 from covidcxr.evaluation.report.mistakes import Mistakes, find_mistakes
 from covidcxr.evaluation.report.points import score_point
-from covidcxr.evaluation.report.shortcuts import Shortcuts, find_shortcuts
+from covidcxr.evaluation.report.shortcuts import find_shortcuts
 from covidcxr.evaluation.report.subgroups import score_groups
-from covidcxr.evaluation.report.verdict import Evidence, Verdict, judge
-from covidcxr.evaluation.report.versus import Controls
+from covidcxr.evaluation.report.verdict import Verdict
+from covidcxr.evaluation.report.weigh import weigh
+from covidcxr.evaluation.shelf import FilmShelf
 from covidcxr.hub import write_json
 from covidcxr.page import Page, Section, write_html, write_markdown
 
@@ -190,7 +189,7 @@ def evaluate_rows(
         name,
         answers,
         None if number is None else answers.classes[number],
-        _judge(answers, number, kept),
+        weigh(answers, number, kept),
         kept,
         tuple(_notes(answers)),
     )
@@ -236,60 +235,7 @@ def _reliability(answers: Answers, settings: Mapping[str, Any]) -> Reliability |
     return measure_reliability(scored.rows, **settings) if answers.exclusive and len(scored) else None
 
 
-def _best_probe(audit: Part | None) -> tuple[str, Estimate] | None:
-    """Return the probe of an audit of exclusive labels that tells them best without seeing a lung."""
-    questions = getattr(audit, "questions", ())
-    blind = [one for question in questions if question.name == "label" for one in question.probes if one.probe.blind]
-    best = max(blind, key=lambda one: one.auroc.value, default=None)
-    return None if best is None else (best.probe.title, best.auroc)
-
-
 def _short(one: Estimate) -> str:
     if math.isnan(one.value):
         return "not defined"
     return f"{one.value:.2f}" if math.isnan(one.low) else f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
-
-
-def _judge(answers: Answers, positive: int | None, parts: Mapping[str, Part]) -> Verdict:
-    shortcuts, masks = parts.get("shortcuts"), parts.get("masks")
-    if not isinstance(shortcuts, Shortcuts):
-        if isinstance(masks, MaskScores):
-            return Verdict(_masks_in_words(masks))
-        return Verdict("No film has both a label and an answer: there is nothing to score.")
-    scored = answers.scored
-    columns = range(len(answers.classes)) if positive is None else [positive]
-    kinds = [scored.truths[:, c] == kind for c in columns for kind in (1, 0)]
-    rest = "the rest" if len(answers.classes) != 2 or positive is None else answers.classes[1 - positive]
-    about = f"tells {answers.classes[positive]} from {rest}" if positive is not None else "tells the classes apart"
-    if len(answers.classes) > 2 and answers.exclusive:
-        about = f"tells {', '.join(answers.classes[:-1])} and {answers.classes[-1]} apart"
-    region, held = parts.get("regions"), parts.get("held_out")
-    control = region.first if isinstance(region, Controls) else None
-    loss = held.losses.get("macro_auroc") if isinstance(held, HeldOutSources) else None
-    return judge(
-        Evidence(
-            about,
-            shortcuts.model,
-            len(scored),
-            min(scored.number_of(kind) for kind in kinds),
-            answers.patients_known,
-            shortcuts,
-            _best_probe(parts.get("audit")),
-            control.background if control else None,
-            control.lungs_add if control else None,
-            held.pooled.get("macro_auroc") if isinstance(held, HeldOutSources) else None,
-            loss,
-        )
-    )
-
-
-def _masks_in_words(masks: MaskScores) -> str:
-    dice = {name.removeprefix("dice_"): one for name, one in masks.scores.items() if name.startswith("dice_")}
-    if not dice:
-        return "Masks were scored, but not by their Dice; see below."
-    told = "; ".join(
-        f"{name.replace('_', ' ')} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] on {one.count} films of "
-        f"{one.patients} patients"
-        for name, one in dice.items()
-    )
-    return f"Drawn masks overlap with the true ones by a Dice of: {told}. Films from elsewhere can do worse."

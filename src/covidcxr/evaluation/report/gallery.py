@@ -17,7 +17,7 @@ from covidcxr.page import Block, Gallery, Picture, Section, Words
 from covidcxr.prediction import Prediction, as_film
 
 if TYPE_CHECKING:
-    from covidcxr.evaluation.films import FilmShelf, Look
+    from covidcxr.evaluation.shelf import FilmShelf, Look
 
 __all__ = ["FilmGallery", "draw_gallery"]
 
