@@ -406,6 +406,7 @@ def test_the_verb_says_what_is_wrong_in_one_line(words, message, tmp_path, capsy
 
 @pytest.mark.real
 class TestRealFilms:
+    @pytest.mark.slow
     def test_covidx(self, real_data, tmp_path):
         for name in ("train_COVIDx9B.txt.gz", "test_COVIDx9B.txt"):
             (tmp_path / name).symlink_to(real_data / "layouts" / "covidx_cxr3" / name)

@@ -166,7 +166,8 @@ def plot_estimates(
     for place, one in zip(places, shown.values(), strict=True):
         axis.plot([one.low, one.high], [place, place], color=COLORS[0], linewidth=2)
         axis.plot(one.value, place, "o", color=COLORS[0], markersize=5)
-    axis.set(title=title, ylim=(0.4, len(shown) + 0.6), yticks=places, xlim=limits)
+    axis.set(ylim=(0.4, len(shown) + 0.6), yticks=places, xlim=limits)
+    axis.set_title(title, fontsize=9, color=INK)
     axis.set_yticklabels([f"{name}  ({one.count})" for name, one in shown.items()])
     axis.set_xlabel("value and 95 % interval over patients; in brackets the films", fontsize=8, color=INK)
     axis.grid(visible=True, axis="x", color=LINE)

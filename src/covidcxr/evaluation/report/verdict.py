@@ -270,4 +270,4 @@ def _long(one: Estimate) -> str:
 
 
 def _joined(reasons: Sequence[str]) -> str:
-    return " and ".join(reasons)
+    return ", and ".join(reasons)
