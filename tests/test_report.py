@@ -289,7 +289,7 @@ STRONG = Evidence("tells covid19 from normal", estimate(0.93), 600, 120)
     ("evidence", "said"),
     [
         (STRONG, "Open is whether it looks at the lungs"),
-        (replace(STRONG, score=estimate(0.53, 0.45, 0.6)), "no better than chance"),
+        (replace(STRONG, score=estimate(0.53, 0.45, 0.6)), "not shown that this model tells"),
         (replace(STRONG, rarest=12), "on few patients (12 of the rarer kind)"),
         (replace(STRONG, patients_known=False), "unknown patients"),
         (

@@ -122,7 +122,7 @@ def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
     patients = f"{evidence.score.patients} patients" if evidence.patients_known else "unknown patients"
     basis = f"On these {evidence.films} films of {patients}"
     if findings[0].weight == "against":
-        return f"{basis} this model {evidence.about} no better than chance: {findings[0].reason}."
+        return f"{basis} it is not shown that this model {evidence.about} better than by chance: {findings[0].reason}."
     sure = f"{basis} this model {evidence.about} with an AUROC of {_short(evidence.score)}"
     if findings[0].weight == "doubt":
         sure += f", on few patients ({evidence.rarest} of the rarer kind)"
