@@ -106,6 +106,7 @@ def test_classification_metrics_agree_with_sklearn(ties: bool) -> None:
     expected = {
         "accuracy": sklearn_metrics.accuracy_score(labels, answers),
         "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, answers),
+        "macro_specificity": np.mean([sklearn_metrics.recall_score(labels != c, answers != c) for c in range(3)]),
         "macro_f1": f1.mean(),
         "macro_precision": precision.mean(),
         "macro_auroc": sklearn_metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),

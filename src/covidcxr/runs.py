@@ -28,7 +28,7 @@ from covidcxr.training import check, open_data, print_line, print_table
 __all__ = ["Comparison", "run_recipe"]
 
 _MASKS = ("dice_", "iou_", "precision_", "recall_")
-_CLASSES = ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "macro_auroc")
+_CLASSES = ("accuracy", "balanced_accuracy", "macro_specificity", "macro_precision", "macro_f1", "macro_auroc")
 _TWO_CLASSES = ("sensitivity", "specificity", "precision", "f1", "auroc")
 
 

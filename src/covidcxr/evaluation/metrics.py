@@ -94,11 +94,12 @@ def classification_metrics(
         confidence: Nominal coverage of the intervals.
 
     Returns:
-        `accuracy`, `balanced_accuracy` (the mean sensitivity), `macro_f1`, `macro_auroc`, `macro_average_precision`,
-        `macro_precision`; `brier` (the mean squared distance of probabilities from the truth, in [0, 2]; with two
-        classes the squared error of the second one's probability, in [0, 1]; Brier 1950) and `ece` (see
-        `expected_calibration_error`), both the lower the better; then `sensitivity_<class>`, `specificity_<class>`,
-        `precision_<class>`, `f1_<class>`, `auroc_<class>` and `average_precision_<class>` (one against the rest).
+        `accuracy`, `balanced_accuracy` (the mean sensitivity), `macro_specificity`, `macro_f1`, `macro_auroc`,
+        `macro_average_precision`, `macro_precision`; `brier` (the mean squared distance of probabilities from the
+        truth, in [0, 2]; with two classes the squared error of the second one's probability, in [0, 1]; Brier 1950) and
+        `ece` (see `expected_calibration_error`), both the lower the better; then `sensitivity_<class>`,
+        `specificity_<class>`, `precision_<class>`, `f1_<class>`, `auroc_<class>` and `average_precision_<class>` (one
+        against the rest).
 
     Raises:
         ConfigError: If shapes differ, a label is out of range or a probability is not in [0, 1].
@@ -127,7 +128,8 @@ def classification_statistics(
         per_class = rates_of(hits, counts.sum(2), counts.sum(1), total[:, None])
         per_class |= areas_of(rankings, weights)
         scores = {"accuracy": ratio(hits.sum(1), total)}
-        parts = {"balanced_accuracy": "sensitivity", "macro_f1": "f1"} | {f"macro_{curve}": curve for curve in CURVES}
+        parts = {"balanced_accuracy": "sensitivity", "macro_specificity": "specificity", "macro_f1": "f1"}
+        parts |= {f"macro_{curve}": curve for curve in CURVES}
         for name, part in parts.items():
             scores[name] = per_class[part][:, present].mean(1)
         # A class that is never answered has no precision: it counts as 0 here, or being silent would pay.
@@ -140,7 +142,8 @@ def classification_statistics(
     for c, name in enumerate(classes):
         films |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
         films |= {f"specificity_{name}": labels != c, f"precision_{name}": answers == c}
-    means = {"accuracy", "balanced_accuracy", "macro_f1", "macro_precision", *(f"macro_{curve}" for curve in CURVES)}
+    means = {"accuracy", "balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision"}
+    means |= {f"macro_{curve}" for curve in CURVES}
     return Statistics(compute, films, means | films.keys(), errors=("ece",))
 
 
