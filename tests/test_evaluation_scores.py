@@ -311,3 +311,10 @@ def test_rows_of_a_test_hold_the_hd95_of_known_masks() -> None:
         assert found[film, plane].item() == pytest.approx(hd95(drawn[film, plane], target[film, plane].numpy() == 1))
     assert found[0, 1].item() == pytest.approx(math.hypot(15, 19))
     assert found[1, 0].isnan()
+
+
+@pytest.mark.parametrize("patients", range(2, 60))
+def test_a_share_lies_within_its_interval_to_the_last_digit(patients: int) -> None:
+    for value in (0.0, 1.0):
+        one = bootstrap(weighted_mean, np.full(patients, value), groups=range(patients), resamples=10, share=True)
+        assert one.low <= value <= one.high

@@ -221,7 +221,8 @@ def _share_interval(values: np.ndarray, value: float, confidence: float, patient
     films = patients if value in (0, 1) else value * (1 - value) / variance if variance else math.inf
     doubt = _student(confidence, patients) ** 2 / films
     middle, half = value + doubt / 2, math.sqrt(doubt * value * (1 - value) + doubt**2 / 4)
-    return max(0.0, (middle - half) / (1 + doubt)), min(1.0, (middle + half) / (1 + doubt))
+    # At 0 and 1 the end is the value itself, but for rounding.
+    return max(0.0, min(value, (middle - half) / (1 + doubt))), min(1.0, max(value, (middle + half) / (1 + doubt)))
 
 
 def _student(confidence: float, patients: int) -> float:
