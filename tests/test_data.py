@@ -45,6 +45,7 @@ from covidcxr.data.balance import sampling_weights
 from covidcxr.data.sampler import ResumableLoader
 from covidcxr.data.table import parse_age
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
+from covidcxr.io import write_mask
 from covidcxr.registry import DATASETS
 from fakes import (
     FINDINGS,
@@ -666,6 +667,41 @@ class TestCSV:
         assert module.records[0].patient_id == "north-0"
         assert (module.records[0].view, module.records[0].sex, module.records[0].age) == ("PA", "F", 40.0)
 
+    def test_split_does_not_depend_on_what_is_left_out(self, tmp_path):
+        root = write_table_fake(tmp_path)
+        splits = {record.image_id: record.split for record in CSVDataModule(root).records}
+        assert set(splits.values()) == {"train", "val", "test"}
+        for filters in ({"exclude": {"label": "other"}}, {"where": {"source": "north"}}, {"views": "all"}):
+            kept = CSVDataModule(root, **filters).records
+            assert {record.image_id: record.split for record in kept}.items() <= splits.items()
+
+    def test_rows_that_only_test(self, tmp_path):
+        root = write_table_fake(tmp_path)
+        plain = CSVDataModule(root).records
+        barred = {record.patient for record in plain if record.source == "north"}
+        module = CSVDataModule(root, test_only={"source": "north"})
+        assert {record.split for record in module.records if record.patient in barred} == {"test"}
+        others = {record.image_id: record.split for record in plain if record.patient not in barred}
+        assert others
+        assert others.items() <= {record.image_id: record.split for record in module.records}.items()
+        for pooled in ({"folds": 3, "fold": 0}, {"hold_out_source": "south"}):
+            split = CSVDataModule(root, **pooled).records
+            kept = CSVDataModule(root, test_only={"source": "north"}, **pooled).records
+            assert kept == [record for record in split if record.patient not in barred or record.split == "test"]
+
+    def test_drawn_masks_for_training_only(self, tmp_path):
+        root = write_table_fake(tmp_path / "root")
+        films = CSVDataModule(root).records
+        for record in films:
+            write_mask(tmp_path / "drawn" / f"{record.image_id}.lung.png", np.ones((4, 4), bool))
+        settings = {"drawn_masks": tmp_path / "drawn", "drawn_masks_for": "train"}
+        for record in CSVDataModule(root, **settings).records:
+            assert ("lung" in record.mask_paths) == (record.split == "train")
+        for record in CSVDataModule(root, mask_columns={"infection": "infection_mask"}, **settings).records:
+            assert "lung" in record.mask_paths or record.split != "train"
+        with pytest.raises(ConfigError, match="drawn_masks_for must be one of all, train"):
+            CSVDataModule(root, drawn_masks_for="test")
+
     def test_where_and_exclude(self, tmp_path):
         write_table_fake(tmp_path)
         module = CSVDataModule(
@@ -1041,11 +1077,9 @@ class TestRealFilms:
         assert len({record.patient_id for record in module.records}) == 1045
         assert count_by(module.records, "mask") == {"lung": 231, "lung_field": 103 + 120, "infection": 64}
         assert not find_leaks(module.records)
-        whole = count_by(module.records, "label")
         for split, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
-            for name in ("label", "mask"):
-                whole, part = count_by(module.records, name), module.counts(name)[split]
-                assert all(abs(part[value] / count - share) < 0.04 for value, count in whole.items())
+            whole, part = count_by(module.records, "label"), module.counts("label")[split]
+            assert all(abs(part[value] / count - share) < 0.04 for value, count in whole.items())
         sample = module.train_dataset[0]
         assert sample["image"].std() > 0.05
 

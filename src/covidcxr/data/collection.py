@@ -31,6 +31,9 @@ __all__ = ["Collection", "Views"]
 Views = Literal["frontal", "all"]
 """Which films are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
 
+DrawnFor = Literal["all", "train"]
+"""Which films get drawn masks."""
+
 
 class Collection(Faults, ABC):
     """What a data set is before any film is opened: records with their splits. Base of `CXRDataModule`.
@@ -44,6 +47,8 @@ class Collection(Faults, ABC):
         label_map: New names for labels; the films of a label mapped to null are left out.
         drop_unlabelled: Leave out films without a label.
         drawn_masks: Folder of lung masks for films that have none.
+        drawn_masks_for: "all" films, or "train" = training films only, so that a segmenter that learns from drawn
+            masks is still validated and tested on hand-drawn ones.
         min_lung_area: Leave out films whose drawn lungs cover less of the film than this, in [0, 1);
             `covidcxr datasets masks` measures them.
         fractions: Training and validation share of the patients; the rest tests.
@@ -93,6 +98,7 @@ class Collection(Faults, ABC):
         label_map: Mapping[str, str | None] | None = None,
         drop_unlabelled: bool = False,
         drawn_masks: str | PathLike[str] | None = None,
+        drawn_masks_for: DrawnFor = "all",
         min_lung_area: float = 0.0,
         fractions: tuple[float, float] = (0.7, 0.15),
         fold: int | None = None,
@@ -111,7 +117,12 @@ class Collection(Faults, ABC):
         self.drop_unlabelled = drop_unlabelled
         if not 0 <= min_lung_area < 1 or (min_lung_area and drawn_masks is None):
             raise ConfigError(f"min_lung_area must be in [0, 1), and needs drawn_masks; it is {min_lung_area}.")
+        if drawn_masks_for not in get_args(DrawnFor):
+            raise ConfigError(
+                f"drawn_masks_for must be one of {', '.join(get_args(DrawnFor))}, not {drawn_masks_for!r}."
+            )
         self.drawn_masks = None if drawn_masks is None else Path(drawn_masks).expanduser()
+        self.drawn_masks_for = drawn_masks_for
         self.min_lung_area = min_lung_area
         self.fractions = fractions
         self.fold = fold
@@ -156,7 +167,18 @@ class Collection(Faults, ABC):
         records = self.unsplit_records()
         if not records:
             raise self.no_film()
-        return self.split_records(records)
+        records = self.split_records(records)
+        if self.drawn_masks_for == "train" and self.prepared is not None:
+            raise ConfigError("A compact copy does not tell which masks were drawn: train from its origin.")
+        return records if self.drawn_masks_for == "all" else list(self._without_drawn(records))
+
+    def _without_drawn(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Take the drawn masks away from films that do not train."""
+        for record in records:
+            drawn = {path for path in record.mask_paths.values() if self.drawn_masks in path.parents}
+            if drawn and record.split != "train":
+                record = replace(record, mask_paths={n: p for n, p in record.mask_paths.items() if p not in drawn})
+            yield record
 
     def split_records(self, records: list[Record]) -> list[Record]:
         """Give each film its split, as the settings say, and look for what is in two of them.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from covidcxr.augmentations import Augment
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.balance import Balance, class_weights, positive_weights, sampling_weights
-from covidcxr.data.collection import Collection, Views
+from covidcxr.data.collection import Collection, DrawnFor, Views
 from covidcxr.data.dataset import CXRDataset
 from covidcxr.data.records import count_by
 from covidcxr.data.sampler import EpochSampler, ResumableLoader
@@ -37,6 +37,8 @@ class CXRDataModule(Collection, LightningDataModule):
         mask_classes: Names of the masks wanted, in the order of the sample's planes.
         drawn_masks: Folder of lung masks for films that have none, as `covidcxr datasets masks` (or
             `covidcxr predict --root ROOT`) draws them: `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
+        drawn_masks_for: "all" films, or "train" = training films only, so that a segmenter that learns from drawn
+            masks is validated and tested on hand-drawn ones.
         min_lung_area: Leave out films whose drawn lungs cover less of the film than this, and count them in
             `left_out`; `covidcxr datasets masks` measures them.
         batch_size: Films a batch.
@@ -73,6 +75,7 @@ class CXRDataModule(Collection, LightningDataModule):
         lung_dilation: float = 0.0,
         mask_classes: Sequence[str] = (),
         drawn_masks: str | PathLike[str] | None = None,
+        drawn_masks_for: DrawnFor = "all",
         min_lung_area: float = 0.0,
         batch_size: int = 16,
         num_workers: int = 0,
@@ -99,6 +102,7 @@ class CXRDataModule(Collection, LightningDataModule):
             label_map=label_map,
             drop_unlabelled=drop_unlabelled,
             drawn_masks=drawn_masks,
+            drawn_masks_for=drawn_masks_for,
             min_lung_area=min_lung_area,
             fractions=fractions,
             fold=fold,

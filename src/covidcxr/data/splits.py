@@ -25,7 +25,7 @@ def assign_splits(
     group: str = "patient_id",
     hold_out_source: str | Collection[str] | None = None,
 ) -> list[Record]:
-    """Give every film a split: patients whole; classes, sources and mask classes in proportion.
+    """Give every film a split: patients whole; classes and sources in proportion.
 
     The result depends on the records and the seed only: not on their order, nor on where the files lie.
 
@@ -68,7 +68,7 @@ def assign_splits(
 
 
 def k_folds(records: Iterable[Record], k: int, *, seed: int = 0) -> list[list[Record]]:
-    """Split for cross-validation: patients whole; classes, sources and mask classes in proportion.
+    """Split for cross-validation: patients whole; classes and sources in proportion.
 
     Every film is in the test split of one fold and in the validation split of one other. Official splits are set
     aside.
@@ -196,7 +196,7 @@ def _keep_official(
 
 
 def _assign(groups: dict[str, list[Record]], shares: Sequence[float], seed: int) -> dict[str, int]:
-    """Share groups out so that every label, source and mask class comes near its share in every part.
+    """Share groups out so that every label and source comes near its share in every part.
 
     Greedy least squares: the largest group first, each to the part that is most short of what the group holds.
 
@@ -230,9 +230,8 @@ def _traits(record: Record) -> Iterator[str]:
     for name, shown in record.findings.items():
         if shown:
             yield f"label {name}"
+    # Not by masks: who tests must not change with the folder of drawn masks that is given.
     yield f"source {record.source}"
-    for name in record.mask_paths:
-        yield f"mask {name}"
 
 
 def _shuffle(key: str, seed: int) -> bytes:

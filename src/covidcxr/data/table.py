@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any, ClassVar
 
 from covidcxr.config import check_keys
 from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.faults import no_collector
 from covidcxr.data.records import Record
 from covidcxr.data.rows import Table
 from covidcxr.data.splits import split_name
@@ -55,6 +57,8 @@ class CSVDataModule(CXRDataModule):
         classes: Names and order of the classes, after `label_map`; null = all labels found, sorted, or `label_columns`.
         where: Keep only rows that have one of these values, in each of these columns.
         exclude: Leave out rows that have one of these values, in any of these columns.
+        test_only: Rows that never train or validate, by the same kind of filter as `exclude`, say of films whose
+            licence does not allow it. Their patients test, in a cross-validation in their fold only.
         base: Further settings of `CXRDataModule`.
 
     Raises:
@@ -82,6 +86,7 @@ class CSVDataModule(CXRDataModule):
         classes: Sequence[str] | None = None,
         where: Filter | None = None,
         exclude: Filter | None = None,
+        test_only: Filter | None = None,
         **base: Any,
     ) -> None:
         super().__init__(root, **base)
@@ -100,6 +105,7 @@ class CSVDataModule(CXRDataModule):
             "classes": classes,
             "where": where,
             "exclude": exclude,
+            "test_only": test_only,
         }
         if self.prepared is not None:
             self.classes = self.classes if classes is None else tuple(classes)
@@ -122,6 +128,7 @@ class CSVDataModule(CXRDataModule):
         self._masks = {name: self._mask_column(name, column) for name, column in (mask_columns or {}).items()}
         self._where = _Filter(self._table, where)
         self._exclude = _Filter(self._table, exclude)
+        self._test_only = _Filter(self._table, test_only)
         self.own_classes = tuple(self._check_rows())
         self.classes = self.label_map.classes(self.own_classes) if classes is None else tuple(classes)
 
@@ -132,6 +139,47 @@ class CSVDataModule(CXRDataModule):
                 yield self._record(line, row)
             except DatasetError as error:
                 self.fault(error)
+
+    def split_records(self, records: list[Record]) -> list[Record]:
+        """Split the whole table, and take the splits of the rows that are kept.
+
+        So recipes that use different films of one table, say those with masks and those with labels, agree on who
+        tests. A compact copy holds the kept rows only and is split by these.
+
+        Raises:
+            ConfigError: If the settings do not fit each other.
+            DatasetError: If the films do not fit the settings.
+        """
+        if self.prepared is not None:
+            if self.settings["test_only"]:
+                raise ConfigError("A compact copy does not tell which films test_only means: train from its origin.")
+            return super().split_records(records)
+        listed: list[Record] = []
+        barred: set[str] = set()
+        for record, row in self._listed():
+            listed.append(record if self.official_split else replace(record, split=None))
+            if self._test_only.any_matches(row):
+                barred.add(record.patient)
+        splits = {record.image_id: record.split for record in super().split_records(listed)}
+        pooled = self.folds is not None or self.hold_out_source is not None
+        kept: list[Record] = []
+        for record in records:
+            split = splits[record.image_id]
+            if record.patient in barred and split != "test":
+                if pooled:
+                    continue  # it would test in each of the parts that are pooled
+                split = "test"
+            kept.append(record if record.split == split else replace(record, split=split))
+        return kept
+
+    def _listed(self) -> Iterator[tuple[Record, dict[str, str]]]:
+        """Read every row that can be read; what is wrong with the others was told when the records were read."""
+        with no_collector():
+            for line, row in Table(self._table.path, fault=lambda error: None):
+                try:
+                    yield self._named(self._record(line, row)), row
+                except DatasetError:
+                    continue
 
     def _rows(self, table: Table) -> Iterator[tuple[int, dict[str, str]]]:
         for line, row in table:
@@ -179,7 +227,7 @@ class CSVDataModule(CXRDataModule):
 
     def _check_rows(self) -> list[str]:
         """Read the table once: check that every filter finds something; return the labels that are kept."""
-        filters = [self._where, self._exclude, *(rows for _, rows in self._masks.values())]
+        filters = [self._where, self._exclude, self._test_only, *(rows for _, rows in self._masks.values())]
         for _, row in self._table:
             for rows in filters:
                 rows.observe(row)
