@@ -116,6 +116,30 @@ def test_many_films_give_what_each_alone_gives(small: Pipeline) -> None:
             assert same(small(one), answer, 1e-6)
 
 
+def test_a_corrected_mask_changes_the_answer_and_is_not_doubted(small: Pipeline) -> None:
+    image = film()
+    drawn = small(image)
+    field = np.zeros(image.shape, dtype=bool)
+    field[10:20, 10:20] = True
+    revised = small.revise(image, {"lung_field": field})
+    assert np.array_equal(revised.masks["lung_field"], field)
+    assert revised.lung_mask is not None
+    assert np.array_equal(revised.masks["lung"], drawn.masks["lung"])
+    assert revised.reasons == ()
+    assert revised.probabilities != drawn.probabilities
+    infection = small.revise(image, {"infection": field}).masks["infection"]
+    assert np.array_equal(infection, field)
+    assert same(small.revise(image, {}), drawn)
+    for wrong, message in (
+        ({"heart": field}, "draws no mask 'heart'"),
+        ({"lung": field[:5]}, "of the film's size"),
+        ({"lung": ~field & field}, "not empty"),
+        ({"lung": field.astype(np.uint8)}, "uint8"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            small.revise(image, wrong)
+
+
 def test_films_are_read_as_they_are_needed(small: Pipeline) -> None:
     drawn = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 
 from covidcxr import hub
 from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
-from covidcxr.errors import ConfigError, ImageReadError, PretrainedError
+from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, did_you_mean
 from covidcxr.files import replace_file
 from covidcxr.golden import write_golden
 from covidcxr.io import is_one_film, read_image
@@ -98,6 +98,34 @@ class Pipeline:
         assert isinstance(prediction, Prediction)
         return prediction
 
+    def revise(self, image: ImageLike, masks: Mapping[str, Bool[np.ndarray, "height width"]]) -> Prediction:
+        """Answer for one film from masks that somebody corrected; those not given are drawn as usual.
+
+        Args:
+            image: The film.
+            masks: By mask class that this pipeline draws, of the film's own size. They count as they are: neither
+                cleaned up, nor doubted for their shape.
+
+        Raises:
+            ImageReadError: If the film cannot be read.
+            ConfigError: If the pipeline does not draw such a mask, or one is of another size or holds no area.
+        """
+        read = _read((0, image))
+        if isinstance(read, FailedPrediction):
+            raise read.error
+        drawn = {
+            name for model in self.models().values() if model.task == "segmentation" for name in model.config.classes
+        }
+        for name, mask in masks.items():
+            if name not in drawn:
+                raise ConfigError(f"This pipeline draws no mask {name!r}. {did_you_mean(name, drawn)}")
+            if mask.dtype != bool or mask.shape != read[1].shape or not (mask.any() or name == "infection"):
+                raise ConfigError(
+                    f"The mask {name!r} must be true and false, of the film's size {read[1].shape} and not empty; "
+                    f"it is {mask.dtype} {mask.shape}."
+                )
+        return next(self._answer([read], masks))
+
     def predict(
         self,
         images: Iterable[ImageLike],
@@ -149,21 +177,24 @@ class Pipeline:
             if pool:
                 pool.shutdown(cancel_futures=True)
 
-    def _answer(self, read: Sequence[tuple[str, Film]]) -> Iterator[Prediction]:
+    def _answer(self, read: Sequence[tuple[str, Film]], given: Mapping[str, Any] | None = None) -> Iterator[Prediction]:
+        """Answer for films that were read; masks that are `given` take the place of drawn ones, undoubted."""
+        given = dict(given or {})
         if not read:
             return
         films = [film for _, film in read]
-        masks: list[Masks] = [{} for _ in films]
+        masks: list[Masks] = [dict(given) for _ in films]
         reasons: list[tuple[str, ...]] = [() for _ in films]
         if self.lung_segmenter is not None:
-            masks = self._draw(self.lung_segmenter, films, masks, self.postprocess)
-            reasons = [
-                lung_reasons(_coarse(lungs_of(found, "background")), min_area=self.min_lung_area) for found in masks
-            ]
+            masks = [found | given for found in self._draw(self.lung_segmenter, films, masks, self.postprocess)]
+            if not given.keys() & set(_LUNG_CLASSES):
+                reasons = [
+                    lung_reasons(_coarse(lungs_of(found, "background")), min_area=self.min_lung_area) for found in masks
+                ]
         if self.infection_segmenter is not None:
             drawn = self._draw(self.infection_segmenter, films, masks)
             masks = [
-                {**found, "infection": _within(found, new["infection"])}
+                {"infection": _within(found, new["infection"]), **found}
                 for found, new in zip(masks, drawn, strict=True)
             ]
         probabilities = self._classify(films, masks, reasons)
