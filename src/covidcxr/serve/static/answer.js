@@ -1,0 +1,68 @@
+/** What the model says of the film that is looked at, and why it may not say it. */
+
+import { by, make, percent, say, track, words } from "./dom.js";
+import { answerOf } from "./worklist.js";
+
+/** Keep the answer's part of the panel up to date. */
+export function attachAnswer(session) {
+  session.on("select", (film) => {
+    by("of-film").hidden = !film;
+    by("of-none").hidden = Boolean(film);
+    if (film) draw(film, session.model);
+  });
+  session.on("film", (film) => draw(film, session.model));
+}
+
+function draw(film, model) {
+  const answer = answerOf(film);
+  by("answer").textContent = answer === "cannot say" ? "Cannot say" : answer;
+  by("answer").className = film.label ? "big" : "big doubt";
+  by("reasons").replaceChildren(...film.reasons.map((reason) => make("li", { text: reason.words })));
+  const notes = [...film.notes, film.revised && "Answered from your corrected mask."].filter(Boolean);
+  by("notes").replaceChildren(...notes.map((text) => make("li", { text })));
+  by("probabilities").replaceChildren(
+    ...Object.entries(film.probabilities).map(([name, chance]) => chanceOf(film, name, chance)),
+  );
+  const asked = Object.keys(film.probabilities).length > 0;
+  by("calibration").hidden = !asked;
+  by("calibration").textContent = calibrationOf(model);
+  by("fractions").replaceChildren(...fractionsOf(film));
+  const sure = film.label ? `, ${percent(film.probabilities[film.label])}` : "";
+  say(`${film.name}: ${answer}${sure}. ${film.reasons.map((reason) => reason.words).join(" ")}`);
+}
+
+function chanceOf(film, name, chance) {
+  const threshold = film.thresholds[name];
+  const plausible = film.plausible.includes(name);
+  return make(
+    "div",
+    { class: plausible ? "chance" : "chance no", "data-class": name },
+    make("span", { text: words(name) }),
+    track(chance, threshold, `plausible from ${percent(threshold, 1)}`),
+    make("span", { class: "value", text: percent(chance, 1) }),
+  );
+}
+
+function calibrationOf({ temperature, coverage }) {
+  const scaled = temperature
+    ? `Calibrated on the model's own data (temperature ${temperature.toFixed(2)}); elsewhere it can be wrong and sure.`
+    : "Not calibrated.";
+  const aim = coverage ? `, set to hold the truth in ${percent(coverage)} of its own films` : "";
+  return `${scaled} A class is plausible from its mark on${aim}.`;
+}
+
+function fractionsOf(film) {
+  const { right, left } = film.infected_by_lung;
+  const facts = [["Lungs, of the film", film.lung_fraction]];
+  if (film.masks.includes("infection")) {
+    facts.push(
+      ["Infected, of the lungs", film.infected_fraction],
+      ["Infected, of the right lung", right],
+      ["Infected, of the left lung", left],
+    );
+  } else facts.push(["Infected, of the lungs", "this model draws none"]);
+  return facts.flatMap(([name, value]) => [
+    make("dt", { text: name }),
+    make("dd", { text: typeof value === "string" ? value : percent(value, 1) }),
+  ]);
+}

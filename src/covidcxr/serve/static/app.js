@@ -1,0 +1,114 @@
+/** The page: its parts and how they are joined. */
+
+import { attachAnswer } from "./answer.js";
+import { blob, remove, route, takeToken } from "./api.js";
+import { Brush } from "./brush.js";
+import { Correction } from "./correct.js";
+import { by, complain, told } from "./dom.js";
+import { decode, Film } from "./film.js";
+import { attachGestures } from "./gestures.js";
+import { attachKeys } from "./keys.js";
+import { Overlays } from "./overlays.js";
+import { Prior } from "./prior.js";
+import { attachReport } from "./report.js";
+import { Session } from "./session.js";
+import { Uploads } from "./uploads.js";
+import { Verdict } from "./verdict.js";
+import { Viewer } from "./viewer.js";
+import { Worklist } from "./worklist.js";
+
+takeToken();
+const session = new Session();
+const viewer = new Viewer(by("canvas"));
+const overlays = new Overlays(session, viewer);
+const brush = new Brush(viewer); // after the overlays: its ring is drawn above them
+const correction = new Correction(session, viewer, overlays, brush);
+const worklist = new Worklist(session, told(choose));
+const verdict = new Verdict(session);
+attachAnswer(session);
+new Prior(session);
+attachReport(session);
+new Uploads(session);
+attachGestures(viewer, brush);
+
+session.on("select", told(show));
+by("remove").addEventListener("click", told(removeFilm));
+by("trouble-close").addEventListener("click", () => {
+  by("trouble").hidden = true;
+});
+by("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address holds the film
+  by("canvas").focus();
+});
+addEventListener("beforeunload", (event) => {
+  if (correction.edited || verdict.unsaved) event.preventDefault();
+});
+attachKeys([
+  [["j", "k"], "Next film, the one before", (at) => worklist.step(at ? -1 : 1)],
+  [["u"], "Add films", () => by("files").click()],
+  [["+", "-"], "Zoom in, out", (at) => viewer.zoom(at ? 0.8 : 1.25)],
+  [["0"], "Fit the film to the stage", () => viewer.fit()],
+  [["z"], "One film pixel, one screen pixel", () => by("whole").click()],
+  [["i"], "Invert", () => by("invert").click()],
+  [["r"], "Reset window and level", () => viewer.reset()],
+  [["1", "2", "3"], "Show or hide a mask", (at) => overlays.toggle(at + 1)],
+  [["h"], "Show or hide the heat map", () => overlays.toggleHeat()],
+  [["o"], "Show or hide all overlays", () => overlays.toggleAll()],
+  [["b", "e"], "Brush, eraser", (at) => correction.use(Boolean(at))],
+  [["[", "]"], "Narrower, wider brush", (at) => correction.scale(at ? 1.25 : 0.8)],
+  [["ctrl+z"], "Undo a stroke", () => brush.undo()],
+  [["a"], "Ask again with the corrected mask", () => by("ask").click()],
+  [["Escape"], "Put the brush away", () => correction.rest()],
+  [["v"], "To the verdict", () => by("labels").querySelector("input:checked")?.focus()],
+  [["?"], "These keys", () => by("keys").showModal()],
+]);
+told(start)();
+
+async function start() {
+  await session.load();
+  const { model, limits, version } = session;
+  by("model").textContent = `${model.name} · ${version} · ${model.sha256.slice(0, 8)}`;
+  by("limits").textContent =
+    `Up to ${Math.round(limits.file_bytes / 1e6)} MB and ${Math.round(limits.pixels / 1e6)} megapixels a film.`;
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("film");
+  await session.select(session.films.has(wanted) ? wanted : null);
+}
+
+async function choose(id) {
+  if (session.wanted === id) return;
+  if (correction.edited && !confirm("The mask that you changed was not sent. Leave it?")) return;
+  await session.select(id);
+}
+
+async function show(film) {
+  by("empty").hidden = Boolean(film);
+  by("viewer").classList.toggle("bare", !film);
+  by("film-name").textContent = film?.name ?? "No film chosen";
+  by("film-name").title = by("film-name").textContent;
+  by("film-facts").textContent = film ? `${film.width} × ${film.height}` : "";
+  by("canvas").setAttribute("aria-label", film ? `Film ${film.name}` : "No film chosen");
+  document.title = film ? `${film.name} · covidcxr` : "covidcxr";
+  overlays.clear();
+  viewer.show(null);
+  if (!film) return;
+  by("wait").hidden = false;
+  try {
+    const [picture] = await Promise.all([blob(route(film, "image.png")).then(decode), overlays.load(film)]);
+    if (session.film?.id === film.id) viewer.show(new Film(picture));
+  } finally {
+    by("wait").hidden = session.film?.id === film.id;
+  }
+}
+
+async function removeFilm() {
+  const { film } = session;
+  if (!confirm(`Remove ${film.name}, and all that you said of it, from this server?`)) return;
+  const next = worklist.neighbour(film.id);
+  await remove(route(film)).catch((error) => {
+    if (error.status !== 404) throw error; // gone already is what was wanted
+  });
+  session.drop(film.id);
+  await session.select(next);
+}
+
+addEventListener("unhandledrejection", (event) => complain(event.reason));

@@ -1,0 +1,164 @@
+/** Correct a mask and ask again: the answer is worked out anew from what was drawn. */
+
+import { putPng, remove, route } from "./api.js";
+import { by, make, percent, press, told, words } from "./dom.js";
+import { answerOf } from "./worklist.js";
+
+export class Correction {
+  #edited = false;
+
+  constructor(session, viewer, overlays, brush) {
+    Object.assign(this, { session, viewer, overlays, brush });
+    brush.changed = () => this.#tellChange();
+    by("mask").addEventListener("change", () => this.#choose());
+    by("size").addEventListener("input", () => this.#resize());
+    by("brush").addEventListener("click", () => this.use(false));
+    by("eraser").addEventListener("click", () => this.use(true));
+    by("undo").addEventListener("click", () => brush.undo());
+    by("ask").addEventListener(
+      "click",
+      told(() => this.ask()),
+    );
+    by("discard").addEventListener(
+      "click",
+      told(() => this.#reload()),
+    );
+    by("redraw").addEventListener(
+      "click",
+      told(() => this.#redraw()),
+    );
+    session.on("layers", (film) => this.#open(film));
+    session.on("select", () => this.close());
+  }
+
+  /** Whether something was drawn that the server does not know. */
+  get edited() {
+    return this.#edited;
+  }
+
+  /** Take brush or eraser into the hand, or put it away. */
+  use(erasing) {
+    const { brush } = this;
+    if (!brush.layer) return;
+    brush.active = !(brush.active && brush.erasing === erasing);
+    brush.erasing = erasing;
+    if (brush.active) this.overlays.reveal(by("mask").value);
+    this.#markTools();
+  }
+
+  /** Put the tool away. */
+  rest() {
+    this.brush.active = false;
+    this.#markTools();
+  }
+
+  /** Make brush and eraser wider or narrower by a factor. */
+  scale(factor) {
+    by("size").value = Math.round(by("size").value * factor) + (factor > 1 ? 1 : 0);
+    this.#resize();
+  }
+
+  /** Send the mask, and show what the answer has become. */
+  async ask() {
+    if (!this.#edited) return;
+    await this.#renew((film) =>
+      this.brush.layer.png().then((png) => putPng(route(film, "masks", by("mask").value), png)),
+    );
+  }
+
+  /** Forget what was drawn; another film comes. */
+  close() {
+    this.brush.take(null);
+    this.rest();
+    by("moved").textContent = "";
+    this.#mark(false);
+  }
+
+  #open(film) {
+    const chosen = by("mask").value;
+    by("mask").replaceChildren(...film.masks.map((name) => make("option", { value: name, text: words(name) })));
+    if (film.masks.includes(chosen)) by("mask").value = chosen;
+    by("size").max = Math.round(Math.max(film.width, film.height) / 4);
+    this.#take();
+    this.#resize();
+  }
+
+  #take() {
+    const name = by("mask").value;
+    const layer = this.overlays.layers.get(name) ?? null;
+    this.brush.take(layer);
+    for (const id of ["mask", "brush", "eraser", "size"]) by(id).disabled = !layer;
+    by("redraw").hidden = !this.session.film?.revised_masks?.includes(name);
+    this.#mark(false);
+  }
+
+  async #choose() {
+    const name = by("mask").value;
+    if (this.#edited) await this.#reload(); // one mask at a time: an unsent one would be forgotten on the screen only
+    by("mask").value = name;
+    this.#take();
+    this.overlays.reveal(name);
+  }
+
+  async #redraw() {
+    await this.#renew(async (film) => (await remove(route(film, "masks", by("mask").value))).json());
+  }
+
+  async #renew(change) {
+    const before = this.session.film;
+    for (const id of ["ask", "discard", "undo"]) by(id).disabled = true;
+    by("moved").textContent = "Asking …";
+    try {
+      const film = await change(before);
+      this.#mark(false);
+      this.session.put(film, { masks: true });
+      if (this.session.film?.id === film.id) by("moved").textContent = difference(before, film);
+    } catch (error) {
+      by("moved").textContent = "";
+      this.#mark(this.brush.strokes > 0);
+      throw error;
+    }
+  }
+
+  #reload() {
+    by("moved").textContent = "";
+    return this.overlays.load(this.session.film);
+  }
+
+  #resize() {
+    this.brush.diameter = +by("size").value;
+    this.viewer.draw();
+  }
+
+  #tellChange() {
+    this.#mark(this.brush.strokes > 0);
+    by("moved").textContent = this.#edited
+      ? `${words(by("mask").value)} now ${percent(this.brush.layer.fraction, 1)} of the film. Ask again for the answer.`
+      : "";
+  }
+
+  #mark(edited) {
+    this.#edited = edited;
+    for (const id of ["ask", "discard", "undo"]) by(id).disabled = !edited;
+  }
+
+  #markTools() {
+    const { active, erasing } = this.brush;
+    press(by("brush"), active && !erasing);
+    press(by("eraser"), active && erasing);
+    this.viewer.canvas.classList.toggle("drawing", active);
+    this.viewer.draw();
+  }
+}
+
+/** What a new answer has moved, in a sentence. */
+function difference(before, after) {
+  const moves = Object.keys(after.probabilities)
+    .filter((name) => name in before.probabilities)
+    .map(
+      (name) => `${words(name)} ${percent(before.probabilities[name], 1)} → ${percent(after.probabilities[name], 1)}`,
+    );
+  const answers =
+    answerOf(before) === answerOf(after) ? `Still ${answerOf(after)}` : `${answerOf(before)} → ${answerOf(after)}`;
+  return [answers, ...moves].join("; ");
+}

@@ -1,0 +1,60 @@
+/** Small help with the page's elements and with words. What comes from elsewhere is text here, never markup. */
+
+/** The element with an id; the page has all that are asked for. */
+export const by = (id) => document.getElementById(id);
+
+/**
+ * Make an element: `make("td", { class: "name", text: film.name }, child)`.
+ * `text` becomes its text, names that start with `on` listeners, `true` a bare attribute; null and false are left out.
+ */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "text") element.textContent = value;
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter(Boolean));
+  return element;
+}
+
+/** A mask class or label as it is read: `lung_field` -> `lung field`. */
+export const words = (name) => name.replaceAll("_", " ");
+
+/** A share in [0, 1] as percent; a dash where it is not known. */
+export const percent = (share, digits = 0) =>
+  share === null || share === undefined ? "–" : `${(100 * share).toFixed(digits)} %`;
+
+/** A bar that is full at 1, with a mark where `mark` is given; both in [0, 1]. */
+export function track(share, mark, title) {
+  const bar = make("span", { class: "track" }, make("b"), mark === undefined ? null : make("i", { title }));
+  bar.firstChild.style.width = `${100 * share}%`;
+  if (mark !== undefined) bar.lastChild.style.left = `${100 * mark}%`;
+  return bar;
+}
+
+/** Set whether a toggle is on. */
+export const press = (button, on) => button.setAttribute("aria-pressed", String(on));
+
+/** Tell everybody what went wrong, until it is closed or something else goes wrong. */
+export function complain(error) {
+  by("trouble-words").textContent = error.message || String(error);
+  by("trouble").hidden = false;
+}
+
+/** Wrap an asynchronous listener: what it throws is told on the page. */
+export const told =
+  (action) =>
+  async (...given) => {
+    try {
+      return await action(...given);
+    } catch (error) {
+      return complain(error);
+    }
+  };
+
+/** Tell those who listen to the page instead of looking at it. */
+export function say(sentence) {
+  by("said").textContent = sentence;
+}

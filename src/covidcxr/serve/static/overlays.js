@@ -1,0 +1,132 @@
+/** The layers over the film that is looked at, what of them is shown, and their buttons. */
+
+import { blob, route } from "./api.js";
+import { by, complain, make, press, words } from "./dom.js";
+import { decode } from "./film.js";
+import { HeatLayer, MaskLayer } from "./layers.js";
+
+export class Overlays {
+  layers = new Map(); // by mask class
+  #hidden = new Set();
+  #heat = new Map(); // by class: a layer, or the promise of one
+  #heatOn = false;
+  #on = true;
+
+  constructor(session, viewer) {
+    this.session = session;
+    this.viewer = viewer;
+    viewer.painters.push((context, scale) => this.#draw(context, scale));
+    by("heat").addEventListener("click", () => this.toggleHeat());
+    by("all").addEventListener("click", () => this.toggleAll());
+    by("opacity").addEventListener("input", () => viewer.draw());
+    by("heat-class").addEventListener("change", () => this.#showHeat());
+    session.on("masks", (film) => this.load(film).catch(complain));
+  }
+
+  /** Fetch a film's masks; the film itself may be another by the time they are here. */
+  async load(film) {
+    const { mask_colors: colors = {} } = this.session.model;
+    const masks = await Promise.all(
+      film.masks.map(async (name) => [name, await decode(await blob(route(film, "masks", `${name}.png`)))]),
+    );
+    if (this.session.film?.id !== film.id) return;
+    this.layers = new Map(masks.map(([name, mask]) => [name, new MaskLayer(mask, colors[name])]));
+    this.#heat = new Map();
+    this.#drawButtons(film);
+    this.session.tell("layers", film);
+    this.viewer.draw();
+    if (this.#heatOn) await this.#showHeat();
+  }
+
+  /** Forget all layers. */
+  clear() {
+    this.layers.clear();
+    this.#heat = new Map();
+    by("toggles").replaceChildren();
+  }
+
+  /** Show or hide a mask, by its number from 1 or by its name. */
+  toggle(which) {
+    const name = typeof which === "number" ? [...this.layers.keys()][which - 1] : which;
+    if (!name) return;
+    if (!this.#on) this.toggleAll();
+    else if (!this.#hidden.delete(name)) this.#hidden.add(name);
+    this.#markButtons();
+  }
+
+  /** Make sure that a mask is seen. */
+  reveal(name) {
+    this.#hidden.delete(name);
+    this.#on = true;
+    this.#markButtons();
+  }
+
+  /** Show or hide what speaks for the chosen class. */
+  toggleHeat() {
+    if (by("heat").disabled) return;
+    if (!this.#on) this.toggleAll();
+    this.#heatOn = !this.#heatOn;
+    this.#markButtons();
+    if (this.#heatOn) this.#showHeat();
+  }
+
+  /** Show or hide everything. */
+  toggleAll() {
+    this.#on = !this.#on;
+    this.#markButtons();
+  }
+
+  #drawButtons(film) {
+    const names = [...this.layers.keys()];
+    by("toggles").replaceChildren(
+      ...names.map((name, at) => {
+        const swatch = make("i", { class: "swatch" });
+        swatch.style.background = `rgb(${this.layers.get(name).color.join(" ")})`;
+        const button = make("button", { type: "button", "data-mask": name, onclick: () => this.toggle(name) }, swatch);
+        button.append(words(name), " ", make("kbd", { text: at + 1 }));
+        return button;
+      }),
+    );
+    const classes = Object.keys(film.probabilities);
+    const before = by("heat-class").value;
+    const sure = film.label ?? classes.toSorted((a, b) => film.probabilities[b] - film.probabilities[a])[0];
+    by("heat-class").replaceChildren(...classes.map((name) => make("option", { value: name, text: words(name) })));
+    by("heat-class").value = classes.includes(before) && this.#heatOn ? before : sure;
+    by("heat").disabled = by("heat-class").disabled = !classes.length;
+    this.#markButtons();
+  }
+
+  #markButtons() {
+    for (const button of by("toggles").children) press(button, this.#on && !this.#hidden.has(button.dataset.mask));
+    press(by("heat"), this.#on && this.#heatOn);
+    press(by("all"), this.#on);
+    this.viewer.draw();
+  }
+
+  async #showHeat() {
+    const { film } = this.session;
+    const name = by("heat-class").value;
+    if (!film || !name || this.#heat.has(name)) return this.viewer.draw();
+    const asked = this.#heat;
+    try {
+      by("heat").setAttribute("aria-busy", "true");
+      const layer = new HeatLayer(await decode(await blob(route(film, "heat", `${name}.png`))));
+      if (this.session.film?.id !== film.id || asked !== this.#heat) return null;
+      this.#heat.set(name, layer);
+      if (layer.empty) complain(new Error(`Nothing on this film speaks for ${words(name)}: the heat map is empty.`));
+    } catch (error) {
+      complain(error);
+    } finally {
+      by("heat").removeAttribute("aria-busy");
+    }
+    return this.viewer.draw();
+  }
+
+  #draw(context, scale) {
+    if (!this.#on) return;
+    const opacity = by("opacity").value / 100;
+    const heat = this.#heatOn && this.#heat.get(by("heat-class").value);
+    if (heat) heat.draw(context, scale, opacity);
+    for (const [name, layer] of this.layers) if (!this.#hidden.has(name)) layer.draw(context, scale, opacity, !heat);
+  }
+}
