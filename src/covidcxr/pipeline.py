@@ -19,6 +19,7 @@ from covidcxr import hub
 from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
 from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, did_you_mean
 from covidcxr.files import replace_file
+from covidcxr.gate import Admission, admit, check_gate
 from covidcxr.golden import write_golden
 from covidcxr.io import is_one_film, read_image
 from covidcxr.models import (
@@ -29,6 +30,7 @@ from covidcxr.models import (
     load_model,
 )
 from covidcxr.models.films import fit_films, lungs_of
+from covidcxr.orientation import UPRIGHT
 from covidcxr.postprocess import PostProcess, lung_reasons
 from covidcxr.prediction import FailedPrediction, Prediction, as_film
 from covidcxr.transforms import LUNGS_OF_REGION, unfit_map
@@ -38,8 +40,10 @@ __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
 
 Film: TypeAlias = Float[np.ndarray, "height width"]
 Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
+Finding: TypeAlias = tuple[Masks, dict[str, float], str | None, tuple[str, ...]]
 
 _MODELS: dict[str, tuple[type[CXRModel], ...]] = {
+    "gate": (ClassificationModel,),
     "lung_segmenter": (SegmentationModel,),
     "infection_segmenter": (SegmentationModel,),
     "classifier": (ClassificationModel, EnsembleModel),
@@ -51,6 +55,8 @@ class Pipeline:
     """Runs the models over films, from file to answer. For research, not for clinical use.
 
     Args:
+        gate: Refuses what is no frontal chest film, and finds films that are inverted or turned, which are corrected
+            where that is safe; see `covidcxr.gate`. Comes before all others.
         lung_segmenter: Draws "lung_field" (lungs without the heart) and/or "lung" (with the part behind it).
         infection_segmenter: Draws "infection"; only what lies within the lungs counts.
         classifier: Says what the film shows; needs a lung segmenter where its region, or that of a member, is not
@@ -67,6 +73,7 @@ class Pipeline:
     def __init__(
         self,
         *,
+        gate: ClassificationModel | None = None,
         lung_segmenter: SegmentationModel | None = None,
         infection_segmenter: SegmentationModel | None = None,
         classifier: ClassificationModel | EnsembleModel | None = None,
@@ -74,6 +81,7 @@ class Pipeline:
         min_lung_area: float = 0.15,
         card: str | None = None,
     ) -> None:
+        self.gate = gate
         self.lung_segmenter = lung_segmenter
         self.infection_segmenter = infection_segmenter
         self.classifier = classifier
@@ -104,7 +112,7 @@ class Pipeline:
         Args:
             image: The film.
             masks: By mask class that this pipeline draws, of the film's own size. They count as they are: neither
-                cleaned up, nor doubted for their shape.
+                cleaned up, nor doubted for their shape; nor does a gate refuse the film, which somebody has looked at.
 
         Raises:
             ImageReadError: If the film cannot be read.
@@ -124,7 +132,7 @@ class Pipeline:
                     f"The mask {name!r} must be true and false, of the film's size {read[1].shape} and not empty; "
                     f"it is {mask.dtype} {mask.shape}."
                 )
-        return next(self._answer([read], masks))
+        return next(self._answer([read], dict(masks)))
 
     def predict(
         self,
@@ -177,33 +185,50 @@ class Pipeline:
             if pool:
                 pool.shutdown(cancel_futures=True)
 
-    def _answer(self, read: Sequence[tuple[str, Film]], given: Mapping[str, Any] | None = None) -> Iterator[Prediction]:
+    def _answer(self, read: Sequence[tuple[str, Film]], given: Masks | None = None) -> Iterator[Prediction]:
         """Answer for films that were read; masks that are `given` take the place of drawn ones, undoubted."""
-        given = dict(given or {})
-        if not read:
-            return
         films = [film for _, film in read]
-        masks: list[Masks] = [dict(given) for _ in films]
+        admissions = [Admission()] * len(films) if self.gate is None else admit(self.gate, films)
+        if given:
+            admissions = [Admission() if one.reasons else one for one in admissions]
+        upright = [
+            one.orientation.correct(film) for film, one in zip(films, admissions, strict=True) if not one.reasons
+        ]
+        masks = [one.orientation.correct_masks(given or {}) for one in admissions if not one.reasons]
+        findings = iter(self._examine(upright, masks))
+        for (image_id, film), one in zip(read, admissions, strict=True):
+            found, chances, label, why = ({}, {}, None, one.reasons) if one.reasons else next(findings)
+            shown = one.orientation.lay_masks(found)
+            way = UPRIGHT if one.reasons else one.orientation
+            yield Prediction(image_id, label, chances, why, shown, as_film(film), self.classifier, way)
+
+    def _examine(self, films: Sequence[Film], given: Sequence[Masks]) -> Iterator[Finding]:
+        """Find masks, probabilities, label and reasons of upright films; masks that are `given` count as they are."""
+        if not films:
+            return
+        masks = [dict(known) for known in given]
         reasons: list[tuple[str, ...]] = [() for _ in films]
         if self.lung_segmenter is not None:
-            masks = [found | given for found in self._draw(self.lung_segmenter, films, masks, self.postprocess)]
-            if not given.keys() & set(_LUNG_CLASSES):
-                reasons = [
-                    lung_reasons(_coarse(lungs_of(found, "background")), min_area=self.min_lung_area) for found in masks
-                ]
+            drawn = self._draw(self.lung_segmenter, films, masks, self.postprocess)
+            masks = [found | known for found, known in zip(drawn, given, strict=True)]
+            reasons = [
+                ()
+                if known.keys() & set(_LUNG_CLASSES)
+                else lung_reasons(_coarse(lungs_of(found, "background")), min_area=self.min_lung_area)
+                for found, known in zip(masks, given, strict=True)
+            ]
         if self.infection_segmenter is not None:
             drawn = self._draw(self.infection_segmenter, films, masks)
             masks = [
                 {"infection": _within(found, new["infection"]), **found}
                 for found, new in zip(masks, drawn, strict=True)
             ]
-        probabilities = self._classify(films, masks, reasons)
-        for (image_id, film), found, why, chances in zip(read, masks, reasons, probabilities, strict=True):
+        for found, chances, why in zip(masks, self._classify(films, masks, reasons), reasons, strict=True):
             label = None
             if self.classifier is not None and chances:
                 label, doubts = self.classifier.answer(chances)
                 why = (*why, *doubts)
-            yield Prediction(image_id, None if why else label, chances, why, found, as_film(film), self.classifier)
+            yield found, chances, None if why else label, why
 
     def _draw(
         self, model: SegmentationModel, films: Sequence[Film], lungs: Sequence[Masks], clean: PostProcess | None = None
@@ -332,7 +357,9 @@ class Pipeline:
         if not isinstance(self.postprocess, PostProcess):
             raise ConfigError(f"postprocess must be a PostProcess, not {self.postprocess!r}: PostProcess([...]).")
         if not self.models():
-            raise ConfigError("A pipeline needs at least one model: lung_segmenter, infection_segmenter or classifier.")
+            raise ConfigError(f"A pipeline needs at least one model: {', '.join(_MODELS)}.")
+        if self.gate is not None:
+            check_gate(self.gate)
         if not 0 <= self.min_lung_area < 1:
             raise ConfigError(f"min_lung_area must be in [0, 1), not {self.min_lung_area}.")
         for name, wanted in (("lung_segmenter", _LUNG_CLASSES), ("infection_segmenter", ("infection",))):

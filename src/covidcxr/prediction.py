@@ -12,9 +12,11 @@ from jaxtyping import Bool, Float, UInt8
 
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.explain import Explanation, explain
+from covidcxr.gate import in_words_of_gate
 from covidcxr.hub import write_json
 from covidcxr.io import write_mask
 from covidcxr.models import Classifier
+from covidcxr.orientation import UPRIGHT, Orientation
 from covidcxr.postprocess import explain_reason
 
 __all__ = ["Prediction", "FailedPrediction", "MASK_COLORS", "in_words"]
@@ -45,6 +47,8 @@ class Prediction:
             behind heart and diaphragm), "infection".
         film: The film itself, 8-bit grey, for pictures.
         classifier: What was asked; for `explain`.
+        orientation: How the film lies, if a gate found it inverted or turned; see `notes`. It was corrected before
+            anything was found on it, and `film` and `masks` are as it was given.
     """
 
     image_id: str
@@ -54,6 +58,12 @@ class Prediction:
     masks: dict[str, Bool[np.ndarray, "height width"]]
     film: UInt8[np.ndarray, "height width"] = field(repr=False)
     classifier: Classifier | None = field(default=None, repr=False)
+    orientation: Orientation = UPRIGHT
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was corrected: ids such as "inverted-corrected", "turned-90-corrected"; `in_words` makes a sentence."""
+        return tuple(f"{fault}-corrected" for fault in self.orientation.faults)
 
     @property
     def lung_mask(self) -> Bool[np.ndarray, "height width"] | None:
@@ -84,6 +94,7 @@ class Prediction:
             "label": self.label,
             "probabilities": self.probabilities,
             "reasons": list(self.reasons),
+            "notes": list(self.notes),
             "lung_fraction": self.lung_fraction,
             "infected_fraction": self.infected_fraction,
             "height": self.film.shape[0],
@@ -124,8 +135,10 @@ class Prediction:
             raise ConfigError(f"The classifier was not asked about {self.image_id}, so nothing can be explained. {why}")
         chances = self.probabilities
         target = target or self.label or max(chances, key=lambda name: chances[name])
-        found = explain(self.classifier, self.film, self.masks, target=target, method=method)
-        return replace(found, probability=chances[target])  # of the film itself, not of its 8 bits
+        film = self.orientation.correct(self.film.astype(np.float32) / 255)
+        found = explain(self.classifier, film, self.orientation.correct_masks(self.masks), target=target, method=method)
+        heat = np.ascontiguousarray(self.orientation.turn(found.heat))
+        return replace(found, heat=heat, probability=chances[target])  # of the film itself, not of its 8 bits
 
     def save(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
         """Write `NAME.json`, `NAME.overlay.png` and one `NAME.MASK.png` (0 or 255) a mask class.
@@ -167,8 +180,8 @@ class FailedPrediction:
 
 
 def in_words(reason: str) -> str:
-    """Return the sentence for one of `Prediction.reasons`."""
-    return _DOUBTS.get(reason) or explain_reason(reason)
+    """Return the sentence for one of `Prediction.reasons` or `Prediction.notes`."""
+    return _DOUBTS.get(reason) or in_words_of_gate(reason) or explain_reason(reason)
 
 
 def as_film(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
