@@ -11,8 +11,20 @@ from __future__ import annotations
 
 from covidcxr.phantom.dataset import draw_dataset, write_dataset
 from covidcxr.phantom.draw import Phantom, draw_phantom
+from covidcxr.phantom.others import OTHERS as OTHERS
+from covidcxr.phantom.others import OtherKind, draw_other
 from covidcxr.phantom.types import LABELS as LABELS
 from covidcxr.phantom.types import VIEWS as VIEWS
 from covidcxr.phantom.types import PhantomLabel, PhantomView, Sex
 
-__all__ = ["Phantom", "PhantomLabel", "PhantomView", "Sex", "draw_phantom", "draw_dataset", "write_dataset"]
+__all__ = [
+    "Phantom",
+    "PhantomLabel",
+    "PhantomView",
+    "Sex",
+    "OtherKind",
+    "draw_phantom",
+    "draw_dataset",
+    "draw_other",
+    "write_dataset",
+]

@@ -110,6 +110,11 @@ def _check_arguments(size: Any, **arguments: Any) -> None:
     for name in ("severity", "noise"):
         if not isinstance(arguments[name], int | float) or not 0 <= arguments[name] <= 1:
             raise ConfigError(f"{name} must be a number in [0, 1], not {arguments[name]!r}.")
+    check_size(size)
+
+
+def check_size(size: Any) -> None:
+    """Raise a ConfigError unless `size` is a height and width that can be drawn."""
     whole = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size)
     if not whole or min(size) < 64 or max(size) > 2 * min(size):
         raise ConfigError(
