@@ -14,6 +14,7 @@ from covidcxr.errors import CovidCXRError
 from covidcxr.evaluate_verb import add_evaluate
 from covidcxr.explain_verb import add_explain
 from covidcxr.recipe_verbs import add_recipes
+from covidcxr.serve_verb import add_serve
 from covidcxr.tune.verbs import add_tune
 
 __all__ = ["main"]
@@ -31,6 +32,7 @@ _EPILOG = """examples:
   covidcxr fit --help                                  all settings of a training
   covidcxr audit --data darkcovidnet --data.root DIR   what these data give away without a lung being looked at
   covidcxr evaluate predictions.csv --out report       an honest report of predictions, a run or a pipeline
+  covidcxr serve                                       a page for radiologists, and REST
   covidcxr datasets list                               the data sets that it reads, and where to get them
   covidcxr doctor                                      is this installation sound?
 
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add_explain(verbs)
     add_recipes(verbs)
     add_tune(verbs)
+    add_serve(verbs)
     add_datasets(verbs)
     _add_doctor(verbs)
     return parser

@@ -7,6 +7,7 @@ forbids every request. The numbers belong into a JSON file beside it, not into t
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,19 @@ from typing import TypeAlias
 
 from covidcxr.files import replace_file
 
-__all__ = ["Block", "Gallery", "Page", "Picture", "Section", "Table", "Words", "write_html", "write_markdown"]
+__all__ = [
+    "Block",
+    "Gallery",
+    "Page",
+    "Picture",
+    "Section",
+    "Table",
+    "Words",
+    "style_hash",
+    "to_html",
+    "write_html",
+    "write_markdown",
+]
 
 RESEARCH_ONLY = "For research only, not for clinical use."
 
@@ -52,6 +65,7 @@ figure { margin: .8rem 0; } figure img { max-width: 100%; height: auto; border-r
 figcaption { font-size: .85rem; color: var(--dim); overflow-wrap: anywhere; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
 .gallery figure { margin: 0; } .gallery img { width: 100%; background: #000; }
+@media print { body { padding: 0; background: none; } nav { display: none; } section, figure { break-inside: avoid; } }
 """
 
 
@@ -146,8 +160,19 @@ class Page:
 def write_html(page: Page, path: Path) -> Path:
     """Write one HTML file that needs no network to be read; it appears whole or not at all."""
     with replace_file(path) as draft:
-        draft.write_text("\n".join(_html(page)) + "\n", encoding="utf-8", errors="backslashreplace")
+        draft.write_text(to_html(page), encoding="utf-8", errors="backslashreplace")
     return path
+
+
+def to_html(page: Page) -> str:
+    """Return what `write_html` writes, for a server."""
+    return "\n".join(_html(page)) + "\n"
+
+
+def style_hash() -> str:
+    """Return the hash of the style of every page, by which a server's security policy allows it and nothing else."""
+    digest = hashlib.sha256(f"{STYLE}{_REPORT_STYLE}".encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def write_markdown(page: Page, path: Path) -> Path:

@@ -1,0 +1,154 @@
+"""A bounded number of processes that decode uploads; one that dies, hangs or grows takes only its own film with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from covidcxr.errors import ImageReadError
+from covidcxr.serve.settings import Limits
+
+__all__ = ["DecodedFilm", "Decoder"]
+
+_PIPE_BYTES = 4_000_000
+_SECRET = "COVIDCXR_TOKEN"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedFilm:
+    """A film as it is kept.
+
+    Attributes:
+        pixels: 8-bit grey, 0 = black.
+        png: The same as PNG, without any metadata.
+        thumbnail: The film made small, as PNG.
+        sha256: Of its size and pixels.
+        notes: What was done to it on the way, a sentence each.
+        identifiers: DICOM identifiers by name, if they were asked for.
+    """
+
+    pixels: UInt8[np.ndarray, "height width"]
+    png: bytes
+    thumbnail: bytes
+    sha256: str
+    notes: tuple[str, ...]
+    identifiers: dict[str, str]
+
+
+class Decoder:
+    """Decodes films and masks in other processes.
+
+    Args:
+        workers: How many; further films wait.
+        limits: Time, memory and pixels of one film.
+        keep_identifiers: Whether DICOM identifiers are returned.
+    """
+
+    def __init__(self, workers: int, limits: Limits, *, keep_identifiers: bool = False) -> None:
+        self._limits = limits
+        self._keep_identifiers = keep_identifiers
+        self._idle: asyncio.LifoQueue[Process | None] = asyncio.LifoQueue()
+        for _ in range(workers):
+            self._idle.put_nowait(None)
+        self._running: set[Process] = set()
+
+    async def start(self) -> None:
+        """Start all processes, so that the first film need not wait for one."""
+        free = [self._idle.get_nowait() for _ in range(self._idle.qsize())]
+        for process in free:
+            self._idle.put_nowait(process or await self._launch())
+
+    async def stop(self) -> None:
+        """End all processes."""
+        for process in list(self._running):
+            await self._end(process)
+
+    async def film(self, content: bytes) -> DecodedFilm:
+        """Decode a film.
+
+        Raises:
+            ImageReadError: If it cannot be read, or not within its time and memory.
+        """
+        facts, (pixels, png, thumbnail) = await self._order(
+            content, 3, {"kind": "film", "keep_identifiers": self._keep_identifiers}
+        )
+        grey = np.frombuffer(pixels, np.uint8).reshape(facts["height"], facts["width"])
+        return DecodedFilm(grey, png, thumbnail, facts["sha256"], tuple(facts["notes"]), facts["identifiers"])
+
+    async def mask(self, content: bytes, size: tuple[int, int]) -> tuple[Bool[np.ndarray, "height width"], bytes]:
+        """Decode a mask of a film's size; return it as truth and as PNG.
+
+        Raises:
+            ImageReadError: If it is no such mask.
+        """
+        _, (pixels, png) = await self._order(content, 2, {"kind": "mask", "size": list(size)})
+        return np.frombuffer(pixels, np.bool_).reshape(size), png
+
+    async def _order(self, content: bytes, parts: int, order: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        process = await self._idle.get()
+        sound = False
+        try:
+            if process is None or process.returncode is not None:
+                process = await self._launch()
+            async with asyncio.timeout(self._limits.decode_seconds):
+                facts, found = await _ask(process, content, order)
+            sound = True
+        except TimeoutError as error:
+            raise ImageReadError(
+                f"Decoding the film took more than {self._limits.decode_seconds:.0f} seconds. Save it as PNG."
+            ) from error
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise ImageReadError(
+                "The film ended the process that decoded it: it is damaged, or needs too much memory. Save it as PNG."
+            ) from error
+        finally:
+            if not sound and process is not None:  # also when the client went away: it is in the middle of a film
+                await self._end(process)
+            self._idle.put_nowait(process if sound else None)
+        if "error" in facts:
+            raise ImageReadError(facts["error"].replace("The given file content", "The file"))
+        assert len(found) == parts
+        return facts, found
+
+    async def _launch(self) -> Process:
+        settings = {name: value for name, value in os.environ.items() if name != _SECRET}
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each reserves memory
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "covidcxr.serve.worker"),
+            *(str(self._limits.decode_bytes), str(self._limits.pixels)),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            limit=_PIPE_BYTES,
+            env=settings | one_thread,
+        )
+        self._running.add(process)
+        return process
+
+    async def _end(self, process: Process) -> None:
+        self._running.discard(process)
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _ask(process: Process, content: bytes, order: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Send an order, and read its answer."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps({"bytes": len(content), **order}).encode() + b"\n")
+    process.stdin.write(content)
+    await process.stdin.drain()
+    line = await process.stdout.readline()
+    if not line:
+        raise asyncio.IncompleteReadError(line, None)
+    facts: dict[str, Any] = json.loads(line)
+    return facts, [await process.stdout.readexactly(length) for length in facts.pop("parts")]

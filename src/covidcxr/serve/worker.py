@@ -1,0 +1,160 @@
+"""The process that decodes uploads: what comes from outside is opened here, with little memory and nothing to lose.
+
+It reads orders from standard input and answers on standard output: a line of JSON, then the bytes that it announces.
+`python -m covidcxr.serve.worker` is started by `covidcxr.serve.decoder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from covidcxr.dicom import is_dicom, read_dicom
+from covidcxr.errors import ImageReadError
+
+__all__ = ["decode_film", "decode_mask", "main", "to_png"]
+
+_THUMBNAIL = 160
+_IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
+_ORIENTATION = 0x0112
+
+
+def decode_film(content: bytes, keep_identifiers: bool = False) -> tuple[dict[str, Any], list[bytes]]:
+    """Decode an uploaded film.
+
+    Args:
+        content: The file.
+        keep_identifiers: Whether to return who is on a DICOM film.
+
+    Returns:
+        `height`, `width`, `sha256` of the pixels, `notes` and `identifiers`; and the pixels (8-bit grey, row by row),
+        the film and its thumbnail as PNG without any metadata.
+
+    Raises:
+        ImageReadError: If it cannot be read.
+    """
+    from PIL import Image
+
+    from covidcxr.io import read_image
+
+    pixels = np.rint(read_image(content) * 255).astype(np.uint8)
+    notes, identifiers = _remarks(content, keep_identifiers)
+    small = Image.fromarray(pixels)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
+    height, width = pixels.shape
+    sha256 = hashlib.sha256(f"{height}x{width}:".encode() + pixels.tobytes()).hexdigest()
+    facts = {"height": height, "width": width, "sha256": sha256, "notes": notes, "identifiers": identifiers}
+    return facts, [pixels.tobytes(), to_png(pixels), to_png(np.asarray(small))]
+
+
+def decode_mask(content: bytes, size: tuple[int, int]) -> tuple[dict[str, Any], list[bytes]]:
+    """Decode a corrected mask; what is neither black nor white is refused, not guessed.
+
+    Args:
+        content: The file.
+        size: Height and width of its film.
+
+    Returns:
+        Nothing to say; and the mask, 0 or 1 a pixel, row by row, and as PNG of 0 and 255.
+
+    Raises:
+        ImageReadError: If it cannot be read, is of another size, or is grey.
+    """
+    from covidcxr.io import read_image
+
+    grey = read_image(content)
+    if grey.shape != tuple(size):
+        raise ImageReadError(
+            f"The mask is {grey.shape[0]} x {grey.shape[1]} (height x width) and its film {size[0]} x {size[1]}."
+        )
+    if not np.logical_or(grey < 0.05, grey > 0.95).all():
+        raise ImageReadError("The mask holds grey: a mask is 0 (outside) and 255 (inside). Send it as PNG.")
+    mask = grey > 0.5
+    return {}, [mask.tobytes(), to_png(mask.astype(np.uint8) * np.uint8(255))]
+
+
+def to_png(pixels: UInt8[np.ndarray, "height width"]) -> bytes:
+    """Return 8-bit grey as PNG, packed quickly rather than small."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _remarks(content: bytes, keep_identifiers: bool) -> tuple[list[str], dict[str, str]]:
+    """Return what was done to the film on the way, and who is on it if that is asked for."""
+    from PIL import Image
+
+    if not is_dicom(content[:256]):
+        with Image.open(io.BytesIO(content)) as picture:
+            turned = picture.getexif().get(_ORIENTATION, 1) != 1
+        return (["Turned upright as the file's orientation says."] if turned else []), {}
+    dataset = read_dicom(io.BytesIO(content), "The film", stop_before_pixels=True)
+    notes = ["Inverted: the file is MONOCHROME1."] if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else []
+    if dataset.get("BurnedInAnnotation") == "YES":
+        notes.append("The file says that writing is burned into the film: it may name the patient.")
+    kept = {name: str(dataset.get(name)) for name in _IDENTIFIERS if keep_identifiers and dataset.get(name)}
+    return notes, kept
+
+
+def main(orders: IO[bytes], answers: IO[bytes], memory: int, pixels: int) -> None:
+    """Work through orders until there are no more.
+
+    Args:
+        orders: Lines of JSON with `kind` ("film" or "mask"), `bytes` and the arguments, each followed by the file.
+        answers: Lines of JSON, each followed by the parts that it announces.
+        memory: Bytes that this process may take.
+        pixels: Height times width of a film, at most.
+    """
+    import covidcxr.io
+
+    covidcxr.io.MAX_PIXELS = pixels
+    _warm_up()
+    _confine(memory)
+    decoders: dict[str, Callable[..., tuple[dict[str, Any], list[bytes]]]] = {"film": decode_film, "mask": decode_mask}
+    while line := orders.readline():
+        order = json.loads(line)
+        content = orders.read(order.pop("bytes"))
+        parts: list[bytes] = []
+        try:
+            facts, parts = decoders[order.pop("kind")](content, **order)
+        except ImageReadError as error:
+            facts = {"error": str(error)}
+        except MemoryError:
+            facts = {"error": "The film needs more memory than is given to one. Shrink it."}
+        answers.write(json.dumps(facts | {"parts": [len(part) for part in parts]}).encode() + b"\n")
+        answers.writelines(parts)
+        answers.flush()
+
+
+def _warm_up() -> None:
+    """Load the decoders before the first film comes, and before memory is short."""
+    import pydicom.pixels  # noqa: F401
+
+    decode_film(to_png(np.zeros((8, 8), np.uint8)))
+
+
+def _confine(memory: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits; those on size and pixels hold there as well
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes no file, so nothing that takes it over can
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    # Decoders in C print to file 1 now and then: only we keep the pipe that the server reads.
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    main(sys.stdin.buffer, pipe, int(sys.argv[1]), int(sys.argv[2]))

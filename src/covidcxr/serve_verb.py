@@ -1,0 +1,68 @@
+"""What `covidcxr serve` and `covidcxr feedback` say and do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from covidcxr.errors import ConfigError
+
+__all__ = ["add_serve"]
+
+_SERVE = """examples:
+  covidcxr serve
+  covidcxr serve --model my-pipeline --store /srv/films --port 8080
+  COVIDCXR_TOKEN=... covidcxr serve --host 0.0.0.0 --allow-host films.example.org"""
+
+
+def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    serve = verbs.add_parser(
+        "serve",
+        help="a page for radiologists: films, masks, answers, corrections and verdicts; and the same as REST",
+        description="Serve a page to look at films, correct masks, state pre-test probabilities and give verdicts, and "
+        "a REST interface. It listens to this machine alone unless it is told otherwise, and then needs a token.",
+        epilog=_SERVE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument("--model", default="mini", help="bundled name, folder or Hub repository (%(default)s)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on; 0 = a free one (%(default)s)")
+    serve.add_argument(
+        "--token", help="what every call must bring; better given as COVIDCXR_TOKEN, which no process list shows"
+    )
+    serve.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name of this server"
+    )
+    serve.add_argument(
+        "--store",
+        default="covidcxr-store",
+        metavar="WHERE",
+        help="folder, or postgresql+psycopg://USER@HOST/NAME, of films and verdicts (%(default)s)",
+    )
+    serve.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
+    serve.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode films (%(default)s)")
+    serve.add_argument("--keep-identifiers", action="store_true", help="store the patient and study ids of DICOM files")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from covidcxr.serve.server import serve
+        from covidcxr.serve.settings import ServeSettings
+    except ModuleNotFoundError as error:
+        raise ConfigError(f'covidcxr serve needs {error.name}: pip install "covidcxr[serve]"') from error
+    serve(
+        ServeSettings(
+            model=options.model,
+            host=options.host,
+            port=options.port,
+            token=options.token or os.environ.get("COVIDCXR_TOKEN") or None,
+            store=options.store,
+            hosts=tuple(options.allow_host),
+            device=options.device,
+            workers=options.workers,
+            keep_identifiers=options.keep_identifiers,
+        )
+    )
+    return 0
