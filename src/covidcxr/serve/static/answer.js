@@ -18,8 +18,7 @@ function draw(film, model) {
   by("answer").textContent = answer === "cannot say" ? "Cannot say" : answer;
   by("answer").className = film.label ? "big" : "big doubt";
   by("reasons").replaceChildren(...film.reasons.map((reason) => make("li", { text: reason.words })));
-  const notes = [...film.notes, film.revised && "Answered from your corrected mask."].filter(Boolean);
-  by("notes").replaceChildren(...notes.map((text) => make("li", { text })));
+  by("notes").replaceChildren(...notesOf(film).map((text) => make("li", { text })));
   by("probabilities").replaceChildren(
     ...Object.entries(film.probabilities).map(([name, chance]) => chanceOf(film, name, chance)),
   );
@@ -29,6 +28,12 @@ function draw(film, model) {
   by("fractions").replaceChildren(...fractionsOf(film));
   const sure = film.label ? `, ${percent(film.probabilities[film.label])}` : "";
   say(`${film.name}: ${answer}${sure}. ${film.reasons.map((reason) => reason.words).join(" ")}`);
+}
+
+function notesOf(film) {
+  const notes = [...film.notes];
+  if (film.revised) notes.push("Answered from your corrected mask.");
+  return [...notes, ...Object.entries(film.identifiers).map(([name, value]) => `${words(name)}: ${value}`)];
 }
 
 function chanceOf(film, name, chance) {

@@ -88,7 +88,7 @@ export class Correction {
     const layer = this.overlays.layers.get(name) ?? null;
     this.brush.take(layer);
     for (const id of ["mask", "brush", "eraser", "size"]) by(id).disabled = !layer;
-    by("redraw").hidden = !this.session.film?.revised_masks?.includes(name);
+    by("redraw").hidden = !this.session.film?.corrected.includes(name);
     this.#mark(false);
   }
 

@@ -15,13 +15,24 @@ export class Session extends EventTarget {
 
   /** Ask the server what it runs and what it keeps. */
   async load() {
-    const health = await get("/api/health");
+    const health = await this.#health();
     this.model = health.model;
     this.limits = health.limits;
     this.version = health.version;
     const { films } = await get("/api/films");
     this.films = new Map(films.map((film) => [film.id, film]));
     this.tell("list", null);
+  }
+
+  async #health() {
+    for (;;) {
+      try {
+        return await get("/api/health");
+      } catch (error) {
+        if (error.status !== 503) throw error; // else the model is still being loaded
+        await new Promise((resolve) => setTimeout(resolve, 1000 * error.retryAfter));
+      }
+    }
   }
 
   /** Take in a film that is new or of which more is known. */

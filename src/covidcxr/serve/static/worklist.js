@@ -59,7 +59,6 @@ export class Worklist {
   #drawHeads() {
     for (const [name, head] of Object.entries(HEADS)) {
       const button = make("button", { type: "button", text: head.words, onclick: () => this.#sort(name) });
-      if (name === "probability") button.setAttribute("aria-label", "Probability");
       by("heads").append(make("th", { scope: "col", class: name, id: `head-${name}` }, button));
     }
     this.#markHeads();
