@@ -44,7 +44,7 @@ export class Worklist {
   /** Choose the film below (1) or above (-1) the one that is looked at. */
   step(way) {
     const order = this.#order();
-    const at = order.findIndex((film) => film.id === this.session.film?.id);
+    const at = order.findIndex((film) => film.id === this.session.wanted);
     const next = order[at < 0 ? 0 : at + way];
     if (next) this.choose(next.id);
   }
