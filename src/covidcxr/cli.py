@@ -14,7 +14,7 @@ from covidcxr.errors import CovidCXRError
 from covidcxr.evaluate_verb import add_evaluate
 from covidcxr.explain_verb import add_explain
 from covidcxr.recipe_verbs import add_recipes
-from covidcxr.serve_verb import add_serve
+from covidcxr.serve_verb import add_feedback, add_serve
 from covidcxr.tune.verbs import add_tune
 
 __all__ = ["main"]
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add_recipes(verbs)
     add_tune(verbs)
     add_serve(verbs)
+    add_feedback(verbs)
     add_datasets(verbs)
     _add_doctor(verbs)
     return parser

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import sys
+from pathlib import Path
 
 from covidcxr.errors import ConfigError
 
-__all__ = ["add_serve"]
+__all__ = ["add_feedback", "add_serve"]
 
 _SERVE = """examples:
   covidcxr serve
   covidcxr serve --model my-pipeline --store /srv/films --port 8080
   COVIDCXR_TOKEN=... covidcxr serve --host 0.0.0.0 --allow-host films.example.org"""
+
+
+_FEEDBACK = """examples:
+  covidcxr feedback covidcxr-store --out feedback
+  covidcxr fit --config mini-classifier --data feedback --data.root feedback --data.drawn_masks feedback/drawn \\
+               --model.init_from mini --output mine"""
 
 
 def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,6 +55,22 @@ def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     serve.set_defaults(run=_serve)
 
 
+def add_feedback(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    feedback = verbs.add_parser(
+        "feedback",
+        help="export what readers said on the page, as a data set for `covidcxr fit --data feedback`",
+        description="Write the films whose readers agreed that they may train models into a new folder, with verdicts, "
+        "corrected masks and the model's own, and without file names, comments and DICOM identifiers.",
+        epilog=_FEEDBACK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    feedback.add_argument("store", metavar="STORE", help="folder or database URL, as of `covidcxr serve --store`")
+    feedback.add_argument("--out", required=True, metavar="DIR", help="a new folder for the export")
+    feedback.add_argument("--json", action="store_true", help="print the counts as JSON")
+    feedback.set_defaults(run=_feedback)
+
+
 def _serve(options: argparse.Namespace) -> int:
     try:
         from covidcxr.serve.server import serve
@@ -65,4 +90,22 @@ def _serve(options: argparse.Namespace) -> int:
             keep_identifiers=options.keep_identifiers,
         )
     )
+    return 0
+
+
+def _feedback(options: argparse.Namespace) -> int:
+    try:
+        from covidcxr.serve import Store, export_feedback
+    except ModuleNotFoundError as error:
+        raise ConfigError(f'covidcxr feedback needs {error.name}: pip install "covidcxr[serve]"') from error
+    is_folder = "://" not in options.store
+    if is_folder and not Path(options.store, "store.sqlite").is_file():
+        raise ConfigError(f"There is no store in {options.store}: give what `covidcxr serve --store` was given.")
+    store = Store(options.store)
+    try:
+        counts = export_feedback(store, options.out)
+    finally:
+        store.close()
+    words = f"{counts['films']} films, {counts['labels']} with a label, {counts['corrected_masks']} corrected masks"
+    sys.stdout.write(f"{json.dumps(counts) if options.json else words}\n")
     return 0

@@ -21,6 +21,7 @@ _ROOMS = {
     "FolderDataModule": "folder",
     "DarkCovidNetDataModule": "darkcovidnet",
     "CombinedDataModule": "combined",
+    "FeedbackDataModule": "feedback",
     "DuplicateGroup": "duplicates",
     "find_duplicates": "duplicates",
     "find_shared_films": "duplicates",
@@ -52,6 +53,7 @@ __all__ = [
     "FolderDataModule",
     "DarkCovidNetDataModule",
     "CombinedDataModule",
+    "FeedbackDataModule",
     "DuplicateGroup",
     "find_duplicates",
     "find_shared_films",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from covidcxr.data.datamodule import CXRDataModule
     from covidcxr.data.dataset import CXRDataset
     from covidcxr.data.duplicates import DuplicateGroup, find_duplicates, find_shared_films
+    from covidcxr.data.feedback import FeedbackDataModule
     from covidcxr.data.folder import FolderDataModule
     from covidcxr.data.hannover import HannoverDataModule
     from covidcxr.data.ieee8023 import Ieee8023DataModule

@@ -13,7 +13,7 @@ from covidcxr.serve.worker import to_png
 
 if TYPE_CHECKING:
     from covidcxr.prediction import Prediction
-    from covidcxr.serve.engine import ModelFacts
+    from covidcxr.serve.facts import ModelFacts
 
 __all__ = ["infected_by_lung", "mask_to_png", "masks_to_png", "png_to_mask", "png_to_pixels", "to_answer"]
 
@@ -28,6 +28,7 @@ def to_answer(prediction: Prediction, facts: ModelFacts) -> dict[str, Any]:
     from covidcxr.prediction import in_words
 
     chances = prediction.probabilities
+    upright = prediction.orientation.correct_masks(prediction.masks)  # sides are the patient's
     # A classifier without thresholds answers with its most probable class, or its findings from 0.5 up.
     least = facts.thresholds or ({} if facts.exclusive else dict.fromkeys(chances, 0.5))
     plausible = [name for name, value in chances.items() if value >= least.get(name, 0.5)]
@@ -41,11 +42,12 @@ def to_answer(prediction: Prediction, facts: ModelFacts) -> dict[str, Any]:
         "reasons": [{"id": reason, "words": in_words(reason)} for reason in prediction.reasons],
         "lung_fraction": prediction.lung_fraction,
         "infected_fraction": prediction.infected_fraction,
-        "infected_by_lung": infected_by_lung(prediction.lung_mask, prediction.infection_mask),
+        "infected_by_lung": infected_by_lung(upright.get("lung_field", upright.get("lung")), upright.get("infection")),
         "masks": list(prediction.masks),
         "plausible": plausible,
         "thresholds": facts.thresholds,
         "classes": list(facts.classes),
+        "notes": [in_words(note) for note in prediction.notes],
     }
 
 

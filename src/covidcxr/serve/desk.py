@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk"]
 
+Pixels = UInt8[np.ndarray, "height width"]
+Mask = Bool[np.ndarray, "height width"]
+
 _TURN = 0.05  # seconds after which a film of a large batch knocks again
 
 
@@ -76,7 +79,14 @@ class Desk:
                 await asyncio.sleep(_TURN)
         said = to_answer(await asyncio.wrap_future(answer), self.engine.facts)
         height, width = film.pixels.shape
-        return {"name": name, "height": height, "width": width, "sha256": film.sha256, **said, "notes": film.notes}
+        return {
+            "name": name,
+            "height": height,
+            "width": width,
+            "sha256": film.sha256,
+            **said,
+            "notes": [*film.notes, *said["notes"]],
+        }
 
     async def film(self, film_id: str) -> Row:
         """Return a film with an answer of the model that runs now: an answer of another one is worked out anew.
@@ -150,9 +160,21 @@ class Desk:
             raise RefusalError(404, "The model knows no such class.")
         if not row["answer"]["probabilities"]:
             raise RefusalError(409, "The classifier was not asked about this film, so there is nothing to explain.")
-        pixels, masks = await asyncio.to_thread(self._load, film_id, row["answer"]["masks"])
-        heat = await asyncio.wrap_future(self.engine.heat(pixels, masks, target))
-        return await asyncio.to_thread(to_png, heat)
+        return await asyncio.to_thread(to_png, await self.heat_map(row, target))
+
+    async def heat_map(self, row: Row, target: str) -> Pixels:
+        """Draw what speaks for a class on a film, 0 to 255 at its size."""
+        pixels, corrected = await asyncio.to_thread(self._load, row["id"])
+        return await asyncio.wrap_future(self.engine.heat(pixels, self._usable(corrected), target))
+
+    async def pictures(self, row: Row) -> tuple[Pixels, dict[str, Mask]]:
+        """Return a film and its masks as they are now."""
+
+        def load() -> tuple[Pixels, dict[str, Mask]]:
+            masks = {name: png_to_mask(self.store.mask(row["id"], name)) for name in row["answer"]["masks"]}
+            return png_to_pixels(self.store.picture(row["id"], "image")), masks
+
+        return await asyncio.to_thread(load)
 
     async def _decode(self, name: str, content: bytes) -> DecodedFilm:
         try:
@@ -167,19 +189,20 @@ class Desk:
     async def _revise(self, film_id: str, changes: Mapping[str, bytes | None]) -> Row:
         """Answer anew from all corrected masks, of which some change or (None) go; one at a time for each film."""
         async with self._locks.setdefault(film_id, asyncio.Lock()):
-            before = await asyncio.to_thread(self.store.corrected, film_id)
+            pixels, before = await asyncio.to_thread(self._load, film_id)
             corrected = {name: png for name, png in {**before, **changes}.items() if png is not None}
-            pixels = png_to_pixels(await asyncio.to_thread(self.store.picture, film_id, "image"))
-            known = self.engine.facts.mask_classes  # a mask of another model's class waits for that model
-            masks = {name: png_to_mask(png) for name, png in corrected.items() if name in known}
+            masks = self._usable(corrected)
             asked = self.engine.revise(pixels, masks) if masks else self.engine.predict(pixels)
             prediction = await asyncio.wrap_future(asked)
             drawn = masks_to_png({name: mask for name, mask in prediction.masks.items() if name not in corrected})
             answer = to_answer(prediction, self.engine.facts)
             return await asyncio.to_thread(self.store.revise, film_id, answer, drawn, corrected)
 
-    def _load(
-        self, film_id: str, names: list[str]
-    ) -> tuple[UInt8[np.ndarray, "height width"], dict[str, Bool[np.ndarray, "height width"]]]:
-        pixels = png_to_pixels(self.store.picture(film_id, "image"))
-        return pixels, {name: png_to_mask(self.store.mask(film_id, name)) for name in names}
+    def _load(self, film_id: str) -> tuple[Pixels, dict[str, bytes]]:
+        """Return a film and its corrected masks, as PNG."""
+        return png_to_pixels(self.store.picture(film_id, "image")), self.store.corrected(film_id)
+
+    def _usable(self, corrected: Mapping[str, bytes]) -> dict[str, Mask]:
+        """Return the masks that this model takes; one of another model's class waits for that model."""
+        known = self.engine.facts.mask_classes
+        return {name: png_to_mask(png) for name, png in corrected.items() if name in known}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from covidcxr.serve.facts import ModelFacts
 from covidcxr.serve.refusal import RefusalError
 
 if TYPE_CHECKING:
     from covidcxr.pipeline import Pipeline
     from covidcxr.prediction import Prediction
 
-__all__ = ["Engine", "ModelFacts"]
+__all__ = ["Engine"]
 
 Pixels = UInt8[np.ndarray, "height width"]
 Mask = Bool[np.ndarray, "height width"]
@@ -29,48 +29,6 @@ T = TypeVar("T")
 _BATCH_FILMS = 16
 _BATCH_PIXELS = 32_000_000
 _PATIENCE = 0.004  # seconds that a batch waits for more films
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What answers.
-
-    Attributes:
-        name: Where it was loaded from.
-        sha256: Of configs and weights; another model has another one.
-        components: Names of the pipeline's parts.
-        classes: What the classifier can answer.
-        mask_classes: What the segmenters draw.
-        exclusive: Whether exactly one class is true.
-        temperature: Logits are divided by it; None without a classifier.
-        thresholds: By class, from where on it is plausible.
-    """
-
-    name: str
-    sha256: str
-    components: tuple[str, ...]
-    classes: tuple[str, ...]
-    mask_classes: tuple[str, ...]
-    exclusive: bool
-    temperature: float | None
-    thresholds: dict[str, float]
-
-    @classmethod
-    def of(cls, name: str, pipeline: Pipeline) -> ModelFacts:
-        """Look at a pipeline."""
-        models, classifier = pipeline.models(), pipeline.classifier
-        drawn = [name for model in models.values() if model.task == "segmentation" for name in model.config.classes]
-        config = None if classifier is None else classifier.config
-        return cls(
-            name,
-            _fingerprint(pipeline),
-            tuple(models),
-            () if config is None else config.classes,
-            tuple(drawn),
-            config is not None and config.mode != "multilabel",
-            None if config is None else config.temperature,
-            {} if config is None else dict(config.thresholds),
-        )
 
 
 @dataclass(slots=True)
@@ -152,18 +110,15 @@ class Engine:
         return self._put(film.size, lambda pipeline: pipeline.revise(film, masks))
 
     def heat(self, film: Pixels, masks: Mapping[str, Mask], target: str) -> Future[Pixels]:
-        """Draw what speaks for a class, 0 to 255 at the film's size.
+        """Draw what speaks for a class, 0 to 255 at the film's size; from corrected masks, if there are any.
 
         Raises:
             RefusalError: If too much waits already.
         """
 
         def work(pipeline: Pipeline) -> Any:
-            from covidcxr.explain import explain
-
-            assert pipeline.classifier is not None
-            found = explain(pipeline.classifier, film, masks, target=target)
-            return np.rint(found.heat * 255).astype(np.uint8)
+            prediction = pipeline.revise(film, masks) if masks else pipeline(film)
+            return np.rint(prediction.explain(target).heat * 255).astype(np.uint8)
 
         return self._put(film.size, work)
 
@@ -245,14 +200,3 @@ def _finish(job: _Job, work: Callable[[], Any]) -> None:
         job.answer.set_result(work())
     except Exception as error:  # told to the one who asked
         job.answer.set_exception(error)
-
-
-def _fingerprint(pipeline: Pipeline) -> str:
-    """Return the SHA-256 of all that decides an answer: configs, clean-up and weights."""
-    digest = hashlib.sha256(repr((pipeline.postprocess.to_config(), pipeline.min_lung_area)).encode())
-    for name, model in pipeline.models().items():
-        digest.update(repr((name, model.config)).encode())
-        for key, tensor in sorted(model.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from covidcxr.serve.bayes import post_test
 from covidcxr.serve.store import Row
@@ -30,6 +30,15 @@ class Verdict(_In):
     label: str | None
     comment: str = Field(default="", max_length=10_000)
     consent: bool = False
+
+    @field_validator("comment")
+    @classmethod
+    def _can_be_kept(cls, comment: str) -> str:
+        """Refuse what no database takes as text, and no paper shows."""
+        comment.encode()  # halves of letters (surrogates) raise a ValueError
+        if "\0" in comment:
+            raise ValueError("a comment may not hold the character 0")
+        return comment
 
 
 class SavedVerdict(BaseModel):
@@ -70,6 +79,7 @@ class Answer(BaseModel):
     plausible: list[str]
     thresholds: dict[str, float]
     classes: list[str]
+    notes: list[str]
 
 
 class Film(Answer):
@@ -86,7 +96,6 @@ class Film(Answer):
     prior: dict[str, float] | None
     posterior: dict[str, float] | None
     verdict: SavedVerdict | None
-    notes: list[str]
     identifiers: dict[str, str]
 
 
@@ -99,12 +108,13 @@ class Films(BaseModel):
 def film_of(row: Row) -> dict[str, Any]:
     """Return a row of the store as a `Film`."""
     answer, verdict = row["answer"], row["verdict"]
-    kept = ("id", "name", "uploaded", "width", "height", "sha256", "corrected", "prior", "notes", "identifiers")
+    kept = ("id", "name", "uploaded", "width", "height", "sha256", "corrected", "prior", "identifiers")
     posterior = post_test(answer["probabilities"], row["prior"]) if row["prior"] and answer["probabilities"] else None
     said = None if verdict is None else {name: verdict[name] for name in ("label", "comment", "consent", "saved")}
     return {
         **answer,
         **{name: row[name] for name in kept},
+        "notes": [*row["notes"], *answer["notes"]],
         "revised": bool(row["corrected"]),
         "posterior": posterior,
         "verdict": said,

@@ -83,7 +83,8 @@ def _protocol(head_seconds: float, idle_seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             before = self.cycle
-            if "head" not in self._timers and (before is None or before.response_complete):
+            answering = not getattr(before, "response_complete", True)  # before is None at first
+            if "head" not in self._timers and not answering:
                 self._wait("head", head_seconds, self.transport.close)
             super().data_received(data)
             if self.cycle is not before:

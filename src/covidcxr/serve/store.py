@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.sql.elements import ColumnElement
 
-from covidcxr.errors import ConfigError
 from covidcxr.serve.refusal import RefusalError
-from covidcxr.serve.tables import SCHEMA_VERSION, films, masks, metadata, open_database, settings, verdicts
+from covidcxr.serve.tables import films, masks, open_store, verdicts
 
 if TYPE_CHECKING:
     from covidcxr.serve.decoder import DecodedFilm
@@ -38,19 +36,12 @@ class Store:
 
     Raises:
         ConfigError: If the database cannot be had, or was made by a newer covidcxr.
+        OSError: If the folder cannot be made.
     """
 
     def __init__(self, where: str | Path, *, most_films: int = 2000, most_bytes: int = 4_000_000_000) -> None:
         self._most_films, self._most_bytes = most_films, most_bytes
-        self.engine = open_database(where)
-        try:
-            metadata.create_all(self.engine)
-            with self.engine.begin() as connection:
-                _check_version(connection)
-        except OperationalError as error:
-            raise ConfigError(
-                f"The store cannot be opened: {str(error.orig).strip()}. Check its path or URL."
-            ) from error
+        self.engine = open_store(where)
 
     def close(self) -> None:
         """Let the database go."""
@@ -248,11 +239,3 @@ def _draw(connection: Connection, film_id: str, pictures: Mapping[str, bytes], *
     ]
     if rows:
         connection.execute(insert(masks), rows)
-
-
-def _check_version(connection: Connection) -> None:
-    version = connection.execute(select(settings.c.value).where(settings.c.name == "schema")).scalar_one_or_none()
-    if version is None:
-        connection.execute(insert(settings), {"name": "schema", "value": str(SCHEMA_VERSION)})
-    elif int(version) > SCHEMA_VERSION:
-        raise ConfigError("The store was made by a newer covidcxr. Upgrade with: pip install --upgrade covidcxr")

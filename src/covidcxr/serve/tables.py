@@ -19,13 +19,15 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    insert,
+    select,
 )
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from covidcxr.errors import ConfigError
 
-__all__ = ["FILE", "SCHEMA_VERSION", "films", "masks", "metadata", "open_database", "settings", "verdicts"]
+__all__ = ["FILE", "SCHEMA_VERSION", "films", "masks", "open_store", "settings", "verdicts"]
 
 FILE = "store.sqlite"
 """The database in the folder of a store."""
@@ -87,16 +89,31 @@ verdicts = Table(
 )
 
 
-def open_database(where: str | Path) -> Engine:
-    """Open the database of a store, made if need be.
+def open_store(where: str | Path) -> Engine:
+    """Open the database of a store with its tables, made if need be.
 
     Args:
         where: A folder, or a URL such as postgresql+psycopg://USER@HOST/NAME.
 
     Raises:
-        ConfigError: If the URL is none, or its driver is not installed.
+        ConfigError: If the database cannot be had, or was made by a newer covidcxr.
         OSError: If the folder cannot be made.
     """
+    engine = _open_database(where)
+    try:
+        metadata.create_all(engine)
+        with engine.begin() as connection:
+            version = connection.execute(select(settings.c.value).where(settings.c.name == "schema")).scalar()
+            if version is None:
+                connection.execute(insert(settings), {"name": "schema", "value": str(SCHEMA_VERSION)})
+    except DBAPIError as error:
+        raise ConfigError(f"The store cannot be opened: {str(error.orig).strip()}. Check its path or URL.") from error
+    if version is not None and int(version) > SCHEMA_VERSION:
+        raise ConfigError("The store was made by a newer covidcxr. Upgrade with: pip install --upgrade covidcxr")
+    return engine
+
+
+def _open_database(where: str | Path) -> Engine:
     if "://" in str(where):
         try:
             return create_engine(make_url(str(where)), pool_pre_ping=True)
