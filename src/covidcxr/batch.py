@@ -191,6 +191,7 @@ def _summary(entries: list[dict[str, Any]], left_out: Counter[str], target: Path
         "failed": len(failures),
         "answers": dict(answers.most_common()),
         "reasons": dict(reasons.most_common()),
+        "notes": dict(Counter(note for entry in answered for note in entry["notes"]).most_common()),
         "failures": failures,
         "left_out": dict(left_out),
         "page": str((target / "index.html").resolve()),

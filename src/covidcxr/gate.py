@@ -50,33 +50,37 @@ class Admission:
     reasons: tuple[str, ...] = ()
 
 
+_NO_FILM = Admission(reasons=(NOT_A_FILM,))
+
+
 def admit(gate: ClassificationModel, films: Sequence[Film]) -> list[Admission]:
     """Say of each film whether it may pass, and how it lies.
 
     A class counts from its threshold in the gate's config up, else from 0.5. A film passes as it is if "frontal"
-    counts. It passes corrected if its most probable class is another orientation, which counts, and "frontal" counts
-    once it is corrected. Else it is refused, with what its most probable class says.
+    counts, or is the most probable class. If another orientation is, the gate is asked again about the film corrected:
+    it passes if both answers count. Else it is refused: as no film where either answer says so, else by how it lies.
 
     Args:
         gate: The model.
         films: Grey, in [0, 1], of any size.
     """
-    admissions = []
-    unsure: list[int] = []
+    admissions, askew = list[Admission](), dict[int, dict[str, float]]()
     for number, chances in enumerate(_ask(gate, films)):
-        best = max(chances, key=lambda name: chances[name])
+        best = _most_probable(chances)
         if best == UPRIGHT.name or _counts(gate, UPRIGHT.name, chances):
             admissions.append(Admission())
         elif best == NOT_A_FILM:
-            admissions.append(Admission(reasons=(NOT_A_FILM,)))
+            admissions.append(_NO_FILM)
         else:
             admissions.append(Admission(ORIENTATIONS[best], _named(ORIENTATIONS[best])))
-            if _counts(gate, best, chances):
-                unsure.append(number)
-    corrected = [admissions[number].orientation.correct(films[number]) for number in unsure]
-    for number, chances in zip(unsure, _ask(gate, corrected), strict=True):
-        if _counts(gate, UPRIGHT.name, chances):
-            admissions[number] = Admission(admissions[number].orientation)
+            askew[number] = chances
+    corrected = [admissions[number].orientation.correct(films[number]) for number in askew]
+    for (number, before), after in zip(askew.items(), _ask(gate, corrected), strict=True):
+        way = admissions[number].orientation
+        if _counts(gate, way.name, before) and _counts(gate, UPRIGHT.name, after):
+            admissions[number] = Admission(way)
+        elif _most_probable(after) == NOT_A_FILM:
+            admissions[number] = _NO_FILM
     return admissions
 
 
@@ -107,6 +111,10 @@ def _ask(gate: ClassificationModel, films: Sequence[Film]) -> list[dict[str, flo
         return []
     answers = gate.predict(*fit_films(gate, films, [{}] * len(films)))
     return [dict(zip(gate.config.classes, row, strict=True)) for row in answers.tolist()]
+
+
+def _most_probable(chances: dict[str, float]) -> str:
+    return max(chances, key=lambda name: chances[name])
 
 
 def _counts(gate: ClassificationModel, name: str, chances: dict[str, float]) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from covidcxr.hub import read_json, write_json
 from covidcxr.io import read_image, read_mask, write_mask
-from covidcxr.phantom import PhantomLabel, PhantomView, draw_phantom
+from covidcxr.orientation import NOT_A_FILM, ORIENTATIONS
+from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
 
 if TYPE_CHECKING:
     from covidcxr.pipeline import Pipeline
@@ -28,10 +31,9 @@ def write_golden(pipeline: Pipeline, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     films = []
-    for seed, (label, view) in enumerate(_PHANTOMS):
-        phantom = draw_phantom(seed, label=label, view=view, size=(320, 320))
-        name = f"film-{seed}"
-        Image.fromarray(np.rint(phantom.image * 255).astype(np.uint8)).save(folder / f"{name}.png")
+    for number, image in enumerate(_films(gated=pipeline.gate is not None)):
+        name = f"film-{number}"
+        Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(folder / f"{name}.png")
         prediction = pipeline(folder / f"{name}.png")
         for mask_class, mask in prediction.masks.items():
             write_mask(folder / f"{name}.{mask_class}.png", mask)
@@ -41,10 +43,21 @@ def write_golden(pipeline: Pipeline, folder: Path) -> None:
                 "label": prediction.label,
                 "probabilities": prediction.probabilities,
                 "reasons": list(prediction.reasons),
+                "notes": list(prediction.notes),
                 "masks": sorted(prediction.masks),
             }
         )
     write_json(folder / "golden.json", {"films": films})
+
+
+def _films(*, gated: bool) -> Iterator[Float[np.ndarray, "height width"]]:
+    """Draw the films; for a gate also one that is turned, one that is inverted, and a page of text."""
+    for seed, (label, view) in enumerate(_PHANTOMS):
+        yield draw_phantom(seed, label=label, view=view, size=(320, 320)).image
+    if gated:
+        for seed, name in enumerate(("turned-90", "inverted"), len(_PHANTOMS)):
+            yield ORIENTATIONS[name].lay(draw_phantom(seed, size=(320, 256)).image)
+        yield draw_other(0, "text", size=(320, 256))
 
 
 def check_golden(pipeline: Pipeline, folder: Path) -> list[str]:
@@ -58,6 +71,10 @@ def check_golden(pipeline: Pipeline, folder: Path) -> list[str]:
     for film in read_json(folder / "golden.json")["films"]:
         name = film["name"]
         prediction = pipeline(read_image(folder / f"{name}.png"))
+        if "notes" in film and list(prediction.notes) != film["notes"]:
+            faults.append(f"{name}: corrected are {', '.join(prediction.notes) or 'nothing'}, not {film['notes']}")
+        if (NOT_A_FILM in prediction.reasons) != (NOT_A_FILM in film["reasons"]):
+            faults.append(f"{name}: it is refused as no frontal film, or no more")
         for answer, wanted in film["probabilities"].items():
             given = prediction.probabilities.get(answer, float("nan"))
             if not abs(given - wanted) <= _PROBABILITY_TOLERANCE:

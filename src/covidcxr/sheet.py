@@ -71,7 +71,8 @@ def _card(entry: dict[str, Any]) -> str:
         f"<span>{value:.0%}</span></p>"
         for label, value in entry["probabilities"].items()
     )
-    doubts = "".join(f'<p class="doubt">{escape(in_words(reason))}</p>' for reason in entry["reasons"])
+    said = [*entry["reasons"], *entry["notes"]]
+    doubts = "".join(f'<p class="doubt">{escape(in_words(word))}</p>' for word in said)
     parts = (("lung_fraction", "lungs {:.0%} of the film"), ("infected_fraction", "infected {:.0%} of the lungs"))
     areas = [words.format(entry[part]) for part, words in parts if entry[part] is not None]
     answer = escape(entry["label"] or ("cannot say" if entry["probabilities"] or entry["reasons"] else ""))

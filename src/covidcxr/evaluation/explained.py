@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -58,9 +58,14 @@ def explained_films(
                 if isinstance(one, Prediction)
             ]
             asked = [number for number, answer in enumerate(answers) if answer.probabilities]
-            films, lungs = [batch[n][1] for n in asked], [answers[n].masks for n in asked]
+            ways = [answers[n].orientation for n in asked]
+            films = [way.correct(batch[n][1]) for n, way in zip(asked, ways, strict=True)]
+            lungs = [way.correct_masks(answers[n].masks) for n, way in zip(asked, ways, strict=True)]
             maps = explain_many(pipeline.classifier, films, lungs, target=target, method=method, batch_size=batch_size)
-            found = dict(zip(asked, maps, strict=True))
+            found = {
+                n: replace(seen, heat=way.turn(seen.heat).copy())
+                for n, way, seen in zip(asked, ways, maps, strict=True)
+            }
             for number, ((record, film), answer) in enumerate(zip(batch, answers, strict=True)):
                 count += 1
                 drawn = answer.masks if pipeline.lung_segmenter is not None else _given_lungs(record, film)

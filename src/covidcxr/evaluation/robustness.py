@@ -210,15 +210,20 @@ def _without_pixels(one: Prediction) -> Prediction:
 
 
 def _overlaps(clean: Prediction, found: Prediction, change: Perturbation) -> dict[str, float]:
-    return {f"dice_{name}": dice_score(found.masks[name], change.move(mask)) for name, mask in clean.masks.items()}
+    return {
+        # A gate that refuses the changed film leaves it without masks: the change cost all of them.
+        f"dice_{name}": dice_score(found.masks[name], change.move(mask)) if name in found.masks else 0.0
+        for name, mask in clean.masks.items()
+    }
 
 
 def _score_masks(
     records: Sequence[Record], overlaps: Sequence[Mapping[str, float]], **settings: int
 ) -> dict[str, Estimate]:
-    """Average what was measured on each film."""
-    columns = {name: np.array([one[name] for one in overlaps]) for name in overlaps[0]}
-    groups = [record.patient for record in records]
+    """Average what was measured on each film; one that a gate refused unchanged has no masks to compare."""
+    known = [number for number, one in enumerate(overlaps) if one]
+    columns = {name: np.array([overlaps[n][name] for n in known]) for name in overlaps[known[0]]} if known else {}
+    groups = [records[number].patient for number in known]
     return segmentation_metrics(columns, groups, **settings) if columns else {}
 
 
