@@ -1,0 +1,126 @@
+"""What a gate refuses, recognises and corrects: `python tests/benchmarks/gate.py --gate FOLDER --root DIR`.
+
+Films of the test patients in all eight orientations, and what is no frontal chest film: drawn with other seeds than in
+training, films spoilt, and with `--others` real pictures, one folder a kind. Shares with 95 % intervals, clustered by
+patient (pictures whose names agree up to "--" are parts of one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covidcxr import ClassificationModel, read_image
+from covidcxr.data.gate import GateDataModule
+from covidcxr.errors import ImageReadError
+from covidcxr.evaluation import bootstrap, weighted_mean
+from covidcxr.gate import Admission, admit
+from covidcxr.orientation import NOT_A_FILM, ORIENTATIONS, UPRIGHT
+
+FILMS = {"name": "csv", "table": "manifest.csv", "test_only": {"license": ["unstated*"]}}
+Row = dict[str, Any]
+
+
+def outcome(truth: str, found: Admission) -> str:
+    """Say in a word what became of a picture."""
+    if NOT_A_FILM in found.reasons:
+        return "refused"
+    if found.reasons:
+        return "named" if found.orientation.name == truth else "misnamed"
+    if found.orientation == UPRIGHT:
+        return "passed"
+    return "corrected" if found.orientation.name == truth else "miscorrected"
+
+
+def pictures(data: GateDataModule, split: str, others: Path | None) -> Iterator[tuple[Row, np.ndarray]]:
+    """Yield what is known of each picture, and its greys."""
+    drawn = "drawn "
+    for record in data.records:
+        if record.split != split:
+            continue
+        real = record.image_path.parts[:1] != ("drawn",)
+        source = record.source if real or record.source.startswith(drawn) else drawn + record.source
+        row = {"truth": record.label, "source": source, "patient": record.patient, "id": record.image_id}
+        yield row, data.read_film(record)
+    for path in sorted(others.glob("*/*")) if others else ():
+        try:
+            film = read_image(path)
+        except ImageReadError:
+            continue
+        patient = path.stem.split("--")[0]
+        yield {"truth": NOT_A_FILM, "source": f"real {path.parent.name}", "patient": patient, "id": str(path)}, film
+
+
+def judged(gate: ClassificationModel, data: GateDataModule, split: str, others: Path | None) -> list[Row]:
+    """Ask the gate about every picture, 64 at a time."""
+    rows: list[Row] = []
+    batch: list[tuple[Row, np.ndarray]] = []
+
+    def flush() -> None:
+        for (row, _), found in zip(batch, admit(gate, [film for _, film in batch]), strict=True):
+            rows.append({**row, "outcome": outcome(row["truth"], found)})
+        batch.clear()
+
+    for item in pictures(data, split, others):
+        batch.append(item)
+        if len(batch) == 64:
+            flush()
+    flush()
+    return rows
+
+
+def shares(rows: list[Row]) -> dict[str, Any]:
+    """Return the share of each outcome, with its interval."""
+    patients = [row["patient"] for row in rows]
+    found = {}
+    for name in sorted({row["outcome"] for row in rows}):
+        hits = np.array([float(row["outcome"] == name) for row in rows])
+        found[name] = bootstrap(weighted_mean, hits, groups=patients, share=True).to_dict()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gate", required=True)
+    parser.add_argument("--root", required=True, help="folder of manifest.csv and images/")
+    parser.add_argument("--others", type=Path, help="folder with a folder of real pictures a kind")
+    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    gate = ClassificationModel.from_pretrained(options.gate)
+    rows = judged(gate, GateDataModule(options.root, films=FILMS), options.split, options.others)
+    tables: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        chest = row["truth"] in ORIENTATIONS
+        drawn = row["source"].startswith("drawn")
+        tables[f"{'drawn chests' if drawn else 'films'}, {row['truth']}" if chest else row["source"]].append(row)
+        if row["truth"] == UPRIGHT.name and not drawn:
+            tables[f"films of {row['source']}"].append(row)
+    found = {"split": options.split, "shares": {name: shares(part) for name, part in tables.items()}}
+    found["not passed"] = [
+        f"{row['id']}: {row['outcome']}"
+        for row in rows
+        if row["truth"] == UPRIGHT.name and row["outcome"] != "passed" and not row["source"].startswith("drawn")
+    ]
+    found["let through"] = [
+        f"{row['id']}: {row['outcome']}"
+        for row in rows
+        if row["outcome"] in ("passed", "miscorrected") and row["truth"] != UPRIGHT.name
+    ]
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, part in found["shares"].items():
+        words = (f"{word} {one['value']:.3f} [{one['low']}, {one['high']}]" for word, one in part.items())
+        print(f"{name:<34} {len(tables[name]):5d}  {'; '.join(words)}")
+    print("\n".join(found["not passed"]))
+
+
+if __name__ == "__main__":
+    main()
