@@ -11,14 +11,18 @@ import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
 from covidcxr.files import replace_file
 
-__all__ = ["bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
+__all__ = ["StoredDtype", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
+
+StoredDtype: TypeAlias = Literal["float32", "float16"]
+"""How weights lie on the disk; they are computed with in float32 whatever they were stored as."""
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.md", "*.png")
 
@@ -86,12 +90,20 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def save_weights(module: nn.Module, path: Path) -> str:
-    """Write a module's tensors as safetensors and return the file's SHA-256."""
+def save_weights(module: nn.Module, path: Path, dtype: StoredDtype = "float32") -> str:
+    """Write a module's tensors as safetensors and return the file's SHA-256.
+
+    Raises:
+        ConfigError: If there is no such `dtype`, or it cannot hold a value.
+    """
     from safetensors.torch import save_file
 
+    if dtype not in get_args(StoredDtype):
+        raise ConfigError(f"dtype must be one of {', '.join(get_args(StoredDtype))}, not {dtype!r}.")
     # Cloned: safetensors refuses tensors that share memory, as some networks' do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    if dtype == "float16":
+        tensors = {name: _halved(tensor, name) for name, tensor in tensors.items()}
     with replace_file(path) as temporary:
         save_file(tensors, temporary)
         return _sha256(temporary)
@@ -149,6 +161,14 @@ def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
         raise PretrainedError(f"The weights in {where} do not fit the network of its config: {shown}.")
     module.load_state_dict(dict(tensors))
+
+
+def _halved(tensor: Tensor, name: str) -> Tensor:
+    # Not scales, offsets and running variances: they are few, and with them answers of `mini` moved twice as far.
+    half = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+    if not torch.isfinite(half).all() and torch.isfinite(tensor).all():
+        raise ConfigError(f"{name} holds a value above 65504, which float16 cannot hold: save it as float32.")
+    return half
 
 
 def _download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_only: bool) -> Path:

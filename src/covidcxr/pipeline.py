@@ -271,11 +271,18 @@ class Pipeline:
             model.to(device)
         return self
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: hub.StoredDtype = "float32") -> Path:
         """Write `pipeline.json`, one folder a model, golden inputs with their outputs, and the model card.
+
+        Args:
+            folder: Where to; made if need be.
+            dtype: "float16" halves the weights' files; they are loaded and computed with as float32.
 
         Returns:
             The folder, which `from_pretrained` reads.
+
+        Raises:
+            ConfigError: If a weight is too large for `dtype`.
         """
         target = Path(folder)
         if (target / "pipeline.json").is_file():
@@ -283,22 +290,32 @@ class Pipeline:
             for name in set(_read_index(target / "pipeline.json")["components"]) - self.models().keys():
                 shutil.rmtree(target / name, ignore_errors=True)
         for name, model in self.models().items():
-            model.save_pretrained(target / name)
+            model.save_pretrained(target / name, dtype=dtype)
         index = {"format_version": FORMAT_VERSION, "components": sorted(self.models())}
         index |= {"postprocess": self.postprocess.to_config(), "min_lung_area": self.min_lung_area}
         hub.write_json(target / "pipeline.json", index)
         with replace_file(target / "README.md") as temporary:
             temporary.write_text(self.card or _default_card(self), encoding="utf-8")
-        write_golden(self, target / "golden")
+        saved = self if dtype == "float32" else type(self).from_pretrained(target)  # rounding moves answers a little
+        write_golden(saved, target / "golden")
         return target
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None, **upload: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        dtype: hub.StoredDtype = "float32",
+        **upload: Any,
+    ) -> str:
         """Save the pipeline and upload it to the Hugging Face Hub.
 
         Args:
             repo_id: "owner/name"; made if need be.
             private: Whether a new repository is private.
             token: Access token; by default the one of `hf auth login`.
+            dtype: How weights are stored; see `save_pretrained`.
             **upload: Further arguments of huggingface_hub's `upload_folder` (`revision`, `commit_message`, ...).
 
         Returns:
@@ -308,7 +325,7 @@ class Pipeline:
 
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            self.save_pretrained(folder, dtype=dtype)
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
 

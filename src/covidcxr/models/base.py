@@ -73,8 +73,16 @@ class CXRModel(nn.Module, ABC):
                 module.training = True
 
     @abstractmethod
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write all that the model is into a folder, made if need be, and return it."""
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: hub.StoredDtype = "float32") -> Path:
+        """Write all that the model is into a folder, made if need be, and return it.
+
+        Args:
+            folder: Where to.
+            dtype: "float16" halves the weights' file; it is loaded and computed with as float32.
+
+        Raises:
+            ConfigError: If a weight is too large for `dtype`.
+        """
 
     @classmethod
     def from_pretrained(

@@ -105,11 +105,11 @@ class EnsembleModel(Classifier):
         pooled = (torch.stack(weighed).sum(0) / sum(weights)).clamp(0, 1)  # rounding may lead out of it
         return pooled.logit() if self.config.mode == "multilabel" else pooled.clamp_min(_LEAST).log()
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `config.json` and `members/NAME/`, each of which loads alone; return the folder, made if need be."""
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: hub.StoredDtype = "float32") -> Path:
+        """Write `config.json` and `members/NAME/`, each of which loads alone; see `CXRModel`."""
         target = Path(folder)
         for name, member in zip(self.config.members, self.members, strict=True):
-            member.save_pretrained(target / "members" / name)
+            member.save_pretrained(target / "members" / name, dtype=dtype)
         hub.write_json(target / "config.json", self.config.to_dict())
         return target
 

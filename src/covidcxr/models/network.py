@@ -118,12 +118,13 @@ class NetworkModel(CXRModel, ABC):
         """
         return cast(Tensor, self.network(self.preprocess(image, lung_mask)))
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `config.json` and `model.safetensors` into a folder, made if need be, and return it."""
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: hub.StoredDtype = "float32") -> Path:
+        """Write `config.json` and `model.safetensors` into a folder, made if need be; see `CXRModel`."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        sha256 = hub.save_weights(self.network, target / "model.safetensors")
-        hub.write_json(target / "config.json", {**self.config.to_dict(), "weights_sha256": sha256})
+        sha256 = hub.save_weights(self.network, target / "model.safetensors", dtype)
+        stored = {"weights_sha256": sha256} | ({} if dtype == "float32" else {"weights_dtype": dtype})
+        hub.write_json(target / "config.json", {**self.config.to_dict(), **stored})
         return target
 
     @classmethod
@@ -134,6 +135,7 @@ class NetworkModel(CXRModel, ABC):
         if "members" in data:
             raise ConfigError(f"{folder} holds an ensemble: load it with EnsembleModel.from_pretrained.")
         sha256 = data.pop("weights_sha256", None)
+        data.pop("weights_dtype", None)  # for people; each tensor says it itself
         config = ModelConfig.from_dict(data, str(path))
         if not isinstance(sha256, str):
             raise ConfigError(f"The key 'weights_sha256' is missing in {path}: save the model again.")
