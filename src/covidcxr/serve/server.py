@@ -3,74 +3,113 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from covidcxr.errors import ConfigError
 from covidcxr.serve.app import create_app
-from covidcxr.serve.settings import ServeSettings
+from covidcxr.serve.settings import Limits, ServeSettings
 
-__all__ = ["serve"]
+if TYPE_CHECKING:
+    from covidcxr.pipeline import Pipeline
+
+__all__ = ["Server", "serve"]
+
+_BACKLOG = 256
+"""Connections that the system holds until they are taken."""
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until interrupted.
+    """Serve until interrupted; the address is printed when the model is loaded.
 
     Raises:
-        CovidCXRError: If the model cannot be loaded or the store cannot be opened.
-        OSError: If the port is taken.
+        CovidCXRError: If it cannot listen, the model cannot be loaded, or the store cannot be opened.
+        OSError: If the store's folder cannot be made.
     """
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http=_protocol(settings.limits.head_seconds, settings.limits.idle_seconds),
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=settings.limits.connections,
-        timeout_keep_alive=int(settings.limits.head_seconds),
-        timeout_graceful_shutdown=10,
-        lifespan="on",
-    )
-    _Server(config, settings, app.state.desk.engine).run()
+    Server(settings).run()
 
 
-class _Server(uvicorn.Server):
-    """Says where it listens, and ends if the model cannot be loaded."""
+class Server(uvicorn.Server):
+    """The application behind uvicorn; ends if the model cannot be loaded.
 
-    def __init__(self, config: uvicorn.Config, settings: ServeSettings, engine: Any) -> None:
+    Args:
+        settings: Where to listen, and what for.
+        pipeline: Answers in place of the one that the settings name.
+
+    Raises:
+        ConfigError: If the store cannot be opened.
+        OSError: If its folder cannot be made.
+    """
+
+    def __init__(self, settings: ServeSettings, pipeline: Pipeline | None = None) -> None:
+        app = create_app(settings, pipeline)
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=_protocol(settings.limits),
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=settings.limits.connections,
+            timeout_keep_alive=int(settings.limits.head_seconds) or 1,
+            timeout_graceful_shutdown=10,
+            lifespan="on",
+        )
         super().__init__(config)
-        self._settings, self._engine = settings, engine
+        self._settings, self._desk = settings, app.state.desk
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that it got."""
+        port = self.servers[0].sockets[0].getsockname()[1]
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"http://{host}:{port}/"
 
     async def startup(self, sockets: Any = None) -> None:
+        """Begin to listen; the model may still be on its way."""
         await super().startup(sockets)
         if self.started:
-            port = self.servers[0].sockets[0].getsockname()[1]
-            self._told = asyncio.create_task(self._tell(port))
+            self._told = asyncio.create_task(self._tell())
 
-    async def _tell(self, port: int) -> None:
-        await asyncio.to_thread(self._engine.ready.wait)
-        if self._engine.failure is not None:
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            ConfigError: If it cannot listen where it should.
+            CovidCXRError: If the model cannot be loaded.
+        """
+        super().run(sockets or [_listen(self._settings.host, self._settings.port)])
+        if self._desk.engine.failure is not None:
+            raise self._desk.engine.failure
+
+    async def _tell(self) -> None:
+        """Print the address once it answers. The part behind # reaches the page alone: browsers do not send it."""
+        await asyncio.to_thread(self._desk.engine.ready.wait)
+        if self._desk.engine.failure is not None:
             self.should_exit = True
             return
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         token = f"#token={self._settings.token}" if self._settings.token else ""
-        sys.stdout.write(f"http://{host}:{port}/{token}\nFor research only; not for clinical use.\n")
+        sys.stdout.write(f"{self.address}{token}\nFor research only; not for clinical use.\n")
         sys.stdout.flush()
 
-    def run(self, sockets: Any = None) -> None:
-        super().run(sockets)
-        if self._engine.failure is not None:
-            raise self._engine.failure
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {error.strerror}. Take another: --port 0.") from error
 
 
-def _protocol(head_seconds: float, idle_seconds: float) -> type[H11Protocol]:
+def _protocol(limits: Limits) -> type[H11Protocol]:
     """Return uvicorn's protocol, which by itself waits forever for a head and for a client that takes no answer."""
 
     class Patient(H11Protocol):
@@ -79,20 +118,20 @@ def _protocol(head_seconds: float, idle_seconds: float) -> type[H11Protocol]:
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._timers = {}
-            self._wait("head", head_seconds, transport.close)
+            self._wait("head", limits.head_seconds, transport.close)
 
         def data_received(self, data: bytes) -> None:
             before = self.cycle
             answering = not getattr(before, "response_complete", True)  # before is None at first
             if "head" not in self._timers and not answering:
-                self._wait("head", head_seconds, self.transport.close)
+                self._wait("head", limits.head_seconds, self.transport.close)
             super().data_received(data)
             if self.cycle is not before:
                 self._stop("head")
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._wait("answer", idle_seconds, self.transport.abort)
+            self._wait("answer", limits.idle_seconds, self.transport.abort)
 
         def resume_writing(self) -> None:
             super().resume_writing()

@@ -107,7 +107,8 @@ def open_store(where: str | Path) -> Engine:
             if version is None:
                 connection.execute(insert(settings), {"name": "schema", "value": str(SCHEMA_VERSION)})
     except DBAPIError as error:
-        raise ConfigError(f"The store cannot be opened: {str(error.orig).strip()}. Check its path or URL.") from error
+        reason = " ".join(str(error.orig).split()).rstrip(".?")
+        raise ConfigError(f"The store cannot be opened: {reason}. Check its path or URL.") from error
     if version is not None and int(version) > SCHEMA_VERSION:
         raise ConfigError("The store was made by a newer covidcxr. Upgrade with: pip install --upgrade covidcxr")
     return engine
