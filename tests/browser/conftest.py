@@ -1,4 +1,4 @@
-"""A server and a browser for the tests of the page; they are skipped, with the reason, where either is missing."""
+"""A server and a browser for the tests of the page; they are skipped, with the reason, where there is no browser."""
 
 from __future__ import annotations
 
@@ -14,17 +14,12 @@ from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
+from reading_page import CHROMIUM, DRIVER, ReadingPage, open_browser
 
 from covidcxr.io import write_image
 from covidcxr.phantom import draw_phantom
 
-pytest.importorskip("selenium", reason="needs the extra `test`")
-pytest.importorskip("fastapi", reason="needs the extra `serve`")
-
-from reading_page import CHROMIUM, DRIVER, ReadingPage, open_browser
-
 SERVER_STARTS = 120.0  # seconds; it takes 5, but this machine may be busy
-TRUNK = [sys.executable, "-m", "covidcxr", "serve", "--model", "mini"]
 
 
 def free_port() -> int:
@@ -46,16 +41,29 @@ def answers(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """Start `covidcxr serve` with further arguments; returns its address."""
+    """Start `covidcxr serve`, or the same with limits of one's own; returns its address."""
     with ExitStack() as stack:
 
-        def start(*arguments: str, store: Path | None = None) -> str:
-            folder = tmp_path_factory.mktemp("server")
-            port = free_port()
-            command = [*TRUNK, "--port", str(port), "--store", str(store or folder / "store"), *arguments]
+        def start(*, token: str | None = None, **limits: float) -> str:
+            folder, port = tmp_path_factory.mktemp("server"), free_port()
+            command = [
+                "-m",
+                "covidcxr",
+                "serve",
+                "--model",
+                "mini",
+                "--port",
+                str(port),
+                "--store",
+                str(folder / "store"),
+            ]
+            if limits:
+                settings = f"ServeSettings(port={port}, store={str(folder / 'store')!r}, limits=Limits(**{limits}))"
+                command = ["-c", f"from covidcxr.serve import Limits, ServeSettings, serve; serve({settings})"]
+            environment = {**os.environ, **({"COVIDCXR_TOKEN": token} if token else {})}
             log = stack.enter_context((folder / "log").open("w"))
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+                [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, env=environment
             )
             stack.callback(process.wait, timeout=30)
             stack.callback(process.terminate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -118,6 +119,32 @@ def test_films_are_dropped_on_the_page_many_at_once(page: ReadingPage, tmp_path:
     assert page.complaints() == []
 
 
+def test_a_busy_server_is_asked_again(
+    driver: object, start_server: Callable[..., str], phantoms: list[Path], tmp_path: Path
+) -> None:
+    page = ReadingPage(driver, start_server(waiting_uploads=1))  # type: ignore[arg-type]
+    page.open()
+    page.opened()
+    films = [shutil.copy(phantoms[number % 3], tmp_path / f"{number}.png") for number in range(9)]
+    page.upload(*films)
+    page.settled()
+    assert sorted(page.names()) == [film.name for film in films]
+    assert any("503" in line["message"] for line in page.driver.get_log("browser"))
+
+
+def test_a_film_that_is_too_large_is_not_sent(
+    driver: object, start_server: Callable[..., str], phantoms: list[Path]
+) -> None:
+    page = ReadingPage(driver, start_server(file_bytes=5000))  # type: ignore[arg-type]
+    page.open()
+    page.opened()
+    page.upload(phantoms[0])
+    page.settled()
+    assert "0.005 MB" in page.text("#uploads .bad")
+    assert page.driver.get_log("browser") == []
+    assert page.names() == []
+
+
 def test_nothing_is_asked_of_the_network(page: ReadingPage, phantoms: list[Path]) -> None:
     page.upload(phantoms[0])
     page.settled()
@@ -136,7 +163,7 @@ def test_nothing_is_asked_of_the_network(page: ReadingPage, phantoms: list[Path]
 def test_a_token_comes_in_the_address_and_does_not_stay_there(
     driver: object, start_server: Callable[..., str], phantoms: list[Path], downloads: Path
 ) -> None:
-    page = ReadingPage(driver, start_server("--token", TOKEN))  # type: ignore[arg-type]
+    page = ReadingPage(driver, start_server(token=TOKEN))  # type: ignore[arg-type]
     page.open()
     wait(lambda: page.one("#ask-token").is_displayed(), "the question for the token")
     page.one("#token").send_keys("a-token-that-is-wrong", Keys.ENTER)

@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from covidcxr import Pipeline
-from covidcxr.prediction import in_words
+from covidcxr.prediction import MASK_COLORS, in_words
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,10 @@ def test_overlays_are_toggled_by_keys(page: ReadingPage, phantoms: list[Path]) -
     page.settled()
     wait(page.loaded, "the film")
     full = page.stage()
+    for button in page.all("#toggles button"):
+        color = button.find_element(By.TAG_NAME, "i").value_of_css_property("background-color")
+        red, green, blue = MASK_COLORS[str(button.get_attribute("data-mask"))]
+        assert color == f"rgba({red}, {green}, {blue}, 1)"
     page.press("1")
     without = page.stage()
     assert (full != without).any()

@@ -24,7 +24,7 @@ function draw(film, model) {
   );
   const asked = Object.keys(film.probabilities).length > 0;
   by("calibration").hidden = !asked;
-  by("calibration").textContent = calibrationOf(model);
+  by("calibration").textContent = asked ? calibrationOf(model) : "";
   by("fractions").replaceChildren(...fractionsOf(film));
   const sure = film.label ? `, ${percent(film.probabilities[film.label])}` : "";
   say(`${film.name}: ${answer}${sure}. ${film.reasons.map((reason) => reason.words).join(" ")}`);
@@ -48,12 +48,12 @@ function chanceOf(film, name, chance) {
   );
 }
 
-function calibrationOf({ temperature, coverage }) {
-  const scaled = temperature
-    ? `Calibrated on the model's own data (temperature ${temperature.toFixed(2)}); elsewhere it can be wrong and sure.`
-    : "Not calibrated.";
-  const aim = coverage ? `, set to hold the truth in ${percent(coverage)} of its own films` : "";
-  return `${scaled} A class is plausible from its mark on${aim}.`;
+function calibrationOf({ temperature, thresholds }) {
+  const scaled =
+    temperature !== 1
+      ? `Calibrated on the model's own data (temperature ${temperature.toFixed(2)}); elsewhere it can be wrong and sure.`
+      : "Not calibrated.";
+  return Object.keys(thresholds).length ? `${scaled} A class is plausible from its mark on.` : scaled;
 }
 
 function fractionsOf(film) {

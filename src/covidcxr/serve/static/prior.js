@@ -14,12 +14,14 @@ export class Prior {
     this.session = session;
     by("no-prior").addEventListener("click", () => this.#send(null));
     session.on("select", (film) => this.#open(film));
-    session.on("film", (film) => this.#tell(film));
+    session.on("film", (film) =>
+      String(this.#classesOf(film)) === String(this.#classes) ? this.#tell(film) : this.#open(film),
+    );
   }
 
   #open(film) {
     this.#flush();
-    this.#classes = film ? Object.keys(film.probabilities) : [];
+    this.#classes = film ? this.#classesOf(film) : [];
     const asked = this.#classes.length > 0;
     const top = make(
       "div",
@@ -32,7 +34,16 @@ export class Prior {
     by("prior").replaceChildren(top, ...this.#classes.map((name) => this.#row(name)));
     by("formula").hidden = !asked;
     if (film) this.#tell(film);
-    if (film && !asked) by("prior").textContent = "There is no probability to start from.";
+    if (film && !asked) {
+      by("prior").textContent = this.session.model.training_prior
+        ? "There is no probability to start from."
+        : "It needs classes of which exactly one is true.";
+    }
+  }
+
+  /** What can be weighed: classes of which exactly one is true, and of which the model said something. */
+  #classesOf(film) {
+    return this.session.model.training_prior ? Object.keys(film.probabilities) : [];
   }
 
   #row(name) {
@@ -97,7 +108,7 @@ export class Prior {
 
   #tell(film) {
     const classes = this.#classes;
-    const trained = this.#trained();
+    const trained = this.session.model.training_prior;
     if (!this.#pending) {
       this.#shares = Object.fromEntries(classes.map((name) => [name, film.prior?.[name] ?? trained[name]]));
       this.#fill(document.activeElement);
@@ -122,13 +133,6 @@ export class Prior {
       make("span", { text: words(name) }),
       make("span", { text: `${[chance, prior].map(brief).join(" · ")} / ${brief(trained)} = ${brief(product)}` }),
       make("span", { text: `→ ${percent(film.posterior[name], 1)}` }),
-    );
-  }
-
-  #trained() {
-    return (
-      this.session.model.training_prior ??
-      Object.fromEntries(this.#classes.map((name) => [name, 1 / this.#classes.length]))
     );
   }
 }

@@ -120,4 +120,4 @@ async function filesOf(entry) {
   }
 }
 
-const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+const megabytes = (bytes) => `${+(bytes / 1e6).toPrecision(3)} MB`;
