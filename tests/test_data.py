@@ -33,6 +33,7 @@ from covidcxr.data import (
     DarkCovidNetDataModule,
     EpochSampler,
     FolderDataModule,
+    GateDataModule,
     HannoverDataModule,
     Ieee8023DataModule,
     Record,
@@ -411,8 +412,13 @@ def make_combined(root: Path) -> CXRDataModule:
     return CombinedDataModule(root, datasets=members, duplicates="ignore", **SMALL)
 
 
+def make_gate(root: Path) -> CXRDataModule:
+    return GateDataModule(write_table_fake(root), drawn=10, **SMALL)
+
+
 MAKERS = {
     "combined": make_combined,
+    "gate": make_gate,
     "folder": make_folder,
     "csv": make_table,
     "darkcovidnet": make_darkcovidnet,
@@ -688,6 +694,18 @@ class TestCSV:
             split = CSVDataModule(root, **pooled).records
             kept = CSVDataModule(root, test_only={"source": "north"}, **pooled).records
             assert kept == [record for record in split if record.patient not in barred or record.split == "test"]
+
+    def test_masks_known_to_be_empty_train_only(self, tmp_path):
+        root = write_table_fake(tmp_path)
+        column = {"column": "infection_mask", "empty": {"label": "normal"}}
+        module = CSVDataModule(root, mask_columns={"infection": column}, mask_classes=["infection"])
+        bare = [r for r in module.records if r.label == "normal" and r.split == "train" and not r.mask_paths]
+        assert bare
+        assert {r.image_id for r in module.records if r.empty_masks} == {r.image_id for r in bare}
+        place = module.train_dataset.records.index(bare[0])
+        assert module.train_dataset[place]["mask"].eq(0).all()
+        with pytest.raises(DatasetError, match="has 'norml'"):
+            CSVDataModule(root, mask_columns={"infection": {**column, "empty": {"label": "norml"}}})
 
     def test_drawn_masks_for_training_only(self, tmp_path):
         root = write_table_fake(tmp_path / "root")

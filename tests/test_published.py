@@ -21,6 +21,7 @@ from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CovidxCXR3DataModule, find_leaks
 from covidcxr.masks import draw_masks
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
+from covidcxr.orientation import NOT_A_FILM, ORIENTATIONS
 from covidcxr.recipe import Recipe, recipe_paths, write_yaml
 from covidcxr.runs import run_recipe
 from covidcxr.training import TrainingCLI, check, open_data
@@ -460,6 +461,23 @@ SYSTEMS = {
         tiny=AT_32,
         slow=True,
     ),
+    "mini-gate": System(
+        write_licensed_fake,
+        {
+            "data": "GateDataModule",
+            "classes": (*ORIENTATIONS, NOT_A_FILM),
+            "network": "timm:mobilenetv3_small_050",
+            "size": (96, 96, 1),
+            "normalization": ((0.5,), (0.27,)),
+            "augment": STRONG_FLIP[1:],
+            "optimizer": ("AdamW", 0.003),
+            "epochs": 14,
+            "start": False,
+        },
+        tiny=AT_32,
+        words=lambda root: ["--data.drawn", "10"],
+        slow=True,
+    ),
     "mini-lungs": System(
         write_licensed_fake,
         {
@@ -554,6 +572,7 @@ def answer(network: nn.Module) -> nn.Module:
 COUNTS = LIBRARY_COUNTS | {
     "timm:vit_small_patch16_224": 22_050_664,  # DeiT-S
     "timm:mobilenetv3_small_100": 2_542_856,  # torchvision's mobilenet_v3_small
+    "timm:mobilenetv3_small_050": 1_593_224,  # 1.59 million in timm's own table
 }
 PUBLISHED = {"covidcnn2021": 422_177, "vgg16_head": 48_795_457}
 

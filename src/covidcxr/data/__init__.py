@@ -22,6 +22,7 @@ _ROOMS = {
     "DarkCovidNetDataModule": "darkcovidnet",
     "CombinedDataModule": "combined",
     "FeedbackDataModule": "feedback",
+    "GateDataModule": "gate",
     "DuplicateGroup": "duplicates",
     "find_duplicates": "duplicates",
     "find_shared_films": "duplicates",
@@ -54,6 +55,7 @@ __all__ = [
     "DarkCovidNetDataModule",
     "CombinedDataModule",
     "FeedbackDataModule",
+    "GateDataModule",
     "DuplicateGroup",
     "find_duplicates",
     "find_shared_films",
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from covidcxr.data.duplicates import DuplicateGroup, find_duplicates, find_shared_films
     from covidcxr.data.feedback import FeedbackDataModule
     from covidcxr.data.folder import FolderDataModule
+    from covidcxr.data.gate import GateDataModule
     from covidcxr.data.hannover import HannoverDataModule
     from covidcxr.data.ieee8023 import Ieee8023DataModule
     from covidcxr.data.records import Record, count_by, find_leaks

@@ -25,6 +25,7 @@ __all__ = ["GateDataModule", "cut_out", "shuffle_tiles"]
 
 _DRAWN_SIZES = ((160, 160), (160, 192), (192, 160), (128, 192))
 _SPOILT = ("cut-out", "shuffled")
+_SPLITTING = ("fractions", "fold", "folds", "hold_out_source", "split_seed")
 
 
 @DATASETS.register("gate")
@@ -38,9 +39,9 @@ class GateDataModule(CXRDataModule):
 
     Args:
         root: Folder of the films.
-        films: The data set that has them: its name and settings, `{name: csv, table: manifest.csv, ...}`. Its own split
-            is kept. Only films without a box.
-        drawn: Number of drawn pictures of each kind, and of drawn chests; split by `fractions`.
+        films: The data set that has them: its name and settings, `{name: csv, table: manifest.csv, ...}`. It splits
+            them, by the settings of splitting that are given here.
+        drawn: Number of drawn pictures of each kind, and of drawn chests; split by number.
         base: Further settings of `CXRDataModule`.
 
     Raises:
@@ -51,7 +52,7 @@ class GateDataModule(CXRDataModule):
     classes = (*ORIENTATIONS, NOT_A_FILM)
     layout = "the films of the data set that the setting films names"
     caveats = (
-        "CT slices, lateral films and other body parts are drawn, not real: how a gate does on real ones is not told.",
+        "CT slices, lateral films and other body parts are drawn: a score on them does not tell of real ones.",
     )
 
     def __init__(
@@ -65,7 +66,10 @@ class GateDataModule(CXRDataModule):
         self.settings = {"films": settings, "drawn": drawn}
         if self.prepared is not None:
             return
+        if not self.root.is_dir():
+            raise self.not_found(self.root)
         arguments = {key: value for key, value in settings.items() if key != "name"}
+        arguments |= {key: base[key] for key in _SPLITTING if key in base}
         try:
             self.films: CXRDataModule = DATASETS.get(settings["name"])(self.root, augment=None, **arguments)
         except TypeError as error:
@@ -108,11 +112,18 @@ class GateDataModule(CXRDataModule):
             return cut_out(film, np.random.default_rng(seed))
         return shuffle_tiles(film, np.random.default_rng(seed)) if name == "shuffled" else ORIENTATIONS[name].lay(film)
 
+    def split_records(self, records: list[Record]) -> list[Record]:
+        """Keep the splits of the films' data set, and those that drawn pictures have by their numbers."""
+        return records if self.prepared is None else super().split_records(records)
+
     def find_missing(self, records: Iterable[Record]) -> list[str]:
         """Look for the films; what is drawn has no file."""
         return find_missing(record for record in records if record.image_path.parts[:1] != ("drawn",))
 
     def _split(self, number: int) -> SplitName:
+        if self.fold is not None and self.folds is not None:
+            away = (number - self.fold) % self.folds
+            return "test" if away == 0 else "val" if away == 1 else "train"
         place = (number + 0.5) / self.drawn
         return "train" if place < self.fractions[0] else "val" if place < sum(self.fractions) else "test"
 
