@@ -90,11 +90,13 @@ def main() -> None:
     parser.add_argument("--gate", required=True)
     parser.add_argument("--root", required=True, help="folder of manifest.csv and images/")
     parser.add_argument("--others", type=Path, help="folder with a folder of real pictures a kind")
+    parser.add_argument("--hold-out-source", help="the source that the gate was trained without")
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     gate = ClassificationModel.from_pretrained(options.gate)
-    rows = judged(gate, GateDataModule(options.root, films=FILMS), options.split, options.others)
+    data = GateDataModule(options.root, films=FILMS, hold_out_source=options.hold_out_source)
+    rows = judged(gate, data, options.split, options.others)
     tables: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         chest = row["truth"] in ORIENTATIONS
@@ -117,7 +119,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     for name, part in found["shares"].items():
-        words = (f"{word} {one['value']:.3f} [{one['low']}, {one['high']}]" for word, one in part.items())
+        words = (f"{word} {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for word, one in part.items())
         print(f"{name:<34} {len(tables[name]):5d}  {'; '.join(words)}")
     print("\n".join(found["not passed"]))
 
