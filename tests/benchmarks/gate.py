@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from covidcxr import ClassificationModel, read_image
 from covidcxr.data.gate import GateDataModule
@@ -38,6 +39,15 @@ def outcome(truth: str, found: Admission) -> str:
     return "corrected" if found.orientation.name == truth else "miscorrected"
 
 
+def askew(film: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what a film looks like mirrored, and tilted by less than a quarter turn, with black corners."""
+    found = {"mirrored": np.ascontiguousarray(film[:, ::-1])}
+    for angle in (10, 20, 30, 45):
+        tilted = Image.fromarray(film).rotate(-angle, Image.Resampling.BILINEAR, expand=True)
+        found[f"tilted by {angle}"] = np.array(tilted)
+    return found
+
+
 def pictures(data: GateDataModule, split: str, others: Path | None) -> Iterator[tuple[Row, np.ndarray]]:
     """Yield what is known of each picture, and its greys."""
     drawn = "drawn "
@@ -47,7 +57,11 @@ def pictures(data: GateDataModule, split: str, others: Path | None) -> Iterator[
         real = record.image_path.parts[:1] != ("drawn",)
         source = record.source if real or record.source.startswith(drawn) else drawn + record.source
         row = {"truth": record.label, "source": source, "patient": record.patient, "id": record.image_id}
-        yield row, data.read_film(record)
+        film = data.read_film(record)
+        yield row, film
+        if real and record.label == UPRIGHT.name:
+            for name, changed in askew(film).items():
+                yield {**row, "truth": name}, changed
     for path in sorted(others.glob("*/*")) if others else ():
         try:
             film = read_image(path)
@@ -99,7 +113,7 @@ def main() -> None:
     rows = judged(gate, data, options.split, options.others)
     tables: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        chest = row["truth"] in ORIENTATIONS
+        chest = row["truth"] != NOT_A_FILM
         drawn = row["source"].startswith("drawn")
         tables[f"{'drawn chests' if drawn else 'films'}, {row['truth']}" if chest else row["source"]].append(row)
         if row["truth"] == UPRIGHT.name and not drawn:
@@ -113,7 +127,7 @@ def main() -> None:
     found["let through"] = [
         f"{row['id']}: {row['outcome']}"
         for row in rows
-        if row["outcome"] in ("passed", "miscorrected") and row["truth"] != UPRIGHT.name
+        if row["outcome"] in ("passed", "miscorrected") and row["truth"] in (NOT_A_FILM, *list(ORIENTATIONS)[1:])
     ]
     if options.json:
         print(json.dumps(found))
