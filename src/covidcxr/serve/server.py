@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -31,6 +33,7 @@ def serve(settings: ServeSettings) -> None:
         CovidCXRError: If it cannot listen, the model cannot be loaded, or the store cannot be opened.
         OSError: If the store's folder cannot be made.
     """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else any damaged form writes into the log
     Server(settings).run()
 
 
@@ -106,7 +109,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise ConfigError(f"Cannot listen on {host}, port {port}: {error.strerror}. Take another: --port 0.") from error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)  # gaierror has its own
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {reason}. Take another: --port 0.") from error
 
 
 def _protocol(limits: Limits) -> type[H11Protocol]:

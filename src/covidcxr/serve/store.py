@@ -121,7 +121,7 @@ class Store:
         """Return the corrected masks of a film as PNG, by mask class."""
         query = select(masks.c.name, masks.c.image).where(masks.c.film == film_id, masks.c.corrected)
         with self.engine.connect() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row.name: bytes(row.image) for row in connection.execute(query)}
 
     def revise(
         self, film_id: str, answer: Row, drawn: Mapping[str, bytes], corrected: Mapping[str, bytes] | None = None

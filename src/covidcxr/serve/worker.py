@@ -25,6 +25,7 @@ __all__ = ["decode_film", "decode_mask", "main", "to_png"]
 _THUMBNAIL = 160
 _IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 _ORIENTATION = 0x0112
+_SHORT_OF_MEMORY = "The file needs more memory than is given to one film. Shrink it."
 
 
 def decode_film(content: bytes, keep_identifiers: bool = False) -> tuple[dict[str, Any], list[bytes]]:
@@ -127,10 +128,9 @@ def main(orders: IO[bytes], answers: IO[bytes], memory: int, pixels: int) -> Non
         parts: list[bytes] = []
         try:
             facts, parts = decoders[order.pop("kind")](content, **order)
-        except ImageReadError as error:
-            facts = {"error": str(error)}
-        except MemoryError:
-            facts = {"error": "The film needs more memory than is given to one. Shrink it."}
+        except (ImageReadError, MemoryError) as error:
+            short = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
+            facts = {"error": _SHORT_OF_MEMORY if short else str(error)}
         answers.write(json.dumps(facts | {"parts": [len(part) for part in parts]}).encode() + b"\n")
         answers.writelines(parts)
         answers.flush()
