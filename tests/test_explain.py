@@ -450,7 +450,7 @@ def test_films_are_explained_from_the_command_line(tmp_path: Path, capsys: pytes
     entries = {entry["name"]: entry for entry in summary["entries"]}
     assert entries["ward/normal.png"]["target"] == "covid19"
     assert "no kind that can be read" in entries["broken.png"]["error"]
-    assert "No lungs were found" in entries["black.png"]["error"]
+    assert "nothing can be explained" in entries["black.png"]["error"]
     assert json.loads((out / "explanations.json").read_text())["entries"] == summary["entries"]
     heat = read_image(out / "films" / "ward" / "covid19.png.heat.png")
     assert heat.shape == (96, 90)
