@@ -704,6 +704,12 @@ class TestCSV:
         assert {r.image_id for r in module.records if r.empty_masks} == {r.image_id for r in bare}
         place = module.train_dataset.records.index(bare[0])
         assert module.train_dataset[place]["mask"].eq(0).all()
+        settings = {"mask_columns": {"infection": column}, "mask_classes": ["infection"], "drop_unmasked": True}
+        kept = CSVDataModule(root, **settings).train_dataset.records
+        assert {"infection"} == {name for r in kept for name in (*r.mask_paths, *r.empty_masks)}
+        assert all(r.mask_paths or r.empty_masks for r in kept)
+        with pytest.raises(ConfigError, match="drop_unmasked needs mask_classes"):
+            CSVDataModule(root, drop_unmasked=True)
         with pytest.raises(DatasetError, match="has 'norml'"):
             CSVDataModule(root, mask_columns={"infection": {**column, "empty": {"label": "norml"}}})
 

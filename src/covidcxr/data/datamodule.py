@@ -17,7 +17,7 @@ from covidcxr.config import PreprocessConfig
 from covidcxr.data.balance import Balance, class_weights, positive_weights, sampling_weights
 from covidcxr.data.collection import Collection, DrawnFor, Views
 from covidcxr.data.dataset import CXRDataset
-from covidcxr.data.records import count_by
+from covidcxr.data.records import Record, count_by
 from covidcxr.data.sampler import EpochSampler, ResumableLoader
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.types import Fit, Region, SplitName
@@ -32,9 +32,11 @@ class CXRDataModule(Collection, LightningDataModule):
         root: Folder of the data set, or of a compact copy that `covidcxr datasets prepare` wrote of it.
         image_size: Height and width of the samples.
         fit: How films come to that size: "letterbox" keeps the aspect ratio, "stretch" does not.
-        region: "full", "lungs", or "background" = the film with the lungs removed; the latter two need lung masks.
+        region: "full", "box" = the rectangle around the lungs, "lungs", or "background" = the film with the lungs
+            removed; all but the first need lung masks.
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         mask_classes: Names of the masks wanted, in the order of the sample's planes.
+        drop_unmasked: Leave out films of which none of `mask_classes` is known: a segmenter learns nothing from them.
         drawn_masks: Folder of lung masks for films that have none, as `covidcxr datasets masks` (or
             `covidcxr predict --root ROOT`) draws them: `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
         drawn_masks_for: "all" films, or "train" = training films only, so that a segmenter that learns from drawn
@@ -74,6 +76,7 @@ class CXRDataModule(Collection, LightningDataModule):
         region: Region = "full",
         lung_dilation: float = 0.0,
         mask_classes: Sequence[str] = (),
+        drop_unmasked: bool = False,
         drawn_masks: str | PathLike[str] | None = None,
         drawn_masks_for: DrawnFor = "all",
         min_lung_area: float = 0.0,
@@ -123,6 +126,9 @@ class CXRDataModule(Collection, LightningDataModule):
         if self.prepared is not None:
             self.prepared.check_geometry(self.geometry.image_size, fit)
         self.mask_classes = tuple(mask_classes)
+        if drop_unmasked and not self.mask_classes:
+            raise ConfigError("drop_unmasked needs mask_classes: it leaves out films of which none of these is known.")
+        self.drop_unmasked = drop_unmasked
         self.cache: Literal["memory"] | None = cache
         self._datasets: dict[SplitName, CXRDataset] = {}
 
@@ -214,9 +220,13 @@ class CXRDataModule(Collection, LightningDataModule):
             if name not in known:
                 raise DatasetError(f"No film of {type(self).__name__} has a mask {name!r}. {did_you_mean(name, known)}")
 
+    def _is_wanted(self, record: Record) -> bool:
+        known = {*record.mask_paths, *record.empty_masks}
+        return not self.drop_unmasked or not known.isdisjoint(self.mask_classes)
+
     def _dataset(self, split: SplitName | Literal["all"]) -> CXRDataset:
         return CXRDataset(
-            (record for record in self.records if split in ("all", record.split)),
+            (record for record in self.records if split in ("all", record.split) and self._is_wanted(record)),
             classes=self.classes,
             multilabel=self.multilabel,
             mask_classes=self.mask_classes,

@@ -37,7 +37,8 @@ class CXRDataset(Dataset[Sample]):
         mask_classes: Names of the masks wanted, in the order of the planes.
         image_size: Height and width of the samples.
         fit: How films come to that size: "letterbox" or "stretch".
-        region: "full", "lungs", or "background" = the film with the lungs removed.
+        region: "full", "box" = the rectangle around the lungs, "lungs", or "background" = the film with the lungs
+            removed.
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         augment: Name of a preset, albumentations transforms, or an `Augment`; None = none.
         cache: "memory" keeps every film once it was read, as uint8 at `image_size` and before augmentation. Each

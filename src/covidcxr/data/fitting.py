@@ -65,6 +65,7 @@ def fit_film(
     fitted = fit_image(torch.from_numpy(cut)[None, None], size, fit)
     box = letterbox_box(cut.shape[0], cut.shape[1], size) if fit == "letterbox" else (0, 0, *size)
     masks = {name: _fit_mask(record, name, whole, size, box) for name in record.mask_paths if name in mask_classes}
+    masks |= {name: np.zeros(size, np.uint8) for name in record.empty_masks if name in mask_classes}
     return FittedFilm((fitted[0, 0] * 255).round().to(torch.uint8).numpy(), masks, box)
 
 

@@ -51,9 +51,7 @@ class GateDataModule(CXRDataModule):
 
     classes = (*ORIENTATIONS, NOT_A_FILM)
     layout = "the films of the data set that the setting films names"
-    caveats = (
-        "CT slices, lateral films and other body parts are drawn: a score on them does not tell of real ones.",
-    )
+    caveats = ("CT slices, lateral films and other body parts are drawn: a score on them does not tell of real ones.",)
 
     def __init__(
         self, root: str | PathLike[str], *, films: Mapping[str, Any] | None = None, drawn: int = 300, **base: Any

@@ -186,4 +186,5 @@ def _from_json(line: str, root: Path) -> Record:
     known = json.loads(line)
     known["image_path"] = root / known["image_path"]
     known["mask_paths"] = {name: root / path for name, path in known.get("mask_paths", {}).items()}
+    known["empty_masks"] = tuple(known.get("empty_masks", ()))
     return Record(**known)

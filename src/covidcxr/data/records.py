@@ -25,6 +25,7 @@ class Record:
         split: "train", "val" or "test" where the data set's authors fixed it; None = not fixed.
         mask_paths: Mask files by mask class, say "lung_field", "lung", "infection". An absent class is unknown, not
             empty.
+        empty_masks: Mask classes of which the film shows nothing, known without a file.
         view: Projection as the source states it ("PA", "AP", ...).
         sex: As the source states it.
         age: In years.
@@ -46,6 +47,7 @@ class Record:
     box: tuple[int, int, int, int] | None = None
     findings: Mapping[str, bool] = field(default_factory=dict, hash=False)
     image_id: str = ""
+    empty_masks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.image_path, Path):

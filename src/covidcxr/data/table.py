@@ -52,8 +52,10 @@ class CSVDataModule(CXRDataModule):
         view_column: "auto" = "view".
         sex_column: "auto" = "sex".
         age_column: "auto" = "age".
-        mask_columns: From mask class to the column of its files, or to `{column: ..., where: {COLUMN: [VALUES]}}`
-            for rows of some kind only.
+        mask_columns: From mask class to the column of its files (null = none), or to
+            `{column: ..., where: {COLUMN: [VALUES]}}` for rows of some kind only. With `empty: {COLUMN: [VALUES]}`
+            beside it, training films of these rows that have no such mask count as showing nothing of it, say films
+            without a finding nothing of an infection; validation and test keep to drawn masks.
         classes: Names and order of the classes, after `label_map`; null = all labels found, sorted, or `label_columns`.
         where: Keep only rows that have one of these values, in each of these columns.
         exclude: Leave out rows that have one of these values, in any of these columns.
@@ -82,7 +84,7 @@ class CSVDataModule(CXRDataModule):
         view_column: str | None = "auto",
         sex_column: str | None = "auto",
         age_column: str | None = "auto",
-        mask_columns: Mapping[str, str | Mapping[str, Any]] | None = None,
+        mask_columns: Mapping[str, str | Mapping[str, Any] | None] | None = None,
         classes: Sequence[str] | None = None,
         where: Filter | None = None,
         exclude: Filter | None = None,
@@ -125,7 +127,8 @@ class CSVDataModule(CXRDataModule):
             "age": self._column("age", age_column),
         }
         self._findings = tuple(self._table.require(name) for name in label_columns or ())
-        self._masks = {name: self._mask_column(name, column) for name, column in (mask_columns or {}).items()}
+        named = {name: column for name, column in (mask_columns or {}).items() if column is not None}
+        self._masks = {name: self._mask_column(name, column) for name, column in named.items()}
         self._where = _Filter(self._table, where)
         self._exclude = _Filter(self._table, exclude)
         self._test_only = _Filter(self._table, test_only)
@@ -156,10 +159,13 @@ class CSVDataModule(CXRDataModule):
             return super().split_records(records)
         listed: list[Record] = []
         barred: set[str] = set()
+        empty: dict[str, list[str]] = {}
         for record, row in self._listed():
             listed.append(record if self.official_split else replace(record, split=None))
             if self._test_only.any_matches(row):
                 barred.add(record.patient)
+            if bare := [name for name, (_, _, rows) in self._masks.items() if rows is not None and rows.all_match(row)]:
+                empty[record.image_id] = [name for name in bare if name not in record.mask_paths]
         splits = {record.image_id: record.split for record in super().split_records(listed)}
         pooled = self.folds is not None or self.hold_out_source is not None
         kept: list[Record] = []
@@ -169,7 +175,8 @@ class CSVDataModule(CXRDataModule):
                 if pooled:
                     continue  # it would test in each of the parts that are pooled
                 split = "test"
-            kept.append(record if record.split == split else replace(record, split=split))
+            nothing = tuple(empty.get(record.image_id, ())) if split == "train" else ()
+            kept.append(replace(record, split=split, empty_masks=nothing))
         return kept
 
     def _listed(self) -> Iterator[tuple[Record, dict[str, str]]]:
@@ -203,7 +210,7 @@ class CSVDataModule(CXRDataModule):
             split=split,
             mask_paths={
                 name: self.root / row[column]
-                for name, (column, rows) in self._masks.items()
+                for name, (column, rows, _) in self._masks.items()
                 if row[column] and rows.all_match(row)
             },
             view=value["view"] or None,
@@ -217,17 +224,22 @@ class CSVDataModule(CXRDataModule):
             return name if name in self._table.columns else None
         return None if column is None else self._table.require(column)
 
-    def _mask_column(self, name: str, column: str | Mapping[str, Any]) -> tuple[str, _Filter]:
+    def _mask_column(self, name: str, column: str | Mapping[str, Any]) -> tuple[str, _Filter, _Filter | None]:
         if isinstance(column, str):
             column = {"column": column}
-        check_keys(column, {"column", "where"}, f"mask_columns.{name}")
+        check_keys(column, {"column", "where", "empty"}, f"mask_columns.{name}")
         if "column" not in column:
             raise ConfigError(f"mask_columns.{name} must say its column: {{column: NAME, where: ...}}.")
-        return self._table.require(column["column"]), _Filter(self._table, column.get("where"))
+        empty = _Filter(self._table, column["empty"]) if column.get("empty") else None
+        return self._table.require(column["column"]), _Filter(self._table, column.get("where")), empty
+
+    def _mask_filters(self) -> Iterator[_Filter]:
+        for _, rows, empty in self._masks.values():
+            yield from (rows,) if empty is None else (rows, empty)
 
     def _check_rows(self) -> list[str]:
         """Read the table once: check that every filter finds something; return the labels that are kept."""
-        filters = [self._where, self._exclude, self._test_only, *(rows for _, rows in self._masks.values())]
+        filters = [self._where, self._exclude, self._test_only, *self._mask_filters()]
         for _, row in self._table:
             for rows in filters:
                 rows.observe(row)

@@ -82,6 +82,8 @@ class SegmentationObjective(Objective):
     def _rows(self, batch: Batch, scores: dict[str, Tensor]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for film, image_id in enumerate(batch["image_id"]):
+            if bool(scores["dice"][film].isnan().all()):
+                continue  # no mask of it is known: there is nothing to score
             row: dict[str, Any] = {"image_id": image_id}
             row |= {"patient_id": batch["patient_id"][film], "source": batch["source"][film]}
             for score, values in scores.items():
