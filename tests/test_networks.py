@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -26,6 +27,7 @@ from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.errors import ConfigError, PretrainedError, UnknownNameError
 from covidcxr.models import ClassificationModel
 from covidcxr.networks import backbone_of, build_network, download
+from covidcxr.phantom import draw_phantom
 from covidcxr.registry import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS, Registry
 from covidcxr.tasks import ClassificationTask
 
@@ -197,7 +199,7 @@ def test_xception_has_the_running_statistics_of_the_original() -> None:
 
 
 SOME = ("timm:legacy_xception", "timm:inception_resnet_v2", "timm:mobilenetv1_100", "timm:vit_base_patch16_224")
-OURS = ("covidcnn2021", "cnn19", "vgg16_head")
+OURS = ("covidcnn2021", "cnn19", "hog", "vgg16_head")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -250,6 +252,29 @@ def test_vgg16_head_is_the_published_network_layer_by_layer() -> None:
     assert dense[0].in_features == 32_768
     assert [count(layer) for layer in dense] == [33_555_456, 524_800, 513]
     assert count(network) == 48_795_457
+
+
+def test_hog_agrees_with_skimage() -> None:
+    from skimage.feature import hog
+
+    film = torch.from_numpy(draw_phantom(seed=3).image).float()[None, None]
+    film = torch.nn.functional.interpolate(film, (64, 64), mode="area")
+    network = build_network(classifier("hog", (64, 64), side=64, cell=16, thumbnail=0)).eval()
+    seen: list[torch.Tensor] = []
+    network.head[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))  # type: ignore[index,union-attr]
+    network(film)
+    # skimage puts the blocks first and leaves the outermost row and column without gradient.
+    theirs = hog(film[0, 0].numpy(), 9, (16, 16), (2, 2), block_norm="L2-Hys").reshape(3, 3, 2, 2, 9)
+    ours = seen[0].reshape(2, 2, 9, 3, 3).permute(3, 4, 0, 1, 2).numpy()
+    assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.97
+
+
+def test_hog_does_not_see_how_bright_a_film_is() -> None:
+    network = build_network(classifier("hog", thumbnail=0)).eval()
+    film = torch.rand(2, 1, 256, 256)
+    assert torch.allclose(network(film), network(film * 0.5 + 0.2), atol=1e-5)
+    with pytest.raises(ConfigError, match="a multiple of it"):
+        build_network(classifier("hog", side=100))
 
 
 def test_cnn19_has_19_layers_with_weights() -> None:

@@ -85,6 +85,20 @@ def test_normalize_agrees_with_numpy_and_skimage(name: str, low: float, high: fl
     np.testing.assert_allclose(array(given), wanted, atol=2e-6)
 
 
+def test_equalized_greys_are_ranks() -> None:
+    film = torch.rand(2, 1, 40, 50)
+    equal = Preprocess(["equalize"])(film)
+    share = torch.histc(equal[0], 10, 0, 1) / equal[0].numel()
+    assert (share - 0.1).abs().max() < 0.03
+    for change in (film**2, 0.2 + 0.5 * film, film.sqrt()):
+        assert (Preprocess(["equalize"])(change) - equal).abs().max() < 0.02
+    film[:, :, :20] = 0
+    kept = Preprocess([{"name": "equalize", "skip_black": True}])(film)
+    assert kept[:, :, :20].eq(0).all()
+    assert kept[:, :, 20:].mean() == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(Preprocess(["equalize"])(torch.full((1, 1, 8, 8), 0.3)), torch.full((1, 1, 8, 8), 0.3))
+
+
 def test_normalized_films_differ_no_more_in_exposure() -> None:
     bright, dark = (normalize_film(film(chest() * scale + shift)) for scale, shift in ((1, 0), (0.3, 0.2)))
     torch.testing.assert_close(bright, dark, atol=1e-5, rtol=0)
@@ -355,7 +369,7 @@ def test_the_box_around_the_lungs() -> None:
     torch.testing.assert_close(model.preprocess(given, lungs), wanted)
 
 
-@pytest.mark.parametrize("region", ["full", "lungs", "background"])
+@pytest.mark.parametrize("region", ["full", "box", "lungs", "background"])
 def test_a_film_is_the_same_in_training_and_in_use(region: Any, phantoms: Path) -> None:
     """A data module blackens what is not of the region, a pipeline leaves that to the model."""
     masks = {"lung_field": "lung_field", "lung": "lung"}

@@ -188,7 +188,17 @@ def test_lungs_and_background_add_up_to_the_film(dilation: float) -> None:
     assert apply_region(film, None, "full") is film
 
 
-@pytest.mark.parametrize("region", ["lungs", "background"])
+def test_the_box_is_the_rectangle_around_the_lungs() -> None:
+    film, lungs = torch.rand(2, 1, 20, 30), torch.zeros(2, 1, 20, 30)
+    lungs[0, 0, 5, 8] = lungs[0, 0, 9, 4] = 1
+    boxed = apply_region(film, lungs, "box")
+    assert torch.equal(boxed[0, 0, 5:10, 4:9], film[0, 0, 5:10, 4:9])
+    assert boxed[0].count_nonzero() == 25
+    assert boxed[1].eq(0).all()
+    assert torch.equal(apply_region(boxed, lungs, "box"), boxed)
+
+
+@pytest.mark.parametrize("region", ["box", "lungs", "background"])
 def test_a_region_needs_lungs(region: str) -> None:
     film = noise(2, 1, 8, 8)
     unknown = torch.stack([torch.ones(1, 8, 8), torch.full((1, 8, 8), torch.nan)])
@@ -198,7 +208,7 @@ def test_a_region_needs_lungs(region: str) -> None:
 
 
 @pytest.mark.parametrize("factor", [255.0, 0.5, -1.0])
-@pytest.mark.parametrize("region", ["lungs", "background"])
+@pytest.mark.parametrize("region", ["box", "lungs", "background"])
 def test_a_lung_mask_holds_0_and_1(region: str, factor: float) -> None:
     lungs = torch.zeros(1, 1, 8, 8)
     lungs[..., 2:5, 2:5] = factor

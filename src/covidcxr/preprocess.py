@@ -28,6 +28,7 @@ from covidcxr.steps import StepChain, StepConfig
 __all__ = [
     "Preprocess",
     "moves_pixels",
+    "equalize_film",
     "normalize_film",
     "sharpen_film",
     "filter_median",
@@ -104,6 +105,37 @@ def normalize_film(
     span = brightest - darkest
     stretched = ((image - darkest) / span.clamp_min(_LEAST_SPAN)).clamp(0, 1)
     return stretched.where(span >= _LEAST_SPAN, image)
+
+
+@PREPROCESS_STEPS.register("equalize")
+def equalize_film(
+    image: Float[Tensor, "batch 1 height width"], *, skip_black: bool = False
+) -> Float[Tensor, "batch 1 height width"]:
+    """Replace each pixel by its rank among the film's 256 greys: the histogram becomes flat (Hummel 1977).
+
+    Whatever a scanner did to brightness, contrast or gamma alike everywhere is undone. The darkest grey becomes 0, the
+    brightest 1; a film of one grey comes back as it is.
+
+    Args:
+        image: Films in [0, 1].
+        skip_black: Leave out pixels that are exactly 0 and keep them so: padding, and what a region removed.
+
+    Raises:
+        ConfigError: If `skip_black` is neither true nor false.
+    """
+    if not isinstance(skip_black, bool):
+        raise ConfigError(f"skip_black must be true or false, not {skip_black!r}.")
+    flat = image.flatten(1)
+    greys = (flat * (_GREYS - 1)).round().long()
+    counted = (flat > 0).long() if skip_black else torch.ones_like(greys)
+    # Whole numbers, which every device sums to the same.
+    ranks = (
+        torch.zeros(len(flat), _GREYS, dtype=torch.long, device=image.device).scatter_add_(1, greys, counted).cumsum(1)
+    )
+    darkest = ranks.where(ranks > 0, ranks[:, -1:]).amin(1, keepdim=True)
+    span = ranks[:, -1:] - darkest
+    equal = ((ranks - darkest).clamp_min(0) / span.clamp_min(1)).to(image.dtype).gather(1, greys)
+    return equal.where((span > 0) & (counted > 0), flat).view_as(image)
 
 
 @PREPROCESS_STEPS.register("sharpen")

@@ -28,6 +28,7 @@ __all__ = [
 
 LUNGS_OF_REGION: dict[Region, tuple[str, ...]] = {
     "full": (),
+    "box": ("lung_field", "lung"),
     "lungs": ("lung_field", "lung"),
     "background": ("lung", "lung_field"),
 }
@@ -124,7 +125,8 @@ def apply_region(
     Args:
         image: Films in [0, 1].
         lung_mask: Lungs, 0 or 1; may be None for "full".
-        region: "full", "lungs" or "background" (the film with the lungs removed).
+        region: "full", "box" (the upright rectangle around the lungs), "lungs" or "background" (the film with the lungs
+            removed).
         dilation: By how much the lungs are widened first, as a fraction of the longer side.
 
     Raises:
@@ -141,7 +143,20 @@ def apply_region(
     if bool(((lung_mask != 0) & (lung_mask != 1)).any()):
         raise ConfigError("A lung mask must hold 0 and 1 only: divide one of 0 and 255, or threshold probabilities.")
     lungs = dilate(lung_mask, dilation)
-    return image * (lungs if region == "lungs" else 1 - lungs)
+    if region == "box":
+        lungs = _fill_box(lungs)
+    return image * (1 - lungs if region == "background" else lungs)
+
+
+def _fill_box(mask: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+    """Fill the upright rectangle around each mask."""
+    spans = []
+    for dim in (3, 2):
+        lit = mask.amax(dim, keepdim=True)
+        along = 5 - dim
+        before, after = lit.cummax(along).values, lit.flip(along).cummax(along).values.flip(along)
+        spans.append(before * after)
+    return spans[0] * spans[1]
 
 
 def normalize(

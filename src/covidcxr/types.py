@@ -18,8 +18,9 @@ ImageLike: TypeAlias = Union[
 ]
 """Whatever `covidcxr.io.read_image` reads."""
 
-Region: TypeAlias = Literal["full", "lungs", "background"]
-"""What a classifier sees: the whole film, only the lungs, or the film with the lungs removed."""
+Region: TypeAlias = Literal["full", "box", "lungs", "background"]
+"""What a classifier sees: the whole film, the upright rectangle around the lungs, only the lungs, or the film with the
+lungs removed."""
 
 Fit: TypeAlias = Literal["stretch", "letterbox"]
 """How a film meets the network's size: squeezed, or scaled whole and padded with black."""

@@ -1,0 +1,95 @@
+"""Histograms of oriented gradients and a thumbnail, weighed linearly."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from covidcxr.errors import ConfigError
+from covidcxr.registry import CLASSIFICATION_NETWORKS
+
+__all__ = ["HOG"]
+
+_CLIP = 0.2
+"""Where Lowe 2004 and Dalal 2005 cut off a normalised histogram, so that one strong edge does not silence the rest."""
+
+
+@CLASSIFICATION_NETWORKS.register("hog")
+class HOG(nn.Module):
+    """A linear model of histograms of oriented gradients (Dalal and Triggs 2005) and of a thumbnail of the film.
+
+    With its few thousand weights it cannot learn what a convolutional network learns of a scanner, so it is the
+    baseline that a network must beat on films of a source that it has not seen. It wants strong weight decay.
+
+    Args:
+        in_channels: Channels of the input; their mean is taken.
+        num_classes: Number of outputs.
+        side: Height and width to which the input is averaged first, in pixels; a multiple of `cell`.
+        cell: Side of the square whose gradients make one histogram, in pixels.
+        orientations: Bins of a histogram, over half a turn.
+        thumbnail: Height and width of the thumbnail, in pixels; 0 = none.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        side: int = 128,
+        cell: int = 16,
+        orientations: int = 9,
+        thumbnail: int = 32,
+    ) -> None:
+        super().__init__()
+        if cell < 2 or side % cell or side < 2 * cell or orientations < 1 or thumbnail < 0:
+            raise ConfigError(
+                f"hog needs a cell of 2 or more, a side that is two cells or more and a multiple of it, orientations "
+                f"of 1 or more and a thumbnail of 0 or more; not cell={cell}, side={side}, "
+                f"orientations={orientations}, thumbnail={thumbnail}."
+            )
+        self.side, self.thumbnail = side, thumbnail
+        self.backbone = _Histograms(cell, orientations)
+        features = 4 * orientations * (side // cell - 1) ** 2 + thumbnail**2
+        self.head = nn.Sequential(nn.BatchNorm1d(features, affine=False), nn.Linear(features, num_classes))
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch outputs"]:
+        """Return logits [batch, outputs]."""
+        grey = image.mean(1, keepdim=True)
+        features = [_normalized_blocks(self.backbone(F.adaptive_avg_pool2d(grey, self.side)))]
+        if self.thumbnail:
+            features.append(F.adaptive_avg_pool2d(grey, self.thumbnail).flatten(1))
+        return cast(Tensor, self.head(torch.cat(features, 1)))
+
+
+class _Histograms(nn.Module):
+    """Of each square cell, how strong the gradients are in each direction."""
+
+    def __init__(self, cell: int, orientations: int) -> None:
+        super().__init__()
+        self.cell, self.orientations = cell, orientations
+
+    def forward(self, image: Float[Tensor, "batch 1 side side"]) -> Float[Tensor, "batch orientations rows columns"]:
+        """Return the histograms."""
+        wide = F.pad(image, (1, 1, 1, 1), mode="replicate")
+        down = wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]
+        right = wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]
+        strength = (down**2 + right**2).clamp_min(1e-12).sqrt()
+        turn = torch.atan2(down.detach(), right.detach()) / math.pi % 1.0
+        direction = (turn * self.orientations).long() % self.orientations
+        planes = [F.avg_pool2d(strength * (direction == place), self.cell) for place in range(self.orientations)]
+        return torch.cat(planes, 1)
+
+
+def _normalized_blocks(cells: Float[Tensor, "batch orientations rows columns"]) -> Float[Tensor, "batch features"]:
+    """Put each two by two cells side by side, and bring every such block to length 1 (L2-Hys: clipped, then again)."""
+    blocks = torch.stack([cells[..., y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)], 1)
+    blocks = F.normalize(blocks.flatten(1, 2), dim=1)
+    return F.normalize(blocks.clamp_max(_CLIP), dim=1).flatten(1)
