@@ -96,7 +96,7 @@ export class Worklist {
   }
 
   #draw(film, old) {
-    const image = old?.querySelector("img") ?? make("img", { alt: "", width: 52, height: 52, "data-id": film.id });
+    const image = old?.querySelector("img") ?? make("img", { alt: "", width: 48, height: 48, "data-id": film.id });
     if (!image.src) this.#seen.observe(image);
     const why = film.reasons.map((reason) => reason.words).join(" ");
     const open = make("button", {
