@@ -14,16 +14,32 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from PIL import Image
 
+from covidcxr.config import ModelConfig, PreprocessConfig
+from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import PhantomLabel, draw_phantom
 from covidcxr.pipeline import Pipeline
 from covidcxr.serve import ServeSettings
 from covidcxr.serve.server import Server
 
+CLASSES = ("covid19", "pneumonia", "normal")
 TOKEN = "a-token-of-sixteen-letters-or-more"
 
 Film = dict[str, Any]
+
+
+def small_pipeline(seed: int = 0) -> Pipeline:
+    """The bundled lungs, and a classifier that nobody trained: what it says is nonsense, but depends on every pixel."""
+    settings = PreprocessConfig(image_size=(96, 96), region="lungs")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = ModelConfig(
+            "classification", "timm:mobilenetv3_small_050", CLASSES, preprocess=settings, temperature=0.02
+        )
+        classifier = ClassificationModel(config)
+    return Pipeline(lung_segmenter=SegmentationModel.from_pretrained("mini"), classifier=classifier)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from covidcxr import Pipeline
 from covidcxr.errors import ImageReadError
 from covidcxr.serve import Limits
 from covidcxr.serve.decoder import Decoder
-from serving import TOKEN, answer_of, film_png, pixels_of, png_of, raw, running, upload
+from serving import TOKEN, answer_of, film_png, pixels_of, png_of, raw, running, small_pipeline, upload
 from test_serve import dicom_of
 
 NO_FILM = "x" * 22
@@ -50,7 +50,7 @@ PRIVATE = [
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline.from_pretrained("mini")
+    return small_pipeline()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from covidcxr import __version__
+from covidcxr.errors import ConfigError
 from covidcxr.page import Page
 from covidcxr.serve.bayes import FORMULA, uniform
 from covidcxr.serve.desk import Desk
@@ -32,7 +34,10 @@ def report_routes(desk: Desk) -> APIRouter:
         pixels, masks = await desk.pictures(row)
         chances = film["probabilities"]
         target = film["label"] or (max(chances, key=lambda name: chances[name]) if chances else None)
-        heat = None if target is None else (target, await desk.heat_map(row, target) / np.float32(255))
+        heat = None
+        if target is not None:
+            with suppress(ConfigError):  # of a network without places there is no heat map
+                heat = (target, await desk.heat_map(row, target) / np.float32(255))
         return await asyncio.to_thread(film_report, film, pixels, masks, heat)
 
     @routes.get("/films/{film_id}/report.html", response_class=HTMLResponse)

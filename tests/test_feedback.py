@@ -1,0 +1,272 @@
+"""From a reader's verdict to a model that learned from it; and what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from covidcxr import Pipeline
+from covidcxr.cli import main
+from covidcxr.config import ModelConfig
+from covidcxr.data import FeedbackDataModule
+from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.io import read_mask
+from covidcxr.models import ClassificationModel
+from covidcxr.serve import Store, export_feedback
+from serving import film_png, pixels_of, png_of, running, small_pipeline, upload
+from test_serve import dicom_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*treespec")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return small_pipeline()
+
+
+def judge(client: httpx.Client, film: dict[str, Any], label: str | None, *, consent: bool = True) -> None:
+    said = {"label": label, "comment": "secret words", "consent": consent}
+    client.put(f"/api/films/{film['id']}/verdict", json=said).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def store(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six films: four labelled, one that nobody can judge, one without consent."""
+    folder = tmp_path_factory.mktemp("feedback") / "store"
+    with running(folder, pipeline, keep_identifiers=True) as client:
+        films = [upload(client, film_png(seed), f"secret-name-{seed}.png") for seed in range(4)]
+        pixels = pixels_of(film_png(4))
+        patient = {"PatientID": "PID-4711-X", "StudyInstanceUID": "1.2.3.4711"}
+        films += [upload(client, dicom_of(pixels, **patient)), upload(client, dicom_of(pixels[:, ::-1], **patient))]
+        for film, label in zip(films, ("normal", "normal", "pneumonia", "cannot say", "normal", "normal"), strict=True):
+            judge(client, film, label)
+        judge(client, films[1], "covid19", consent=False)  # withdrawn
+        mask = pixels_of(client.get(f"/api/films/{films[0]['id']}/masks/lung_field.png").content)
+        mask[:40] = 0
+        client.put(f"/api/films/{films[0]['id']}/masks/lung_field", content=png_of(mask)).raise_for_status()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def export(store: Path) -> Path:
+    out = store.parent / "export"
+    assert main(["feedback", str(store), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_export_holds_what_may_train_and_names_nobody(export: Path) -> None:
+    index = json.loads((export / "feedback.json").read_text())
+    assert index["classes"] == ["covid19", "pneumonia", "normal"]
+    assert [film["label"] for film in index["films"]] == ["normal", "pneumonia", None, "normal", "normal"]
+    assert [film["patient"] for film in index["films"]] == [None, None, None, "patient-1", "patient-1"]
+    assert all(film["model"] == "mini" and len(film["model_sha256"]) == 64 for film in index["films"])
+    for path in export.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for secret in (b"secret", b"PID-4711-X", b"1.2.3.4711"):
+                assert secret not in content, path
+
+
+def test_the_export_is_a_data_module(export: Path) -> None:
+    data = FeedbackDataModule(export, drawn_masks=export / "drawn", region="lungs", image_size=(64, 64))
+    assert data.classes == ("covid19", "pneumonia", "normal")
+    assert sorted(record.label or "" for record in data.records) == ["", "normal", "normal", "normal", "pneumonia"]
+    assert len({record.patient for record in data.records}) == 4
+    corrected = [record for record in data.records if "masks" in str(record.mask_paths.get("lung_field"))]
+    assert len(corrected) == 1
+    assert not read_mask(corrected[0].mask_paths["lung_field"])[:40].any()
+    assert all("lung_field" in record.mask_paths for record in data.records)
+    bare = FeedbackDataModule(export)
+    assert sum(bool(record.mask_paths) for record in bare.records) == 1, "drawn masks are no reader's"
+    sample = FeedbackDataModule(export, fractions=(1.0, 0.0)).train_dataset[0]
+    assert sample["image"].shape == (1, 256, 256)
+
+
+def test_an_export_is_new_and_whole(store: Path, export: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["feedback", str(store), "--out", str(export)]) == 2
+    assert "there already" in capsys.readouterr().err
+    assert main(["feedback", str(store), "--out", str(tmp_path / "again"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"films": 5, "labels": 4, "corrected_masks": 1}
+    assert main(["feedback", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
+    assert "no store" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    empty = Store(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="No reader agreed"):
+        export_feedback(empty, tmp_path / "x")
+    empty.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "empty"]
+
+
+def test_what_is_no_export(store: Path, export: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="is a server's store"):
+        FeedbackDataModule(store)
+    with pytest.raises(DatasetError, match="feedback STORE --out"):
+        FeedbackDataModule(tmp_path)
+    index = json.loads((export / "feedback.json").read_text())
+    for damage in ("{", "[]", json.dumps(index | {"films": [{}]}), json.dumps(index | {"classes": [1]})):
+        (tmp_path / "feedback.json").write_text(damage)
+        with pytest.raises(DatasetError, match="is damaged"):
+            FeedbackDataModule(tmp_path)
+    (tmp_path / "feedback.json").write_text(json.dumps(index | {"format_version": 2}))
+    with pytest.raises(DatasetError, match="newer covidcxr"):
+        FeedbackDataModule(tmp_path)
+
+
+def fine_tuning(model: ModelConfig, export: Path) -> dict[str, Any]:
+    """The settings of a short training that starts from the bundled classifier."""
+    seen = model.preprocess
+    data = {"image_size": list(seen.image_size), "fit": seen.fit, "region": seen.region, "augment": "none"}
+    data |= {"lung_dilation": seen.lung_dilation, "fractions": [1.0, 0.0], "drawn_masks": str(export / "drawn")}
+    task = {"model": model.to_dict(), "loss": "cross_entropy", "lr": 0.001, "init_from": "mini"}
+    trainer = {"max_epochs": 12, "limit_val_batches": 0, "accelerator": "cpu", "logger": False}
+    return {
+        "seed_everything": 0,
+        "model": {"class_path": "ClassificationTask", "init_args": task},
+        "data": {"class_path": "FeedbackDataModule", "init_args": data},
+        "trainer": trainer | {"enable_checkpointing": False, "default_root_dir": str(export.parent)},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fine_tuning_on_feedback_moves_the_answer_on_those_films(tmp_path: Path) -> None:
+    """Readers contradict the model on phantoms; after a few steps from the bundled weights it agrees with them."""
+    mini = Pipeline.from_pretrained("mini")
+    assert mini.classifier is not None
+    contents = [film_png(seed, "normal", size=(224, 224)) for seed in range(6)]
+    with running(tmp_path / "store", mini) as client:
+        before = [upload(client, content) for content in contents]
+        chosen = [min(film["probabilities"], key=film["probabilities"].__getitem__) for film in before]
+        for film, label in zip(before, chosen, strict=True):
+            judge(client, film, label)
+    out = tmp_path / "feedback"
+    assert main(["feedback", str(tmp_path / "store"), "--out", str(out)]) == 0
+    (tmp_path / "fine-tuning.yaml").write_text(json.dumps(fine_tuning(mini.classifier.members[0].config, out)))
+    words = ["--config", str(tmp_path / "fine-tuning.yaml"), "--data", "feedback", "--data.root", str(out)]
+    assert main(["fit", *words, "--output", str(tmp_path / "tuned")]) == 0
+    tuned = Pipeline(
+        lung_segmenter=mini.lung_segmenter, classifier=ClassificationModel.from_pretrained(tmp_path / "tuned")
+    )
+    with running(tmp_path / "store", tuned) as client:  # the same store, served by the model that learned from it
+        after = [client.get(f"/api/films/{film['id']}").json() for film in before]
+    gains = [
+        new["probabilities"][label] - old["probabilities"][label]
+        for old, new, label in zip(before, after, chosen, strict=True)
+    ]
+    assert np.mean(gains) > 0.2, gains
+    assert min(gains) > 0, gains
+    assert all(new["verdict"] == {**new["verdict"], "label": label} for new, label in zip(after, chosen, strict=True))
+
+
+# A server in a process of its own
+
+
+@contextmanager
+def process(store: Path | str, port: int) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    words = [sys.executable, "-m", "covidcxr", "serve", "--store", str(store), "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            until = time.monotonic() + 120
+            while time.monotonic() < until and server.poll() is None:
+                try:
+                    if client.get("/api/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            assert server.poll() is None
+            yield server, client
+    finally:
+        server.kill()
+        server.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+    port = free_port()
+    mask = np.full((320, 300), 255)
+    acknowledged: dict[tuple[str, str], Any] = {}
+
+    def talk(number: int, film_id: str) -> None:
+        place = f"http://127.0.0.1:{port}/api/films/{film_id}"
+        with httpx.Client(timeout=30) as client:
+            for turn in range(10_000):
+                said = {"label": "normal", "comment": f"{number}-{turn}", "consent": True}
+                try:
+                    acknowledged[film_id, "verdict"] = client.put(f"{place}/verdict", json=said).json()["verdict"]
+                    shown = mask.copy()
+                    shown[: 1 + turn % 100] = 0
+                    client.put(f"{place}/masks/lung_field", content=png_of(shown)).raise_for_status()
+                    acknowledged[film_id, "mask"] = 1 + turn % 100
+                except (httpx.HTTPError, ValueError):
+                    return
+
+    with process(tmp_path, port) as (server, client):
+        films = [upload(client, film_png(seed)) for seed in range(4)]
+        threads = [threading.Thread(target=talk, args=(at, film["id"])) for at, film in enumerate(films)]
+        for thread in threads:
+            thread.start()
+        time.sleep(4)
+        os.kill(server.pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+    assert len(acknowledged) == 8
+    with process(tmp_path, port) as (_, client):
+        for (film_id, kind), value in acknowledged.items():
+            film = client.get(f"/api/films/{film_id}").json()
+            if kind == "verdict":  # the last one acknowledged, or one that was on its way
+                number, turn = map(int, value["comment"].split("-"))
+                assert film["verdict"]["comment"] in (f"{number}-{turn}", f"{number}-{turn + 1}")
+            else:
+                rows = int(
+                    (pixels_of(client.get(f"/api/films/{film_id}/masks/lung_field.png").content) == 0).all(1).sum()
+                )
+                assert rows in (value, 1 + value % 100)
+                assert film["revised"]
+
+
+@pytest.mark.slow
+def test_a_store_in_postgresql(pipeline: Pipeline, tmp_path: Path) -> None:
+    url = os.environ.get("COVIDCXR_POSTGRESQL")
+    if url is None:
+        pytest.skip("needs a database: set COVIDCXR_POSTGRESQL to its URL")
+    with running(url, pipeline) as client:
+        film = upload(client, film_png(1), "ä.png")
+        place = f"/api/films/{film['id']}"
+        client.put(f"{place}/prior", json={"probabilities": {"covid19": 0.6, "pneumonia": 0.3, "normal": 0.1}})
+        mask = pixels_of(client.get(f"{place}/masks/lung.png").content)
+        mask[:40] = 0
+        client.put(f"{place}/masks/lung", content=png_of(mask)).raise_for_status()
+        judge(client, film, "normal")
+        film = client.get(place).json()
+    with running(url, pipeline) as client:
+        assert client.get(place).json() == film
+        np.testing.assert_array_equal(pixels_of(client.get(f"{place}/masks/lung.png").content), mask)
+    assert main(["feedback", url, "--out", str(tmp_path / "out")]) == 0
+    assert film["sha256"] in {
+        one["sha256"] for one in json.loads((tmp_path / "out" / "feedback.json").read_text())["films"]
+    }
+    with running(url, pipeline) as client:
+        client.delete(place).raise_for_status()
+        assert client.get(place).status_code == 404
