@@ -63,8 +63,8 @@ class PreprocessConfig:
         mean: Subtracted after scaling to [0, 1]; one value, or one a channel.
         std: Divided by; one value, or one a channel; above 0.
         fit: "letterbox" keeps the aspect ratio and pads with black, "stretch" does not.
-        region: What the network sees: "full", "box" (the rectangle around the lungs), "lungs", or "background" (the film
-            with the lungs removed).
+        region: What the network sees: "full", "box" (the rectangle around the lungs), "lungs", or "background" (the
+            film with the lungs removed).
         lung_dilation: By how much the lung mask is widened before `region` is cut, as a fraction of the longer
             side of `image_size`, in [0, 0.5]. Standard masks leave out 27 % of the lung's volume, behind heart
             and diaphragm.

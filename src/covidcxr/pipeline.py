@@ -207,9 +207,10 @@ class Pipeline:
         if not films:
             return
         masks = [dict(known) for known in given]
+        fitted: dict[Any, torch.Tensor] = {}  # of all films, for models that want one size
         reasons: list[tuple[str, ...]] = [() for _ in films]
         if self.lung_segmenter is not None:
-            drawn = self._draw(self.lung_segmenter, films, masks, self.postprocess)
+            drawn = self._draw(self.lung_segmenter, films, masks, fitted, self.postprocess)
             masks = [found | known for found, known in zip(drawn, given, strict=True)]
             reasons = [
                 ()
@@ -218,12 +219,12 @@ class Pipeline:
                 for found, known in zip(masks, given, strict=True)
             ]
         if self.infection_segmenter is not None:
-            drawn = self._draw(self.infection_segmenter, films, masks)
+            drawn = self._draw(self.infection_segmenter, films, masks, fitted)
             masks = [
                 {"infection": _within(found, new["infection"]), **found}
                 for found, new in zip(masks, drawn, strict=True)
             ]
-        for found, chances, why in zip(masks, self._classify(films, masks, reasons), reasons, strict=True):
+        for found, chances, why in zip(masks, self._classify(films, masks, reasons, fitted), reasons, strict=True):
             label = None
             if self.classifier is not None and chances:
                 label, doubts = self.classifier.answer(chances)
@@ -231,10 +232,15 @@ class Pipeline:
             yield found, chances, None if why else label, why
 
     def _draw(
-        self, model: SegmentationModel, films: Sequence[Film], lungs: Sequence[Masks], clean: PostProcess | None = None
+        self,
+        model: SegmentationModel,
+        films: Sequence[Film],
+        lungs: Sequence[Masks],
+        fitted: dict[Any, torch.Tensor],
+        clean: PostProcess | None = None,
     ) -> list[Masks]:
         """Draw each film's masks at its own size, cleaned at the network's."""
-        maps = model.predict_fitted(*fit_films(model, films, lungs)).cpu().numpy()
+        maps = model.predict_fitted(*fit_films(model, films, lungs, fitted)).cpu().numpy()
         drawn: list[Masks] = []
         for film, values in zip(films, maps, strict=True):
             for name, plane, threshold in zip(model.config.classes, values, model.thresholds(), strict=True):
@@ -250,7 +256,11 @@ class Pipeline:
         return drawn
 
     def _classify(
-        self, films: Sequence[Film], masks: Sequence[Masks], reasons: Sequence[tuple[str, ...]]
+        self,
+        films: Sequence[Film],
+        masks: Sequence[Masks],
+        reasons: Sequence[tuple[str, ...]],
+        fitted: dict[Any, torch.Tensor],
     ) -> list[dict[str, float]]:
         """Ask the classifier about every film that shows what it wants to see."""
         results: list[dict[str, float]] = [{} for _ in films]
@@ -260,7 +270,8 @@ class Pipeline:
         asked = [number for number, why in enumerate(reasons) if full or "lungs-not-found" not in why]
         if asked:
             shown, lungs = [films[n] for n in asked], [masks[n] for n in asked]
-            answers = [member.predict(*fit_films(member, shown, lungs)) for member in self.classifier.members]
+            known = fitted if len(asked) == len(films) else {}
+            answers = [member.predict(*fit_films(member, shown, lungs, known)) for member in self.classifier.members]
             for number, row in zip(asked, self.classifier.combine(answers).tolist(), strict=True):
                 results[number] = dict(zip(self.classifier.config.classes, row, strict=True))
         return results

@@ -186,5 +186,6 @@ def in_words(reason: str) -> str:
 
 def as_film(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     """Return a film in [0, 1] as 8-bit grey."""
-    film: UInt8[np.ndarray, "height width"] = np.rint(image * 255).astype(np.uint8)
-    return film
+    import cv2
+
+    return np.asarray(cv2.convertScaleAbs(image, alpha=255), np.uint8)

@@ -12,7 +12,7 @@ from torch import Tensor
 from covidcxr.errors import ConfigError
 from covidcxr.models.network import NetworkModel
 from covidcxr.transforms import LUNGS_OF_REGION, fit_image, fit_mask
-from covidcxr.types import Region
+from covidcxr.types import Fit, Region
 
 __all__ = ["fit_films", "lungs_of"]
 
@@ -21,6 +21,7 @@ def fit_films(
     model: NetworkModel,
     films: Sequence[Float[np.ndarray, "_ _"]],
     masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
+    fitted: dict[tuple[tuple[int, int], Fit], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Bring films, and the lungs where the model wants them, to the model's size and device.
 
@@ -28,6 +29,8 @@ def fit_films(
         model: Its preprocessing says size, fit and region.
         films: Grey, in [0, 1].
         masks: Of each film, by mask class, at the film's size; may be empty where the region is "full".
+        fitted: These very films by size and fit, from earlier calls; what is new is added. So models that want one size
+            share it.
 
     Returns:
         Films [batch, 1, *image_size] and lungs, 0 or 1, of the same shape, or None.
@@ -37,12 +40,15 @@ def fit_films(
     """
     settings = model.config.preprocess
     size, fit = settings.image_size, settings.fit
-    images = torch.cat([fit_image(torch.from_numpy(film)[None, None], size, fit) for film in films])
+    fitted = {} if fitted is None else fitted
+    if (size, fit) not in fitted:
+        fitted[size, fit] = torch.cat([fit_image(torch.from_numpy(film)[None, None], size, fit) for film in films])
+    images = fitted[size, fit]
     if settings.region == "full":
         return images.to(model.mean.device), None
     lungs = [torch.from_numpy(lungs_of(found, settings.region))[None, None].float() for found in masks]
-    fitted = torch.cat([fit_mask(mask, size, fit) for mask in lungs])
-    return images.to(model.mean.device), fitted.to(model.mean.device)
+    seen = torch.cat([fit_mask(mask, size, fit) for mask in lungs])
+    return images.to(model.mean.device), seen.to(model.mean.device)
 
 
 def lungs_of(masks: Mapping[str, Bool[np.ndarray, "height width"]], region: Region) -> Bool[np.ndarray, "height width"]:
