@@ -151,7 +151,12 @@ export class Worklist {
     requestAnimationFrame(() => {
       this.#planned = false;
       const focused = document.activeElement?.dataset?.id;
-      by("rows").replaceChildren(...this.#order().map((film) => this.#rows.get(film.id)));
+      let next = by("rows").firstChild;
+      for (const { id } of this.#order()) {
+        const row = this.#rows.get(id);
+        if (row === next) next = next.nextSibling;
+        else by("rows").insertBefore(row, next); // only what is not in its place: there may be thousands
+      }
       if (focused) this.#rows.get(focused)?.querySelector(".open").focus();
       by("no-films").hidden = this.session.films.size > 0;
       by("count").textContent = this.session.films.size || "";
