@@ -63,7 +63,9 @@ def page_routes(app: FastAPI, desk: Desk, metrics: Metrics) -> APIRouter:
     async def health() -> dict[str, Any]:
         """Say what answers and how much is taken; 503 until the model is loaded."""
         facts = desk.engine.facts
-        model = dataclasses.asdict(facts) | {"coverage": None}
+        from covidcxr.prediction import MASK_COLORS  # brings torch, which the engine has loaded by now
+
+        model = dataclasses.asdict(facts) | {"mask_colors": MASK_COLORS}
         if facts.exclusive:
             model |= {"training_prior": uniform(facts.classes), "formula": FORMULA}
         taken = ("file_bytes", "pixels", "films", "batch_films")
