@@ -111,6 +111,7 @@ export class Correction {
     try {
       const film = await change(before);
       this.#mark(false);
+      this.brush.take(null); // until the masks are here: what is drawn meanwhile would be lost
       this.session.put(film, { masks: true });
       if (this.session.film?.id === film.id) by("moved").textContent = difference(before, film);
     } catch (error) {
@@ -121,6 +122,7 @@ export class Correction {
   }
 
   #reload() {
+    this.brush.take(null);
     by("moved").textContent = "";
     return this.overlays.load(this.session.film);
   }
