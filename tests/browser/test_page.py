@@ -225,6 +225,9 @@ def test_a_verdict_is_kept_and_found_again(page: ReadingPage, phantoms: list[Pat
     verdict = next(film["verdict"] for film in page.films() if film["name"] == phantoms[0].name)
     assert (verdict["label"], verdict["comment"], verdict["consent"]) == ("pneumonia", comment, True)
     assert page.driver.title.startswith(phantoms[0].name)
+    other = next(film["id"] for film in page.films() if film["name"] == phantoms[1].name)
+    page.script("location.hash = `#film=${arguments[0]}`", other)
+    wait(lambda: page.text("#film-name") == phantoms[1].name, "the film that the address names")
     assert page.complaints() == []
 
 

@@ -40,6 +40,10 @@ by("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address holds the film
   by("canvas").focus();
 });
+addEventListener(
+  "hashchange",
+  told(() => inAddress() && choose(inAddress())),
+);
 addEventListener("beforeunload", (event) => {
   if (correction.edited || verdict.unsaved) event.preventDefault();
 });
@@ -70,8 +74,13 @@ async function start() {
   by("model").textContent = `${model.name} · ${version} · ${model.sha256.slice(0, 8)}`;
   by("limits").textContent =
     `Up to ${Math.round(limits.file_bytes / 1e6)} MB and ${Math.round(limits.pixels / 1e6)} megapixels a film.`;
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("film");
-  await session.select(session.films.has(wanted) ? wanted : null);
+  await session.select(inAddress());
+}
+
+/** The film that the address names, if it is in the worklist. */
+function inAddress() {
+  const id = new URLSearchParams(location.hash.slice(1)).get("film");
+  return session.films.has(id) ? id : null;
 }
 
 async function choose(id) {

@@ -35,7 +35,7 @@ export function attachGestures(viewer, brush) {
   canvas.addEventListener("pointermove", (event) => {
     const pointer = pointers.get(event.pointerId);
     brush.hover(...viewer.toFilm(...place(event)));
-    if (!pointer) return;
+    if (!pointer || !viewer.film) return;
     const before = pointer.at;
     pointer.at = place(event);
     const moved = [pointer.at[0] - before[0], pointer.at[1] - before[1]];
@@ -43,7 +43,7 @@ export function attachGestures(viewer, brush) {
       pinch(viewer, [...pointers.values()].find((other) => other !== pointer).at, before, pointer.at);
     else if (pointer.button === 2) viewer.setWindow(viewer.film.width + moved[0], viewer.film.level + moved[1] / 2);
     else if (pointer.button === 0 && brush.drawing)
-      event.getCoalescedEvents().forEach((each) => brush.move(...viewer.toFilm(...place(each))));
+      traces(event).forEach((each) => brush.move(...viewer.toFilm(...place(each))));
     else viewer.pan(...moved);
   });
 
@@ -64,6 +64,12 @@ export function attachGestures(viewer, brush) {
     else return;
     event.preventDefault();
   });
+}
+
+/** All places since the last frame, where the browser tells them: a quick stroke stays round. */
+function traces(event) {
+  const places = event.getCoalescedEvents?.() ?? [];
+  return places.length ? places : [event];
 }
 
 function pinch(viewer, still, before, now) {

@@ -1,7 +1,7 @@
 /** Films on their way to the server: dropped or chosen, three at a time; progress and failures are told for each. */
 
 import { upload } from "./api.js";
-import { by, make, say } from "./dom.js";
+import { by, complain, make, say } from "./dom.js";
 
 const AT_ONCE = 3;
 const PATIENCE = 20; // times that a busy server is asked again
@@ -74,7 +74,7 @@ export class Uploads {
       shown.entry.remove();
       this.#done += 1;
       this.session.put(film);
-      if (!this.session.wanted) await this.session.select(film.id);
+      if (!this.session.wanted) this.session.select(film.id).catch(complain);
     } catch (error) {
       this.#failed += 1;
       this.#fail(file, shown, error);
