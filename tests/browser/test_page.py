@@ -139,11 +139,12 @@ def test_a_corrected_mask_changes_the_answer(page: ReadingPage, phantoms: list[P
     page.upload(phantoms[0])
     page.settled()
     wait(page.loaded, "the film")
+    over_the_right_lung = [(-230, -240), *[(0, 60)] * 8, (70, 0), *[(0, -60)] * 8]
     film, drawn, before = page.films()[0], page.stage(), page.probabilities()
     mask_before = picture(page, film, "masks/lung_field")
     page.press("e")
-    page.slide("#size", 60)
-    page.drag((-110, -120), *[(5, 25)] * 9)
+    page.slide("#size", 90)
+    page.drag(*over_the_right_lung)
     assert page.one("#ask").is_enabled()
     page.press("b", "b")  # the brush in, and out of the hand: its ring is gone
     assert (page.stage() != drawn).any()
@@ -152,9 +153,10 @@ def test_a_corrected_mask_changes_the_answer(page: ReadingPage, phantoms: list[P
     assert not page.one("#ask").is_enabled()
 
     page.press("e")
-    page.drag((-110, -120), *[(5, 25)] * 9)
+    page.drag(*over_the_right_lung)
     page.press("a")
-    wait(lambda: "→" in page.text("#moved"), "another answer")
+    wait(lambda: page.films()[0]["corrected"] == ["lung_field"], "another answer")
+    wait(lambda: "\N{RIGHTWARDS ARROW}" in page.text("#moved"), "what has moved")
     film, mask = page.films()[0], picture(page, film, "masks/lung_field")
     assert set(np.unique(mask)) == {0, 255}
     assert (mask < mask_before).sum() > 1000

@@ -76,8 +76,9 @@ export class Correction {
 
   #open(film) {
     const chosen = by("mask").value;
-    by("mask").replaceChildren(...film.masks.map((name) => make("option", { value: name, text: words(name) })));
-    if (film.masks.includes(chosen)) by("mask").value = chosen;
+    const names = [...this.overlays.layers.keys()];
+    by("mask").replaceChildren(...names.map((name) => make("option", { value: name, text: words(name) })));
+    if (names.includes(chosen)) by("mask").value = chosen;
     by("size").max = Math.round(Math.max(film.width, film.height) / 4);
     this.#take();
     this.#resize();
@@ -155,12 +156,15 @@ export class Correction {
 
 /** What a new answer has moved, in a sentence. */
 function difference(before, after) {
-  const moves = Object.keys(after.probabilities)
-    .filter((name) => name in before.probabilities)
-    .map(
-      (name) => `${words(name)} ${percent(before.probabilities[name], 1)} → ${percent(after.probabilities[name], 1)}`,
-    );
-  const answers =
-    answerOf(before) === answerOf(after) ? `Still ${answerOf(after)}` : `${answerOf(before)} → ${answerOf(after)}`;
-  return [answers, ...moves].join("; ");
+  const figures = [
+    ...Object.keys(after.probabilities).map((name) => [words(name), ({ probabilities }) => probabilities[name]]),
+    ["lungs", (film) => film.lung_fraction],
+    ["infected", (film) => film.infected_fraction],
+  ];
+  const moves = figures
+    .map(([name, of]) => [name, percent(of(before), 1), percent(of(after), 1)])
+    .filter(([, was, is]) => was !== is)
+    .map(([name, was, is]) => `${name} ${was} → ${is}`);
+  const [was, is] = [answerOf(before), answerOf(after)];
+  return [was === is ? `Still ${is}` : `${was} → ${is}`, ...moves].join("; ");
 }

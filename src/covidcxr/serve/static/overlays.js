@@ -25,10 +25,11 @@ export class Overlays {
 
   /** Fetch a film's masks; the film itself may be another by the time they are here. */
   async load(film) {
-    const { mask_colors: colors = {} } = this.session.model;
-    const masks = await Promise.all(
-      film.masks.map(async (name) => [name, await decode(await blob(route(film, "masks", `${name}.png`)))]),
-    );
+    const { mask_classes: order, mask_colors: colors } = this.session.model;
+    const fetched = order
+      .filter((name) => film.masks.includes(name))
+      .map(async (name) => [name, await decode(await blob(route(film, "masks", `${name}.png`)))]);
+    const masks = await Promise.all(fetched);
     if (this.session.film?.id !== film.id) return;
     this.layers = new Map(masks.map(([name, mask]) => [name, new MaskLayer(mask, colors[name])]));
     this.#heat = new Map();
