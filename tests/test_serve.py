@@ -516,7 +516,7 @@ def test_a_store_of_a_newer_release(tmp_path: Path) -> None:
     ("where", "message"),
     [
         ("foo://x", "no database URL"),
-        ("postgresql+psycopg://nobody@127.0.0.1:1/none", "cannot be opened: .*refused"),
+        ("postgresql+psycopg://nobody@localhost:1/none", "cannot be opened: .*refused"),
     ],
 )
 def test_stores_that_cannot_be_had(where: str, message: str) -> None:

@@ -152,7 +152,7 @@ def test_html_in_a_comment_is_text_everywhere(client: httpx.Client) -> None:
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1.evil.example"},
-        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://localhost:1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
         {"Origin": "https://evil.example", "Sec-Fetch-Site": "none"},
