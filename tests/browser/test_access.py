@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from reading_page import ReadingPage, wait
+from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from covidcxr.io import write_image
@@ -74,7 +75,8 @@ def test_a_mask_is_corrected_without_a_mouse(page: ReadingPage, phantoms: list[P
     before = page.probabilities()
     page.press("e")
     page.script("document.getElementById('canvas').focus()")
-    page.press(*[Keys.ARROW_LEFT] * 4, *[Keys.SPACE, Keys.ARROW_DOWN] * 6)
+    page.slide("#size", 90)
+    page.press(*[Keys.ARROW_LEFT] * 3, *[Keys.ARROW_UP] * 3, *[Keys.SPACE, Keys.ARROW_DOWN] * 7)
     page.press("a")
     wait(lambda: page.text("#moved") and page.probabilities() != before, "another answer")
 
@@ -186,3 +188,12 @@ def test_a_token_comes_in_the_address_and_does_not_stay_there(
     page.driver.refresh()
     wait(page.loaded, "the film after a reload")
     assert page.complaints() == []
+
+
+def test_the_guide_tells_all_keys(page: ReadingPage) -> None:
+    page.press("?")
+    keys = [[key.text for key in term.find_elements(By.TAG_NAME, "kbd")] for term in page.all("#key-list dt")]
+    words = [each.text for each in page.all("#key-list dd")]
+    told = [f"| {' '.join(f'`{key}`' for key in each)} | {what} |" for each, what in zip(keys, words, strict=True)]
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "serve.md").read_text(encoding="utf-8")
+    assert guide.split("| Keys | |\n|---|---|\n")[1].split("\n\n")[0].splitlines() == told
