@@ -123,6 +123,14 @@ class Answers:
             return np.array([_age_band(value) for value in values])
         return np.array([NOT_STATED if value is None else str(value) for value in values])
 
+    def numbers(self, name: str) -> Float[np.ndarray, " films"]:
+        """Return any column of numbers; NaN = not known.
+
+        Raises:
+            ConfigError: If it holds something else.
+        """
+        return _numbers(self.rows, name)
+
     def groups(self, name: str) -> dict[str, Bool[np.ndarray, " films"]]:
         """Return the films of each value of a trait, by name; empty where no film tells it."""
         values = self.trait(name)

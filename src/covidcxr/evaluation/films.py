@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from covidcxr.data.fitting import box_slices, check_mask_size
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError, did_you_mean
+from covidcxr.evaluation.agreement import film_agreement
 from covidcxr.evaluation.masks import dice_score, iou_score, precision_score, recall_score
 from covidcxr.files import replace_file
 from covidcxr.io import read_mask
@@ -91,8 +92,9 @@ def pipeline_rows(
 
     Returns:
         A row a film: `image_id`, `patient_id`, `source`, `split`, `view`, `sex`, `age`; `label`, or `label_CLASS` of
-        findings; `probability_CLASS`; `answer` ("" = cannot say), `plausible` and `reasons` (joined by ";"); and
-        `dice_MASK`, `iou_MASK`, ... of the masks whose truth is known.
+        findings; `probability_CLASS`; `answer` ("" = cannot say), `plausible` and `reasons` (joined by ";");
+        `dice_MASK`, `iou_MASK`, ... of the masks whose truth is known; and where a reader outlined the infection what
+        `covidcxr.evaluation.agreement.film_agreement` measures.
 
     Raises:
         ConfigError: If there is no such split, no film in it, or none has a label that the classifier knows.
@@ -139,7 +141,11 @@ def _ask(pipeline: Pipeline, data: Collection, records: Sequence[Record]) -> Ite
         assert isinstance(answer, Prediction)
         row |= _answer(pipeline, answer)
         try:
-            row |= _mask_scores(answer.masks, true_masks(record, film.shape))
+            true = true_masks(record, film.shape)
+            row |= _mask_scores(answer.masks, true)
+            row |= film_agreement(
+                answer.orientation.correct_masks(answer.masks), answer.orientation.correct_masks(true)
+            )
         except CovidCXRError as error:
             row["error"] = str(error)
         yield row

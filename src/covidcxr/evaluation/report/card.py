@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["model_card"]
 
-KEPT = ("classes", "masks", "answers", "point", "regions", "held_out", "shortcuts", "groups", "robustness", "lineage")
+KEPT = (
+    "classes", "masks", "agreement", "answers", "point", "regions", "held_out", "shortcuts", "groups", "robustness",
+    "lineage",
+)  # fmt: skip
 """The parts of an evaluation that belong on a card: no film is named there."""
 
 

@@ -13,6 +13,7 @@ from covidcxr.evaluation.answers import Answers, looked_for
 from covidcxr.evaluation.intervals import Estimate
 from covidcxr.evaluation.reliability import Reliability, measure_reliability
 from covidcxr.evaluation.report.abstention import score_abstention
+from covidcxr.evaluation.report.agreement import score_agreement
 from covidcxr.evaluation.report.chief import LEAST, in_words
 from covidcxr.evaluation.report.classes import ClassScores, score_classes
 from covidcxr.evaluation.report.gallery import draw_gallery
@@ -31,8 +32,8 @@ from covidcxr.page import Page, Section, write_html, write_markdown
 __all__ = ["Evaluation", "Part", "evaluate_rows", "write_report"]
 
 ORDER = (
-    "classes", "masks", "reliability", "answers", "point", "regions", "held_out", "compared", "shortcuts", "groups",
-    "mistakes", "gallery", "attention", "robustness", "learning", "audit", "lineage",
+    "classes", "masks", "agreement", "reliability", "answers", "point", "regions", "held_out", "compared", "shortcuts",
+    "groups", "mistakes", "gallery", "attention", "robustness", "learning", "audit", "lineage",
 )  # fmt: skip
 """How the parts follow one another; others stand before the last."""
 
@@ -164,6 +165,7 @@ def evaluate_rows(
     found: dict[str, Part | None] = {
         "classes": score_classes(answers, **settings),
         "masks": score_masks(answers, **settings),
+        "agreement": score_agreement(answers, **settings),
         "reliability": _reliability(answers, settings),
         "answers": score_abstention(answers, **settings),
         "point": score_point(
