@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from covidcxr.config import ModelConfig, PreprocessConfig
-from covidcxr.models import ClassificationModel, SegmentationModel
+from covidcxr.models import ClassificationModel
 from covidcxr.phantom import PhantomLabel, draw_phantom
 from covidcxr.pipeline import Pipeline
 from covidcxr.serve import ServeSettings
@@ -30,7 +30,7 @@ TOKEN = "a-token-of-sixteen-letters-or-more"
 Film = dict[str, Any]
 
 
-def small_pipeline(seed: int = 0) -> Pipeline:
+def small_pipeline(seed: int = 0, temperature: float = 0.02) -> Pipeline:
     """The bundled lungs, and a classifier that nobody trained: what it says is nonsense, but depends on every pixel."""
     settings = PreprocessConfig(image_size=(96, 96), region="lungs")
     with torch.random.fork_rng():
@@ -39,7 +39,7 @@ def small_pipeline(seed: int = 0) -> Pipeline:
             "classification", "timm:mobilenetv3_small_050", CLASSES, preprocess=settings, temperature=0.02
         )
         classifier = ClassificationModel(config)
-    return Pipeline(lung_segmenter=SegmentationModel.from_pretrained("mini"), classifier=classifier)
+    return Pipeline(lung_segmenter=Pipeline.from_pretrained("mini").lung_segmenter, classifier=classifier)
 
 
 @contextmanager

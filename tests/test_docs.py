@@ -182,7 +182,20 @@ def test_every_yaml_block_is_yaml() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    [[], ["demo"], ["predict"], ["evaluate"], ["audit"], ["explain"], ["recipes"], ["tune"], ["serve"], ["feedback"], ["datasets"], ["doctor"]],
+    [
+        [],
+        ["demo"],
+        ["predict"],
+        ["evaluate"],
+        ["audit"],
+        ["explain"],
+        ["recipes"],
+        ["tune"],
+        ["serve"],
+        ["feedback"],
+        ["datasets"],
+        ["doctor"],
+    ],
     ids=lambda verb: " ".join(verb) or "covidcxr",
 )
 def test_help_shows_examples(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:

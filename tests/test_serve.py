@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,14 @@ from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from covidcxr import Pipeline
+from covidcxr.cli import main
 from covidcxr.errors import ConfigError
+from covidcxr.models import SegmentationModel
 from covidcxr.phantom import draw_phantom
 from covidcxr.serve import Limits, ServeSettings, Store, post_test
 from covidcxr.serve.answers import infected_by_lung
 from covidcxr.serve.bayes import check_prior
-from serving import CLASSES, film_png, pixels_of, png_of, running, small_pipeline, upload
+from serving import CLASSES, TOKEN, film_png, pixels_of, png_of, running, small_pipeline, upload
 
 
 @pytest.fixture(scope="module")
@@ -117,15 +123,19 @@ def test_films_that_cannot_be_read(content: bytes, message: str, client: httpx.C
     assert message in response.json()["error"]
 
 
-def test_a_film_without_lungs_has_reasons_and_no_heat(client: httpx.Client) -> None:
-    film = upload(client, png_of(np.zeros((200, 200))))
-    assert film["label"] is None
-    assert film["reasons"][0]["id"] == "lungs-not-found"
-    assert "lung" in film["reasons"][0]["words"]
-    assert film["probabilities"] == {}
-    assert client.get(f"/api/films/{film['id']}/heat/covid19.png").status_code == 409
-    for kind in ("html", "pdf", "json"):
-        assert client.get(f"/api/films/{film['id']}/report.{kind}").status_code == 200
+def test_a_film_without_lungs_has_reasons_and_no_heat(pipeline: Pipeline, tmp_path: Path) -> None:
+    assert pipeline.lung_segmenter is not None
+    settings = replace(pipeline.lung_segmenter.config, thresholds=dict.fromkeys(("lung_field", "lung"), 1.0))
+    blind = SegmentationModel(settings)  # nothing is ever sure enough for it
+    with running(tmp_path, Pipeline(lung_segmenter=blind, classifier=pipeline.classifier)) as client:
+        film = upload(client, film_png(0))
+        assert film["label"] is None
+        assert film["reasons"][0]["id"] == "lungs-not-found"
+        assert "lung" in film["reasons"][0]["words"]
+        assert film["probabilities"] == {}
+        assert client.get(f"/api/films/{film['id']}/heat/covid19.png").status_code == 409
+        for kind in ("html", "pdf", "json"):
+            assert client.get(f"/api/films/{film['id']}/report.{kind}").status_code == 200
 
 
 def test_a_film_is_removed_with_all_that_was_said_of_it(client: httpx.Client) -> None:
@@ -392,7 +402,7 @@ def test_films_of_many_clients_share_a_batch(pipeline: Pipeline, tmp_path: Path)
 
 
 def test_a_busy_server_says_so(pipeline: Pipeline, tmp_path: Path) -> None:
-    limits = Limits(waiting_uploads=1, waiting_films=1)
+    limits = Limits(uploads=1, waiting_films=1)
     with running(tmp_path, pipeline, limits=limits) as client:
         content = film_png(0, size=(1500, 1500))
         answers: list[httpx.Response] = []
@@ -543,6 +553,48 @@ def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
         ServeSettings(**settings)
     with pytest.raises(ConfigError, match="pixels must be above 0"):
         Limits(pixels=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--host", "0.0.0.0"], "give a token"),
+        (["--model", "minii"], "Did you mean 'mini'"),
+        (["--port", "{taken}"], "Address already in use"),
+        (["--host", "no-such-host.invalid", "--token", TOKEN], "Cannot listen on no-such-host.invalid"),
+        (["--store", "{file}"], "File exists"),
+    ],
+)
+def test_what_cannot_be_served_is_one_clear_line(
+    words: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        places = {"taken": listener.getsockname()[1], "file": tmp_path / "file"}
+        words = ["--store", str(tmp_path / "store"), "--port", "0", *(word.format(**places) for word in words)]
+        assert main(["serve", *words]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("covidcxr: ")
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("package", "verb"),
+    [
+        ("fastapi", ["serve"]),
+        ("prometheus_client", ["serve"]),
+        ("sqlalchemy", ["serve"]),
+        ("sqlalchemy", ["feedback", "store", "--out", "out"]),
+    ],
+)
+def test_a_missing_extra_is_one_clear_line(package: str, verb: list[str], tmp_path: Path) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from covidcxr.cli import main; sys.exit(main({verb!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert package in line
+    assert 'pip install "covidcxr[serve]"' in line
 
 
 def test_a_token_is_in_no_representation() -> None:

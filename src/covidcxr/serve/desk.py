@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -47,6 +48,21 @@ class Desk:
         self._uploads = 0
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Let an upload in, from its first byte to its answer; so many bodies lie on the disk at most.
+
+        Raises:
+            RefusalError: If as many are in as may be.
+        """
+        if self._uploads >= self.limits.uploads:
+            raise RefusalError(503, f"The server is busy with {self._uploads} films. Ask again.", retry_after=1)
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
     async def add(self, name: str, content: bytes) -> Row:
         """Answer for an uploaded film and keep it.
 
@@ -54,13 +70,7 @@ class Desk:
             ImageReadError: If it cannot be read.
             RefusalError: If too much waits already, or the store is full.
         """
-        if self._uploads >= self.limits.waiting_uploads:
-            raise RefusalError(503, f"The server is busy: {self._uploads} films are being read.", retry_after=1)
-        self._uploads += 1
-        try:
-            film = await self._decode(name, content)
-        finally:
-            self._uploads -= 1
+        film = await self._decode(name, content)
         prediction = await asyncio.wrap_future(self.engine.predict(film.pixels))
         return await asyncio.to_thread(self._keep, name, film, prediction)
 

@@ -60,15 +60,16 @@ def _add_uploads(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
     @routes.post("/films", status_code=201, response_model=Film, openapi_extra=_form("file", _FILE))
     async def upload_film(request: Request) -> dict[str, Any]:
         """Answer for one film (PNG, JPEG, TIFF, BMP, WebP or DICOM), and keep it."""
-        parts = await read(request, "file", 1)
-        try:
-            (name, place), *_ = parts
-            row = await desk.add(name, await asyncio.to_thread(parts.read, place))
-        except CovidCXRError:
-            metrics.films.labels("refused").inc()
-            raise
-        finally:
-            parts.close()
+        with desk.admit():
+            parts = await read(request, "file", 1)
+            try:
+                (name, place), *_ = parts
+                row = await desk.add(name, await asyncio.to_thread(parts.read, place))
+            except CovidCXRError:
+                metrics.films.labels("refused").inc()
+                raise
+            finally:
+                parts.close()
         metrics.films.labels("answered" if row["answer"]["label"] else "cannot say").inc()
         return film_of(row)
 

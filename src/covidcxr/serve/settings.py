@@ -28,7 +28,7 @@ class Limits:
         batches: Requests for many at once.
         waiting_films: Films that wait for the model; above it the server is busy.
         waiting_pixels: Their pixels together, a byte each.
-        waiting_uploads: Uploads at once, each of which waits for a worker.
+        uploads: Uploads at once, from their first byte to their answer; above it the server is busy.
         decode_seconds: Time to decode one film.
         decode_bytes: Memory of a worker that decodes films.
         head_seconds: Time for a request's head.
@@ -46,7 +46,7 @@ class Limits:
     batches: int = 4
     waiting_films: int = 128
     waiting_pixels: int = 256_000_000
-    waiting_uploads: int = 64
+    uploads: int = 64
     decode_seconds: float = 20.0
     decode_bytes: int = 2_000_000_000
     head_seconds: float = 10.0
