@@ -131,8 +131,8 @@ def fine_tuning(model: ModelConfig, export: Path) -> dict[str, Any]:
     seen = model.preprocess
     data = {"image_size": list(seen.image_size), "fit": seen.fit, "region": seen.region, "augment": "none"}
     data |= {"lung_dilation": seen.lung_dilation, "fractions": [1.0, 0.0], "drawn_masks": str(export / "drawn")}
-    task = {"model": model.to_dict(), "loss": "cross_entropy", "lr": 0.001, "init_from": "mini"}
-    trainer = {"max_epochs": 12, "limit_val_batches": 0, "accelerator": "cpu", "logger": False}
+    task = {"model": model.to_dict(), "loss": "cross_entropy", "lr": 0.01, "init_from": "mini"}
+    trainer = {"max_epochs": 30, "limit_val_batches": 0, "accelerator": "cpu", "logger": False}
     return {
         "seed_everything": 0,
         "model": {"class_path": "ClassificationTask", "init_args": task},
