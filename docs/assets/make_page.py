@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
 from reading_page import ReadingPage, open_browser, wait  # noqa: E402
+from selenium.webdriver.support.select import Select  # noqa: E402
 
 PORT = 8765
 LABELS = ("normal", "covid19", "pneumonia")
@@ -61,10 +62,10 @@ def read_films(page: ReadingPage, films: list[Path]) -> None:
     photograph(page, "page-dark.webp")
 
     page.script("document.getElementById('panel').scrollTop = 1e4")
-    page.press("h")
+    Select(page.one("#heat-class")).select_by_value("covid19")
     wait(lambda: not page.one("#heat").get_attribute("aria-busy"), "the heat map")
     photograph(page, "page-heat.webp")
-    page.press("h")
+    page.click("#heat")
 
     page.open(f"#film={page.films()[0]['id']}", scheme="light")
     wait(page.loaded, "the film")

@@ -124,7 +124,7 @@ def test_films_are_dropped_on_the_page_many_at_once(page: ReadingPage, tmp_path:
 def test_a_busy_server_is_asked_again(
     driver: object, start_server: Callable[..., str], phantoms: list[Path], tmp_path: Path
 ) -> None:
-    page = ReadingPage(driver, start_server(waiting_uploads=1))  # type: ignore[arg-type]
+    page = ReadingPage(driver, start_server(uploads=1))  # type: ignore[arg-type]
     page.open()
     page.opened()
     films = [shutil.copy(phantoms[number % 3], tmp_path / f"{number}.png") for number in range(9)]

@@ -13,6 +13,7 @@ from PIL import Image
 from reading_page import ReadingPage, wait
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 
 from covidcxr import Pipeline
 from covidcxr.prediction import MASK_COLORS, in_words
@@ -100,10 +101,19 @@ def test_overlays_are_toggled_by_keys(page: ReadingPage, phantoms: list[Path]) -
     bare = page.stage()
     assert (bare[..., 0] == bare[..., 1]).all()  # grey: nothing but the film
     assert (bare[..., 1] == bare[..., 2]).all()
-    page.press("o", "h")
+    page.press("o", *(str(number) for number, _ in enumerate(page.all("#toggles button"), 1)))
+    np.testing.assert_array_equal(page.stage(), bare)  # all masks are hidden, one by one
+    film = page.films()[0]
+    strongest = max(film["classes"], key=lambda name: picture(page, film, f"heat/{name}").mean())
+    Select(page.one("#heat-class")).select_by_value(strongest)
     wait(lambda: not page.one("#heat").get_attribute("aria-busy"), "the heat map")
     heated = page.stage().astype(int)
-    assert (heated[..., 0] - heated[..., 2] > 100).any()  # orange, which no outline is
+    assert (heated[..., 0] - heated[..., 2] > 100).any()  # orange
+    page.script("document.activeElement.blur()")
+    page.press("h")
+    np.testing.assert_array_equal(page.stage(), bare)
+    page.press("h")
+    np.testing.assert_array_equal(page.stage(), heated)
     page.slide("#opacity", 0)
     np.testing.assert_array_equal(page.stage(), bare)
     assert page.complaints() == []

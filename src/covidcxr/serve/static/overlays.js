@@ -19,7 +19,10 @@ export class Overlays {
     by("heat").addEventListener("click", () => this.toggleHeat());
     by("all").addEventListener("click", () => this.toggleAll());
     by("opacity").addEventListener("input", () => viewer.draw());
-    by("heat-class").addEventListener("change", () => this.#showHeat());
+    by("heat-class").addEventListener("change", () => {
+      this.#heatOn = this.#on = true; // who chooses a class wants to see it
+      this.#showHeat();
+    });
     session.on("masks", (film) => this.load(film).catch(complain));
   }
 
@@ -44,6 +47,7 @@ export class Overlays {
     this.layers.clear();
     this.#heat = new Map();
     by("toggles").replaceChildren();
+    by("no-heat").hidden = true;
   }
 
   /** Show or hide a mask, by its number from 1 or by its name. */
@@ -101,26 +105,28 @@ export class Overlays {
     for (const button of by("toggles").children) press(button, this.#on && !this.#hidden.has(button.dataset.mask));
     press(by("heat"), this.#on && this.#heatOn);
     press(by("all"), this.#on);
+    const name = by("heat-class").value;
+    by("no-heat").hidden = !(this.#on && this.#heatOn && this.#heat.get(name)?.empty);
+    by("no-heat").textContent = `Nothing that the map can tell speaks for ${words(name)}: it is empty.`;
     this.viewer.draw();
   }
 
   async #showHeat() {
     const { film } = this.session;
     const name = by("heat-class").value;
-    if (!film || !name || this.#heat.has(name)) return this.viewer.draw();
+    if (!film || !name || this.#heat.has(name)) return this.#markButtons();
     const asked = this.#heat;
     try {
       by("heat").setAttribute("aria-busy", "true");
       const layer = new HeatLayer(await decode(await blob(route(film, "heat", `${name}.png`))));
       if (this.session.film?.id !== film.id || asked !== this.#heat) return null;
       this.#heat.set(name, layer);
-      if (layer.empty) complain(new Error(`Nothing on this film speaks for ${words(name)}: the heat map is empty.`));
     } catch (error) {
       complain(error);
     } finally {
-      by("heat").removeAttribute("aria-busy");
+      if (by("heat-class").value === name) by("heat").removeAttribute("aria-busy"); // else another one is on its way
     }
-    return this.viewer.draw();
+    return this.#markButtons();
   }
 
   #draw(context, scale) {
