@@ -143,6 +143,11 @@ class ReadingPage:
         """
         return base64.b64decode(self.driver.execute_async_script(script, path) or "")
 
+    def picture(self, film: dict[str, Any], what: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """A film's `image`, `masks/NAME` or `heat/CLASS` as the server has it, grey."""
+        png = self.fetch_bytes(f"/api/films/{film['id']}/{what}.png")
+        return np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+
     def names(self) -> list[str]:
         """The films of the worklist from top to bottom."""
         return list(self.script("return [...document.querySelectorAll('.open')].map((open) => open.textContent)"))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from reading_page import ReadingPage, wait
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.select import Select
 
 from covidcxr import Pipeline
-from covidcxr.prediction import MASK_COLORS, in_words
+from covidcxr.prediction import in_words
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +22,6 @@ def pipeline() -> Pipeline:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def picture(page: ReadingPage, film: dict[str, Any], what: str) -> np.ndarray[Any, Any]:
-    return np.asarray(Image.open(io.BytesIO(page.fetch_bytes(f"/api/films/{film['id']}/{what}.png"))).convert("L"))
 
 
 def test_films_and_a_broken_one_go_in_and_answers_come_out(
@@ -51,7 +43,7 @@ def test_films_and_a_broken_one_go_in_and_answers_come_out(
         assert [item.text for item in page.all("#reasons li")] == [in_words(reason) for reason in truth.reasons]
         assert page.text("#fractions dd") == percent(truth.lung_fraction or 0)
         assert page.row(path.name).find_element(By.CSS_SELECTOR, ".answer").text == (truth.label or "cannot say")
-        np.testing.assert_array_equal(picture(page, film, "image"), truth.film)
+        np.testing.assert_array_equal(page.picture(film, "image"), truth.film)
         thumbnail = page.row(path.name).find_element(By.TAG_NAME, "img")
         wait(lambda thumbnail=thumbnail: int(thumbnail.get_property("naturalWidth")) > 0, "the thumbnail")
     assert page.driver.title == f"{phantoms[2].name} · covidcxr"  # its name is text: it set no title of its own
@@ -82,76 +74,13 @@ def test_the_worklist_sorts(page: ReadingPage, phantoms: list[Path]) -> None:
     wait(lambda: page.text("#film-name") == page.names()[1], "the second film")
 
 
-def test_overlays_are_toggled_by_keys(page: ReadingPage, phantoms: list[Path]) -> None:
-    page.upload(phantoms[0])
-    page.settled()
-    wait(page.loaded, "the film")
-    full = page.stage()
-    for button in page.all("#toggles button"):
-        color = button.find_element(By.TAG_NAME, "i").value_of_css_property("background-color")
-        red, green, blue = MASK_COLORS[str(button.get_attribute("data-mask"))]
-        assert color == f"rgba({red}, {green}, {blue}, 1)"
-    page.press("1")
-    without = page.stage()
-    assert (full != without).any()
-    assert page.one("#toggles button").get_attribute("aria-pressed") == "false"
-    page.press("1")
-    np.testing.assert_array_equal(page.stage(), full)
-    page.press("o")
-    bare = page.stage()
-    assert (bare[..., 0] == bare[..., 1]).all()  # grey: nothing but the film
-    assert (bare[..., 1] == bare[..., 2]).all()
-    page.press("o", *(str(number) for number, _ in enumerate(page.all("#toggles button"), 1)))
-    np.testing.assert_array_equal(page.stage(), bare)  # all masks are hidden, one by one
-    film = page.films()[0]
-    strongest = max(film["classes"], key=lambda name: picture(page, film, f"heat/{name}").mean())
-    Select(page.one("#heat-class")).select_by_value(strongest)
-    wait(lambda: not page.one("#heat").get_attribute("aria-busy"), "the heat map")
-    heated = page.stage().astype(int)
-    assert (heated[..., 0] - heated[..., 2] > 100).any()  # orange
-    page.script("document.activeElement.blur()")
-    page.press("h")
-    np.testing.assert_array_equal(page.stage(), bare)
-    page.press("h")
-    np.testing.assert_array_equal(page.stage(), heated)
-    page.slide("#opacity", 0)
-    np.testing.assert_array_equal(page.stage(), bare)
-    assert page.complaints() == []
-
-
-def test_window_level_zoom_and_pan(page: ReadingPage, phantoms: list[Path]) -> None:
-    page.upload(phantoms[0])
-    page.settled()
-    wait(page.loaded, "the film")
-    page.press("o", "z")
-    plain, film = page.stage(), picture(page, page.films()[0], "image")
-    height, width = film.shape
-    top, left = ((side - size) // 2 for side, size in zip(plain.shape, film.shape, strict=False))
-    on_film = (slice(top + 4, top + height - 4), slice(left + 4, left + width - 4))
-    assert page.text("#zoom") == "100 %"
-    inner = film[4:-4, 4:-4]
-    page.press("i")
-    np.testing.assert_allclose(page.stage()[on_film][..., 0].mean(), 255 - inner.mean(), atol=1)
-    page.press("i")
-    page.click("#auto")
-    narrow = page.stage()[on_film][..., 0]
-    low, high = np.percentile(inner, (1, 99))
-    np.testing.assert_allclose(narrow.mean(), (np.clip((inner - low) / (high - low), 0, 1) * 255).mean(), atol=3)
-    page.press("r")
-    np.testing.assert_array_equal(page.stage(), plain)
-    page.drag((0, 0), (30, 0))
-    np.testing.assert_array_equal(page.stage()[:, 60:], plain[:, 30:-30])
-    page.press("0", "+")
-    assert int(page.text("#zoom").split()[0]) > 100
-
-
 def test_a_corrected_mask_changes_the_answer(page: ReadingPage, phantoms: list[Path], pipeline: Pipeline) -> None:
     page.upload(phantoms[0])
     page.settled()
     wait(page.loaded, "the film")
     over_the_right_lung = [(-230, -240), *[(0, 60)] * 8, (70, 0), *[(0, -60)] * 8]
     film, drawn, before = page.films()[0], page.stage(), page.probabilities()
-    mask_before = picture(page, film, "masks/lung_field")
+    mask_before = page.picture(film, "masks/lung_field")
     page.press("e")
     page.slide("#size", 90)
     page.drag(*over_the_right_lung)
@@ -167,11 +96,11 @@ def test_a_corrected_mask_changes_the_answer(page: ReadingPage, phantoms: list[P
     page.press("a")
     wait(lambda: page.films()[0]["corrected"] == ["lung_field"], "another answer")
     wait(lambda: "\N{RIGHTWARDS ARROW}" in page.text("#moved"), "what has moved")
-    film, mask = page.films()[0], picture(page, film, "masks/lung_field")
+    film, mask = page.films()[0], page.picture(film, "masks/lung_field")
     assert set(np.unique(mask)) == {0, 255}
     assert (mask < mask_before).sum() > 1000
     assert not (mask > mask_before).any()
-    truth = pipeline.revise(picture(page, film, "image"), {"lung_field": mask > 0})
+    truth = pipeline.revise(page.picture(film, "image"), {"lung_field": mask > 0})
     assert page.probabilities() == {name: percent(chance) for name, chance in truth.probabilities.items()} != before
     assert film["revised"]
 
@@ -180,7 +109,7 @@ def test_a_corrected_mask_changes_the_answer(page: ReadingPage, phantoms: list[P
     assert page.probabilities() == {name: percent(chance) for name, chance in truth.probabilities.items()}
     page.click("#redraw")
     wait(lambda: page.probabilities() == before, "the first answer")
-    np.testing.assert_array_equal(picture(page, page.films()[0], "masks/lung_field"), mask_before)
+    np.testing.assert_array_equal(page.picture(page.films()[0], "masks/lung_field"), mask_before)
     assert page.complaints() == []
 
 
