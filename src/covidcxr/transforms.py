@@ -110,7 +110,7 @@ def unfit_map(
     # OpenCV enlarges many times faster than torch does on a CPU, to the same values.
     planes = values.detach().flatten(0, 1).contiguous().numpy()
     large = [cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for plane in planes]
-    return torch.from_numpy(np.stack(large)).unflatten(0, tuple(values.shape[:2]))
+    return torch.from_numpy(np.stack(large)).view(*values.shape[:2], *size)
 
 
 def dilate(mask: Float[Tensor, "batch 1 height width"], fraction: float) -> Float[Tensor, "batch 1 height width"]:

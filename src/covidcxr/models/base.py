@@ -128,8 +128,9 @@ def model_folder(folder: Path, task: TaskName) -> Path:
         if not parts or (folder / "config.json").is_file():
             return folder
     fitting = [part for part in parts if hub.read_json(folder / part / "config.json").get("task") == task]
-    if len(fitting) > 1 and "gate" in fitting:  # a classifier, but never the one that is meant
-        fitting.remove("gate")
+    # Of a pipeline's segmenters and classifiers, these are the ones that are meant.
+    main = [part for part in fitting if part in ("lung_segmenter", "classifier")]
+    fitting = main if len(main) == 1 else fitting
     if len(fitting) != 1:
         names = ", ".join(parts) or "none"
         raise PretrainedError(f"{folder} holds several models ({names}): name the one, {folder}/NAME.")
