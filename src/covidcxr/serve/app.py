@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -58,6 +58,26 @@ def create_app(settings: ServeSettings | None = None, pipeline: Pipeline | None 
     decoder = Decoder(settings.workers, limits, keep_identifiers=settings.keep_identifiers)
     metrics.watch(engine, store)
 
+    app = FastAPI(
+        title="covidcxr",
+        version=__version__,
+        description="Films in, answers out. For research only, not for clinical use.",
+        docs_url=None,  # its pages load scripts from elsewhere; ours is in `pages`
+        redoc_url=None,
+        lifespan=_lifespan(engine, decoder, store),
+    )
+    app.state.desk = Desk(engine, decoder, store, limits)
+    app.include_router(film_routes(app.state.desk, metrics))
+    app.include_router(report_routes(app.state.desk))
+    app.include_router(page_routes(app, app.state.desk, metrics))
+    _add_error_handlers(app)
+    app.add_middleware(Doorkeeper, settings=settings)  # the last one added sees a request first
+    app.add_middleware(BodyLimits, limits=limits)
+    app.add_middleware(Metered, metrics=metrics)
+    return app
+
+
+def _lifespan(engine: Engine, decoder: Decoder, store: Store) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
@@ -67,24 +87,7 @@ def create_app(settings: ServeSettings | None = None, pipeline: Pipeline | None 
         engine.stop()
         store.close()
 
-    app = FastAPI(
-        title="covidcxr",
-        version=__version__,
-        description="Films in, answers out. For research only, not for clinical use.",
-        docs_url=None,  # its pages load scripts from elsewhere; ours is in `pages`
-        redoc_url=None,
-        lifespan=lifespan,
-    )
-    app.state.desk = Desk(engine, decoder, store, limits)
-    app.include_router(film_routes(app.state.desk, metrics))
-    app.include_router(report_routes(app.state.desk))
-    app.include_router(page_routes(app, app.state.desk, metrics))
-    _add_error_handlers(app)
-    # The last one added sees a request first.
-    app.add_middleware(Doorkeeper, settings=settings)
-    app.add_middleware(BodyLimits, limits=limits)
-    app.add_middleware(Metered, metrics=metrics)
-    return app
+    return lifespan
 
 
 def _loader(settings: ServeSettings, pipeline: Pipeline | None) -> Callable[[], tuple[str, Pipeline]]:

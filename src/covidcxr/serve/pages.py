@@ -33,22 +33,7 @@ _TYPES = {
 def page_routes(app: FastAPI, desk: Desk, metrics: Metrics) -> APIRouter:
     """Return the routes that have to do with the server itself."""
     routes = APIRouter()
-    known = {entry.name: entry for entry in (files("covidcxr.serve") / "static").iterdir() if entry.is_file()}
-
-    def static(name: str) -> Response:
-        entry = known.get(name)  # only names that were found here: nothing is put together from what was asked for
-        kind = _TYPES.get(f".{name.rpartition('.')[2]}")
-        if entry is None or kind is None:
-            raise RefusalError(404, "There is no such file.")
-        return Response(entry.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
-
-    @routes.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> Response:
-        return static("index.html")
-
-    @routes.get("/static/{name}", response_class=Response, include_in_schema=False)
-    def file(name: str) -> Response:
-        return static(name)
+    _add_static(routes)
 
     @routes.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     def docs() -> Response:
@@ -78,6 +63,25 @@ def page_routes(app: FastAPI, desk: Desk, metrics: Metrics) -> APIRouter:
         }
 
     return routes
+
+
+def _add_static(routes: APIRouter) -> None:
+    known = {entry.name: entry for entry in (files("covidcxr.serve") / "static").iterdir() if entry.is_file()}
+
+    def static(name: str) -> Response:
+        entry = known.get(name)  # only names that were found here: nothing is put together from what was asked for
+        kind = _TYPES.get(f".{name.rpartition('.')[2]}")
+        if entry is None or kind is None:
+            raise RefusalError(404, "There is no such file.")
+        return Response(entry.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    @routes.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> Response:
+        return static("index.html")
+
+    @routes.get("/static/{name}", response_class=Response, include_in_schema=False)
+    def file(name: str) -> Response:
+        return static(name)
 
 
 def html_page(page: Page) -> Response:

@@ -17,6 +17,7 @@ from covidcxr.serve.metrics import Metrics
 from covidcxr.serve.parts import Parts, read_parts
 from covidcxr.serve.refusal import RefusalError
 from covidcxr.serve.schema import Film, Films, Prior, Verdict, film_of
+from covidcxr.serve.settings import Limits
 
 __all__ = ["film_routes"]
 
@@ -43,6 +44,7 @@ def film_routes(desk: Desk, metrics: Metrics) -> APIRouter:
     """Return the routes below /api that have to do with films."""
     routes = APIRouter(prefix="/api")
     _add_uploads(routes, desk, metrics)
+    _add_batches(routes, desk)
     _add_films(routes, desk)
     _add_pictures(routes, desk)
     _add_feedback(routes, desk, metrics)
@@ -50,18 +52,11 @@ def film_routes(desk: Desk, metrics: Metrics) -> APIRouter:
 
 
 def _add_uploads(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
-    limits = desk.limits
-    batches = asyncio.Semaphore(limits.batches)
-
-    async def read(request: Request, wanted: str, most: int) -> Parts:
-        kind = request.headers.get("content-type", "")
-        return await read_parts(kind, request.stream(), wanted=wanted, most=most, file_bytes=limits.file_bytes)
-
     @routes.post("/films", status_code=201, response_model=Film, openapi_extra=_form("file", _FILE))
     async def upload_film(request: Request) -> dict[str, Any]:
         """Answer for one film (PNG, JPEG, TIFF, BMP, WebP or DICOM), and keep it."""
         with desk.admit():
-            parts = await read(request, "file", 1)
+            parts = await _read(request, desk.limits, "file", 1)
             try:
                 (name, place), *_ = parts
                 row = await desk.add(name, await asyncio.to_thread(parts.read, place))
@@ -72,6 +67,11 @@ def _add_uploads(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
                 parts.close()
         metrics.films.labels("answered" if row["answer"]["label"] else "cannot say").inc()
         return film_of(row)
+
+
+def _add_batches(routes: APIRouter, desk: Desk) -> None:
+    limits = desk.limits
+    batches = asyncio.Semaphore(limits.batches)
 
     @routes.post(
         "/predict",
@@ -87,11 +87,16 @@ def _add_uploads(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
             )
         await batches.acquire()
         try:
-            parts = await read(request, "files", limits.batch_films)
+            parts = await _read(request, limits, "files", limits.batch_films)
         except BaseException:
             batches.release()
             raise
         return _Batch(desk, parts, batches)
+
+
+async def _read(request: Request, limits: Limits, wanted: str, most: int) -> Parts:
+    kind = request.headers.get("content-type", "")
+    return await read_parts(kind, request.stream(), wanted=wanted, most=most, file_bytes=limits.file_bytes)
 
 
 class _Batch(StreamingResponse):

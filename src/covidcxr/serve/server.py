@@ -126,8 +126,7 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             before = self.cycle
-            answering = not getattr(before, "response_complete", True)  # before is None at first
-            if "head" not in self._timers and not answering:
+            if "head" not in self._timers and getattr(before, "response_complete", True):
                 self._wait("head", limits.head_seconds, self.transport.close)
             super().data_received(data)
             if self.cycle is not before:
@@ -142,8 +141,8 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
             self._stop("answer")
 
         def connection_lost(self, exc: Exception | None) -> None:
-            for name in tuple(self._timers):
-                self._stop(name)
+            self._stop("head")
+            self._stop("answer")
             super().connection_lost(exc)
 
         def _wait(self, name: str, seconds: float, give_up: Callable[[], None]) -> None:
