@@ -269,6 +269,16 @@ def test_hog_agrees_with_skimage() -> None:
     assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.97
 
 
+def test_the_evidence_of_hog_sums_to_its_answer() -> None:
+    network = build_network(classifier("hog", side=64, cell=16, thumbnail=8)).eval()
+    features, maps = [], []
+    network.head[0].register_forward_hook(lambda module, given, made: features.append(made))  # type: ignore[index,union-attr]
+    network.evidence.register_forward_hook(lambda module, given, made: maps.append(made))  # type: ignore[union-attr]
+    logits = network(torch.rand(2, 1, 64, 64))
+    assert maps[0].shape == (2, 3, 4, 4)
+    torch.testing.assert_close(logits, network.head[1](features[0]), atol=1e-5, rtol=1e-4)  # type: ignore[index,operator]
+
+
 def test_hog_does_not_see_how_bright_a_film_is() -> None:
     network = build_network(classifier("hog", thumbnail=0)).eval()
     film = torch.rand(2, 1, 256, 256)

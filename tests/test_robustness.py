@@ -331,7 +331,11 @@ def test_attention_counts_what_it_leaves_out(with_lungs: list[Record], tmp_path:
 
 
 def test_a_model_of_the_lungs_alone_looks_nowhere_else(mini: Pipeline, films: list[Record]) -> None:
-    found = attention(mini, films[:4], resamples=50, progress=False)
+    torch.manual_seed(0)
+    preprocess = PreprocessConfig(image_size=(96, 96), region="lungs")
+    config = ModelConfig("classification", "timm:mobilenetv3_small_050", CLASSES, preprocess=preprocess)
+    blind = Pipeline(lung_segmenter=mini.lung_segmenter, classifier=ClassificationModel(config))
+    found = attention(blind, films[:4], resamples=50, progress=False)
     assert found.overall["share"].value > 0.98
     assert "no merit" in found.summary
     only_lungs = Pipeline(lung_segmenter=mini.lung_segmenter)

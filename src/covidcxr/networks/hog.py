@@ -32,7 +32,7 @@ class HOG(nn.Module):
         side: Height and width to which the input is averaged first, in pixels; a multiple of `cell`.
         cell: Side of the square whose gradients make one histogram, in pixels.
         orientations: Bins of a histogram, over half a turn.
-        thumbnail: Height and width of the thumbnail, in pixels; 0 = none.
+        thumbnail: Height and width of the thumbnail, in pixels, a multiple of `side // cell`; 0 = none.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -49,16 +49,18 @@ class HOG(nn.Module):
         thumbnail: int = 32,
     ) -> None:
         super().__init__()
-        if cell < 2 or side % cell or side < 2 * cell or orientations < 1 or thumbnail < 0:
+        cells = cell > 1 and side // cell
+        if not cells or side % cell or cells < 2 or orientations < 1 or thumbnail < 0 or thumbnail % cells:
             raise ConfigError(
                 f"hog needs a cell of 2 or more, a side that is two cells or more and a multiple of it, orientations "
-                f"of 1 or more and a thumbnail of 0 or more; not cell={cell}, side={side}, "
-                f"orientations={orientations}, thumbnail={thumbnail}."
+                f"of 1 or more and a thumbnail of 0 or a multiple of the number of cells in a row; not cell={cell}, "
+                f"side={side}, orientations={orientations}, thumbnail={thumbnail}."
             )
         self.side, self.thumbnail = side, thumbnail
         self.backbone = _Histograms(cell, orientations)
-        features = 4 * orientations * (side // cell - 1) ** 2 + thumbnail**2
+        features = 4 * orientations * (cells - 1) ** 2 + thumbnail**2
         self.head = nn.Sequential(nn.BatchNorm1d(features, affine=False), nn.Linear(features, num_classes))
+        self.evidence = _Evidence(cells, thumbnail)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch outputs"]:
         """Return logits [batch, outputs]."""
@@ -66,7 +68,9 @@ class HOG(nn.Module):
         features = [_normalized_blocks(self.backbone(F.adaptive_avg_pool2d(grey, self.side)))]
         if self.thumbnail:
             features.append(F.adaptive_avg_pool2d(grey, self.thumbnail).flatten(1))
-        return cast(Tensor, self.head(torch.cat(features, 1)))
+        norm, linear = self.head
+        evidence: Tensor = self.evidence(norm(torch.cat(features, 1)), linear.weight)
+        return evidence.sum((2, 3)) + cast(Tensor, linear.bias)
 
 
 class _Histograms(nn.Module):
@@ -86,6 +90,38 @@ class _Histograms(nn.Module):
         direction = (turn * self.orientations).long() % self.orientations
         planes = [F.avg_pool2d(strength * (direction == place), self.cell) for place in range(self.orientations)]
         return torch.cat(planes, 1)
+
+
+class _Evidence(nn.Module):
+    """What each place says for each class: the terms of the linear model, summed cell by cell.
+
+    A module of its own, with a map as its output, so that Grad-CAM has a layer whose sum over places is the answer.
+    """
+
+    def __init__(self, cells: int, thumbnail: int) -> None:
+        super().__init__()
+        self.cells, self.thumbnail = cells, thumbnail
+
+    def forward(
+        self, features: Float[Tensor, "batch features"], weight: Float[Tensor, "classes features"]
+    ) -> Float[Tensor, "batch classes rows columns"]:
+        """Return the evidence, up to the bias."""
+        spans, pixels = self.cells - 1, self.thumbnail**2
+        blocks, greys = torch.split(features, [features.shape[1] - pixels, pixels], 1)
+        of_blocks, of_greys = torch.split(weight, [features.shape[1] - pixels, pixels], 1)
+        images, classes = len(features), len(weight)
+        by_block = torch.einsum(
+            "bfyx,kfyx->bkyx",
+            blocks.reshape(images, -1, spans, spans),
+            of_blocks.reshape(classes, -1, spans, spans),
+        )
+        shares = F.pad(by_block, (1, 1, 1, 1)) / 4  # a block lies on four cells
+        found = sum(shares[..., y : y + self.cells, x : x + self.cells] for y in (0, 1) for x in (0, 1))
+        if pixels:
+            terms = (greys[:, None] * of_greys).view(images, classes, self.thumbnail, self.thumbnail)
+            side = self.thumbnail // self.cells
+            found = found + F.avg_pool2d(terms, side) * side**2
+        return cast(Tensor, found)
 
 
 def _normalized_blocks(cells: Float[Tensor, "batch orientations rows columns"]) -> Float[Tensor, "batch features"]:
