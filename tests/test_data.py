@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -43,6 +44,7 @@ from covidcxr.data import (
     find_leaks,
 )
 from covidcxr.data.balance import sampling_weights
+from covidcxr.data.files import MASK_INDEX
 from covidcxr.data.sampler import ResumableLoader
 from covidcxr.data.table import parse_age
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
@@ -723,6 +725,12 @@ class TestCSV:
             assert ("lung" in record.mask_paths) == (record.split == "train")
         for record in CSVDataModule(root, mask_columns={"infection": "infection_mask"}, **settings).records:
             assert "lung" in record.mask_paths or record.split != "train"
+        areas = {record.image_id: 0.01 for record in films}
+        (tmp_path / "drawn" / MASK_INDEX).write_text(json.dumps({"areas": areas}))
+        own = {"lung_field": "infection_mask"}  # films with a lung mask of their own are not judged by drawn ones
+        kept = CSVDataModule(root, **settings, mask_columns=own, min_lung_area=0.1).records
+        assert kept
+        assert all("lung_field" in record.mask_paths for record in kept)
         with pytest.raises(ConfigError, match="drawn_masks_for must be one of all, train"):
             CSVDataModule(root, drawn_masks_for="test")
 

@@ -49,7 +49,7 @@ class Collection(Faults, ABC):
         drawn_masks: Folder of lung masks for films that have none.
         drawn_masks_for: "all" films, or "train" = training films only, so that a segmenter that learns from drawn
             masks is still validated and tested on hand-drawn ones.
-        min_lung_area: Leave out films whose drawn lungs cover less of the film than this, in [0, 1);
+        min_lung_area: Leave out films that got drawn lungs which cover less of the film than this, in [0, 1);
             `covidcxr datasets masks` measures them.
         fractions: Training and validation share of the patients; the rest tests.
         fold: With `folds`: which fold tests, from 0.
@@ -250,8 +250,9 @@ class Collection(Faults, ABC):
                     continue
                 record = self._named(record)
                 if drawn:
+                    own = record
                     record = drawn.add(record)
-                    if drawn.area(record) < self.min_lung_area:
+                    if record is not own and drawn.area(record) < self.min_lung_area:
                         self.left_out[f"lungs below {self.min_lung_area:.0%} of the film"] += 1
                         continue
                 yield record
