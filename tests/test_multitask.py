@@ -52,7 +52,10 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data(folder: Path, **settings: Any) -> CSVDataModule:
     settings = {"mask_columns": {name: name for name in MASKS}, "mask_classes": MASKS, "classes": CLASSES, **settings}
-    return CSVDataModule(folder, **{"image_size": SIZE, "batch_size": 8, "cache": "memory", **settings})
+    # The seed by which two patients of each class test.
+    return CSVDataModule(
+        folder, **{"image_size": SIZE, "batch_size": 8, "cache": "memory", "split_seed": 1, **settings}
+    )
 
 
 def configs(name: str = "test_resnet", network: str = "smp:fpn", **settings: Any) -> tuple[ModelConfig, ModelConfig]:
@@ -316,7 +319,16 @@ class TestStarting:
 
 WORDS = [
     *("--model", "multitask", "--data", "csv", "--data.image_size", "[32,32]", "--data.batch_size", "8"),
-    *("--data.cache", "memory", "--data.mask_classes", json.dumps(MASKS), "--data.classes", json.dumps(CLASSES)),
+    *(
+        "--data.split_seed",
+        "1",
+        "--data.cache",
+        "memory",
+        "--data.mask_classes",
+        json.dumps(MASKS),
+        "--data.classes",
+        json.dumps(CLASSES),
+    ),
     *("--data.mask_columns", json.dumps({name: name for name in MASKS}), "--trainer.accelerator", "cpu"),
     *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.logger", "false"),
 ]
