@@ -447,7 +447,7 @@ class TestEveryDataModule:
 
     def test_each_registered_one_is_tested(self):
         ours = {name for name in DATASETS if DATASETS.get(name).__module__.startswith("covidcxr.")}
-        assert ours == set(MAKERS)
+        assert ours - {"feedback"} == set(MAKERS)  # feedback has tests of its own: test_feedback.py
 
     def test_no_patient_is_in_two_splits(self, module):
         module.setup("fit")
@@ -677,10 +677,11 @@ class TestCSV:
 
     def test_split_does_not_depend_on_what_is_left_out(self, tmp_path):
         root = write_table_fake(tmp_path)
-        splits = {record.image_id: record.split for record in CSVDataModule(root).records}
+        barred = {"test_only": {"source": "south"}}
+        splits = {record.image_id: record.split for record in CSVDataModule(root, **barred).records}
         assert set(splits.values()) == {"train", "val", "test"}
         for filters in ({"exclude": {"label": "other"}}, {"where": {"source": "north"}}, {"views": "all"}):
-            kept = CSVDataModule(root, **filters).records
+            kept = CSVDataModule(root, **barred, **filters).records
             assert {record.image_id: record.split for record in kept}.items() <= splits.items()
 
     def test_rows_that_only_test(self, tmp_path):

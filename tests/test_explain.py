@@ -26,7 +26,7 @@ from covidcxr.io import read_image, write_image
 from covidcxr.phantom import draw_phantom
 from covidcxr.prediction import Prediction
 from covidcxr.preprocess import Preprocess
-from covidcxr.transforms import dilate, fit_image, letterbox_box
+from covidcxr.transforms import apply_region, dilate, fit_image, letterbox_box
 
 CLASSES = ("normal", "covid19", "pneumonia")
 
@@ -363,6 +363,12 @@ def mini() -> Pipeline:
     return Pipeline.from_pretrained("mini")
 
 
+def _box_around(lungs: np.ndarray) -> np.ndarray:
+    """What the classifier of mini sees, and a margin for sizes that were rounded."""
+    mask = torch.from_numpy(lungs)[None, None].float()
+    return dilate(apply_region(torch.ones_like(mask), mask, "box"), 0.06)[0, 0].numpy() > 0
+
+
 def test_a_prediction_explains_itself(mini: Pipeline) -> None:
     answer = mini(draw_phantom(4, label="covid19", size=(200, 180)).image)
     found = answer.explain()
@@ -370,8 +376,7 @@ def test_a_prediction_explains_itself(mini: Pipeline) -> None:
     assert found.target == (answer.label or best)
     assert found.probability == answer.probabilities[found.target]
     assert found.heat.shape == answer.film.shape
-    lungs = torch.from_numpy(answer.masks["lung_field"])[None, None].float()
-    assert found.heat[dilate(lungs, 0.06)[0, 0].numpy() == 0].max() == 0
+    assert found.heat[~_box_around(answer.masks["lung_field"])].max() == 0
     other = answer.explain("normal", "occlusion")
     assert (other.target, other.method) == ("normal", "occlusion")
     assert "classifier" not in answer.to_dict()
@@ -486,5 +491,4 @@ def test_heat_of_real_films_lies_in_the_lungs_that_the_model_sees(real_data: Pat
     assert answers
     for answer in answers:
         found = answer.explain()
-        wide = dilate(torch.from_numpy(answer.masks["lung_field"])[None, None].float(), 0.06)[0, 0].numpy() > 0
-        assert found.heat[~wide].max(initial=0) == 0
+        assert found.heat[~_box_around(answer.masks["lung_field"])].max(initial=0) == 0

@@ -19,6 +19,7 @@ from torchvision.models import get_model_weights
 
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CovidxCXR3DataModule, find_leaks
+from covidcxr.data.files import MASK_INDEX
 from covidcxr.masks import draw_masks
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
 from covidcxr.orientation import NOT_A_FILM, ORIENTATIONS
@@ -147,7 +148,23 @@ def write_licensed_fake(root: Path) -> Path:
     write_csv(root / "manifest.csv", rows)
     for row in rows:
         write_image(root / "drawn" / f"{row['path']}.lung_field.png", draw_lungs())
+    areas = {row["path"]: float((draw_lungs() > 0).mean()) for row in rows}
+    (root / "drawn" / MASK_INDEX).write_text(json.dumps({"areas": areas}))
     return root
+
+
+MINI_LUNGS: dict[str, Any] = {
+    "data": "CSVDataModule",
+    "classes": ("lung_field", "lung"),
+    "mode": "multilabel",
+    "network": "smp:fpn",
+    "size": (256, 256, 1),
+    "normalization": ((0.531,), (0.269,)),
+    "augment": STRONG_FLIP,
+    "masks": ("lung_field", "lung"),
+    "loss": "DiceLoss + PixelBCELoss",
+    "start": False,
+}
 
 
 def write_covidx_fake(root: Path) -> Path:
@@ -478,24 +495,34 @@ SYSTEMS = {
         words=lambda root: ["--data.drawn", "10"],
         slow=True,
     ),
-    "mini-lungs": System(
+    "mini-lungs-first": System(
         write_licensed_fake,
-        {
-            "data": "CSVDataModule",
-            "classes": ("lung_field", "lung"),
-            "mode": "multilabel",
-            "network": "smp:fpn",
-            "size": (256, 256, 1),
-            "normalization": ((0.531,), (0.269,)),
-            "augment": STRONG_FLIP,
-            "masks": ("lung_field", "lung"),
-            "loss": "DiceLoss + PixelBCELoss",
-            "optimizer": ("AdamW", 0.003),
-            "epochs": 70,
-            "start": False,
-        },
+        {**MINI_LUNGS, "optimizer": ("AdamW", 0.003), "epochs": 120},
         tiny=AT_32,
         words=lambda root: ["--data.fractions", "[0.5, 0.2]"],  # or one patient tests
+        slow=True,
+    ),
+    "mini-lungs": System(
+        write_licensed_fake,
+        {**MINI_LUNGS, "optimizer": ("AdamW", 0.002), "epochs": 60},
+        tiny=AT_32,
+        words=lambda root: ["--data.fractions", "[0.5, 0.2]", "--data.drawn_masks", str(root / "drawn")],
+        slow=True,
+    ),
+    "mini-infection": System(
+        write_licensed_fake,
+        {
+            **MINI_LUNGS,
+            "classes": ("infection",),
+            "mode": "binary",
+            "masks": ("infection",),
+            "size": (192, 192, 1),
+            "balance": "class",
+            "optimizer": ("AdamW", 0.002),
+            "epochs": 60,
+        },
+        tiny=AT_32,
+        words=lambda root: ["--data.fractions", "[0.5, 0.2]"],
         slow=True,
     ),
     "mini-classifier": System(
@@ -503,14 +530,17 @@ SYSTEMS = {
         {
             "data": "CSVDataModule",
             "classes": ("covid19", "pneumonia", "normal"),
-            "network": "timm:mobilenetv3_small_100",
-            "size": (224, 224, 1),
-            "region": "lungs",
-            "normalization": ((0.531,), (0.269,)),
-            "augment": STRONG_FLIP,
-            "balance": "class+source",
-            "optimizer": ("AdamW", 0.001),
-            "epochs": 40,
+            "network": "hog",
+            "size": (256, 256, 1),
+            "region": "box",
+            "steps": ("crop", "equalize"),
+            "normalization": ((0.5,), (0.29,)),
+            "augment": (),
+            "balance": "class",
+            "momentum": 0.9,
+            "frozen": True,  # a linear model has nothing to learn below its last layer
+            "optimizer": ("SGD", 0.003),
+            "epochs": 12,
             "start": False,
         },
         tiny=AT_32,
@@ -585,6 +615,8 @@ def parameters(config: ModelConfig, network: nn.Module) -> int:
     if name == "cnn19":
         widths = [channels, *(width for width in (16, 32, 64, 128, 256, 256) for _ in range(3))]
         return sum(9 * a * b + 2 * b for a, b in pairwise(widths)) + 257 * config.outputs
+    if name == "hog":  # blocks of 2 x 2 cells of 9 directions at 7 x 7 places, and a thumbnail of 32 x 32
+        return (4 * 9 * 7 * 7 + 32 * 32 + 1) * config.outputs
     if name == "residual_unet":
         return residual_unet(channels, config.outputs, **config.network_args)
     if name == "smp:fpn":

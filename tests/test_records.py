@@ -77,7 +77,7 @@ class TestAssignSplits:
         assert not find_leaks(records)
         assert {record.split for record in records} == {"train", "val", "test"}
 
-    @pytest.mark.parametrize("field", ["label", "source", "mask"])
+    @pytest.mark.parametrize("field", ["label", "source"])
     @pytest.mark.parametrize("fractions", [(0.7, 0.15), (0.5, 0.25), (0.8, 0.1)])
     def test_everything_is_in_proportion(self, field, fractions):
         records = assign_splits(make_records(600), fractions)

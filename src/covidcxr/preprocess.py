@@ -70,7 +70,7 @@ class Preprocess(StepChain):
 
     @staticmethod
     def _example() -> Float[Tensor, "batch 1 height width"]:
-        return torch.zeros(1, 1, 8, 8)
+        return torch.zeros(1, 1, 8, 8, device="cpu")  # even where models are built without memory
 
 
 def moves_pixels(step: Step) -> Step:

@@ -1,9 +1,9 @@
 """What one film costs: `python tests/benchmarks/predict_cost.py [--films 40] [--size 1024] [--json]`.
 
-Drawn films as JPEG, from bytes to answer, in process CPU time (all threads), through the bundled pipeline; beside it the
-lung segmenters that others use, by themselves, on the same films in the same run: an FPN with DenseNet121 at 256 (the
-network of an earlier published system) and the PSPNet of torchxrayvision at 512. Both have fresh weights: speed does not
-depend on them. Memory is that of a process that does nothing but load the bundled pipeline and answer.
+Drawn films as JPEG, from bytes to answer, in process CPU time (all threads), through the bundled pipeline; beside it
+the lung segmenters that others use, by themselves, on the same films in the same run: an FPN with DenseNet121 at 256
+(the network of an earlier published system) and the PSPNet of torchxrayvision at 512. Both have fresh weights: speed
+does not depend on them. Memory is that of a process that does nothing but load the bundled pipeline and answer.
 """
 
 from __future__ import annotations

@@ -36,6 +36,8 @@ def test_overlays_are_toggled_by_keys(page: ReadingPage, phantoms: list[Path]) -
     film = page.films()[0]
     strongest = max(film["classes"], key=lambda name: page.picture(film, f"heat/{name}").mean())
     Select(page.one("#heat-class")).select_by_value(strongest)
+    if page.one("#heat").get_attribute("aria-pressed") == "false":  # it was the one chosen already
+        page.press("h")
     wait(lambda: not page.one("#heat").get_attribute("aria-busy"), "the heat map")
     heated = page.stage().astype(int)
     assert (heated[..., 0] - heated[..., 2] > 100).any()  # orange

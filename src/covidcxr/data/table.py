@@ -60,7 +60,8 @@ class CSVDataModule(CXRDataModule):
         where: Keep only rows that have one of these values, in each of these columns.
         exclude: Leave out rows that have one of these values, in any of these columns.
         test_only: Rows that never train or validate, by the same kind of filter as `exclude`, say of films whose
-            licence does not allow it. Their patients test, in a cross-validation in their fold only.
+            licence does not allow it. Their patients test, in a cross-validation in their fold only. The table is then
+            split as a whole, before `where` and `exclude`, so that recipes on different films of it agree on who tests.
         base: Further settings of `CXRDataModule`.
 
     Raises:
@@ -144,28 +145,25 @@ class CSVDataModule(CXRDataModule):
                 self.fault(error)
 
     def split_records(self, records: list[Record]) -> list[Record]:
-        """Split the whole table, and take the splits of the rows that are kept.
+        """Split the films; with `test_only` the whole table, of which the rows that are kept take their splits.
 
         So recipes that use different films of one table, say those with masks and those with labels, agree on who
-        tests. A compact copy holds the kept rows only and is split by these.
+        tests. A compact copy holds the kept rows only and cannot be split like this.
 
         Raises:
             ConfigError: If the settings do not fit each other.
             DatasetError: If the films do not fit the settings.
         """
-        if self.prepared is not None:
-            if self.settings["test_only"]:
-                raise ConfigError("A compact copy does not tell which films test_only means: train from its origin.")
-            return super().split_records(records)
+        if self.prepared is not None and self.settings["test_only"]:
+            raise ConfigError("A compact copy does not tell which films test_only means: train from its origin.")
+        if not self.settings["test_only"]:
+            return [self._without_finding(record) for record in super().split_records(records)]
         listed: list[Record] = []
         barred: set[str] = set()
-        empty: dict[str, list[str]] = {}
         for record, row in self._listed():
             listed.append(record if self.official_split else replace(record, split=None))
             if self._test_only.any_matches(row):
                 barred.add(record.patient)
-            if bare := [name for name, (_, _, rows) in self._masks.items() if rows is not None and rows.all_match(row)]:
-                empty[record.image_id] = [name for name in bare if name not in record.mask_paths]
         splits = {record.image_id: record.split for record in super().split_records(listed)}
         pooled = self.folds is not None or self.hold_out_source is not None
         kept: list[Record] = []
@@ -175,9 +173,12 @@ class CSVDataModule(CXRDataModule):
                 if pooled:
                     continue  # it would test in each of the parts that are pooled
                 split = "test"
-            nothing = tuple(empty.get(record.image_id, ())) if split == "train" else ()
-            kept.append(replace(record, split=split, empty_masks=nothing))
+            kept.append(self._without_finding(replace(record, split=split)))
         return kept
+
+    def _without_finding(self, record: Record) -> Record:
+        """Forget, of films that do not train, which masks are taken to be empty."""
+        return replace(record, empty_masks=()) if record.empty_masks and record.split != "train" else record
 
     def _listed(self) -> Iterator[tuple[Record, dict[str, str]]]:
         """Read every row that can be read; what is wrong with the others was told when the records were read."""
@@ -213,6 +214,11 @@ class CSVDataModule(CXRDataModule):
                 for name, (column, rows, _) in self._masks.items()
                 if row[column] and rows.all_match(row)
             },
+            empty_masks=tuple(
+                name
+                for name, (column, _, empty) in self._masks.items()
+                if empty is not None and empty.all_match(row) and not row[column]
+            ),
             view=value["view"] or None,
             sex=value["sex"] or None,
             age=parse_age(value["age"]),
