@@ -144,6 +144,7 @@ def write_licensed_fake(root: Path) -> Path:
         rows = [row | {"license": "CC BY 4.0"} for row in csv.DictReader(file)]
     rows[0]["license"] = "unstated, from a web page"
     for row in rows:
+        row["infection_mask"] = row["infection_mask"] or row["lung_mask"]  # or none would validate
         row["source"] = "montgomery" if row["patient_id"] in ("shenzhen-1", "shenzhen-4") else row["source"]
     write_csv(root / "manifest.csv", rows)
     for row in rows:
