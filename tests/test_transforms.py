@@ -233,3 +233,11 @@ def test_gradients_flow_through_the_geometry() -> None:
     unfit_map(fit_image(film, (48, 48)), (30, 20)).sum().backward()
     assert film.grad is not None
     assert film.grad.min() > 0
+
+
+def test_maps_elsewhere_than_in_memory_are_enlarged_where_they_lie() -> None:
+    assert unfit_map(torch.empty(1, 2, 8, 8, device="meta"), (20, 30)).shape == (1, 2, 20, 30)
+    values = torch.rand(1, 1, 8, 8, requires_grad=True)
+    enlarged = unfit_map(values, (20, 20))
+    assert enlarged.requires_grad
+    torch.testing.assert_close(unfit_map(values.detach(), (20, 20)), enlarged.detach())

@@ -105,7 +105,13 @@ def unfit_map(
         frame = (values.shape[-2], values.shape[-1])
         top, left, height, width = letterbox_box(size[0], size[1], frame)
         values = values[..., top : top + height, left : left + width]
-    if values.is_cuda or values.dtype != torch.float32 or size[0] < values.shape[-2] or size[1] < values.shape[-1]:
+    if (
+        values.device.type != "cpu"
+        or values.requires_grad
+        or values.dtype != torch.float32
+        or size[0] < values.shape[-2]
+        or size[1] < values.shape[-1]
+    ):
         return _resize(values, size)
     # OpenCV enlarges many times faster than torch does on a CPU, to the same values.
     planes = values.detach().flatten(0, 1).contiguous().numpy()

@@ -94,11 +94,9 @@ def main() -> None:
     found = {"films": len(files), "pixels": options.size**2, "mini_ms": cost(mini, files)}
     found["fpn_densenet121_ms"] = cost(fpn_densenet121(), files)
     found["pspnet_ms"] = cost(pspnet(), files[: max(3, len(files) // 10)])
-    for part in mini.models():
-        rest = Pipeline(**{name: model for name, model in mini.models().items() if name != part}) if part in (
-            "gate", "infection_segmenter", "classifier") else None  # fmt: skip
-        if rest is not None:
-            found[f"without_{part}_ms"] = cost(rest, files)
+    for part in ("gate", "infection_segmenter", "classifier"):
+        rest = Pipeline(**{name: model for name, model in mini.models().items() if name != part})
+        found[f"without_{part}_ms"] = cost(rest, files)
     bare, peak, own = subprocess.run(
         [sys.executable, "-c", MEMORY], input=files[0], capture_output=True, check=True
     ).stdout.split()
