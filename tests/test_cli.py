@@ -272,6 +272,19 @@ def test_fit_saves_a_model_and_test_scores_it_with_intervals(tmp_path: Path, tas
     assert len(rows) == 1 + scores["all"][name]["count"]
 
 
+def test_a_config_says_which_weights_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = write_dataset(tmp_path / "data", 24, seed=5, size=(80, 80)).parent
+    keeper = '[{"class_path": "ModelCheckpoint", "init_args": {"filename": "mine-{epoch}"}}]'
+    words = ["--config", str(write_config(tmp_path / "tiny.yaml", "classification")), "--data.root", str(data)]
+    words += ["--output", "model", "--trainer.callbacks", keeper, "--trainer.enable_model_summary", "false"]
+    assert main(["fit", *words]) == 0
+    assert "(weights of mine-epoch=0.ckpt)" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["mine-epoch=0.ckpt"]
+
+
 @pytest.mark.slow
 def test_a_training_resumes_and_a_checkpoint_is_scored(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 24, seed=5, size=(80, 80)).parent

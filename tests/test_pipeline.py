@@ -116,6 +116,64 @@ def test_many_films_give_what_each_alone_gives(small: Pipeline) -> None:
             assert same(small(one), answer, 1e-6)
 
 
+def test_equal_encoders_become_one_on_loading_and_are_computed_once(small: Pipeline, tmp_path: Path) -> None:
+    twin = segmenter("infection")
+    assert small.lung_segmenter is not None
+    twin.network.encoder.load_state_dict(small.lung_segmenter.network.encoder.state_dict())
+    apart = Pipeline(lung_segmenter=small.lung_segmenter, infection_segmenter=twin, min_lung_area=0.0)
+    loaded = Pipeline.from_pretrained(apart.save_pretrained(tmp_path / "saved"))
+    assert loaded.lung_segmenter is not None
+    assert loaded.infection_segmenter is not None
+    assert loaded.lung_segmenter.network.encoder is loaded.infection_segmenter.network.encoder
+    assert twin.network.encoder is not small.lung_segmenter.network.encoder
+    calls = []
+    loaded.lung_segmenter.network.encoder.register_forward_hook(lambda *_: calls.append(1))
+    films = [film(seed=n) for n in range(3)]
+    for one, other in zip(loaded.predict(films), apart.predict(films), strict=True):
+        assert isinstance(one, Prediction)
+        assert isinstance(other, Prediction)
+        assert same(one, other)
+    assert len(calls) == 1
+    seen = torch.from_numpy(films[0])[None, None]
+    both = loaded.lung_segmenter.predict_fitted_with(loaded.infection_segmenter, seen)
+    for maps, model in zip(both, (small.lung_segmenter, twin), strict=True):
+        assert torch.equal(maps, model.predict_fitted(seen))
+    again = Pipeline.from_pretrained(loaded.save_pretrained(tmp_path / "again"))
+    assert same(again(films[0]), apart(films[0]))
+
+
+@pytest.mark.parametrize("change", ["weights", "size", "stride"])
+def test_unequal_encoders_stay_apart(change: str) -> None:
+    lungs, infection = segmenter("lung_field"), segmenter("infection")
+    if change == "weights":
+        next(infection.network.encoder.parameters()).data[0] += 0.1
+    elif change == "size":
+        infection.config = dataclasses.replace(infection.config, preprocess=PreprocessConfig(image_size=(96, 96)))
+    else:
+        first = next(m for m in infection.network.encoder.modules() if isinstance(m, torch.nn.Conv2d))
+        first.stride, first.padding = (1, 1), (3, 3)
+    assert not lungs.merge_encoder(infection)
+    assert not lungs.shares_encoder(infection)
+    assert segmenter("lung").merge_encoder(segmenter("infection"))
+
+
+def test_a_single_film_and_small_models_take_one_core(small: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    torch.set_num_threads(2)
+    try:
+        assert small.classifier is not None
+        hook = small.classifier.network.register_forward_hook(lambda *_: counts.append(torch.get_num_threads()))
+        small(film())
+        list(small.predict([film(), film(seed=1)]))
+        monkeypatch.setattr(small, "_small", False)
+        small(film())
+        assert counts == [1, 2, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        hook.remove()
+        torch.set_num_threads(1)
+
+
 def test_a_corrected_mask_changes_the_answer_and_is_not_doubted(small: Pipeline) -> None:
     image = film()
     drawn = small(image)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
@@ -30,6 +31,7 @@ from covidcxr.models import (
     load_model,
 )
 from covidcxr.models.films import fit_films, lungs_of
+from covidcxr.one_core import one_core
 from covidcxr.orientation import UPRIGHT
 from covidcxr.postprocess import PostProcess, lung_reasons
 from covidcxr.prediction import FailedPrediction, Prediction, as_film
@@ -49,6 +51,8 @@ _MODELS: dict[str, tuple[type[CXRModel], ...]] = {
     "classifier": (ClassificationModel, EnsembleModel),
 }
 _LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
+_SMALL = 5_000_000
+"""Up to so many weights in all, a single film takes half the CPU time on one core, and hardly longer."""
 
 
 class Pipeline:
@@ -91,6 +95,8 @@ class Pipeline:
         self._check()
         for model in self.models().values():
             model.eval()
+        weights = sum(weight.numel() for model in self.models().values() for weight in model.parameters())
+        self._small = weights <= _SMALL
 
     def models(self) -> dict[str, CXRModel]:
         """Return the models that are there, by the name of their part."""
@@ -132,7 +138,7 @@ class Pipeline:
                     f"The mask {name!r} must be true and false, of the film's size {read[1].shape} and not empty; "
                     f"it is {mask.dtype} {mask.shape}."
                 )
-        return next(self._answer([read], dict(masks)))
+        return self._answer([read], dict(masks))[0]
 
     def predict(
         self,
@@ -185,8 +191,12 @@ class Pipeline:
             if pool:
                 pool.shutdown(cancel_futures=True)
 
-    def _answer(self, read: Sequence[tuple[str, Film]], given: Masks | None = None) -> Iterator[Prediction]:
+    def _answer(self, read: Sequence[tuple[str, Film]], given: Masks | None = None) -> list[Prediction]:
         """Answer for films that were read; masks that are `given` take the place of drawn ones, undoubted."""
+        with one_core() if len(read) == 1 and self._small else nullcontext():
+            return list(self._answers(read, given))
+
+    def _answers(self, read: Sequence[tuple[str, Film]], given: Masks | None) -> Iterator[Prediction]:
         films = [film for _, film in read]
         admissions = [Admission()] * len(films) if self.gate is None else admit(self.gate, films)
         if given:
@@ -209,8 +219,11 @@ class Pipeline:
         masks = [dict(known) for known in given]
         fitted: dict[Any, torch.Tensor] = {}  # of all films, for models that want one size
         reasons: list[tuple[str, ...]] = [() for _ in films]
+        lung_maps, infection_maps = self._maps_of_both(films, fitted)
         if self.lung_segmenter is not None:
-            drawn = self._draw(self.lung_segmenter, films, masks, fitted, self.postprocess)
+            if lung_maps is None:
+                lung_maps = self.lung_segmenter.predict_fitted(*fit_films(self.lung_segmenter, films, masks, fitted))
+            drawn = _draw(self.lung_segmenter, lung_maps, films, self.postprocess)
             masks = [found | known for found, known in zip(drawn, given, strict=True)]
             reasons = [
                 ()
@@ -219,10 +232,12 @@ class Pipeline:
                 for found, known in zip(masks, given, strict=True)
             ]
         if self.infection_segmenter is not None:
-            drawn = self._draw(self.infection_segmenter, films, masks, fitted)
+            if infection_maps is None:
+                seen = fit_films(self.infection_segmenter, films, masks, fitted)
+                infection_maps = self.infection_segmenter.predict_fitted(*seen)
             masks = [
                 {"infection": _within(found, new["infection"]), **found}
-                for found, new in zip(masks, drawn, strict=True)
+                for found, new in zip(masks, _draw(self.infection_segmenter, infection_maps, films), strict=True)
             ]
         for found, chances, why in zip(masks, self._classify(films, masks, reasons, fitted), reasons, strict=True):
             label = None
@@ -231,29 +246,14 @@ class Pipeline:
                 why = (*why, *doubts)
             yield found, chances, None if why else label, why
 
-    def _draw(
-        self,
-        model: SegmentationModel,
-        films: Sequence[Film],
-        lungs: Sequence[Masks],
-        fitted: dict[Any, torch.Tensor],
-        clean: PostProcess | None = None,
-    ) -> list[Masks]:
-        """Draw each film's masks at its own size, cleaned at the network's."""
-        maps = model.predict_fitted(*fit_films(model, films, lungs, fitted)).cpu().numpy()
-        drawn: list[Masks] = []
-        for film, values in zip(films, maps, strict=True):
-            for name, plane, threshold in zip(model.config.classes, values, model.thresholds(), strict=True):
-                if clean is not None and name in _LUNG_CLASSES:
-                    raw = plane >= threshold
-                    kept = clean(raw)
-                    plane[raw & ~kept] = 0.0
-                    plane[kept & ~raw] = 1.0
-            height, width = film.shape
-            full = unfit_map(torch.from_numpy(values)[None], (height, width), model.config.preprocess.fit)[0].numpy()
-            named = zip(model.config.classes, full, model.thresholds(), strict=True)
-            drawn.append({name: plane >= threshold for name, plane, threshold in named})
-        return drawn
+    def _maps_of_both(
+        self, films: Sequence[Film], fitted: dict[Any, torch.Tensor]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Compute the maps of lungs and infections at once, where the two segmenters have one encoder."""
+        lungs, infection = self.lung_segmenter, self.infection_segmenter
+        if lungs is None or infection is None or not lungs.shares_encoder(infection):
+            return None, None
+        return lungs.predict_fitted_with(infection, fit_films(lungs, films, (), fitted)[0])
 
     def _classify(
         self,
@@ -351,6 +351,8 @@ class Pipeline:
     ) -> Self:
         """Load a saved pipeline.
 
+        Where the two segmenters see films alike and were saved with equal encoders, they get one, computed once a film.
+
         Args:
             source: A bundled name ("mini"), a folder, or a Hub repository "owner/name".
             revision: Branch, tag or commit of a Hub repository.
@@ -368,6 +370,8 @@ class Pipeline:
             if not (folder / name).is_dir():  # or its name would be taken for a Hub repository
                 raise PretrainedError(f"{folder / name} is missing: this folder is not a complete saved pipeline.")
         parts: dict[str, Any] = {name: load_model(folder / name) for name in index["components"]}
+        if "lung_segmenter" in parts and "infection_segmenter" in parts:
+            parts["lung_segmenter"].merge_encoder(parts["infection_segmenter"])
         card = folder / "README.md"
         return cls(
             **parts,
@@ -408,6 +412,25 @@ def _read(numbered: tuple[int, ImageLike]) -> tuple[str, Film] | FailedPredictio
         return FailedPrediction(image_id, error)
 
 
+def _draw(
+    model: SegmentationModel, maps: torch.Tensor, films: Sequence[Film], clean: PostProcess | None = None
+) -> list[Masks]:
+    """Draw each film's masks at its own size from maps at the network's size, where those of lungs are cleaned."""
+    drawn: list[Masks] = []
+    for film, values in zip(films, maps.cpu().numpy(), strict=True):
+        for name, plane, threshold in zip(model.config.classes, values, model.thresholds(), strict=True):
+            if clean is not None and name in _LUNG_CLASSES:
+                raw = plane >= threshold
+                kept = clean(raw)
+                plane[raw & ~kept] = 0.0
+                plane[kept & ~raw] = 1.0
+        height, width = film.shape
+        full = unfit_map(torch.from_numpy(values)[None], (height, width), model.config.preprocess.fit)[0].numpy()
+        named = zip(model.config.classes, full, model.thresholds(), strict=True)
+        drawn.append({name: plane >= threshold for name, plane, threshold in named})
+    return drawn
+
+
 def _within(masks: Masks, infection: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
     """Keep of an infection what lies in any of the lungs, where these are known."""
     lungs = [masks[name] for name in _LUNG_CLASSES if name in masks]
@@ -415,8 +438,8 @@ def _within(masks: Masks, infection: Bool[np.ndarray, "height width"]) -> Bool[n
 
 
 def _coarse(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    """Return every n-th pixel: the shape of lungs is judged by fractions, and some 300 pixels show it as well."""
-    step = max(1, max(mask.shape) // 300)
+    """Return every n-th pixel: the shape of lungs is judged by fractions, and some 200 pixels show it as well."""
+    step = max(1, max(mask.shape) // 200)
     return mask[::step, ::step]
 
 

@@ -196,8 +196,8 @@ class TrainingCLI(LightningCLI):
             raise ConfigError(f"The trainer refused its settings: {' '.join(str(error).split())}") from error
         self.history = History()
         trainer.callbacks.append(self.history)  # type: ignore[attr-defined]  # set where mypy does not see
-        keeper = trainer.checkpoint_callback
-        if isinstance(keeper, ModelCheckpoint) and keeper.monitor is None and keeper.save_last is None:
+        keeper, named = trainer.checkpoint_callback, self.config_init[self.subcommand].trainer.callbacks or []
+        if isinstance(keeper, ModelCheckpoint) and keeper not in (named if isinstance(named, list) else [named]):
             best = ModelCheckpoint(monitor=self.model.monitor, mode="max", filename="best-{epoch}")
             # save_last=True would write it only where the best one changes, and a kill would cost all epochs since.
             last = ModelCheckpoint(filename="last", enable_version_counter=False)

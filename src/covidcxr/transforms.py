@@ -87,9 +87,11 @@ def fit_mask(
     """
     if tuple(mask.shape[-2:]) == tuple(size):
         return mask
-    known = ~mask.flatten(2).isnan().any(2)[..., None, None]
+    unknown = mask.sum((2, 3), keepdim=True).isnan()
+    if not unknown.any():
+        return (fit_image(mask, size, fit) >= 0.5).to(mask.dtype)
     fitted = (fit_image(mask.nan_to_num(), size, fit) >= 0.5).to(mask.dtype)
-    return fitted.where(known, torch.full_like(fitted, torch.nan))
+    return fitted.where(~unknown, torch.full_like(fitted, torch.nan))
 
 
 def unfit_map(
@@ -115,8 +117,10 @@ def unfit_map(
         return _resize(values, size)
     # OpenCV enlarges many times faster than torch does on a CPU, to the same values.
     planes = values.detach().flatten(0, 1).contiguous().numpy()
-    large = [cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for plane in planes]
-    return torch.from_numpy(np.stack(large)).view(*values.shape[:2], *size)
+    large = np.empty((len(planes), *size), np.float32)
+    for plane, target in zip(planes, large, strict=True):
+        cv2.resize(plane, (size[1], size[0]), dst=target, interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(large).view(*values.shape[:2], *size)
 
 
 def dilate(mask: Float[Tensor, "batch 1 height width"], fraction: float) -> Float[Tensor, "batch 1 height width"]:

@@ -3,7 +3,8 @@
 Drawn films as JPEG, from bytes to answer, in process CPU time (all threads), through the bundled pipeline; beside it
 the lung segmenters that others use, by themselves, on the same films in the same run: an FPN with DenseNet121 at 256
 (the network of an earlier published system) and the PSPNet of torchxrayvision at 512. Both have fresh weights: speed
-does not depend on them. Memory is that of a process that does nothing but load the bundled pipeline and answer.
+does not depend on them. Memory is that of a process that does nothing but load the bundled pipeline and answer; what
+`import torch` takes of it depends on the build of torch: that for CUDA takes twice as much as that for CPUs.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def main() -> None:
     options = parser.parse_args()
     files = jpegs(options.films, options.size)
     mini = Pipeline.from_pretrained("mini")
-    found = {"films": len(files), "pixels": options.size**2, "mini_ms": cost(mini, files)}
+    found: dict[str, object] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    found |= {"films": len(files), "pixels": options.size**2, "mini_ms": cost(mini, files)}
     found["fpn_densenet121_ms"] = cost(fpn_densenet121(), files)
     found["pspnet_ms"] = cost(pspnet(), files[: max(3, len(files) // 10)])
     for part in ("gate", "infection_segmenter", "classifier"):

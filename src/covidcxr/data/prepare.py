@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.collection import Collection
 from covidcxr.data.files import find_twice
@@ -27,6 +25,7 @@ from covidcxr.errors import ConfigError, DatasetError, ImageReadError
 from covidcxr.files import replace_file
 from covidcxr.hub import write_json
 from covidcxr.io import write_image, write_mask
+from covidcxr.one_core import one_core
 from covidcxr.types import Fit
 
 __all__ = ["PrepareReport", "prepare_dataset"]
@@ -114,7 +113,7 @@ def prepare_dataset(
         geometry=geometry,
         names=file_names([record.image_id for record in records]),
     )
-    with _disk_explained(target), _one_torch_thread():
+    with _disk_explained(target), one_core():
         _claim(target, plan)
         copies = list(map_threads(copy, records, threads=num_workers, progress=progress))
         report = _report(collection, target, copies)
@@ -230,17 +229,6 @@ def _finish(collection: Collection, report: PrepareReport, plan: dict[str, Any],
 def _write(path: Path, content: bytes) -> None:
     with replace_file(path) as draft:
         draft.write_bytes(content)
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Let each of our threads resize by itself: torch would start as many again for each of them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self, cast
 
@@ -16,7 +18,7 @@ from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.types import TaskName
 
-__all__ = ["CXRModel", "model_folder"]
+__all__ = ["CXRModel", "check_films", "inference", "model_folder"]
 
 
 class CXRModel(nn.Module, ABC):
@@ -57,20 +59,9 @@ class CXRModel(nn.Module, ABC):
         Raises:
             ConfigError: If the films are not [batch, 1, H, W] in [0, 1].
         """
-        if image.ndim != 4 or image.shape[1] != 1 or image.numel() == 0:
-            raise ConfigError(f"Films must be grey [batch, 1, height, width], not {tuple(image.shape)}.")
-        low, high = (float(value) for value in image.aminmax())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):  # also refuses NaN
-            raise ConfigError(f"Films must be in [0, 1], not [{low:.4g}, {high:.4g}]: read them with read_image.")
-        training = [module for module in self.modules() if module.training]  # not all: a backbone may be frozen
-        if training:
-            self.eval()
-        try:
-            with torch.no_grad():
-                return cast(Tensor, self(image, lung_mask)).float() / self.config.temperature
-        finally:
-            for module in training:
-                module.training = True
+        check_films(image)
+        with inference(self):
+            return cast(Tensor, self(image, lung_mask)).float() / self.config.temperature
 
     @abstractmethod
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: hub.StoredDtype = "float32") -> Path:
@@ -113,6 +104,36 @@ class CXRModel(nn.Module, ABC):
     @abstractmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
+
+
+def check_films(image: Tensor) -> None:
+    """Refuse what are no grey films.
+
+    Raises:
+        ConfigError: If they are not [batch, 1, H, W] in [0, 1].
+    """
+    if image.ndim != 4 or image.shape[1] != 1 or image.numel() == 0:
+        raise ConfigError(f"Films must be grey [batch, 1, height, width], not {tuple(image.shape)}.")
+    low, high = (float(value) for value in image.aminmax())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # also refuses NaN
+        raise ConfigError(f"Films must be in [0, 1], not [{low:.4g}, {high:.4g}]: read them with read_image.")
+
+
+@contextmanager
+def inference(*models: nn.Module) -> Iterator[None]:
+    """Compute without gradients and in evaluation mode, and leave the models in the mode in which they were."""
+    modules = list(models)
+    for module in modules:  # grows as it goes; `modules()` would spend more on names than a small network on a film
+        modules.extend(child for child in module._modules.values() if child is not None)
+    training = [module for module in modules if module.training]  # not all: a backbone may be frozen
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def model_folder(folder: Path, task: TaskName) -> Path:

@@ -7,7 +7,9 @@ from typing import ClassVar, cast, final
 from jaxtyping import Float
 from torch import Tensor
 
+from covidcxr.models.base import check_films, inference
 from covidcxr.models.network import NetworkModel
+from covidcxr.networks.one_encoder import forward_segmenters, merge_encoders
 from covidcxr.transforms import unfit_map
 from covidcxr.types import TaskName
 
@@ -52,6 +54,43 @@ class SegmentationModel(NetworkModel):
     ) -> Float[Tensor, "batch classes new_height new_width"]:
         """Return the same probabilities at the network's own size, before they are brought to the films'."""
         return self.calibrated_logits(image, lung_mask).sigmoid()
+
+    def predict_fitted_with(
+        self, other: SegmentationModel, image: Float[Tensor, "batch 1 height width"]
+    ) -> tuple[Float[Tensor, "batch classes _ _"], Float[Tensor, "batch other_classes _ _"]]:
+        """Return what `predict_fitted` of this model and of another returns; an encoder that both use is computed once.
+
+        Args:
+            other: A model that `shares_encoder`.
+            image: Grey films in [0, 1].
+        """
+        check_films(image)
+        with inference(self, other):
+            both = forward_segmenters(self.network, other.network, self.preprocess(image))
+        a, b = (
+            (logits.float() / model.config.temperature).sigmoid()
+            for logits, model in zip(both, (self, other), strict=True)
+        )
+        return a, b
+
+    def merge_encoder(self, other: SegmentationModel) -> bool:
+        """Let another model use the encoder of this one, where both see films alike and the two encoders are equal.
+
+        From then on to train one of them is to train the encoder of both.
+
+        Returns:
+            Whether they have one encoder now.
+        """
+        settings = self.config.preprocess
+        if settings != other.config.preprocess or settings.region != "full":
+            return False
+        with inference(self, other):
+            return merge_encoders(self.network, other.network, (settings.channels, *settings.image_size))
+
+    def shares_encoder(self, other: SegmentationModel) -> bool:
+        """Whether both models use one encoder, on the same of a film."""
+        ours, theirs = (getattr(model.network, "encoder", None) for model in (self, other))
+        return ours is not None and ours is theirs and self.config.preprocess == other.config.preprocess
 
     def thresholds(self) -> tuple[float, ...]:
         """Return, by class, the probability from which a pixel belongs to it (0.5 where the config says none)."""

@@ -1,4 +1,7 @@
-"""One encoder for a segmenter and a classifier: its tensors are the same objects in both, and it is computed once."""
+"""One encoder for two networks, computed once: a segmenter and a classifier, or two segmenters.
+
+In the first case its tensors are the same objects in both, in the second it is one module.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from covidcxr.errors import ConfigError
 from covidcxr.networks.weights import REFUSALS
 
-__all__ = ["forward_shared", "share_encoder"]
+__all__ = ["forward_segmenters", "forward_shared", "merge_encoders", "share_encoder"]
 
 _TOLERANCE = 1e-4
 """By how much outputs of one network may differ, as a fraction of the largest; another network is far away."""
@@ -63,6 +66,48 @@ def forward_shared(segmenter: nn.Module, classifier: nn.Module, image: Tensor) -
     height, width = image.shape[2] // 2, image.shape[3] // 2
     above = [image, image.new_empty(len(image), 0, height, width)][: len(masks.encoder.out_channels) - len(maps)]
     return masks.segmentation_head(masks.decoder([*above, *maps])), classes.forward_head(last)
+
+
+def merge_encoders(first: nn.Module, second: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Let the second of two networks by smp use the encoder of the first, if the two are equal to the last bit.
+
+    Args:
+        first: A segmenter, in evaluation mode.
+        second: Another one, too.
+        shape: Channels, height and width of the input.
+
+    Returns:
+        Whether they have one encoder now. If not, nothing has changed.
+    """
+    ours, theirs = (getattr(network, "encoder", None) for network in (first, second))
+    heads = all(hasattr(network, part) for network in (first, second) for part in ("decoder", "segmentation_head"))
+    if not (heads and isinstance(ours, nn.Module) and isinstance(theirs, nn.Module)):
+        return False
+    weights, others = ours.state_dict(), theirs.state_dict()
+    if weights.keys() != others.keys() or not all(torch.equal(weights[name], others[name]) for name in weights):
+        return False
+    film = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(next(ours.parameters())) - 0.5
+    maps, other_maps = ours(film), theirs(film)  # equal weights may be used otherwise: at another stride, say
+    if len(maps) != len(other_maps) or not all(torch.equal(a, b) for a, b in zip(maps, other_maps, strict=True)):
+        return False
+    cast(Any, second).encoder = ours
+    return True
+
+
+def forward_segmenters(first: nn.Module, second: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the encoder that `merge_encoders` made of two once, and both answers from it.
+
+    Args:
+        first: A segmenter.
+        second: The other.
+        image: What the networks see, [batch, channels, height, width].
+
+    Returns:
+        Logits of the masks of each, [batch, classes, height, width].
+    """
+    maps = cast(Any, first).encoder(image)
+    a, b = (network.segmentation_head(network.decoder(maps)) for network in (cast(Any, first), cast(Any, second)))
+    return a, b
 
 
 @torch.no_grad()
