@@ -13,6 +13,7 @@ from torch import nn
 from covidcxr.config import ModelConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
 from covidcxr.networks.classification import timm_network
+from covidcxr.networks.compiler import compiler_on_demand
 from covidcxr.networks.segmentation import smp_network
 from covidcxr.networks.vision import torchvision_names, torchvision_network
 from covidcxr.networks.weights import check_weights_file
@@ -60,7 +61,8 @@ def build_network(config: ModelConfig, *, pretrained_backbone: bool | str | os.P
     arguments = {"in_channels": config.preprocess.channels, "num_classes": config.outputs, **config.network_args}
     libraries = _LIBRARIES[config.task]
     if library in libraries:
-        return libraries[library](name, config.preprocess, pretrained, **arguments)
+        with compiler_on_demand():
+            return libraries[library](name, config.preprocess, pretrained, **arguments)
     registry = CLASSIFICATION_NETWORKS if config.task == "classification" else SEGMENTATION_NETWORKS
     if library:
         names = ", ".join([*(f"{own}:NAME" for own in libraries), *registry])
