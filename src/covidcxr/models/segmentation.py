@@ -88,9 +88,10 @@ class SegmentationModel(NetworkModel):
             return merge_encoders(self.network, other.network, (settings.channels, *settings.image_size))
 
     def shares_encoder(self, other: SegmentationModel) -> bool:
-        """Whether both models use one encoder, on the same of a film."""
+        """Whether the two models use one encoder, on the same of a film, by `merge_encoder`."""
         ours, theirs = (getattr(model.network, "encoder", None) for model in (self, other))
-        return ours is not None and ours is theirs and self.config.preprocess == other.config.preprocess
+        alike = self.config.preprocess == other.config.preprocess
+        return self is not other and ours is not None and ours is theirs and alike
 
     def thresholds(self) -> tuple[float, ...]:
         """Return, by class, the probability from which a pixel belongs to it (0.5 where the config says none)."""
