@@ -67,6 +67,14 @@ with compiler_on_demand():
 assert isinstance(is_compile_supported("cpu"), bool)
 assert kept.config is sys.modules["torch._dynamo"].config
 """
+MODULE = """
+import torch
+from covidcxr.networks.compiler import compiler_on_demand
+
+with compiler_on_demand():
+    hidden = torch.compiler.disable(torch.nn.ReLU())
+assert isinstance(hidden, torch.nn.Module)
+"""
 
 
 def run(code: str) -> str:
@@ -80,8 +88,9 @@ def test_a_film_needs_no_compiler_and_who_wants_it_has_it() -> None:
 
 
 @pytest.mark.slow
-def test_whatever_else_is_asked_loads_it() -> None:
-    run(ATTRIBUTE)
+@pytest.mark.parametrize("code", [ATTRIBUTE, MODULE])
+def test_whatever_else_is_asked_loads_it(code: str) -> None:
+    run(code)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from importlib import import_module
+from inspect import isfunction
 from types import ModuleType
 from typing import Any
 
@@ -85,11 +86,14 @@ def _disable(function: Callable[..., Any] | None = None, *settings: Any, **optio
     if function is None:
         return lambda decorated: _disable(decorated, *settings, **options)
     plain = function
+    if not isfunction(plain):  # a module or a class comes back as what it is, which only the true one can do
+        found: Callable[..., Any] = _load("torch._dynamo").disable(plain, *settings, **options)
+        return found
 
     @cache
     def hidden() -> Callable[..., Any]:
-        found: Callable[..., Any] = import_module("torch._dynamo").disable(plain, *settings, **options)
-        return found
+        disabled: Callable[..., Any] = import_module("torch._dynamo").disable(plain, *settings, **options)
+        return disabled
 
     @wraps(plain)
     def call(*values: Any, **named: Any) -> Any:
