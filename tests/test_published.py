@@ -517,7 +517,6 @@ SYSTEMS = {
             "classes": ("infection",),
             "mode": "binary",
             "masks": ("infection",),
-            "size": (192, 192, 1),
             "balance": "class",
             "optimizer": ("AdamW", 0.002),
             "epochs": 60,
@@ -536,7 +535,7 @@ SYSTEMS = {
             "region": "box",
             "steps": ("crop", "equalize"),
             "normalization": ((0.5,), (0.29,)),
-            "augment": (),
+            "augment": STRONG_FLIP,
             "balance": "class",
             "momentum": 0.9,
             "frozen": True,  # a linear model has nothing to learn below its last layer
