@@ -12,11 +12,19 @@ import argparse
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from covidcxr import ClassificationModel
-from covidcxr.evaluation import bootstrap, expected_calibration_error, read_rows, weighted_mean
+from covidcxr.evaluation import measure_reliability, read_rows, score_sets
+
+
+def untempered(row: dict[str, Any], classes: tuple[str, ...], temperature: float) -> dict[str, Any]:
+    """Return a row with the probabilities that it would have without a temperature."""
+    names = [f"probability_{name}" for name in classes]
+    odds = np.array([row[name] for name in names]) ** temperature
+    return row | dict(zip(names, (odds / odds.sum()).tolist(), strict=True))
 
 
 def main() -> None:
@@ -27,35 +35,24 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True, help="with the columns path and license")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    model, rows = ClassificationModel.from_pretrained(options.model), read_rows(options.rows)
+    config, rows = ClassificationModel.from_pretrained(options.model).config, read_rows(options.rows)
     with options.table.open(encoding="utf-8", newline="") as file:
-        unstated = {line["path"]: line["license"].startswith("unstated") for line in csv.DictReader(file)}
-    classes = model.config.classes
-    chances = np.array([[row[f"probability_{name}"] for name in classes] for row in rows])
-    truth = np.array([classes.index(row["label"]) for row in rows])
-    sets = chances >= np.array([model.config.thresholds[name] for name in classes])
-    answered = sets.sum(1) == 1
-    right = chances.argmax(1) == truth
-    raw = np.log(chances.clip(1e-12)) * model.config.temperature
-    raw = np.exp(raw) / np.exp(raw).sum(1, keepdims=True)
-    barred = np.array([unstated[row["image_id"]] for row in rows])
+        barred = {line["path"] for line in csv.DictReader(file) if line["license"].startswith("unstated")}
+    groups = {
+        "stated": [row for row in rows if row["image_id"] not in barred],
+        "unstated": [row for row in rows if row["image_id"] in barred],
+        "all": rows,
+    }
     found = {}
-    for name, chosen in (("stated", ~barred), ("unstated", barred), ("all", np.full(len(rows), True))):
-
-        def share(values: np.ndarray, among: np.ndarray) -> str:
-            patients = [rows[place]["patient_id"] for place in np.flatnonzero(among)]
-            return str(bootstrap(weighted_mean, values[among].astype(float), groups=patients, share=True))
-
-        found[name] = {
-            "films": int(chosen.sum()),
-            "sets_hold_the_truth": share(sets[np.arange(len(rows)), truth], chosen),
-            "answered": int((answered & chosen).sum()),
-            "right_of_the_answered": share(right, answered & chosen),
-            "right_answers": int((right & answered & chosen).sum()),
-            "calibration_error_before": round(expected_calibration_error(raw[chosen], truth[chosen]), 3),
-            "calibration_error_after": round(expected_calibration_error(chances[chosen], truth[chosen]), 3),
-        }
-    print(json.dumps(found, indent=1))
+    for name, films in groups.items():
+        raw = [untempered(row, config.classes, config.temperature) for row in films]
+        scores = score_sets(films, config.thresholds)
+        scores["calibration_error_before"] = measure_reliability(raw).ece
+        scores["calibration_error_after"] = measure_reliability(films).ece
+        found[name] = {score: estimate.to_dict() for score, estimate in scores.items()}
+        print(
+            f"{name}:", *(f"{score} {estimate} of {estimate.count}" for score, estimate in scores.items()), sep="\n  "
+        )
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 
