@@ -88,10 +88,8 @@ def fit_mask(
     if tuple(mask.shape[-2:]) == tuple(size):
         return mask
     unknown = mask.sum((2, 3), keepdim=True).isnan()
-    if not unknown.any():
-        return (fit_image(mask, size, fit) >= 0.5).to(mask.dtype)
-    fitted = (fit_image(mask.nan_to_num(), size, fit) >= 0.5).to(mask.dtype)
-    return fitted.where(~unknown, torch.full_like(fitted, torch.nan))
+    fitted = (fit_image(mask.nan_to_num() if unknown.any() else mask, size, fit) >= 0.5).to(mask.dtype)
+    return fitted.masked_fill(unknown, torch.nan)
 
 
 def unfit_map(
