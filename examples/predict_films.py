@@ -6,7 +6,7 @@ from pathlib import Path
 
 from covidcxr import FailedPrediction, Pipeline
 from covidcxr.phantom import write_dataset
-from covidcxr.prediction import in_words
+from covidcxr.pipeline.prediction import in_words
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from covidcxr.data import prepare
 from covidcxr.data.collection import Collection
+from covidcxr.data.curation import prepare
 from covidcxr.data.records import Record
-from covidcxr.data.rows import Table
+from covidcxr.io.tables import Table
 
 
 class Films(Collection):

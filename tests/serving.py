@@ -20,7 +20,7 @@ from PIL import Image
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.models import ClassificationModel
 from covidcxr.phantom import PhantomLabel, draw_phantom
-from covidcxr.pipeline import Pipeline
+from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.serve import ServeSettings
 from covidcxr.serve.server import Server
 

@@ -16,16 +16,16 @@ from covidcxr import CSVDataModule, ModelConfig, Pipeline, PreprocessConfig, Seg
 from covidcxr.cli import main
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, ImageReadError
-from covidcxr.evaluation.agreement import PLACES, film_agreement, infected_fractions, limits_of_agreement
-from covidcxr.evaluation.answers import Answers
-from covidcxr.evaluation.films import pipeline_rows
+from covidcxr.evaluation.metrics.agreement import PLACES, film_agreement, infected_fractions, limits_of_agreement
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows
+from covidcxr.evaluation.predictions.table import read_rows
 from covidcxr.evaluation.report.agreement import plot_agreement, score_agreement
-from covidcxr.evaluation.rows import read_rows
-from covidcxr.io import read_image, read_mask
-from covidcxr.orientation import ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.io.image import read_image, read_mask
 from covidcxr.phantom import write_dataset
-from covidcxr.postprocess import lung_sides
-from covidcxr.prediction import Prediction, as_film
+from covidcxr.pipeline.prediction import Prediction, as_film
+from covidcxr.transforms.orientation import ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.postprocess import lung_sides
 from fakes import write_image
 
 Masks = dict[str, np.ndarray]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from covidcxr.data import archives
-from covidcxr.data.archives import unpack
 from covidcxr.errors import DatasetError
+from covidcxr.io import archives
+from covidcxr.io.archives import unpack
 
 FILES = {"data/train/a.png": b"film a", "data/train/b.png": b"film b" * 1000, "data/labels.txt": b"a 0\nb 1\n"}
 PACKINGS = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz")

@@ -13,15 +13,21 @@ from PIL import Image
 
 from covidcxr.cli import main
 from covidcxr.data import CovidxCXR3DataModule, CSVDataModule, DarkCovidNetDataModule
-from covidcxr.data.prepare import prepare_dataset
+from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.audit import PROBES, DataAudit, audit_data, classifiers
-from covidcxr.evaluation.audit.alarm import SCATTER, standard_error, stands_out
-from covidcxr.evaluation.audit.confounding import cross_table
-from covidcxr.evaluation.audit.features import Sheet, background_features, border_features, one_hot, shape_features
-from covidcxr.evaluation.audit.headers import read_header
-from covidcxr.evaluation.audit.probes import Question, cross_validate
+from covidcxr.evaluation.shortcuts import PROBES, DataAudit, audit_data
+from covidcxr.evaluation.shortcuts import probes as classifiers
+from covidcxr.evaluation.shortcuts.confounding import cross_table
+from covidcxr.evaluation.shortcuts.features import (
+    Sheet,
+    background_features,
+    border_features,
+    one_hot,
+    read_header,
+    shape_features,
+)
+from covidcxr.evaluation.shortcuts.probes import SCATTER, Question, cross_validate, standard_error, stands_out
 from covidcxr.phantom import write_dataset
 from fakes import draw_film, draw_lungs, write_csv, write_image
 

@@ -10,9 +10,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from covidcxr.augmentations import Augment
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.registry import AUGMENTATIONS
+from covidcxr.transforms.augment import Augment
 
 PRESETS = AUGMENTATIONS.names()
 GEOMETRY = ("covidcnn2021", "default", "light", "loan2022", "strong")

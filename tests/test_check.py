@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from covidcxr.data import CovidQUExDataModule, CovidxCT2DataModule, CSVDataModule, FolderDataModule, Ieee8023DataModule
-from covidcxr.data.check import check_dataset
-from covidcxr.data.threads import map_threads
+from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.errors import DatasetError
+from covidcxr.utils.threads import map_threads
 from fakes import (
     MASK_COLUMNS,
     SIZE,
@@ -206,7 +206,7 @@ class TestFiles:
 
     def test_no_film_is_decoded_for_headers(self, table, monkeypatch):
         monkeypatch.setattr("covidcxr.data.collection.read_image", None)
-        monkeypatch.setattr("covidcxr.data.check.read_mask", None)
+        monkeypatch.setattr("covidcxr.data.curation.integrity.read_mask", None)
         told = []
         assert check_dataset(open_table(table), progress=lambda done, total: told.append((done, total))).complete
         assert told == [(done, 48) for done in range(1, 49)]

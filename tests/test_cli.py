@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covidcxr.batch import find_films
 from covidcxr.cli import main
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import draw_phantom, write_dataset
-from covidcxr.pipeline import Pipeline
+from covidcxr.pipeline.folder import find_films
+from covidcxr.pipeline.pipeline import Pipeline
 
 
 def write_film(path: Path, seed: int = 0) -> Path:
@@ -190,8 +190,10 @@ def test_doctor_finds_a_sound_installation(capsys: Any) -> None:
 
 
 def test_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("covidcxr.doctor.check_golden", lambda *_: ["film-0: the mask lung agrees only to 0.5"])
-    monkeypatch.setattr("covidcxr.doctor._COMPROMISED", {"lightning": {__import__("lightning").__version__}})
+    monkeypatch.setattr(
+        "covidcxr.pipeline.golden.check_golden", lambda *_: ["film-0: the mask lung agrees only to 0.5"]
+    )
+    monkeypatch.setattr("covidcxr.cli.doctor._COMPROMISED", {"lightning": {__import__("lightning").__version__}})
     assert main(["doctor", "--json"]) == 1
     findings = json.loads(capsys.readouterr().out)
     assert any("compromised" in fault for fault in findings["faults"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from covidcxr.complaints import in_one_line
+from covidcxr.training.parser_errors import in_one_line
 
 KNOWN = {
     "trainer",

@@ -17,7 +17,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from covidcxr.augmentations import Augment
 from covidcxr.data import (
     CombinedDataModule,
     CoronaHackDataModule,
@@ -43,13 +42,13 @@ from covidcxr.data import (
     count_by,
     find_leaks,
 )
-from covidcxr.data.balance import sampling_weights
+from covidcxr.data.datasets.csv import parse_age
 from covidcxr.data.files import MASK_INDEX
-from covidcxr.data.sampler import ResumableLoader
-from covidcxr.data.table import parse_age
+from covidcxr.data.sampler import ResumableLoader, sampling_weights
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
-from covidcxr.io import write_mask
+from covidcxr.io.image import write_mask
 from covidcxr.registry import DATASETS
+from covidcxr.transforms.augment import Augment
 from fakes import (
     FINDINGS,
     MASK_COLUMNS,
@@ -862,7 +861,7 @@ class TestCSV:
         given |= {"label_map": {"pneumonia": None}, "fold": 1, "folds": 3, "augment": "light", "cache": "memory"}
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(CXRDataModule, "data")
-        text = yaml.safe_dump({"data": {"class_path": "covidcxr.data.table.CSVDataModule", "init_args": given}})
+        text = yaml.safe_dump({"data": {"class_path": "covidcxr.data.datasets.csv.CSVDataModule", "init_args": given}})
         instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.5x
         module = instantiate(parser.parse_string(text)).data
         assert module.classes == ("covid19", "normal")

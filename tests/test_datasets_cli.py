@@ -20,13 +20,13 @@ from covidcxr.cli import main
 from covidcxr.data import CSVDataModule, Record, compute_mean_std
 from covidcxr.data.collection import Collection
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.datasets.catalogue import constructor_parameters, open_dataset, parse_settings
-from covidcxr.datasets.charts import draw_charts
-from covidcxr.datasets.contact import choose_films, draw_contact_sheet
-from covidcxr.datasets.counting import count_ages, labels_shown, survey, what_the_source_tells
+from covidcxr.data.summary.catalogue import constructor_parameters, open_dataset, parse_settings
+from covidcxr.data.summary.charts import draw_charts
+from covidcxr.data.summary.contact_sheet import choose_films, draw_contact_sheet
+from covidcxr.data.summary.summary import count_ages, labels_shown, survey, what_the_source_tells
 from covidcxr.errors import ConfigError, UnknownNameError
-from covidcxr.prediction import MASK_COLORS
 from covidcxr.registry import DATASETS
+from covidcxr.transforms.overlay import MASK_COLORS
 from fakes import MASK_COLUMNS, write_image, write_table_fake
 
 SIZES = "image_size=[32, 32]"

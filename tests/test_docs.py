@@ -20,11 +20,11 @@ from lightning import Trainer
 
 import covidcxr
 from covidcxr import ClassificationModel, ModelConfig, PreprocessConfig, SegmentationModel, registry
-from covidcxr.cli import _parser, main
-from covidcxr.datasets import describe_dataset
-from covidcxr.io import write_image
+from covidcxr.cli.main import _parser, main
+from covidcxr.data.summary import describe_dataset
+from covidcxr.io.image import write_image
 from covidcxr.phantom import draw_dataset, write_dataset
-from covidcxr.recipe import Recipe, recipe_paths
+from covidcxr.training.recipe import Recipe, recipe_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")}

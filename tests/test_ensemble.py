@@ -19,10 +19,10 @@ from covidcxr.config import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, DatasetError, PretrainedError
 from covidcxr.evaluation import calibrate, score_rows
-from covidcxr.golden import check_golden
 from covidcxr.models import ClassificationModel, SegmentationModel, load_model
 from covidcxr.phantom import write_dataset
-from covidcxr.pipeline import Pipeline
+from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks import ClassificationTask, SegmentationTask, predict_rows
 
 CLASSES = ("covid19", "normal", "pneumonia")

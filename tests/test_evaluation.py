@@ -21,13 +21,13 @@ from covidcxr.evaluation import (
     dice_score,
     expected_calibration_error,
     fit_temperature,
-    intervals,
     iou_score,
     segmentation_metrics,
     weighted_auroc,
     weighted_confusion,
     weighted_mean,
 )
+from covidcxr.evaluation.metrics import bootstrap as intervals
 
 CHECKED = hasattr(dice_score, "__wrapped__")
 """Whether these tests run under jaxtyping's import hook, which refuses wrong shapes before our own words do."""

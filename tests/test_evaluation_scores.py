@@ -19,7 +19,6 @@ from covidcxr.evaluation import (
     dice_score,
     finding_metrics,
     hd95,
-    intervals,
     iou_score,
     precision_score,
     recall_score,
@@ -28,6 +27,7 @@ from covidcxr.evaluation import (
     weighted_calibration_error,
     weighted_mean,
 )
+from covidcxr.evaluation.metrics import bootstrap as intervals
 
 CLASSES = ("normal", "pneumonia", "covid")
 

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from covidcxr import ClassificationModel, EnsembleModel, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
-from covidcxr.batch import find_films
+from covidcxr.cli.explain import explain_films
 from covidcxr.cli import main
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.explain import METHODS, explain, explain_many, faithfulness
 from covidcxr.explain.layers import as_maps, named_layers, recorded
 from covidcxr.explain.methods import log_odds
-from covidcxr.explain_verb import explain_films
-from covidcxr.io import read_image, write_image
+from covidcxr.io.image import read_image, write_image
 from covidcxr.phantom import draw_phantom
-from covidcxr.prediction import Prediction
-from covidcxr.preprocess import Preprocess
-from covidcxr.transforms import apply_region, dilate, fit_image, letterbox_box
+from covidcxr.pipeline.folder import find_films
+from covidcxr.pipeline.prediction import Prediction
+from covidcxr.transforms.geometry import apply_region, dilate, fit_image, letterbox_box
+from covidcxr.transforms.preprocess import Preprocess
 
 CLASSES = ("normal", "covid19", "pneumonia")
 

@@ -24,7 +24,7 @@ from covidcxr.cli import main
 from covidcxr.config import ModelConfig
 from covidcxr.data import FeedbackDataModule
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.io import read_mask
+from covidcxr.io.image import read_mask
 from covidcxr.models import ClassificationModel
 from covidcxr.serve import Store, export_feedback
 from serving import film_png, pixels_of, png_of, running, small_pipeline, upload

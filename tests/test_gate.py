@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from covidcxr import ClassificationModel, ModelConfig, Pipeline, PreprocessConfig
-from covidcxr.data.gate import GateDataModule, cut_out, shuffle_tiles
+from covidcxr.data.datasets.view_check import GateDataModule, cut_out, shuffle_tiles
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.gate import Admission, admit, check_gate
-from covidcxr.golden import check_golden
-from covidcxr.orientation import NOT_A_FILM, ORIENTATIONS, UPRIGHT, Orientation
 from covidcxr.phantom import OTHERS, draw_other, draw_phantom, write_dataset
-from covidcxr.prediction import in_words
-from covidcxr.sheet import write_sheet
+from covidcxr.pipeline.contact_sheet import write_sheet
+from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.prediction import in_words
+from covidcxr.pipeline.view_check import Admission, admit, check_gate
+from covidcxr.transforms.orientation import NOT_A_FILM, ORIENTATIONS, UPRIGHT, Orientation
 
 CLASSES = (*ORIENTATIONS, NOT_A_FILM)
 

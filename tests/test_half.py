@@ -12,11 +12,11 @@ import torch
 
 from covidcxr import Pipeline
 from covidcxr.errors import ConfigError, PretrainedError
-from covidcxr.golden import check_golden
-from covidcxr.hub import save_weights
+from covidcxr.io.pretrained import save_weights
 from covidcxr.models import ClassificationModel, EnsembleModel
 from covidcxr.models.films import fit_films
 from covidcxr.phantom import draw_phantom
+from covidcxr.pipeline.golden import check_golden
 from serving import small_pipeline
 
 

@@ -20,8 +20,8 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from covidcxr import hub
 from covidcxr.errors import ConfigError, PretrainedError
+from covidcxr.io import pretrained
 
 
 class Network(nn.Module):
@@ -36,7 +36,7 @@ def saved(tmp_path: Path) -> tuple[Network, Path, str]:
     """A network, the file of its weights, and that file's SHA-256."""
     network = Network()
     path = tmp_path / "model.safetensors"
-    return network, path, hub.save_weights(network, path)
+    return network, path, pretrained.save_weights(network, path)
 
 
 def sha256(path: Path) -> str:
@@ -52,7 +52,7 @@ def refused(path: Path, message: str, *, digest: str | None = None) -> None:
     network = Network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(PretrainedError, match=message) as caught:
-        hub.load_weights(network, path, digest or sha256(path))
+        pretrained.load_weights(network, path, digest or sha256(path))
     assert str(path) in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -61,24 +61,24 @@ def refused(path: Path, message: str, *, digest: str | None = None) -> None:
 
 
 def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hub.fetch(tmp_path) == tmp_path
-    assert hub.fetch(str(tmp_path)) == tmp_path
+    assert pretrained.fetch(tmp_path) == tmp_path
+    assert pretrained.fetch(str(tmp_path)) == tmp_path
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert hub.fetch("owner/name") == Path("owner/name")  # a folder wins over a repository
+    assert pretrained.fetch("owner/name") == Path("owner/name")  # a folder wins over a repository
 
 
 def test_bundled_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_bundled_folder", lambda: tmp_path / "pretrained")
-    assert hub.bundled() == ()
+    monkeypatch.setattr(pretrained, "_bundled_folder", lambda: tmp_path / "pretrained")
+    assert pretrained.bundled() == ()
     for name in ("mini", "large", "unfinished"):
         (tmp_path / "pretrained" / name).mkdir(parents=True)
     for name in ("mini", "large"):
         (tmp_path / "pretrained" / name / "pipeline.json").write_text("{}")
-    assert hub.bundled() == ("large", "mini")
-    assert hub.fetch("mini") == tmp_path / "pretrained" / "mini"
+    assert pretrained.bundled() == ("large", "mini")
+    assert pretrained.fetch("mini") == tmp_path / "pretrained" / "mini"
     with pytest.raises(PretrainedError, match=r"large, mini.*Did you mean 'mini'\?"):
-        hub.fetch("minni")
+        pretrained.fetch("minni")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_bundled_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_neither_folder_nor_bundled_nor_repository(source: str) -> None:
     with pytest.raises(PretrainedError, match="no folder"):
-        hub.fetch(source)
+        pretrained.fetch(source)
 
 
 @pytest.mark.parametrize("local_files_only", [True, False])
@@ -94,14 +94,14 @@ def test_offline_is_told_at_once(local_files_only: bool, tmp_path: Path) -> None
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     start = time.perf_counter()
     with pytest.raises(PretrainedError, match=r"'owner/name' is no folder here.*could not be had.*copy the model"):
-        hub.fetch("owner/name", cache_dir=tmp_path, local_files_only=local_files_only)
+        pretrained.fetch("owner/name", cache_dir=tmp_path, local_files_only=local_files_only)
     assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("source", ["a/b c", "owner/name..", "-a/b"])
 def test_impossible_repository_names(source: str, tmp_path: Path) -> None:
     with pytest.raises(PretrainedError, match=r"no valid Hub repository name"):
-        hub.fetch(source, cache_dir=tmp_path)
+        pretrained.fetch(source, cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_errors_of_the_hub(error: type[Exception], message: str, monkeypatch: py
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(PretrainedError, match=message):
-        hub.fetch("owner/name", revision="v9")
+        pretrained.fetch("owner/name", revision="v9")
 
 
 def test_what_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,7 +130,9 @@ def test_what_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert hub.fetch("owner/name", revision="v1", cache_dir=tmp_path / "cache", local_files_only=True) == tmp_path
+    assert (
+        pretrained.fetch("owner/name", revision="v1", cache_dir=tmp_path / "cache", local_files_only=True) == tmp_path
+    )
     assert (asked["name"], asked["revision"], asked["local_files_only"]) == ("owner/name", "v1", True)
     assert asked["cache_dir"] == tmp_path / "cache"
     from huggingface_hub.utils import filter_repo_objects
@@ -145,8 +147,8 @@ def test_what_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_json_round_trip(tmp_path: Path) -> None:
     data = {"a": [1, 2.5, None, "é"], "b": {"c": True}}
-    hub.write_json(tmp_path / "deep" / "x.json", data)
-    assert hub.read_json(tmp_path / "deep" / "x.json") == data
+    pretrained.write_json(tmp_path / "deep" / "x.json", data)
+    assert pretrained.read_json(tmp_path / "deep" / "x.json") == data
 
 
 @pytest.mark.parametrize(
@@ -166,22 +168,22 @@ def test_broken_json(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
-        hub.read_json(path)
+        pretrained.read_json(path)
     assert str(path) in str(caught.value)
 
 
 def test_missing_json(tmp_path: Path) -> None:
     with pytest.raises(PretrainedError, match=r"config\.json is missing: this folder is not a complete saved model"):
-        hub.read_json(tmp_path / "config.json")
+        pretrained.read_json(tmp_path / "config.json")
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
-    hub.write_json(tmp_path / "x.json", {"a": 1})
+    pretrained.write_json(tmp_path / "x.json", {"a": 1})
     for wrong in ({"a": float("nan")}, {"a": object()}):
         with pytest.raises((ValueError, TypeError)):
-            hub.write_json(tmp_path / "x.json", wrong)
+            pretrained.write_json(tmp_path / "x.json", wrong)
     assert names_in(tmp_path) == ["x.json"]
-    assert hub.read_json(tmp_path / "x.json") == {"a": 1}
+    assert pretrained.read_json(tmp_path / "x.json") == {"a": 1}
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
@@ -192,20 +194,22 @@ def test_weights_come_back_bit_for_bit(saved: tuple[Network, Path, str]) -> None
     assert digest == sha256(path)
     other = Network()
     assert not torch.equal(other.head.weight, network.head.weight)
-    hub.load_weights(other, path, digest)
+    pretrained.load_weights(other, path, digest)
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in other.state_dict().items())
     assert set(load_file(path)) == set(network.state_dict())
 
 
 def test_layouts_in_memory_do_not_matter(tmp_path: Path) -> None:
     network = Network(8).to(memory_format=torch.channels_last)
-    digest = hub.save_weights(network, tmp_path / "a.safetensors")
-    assert digest == hub.save_weights(network.to(memory_format=torch.contiguous_format), tmp_path / "b.safetensors")
+    digest = pretrained.save_weights(network, tmp_path / "a.safetensors")
+    assert digest == pretrained.save_weights(
+        network.to(memory_format=torch.contiguous_format), tmp_path / "b.safetensors"
+    )
 
 
 def test_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(PretrainedError, match=r"model\.safetensors is missing"):
-        hub.load_weights(Network(), tmp_path / "model.safetensors", "")
+        pretrained.load_weights(Network(), tmp_path / "model.safetensors", "")
 
 
 def test_truncated_weights(saved: tuple[Network, Path, str]) -> None:
@@ -247,7 +251,7 @@ def test_numbers_of_another_kind_do_not_fit_but_half_precision_does(saved: tuple
     tensors = load_file(path)
     save_file({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, path)
     other = Network()
-    hub.load_weights(other, path, sha256(path))
+    pretrained.load_weights(other, path, sha256(path))
     assert other.head.weight.dtype == torch.float32
     torch.testing.assert_close(other.head.weight, network.head.weight, rtol=1e-3, atol=1e-3)
     save_file({**tensors, "head.weight": tensors["head.weight"].to(torch.int64)}, path)
@@ -285,7 +289,7 @@ def test_replace_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
     umask = os.umask(0o022)
     try:
-        with hub.replace_file(path) as temporary:
+        with pretrained.replace_file(path) as temporary:
             temporary.write_text("one")
             assert temporary.parent == path.parent
             assert not path.exists()
@@ -302,7 +306,7 @@ def test_replace_file_leaves_the_old_one_on_failure(error: type[BaseException], 
     path.write_text("old")
 
     def write() -> None:
-        with hub.replace_file(path) as temporary:
+        with pretrained.replace_file(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -323,11 +327,11 @@ def test_weights_that_cannot_be_written_leave_the_old_file(
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        hub.save_weights(Network(), path)
+        pretrained.save_weights(Network(), path)
     assert sha256(path) == digest
     assert names_in(path.parent) == [path.name]
 
 
 def test_shipped_names_are_complete() -> None:
-    for name in hub.bundled():
-        assert json.loads((hub.fetch(name) / "pipeline.json").read_text(encoding="utf-8"))
+    for name in pretrained.bundled():
+        assert json.loads((pretrained.fetch(name) / "pipeline.json").read_text(encoding="utf-8"))

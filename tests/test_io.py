@@ -26,7 +26,7 @@ from pydicom.pixels.processing import apply_voi, apply_windowing
 
 import covidcxr
 from covidcxr.errors import ImageReadError
-from covidcxr.io import image_size, read_image, read_mask, write_image, write_mask
+from covidcxr.io.image import image_size, read_image, read_mask, write_image, write_mask
 
 HEIGHT, WIDTH = 48, 64
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
@@ -615,11 +615,11 @@ def test_webp_bomb() -> None:
 
 def test_the_limit_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encode(GREY8, "PNG")
-    monkeypatch.setattr("covidcxr.io.MAX_PIXELS", HEIGHT * WIDTH - 1)
+    monkeypatch.setattr("covidcxr.io.image.MAX_PIXELS", HEIGHT * WIDTH - 1)
     for image in (content, to_bytes(make_dicom(GREY8))):
         with pytest.raises(ImageReadError, match="MAX_PIXELS"):
             read_image(image)
-    monkeypatch.setattr("covidcxr.io.MAX_PIXELS", HEIGHT * WIDTH)
+    monkeypatch.setattr("covidcxr.io.image.MAX_PIXELS", HEIGHT * WIDTH)
     assert read_image(content).shape == (HEIGHT, WIDTH)
 
 

@@ -14,7 +14,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from covidcxr import training
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, UnknownNameError
@@ -22,10 +21,11 @@ from covidcxr.evaluation import score_rows
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import write_dataset
-from covidcxr.pipeline import Pipeline
-from covidcxr.recipe import Recipe
-from covidcxr.runs import run_recipe
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.recipes.sweep import run_recipe
 from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask
+from covidcxr.training import lightning_cli as training
+from covidcxr.training.recipe import Recipe
 from covidcxr.types import Batch
 from fakes import write_covid_qu_ex_fake
 

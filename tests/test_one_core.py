@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 
-from covidcxr.one_core import one_core
+from covidcxr.utils.threads import one_core
 
 
 def counts() -> tuple[int, int]:

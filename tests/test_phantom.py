@@ -12,7 +12,7 @@ import pytest
 import covidcxr.phantom as phantom_room
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import LABELS, VIEWS, Phantom, draw_dataset, draw_phantom, write_dataset
-from covidcxr.postprocess import lung_reasons, lung_sides
+from covidcxr.transforms.postprocess import lung_reasons, lung_sides
 
 SIZES = [(64, 64), (128, 128), (64, 128), (128, 64), (150, 121)]
 

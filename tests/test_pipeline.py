@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from covidcxr import hub
 from covidcxr.config import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, UnknownNameError
-from covidcxr.golden import check_golden
+from covidcxr.io import pretrained
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline import FailedPrediction, Pipeline, Prediction
-from covidcxr.prediction import in_words
+from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.pipeline import FailedPrediction, Pipeline, Prediction
+from covidcxr.pipeline.prediction import in_words
 
 SIZE = (64, 64)
 ENCODER = {"encoder": "tu-mobilenetv3_small_050", "decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
@@ -444,11 +444,11 @@ def test_mini_finds_the_lungs_of_phantoms(mini: Pipeline, label: Any, view: Any)
 
 
 def test_mini_gives_its_golden_answers(mini: Pipeline) -> None:
-    assert check_golden(mini, hub.fetch("mini") / "golden") == []
+    assert check_golden(mini, pretrained.fetch("mini") / "golden") == []
 
 
 def test_mini_is_small() -> None:
-    files = [path for path in hub.fetch("mini").rglob("*") if path.is_file()]
+    files = [path for path in pretrained.fetch("mini").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12e6
 
 

@@ -15,9 +15,9 @@ from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.evaluation import read_rows, score_rows
 from covidcxr.phantom import write_dataset
-from covidcxr.pooling import HeldOut, pool_rows, without_sources
-from covidcxr.recipe import Recipe
-from covidcxr.runs import run_recipe
+from covidcxr.recipes.cross_validation import HeldOut, pool_rows, without_sources
+from covidcxr.recipes.sweep import run_recipe
+from covidcxr.training.recipe import Recipe
 
 LABELS = ("covid19", "normal", "pneumonia")
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-import covidcxr.postprocess as room
+import covidcxr.transforms.postprocess as room
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.phantom import draw_phantom
-from covidcxr.postprocess import (
+from covidcxr.registry import POSTPROCESS_STEPS
+from covidcxr.transforms.postprocess import (
     DEFAULT_LUNG_STEPS,
     REASONS,
     PostProcess,
@@ -32,7 +33,6 @@ from covidcxr.postprocess import (
     remove_small_objects,
     split_fused,
 )
-from covidcxr.registry import POSTPROCESS_STEPS
 
 
 def blank(height: int = 100, width: int = 120) -> np.ndarray:

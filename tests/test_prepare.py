@@ -25,11 +25,11 @@ from covidcxr.data import (
     Ieee8023DataModule,
     Record,
 )
-from covidcxr.data.check import check_dataset
-from covidcxr.data.prepare import prepare_dataset
-from covidcxr.data.prepared import INDEX, RECORDS, STAMP
+from covidcxr.data.curation.integrity import check_dataset
+from covidcxr.data.curation.prepare import prepare_dataset
+from covidcxr.data.curation.prepared import INDEX, RECORDS, STAMP
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.io import image_size
+from covidcxr.io.image import image_size
 from fakes import (
     MASK_COLUMNS,
     SIZE,
@@ -276,7 +276,7 @@ class TestBrokenFilms:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr("covidcxr.data.prepare.write_image", full)
+            patch.setattr("covidcxr.data.curation.prepare.write_image", full)
             with pytest.raises(DatasetError, match=r"No space left on device\. .* goes on where it stopped"):
                 prepare_dataset(open_table(table), tmp_path / "copy")
         assert prepare_dataset(open_table(table), tmp_path / "copy").films == 24

@@ -17,16 +17,18 @@ from skimage.filters import threshold_otsu, unsharp_mask
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-import covidcxr.preprocess as room
+import covidcxr.transforms.preprocess as room
 from covidcxr.cli import main
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, UnknownNameError
-from covidcxr.golden import check_golden
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import draw_phantom, write_dataset
-from covidcxr.pipeline import Pipeline
-from covidcxr.preprocess import (
+from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.registry import PREPROCESS_STEPS
+from covidcxr.tasks import ClassificationTask
+from covidcxr.transforms.preprocess import (
     Preprocess,
     binarize_film,
     crop_film,
@@ -35,8 +37,6 @@ from covidcxr.preprocess import (
     normalize_film,
     sharpen_film,
 )
-from covidcxr.registry import PREPROCESS_STEPS
-from covidcxr.tasks import ClassificationTask
 
 CHAIN = ["normalize", "sharpen", {"name": "median", "size": 3}, "binarize", "crop"]
 STAYING = CHAIN[:-1]

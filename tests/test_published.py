@@ -20,12 +20,12 @@ from torchvision.models import get_model_weights
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CovidxCXR3DataModule, find_leaks
 from covidcxr.data.files import MASK_INDEX
-from covidcxr.masks import draw_masks
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
-from covidcxr.orientation import NOT_A_FILM, ORIENTATIONS
-from covidcxr.recipe import Recipe, recipe_paths, write_yaml
-from covidcxr.runs import run_recipe
-from covidcxr.training import TrainingCLI, check, open_data
+from covidcxr.pipeline.lung_masks import draw_masks
+from covidcxr.recipes.sweep import run_recipe
+from covidcxr.training.lightning_cli import TrainingCLI, check, open_data
+from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
+from covidcxr.transforms.orientation import NOT_A_FILM, ORIENTATIONS
 from fakes import (
     draw_film,
     draw_lungs,

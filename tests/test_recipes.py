@@ -22,9 +22,9 @@ from covidcxr.data.files import MASK_INDEX
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
 from covidcxr.models import ClassificationModel, EnsembleModel, load_model
 from covidcxr.phantom import write_dataset
-from covidcxr.recipe import Recipe, recipe_paths
-from covidcxr.run import Run
-from covidcxr.runs import chief_scores, run_recipe
+from covidcxr.recipes.run import Run
+from covidcxr.recipes.sweep import chief_scores, run_recipe
+from covidcxr.training.recipe import Recipe, recipe_paths
 
 TINY: dict[str, Any] = {
     "about": "A tiny classifier.",
@@ -83,7 +83,7 @@ class TestRecipe:
 
     def test_names_become_classes(self, tmp_path: Path) -> None:
         config = Recipe.read(str(write(tmp_path / "tiny.yaml"))).base()
-        assert config["data"]["class_path"] == "covidcxr.data.table.CSVDataModule"
+        assert config["data"]["class_path"] == "covidcxr.data.datasets.csv.CSVDataModule"
         assert config["model"]["class_path"] == "ClassificationTask"
 
     @pytest.mark.parametrize(

@@ -20,16 +20,15 @@ from covidcxr import ClassificationModel, CSVDataModule, ModelConfig, Pipeline, 
 from covidcxr.cli import main
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.answers import Answers
-from covidcxr.evaluation.films import open_pipeline, pipeline_rows, write_rows
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.run_pipeline import FilmShelf, open_pipeline, pipeline_rows, write_rows
 from covidcxr.evaluation.report import Evidence, evaluate_rows, judge, score_groups, write_report
-from covidcxr.evaluation.report.chief import stratified_auroc
+from covidcxr.evaluation.report.headline import stratified_auroc
 from covidcxr.evaluation.report.held_out import score_held_out
+from covidcxr.evaluation.report.model_comparison import compare_regions
 from covidcxr.evaluation.report.shortcuts import find_shortcuts
 from covidcxr.evaluation.report.sources import read_sources, relate_sources
-from covidcxr.evaluation.report.versus import compare_regions
-from covidcxr.evaluation.shelf import FilmShelf
-from covidcxr.io import read_image
+from covidcxr.io.image import read_image
 from covidcxr.phantom import write_dataset
 
 CLASSES = ("covid19", "normal")

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from covidcxr import ClassificationModel, CSVDataModule, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
 from covidcxr.data import Record
 from covidcxr.errors import ConfigError, UnknownNameError
-from covidcxr.evaluation.attention import attention
-from covidcxr.evaluation.faithful_maps import map_faithfulness
-from covidcxr.evaluation.perturbations import PERTURBATIONS, Perturbation, find_perturbations
-from covidcxr.evaluation.robustness import Robustness, robustness
-from covidcxr.evaluation.sample import FilmSample
-from covidcxr.io import write_image, write_mask
+from covidcxr.evaluation.predictions.sample import FilmSample
+from covidcxr.evaluation.stress.attention import attention
+from covidcxr.evaluation.stress.faithfulness import map_faithfulness
+from covidcxr.evaluation.stress.perturbations import PERTURBATIONS, Perturbation, find_perturbations
+from covidcxr.evaluation.stress.robustness import Robustness, robustness
+from covidcxr.io.image import write_image, write_mask
 from covidcxr.phantom import draw_phantom, write_dataset
 
 CLASSES = ("normal", "covid19")

@@ -28,7 +28,7 @@ from covidcxr.models import SegmentationModel
 from covidcxr.phantom import draw_phantom
 from covidcxr.serve import Limits, ServeSettings, Store, post_test
 from covidcxr.serve.answers import infected_by_lung
-from covidcxr.serve.bayes import check_prior
+from covidcxr.serve.post_test import check_prior
 from serving import CLASSES, TOKEN, film_png, pixels_of, png_of, running, small_pipeline, upload
 
 

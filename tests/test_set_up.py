@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from covidcxr.data import CSVDataModule
-from covidcxr.data.check import check_dataset
-from covidcxr.data.prepare import prepare_dataset
+from covidcxr.data.curation.integrity import check_dataset
+from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.errors import DatasetError, ImageReadError
 from fakes import write_csv
 

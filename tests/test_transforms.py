@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from covidcxr.errors import ConfigError
-from covidcxr.transforms import apply_region, dilate, fit_image, fit_mask, letterbox_box, normalize, unfit_map
+from covidcxr.transforms.geometry import apply_region, dilate, fit_image, fit_mask, letterbox_box, normalize, unfit_map
 from covidcxr.types import Fit
 
 SIDES = st.integers(1, 300)

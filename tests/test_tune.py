@@ -20,19 +20,19 @@ import torch
 import yaml
 from lightning.pytorch.trainer.states import TrainerFn
 
-import covidcxr.tune.engine
-import covidcxr.tune.study
+import covidcxr.recipes.tune.engine
+import covidcxr.recipes.tune.study
 from covidcxr.cli import main
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.models import ClassificationModel
 from covidcxr.phantom import write_dataset
-from covidcxr.recipe import Recipe
-from covidcxr.run import Run
-from covidcxr.search import Choice, Number, read_search
-from covidcxr.tune import Findings, tune
-from covidcxr.tune.study import NumberedSampler, fail_dead, open_study
-from covidcxr.tune.trial import Objective, Reporter, SurplusError
+from covidcxr.recipes.run import Run
+from covidcxr.recipes.tune import Findings, tune
+from covidcxr.recipes.tune.study import NumberedSampler, fail_dead, open_study
+from covidcxr.recipes.tune.trial import Objective, Reporter, SurplusError
+from covidcxr.training.recipe import Recipe
+from covidcxr.training.search_space import Choice, Number, read_search
 from fakes import write_radiography_fake
 from test_recipes import TINY
 
@@ -346,7 +346,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
             reporter.on_validation_end(trainer, task)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Objective, "_fit", fit)
-    monkeypatch.setattr(covidcxr.tune.engine, "_check", lambda recipe, words: None)
+    monkeypatch.setattr(covidcxr.recipes.tune.engine, "_check", lambda recipe, words: None)
     monkeypatch.setattr(Findings, "draw", lambda self: None)
     return ends
 
@@ -429,7 +429,7 @@ class TestEnds:
             if len(waited) == 3:
                 found.study.tell(theirs, 0.99)
 
-        monkeypatch.setattr(covidcxr.tune.engine.time, "sleep", sleep)
+        monkeypatch.setattr(covidcxr.recipes.tune.engine.time, "sleep", sleep)
         rows = tune(read(tmp_path), tmp_path / "out", trials=2).rows
         assert [row["value"] for row in rows][1:] == [0.99]
         assert len(waited) == 3
@@ -442,7 +442,7 @@ class TestEnds:
         drawn.suggest_float("lr", 0, 1)
         fail_dead(study, 1)
         assert {trial.state.name for trial in study.trials} == {"RUNNING"}, "failed before its time"
-        monkeypatch.setattr(covidcxr.tune.study, "HEARTBEAT", 0)
+        monkeypatch.setattr(covidcxr.recipes.tune.study, "HEARTBEAT", 0)
         fail_dead(study, 1)
         assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
 
@@ -494,8 +494,8 @@ class TestStudy:
 # The command line, with signs of life every second.
 COMMAND = """
 import sys
-import covidcxr.tune.study
-covidcxr.tune.study.HEARTBEAT = 1
+import covidcxr.recipes.tune.study
+covidcxr.recipes.tune.study.HEARTBEAT = 1
 from covidcxr.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from covidcxr import CSVDataModule, Pipeline
-from covidcxr.datasets import draw_contact_sheet
-from covidcxr.hub import bundled
+from covidcxr.data.summary import draw_contact_sheet
+from covidcxr.io.pretrained import bundled
 from covidcxr.phantom import Phantom, draw_phantom, write_dataset
-from covidcxr.prediction import MASK_COLORS, Prediction, as_film
+from covidcxr.pipeline.prediction import Prediction, as_film
+from covidcxr.transforms.overlay import MASK_COLORS
 
 FOLDER = Path(__file__).parent
 SIZE = (288, 288)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from covidcxr.io import write_image
+from covidcxr.io.image import write_image
 from covidcxr.phantom import draw_phantom
 
 ROOT = Path(__file__).parents[2]

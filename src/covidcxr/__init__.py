@@ -9,9 +9,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from covidcxr import aliases
+
 __version__ = "0.1.0"
 
-_ROOMS = {
+aliases.install()
+
+_MODULES = {
     "Pipeline": "pipeline",
     "Prediction": "pipeline",
     "FailedPrediction": "pipeline",
@@ -78,19 +82,19 @@ if TYPE_CHECKING:
         k_folds,
     )
     from covidcxr.errors import CovidCXRError
-    from covidcxr.io import read_image, read_mask
+    from covidcxr.io.image import read_image, read_mask
     from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
-    from covidcxr.pipeline import FailedPrediction, Pipeline, Prediction
+    from covidcxr.pipeline.pipeline import FailedPrediction, Pipeline, Prediction
     from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask
 
 
 def __getattr__(name: str) -> Any:
-    """Load a room, or a public name from its room, on first use."""
-    if name not in _ROOMS:
+    """Load a module, or a public name from its module, on first use."""
+    if name not in _MODULES:
         if not name.startswith("_") and find_spec(f"covidcxr.{name}"):
             return import_module(f"covidcxr.{name}")
         raise AttributeError(f"module 'covidcxr' has no attribute {name!r}")
-    value = getattr(import_module(f"covidcxr.{_ROOMS[name]}"), name)
+    value = getattr(import_module(f"covidcxr.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import TypeAlias
 
-from covidcxr.files import replace_file
+from covidcxr.io.atomic import replace_file
 
 __all__ = [
     "Block",

@@ -38,14 +38,14 @@ class Registry:
 
     Args:
         kind: What the entries are, in words for error messages ("segmentation loss").
-        room: Module or package whose modules register covidcxr's own entries when they are imported.
+        package: Module, or package whose modules register covidcxr's own entries when they are imported.
         group: Entry-point group through which other packages add theirs.
     """
 
-    def __init__(self, kind: str, *, room: str, group: str) -> None:
+    def __init__(self, kind: str, *, package: str, group: str) -> None:
         self.kind = kind
         self.group = group
-        self._room = room
+        self._package = package
         self._entries: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
@@ -61,7 +61,7 @@ class Registry:
 
         def decorator(entry: Entry) -> Entry:
             if not str(entry.__module__).startswith("covidcxr."):
-                self._load_room()  # so that a clash blames the newcomer, not this library's own entry
+                self._load_package()  # so that a clash blames the newcomer, not this library's own entry
             taken = self._entries.get(name)
             if taken is not None and _identity(taken) != _identity(entry):
                 raise NameClashError(
@@ -80,7 +80,7 @@ class Registry:
             UnknownNameError: If there is none; the message names the nearest.
             NameClashError: If another package's entry point has the name of an entry here, or two have one name.
         """
-        self._load_room()
+        self._load_package()
         plugins = self._plugins()
         if name in plugins:
             self.register(name)(self._load(plugins[name]))
@@ -90,7 +90,7 @@ class Registry:
 
     def names(self) -> tuple[str, ...]:
         """Return all names, sorted, without importing any other package's entry."""
-        self._load_room()
+        self._load_package()
         return tuple(sorted({*self._entries, *self._plugins()}))
 
     def __contains__(self, name: object) -> bool:
@@ -105,10 +105,10 @@ class Registry:
     def __repr__(self) -> str:
         return f"<Registry {self.group}: {', '.join(self)}>"
 
-    def _load_room(self) -> None:
-        package = import_module(self._room)
+    def _load_package(self) -> None:
+        package = import_module(self._package)
         for module in iter_modules(getattr(package, "__path__", ())):
-            import_module(f"{self._room}.{module.name}")
+            import_module(f"{self._package}.{module.name}")
 
     def _load(self, point: EntryPoint) -> Callable[..., Any]:
         try:
@@ -137,15 +137,21 @@ def _identity(entry: Callable[..., Any]) -> str:
     return f"{entry.__module__}.{getattr(entry, '__qualname__', repr(entry))}"
 
 
-DATASETS = Registry("data set", room="covidcxr.data", group="covidcxr.datasets")
+DATASETS = Registry("data set", package="covidcxr.data.datasets", group="covidcxr.datasets")
 SEGMENTATION_NETWORKS = Registry(
-    "segmentation network", room="covidcxr.networks", group="covidcxr.segmentation_networks"
+    "segmentation network", package="covidcxr.networks.zoo", group="covidcxr.segmentation_networks"
 )
 CLASSIFICATION_NETWORKS = Registry(
-    "classification network", room="covidcxr.networks", group="covidcxr.classification_networks"
+    "classification network", package="covidcxr.networks.zoo", group="covidcxr.classification_networks"
 )
-SEGMENTATION_LOSSES = Registry("segmentation loss", room="covidcxr.losses", group="covidcxr.segmentation_losses")
-CLASSIFICATION_LOSSES = Registry("classification loss", room="covidcxr.losses", group="covidcxr.classification_losses")
-AUGMENTATIONS = Registry("augmentation", room="covidcxr.augmentations", group="covidcxr.augmentations")
-PREPROCESS_STEPS = Registry("preprocessing step", room="covidcxr.preprocess", group="covidcxr.preprocess_steps")
-POSTPROCESS_STEPS = Registry("clean-up step", room="covidcxr.postprocess", group="covidcxr.postprocess_steps")
+SEGMENTATION_LOSSES = Registry("segmentation loss", package="covidcxr.losses", group="covidcxr.segmentation_losses")
+CLASSIFICATION_LOSSES = Registry(
+    "classification loss", package="covidcxr.losses", group="covidcxr.classification_losses"
+)
+AUGMENTATIONS = Registry("augmentation", package="covidcxr.transforms.augment", group="covidcxr.augmentations")
+PREPROCESS_STEPS = Registry(
+    "preprocessing step", package="covidcxr.transforms.preprocess", group="covidcxr.preprocess_steps"
+)
+POSTPROCESS_STEPS = Registry(
+    "clean-up step", package="covidcxr.transforms.postprocess", group="covidcxr.postprocess_steps"
+)

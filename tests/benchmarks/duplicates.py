@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from covidcxr.data import CSVDataModule, Record
-from covidcxr.data.duplicates import find_duplicates
-from covidcxr.io import read_image
+from covidcxr.data.curation.duplicates import find_duplicates
+from covidcxr.io.image import read_image
 
 Film = np.ndarray
 Change = Callable[[Film, np.random.Generator], Film]

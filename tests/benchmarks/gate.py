@@ -20,12 +20,12 @@ import numpy as np
 from PIL import Image
 
 from covidcxr import ClassificationModel, read_image
-from covidcxr.data.gate import GateDataModule
+from covidcxr.data.datasets.view_check import GateDataModule
 from covidcxr.errors import ImageReadError
 from covidcxr.evaluation import bootstrap, weighted_mean
-from covidcxr.gate import Admission, admit
-from covidcxr.orientation import NOT_A_FILM, ORIENTATIONS, UPRIGHT
 from covidcxr.phantom import draw_phantom
+from covidcxr.pipeline.view_check import Admission, admit
+from covidcxr.transforms.orientation import NOT_A_FILM, ORIENTATIONS, UPRIGHT
 
 FILMS = {"name": "csv", "table": "manifest.csv", "test_only": {"license": ["unstated*"]}}
 Row = dict[str, Any]

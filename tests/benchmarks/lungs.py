@@ -21,9 +21,9 @@ import numpy as np
 from covidcxr import Pipeline
 from covidcxr.data import CSVDataModule, Record
 from covidcxr.evaluation import bootstrap, weighted_mean
-from covidcxr.io import read_image, read_mask
-from covidcxr.postprocess import PostProcess, lung_sides
-from covidcxr.surfaces import hd95
+from covidcxr.io.image import read_image, read_mask
+from covidcxr.transforms.postprocess import PostProcess, lung_sides
+from covidcxr.transforms.surface_distance import hd95
 
 MASKS = {
     "lung_field": {"column": "lung_mask", "where": {"source": ["montgomery", "shenzhen"]}},

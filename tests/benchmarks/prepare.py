@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from covidcxr.data import CSVDataModule
-from covidcxr.data.prepare import prepare_dataset
+from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.phantom import draw_phantom
 
 LABELS = ("normal", "covid19", "pneumonia")

@@ -16,7 +16,7 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 from reading_page import CHROMIUM, DRIVER, ReadingPage, open_browser
 
-from covidcxr.io import write_image
+from covidcxr.io.image import write_image
 from covidcxr.phantom import draw_phantom
 
 SERVER_STARTS = 120.0  # seconds; it takes 5, but this machine may be busy

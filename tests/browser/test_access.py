@@ -13,7 +13,7 @@ from reading_page import ReadingPage, wait
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from covidcxr.io import write_image
+from covidcxr.io.image import write_image
 from covidcxr.phantom import draw_dataset
 
 TOKEN = "a-token-that-is-long-enough"

@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from covidcxr import Pipeline
-from covidcxr.prediction import in_words
+from covidcxr.pipeline.prediction import in_words
 
 
 @pytest.fixture(scope="module")

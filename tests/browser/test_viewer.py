@@ -9,7 +9,7 @@ from reading_page import ReadingPage, wait
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-from covidcxr.prediction import MASK_COLORS
+from covidcxr.transforms.overlay import MASK_COLORS
 
 
 def test_overlays_are_toggled_by_keys(page: ReadingPage, phantoms: list[Path]) -> None:

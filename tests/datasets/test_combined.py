@@ -22,12 +22,12 @@ from covidcxr.data import (
     find_leaks,
     find_shared_films,
 )
-from covidcxr.data.check import check_dataset
-from covidcxr.data.likeness import sketch
+from covidcxr.data.curation.integrity import check_dataset
+from covidcxr.data.curation.near_duplicates import sketch
 from covidcxr.errors import ConfigError, DatasetError, UnknownNameError
-from covidcxr.io import read_image
+from covidcxr.io.image import read_image
 from covidcxr.phantom import draw_phantom
-from covidcxr.training import open_data
+from covidcxr.training.lightning_cli import open_data
 from fakes import write_covidx_ct2_fake, write_csv, write_folder_fake, write_image, write_table_fake
 
 MEMBERS: dict[str, Any] = {
@@ -88,7 +88,7 @@ class TestCombined:
         np.testing.assert_array_equal(whole.read_film(whole.records[0]), read_image(root / whole.records[0].image_id))
 
     def test_from_yaml(self, root: Path) -> None:
-        data = {"class_path": "covidcxr.data.combined.CombinedDataModule"}
+        data = {"class_path": "covidcxr.data.datasets.combined.CombinedDataModule"}
         data |= {"init_args": {"datasets": MEMBERS, "duplicates": "ignore", "image_size": [24, 24]}}
         module = open_data({"data": data}, ["--data.root", str(root)])
         assert isinstance(module, CombinedDataModule)
@@ -223,7 +223,7 @@ class TestCopies:
             sketched.append(1)
             return sketch(film)
 
-        monkeypatch.setattr("covidcxr.data.duplicates.sketch", count)
+        monkeypatch.setattr("covidcxr.data.curation.duplicates.sketch", count)
         assert find_duplicates(records, cache=kept) == first
         assert not sketched
         write_image(twins / "one" / "p5_0.png", film(99))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from covidcxr.data import CoronaHackDataModule, Record, count_by, find_leaks
-from covidcxr.data.check import check_dataset
 from covidcxr.data.collection import Collection
+from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from fakes import write_coronahack_fake
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from covidcxr.data import CovidQUExDataModule, Record, count_by, find_leaks
-from covidcxr.data.check import check_dataset
 from covidcxr.data.collection import Collection
+from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from fakes import write_covid_qu_ex_fake
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from covidcxr.data import CovidxCT2DataModule, Record, count_by, find_leaks
-from covidcxr.data.check import check_dataset
+from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.errors import ConfigError
 from fakes import write_covidx_ct2_fake
 

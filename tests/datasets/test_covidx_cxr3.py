@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from covidcxr.data import CovidxCXR3DataModule, Record, count_by, find_leaks
-from covidcxr.data.check import check_dataset
 from covidcxr.data.collection import Collection
-from covidcxr.data.views import projection
+from covidcxr.data.curation.integrity import check_dataset
+from covidcxr.data.records import projection
 from covidcxr.errors import DatasetError
 from fakes import draw_film, write_covidx_cxr3_fake, write_image
 

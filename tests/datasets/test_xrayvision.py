@@ -16,7 +16,7 @@ from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import XRayVisionDataModule, count_by, find_leaks
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError, UnknownNameError
 from covidcxr.evaluation import score_rows
-from covidcxr.io import read_image
+from covidcxr.io.image import read_image
 from covidcxr.tasks import ClassificationTask
 from fakes import write_csv, write_image, write_xrv_chexpert_fake, write_xrv_covid_fake
 

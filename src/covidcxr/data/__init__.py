@@ -1,45 +1,13 @@
 """Data: records, splits, one data set class and one data module base for all data sets.
 
-Names are loaded on first use: `from covidcxr.data import Record` loads neither torch nor Lightning.
+Names are loaded on first use.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_ROOMS = {
-    "Record": "records",
-    "count_by": "records",
-    "find_leaks": "records",
-    "assign_splits": "splits",
-    "k_folds": "splits",
-    "take_fold": "splits",
-    "CXRDataset": "dataset",
-    "CXRDataModule": "datamodule",
-    "CSVDataModule": "table",
-    "FolderDataModule": "folder",
-    "DarkCovidNetDataModule": "darkcovidnet",
-    "CombinedDataModule": "combined",
-    "FeedbackDataModule": "feedback",
-    "GateDataModule": "gate",
-    "DuplicateGroup": "duplicates",
-    "find_duplicates": "duplicates",
-    "find_shared_films": "duplicates",
-    "CovidQUExDataModule": "covid_qu_ex",
-    "CovidxCXR3DataModule": "covidx_cxr3",
-    "CoronaHackDataModule": "coronahack",
-    "Covid19RadiographyDataModule": "covid19_radiography",
-    "HannoverDataModule": "hannover",
-    "CovidCXNetDataModule": "covid_cxnet",
-    "XRayVisionDataModule": "xrayvision",
-    "Ieee8023DataModule": "ieee8023",
-    "CovidXray5kDataModule": "covid_xray_5k",
-    "CovidxCT2DataModule": "covidx_ct2",
-    "CovidCTDataModule": "covid_ct_ucsd",
-    "EpochSampler": "sampler",
-    "compute_mean_std": "statistics",
-}
+from covidcxr.utils.lazy import lazy_names
 
 __all__ = [
     "Record",
@@ -75,40 +43,117 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from covidcxr.data.combined import CombinedDataModule
-    from covidcxr.data.coronahack import CoronaHackDataModule
-    from covidcxr.data.covid19_radiography import Covid19RadiographyDataModule
-    from covidcxr.data.covid_ct_ucsd import CovidCTDataModule
-    from covidcxr.data.covid_cxnet import CovidCXNetDataModule
-    from covidcxr.data.covid_qu_ex import CovidQUExDataModule
-    from covidcxr.data.covid_xray_5k import CovidXray5kDataModule
-    from covidcxr.data.covidx_ct2 import CovidxCT2DataModule
-    from covidcxr.data.covidx_cxr3 import CovidxCXR3DataModule
-    from covidcxr.data.darkcovidnet import DarkCovidNetDataModule
-    from covidcxr.data.datamodule import CXRDataModule
-    from covidcxr.data.dataset import CXRDataset
-    from covidcxr.data.duplicates import DuplicateGroup, find_duplicates, find_shared_films
-    from covidcxr.data.feedback import FeedbackDataModule
-    from covidcxr.data.folder import FolderDataModule
-    from covidcxr.data.gate import GateDataModule
-    from covidcxr.data.hannover import HannoverDataModule
-    from covidcxr.data.ieee8023 import Ieee8023DataModule
-    from covidcxr.data.records import Record, count_by, find_leaks
-    from covidcxr.data.sampler import EpochSampler
-    from covidcxr.data.splits import assign_splits, k_folds, take_fold
-    from covidcxr.data.statistics import compute_mean_std
-    from covidcxr.data.table import CSVDataModule
-    from covidcxr.data.xrayvision import XRayVisionDataModule
+    from covidcxr.data.curation.duplicates import (
+        DuplicateGroup,
+        find_duplicates,
+        find_shared_films,
+    )
+    from covidcxr.data.datamodule import (
+        CXRDataModule,
+    )
+    from covidcxr.data.dataset import (
+        CXRDataset,
+    )
+    from covidcxr.data.datasets.combined import (
+        CombinedDataModule,
+    )
+    from covidcxr.data.datasets.coronahack import (
+        CoronaHackDataModule,
+    )
+    from covidcxr.data.datasets.covid19_radiography import (
+        Covid19RadiographyDataModule,
+    )
+    from covidcxr.data.datasets.covid_ct_ucsd import (
+        CovidCTDataModule,
+    )
+    from covidcxr.data.datasets.covid_cxnet import (
+        CovidCXNetDataModule,
+    )
+    from covidcxr.data.datasets.covid_qu_ex import (
+        CovidQUExDataModule,
+    )
+    from covidcxr.data.datasets.covid_xray_5k import (
+        CovidXray5kDataModule,
+    )
+    from covidcxr.data.datasets.covidx_ct2 import (
+        CovidxCT2DataModule,
+    )
+    from covidcxr.data.datasets.covidx_cxr3 import (
+        CovidxCXR3DataModule,
+    )
+    from covidcxr.data.datasets.csv import (
+        CSVDataModule,
+    )
+    from covidcxr.data.datasets.darkcovidnet import (
+        DarkCovidNetDataModule,
+    )
+    from covidcxr.data.datasets.feedback import (
+        FeedbackDataModule,
+    )
+    from covidcxr.data.datasets.folder import (
+        FolderDataModule,
+    )
+    from covidcxr.data.datasets.hannover import (
+        HannoverDataModule,
+    )
+    from covidcxr.data.datasets.ieee8023 import (
+        Ieee8023DataModule,
+    )
+    from covidcxr.data.datasets.torchxrayvision import (
+        XRayVisionDataModule,
+    )
+    from covidcxr.data.datasets.view_check import (
+        GateDataModule,
+    )
+    from covidcxr.data.records import (
+        Record,
+        count_by,
+        find_leaks,
+    )
+    from covidcxr.data.sampler import (
+        EpochSampler,
+    )
+    from covidcxr.data.splits import (
+        assign_splits,
+        k_folds,
+        take_fold,
+    )
+    from covidcxr.data.statistics import (
+        compute_mean_std,
+    )
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module on first use."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'covidcxr.data' has no attribute {name!r}")
-    value = getattr(import_module(f"covidcxr.data.{_ROOMS[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Record": "records",
+        "count_by": "records",
+        "find_leaks": "records",
+        "assign_splits": "splits",
+        "k_folds": "splits",
+        "take_fold": "splits",
+        "CXRDataset": "dataset",
+        "CXRDataModule": "datamodule",
+        "CSVDataModule": "datasets.csv",
+        "FolderDataModule": "datasets.folder",
+        "DarkCovidNetDataModule": "datasets.darkcovidnet",
+        "CombinedDataModule": "datasets.combined",
+        "FeedbackDataModule": "datasets.feedback",
+        "GateDataModule": "datasets.view_check",
+        "DuplicateGroup": "curation.duplicates",
+        "find_duplicates": "curation.duplicates",
+        "find_shared_films": "curation.duplicates",
+        "CovidQUExDataModule": "datasets.covid_qu_ex",
+        "CovidxCXR3DataModule": "datasets.covidx_cxr3",
+        "CoronaHackDataModule": "datasets.coronahack",
+        "Covid19RadiographyDataModule": "datasets.covid19_radiography",
+        "HannoverDataModule": "datasets.hannover",
+        "CovidCXNetDataModule": "datasets.covid_cxnet",
+        "XRayVisionDataModule": "datasets.torchxrayvision",
+        "Ieee8023DataModule": "datasets.ieee8023",
+        "CovidXray5kDataModule": "datasets.covid_xray_5k",
+        "CovidxCT2DataModule": "datasets.covidx_ct2",
+        "CovidCTDataModule": "datasets.covid_ct_ucsd",
+        "EpochSampler": "sampler",
+        "compute_mean_std": "statistics",
+    },
+)

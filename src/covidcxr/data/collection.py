@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -15,23 +17,67 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-from covidcxr.data.faults import Faults, no_collector
+from covidcxr.data.curation.prepared import Prepared
 from covidcxr.data.files import DrawnMasks, find_missing, find_twice
-from covidcxr.data.labels import LabelMap
-from covidcxr.data.prepared import Prepared
-from covidcxr.data.records import Record, count_by, find_leaks, labels_of
+from covidcxr.data.records import LabelMap, Record, count_by, find_leaks, labels_of, projection
 from covidcxr.data.splits import assign_splits, take_fold
-from covidcxr.data.views import projection
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.io import read_image
+from covidcxr.io.image import read_image
 from covidcxr.types import SplitName
 
-__all__ = ["Collection", "Views"]
+__all__ = ["Collection", "Views", "Faults", "no_collector"]
+
+
+class Faults:
+    """Part of a data set that is told what is wrong with it."""
+
+    _faults: list[str] | None = None
+
+    def fault(self, error: DatasetError) -> None:
+        """Say what is wrong with one film or line: raise the error, or note it where all faults are collected."""
+        if self._faults is None:
+            raise error
+        self._faults.append(str(error))
+
+    def remark(self, message: str) -> None:
+        """Note what is wrong with a copy where all faults are collected; the films can be used all the same."""
+        if self._faults is not None:
+            self._faults.append(message)
+
+    @contextmanager
+    def collected_faults(self) -> Iterator[list[str]]:
+        """Collect what `fault` is told in a list in place of raising it."""
+        self._faults = []
+        try:
+            yield self._faults
+        finally:
+            self._faults = None
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Let Python not look for cycles while many records are made, which have none.
+
+    It would look again and again through all that are there: at a hundred thousand that is a third of the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
 
 Views = Literal["frontal", "all"]
+
+
 """Which films are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
 
+
 DrawnFor = Literal["all", "train"]
+
+
 """Which films get drawn masks."""
 
 

@@ -12,14 +12,20 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from covidcxr.augmentations import Augment
 from covidcxr.config import PreprocessConfig
-from covidcxr.data.balance import Balance, class_weights, positive_weights, sampling_weights
 from covidcxr.data.collection import Collection, DrawnFor, Views
 from covidcxr.data.dataset import CXRDataset
 from covidcxr.data.records import Record, count_by
-from covidcxr.data.sampler import EpochSampler, ResumableLoader
+from covidcxr.data.sampler import (
+    Balance,
+    EpochSampler,
+    ResumableLoader,
+    class_weights,
+    positive_weights,
+    sampling_weights,
+)
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.transforms.augment import Augment
 from covidcxr.types import Fit, Region, SplitName
 
 __all__ = ["CXRDataModule"]

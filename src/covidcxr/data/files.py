@@ -10,7 +10,7 @@ from pathlib import Path
 
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
-from covidcxr.transforms import LUNGS_OF_REGION
+from covidcxr.transforms.geometry import LUNGS_OF_REGION
 
 __all__ = [
     "IMAGE_SUFFIXES",

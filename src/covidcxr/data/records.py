@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.types import SplitName
 
-__all__ = ["Record", "count_by", "find_leaks", "labels_of"]
+__all__ = ["Record", "count_by", "find_leaks", "labels_of", "LabelMap", "bimcv_view", "projection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +119,78 @@ def find_leaks(records: Iterable[Record]) -> dict[str, set[SplitName]]:
         if record.split is not None:
             splits.setdefault(record.patient, set()).add(record.split)
     return {patient: found for patient, found in splits.items() if len(found) > 1}
+
+
+class LabelMap:
+    """Renames labels.
+
+    Args:
+        names: From label to its new name; None leaves the films of that label out. Other labels stay as they are.
+    """
+
+    def __init__(self, names: Mapping[str, str | None] | None = None) -> None:
+        self.names = dict(names or {})
+
+    def classes(self, labels: Collection[str]) -> tuple[str, ...]:
+        """Rename the labels of a data set, in their order; those that become one stand where the first stood.
+
+        A map that names every label also says the order.
+
+        Raises:
+            ConfigError: If the map names a label that the data set has not.
+        """
+        for label in self.names:
+            if label not in labels:
+                raise ConfigError(f"label_map names the label {label!r}. {did_you_mean(label, labels)}")
+        order = self.names if self.names.keys() >= set(labels) else labels
+        renamed = (self.names.get(label, label) for label in order)
+        return tuple(dict.fromkeys(label for label in renamed if label is not None))
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        """The labels whose films are left out."""
+        return frozenset(label for label, name in self.names.items() if name is None)
+
+    def rename(self, record: Record) -> Record:
+        """Give a film its new label.
+
+        Raises:
+            ConfigError: If its classes are not exclusive.
+        """
+        if self.names and record.findings:
+            raise ConfigError(
+                f"label_map renames exclusive labels, but films such as {record.image_id} may show several classes at "
+                f"once ({', '.join(record.findings)}). Leave label_map out."
+            )
+        label = self.names.get(record.label) if record.label is not None else None
+        return record if label is None else replace(record, label=label)
+
+
+_PROJECTIONS = {  # words of a view as data sets write it -> what it shows
+    "lateral": {"l", "ll", "rl", "lat", "lateral", "oblique", "decubitus"},
+    "abdomen": {"abdomen", "kub"},
+    "CT slice": {"ct", "axial", "coronal", "sagittal", "volume"},
+    "unknown view": {"unknown"},
+}
+
+
+@cache
+def projection(view: str | None) -> str:
+    """Tell what a film shows from its view.
+
+    Args:
+        view: As the source states it ("PA", "AP Supine", "L", "Axial", ...); "unknown" where a source that states the
+            views of its films does not know this one's; None where the source states no views.
+
+    Returns:
+        "frontal", "lateral", "abdomen", "CT slice" or "unknown view". What is not stated, and any other word, counts
+        as frontal.
+    """
+    words = set(re.split(r"[^a-z]+", (view or "").lower()))
+    return next((name for name, known in _PROJECTIONS.items() if words & known), "frontal")
+
+
+def bimcv_view(name: str) -> str | None:
+    """Read the view from the name of a BIMCV film: "PA" from "sub-S00001_ses-E00002_run-1_bp-chest_vp-pa_dx.png"."""
+    tag = re.search(r"_vp-([a-z]+)_", name)
+    return tag[1].upper() if tag else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.threads import Progress
 from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.utils.threads import Progress
 
 __all__ = ["compute_mean_std"]
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from covidcxr.evaluation.calibration import conformal_threshold, expected_calibration_error, fit_temperature
-from covidcxr.evaluation.comparison import compare_rows, unpaired_difference
-from covidcxr.evaluation.findings import finding_metrics
-from covidcxr.evaluation.intervals import Estimate, bootstrap, bootstrap_many
-from covidcxr.evaluation.masks import dice_score, iou_score, precision_score, recall_score, segmentation_metrics
-from covidcxr.evaluation.metrics import classification_metrics
-from covidcxr.evaluation.operating import (
+from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap, bootstrap_many
+from covidcxr.evaluation.metrics.calibration import conformal_threshold, expected_calibration_error, fit_temperature
+from covidcxr.evaluation.metrics.classification import classification_metrics
+from covidcxr.evaluation.metrics.comparison import compare_rows, unpaired_difference
+from covidcxr.evaluation.metrics.multilabel import finding_metrics
+from covidcxr.evaluation.metrics.operating_point import (
     OperatingPoint,
     choose_point,
     choose_threshold,
     predictive_values,
     score_at,
 )
-from covidcxr.evaluation.reliability import Reliability, measure_reliability, score_sets
-from covidcxr.evaluation.rows import calibrate, read_rows, score_rows
-from covidcxr.evaluation.statistics import (
+from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability, score_sets
+from covidcxr.evaluation.metrics.segmentation import (
+    dice_score,
+    iou_score,
+    precision_score,
+    recall_score,
+    segmentation_metrics,
+)
+from covidcxr.evaluation.metrics.weighted import (
     weighted_auroc,
     weighted_average_precision,
     weighted_calibration_error,
     weighted_confusion,
     weighted_mean,
 )
-from covidcxr.surfaces import hd95
+from covidcxr.evaluation.predictions.table import calibrate, read_rows, score_rows
+from covidcxr.transforms.surface_distance import hd95
 
 __all__ = [
     "Estimate",

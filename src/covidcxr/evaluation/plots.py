@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.intervals import Estimate
-from covidcxr.evaluation.reliability import Reliability, measure_reliability
-from covidcxr.evaluation.rows import answered_rows
-from covidcxr.files import replace_file
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
+from covidcxr.evaluation.predictions.table import answered_rows
+from covidcxr.io.atomic import replace_file
 from covidcxr.page import Picture
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.explain.explanation import Explanation
 from covidcxr.explain.methods import Question, find_method
-from covidcxr.io import read_image
+from covidcxr.io.image import read_image
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
 from covidcxr.models.films import fit_films
-from covidcxr.preprocess import Preprocess
-from covidcxr.transforms import LUNGS_OF_REGION, apply_region, fit_image, unfit_map
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, fit_image, unfit_map
+from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import ImageLike
 
 __all__ = ["Lungs", "evaluating", "explain", "explain_many", "seen_by"]

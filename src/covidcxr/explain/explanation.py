@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from covidcxr.errors import ConfigError
-from covidcxr.files import replace_file
-from covidcxr.hub import write_json
-from covidcxr.io import read_image
+from covidcxr.io.atomic import replace_file
+from covidcxr.io.image import read_image
+from covidcxr.io.pretrained import write_json
 from covidcxr.types import ImageLike
 
 __all__ = ["Explanation"]

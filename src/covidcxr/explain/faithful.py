@@ -15,7 +15,7 @@ from torch import Tensor
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.explain.methods import smooth
 from covidcxr.models import Classifier
-from covidcxr.transforms import apply_region
+from covidcxr.transforms.geometry import apply_region
 
 __all__ = ["CURVES", "Faithfulness", "faithfulness"]
 

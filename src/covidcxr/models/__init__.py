@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from covidcxr import hub
+from covidcxr.io import pretrained
 from covidcxr.models.base import CXRModel, model_folder
 from covidcxr.models.classification import ClassificationModel, Classifier
 from covidcxr.models.ensemble import EnsembleModel
@@ -36,8 +36,8 @@ def load_model(
         PretrainedError: If it cannot be found, is damaged or altered, or is newer than this release.
         ConfigError: If its config has an unknown key or a wrong value.
     """
-    folder = model_folder(hub.fetch(source), prefer)
-    config = hub.read_json(folder / "config.json")
+    folder = model_folder(pretrained.fetch(source), prefer)
+    config = pretrained.read_json(folder / "config.json")
     if config.get("task") == SegmentationModel.task:
         return SegmentationModel.from_pretrained(folder)
     return (EnsembleModel if "members" in config else ClassificationModel).from_pretrained(folder)

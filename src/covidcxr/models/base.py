@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from covidcxr import hub
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, PretrainedError
+from covidcxr.io import pretrained
 from covidcxr.types import TaskName
 
 __all__ = ["CXRModel", "check_films", "inference", "model_folder"]
@@ -64,7 +64,7 @@ class CXRModel(nn.Module, ABC):
             return cast(Tensor, self(image, lung_mask)).float() / self.config.temperature
 
     @abstractmethod
-    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: hub.StoredDtype = "float32") -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
         """Write all that the model is into a folder, made if need be, and return it.
 
         Args:
@@ -97,7 +97,7 @@ class CXRModel(nn.Module, ABC):
             PretrainedError: If it cannot be found, is damaged or altered, or is newer than this release.
             ConfigError: If its config has an unknown key or a wrong value, or is of another kind of model.
         """
-        folder = hub.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        folder = pretrained.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         return cls.load(model_folder(folder, cls.task)).eval()
 
     @classmethod
@@ -143,12 +143,12 @@ def model_folder(folder: Path, task: TaskName) -> Path:
         PretrainedError: If it holds several models, but none or more than one for the task.
     """
     if (folder / "pipeline.json").is_file():
-        parts: list[str] = hub.read_json(folder / "pipeline.json").get("components", [])
+        parts: list[str] = pretrained.read_json(folder / "pipeline.json").get("components", [])
     else:
         parts = sorted(path.parent.name for path in folder.glob("*/config.json"))
         if not parts or (folder / "config.json").is_file():
             return folder
-    fitting = [part for part in parts if hub.read_json(folder / part / "config.json").get("task") == task]
+    fitting = [part for part in parts if pretrained.read_json(folder / part / "config.json").get("task") == task]
     # Of a pipeline's segmenters and classifiers, these are the ones that are meant.
     main = [part for part in fitting if part in ("lung_segmenter", "classifier")]
     fitting = main if len(main) == 1 else fitting

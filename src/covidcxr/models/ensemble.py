@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from covidcxr import hub
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
+from covidcxr.io import pretrained
 from covidcxr.models.classification import ClassificationModel, Classifier
 from covidcxr.types import Vote
 
@@ -105,19 +105,19 @@ class EnsembleModel(Classifier):
         pooled = (torch.stack(weighed).sum(0) / sum(weights)).clamp(0, 1)  # rounding may lead out of it
         return pooled.logit() if self.config.mode == "multilabel" else pooled.clamp_min(_LEAST).log()
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: hub.StoredDtype = "float32") -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
         """Write `config.json` and `members/NAME/`, each of which loads alone; see `CXRModel`."""
         target = Path(folder)
         for name, member in zip(self.config.members, self.members, strict=True):
             member.save_pretrained(target / "members" / name, dtype=dtype)
-        hub.write_json(target / "config.json", self.config.to_dict())
+        pretrained.write_json(target / "config.json", self.config.to_dict())
         return target
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
         path = folder / "config.json"
-        data = hub.read_json(path)
+        data = pretrained.read_json(path)
         if "members" not in data:
             raise PretrainedError(f"{folder} holds no ensemble: load it with covidcxr.models.load_model.")
         config = EnsembleConfig.from_dict(data, str(path))

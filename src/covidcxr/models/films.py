@@ -11,7 +11,7 @@ from torch import Tensor
 
 from covidcxr.errors import ConfigError
 from covidcxr.models.network import NetworkModel
-from covidcxr.transforms import LUNGS_OF_REGION, fit_image, fit_mask
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, fit_image, fit_mask
 from covidcxr.types import Fit, Region
 
 __all__ = ["fit_films", "lungs_of"]

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from covidcxr import hub
 from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
+from covidcxr.io import pretrained
 from covidcxr.models.base import CXRModel
 from covidcxr.networks import build_network
-from covidcxr.preprocess import Preprocess
-from covidcxr.transforms import apply_region, fit_image, fit_mask, normalize
+from covidcxr.transforms.geometry import apply_region, fit_image, fit_mask, normalize
+from covidcxr.transforms.preprocess import Preprocess
 
 __all__ = ["NetworkModel"]
 
@@ -118,20 +118,20 @@ class NetworkModel(CXRModel, ABC):
         """
         return cast(Tensor, self.network(self.preprocess(image, lung_mask)))
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: hub.StoredDtype = "float32") -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
         """Write `config.json` and `model.safetensors` into a folder, made if need be; see `CXRModel`."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        sha256 = hub.save_weights(self.network, target / "model.safetensors", dtype)
+        sha256 = pretrained.save_weights(self.network, target / "model.safetensors", dtype)
         stored = {"weights_sha256": sha256} | ({} if dtype == "float32" else {"weights_dtype": dtype})
-        hub.write_json(target / "config.json", {**self.config.to_dict(), **stored})
+        pretrained.write_json(target / "config.json", {**self.config.to_dict(), **stored})
         return target
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
         path = folder / "config.json"
-        data = hub.read_json(path)
+        data = pretrained.read_json(path)
         if "members" in data:
             raise ConfigError(f"{folder} holds an ensemble: load it with EnsembleModel.from_pretrained.")
         sha256 = data.pop("weights_sha256", None)
@@ -140,5 +140,5 @@ class NetworkModel(CXRModel, ABC):
         if not isinstance(sha256, str):
             raise ConfigError(f"The key 'weights_sha256' is missing in {path}: save the model again.")
         model = cls(config)
-        hub.load_weights(model.network, folder / "model.safetensors", sha256)
+        pretrained.load_weights(model.network, folder / "model.safetensors", sha256)
         return model.eval()

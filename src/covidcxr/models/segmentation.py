@@ -9,8 +9,8 @@ from torch import Tensor
 
 from covidcxr.models.base import check_films, inference
 from covidcxr.models.network import NetworkModel
-from covidcxr.networks.one_encoder import forward_segmenters, merge_encoders
-from covidcxr.transforms import unfit_map
+from covidcxr.networks.shared_encoder import forward_segmenters, merge_encoders
+from covidcxr.transforms.geometry import unfit_map
 from covidcxr.types import TaskName
 
 __all__ = ["SegmentationModel"]

@@ -12,10 +12,10 @@ from torch import nn
 
 from covidcxr.config import ModelConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
-from covidcxr.networks.classification import timm_network
-from covidcxr.networks.compiler import compiler_on_demand
-from covidcxr.networks.segmentation import smp_network
-from covidcxr.networks.vision import torchvision_names, torchvision_network
+from covidcxr.networks.lazy_dynamo import compiler_on_demand
+from covidcxr.networks.smp import smp_network
+from covidcxr.networks.timm import timm_network
+from covidcxr.networks.torchvision import torchvision_names, torchvision_network
 from covidcxr.networks.weights import check_weights_file
 from covidcxr.networks.xrv import xrv_network
 from covidcxr.registry import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from covidcxr.errors import CovidCXRError, PretrainedError
-from covidcxr.hub import copy_tensors
+from covidcxr.io.pretrained import copy_tensors
 
 __all__ = ["REFUSALS", "adapt_channels", "check_weights_file", "copy_backbone", "read_weights", "weights_error"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from covidcxr.config import PreprocessConfig, check_keys
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
-from covidcxr.networks.vision import TorchvisionNetwork, load_backbone, sum_first_convolution
+from covidcxr.networks.torchvision import TorchvisionNetwork, load_backbone, sum_first_convolution
 from covidcxr.networks.weights import read_weights, weights_error
 
 __all__ = ["XRayVisionNetwork", "xrv_network"]

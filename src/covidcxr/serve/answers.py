@@ -12,8 +12,8 @@ from jaxtyping import Bool, UInt8
 from covidcxr.serve.worker import to_png
 
 if TYPE_CHECKING:
-    from covidcxr.prediction import Prediction
-    from covidcxr.serve.facts import ModelFacts
+    from covidcxr.pipeline.prediction import Prediction
+    from covidcxr.serve.model_info import ModelFacts
 
 __all__ = ["infected_by_lung", "mask_to_png", "masks_to_png", "png_to_mask", "png_to_pixels", "to_answer"]
 
@@ -25,7 +25,7 @@ _SMALLEST_LUNG = 0.25
 
 def to_answer(prediction: Prediction, facts: ModelFacts) -> dict[str, Any]:
     """Return all that is said of a film, as JSON can hold it."""
-    from covidcxr.prediction import in_words
+    from covidcxr.pipeline.prediction import in_words
 
     chances = prediction.probabilities
     upright = prediction.orientation.correct_masks(prediction.masks)  # sides are the patient's

@@ -14,21 +14,21 @@ from starlette.responses import JSONResponse
 
 from covidcxr import __version__
 from covidcxr.errors import CovidCXRError
-from covidcxr.serve.body import BodyLimits
 from covidcxr.serve.decoder import Decoder
-from covidcxr.serve.desk import Desk
 from covidcxr.serve.engine import Engine
+from covidcxr.serve.errors import RefusalError
+from covidcxr.serve.limits import BodyLimits
 from covidcxr.serve.metrics import Metered, Metrics
-from covidcxr.serve.pages import page_routes
-from covidcxr.serve.refusal import RefusalError
 from covidcxr.serve.report_routes import report_routes
 from covidcxr.serve.routes import film_routes
 from covidcxr.serve.security import Doorkeeper, refusal_response
+from covidcxr.serve.service import Desk
 from covidcxr.serve.settings import ServeSettings
+from covidcxr.serve.static_routes import page_routes
 from covidcxr.serve.store import Store
 
 if TYPE_CHECKING:
-    from covidcxr.pipeline import Pipeline
+    from covidcxr.pipeline.pipeline import Pipeline
 
 __all__ = ["create_app"]
 
@@ -92,7 +92,7 @@ def _lifespan(engine: Engine, decoder: Decoder, store: Store) -> Callable[[FastA
 
 def _loader(settings: ServeSettings, pipeline: Pipeline | None) -> Callable[[], tuple[str, Pipeline]]:
     def load() -> tuple[str, Pipeline]:
-        from covidcxr.batch import load_pipeline
+        from covidcxr.pipeline.folder import load_pipeline
 
         return settings.model, load_pipeline(settings.model if pipeline is None else pipeline, settings.device)
 

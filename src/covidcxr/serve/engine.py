@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from covidcxr.serve.facts import ModelFacts
-from covidcxr.serve.refusal import RefusalError
+from covidcxr.serve.errors import RefusalError
+from covidcxr.serve.model_info import ModelFacts
 
 if TYPE_CHECKING:
-    from covidcxr.pipeline import Pipeline
-    from covidcxr.prediction import Prediction
+    from covidcxr.pipeline.pipeline import Pipeline
+    from covidcxr.pipeline.prediction import Prediction
 
 __all__ = ["Engine"]
 

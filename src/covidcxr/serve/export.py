@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from sqlalchemy import select
 
-from covidcxr.data.feedback import FORMAT_VERSION, INDEX
+from covidcxr.data.datasets.feedback import FORMAT_VERSION, INDEX
 from covidcxr.errors import ConfigError
-from covidcxr.hub import write_json
+from covidcxr.io.pretrained import write_json
 from covidcxr.serve.schema import CANNOT_SAY
 from covidcxr.serve.store import Row, Store
 from covidcxr.serve.tables import masks

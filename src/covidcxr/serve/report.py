@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from covidcxr import __version__
 from covidcxr.page import Gallery, Page, Picture, Section, Table, Words
-from covidcxr.serve.bayes import FORMULA, uniform
+from covidcxr.serve.post_test import FORMULA, uniform
 
 __all__ = ["film_report"]
 
@@ -68,7 +68,7 @@ def _pictures(
     heat: tuple[str, Float[np.ndarray, "height width"]] | None,
 ) -> list[Picture]:
     from covidcxr.explain import Explanation
-    from covidcxr.prediction import Prediction
+    from covidcxr.pipeline.prediction import Prediction
 
     drawn = Prediction("", None, {}, (), dict(masks), pixels).overlay()
     corrected = f"; corrected by the reader: {_list(film['corrected'])}" if film["corrected"] else ""

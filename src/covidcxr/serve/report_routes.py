@@ -13,13 +13,13 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from covidcxr import __version__
 from covidcxr.errors import ConfigError
 from covidcxr.page import Page
-from covidcxr.serve.bayes import FORMULA, uniform
-from covidcxr.serve.desk import Desk
-from covidcxr.serve.pages import html_page
 from covidcxr.serve.pdf import to_pdf
+from covidcxr.serve.post_test import FORMULA, uniform
 from covidcxr.serve.report import film_report
 from covidcxr.serve.routes import FilmId
 from covidcxr.serve.schema import film_of
+from covidcxr.serve.service import Desk
+from covidcxr.serve.static_routes import html_page
 
 __all__ = ["report_routes"]
 

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from covidcxr.errors import CovidCXRError
-from covidcxr.serve.desk import Desk
+from covidcxr.serve.errors import RefusalError
 from covidcxr.serve.metrics import Metrics
-from covidcxr.serve.parts import Parts, read_parts
-from covidcxr.serve.refusal import RefusalError
+from covidcxr.serve.multipart import Parts, read_parts
 from covidcxr.serve.schema import Film, Films, Prior, Verdict, film_of
+from covidcxr.serve.service import Desk
 from covidcxr.serve.settings import Limits
 
 __all__ = ["film_routes"]

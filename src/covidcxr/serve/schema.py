@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from covidcxr.serve.bayes import post_test
+from covidcxr.serve.post_test import post_test
 from covidcxr.serve.store import Row
 
 __all__ = ["CANNOT_SAY", "Film", "Films", "Prior", "Verdict", "film_of"]

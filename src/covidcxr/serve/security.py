@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from covidcxr.serve.refusal import RefusalError
+from covidcxr.serve.errors import RefusalError
 from covidcxr.serve.settings import ServeSettings
 
 __all__ = ["PAGE_POLICY", "Doorkeeper", "refusal_response"]

@@ -18,7 +18,7 @@ from covidcxr.serve.app import create_app
 from covidcxr.serve.settings import Limits, ServeSettings
 
 if TYPE_CHECKING:
-    from covidcxr.pipeline import Pipeline
+    from covidcxr.pipeline.pipeline import Pipeline
 
 __all__ = ["Server", "serve"]
 

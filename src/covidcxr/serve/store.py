@@ -12,7 +12,7 @@ from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from covidcxr.serve.refusal import RefusalError
+from covidcxr.serve.errors import RefusalError
 from covidcxr.serve.tables import films, masks, open_store, verdicts
 
 if TYPE_CHECKING:

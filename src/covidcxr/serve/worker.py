@@ -17,8 +17,8 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from covidcxr.dicom import is_dicom, read_dicom
 from covidcxr.errors import ImageReadError
+from covidcxr.io.dicom import is_dicom, read_dicom
 
 __all__ = ["decode_film", "decode_mask", "main", "to_png"]
 
@@ -44,7 +44,7 @@ def decode_film(content: bytes, keep_identifiers: bool = False) -> tuple[dict[st
     """
     from PIL import Image
 
-    from covidcxr.io import read_image
+    from covidcxr.io.image import read_image
 
     pixels = np.rint(read_image(content) * 255).astype(np.uint8)
     notes, identifiers = _remarks(content, keep_identifiers)
@@ -69,7 +69,7 @@ def decode_mask(content: bytes, size: tuple[int, int]) -> tuple[dict[str, Any], 
     Raises:
         ImageReadError: If it cannot be read, is of another size, or is grey.
     """
-    from covidcxr.io import read_image
+    from covidcxr.io.image import read_image
 
     grey = read_image(content)
     if grey.shape != tuple(size):
@@ -116,9 +116,9 @@ def main(orders: IO[bytes], answers: IO[bytes], memory: int, pixels: int) -> Non
         memory: Bytes that this process may take.
         pixels: Height times width of a film, at most.
     """
-    import covidcxr.io
+    from covidcxr.io import image
 
-    covidcxr.io.MAX_PIXELS = pixels
+    image.MAX_PIXELS = pixels
     _warm_up()
     _confine(memory)
     decoders: dict[str, Callable[..., tuple[dict[str, Any], list[bytes]]]] = {"film": decode_film, "mask": decode_mask}

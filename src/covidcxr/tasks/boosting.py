@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from covidcxr.data import CXRDataModule
-from covidcxr.data.threads import tracked
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.models import ClassificationModel
-from covidcxr.networks.boosted import BoostedTrees
+from covidcxr.networks.zoo.boosted import BoostedTrees
 from covidcxr.tasks.rows import check_classes, inputs, labelled_films
+from covidcxr.utils.threads import tracked
 
 __all__ = ["FRACTIONS", "check_fraction", "fit_boosting"]
 

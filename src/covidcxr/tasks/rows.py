@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from covidcxr.data import CXRDataModule, CXRDataset
 from covidcxr.data.records import Record
-from covidcxr.data.threads import tracked
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.models import ClassificationModel, Classifier
 from covidcxr.types import Batch, SplitName
+from covidcxr.utils.threads import tracked
 
 __all__ = ["add_traits", "check_classes", "film_rows", "inputs", "labelled_films", "predict_rows"]
 

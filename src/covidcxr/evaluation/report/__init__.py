@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from covidcxr.evaluation.report.evaluation import Evaluation, Part, evaluate_rows, write_report
-from covidcxr.evaluation.report.lineage import Lineage
+from covidcxr.evaluation.report.provenance import Lineage
 from covidcxr.evaluation.report.subgroups import Subgroups, score_groups
 from covidcxr.evaluation.report.verdict import Evidence, Verdict, judge
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from covidcxr.evaluation.answers import Answers
-from covidcxr.evaluation.intervals import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.weighted import weighted_mean
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.report.chief import plain
-from covidcxr.evaluation.statistics import weighted_mean
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Section, Table, Words
-from covidcxr.prediction import in_words
+from covidcxr.pipeline.prediction import in_words
 
 __all__ = ["Abstention", "score_abstention"]
 

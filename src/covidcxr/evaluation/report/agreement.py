@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.agreement import PLACES, SEVERITIES, Agreement, limits_of_agreement
-from covidcxr.evaluation.answers import Answers
-from covidcxr.evaluation.intervals import Estimate
-from covidcxr.evaluation.masks import segmentation_metrics
+from covidcxr.evaluation.metrics.agreement import PLACES, SEVERITIES, Agreement, limits_of_agreement
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
 from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels
-from covidcxr.evaluation.report.chief import plain
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words
 
 if TYPE_CHECKING:

@@ -9,24 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from covidcxr.evaluation.answers import Answers, looked_for
-from covidcxr.evaluation.intervals import Estimate
-from covidcxr.evaluation.reliability import Reliability, measure_reliability
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
+from covidcxr.evaluation.predictions.predictions import Answers, looked_for
+from covidcxr.evaluation.predictions.run_pipeline import FilmShelf
 from covidcxr.evaluation.report.abstention import score_abstention
 from covidcxr.evaluation.report.agreement import score_agreement
-from covidcxr.evaluation.report.chief import LEAST, in_words
 from covidcxr.evaluation.report.classes import ClassScores, score_classes
+from covidcxr.evaluation.report.errors import Mistakes, find_mistakes
 from covidcxr.evaluation.report.gallery import draw_gallery
-from covidcxr.evaluation.report.lineage import Lineage, hash_rows
+from covidcxr.evaluation.report.headline import LEAST, in_words
 from covidcxr.evaluation.report.mask_scores import MaskScores, score_masks
-from covidcxr.evaluation.report.mistakes import Mistakes, find_mistakes
-from covidcxr.evaluation.report.points import score_point
+from covidcxr.evaluation.report.operating_point import score_point
+from covidcxr.evaluation.report.provenance import Lineage, hash_rows
 from covidcxr.evaluation.report.shortcuts import find_shortcuts
 from covidcxr.evaluation.report.subgroups import score_groups
-from covidcxr.evaluation.report.verdict import Verdict
-from covidcxr.evaluation.report.weigh import weigh
-from covidcxr.evaluation.shelf import FilmShelf
-from covidcxr.hub import write_json
+from covidcxr.evaluation.report.verdict import Verdict, weigh
+from covidcxr.io.pretrained import write_json
 from covidcxr.page import Page, Section, write_html, write_markdown
 
 __all__ = ["Evaluation", "Part", "evaluate_rows", "write_report"]
@@ -207,7 +206,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> dict[str, Path]:
     Returns:
         The paths: "html", "json" and "card".
     """
-    from covidcxr.evaluation.report.card import model_card
+    from covidcxr.evaluation.report.model_card import model_card
 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

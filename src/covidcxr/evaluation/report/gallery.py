@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from covidcxr.evaluation.answers import Answers
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.report.errors import SHOWN, Mistakes
 from covidcxr.evaluation.report.mask_scores import MaskScores
-from covidcxr.evaluation.report.mistakes import SHOWN, Mistakes
 from covidcxr.page import Block, Gallery, Picture, Section, Words
-from covidcxr.prediction import Prediction, as_film
+from covidcxr.pipeline.prediction import Prediction, as_film
 
 if TYPE_CHECKING:
-    from covidcxr.evaluation.shelf import FilmShelf, Look
+    from covidcxr.evaluation.predictions.run_pipeline import FilmShelf, Look
 
 __all__ = ["FilmGallery", "draw_gallery"]
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from covidcxr.evaluation.comparison import compare_rows
-from covidcxr.evaluation.intervals import Estimate
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.comparison import compare_rows
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.report.chief import in_words, plain
-from covidcxr.evaluation.report.versus import main_scores
-from covidcxr.evaluation.rows import score_rows
+from covidcxr.evaluation.predictions.table import score_rows
+from covidcxr.evaluation.report.headline import in_words, plain
+from covidcxr.evaluation.report.model_comparison import main_scores
 from covidcxr.page import Block, Section, Table, Words
 
 __all__ = ["HeldOutSources", "is_held_out", "score_held_out"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from covidcxr.evaluation.answers import Answers
-from covidcxr.evaluation.intervals import Estimate
-from covidcxr.evaluation.masks import segmentation_metrics
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
 from covidcxr.evaluation.plots import COLORS, as_picture, panels
-from covidcxr.evaluation.report.chief import on_picture, plain
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.report.headline import on_picture, plain
 from covidcxr.page import Block, Section, Table, Words
 
 __all__ = ["MaskScores", "score_masks"]

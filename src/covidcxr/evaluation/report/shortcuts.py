@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from covidcxr.evaluation.answers import Answers
-from covidcxr.evaluation.intervals import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.report.chief import asked_classes, chief_scores, on_picture, plain, rank, stratified_auroc
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.report.headline import asked_classes, chief_scores, on_picture, plain, rank, stratified_auroc
 from covidcxr.evaluation.report.subgroups import find_groups
 from covidcxr.page import Picture, Section, Words
 

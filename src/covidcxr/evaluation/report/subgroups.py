@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from covidcxr.evaluation.answers import TRAITS, Answers
-from covidcxr.evaluation.intervals import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.report.chief import LEAST, Score, chief_scores, in_words, on_picture, plain
+from covidcxr.evaluation.predictions.predictions import TRAITS, Answers
+from covidcxr.evaluation.report.headline import LEAST, Score, chief_scores, in_words, on_picture, plain
 from covidcxr.page import Block, Section, Table, Words
 
 __all__ = ["Group", "Subgroups", "find_groups", "score_groups"]

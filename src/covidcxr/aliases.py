@@ -1,0 +1,228 @@
+"""Old names, which 0.1 keeps importable without a warning: the one place where they stand.
+
+0.1.0 had another layout. Code, configs and saved files that name its modules (`covidcxr.hub`,
+`covidcxr.data.table.CSVDataModule`) find them under their present names, and get the very same objects.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["MODULES", "NAMES", "find", "install"]
+
+MODULES = {
+    "audit_verb": "cli.audit",
+    "augmentations": "transforms.augment",
+    "batch": "pipeline.folder",
+    "complaints": "training.parser_errors",
+    "data.archive_entries": "io.archives",
+    "data.archives": "io.archives",
+    "data.balance": "data.sampler",
+    "data.check": "data.curation.integrity",
+    "data.combined": "data.datasets.combined",
+    "data.coronahack": "data.datasets.coronahack",
+    "data.covid19_radiography": "data.datasets.covid19_radiography",
+    "data.covid_ct_ucsd": "data.datasets.covid_ct_ucsd",
+    "data.covid_cxnet": "data.datasets.covid_cxnet",
+    "data.covid_qu_ex": "data.datasets.covid_qu_ex",
+    "data.covid_xray_5k": "data.datasets.covid_xray_5k",
+    "data.covidx_ct2": "data.datasets.covidx_ct2",
+    "data.covidx_cxr3": "data.datasets.covidx_cxr3",
+    "data.darkcovidnet": "data.datasets.darkcovidnet",
+    "data.duplicates": "data.curation.duplicates",
+    "data.faults": "data.collection",
+    "data.feedback": "data.datasets.feedback",
+    "data.fitting": "data.dataset",
+    "data.folder": "data.datasets.folder",
+    "data.gate": "data.datasets.view_check",
+    "data.hannover": "data.datasets.hannover",
+    "data.ieee8023": "data.datasets.ieee8023",
+    "data.labels": "data.records",
+    "data.likeness": "data.curation.near_duplicates",
+    "data.linked": "data.curation.duplicates",
+    "data.manifest": "data.datasets.manifest",
+    "data.names": "data.curation.prepare",
+    "data.prepare": "data.curation.prepare",
+    "data.prepared": "data.curation.prepared",
+    "data.rows": "io.tables",
+    "data.series": "data.datasets.manifest",
+    "data.table": "data.datasets.csv",
+    "data.targets": "data.dataset",
+    "data.threads": "utils.threads",
+    "data.views": "data.records",
+    "data.xrayvision": "data.datasets.torchxrayvision",
+    "data.xrayvision_parts": "data.datasets.torchxrayvision",
+    "datasets": "data.summary",
+    "datasets.catalogue": "data.summary.catalogue",
+    "datasets.charts": "data.summary.charts",
+    "datasets.console": "utils.console",
+    "datasets.contact": "data.summary.contact_sheet",
+    "datasets.counting": "data.summary.summary",
+    "datasets.lettering": "data.summary.contact_sheet",
+    "datasets.tables": "cli.tables",
+    "datasets.verbs": "cli.datasets",
+    "dicom": "io.dicom",
+    "doctor": "cli.doctor",
+    "ensembling": "recipes.ensemble",
+    "evaluate_verb": "cli.evaluate",
+    "evaluation.agreement": "evaluation.metrics.agreement",
+    "evaluation.answers": "evaluation.predictions.predictions",
+    "evaluation.attention": "evaluation.stress.attention",
+    "evaluation.audit": "evaluation.shortcuts",
+    "evaluation.audit.alarm": "evaluation.shortcuts.probes",
+    "evaluation.audit.asking": "evaluation.shortcuts.run",
+    "evaluation.audit.audit": "evaluation.shortcuts.run",
+    "evaluation.audit.classifiers": "evaluation.shortcuts.probes",
+    "evaluation.audit.confounding": "evaluation.shortcuts.confounding",
+    "evaluation.audit.features": "evaluation.shortcuts.features",
+    "evaluation.audit.films": "evaluation.shortcuts.image_features",
+    "evaluation.audit.headers": "evaluation.shortcuts.features",
+    "evaluation.audit.leakage": "evaluation.shortcuts.leakage",
+    "evaluation.audit.pictures": "evaluation.shortcuts.report",
+    "evaluation.audit.probes": "evaluation.shortcuts.probes",
+    "evaluation.audit.questions": "evaluation.shortcuts.targets",
+    "evaluation.audit.result": "evaluation.shortcuts.result",
+    "evaluation.audit.sections": "evaluation.shortcuts.report",
+    "evaluation.audit.sheets": "evaluation.shortcuts.run",
+    "evaluation.audit.verdict": "evaluation.shortcuts.verdict",
+    "evaluation.audit.words": "evaluation.shortcuts.verdict",
+    "evaluation.calibration": "evaluation.metrics.calibration",
+    "evaluation.changed_answers": "evaluation.stress.robustness",
+    "evaluation.comparison": "evaluation.metrics.comparison",
+    "evaluation.explained": "evaluation.predictions.sample",
+    "evaluation.faithful_maps": "evaluation.stress.faithfulness",
+    "evaluation.films": "evaluation.predictions.run_pipeline",
+    "evaluation.findings": "evaluation.metrics.multilabel",
+    "evaluation.folders": "evaluation.predictions.run_folder",
+    "evaluation.intervals": "evaluation.metrics.bootstrap",
+    "evaluation.masks": "evaluation.metrics.segmentation",
+    "evaluation.operating": "evaluation.metrics.operating_point",
+    "evaluation.perturbations": "evaluation.stress.perturbations",
+    "evaluation.reliability": "evaluation.metrics.reliability",
+    "evaluation.report.card": "evaluation.report.model_card",
+    "evaluation.report.chief": "evaluation.report.headline",
+    "evaluation.report.curves": "evaluation.report.classes",
+    "evaluation.report.learning": "evaluation.report.sources",
+    "evaluation.report.lineage": "evaluation.report.provenance",
+    "evaluation.report.mistakes": "evaluation.report.errors",
+    "evaluation.report.points": "evaluation.report.operating_point",
+    "evaluation.report.versus": "evaluation.report.model_comparison",
+    "evaluation.report.weigh": "evaluation.report.verdict",
+    "evaluation.robustness": "evaluation.stress.robustness",
+    "evaluation.rows": "evaluation.predictions.table",
+    "evaluation.sample": "evaluation.predictions.sample",
+    "evaluation.shelf": "evaluation.predictions.run_pipeline",
+    "evaluation.statistics": "evaluation.metrics.weighted",
+    "explain_verb": "cli.explain",
+    "files": "io.atomic",
+    "gate": "pipeline.view_check",
+    "golden": "pipeline.golden",
+    "hub": "io.pretrained",
+    "masks": "pipeline.lung_masks",
+    "networks.boosted": "networks.zoo.boosted",
+    "networks.classification": "networks.timm",
+    "networks.cnn19": "networks.zoo.cnn19",
+    "networks.compiler": "networks.lazy_dynamo",
+    "networks.covidcnn": "networks.zoo.covidcnn",
+    "networks.dense_head": "networks.zoo.dense_head",
+    "networks.hog": "networks.zoo.hog",
+    "networks.one_encoder": "networks.shared_encoder",
+    "networks.residual_unet": "networks.zoo.residual_unet",
+    "networks.segmentation": "networks.smp",
+    "networks.vgg_head": "networks.zoo.vgg_head",
+    "networks.vision": "networks.torchvision",
+    "one_core": "utils.threads",
+    "orientation": "transforms.orientation",
+    "pooling": "recipes.cross_validation",
+    "postprocess": "transforms.postprocess",
+    "prediction": "pipeline.prediction",
+    "preprocess": "transforms.preprocess",
+    "recipe": "training.recipe",
+    "recipe_verbs": "cli.recipes",
+    "run": "recipes.run",
+    "runs": "recipes.sweep",
+    "search": "training.search_space",
+    "serve.bayes": "serve.post_test",
+    "serve.body": "serve.limits",
+    "serve.desk": "serve.service",
+    "serve.facts": "serve.model_info",
+    "serve.pages": "serve.static_routes",
+    "serve.parts": "serve.multipart",
+    "serve.refusal": "serve.errors",
+    "serve_verb": "cli.serve",
+    "sheet": "pipeline.contact_sheet",
+    "steps": "transforms.step_chain",
+    "surfaces": "transforms.surface_distance",
+    "tasks.start": "tasks.base",
+    "tune": "recipes.tune",
+    "tune.engine": "recipes.tune.engine",
+    "tune.findings": "recipes.tune.findings",
+    "tune.plots": "recipes.tune.plots",
+    "tune.study": "recipes.tune.study",
+    "tune.trial": "recipes.tune.trial",
+    "tune.verbs": "cli.tune",
+}
+"""From the name of a module in 0.1.0 to its present name, both below `covidcxr`."""
+
+NAMES = {
+    "pipeline.prediction.MASK_COLORS": "transforms.overlay.MASK_COLORS",
+}
+"""From a public name of 0.1.0 in its present module to its present name, both below `covidcxr`."""
+
+
+def find(module: str, name: str) -> Any:
+    """Return what was called `name` in a module.
+
+    Args:
+        module: Present full name of the module, `covidcxr.pipeline.prediction`.
+        name: Its old public name there.
+
+    Raises:
+        AttributeError: If the module never had it.
+    """
+    present = NAMES.get(f"{module.partition('.')[2]}.{name}")
+    if present is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    place, _, renamed = present.rpartition(".")
+    return getattr(import_module(f"covidcxr.{place}"), renamed)
+
+
+class _Alias(ModuleType):
+    """A module under its old name: what it has is what the module of the present name has."""
+
+    def __getattr__(self, name: str) -> Any:
+        target = import_module(self.target)
+        return getattr(target, name) if hasattr(target, name) else find(self.target, name)
+
+
+class _AliasFinder(MetaPathFinder, Loader):
+    """Finds a module by its old name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        is_package = any(other.startswith(f"{name}.") for other in MODULES)
+        known = package == "covidcxr" and name in MODULES
+        return ModuleSpec(fullname, self, is_package=is_package) if known else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = _Alias(spec.name)
+        module.__dict__["target"] = f"covidcxr.{MODULES[spec.name.partition('.')[2]]}"
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        target = import_module(module.__dict__["target"])
+        module.__dict__.update(__doc__=target.__doc__, __all__=getattr(target, "__all__", []))
+
+
+def install() -> None:
+    """Let Python's import system know the old names."""
+    if not any(isinstance(finder, _AliasFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AliasFinder())

@@ -1,0 +1,245 @@
+"""`covidcxr datasets list | show | check | stats | masks | prepare`: arguments in, tables or JSON out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from covidcxr.errors import ConfigError, DatasetError
+
+__all__ = ["add_datasets"]
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_EXAMPLES = """examples:
+  covidcxr datasets list
+  covidcxr datasets show covid_qu_ex
+  covidcxr datasets check covid_qu_ex --root DIR
+  covidcxr datasets stats covid_qu_ex --root DIR --out DIR
+  covidcxr datasets prepare covid_qu_ex --root DIR --out DIR"""
+
+
+def add_datasets(verbs: Verbs) -> None:
+    """Add the verb `datasets` with its own verbs to the command line."""
+    parser = _add(verbs, "datasets", "data sets: what there is, is a copy complete, what is in it, compact copies")
+    parser.epilog = _EXAMPLES
+    own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    listing = _add(own, "list", "every data set by name", "covidcxr datasets list")
+    listing.add_argument("--json", action="store_true", help="print JSON in place of words")
+    listing.set_defaults(run=_list)
+    show = _add(own, "show", "one data set: licence, where to get it, layout, counts", "covidcxr datasets show csv")
+    _add_name(show)
+    show.set_defaults(run=_show)
+    _add_check(own)
+    _add_stats(own)
+    _add_masks(own)
+    _add_prepare(own)
+
+
+def _add_check(own: Verbs) -> None:
+    check = _add(own, "check", "is a copy complete? all faults at once", "covidcxr datasets check csv --root DIR")
+    check.add_argument("--decode", action="store_true", help="also open every film and mask, which takes longer")
+    _add_name(check)
+    _add_place(check)
+    check.set_defaults(run=_check)
+
+
+def _add_stats(own: Verbs) -> None:
+    stats = _add(own, "stats", "what is in it: tables and pictures", "covidcxr datasets stats csv --root DIR --out DIR")
+    stats.add_argument("--out", metavar="DIR", help="write stats.json, contact-sheet.png and charts.png there")
+    stats.add_argument("--sample", type=int, metavar="N", help="mean and std over N training films only (all)")
+    stats.add_argument("--no-pixels", action="store_true", help="no mean and std: no film is opened for the tables")
+    _add_name(stats)
+    _add_place(stats)
+    stats.set_defaults(run=_stats)
+
+
+def _add_masks(own: Verbs) -> None:
+    masks = _add(
+        own,
+        "masks",
+        "draw lung masks for all films: an interrupted drawing goes on",
+        "covidcxr datasets masks covidx_cxr3 --root DIR --out drawn",
+    )
+    masks.add_argument("--out", required=True, metavar="DIR", help="where the masks go; for --data.drawn_masks DIR")
+    masks.add_argument("--model", default="mini", help="a lung segmenter: bundled name, folder or Hub (%(default)s)")
+    masks.add_argument(
+        "--min-lung-area", type=float, default=0.15, metavar="F", help="tell films with smaller lungs (%(default)s)"
+    )
+    masks.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
+    _add_name(masks)
+    _add_place(masks)
+    masks.set_defaults(run=_masks)
+
+
+def _add_prepare(own: Verbs) -> None:
+    prepare = _add(
+        own,
+        "prepare",
+        "write a compact copy: resized once, for fast epochs",
+        "covidcxr datasets prepare csv --root DIR --out COPY --image-size 256 256",
+    )
+    prepare.add_argument("--out", required=True, metavar="DIR", help="where the copy goes; an interrupted one goes on")
+    prepare.add_argument(
+        "--image-size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="size of the frame (256 256)"
+    )
+    prepare.add_argument("--fit", choices=("letterbox", "stretch"), default="letterbox", help="how (%(default)s)")
+    prepare.add_argument("--num-workers", type=int, default=2, metavar="N", help="threads that read (%(default)s)")
+    prepare.add_argument(
+        "--archive", action="append", default=[], metavar="FILE", help="unpack it into --root first; may come often"
+    )
+    _add_name(prepare)
+    _add_place(prepare)
+    prepare.set_defaults(run=_prepare)
+
+
+def _add_name(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", metavar="NAME", help="the data set; covidcxr datasets list names them all")
+    verb.add_argument("--json", action="store_true", help="print JSON in place of words")
+
+
+def _add_place(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--root", metavar="DIR", help="its folder; covidcxr datasets show NAME tells what it holds")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the data set, as in covidcxr fit --data.KEY; the value is YAML; may come often",
+    )
+
+
+def _add(verbs: Verbs, name: str, purpose: str, example: str = "") -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    from covidcxr.cli.tables import print_datasets
+    from covidcxr.data.summary.catalogue import list_datasets
+
+    return _say(list_datasets(), print_datasets, options)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from covidcxr.cli.tables import print_description
+    from covidcxr.data.summary.catalogue import describe_dataset
+
+    return _say(describe_dataset(options.name), print_description, options)
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from covidcxr.cli.tables import print_survey
+    from covidcxr.data.summary.summary import survey
+    from covidcxr.io.pretrained import write_json
+    from covidcxr.utils.console import collect_notes, show_progress
+
+    with collect_notes() as notes:
+        data = _open(options)
+        with show_progress("grey values") as progress:
+            found = survey(data, pixels=not options.no_pixels, sample=options.sample, progress=progress)
+    found = {"name": options.name, "root": str(data.root), **found, "notes": [*notes, *found["notes"]]}
+    if options.out is not None:
+        found["pictures"] = [str(path) for path in _draw(data, options.name, Path(options.out))]
+        write_json(Path(options.out) / "stats.json", found)
+    return _say(found, print_survey, options)
+
+
+def _draw(data: Any, name: str, out: Path) -> list[Path]:
+    from covidcxr.data.summary.charts import draw_charts
+    from covidcxr.data.summary.contact_sheet import draw_contact_sheet, save_picture
+    from covidcxr.utils.console import show_progress
+
+    out.mkdir(parents=True, exist_ok=True)
+    with show_progress("contact sheet") as progress:
+        sheet = draw_contact_sheet(data, title=name, progress=progress)
+    charts = draw_charts(data.records, title=name)
+    return [save_picture(sheet, out / "contact-sheet.png"), save_picture(charts, out / "charts.png")]
+
+
+def _check(options: argparse.Namespace) -> int:
+    from covidcxr.cli.tables import print_report
+    from covidcxr.data.curation.integrity import CheckReport, check_dataset
+    from covidcxr.utils.console import collect_notes, show_progress
+
+    with collect_notes() as notes:
+        try:
+            data = _open(options)
+        except DatasetError as error:  # some read their table when they are built
+            report = CheckReport(0, {}, {}, None, [str(error)], [])
+        else:
+            with show_progress("films") as progress:
+                report = check_dataset(data, decode=options.decode, progress=progress)
+    found = {"name": options.name, "root": options.root, **report.to_dict(), "notes": [*notes, *report.notes]}
+    _say(found, print_report, options)
+    return 0 if report.complete else 1
+
+
+def _masks(options: argparse.Namespace) -> int:
+    from covidcxr.cli.tables import print_masks
+    from covidcxr.pipeline.lung_masks import draw_masks
+    from covidcxr.utils.console import collect_notes, show_progress
+
+    with collect_notes() as notes:
+        data = _open(options)
+        with show_progress("films") as progress:
+            report = draw_masks(
+                data,
+                options.out,
+                model=options.model,
+                min_lung_area=options.min_lung_area,
+                device=options.device,
+                progress=progress,
+            )
+    _say({"name": options.name, "out": options.out, **report.to_dict(), "notes": notes}, print_masks, options)
+    return 1 if report.failed else 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from covidcxr.cli.tables import print_copy
+    from covidcxr.data.curation.prepare import prepare_dataset
+    from covidcxr.io.archives import unpack
+    from covidcxr.utils.console import collect_notes, show_progress
+
+    if options.archive and options.root is None:
+        raise ConfigError("--archive needs --root DIR: the folder to unpack into.")
+    for archive in options.archive:
+        with show_progress(f"unpacking {Path(archive).name}", of_bytes=True) as progress:
+            unpack(archive, options.root, progress=progress)
+    with collect_notes() as notes:
+        data = _open(options)
+        with show_progress("films") as progress:
+            report = prepare_dataset(
+                data,
+                options.out,
+                image_size=tuple(options.image_size),
+                fit=options.fit,
+                num_workers=options.num_workers,
+                progress=progress,
+            )
+    _say({"name": options.name, **report.to_dict(), "notes": notes}, print_copy, options)
+    return 1 if report.failed else 0
+
+
+def _open(options: argparse.Namespace) -> Any:
+    from covidcxr.data.summary.catalogue import open_dataset, parse_settings
+
+    return open_dataset(options.name, options.root, parse_settings(options.set))
+
+
+def _say(found: Any, in_words: Callable[[Any], None], options: argparse.Namespace) -> int:
+    if options.json:
+        from covidcxr.utils.console import screen
+
+        screen().file.write(json.dumps(found, default=str) + "\n")
+    else:
+        in_words(found)
+    return 0

@@ -1,0 +1,126 @@
+"""Is this installation sound?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from covidcxr import __version__
+from covidcxr.errors import CovidCXRError
+
+__all__ = ["add_doctor", "examine", "print_findings"]
+
+_PACKAGES = (
+    *("torch", "torchvision", "lightning", "torchmetrics", "timm", "segmentation-models-pytorch", "albumentations"),
+    *("torchxrayvision", "opencv-python-headless", "numpy", "pillow", "pydicom", "python-gdcm", "safetensors"),
+)
+_COMPROMISED = {"lightning": {"2.6.2", "2.6.3"}, "pytorch-lightning": {"2.6.2", "2.6.3"}}
+
+
+def examine() -> dict[str, Any]:
+    """Check versions, devices, plug-ins and that every bundled pipeline gives its golden answers.
+
+    Returns:
+        `sound` (bool), `faults` (a list in words), `versions`, `devices`, `registries`, `pipelines`.
+    """
+    from covidcxr.io import pretrained
+
+    versions = {name: _version(name) for name in (*_PACKAGES, "pytorch-lightning")}
+    faults = [f"{name} is not installed" for name, found in versions.items() if found is None and name in _PACKAGES]
+    faults += [
+        f"{name} {versions[name]} is a compromised release: run pip install --upgrade {name}"
+        for name, bad in _COMPROMISED.items()
+        if versions[name] in bad
+    ]
+    pipelines = {name: _golden(name) for name in pretrained.bundled()}
+    faults += [f"{name}: {fault}" for name, found in pipelines.items() for fault in found]
+    if not pipelines:
+        faults.append("no bundled weights: reinstall covidcxr")
+    registries = _registries(faults)
+    return {
+        "sound": not faults,
+        "faults": faults,
+        "versions": {"covidcxr": __version__, "python": platform.python_version(), **versions},
+        "devices": _devices(),
+        "registries": registries,
+        "pipelines": {name: "as saved" if not found else "differs" for name, found in pipelines.items()},
+    }
+
+
+def print_findings(findings: dict[str, Any], *, as_json: bool = False) -> None:
+    """Print what `examine` returned, for people or as JSON."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    if as_json:
+        console.file.write(json.dumps(findings) + "\n")
+        return
+    for name, found in findings["versions"].items():
+        console.print(f"{name:<30} {found or 'not installed'}")
+    console.print(f"{'devices':<30} {', '.join(findings['devices'])}")
+    for kind, names in findings["registries"].items():
+        console.print(f"{kind:<30} {len(names)}: {', '.join(names)}")
+    for name, state in findings["pipelines"].items():
+        console.print(f"{'pipeline ' + name:<30} golden answers {state}")
+    for fault in findings["faults"]:
+        console.print(f"fault: {fault}", style="red")
+    console.print("All is sound." if findings["sound"] else f"{len(findings['faults'])} fault(s).")
+    console.print("For research only; not for clinical use.")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _golden(name: str) -> list[str]:
+    from covidcxr.io import pretrained
+    from covidcxr.pipeline.golden import check_golden
+    from covidcxr.pipeline.pipeline import Pipeline
+
+    try:
+        return check_golden(Pipeline.from_pretrained(name), pretrained.fetch(name) / "golden")
+    except CovidCXRError as error:
+        return [str(error)]
+
+
+def _devices() -> list[str]:
+    import torch
+
+    found = [f"cpu ({torch.get_num_threads()} threads)"]
+    found += [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
+
+
+def _registries(faults: list[str]) -> dict[str, tuple[str, ...]]:
+    from covidcxr import registry
+
+    names = {}
+    for table in (getattr(registry, word) for word in registry.__all__ if word.isupper()):
+        try:
+            names[table.group.removeprefix("covidcxr.")] = table.names()
+        except CovidCXRError as error:
+            faults.append(str(error))
+    return names
+
+
+def add_doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = verbs.add_parser(
+        "doctor",
+        help="check this installation and the bundled weights",
+        description="Check versions, plug-ins, devices, and that the bundled weights give their golden answers.",
+        epilog="example: covidcxr doctor --json",
+    )
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    findings = examine()
+    print_findings(findings, as_json=options.json)
+    return 0 if findings["sound"] else 1

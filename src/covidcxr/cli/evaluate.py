@@ -1,0 +1,267 @@
+"""`covidcxr evaluate`: a report of predictions, of a run's folder or of a model on a data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covidcxr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from covidcxr.data import CXRDataModule
+    from covidcxr.evaluation.predictions.run_pipeline import FilmShelf
+    from covidcxr.evaluation.report import Evaluation, Part
+    from covidcxr.pipeline.pipeline import Pipeline
+    from covidcxr.types import SplitName
+
+__all__ = ["add_evaluate"]
+
+_EXAMPLES = """examples:
+  covidcxr evaluate predictions.csv --out report
+  covidcxr evaluate ours.csv theirs.csv --validation val.csv --prevalence 0.05 --out report
+  covidcxr evaluate runs/darkcovidnet --data.root DIR --out report
+  covidcxr evaluate --model mini --data csv --data.root DIR --robustness --out report"""
+
+
+def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    verb = verbs.add_parser(
+        "evaluate",
+        help="an honest report: one HTML page, a JSON of every number and a model card",
+        description="Write report.html (one file, no network), report.json (every number) and MODEL_CARD.md from "
+        "tables of predictions, from folders of runs, or by asking a model about the films of a data set. Several "
+        "tables or folders are compared with the first. Any flag --data.KEY is a setting of the data set, as for "
+        "`covidcxr fit`; with it, the page also shows films of patients: keep it as you keep them.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("paths", nargs="*", metavar="PATH", help="predictions (CSV) or folders of `covidcxr recipes run`")
+    verb.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
+    verb.add_argument("--name", metavar="TEXT", help="what the report calls the model")
+    _add_model(verb)
+    _add_scores(verb)
+    verb.add_argument("--json", action="store_true", help="print every number as JSON")
+    verb.set_defaults(run=_run, takes_more=True)
+    parse = verb.parse_known_args
+
+    def parse_apart(args: Any = None, namespace: Any = None) -> Any:
+        words, of_data = _parted(args or [])
+        found, more = parse(words, namespace)
+        return found, [*more, *of_data]
+
+    verb.parse_known_args = parse_apart  # type: ignore[method-assign]  # or DIR of `--data.root DIR` would be a PATH
+
+
+def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the words of the command from `--data.KEY VALUE` and `--data.KEY=VALUE`."""
+    ours: list[str] = []
+    of_data: list[str] = []
+    wanting = False
+    for word in words:
+        if word.startswith("--data.") or (wanting and not word.startswith("--")):
+            of_data.append(word)
+            wanting = word.startswith("--data.") and "=" not in word
+        else:
+            ours.append(word)
+            wanting = False
+    return ours, of_data
+
+
+def _add_model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--model", metavar="SOURCE", help="is asked about the films: bundled name, folder or Hub id")
+    verb.add_argument("--data", metavar="NAME", help="the data set: a name of `covidcxr datasets list`")
+    verb.add_argument("--split", default="test", metavar="NAME", help="train, val, test or all (%(default)s)")
+    verb.add_argument(
+        "--audit", action=argparse.BooleanOptionalAction, help="probe the data for shortcuts (with --model: yes)"
+    )
+    verb.add_argument(
+        "--attention", action=argparse.BooleanOptionalAction, help="measure how much it looks at the lungs (yes)"
+    )
+    verb.add_argument("--robustness", action="store_true", help="ask again about changed films, which takes longer")
+    verb.add_argument("--max-films", type=int, default=200, metavar="N", help="of those two, most films (%(default)s)")
+    verb.add_argument("--gallery", action=argparse.BooleanOptionalAction, default=True, help="show films where at hand")
+    verb.add_argument("--batch-size", type=int, default=16, metavar="N", help="films a batch (%(default)s)")
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
+
+
+def _add_scores(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--validation", metavar="CSV", help="predictions of validation films: they choose the threshold")
+    verb.add_argument("--positive", metavar="CLASS", help="the class looked for (COVID-19, or the second of two)")
+    verb.add_argument(
+        "--sensitivity", type=float, default=0.95, metavar="F", help="wanted on validation films (%(default)s)"
+    )
+    verb.add_argument("--prevalence", type=float, metavar="F", help="share of the sick where it is used: PPV and NPV")
+    verb.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the patients (%(default)s)")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from covidcxr.evaluation.report import write_report
+    from covidcxr.utils.console import collect_notes
+
+    if options.paths and options.model is not None:
+        raise ConfigError("Evaluate either predictions (PATH) or a model (--model), not both at once.")
+    if not options.paths and options.model is None:
+        raise ConfigError("Say what to evaluate: predictions (CSV), folders of runs, or --model with --data.")
+    with collect_notes() as notes:
+        evaluation = _of_model(options) if options.model is not None else _of_paths(options, notes)
+        paths = write_report(evaluation, options.out)
+    _say(evaluation, {name: str(path) for name, path in paths.items()}, notes, options.json)
+    return 0
+
+
+def _of_model(options: argparse.Namespace) -> Evaluation:
+    """Ask a model about the films of a data set."""
+    from covidcxr.evaluation.predictions.run_pipeline import FilmShelf, open_pipeline, pipeline_rows, write_rows
+    from covidcxr.evaluation.report import Lineage
+    from covidcxr.evaluation.report.provenance import data_facts, model_facts
+    from covidcxr.utils.console import show_progress
+
+    data, name = _open_data(options, {})
+    pipeline = open_pipeline(options.model).to(options.device)
+    split = None if options.split == "all" else options.split
+    with show_progress("films") as progress:
+        rows = pipeline_rows(pipeline, data, split, batch_size=options.batch_size, progress=progress)
+    write_rows(rows, Path(options.out) / "predictions.csv")
+    validation = None
+    if split == "test" and pipeline.classifier is not None and any(one.split == "val" for one in data.records):
+        with show_progress("validation films") as progress:
+            validation = pipeline_rows(pipeline, data, "val", batch_size=options.batch_size, progress=progress)
+    facts = {**data_facts(data, name), "split that was asked about": options.split}
+    lineage = Lineage(_command(), facts, model_facts(options.model), options.seed, options.resamples)
+    parts: dict[str, Part | None] = {"lineage": lineage}
+    if options.audit is not False:
+        parts["audit"] = _audit(data, name, options)
+    parts |= _looks(pipeline, data, split, options)
+    shelf = FilmShelf(data, lambda row: pipeline) if options.gallery else None
+    return _evaluate(options, rows, validation, options.name or f"{options.model} on {name}", parts, shelf)
+
+
+def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
+    """Read predictions, with the films behind them where these are at hand."""
+    from covidcxr.evaluation.predictions.run_pipeline import FilmShelf
+    from covidcxr.evaluation.predictions.table import read_rows
+    from covidcxr.evaluation.report import Lineage
+    from covidcxr.evaluation.report.provenance import data_facts, hash_rows, run_facts
+    from covidcxr.evaluation.report.sources import read_sources, relate_sources
+
+    sources = read_sources(options.paths)
+    main, parts = relate_sources(sources, resamples=options.resamples, seed=options.seed)
+    run = main.run
+    validation = None if options.validation is None else read_rows(options.validation)
+    facts: dict[str, Any] = {"predictions": ", ".join(options.paths), "sha256 of the rows": hash_rows(main.rows)}
+    shelf = None
+    asked = options.data is not None or any(word.startswith("--data.") for word in options.more)
+    _check_words(options)
+    if asked:
+        data, name = _open_data(options, {} if run is None else run.config.get("data") or {})
+        facts |= data_facts(data, name)
+        if options.gallery:
+            shelf = FilmShelf(data, None if run is None else run.pipeline_of)
+        if options.audit:
+            parts["audit"] = _audit(data, name, options)
+        if validation is None and run is not None:
+            validation = run.validation_rows(data)
+    elif options.audit:
+        raise ConfigError("An audit needs the films: give --data NAME --data.root DIR (of a run --data.root alone).")
+    parts["lineage"] = Lineage(
+        _command(), facts, {} if run is None else run_facts(run), options.seed, options.resamples
+    )
+    return _evaluate(options, main.rows, validation, options.name or main.name, parts, shelf)
+
+
+def _evaluate(
+    options: argparse.Namespace,
+    rows: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]] | None,
+    name: str,
+    parts: Mapping[str, Part | None],
+    shelf: FilmShelf | None,
+) -> Evaluation:
+    from covidcxr.evaluation.report import evaluate_rows
+
+    return evaluate_rows(
+        rows,
+        validation=validation,
+        name=name,
+        positive=options.positive,
+        sensitivity=options.sensitivity,
+        prevalence=options.prevalence,
+        parts=parts,
+        shelf=shelf,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+
+
+def _audit(data: CXRDataModule, name: str, options: argparse.Namespace) -> Part:
+    from covidcxr.evaluation.shortcuts import audit_data
+    from covidcxr.utils.console import show_progress
+
+    return audit_data(data, name=name, seed=options.seed, cache=Path(options.out) / "cache", progress=show_progress)
+
+
+def _looks(
+    pipeline: Pipeline, data: CXRDataModule, split: SplitName | None, options: argparse.Namespace
+) -> dict[str, Part | None]:
+    """Ask where the classifier looks and what changed films do to it."""
+    from covidcxr.evaluation.stress.attention import attention
+    from covidcxr.evaluation.stress.robustness import robustness
+
+    settings: dict[str, Any] = {"split": split, "max_films": options.max_films, "seed": options.seed}
+    settings["resamples"] = options.resamples
+    parts: dict[str, Part | None] = {}
+    if options.attention is not False and pipeline.classifier is not None:
+        try:
+            parts["attention"] = attention(pipeline, data, **settings)
+        except ConfigError as error:  # a network without a layer that keeps places
+            if options.attention:
+                raise
+            warnings.warn(f"Where it looks was not measured: {error}", stacklevel=2)
+    if options.robustness:
+        parts["robustness"] = robustness(pipeline, data, **settings)
+    return parts
+
+
+def _open_data(options: argparse.Namespace, config: Mapping[str, Any]) -> tuple[CXRDataModule, str]:
+    """Build the data module that is asked for, else that of a run's config, and name it."""
+    from covidcxr.training.lightning_cli import open_data
+    from covidcxr.training.recipe import data_class
+
+    _check_words(options)
+    if options.data is not None:
+        path = data_class(options.data)
+        config = {**(config if config.get("class_path") == path else {}), "class_path": path}
+    if "class_path" not in config:
+        raise ConfigError("Say which data set is meant: --data NAME (see covidcxr datasets list) --data.root DIR.")
+    return open_data({"data": config}, options.more), options.data or str(config["class_path"]).rpartition(".")[2]
+
+
+def _check_words(options: argparse.Namespace) -> None:
+    if other := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:
+        raise ConfigError(f"covidcxr evaluate knows no {', '.join(other)}; see covidcxr evaluate --help.")
+
+
+def _command() -> str:
+    return shlex.join(["covidcxr", *sys.argv[1:]])
+
+
+def _say(evaluation: Evaluation, paths: dict[str, Any], notes: list[str], as_json: bool) -> None:
+    from covidcxr.utils.console import screen
+
+    console = screen()
+    if as_json:
+        console.file.write(json.dumps(evaluation.to_dict()) + "\n")
+        return
+    console.print(evaluation.verdict.sentence, style="bold", soft_wrap=True)
+    for name, value in evaluation.facts:
+        console.print(f"  {name:<28} {value}", soft_wrap=True)
+    for note in notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+    console.print(f"Report: {paths['html']}\nNumbers: {paths['json']}\nModel card: {paths['card']}", soft_wrap=True)

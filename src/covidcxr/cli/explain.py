@@ -1,0 +1,192 @@
+"""`covidcxr explain`: where a classifier looks, film by film."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from covidcxr.explain import Explanation
+    from covidcxr.page import Picture, Section
+    from covidcxr.pipeline.pipeline import Pipeline
+    from covidcxr.pipeline.prediction import Prediction
+
+__all__ = ["add_explain", "explain_films"]
+
+_EXAMPLES = """examples:
+  covidcxr explain film.png --out heat
+  covidcxr explain films/ --model mini --target covid19 --out heat
+  covidcxr explain film.png --method occlusion --out heat"""
+
+_SHOWN = 100
+"""Films on the page: each takes some 200 kB of it. All are in the folder."""
+
+_WIDE = 420
+"""Longer side of a film on the page, in pixels."""
+
+
+def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    explain = verbs.add_parser(
+        "explain",
+        help="where a classifier looks: heat maps beside the films, as data and as one page",
+        description="Draw what speaks for a class on each film. A film that cannot be read or explained is one entry "
+        "with its reason; the others go on.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    explain.add_argument("paths", nargs="+", metavar="FILM", help="films, or folders that are searched for films")
+    explain.add_argument("--out", required=True, metavar="DIR", help="where the maps and the page go")
+    explain.add_argument("--model", default="mini", help="bundled name, folder or Hub repository (%(default)s)")
+    explain.add_argument(
+        "--method", default="gradcam", help="gradcam, hirescam, integrated_gradients or occlusion (%(default)s)"
+    )
+    explain.add_argument("--target", metavar="CLASS", help="the class to explain; by default each film's answer")
+    explain.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
+    explain.add_argument("--json", action="store_true", help="print the summary as JSON")
+    explain.set_defaults(run=_explain)
+
+
+def explain_films(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    model: str | Path | Pipeline = "mini",
+    method: str = "gradcam",
+    target: str | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Explain films and write maps and pictures into a folder.
+
+    Writes `films/NAME.heat.png` (16-bit grey, white = 1), `NAME.heat.json` and `NAME.heat-overlay.png` a film,
+    `explanations.json`, and `index.html` with films and maps side by side.
+
+    Args:
+        paths: Films, or folders that are searched for films.
+        out: Where they go; made if need be.
+        model: A pipeline with a classifier, or where to load one from.
+        method: A name of `covidcxr.explain.METHODS`.
+        target: The class; None = each film's answer, else its most probable class.
+        device: Where the models run.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The summary: an entry a film, counts, and the path of the page.
+
+    Raises:
+        ConfigError: If no film was found, the pipeline has no classifier, or the device is not there.
+        UnknownNameError: If there is no such class or method.
+        PretrainedError: If the model cannot be had.
+    """
+    from covidcxr.io.pretrained import write_json
+    from covidcxr.page import Page, write_html
+    from covidcxr.pipeline.folder import find_films, load_pipeline
+    from covidcxr.pipeline.prediction import Prediction
+    from covidcxr.utils.threads import tracked
+
+    films, _ = find_films(paths)
+    if not films:
+        raise ConfigError(f"No films found in {', '.join(map(str, paths))}.")
+    pipeline = load_pipeline(model, device)
+    _check(pipeline, method, target)
+    folder, entries = Path(out), list[dict[str, Any]]()
+    shown: list[tuple[str, Picture, Picture]] = []
+    answers = pipeline.predict([path for path, _ in films], batch_size=4, on_error="return")
+    for (_, name), answer in tracked(zip(films, answers, strict=True), len(films), "films", progress):
+        try:
+            if not isinstance(answer, Prediction):
+                raise answer.error
+            found = answer.explain(target, method)
+            place = folder / "films" / name
+            found.save(place.parent, place.name, answer.film)
+        except (CovidCXRError, OSError) as error:  # this film's alone: settings were checked before
+            entries.append({"name": name, "error": str(error), "kind": type(error).__name__})
+            continue
+        entries.append({"name": name, "label": answer.label, **found.to_dict(), "note": found.note})
+        if len(shown) < _SHOWN:
+            shown.append((found.target, *_pictures(name, answer, found)))
+    failed = [entry for entry in entries if "error" in entry]
+    summary = {"films": len(entries), "failed": len(failed), "method": method, "page": str(folder / "index.html")}
+    write_json(folder / "explanations.json", {**summary, "entries": entries})
+    facts = (("Films", str(len(entries))), ("Not explained", str(len(failed))), ("Method", method))
+    verdict = "The brighter a place, the more it speaks for the class, in the eyes of the model."
+    write_html(Page("Where the model looks", verdict, facts, list(_sections(shown, entries))), folder / "index.html")
+    return {**summary, "entries": entries}
+
+
+def _check(pipeline: Pipeline, method: str, target: str | None) -> None:
+    """Refuse what would fail for every film."""
+    from covidcxr.explain.methods import find_method
+
+    find_method(method)
+    if pipeline.classifier is None:
+        raise ConfigError("There is no classifier to explain: this pipeline has none.")
+    classes = pipeline.classifier.config.classes
+    if target is not None and target not in classes:
+        raise UnknownNameError(f"The model knows no class {target!r}. {did_you_mean(target, classes)}")
+
+
+def _pictures(name: str, answer: Prediction, found: Explanation) -> tuple[Picture, Picture]:
+    """Return a film and its map for the page."""
+    from covidcxr.page import Picture
+
+    caption = f"{name}: {found.target} {found.probability:.0%}" + (f". {found.note}" if found.note else "")
+    said = f"The answer is {answer.label}." if answer.label else "No answer: the model cannot say."
+    return (
+        Picture(_png(answer.film), name, said),
+        Picture(_png(found.overlay(answer.film)), f"Heat map of {name} for {found.target}", caption),
+    )
+
+
+def _png(pixels: Any) -> bytes:
+    import io
+
+    from PIL import Image
+
+    picture, buffer = Image.fromarray(pixels), io.BytesIO()
+    picture.thumbnail((_WIDE, _WIDE))
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _sections(shown: Sequence[tuple[str, Picture, Picture]], entries: Sequence[dict[str, Any]]) -> Iterator[Section]:
+    from covidcxr.page import Gallery, Section, Table
+
+    for target in dict.fromkeys(name for name, _, _ in shown):
+        pictures = [picture for name, film, heat in shown if name == target for picture in (film, heat)]
+        yield Section(f"What speaks for {target}", "Each film, and beside it its map.", [Gallery(pictures)])
+    failed = [(entry["name"], entry["error"]) for entry in entries if "error" in entry]
+    if failed:
+        yield Section("Not explained", "", [Table(("Film", "Why"), failed)])
+    left = len(entries) - len(failed) - len(shown)
+    if left > 0:
+        yield Section("More films", f"{left} more maps are in the folder beside this page.")
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    summary = explain_films(
+        options.paths,
+        options.out,
+        model=options.model,
+        method=options.method,
+        target=options.target,
+        device=options.device,
+    )
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    if options.json:
+        console.file.write(json.dumps(summary) + "\n")
+    else:
+        console.print(f"{summary['films']} films, {summary['failed']} of them not explained")
+        for entry in summary["entries"]:
+            if "error" in entry or entry["note"]:
+                console.print(f"{entry['name']}: {entry.get('error') or entry['note']}")
+        console.print(f"Page: {summary['page']}\nFor research only; not for clinical use.")
+    return 1 if summary["failed"] else 0

@@ -1,0 +1,125 @@
+"""`covidcxr recipes list | show | copy | run`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from covidcxr.errors import ConfigError
+from covidcxr.training.recipe import Recipe, recipe_paths
+
+__all__ = ["add_recipes"]
+
+_EXAMPLES = """examples:
+  covidcxr recipes list
+  covidcxr recipes show loan2022-lungs
+  covidcxr recipes copy loan2022-lungs my-lungs.yaml
+  covidcxr recipes run loan2022-lungs --data.root DIR
+  covidcxr recipes run my-lungs.yaml --data.root DIR --output runs/mine --trainer.max_epochs 5
+  covidcxr recipes run mini-classifier --data.root DIR --folds 5 --output runs/folds"""
+
+
+def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its own verbs to the command line."""
+    recipes = verbs.add_parser(
+        "recipes",
+        help="published systems as configuration: list, show, copy, run",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    inner = recipes.add_subparsers(title="verbs", metavar="VERB", required=True)
+    listing = inner.add_parser("list", help="name every recipe and what it trains")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=_list)
+    show = inner.add_parser("show", help="print a recipe as it stands")
+    show.add_argument("name", help="a recipe's name, or a YAML file")
+    show.set_defaults(run=_show)
+    copy = inner.add_parser("copy", help="copy a recipe, to change it")
+    copy.add_argument("name", help="a recipe's name")
+    copy.add_argument("target", nargs="?", help="where to (NAME.yaml)")
+    copy.set_defaults(run=_copy)
+    go = inner.add_parser(
+        "run",
+        help="fit and test; compared runs end in one table and one plot; what is finished is not repeated",
+        description="Every run is checked before the first is trained. An interrupted command, given again, goes on "
+        "where it was. Any further flag is one of `covidcxr fit` and changes every run.",
+        epilog="example: covidcxr recipes run loan2022-lungs --data.root DIR --trainer.max_epochs 5",
+    )
+    go.add_argument("name", help="a recipe's name, or a YAML file")
+    go.add_argument("--output", metavar="DIR", help="where the runs go (runs/NAME, runs/NAME-folds, runs/NAME-sources)")
+    go.add_argument(
+        "--only", nargs="+", default=[], metavar="VARIANT", help="run only what holds one of these variants"
+    )
+    go.add_argument("--folds", type=int, metavar="K", help="cross-validate in K folds, patients whole, scored as one")
+    go.add_argument(
+        "--leave-one-source-out",
+        action="store_true",
+        help="train without each source in turn and test on it: what to expect in a hospital that was never seen",
+    )
+    go.add_argument("--json", action="store_true", help="print the scores as JSON")
+    go.set_defaults(run=_run, takes_more=True)
+
+
+def _list(options: argparse.Namespace) -> int:
+    recipes = [Recipe.read(name) for name in recipe_paths()]
+    if options.json:
+        entries = [{"name": recipe.name, "about": recipe.about, "runs": len(list(recipe.runs()))} for recipe in recipes]
+        _print(json.dumps(entries, indent=2))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("recipe", "what it trains", "runs")
+    table.columns[0].no_wrap = True
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.about, str(recipe.count))
+    Console().print(table)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    Recipe.read(options.name)  # an unknown name or a wrong key is told in one line
+    path = recipe_paths().get(options.name, Path(options.name))
+    _print(path.read_text(encoding="utf-8").rstrip())
+    return 0
+
+
+def _copy(options: argparse.Namespace) -> int:
+    Recipe.read(options.name)
+    target = Path(options.target or f"{options.name}.yaml")
+    if target.exists():
+        raise ConfigError(f"{target} is there already: remove it, or name another file.")
+    shutil.copyfile(recipe_paths().get(options.name, Path(options.name)), target)
+    _print(f"Copied to {target}. Run it: covidcxr recipes run {target} --data.root DIR")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from covidcxr.recipes.sweep import run_recipe
+
+    recipe = Recipe.read(options.name)
+    part = "-folds" if options.folds else "-sources" if options.leave_one_source_out else ""
+    folder = Path(options.output or Path("runs") / f"{recipe.name}{part}")
+    comparison = run_recipe(
+        recipe,
+        folder,
+        options.more,
+        options.only,
+        folds=options.folds,
+        leave_one_source_out=options.leave_one_source_out,
+    )
+    if options.json:
+        _print(json.dumps(comparison.to_dict(), indent=2))
+    elif recipe.compare:
+        comparison.print_table()
+    else:
+        _print(f"Model, scores and pictures: {folder}")
+    return 1 if comparison.failed else 0
+
+
+def _print(text: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True, markup=False).print(text)

@@ -1,0 +1,228 @@
+"""What the verbs of `covidcxr datasets` say, as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.columns import Columns
+from rich.table import Table
+from rich.text import Text
+
+from covidcxr.utils.console import screen
+
+__all__ = ["print_copy", "print_datasets", "print_description", "print_masks", "print_report", "print_survey"]
+
+_MOST = 10  # films named one by one
+
+
+def print_datasets(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Print what `list_datasets` returned."""
+    table = _table("name", "kind", ">films", "what it is")
+    for entry in entries:
+        if "error" in entry:
+            table.add_row(entry["name"], "", "", f"cannot be loaded: {entry['error']}", style="red")
+            continue
+        classes = f"classes: {', '.join(entry['classes']) or 'as found'}"
+        what = Text.assemble(entry["what"], "\n", (classes, "dim"))
+        table.add_row(entry["name"], entry["modality"], _number(entry["films"]), what)
+    console = screen()
+    console.print(table)
+    console.print(
+        "Films: of the release that is read unless told otherwise, before any are left out. "
+        "More: covidcxr datasets show NAME"
+    )
+
+
+def print_description(facts: Mapping[str, Any]) -> None:
+    """Print what `describe_dataset` returned."""
+    console = screen()
+    console.print(f"{facts['name']} ({facts['class']})\n", style="bold")
+    for paragraph in facts["description"].split("\n\n"):
+        is_code = paragraph.startswith(" ")
+        console.print(f"{paragraph if is_code else ' '.join(paragraph.split())}\n", soft_wrap=is_code)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    words = {"homepage": "get it from", "layout": "root holds", "license": "licence", "citation": "cite"}
+    table.add_row("pictures", facts["modality"])
+    table.add_row("classes", ", ".join(facts["classes"]) or "as found")
+    for key, word in words.items():
+        if facts[key]:
+            table.add_row(word, facts[key])
+    console.print(table)
+    if facts["arguments"]:
+        console.print("\nIts own settings, besides those of every data set (--set NAME=VALUE):", style="bold")
+        table = _table("name", "type", "default", "what it does")
+        for argument in facts["arguments"]:
+            default = "(needed)" if argument["required"] else _yaml(argument["default"])
+            table.add_row(argument["name"], argument["type"], default, argument["what"])
+        console.print(table)
+    if facts["releases"]:
+        console.print("\nFilms as published, before any are left out:", style="bold")
+        console.print(_releases(facts["releases"]))
+    if facts["caveats"]:
+        console.print("\nBefore you trust a number measured on it:", style="bold")
+        console.print(_listed(facts["caveats"]))
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Print what `check_dataset` found."""
+    console = screen()
+    if report["counts"]:
+        table = _table("split/label", ">films")
+        for part, films in sorted(report["counts"].items()):
+            table.add_row(part, _number(films))
+        console.print(table)
+    if report["release"]:
+        console.print(f"These are the counts of the release {report['release']}.")
+    for fault in report["faults"]:
+        console.print(f"fault: {fault}", style="red", soft_wrap=True)
+    for note in report["notes"]:
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+    if report["complete"]:
+        console.print(f"Nothing is missing: {report['films']:,} films to use.")
+    else:
+        console.print(f"{len(report['faults']):,} fault(s); {report['films']:,} films are listed to be used.")
+
+
+def print_copy(report: Mapping[str, Any]) -> None:
+    """Print what `prepare_dataset` did."""
+    console = screen()
+    there = report["films"] - report["written"]
+    before = f" ({there:,} of them by an earlier run)" if there else ""
+    console.print(f"{report['films']:,} films{before}, {report['size'] / 1e6:,.1f} MB: {report['out']}", soft_wrap=True)
+    for reason, films in report["left_out"].items():
+        console.print(f"left out: {films:,} ({reason})", style="yellow")
+    for failure in report["failed"][:_MOST]:
+        console.print(f"cannot be read: {failure['error']}", style="red", soft_wrap=True)
+    if len(report["failed"]) > _MOST:
+        console.print(f"... and {len(report['failed']) - _MOST:,} more, in failed.jsonl")
+    for note in report["notes"]:
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+    use = f"covidcxr fit --data {report['name']} --data.root {report['out']}"
+    console.print(f"Use it in place of the data set, with the same settings: {use}", soft_wrap=True)
+
+
+def print_masks(report: Mapping[str, Any]) -> None:
+    """Print what `draw_masks` did."""
+    console = screen()
+    console.print(f"Lung masks of {report['films']:,} films: {report['out']}", soft_wrap=True)
+    console.print(
+        f"The lungs of {len(report['small']):,} cover less than {report['min_lung_area']:.0%} of the film: small.csv"
+    )
+    for image_id, area in list(report["small"].items())[:_MOST]:
+        console.print(f"  {area:6.1%}  {image_id}", soft_wrap=True)
+    for reason in list(report["failed"].values())[:_MOST]:
+        console.print(f"cannot be read: {reason}", style="red", soft_wrap=True)
+    for note in report["notes"]:
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+    least = f" --data.min_lung_area {report['min_lung_area']}" if report["small"] else ""
+    console.print(f"Use them: covidcxr fit --data {report['name']} ... --data.drawn_masks {report['out']}{least}")
+
+
+def print_survey(found: Mapping[str, Any]) -> None:
+    """Print what `survey` returned."""
+    console = screen()
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in found["left_out"].items())
+    console.print(f"{found['films']:,} films" + (f"; left out: {left_out}" if left_out else ""), style="bold")
+    tables = [_counts(key, found[key], found["films"]) for key in ("view", "sex", "age", "mask") if found[key]]
+    for name in ("split", "source"):
+        console.print(_cross(name, found))
+    console.print(Columns(tables, padding=(0, 4)))
+    console.print(_patients(found["patients"]))
+    if found["pixels"]:
+        console.print(_pixels(found["pixels"]))
+    if found["notes"]:
+        console.print("\nBefore you trust a number measured on it:", style="bold")
+        console.print(_listed(found["notes"]))
+    for path in found.get("pictures", ()):
+        console.print(f"Picture: {path}", soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    """Return an empty table; the cells of a column called ">..." stand on the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for place, column in enumerate(columns):
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right or place == 0)
+    return table
+
+
+def _counts(name: str, counts: Mapping[str, int], films: int) -> Table:
+    table = _table(name, ">films", ">share")
+    for value, count in counts.items():
+        table.add_row(value, _number(count), f"{count / films:.0%}")
+    return table
+
+
+def _cross(name: str, found: Mapping[str, Any]) -> Table:
+    """Return the films by label for each value of another field; the longer side goes down."""
+    cells, films = found[f"label_by_{name}"], {value: found[name].get(value, 0) for value in found[f"label_by_{name}"]}
+    if len(found["label"]) > len(cells):
+        cells = {label: {value: counts[label] for value, counts in cells.items()} for label in found["label"]}
+        return _sums("label", cells, rows=found["label"], columns=films, films=found["films"])
+    return _sums(name, cells, rows=films, columns=found["label"], films=found["films"])
+
+
+def _sums(
+    name: str, cells: Mapping[str, Mapping[str, int]], rows: Mapping[str, int], columns: Mapping[str, int], films: int
+) -> Table:
+    table = _table(name, *(f">{column}" for column in columns), ">films")
+    for row, counts in cells.items():
+        table.add_row(row, *map(_number, counts.values()), _number(rows[row]))
+    table.add_section()
+    table.add_row("all", *map(_number, columns.values()), _number(films))
+    return table
+
+
+def _releases(releases: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return the published counts, a column a release."""
+    table = _table("split/label", *(f">{release}" for release in releases))
+    for part in dict.fromkeys(part for counts in releases.values() for part in counts):
+        table.add_row(part, *(_number(counts.get(part)) for counts in releases.values()))
+    table.add_section()
+    table.add_row("all", *(_number(sum(counts.values())) for counts in releases.values()))
+    return table
+
+
+def _listed(sentences: Iterable[str]) -> Table:
+    """Return sentences as a list whose lines hang."""
+    table = Table.grid(padding=(0, 1))
+    for sentence in sentences:
+        table.add_row("-", sentence)
+    return table
+
+
+def _patients(patients: Mapping[str, Any]) -> str:
+    parts = []
+    if patients["patients"]:
+        films = [int(number) for number in patients["by_films"]]
+        parts.append(f"{patients['patients']:,} patients with {min(films)} to {max(films)} films each.")
+    if patients["films_of_unknown_patients"]:
+        parts.append(
+            f"{patients['films_of_unknown_patients']:,} films do not tell their patient: each counts as a patient of "
+            f"its own, and films of one patient may train and test."
+        )
+    return " ".join(parts)
+
+
+def _pixels(pixels: Mapping[str, Any]) -> str:
+    if "error" in pixels:
+        return f"No mean and standard deviation: {pixels['error']}"
+    films = f"{pixels['films']:,} of {pixels['training_films']:,} training films"
+    size = " x ".join(map(str, pixels["image_size"]))
+    return f"Grey values: mean {pixels['mean']:.4f}, standard deviation {pixels['std']:.4f} ({films}, at {size})."
+
+
+def _number(count: int | None) -> str:
+    return f"{count:,}" if count else ""
+
+
+def _yaml(value: object) -> str:
+    """Write a default as YAML would: null, true, [1, 2]."""
+    import yaml
+
+    words: str = yaml.safe_dump(value, default_flow_style=True, width=1000)
+    return words.strip().removesuffix("...").strip()

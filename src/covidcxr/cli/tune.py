@@ -1,0 +1,71 @@
+"""`covidcxr tune`: arguments in, a line a trial and a table, or JSON, out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+from covidcxr.training.recipe import Recipe
+
+__all__ = ["add_tune"]
+
+_EPILOG = """examples:
+  covidcxr tune wali2021-next --data.root DIR
+  covidcxr tune my-recipe.yaml --data.root DIR --trials 50 --sampler random --output runs/mine
+  covidcxr tune my-recipe.yaml --data.root DIR --storage postgresql+psycopg://USER@HOST/STUDIES"""
+
+
+def add_tune(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    tune = verbs.add_parser(
+        "tune",
+        help="search the settings that a recipe leaves open; the best trial becomes a recipe",
+        description="Search what stands under `search` in a recipe by the score of the validation films; test films "
+        "are not touched. Give the same command several times at once and the processes share the trials; give it "
+        "again after a kill and it goes on. Any further flag is one of `covidcxr fit` and changes every trial.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tune.add_argument("name", metavar="RECIPE", help="a recipe's name, or a YAML file, with a `search`")
+    tune.add_argument(
+        "--trials", type=int, default=20, metavar="N", help="finished trials, of all processes together (%(default)s)"
+    )
+    tune.add_argument(
+        "--sampler", choices=("tpe", "random"), default="tpe", help="tpe learns from trials (%(default)s)"
+    )
+    tune.add_argument(
+        "--pruner", choices=("median", "none"), default="median", help="median ends what is below it (%(default)s)"
+    )
+    tune.add_argument("--storage", metavar="URL", help="database of the study (SQLite in the output folder)")
+    tune.add_argument("--output", metavar="DIR", help="where the results go (runs/NAME-search)")
+    tune.add_argument("--seed", type=int, default=0, metavar="S", help="of the search (%(default)s)")
+    tune.add_argument("--json", action="store_true", help="print the trials as JSON")
+    tune.set_defaults(run=_tune, takes_more=True)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from covidcxr.recipes.tune import tune
+
+    recipe = Recipe.read(options.name)
+    # With --json nothing but JSON goes where a program reads it.
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        findings = tune(
+            recipe,
+            Path(options.output or Path("runs") / f"{recipe.name}-search"),
+            options.more,
+            trials=options.trials,
+            sampler=options.sampler,
+            pruner=options.pruner,
+            storage=options.storage,
+            seed=options.seed,
+        )
+    if options.json:
+        from covidcxr.training.lightning_cli import print_line
+
+        print_line(json.dumps(findings.to_dict(), indent=2))
+    else:
+        findings.print_table()
+    return 0 if findings.best else 1

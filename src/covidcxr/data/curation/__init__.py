@@ -1,0 +1,1 @@
+"""Curation of data sets: integrity checks, duplicates and compact copies."""

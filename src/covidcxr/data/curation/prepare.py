@@ -1,0 +1,278 @@
+"""Compact copies of data sets: every film resized once, for fast epochs and for moving to a training machine."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from covidcxr.config import PreprocessConfig
+from covidcxr.data.collection import Collection
+from covidcxr.data.curation.prepared import FORMAT_VERSION, INDEX, RECORDS, STAMP, read_index, to_json
+from covidcxr.data.dataset import fit_film
+from covidcxr.data.files import find_twice
+from covidcxr.data.records import Record
+from covidcxr.errors import ConfigError, DatasetError, ImageReadError
+from covidcxr.io.atomic import replace_file
+from covidcxr.io.image import write_image, write_mask
+from covidcxr.io.pretrained import write_json
+from covidcxr.types import Fit
+from covidcxr.utils.threads import Progress, map_threads, one_core
+
+__all__ = ["PrepareReport", "prepare_dataset", "digest", "file_names", "safe_name"]
+
+_UNSAFE = re.compile(r'[\x00-\x1f<>:"|?*\\]|(^|/)\.{0,2}(/|$)|\.png/', re.IGNORECASE)
+
+
+"""What no name of a file may hold, on any system: a way out of its folder, and a film that is a folder, too."""
+
+
+_LONGEST = 200
+
+
+"""Bytes of a name, or of a folder's in it: 255 are the limit of most disks."""
+
+
+def file_names(image_ids: Iterable[str]) -> dict[str, str]:
+    """Name the files of films, without ending, below a folder of our own.
+
+    Returns:
+        From image id to name: itself, or a digest of it where it would lead out of the folder, or meet another one on a
+        disk that knows no upper case. It does not depend on the order of the films.
+    """
+    alike = Counter(name.casefold() for name in image_ids)
+    return {name: safe_name(name if alike[name.casefold()] == 1 else f"{name}-{digest(name)}") for name in image_ids}
+
+
+def safe_name(name: str) -> str:
+    """Return a name that any disk takes and that leads nowhere else: itself, or a digest of it."""
+    too_long = any(len(os.fsencode(part)) > _LONGEST for part in name.split("/"))
+    return f"renamed/{digest(name)}" if too_long or _UNSAFE.search(name) else name
+
+
+def digest(text: str) -> str:
+    """Return 24 hexadecimal digits that stand for a text, on every machine."""
+    return blake2b(os.fsencode(text), digest_size=12).hexdigest()
+
+
+_FAILED = "failed.jsonl"
+
+
+_DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReport:
+    """What `prepare_dataset` did.
+
+    Attributes:
+        out: Folder of the copy.
+        films: Number of films in it.
+        written: How many of them were written now; the others were there from an earlier run.
+        size: Bytes of all films and masks.
+        left_out: Number of films that are not in it, by reason.
+        failed: Films that could not be read, each with `image_id` and `error`; they are in `failed.jsonl`, too.
+    """
+
+    out: Path
+    films: int
+    written: int
+    size: int
+    left_out: dict[str, int]
+    failed: list[dict[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what can be written as JSON."""
+        return {**asdict(self), "out": str(self.out)}
+
+
+class _Copied(NamedTuple):
+    """A film in the copy, or why it is not there."""
+
+    record: Record
+    written: bool = False
+    size: int = 0
+    error: str | None = None
+
+
+def prepare_dataset(
+    collection: Collection,
+    out: str | os.PathLike[str],
+    *,
+    image_size: tuple[int, int] = (256, 256),
+    fit: Fit = "letterbox",
+    num_workers: int = 2,
+    progress: Progress | None = None,
+) -> PrepareReport:
+    """Write a compact copy of a data set: its films and masks at one size, as 8-bit PNG, and their records.
+
+    Give the copy's folder as `root` to the same data module, with the same settings, and it has the same records; at
+    the same `image_size` its samples are the same to the bit. Films that `views` leaves out are not copied; labels are
+    the data set's own, so `label_map` and the split can be chosen anew.
+
+    It can be interrupted at any moment: started again, it goes on where it stopped. A film or mask that cannot be read
+    costs its film only.
+
+    Args:
+        collection: The data set.
+        out: Where the copy goes: a new or empty folder, or one where the same copy was begun.
+        image_size: Height and width of the frame that films are to be fitted to.
+        fit: "letterbox" keeps the aspect ratio (the black padding is not stored), "stretch" does not.
+        num_workers: Threads that read, resize and write.
+        progress: Told how many films of how many are done.
+
+    Raises:
+        ConfigError: If a setting is wrong, or `out` holds something else.
+        DatasetError: If the data set is not there or contradicts itself, no film can be read, or the disk is full.
+    """
+    geometry = PreprocessConfig(image_size=image_size, fit=fit)
+    if num_workers < 1:
+        raise ConfigError(f"num_workers must be from 1 up, not {num_workers}.")
+    target = Path(out).expanduser()
+    _check_place(collection, target)
+    records = list(collection.kept_records())
+    _check_records(collection, records)
+    plan = _plan(collection, geometry)
+    copy = partial(
+        _copy,
+        collection=collection,
+        target=target,
+        geometry=geometry,
+        names=file_names([record.image_id for record in records]),
+    )
+    with _disk_explained(target), one_core():
+        _claim(target, plan)
+        copies = list(map_threads(copy, records, threads=num_workers, progress=progress))
+        report = _report(collection, target, copies)
+        _finish(collection, report, plan, [each.record for each in copies if each.error is None])
+    return report
+
+
+def _check_place(collection: Collection, target: Path) -> None:
+    if collection.prepared is not None:
+        raise ConfigError(f"{collection.root} is a compact copy already. Prepare another one from the data set itself.")
+    if target.resolve().is_relative_to(collection.root.resolve()):
+        raise ConfigError(
+            f"{target} lies in the data set's own folder {collection.root}, where its films would be taken for more of "
+            f"the data set. Choose a folder beside it."
+        )
+
+
+def _check_records(collection: Collection, records: Sequence[Record]) -> None:
+    if not records:
+        raise collection.no_film()
+    for message in find_twice(records):
+        raise DatasetError(message)
+
+
+def _plan(collection: Collection, geometry: PreprocessConfig) -> dict[str, Any]:
+    """Return what decides how the films of a copy look; a copy is gone on with only if it is the same."""
+    origin = f"{collection.root.resolve()} {collection.drawn_masks and collection.drawn_masks.resolve()}"
+    plan = {
+        "format_version": FORMAT_VERSION,
+        "dataset": type(collection).__name__,
+        "settings": collection.settings,
+        "views": collection.views,
+        "drawn_masks": collection.drawn_masks is not None,
+        "min_lung_area": collection.min_lung_area,
+        "image_size": geometry.image_size,
+        "fit": geometry.fit,
+        "origin": digest(origin),  # not the path: copies are handed on
+    }
+    return dict(json.loads(to_json(plan)))
+
+
+def _claim(target: Path, plan: dict[str, Any]) -> None:
+    """Mark a folder as the place of this copy, and clear what an interrupted run left half-written."""
+    begun = next((path for path in (target / INDEX, target / STAMP) if path.is_file()), None)
+    if begun is None and target.exists() and any(not _DRAFT.fullmatch(path.name) for path in target.iterdir()):
+        raise ConfigError(f"{target} holds other files. Choose a new folder for the copy.")
+    old = plan if begun is None else read_index(begun)
+    for key, value in plan.items():
+        if old.get(key) != value:
+            words = "from another root" if key == "origin" else f"with {key}={old.get(key)!r}, not {value!r}"
+            raise ConfigError(f"The compact copy in {target} was begun {words}. Choose another folder, or remove it.")
+    write_json(target / STAMP, plan)
+    (target / INDEX).unlink(missing_ok=True)
+    for draft in target.rglob(".*.tmp"):
+        if _DRAFT.fullmatch(draft.name):
+            draft.unlink()
+
+
+def _copy(
+    record: Record, *, collection: Collection, target: Path, geometry: PreprocessConfig, names: dict[str, str]
+) -> _Copied:
+    """Write a film and its masks, unless they are all there."""
+    name = f"{names[record.image_id]}.png"
+    masks = {mask: Path("masks", safe_name(mask), name) for mask in record.mask_paths}
+    copied = replace(record, image_path=Path("films", name), mask_paths=masks, box=None)
+    paths = [target / path for path in (copied.image_path, *masks.values())]
+    missing = not all(path.is_file() for path in paths)
+    if missing:
+        try:
+            fitted = fit_film(
+                record, collection.read_film(record), geometry.image_size, geometry.fit, record.mask_paths
+            )
+        except (ImageReadError, DatasetError) as error:
+            return _Copied(record, error=str(error))
+        for mask, plane in fitted.masks.items():
+            write_mask(target / masks[mask], fitted.without_padding(plane) > 0)
+        write_image(target / copied.image_path, fitted.without_padding(fitted.image))
+    return _Copied(copied, missing, sum(path.stat().st_size for path in paths))
+
+
+def _report(collection: Collection, target: Path, copies: Sequence[_Copied]) -> PrepareReport:
+    failed = [{"image_id": each.record.image_id, "error": each.error} for each in copies if each.error is not None]
+    if len(failed) == len(copies):
+        raise DatasetError(f"Not one of {len(failed)} films can be copied. The first: {failed[0]['error']}")
+    left_out = dict(collection.left_out.most_common())
+    return PrepareReport(
+        out=target,
+        films=len(copies) - len(failed),
+        written=sum(each.written for each in copies),
+        size=sum(each.size for each in copies),
+        left_out={**left_out, "cannot be read": len(failed)} if failed else left_out,
+        failed=failed,
+    )
+
+
+def _finish(collection: Collection, report: PrepareReport, plan: dict[str, Any], records: Sequence[Record]) -> None:
+    (report.out / _FAILED).unlink(missing_ok=True)
+    if report.failed:
+        _write(report.out / _FAILED, "".join(f"{to_json(failure)}\n" for failure in report.failed).encode())
+    lines = "".join(f"{to_json(record)}\n" for record in records)
+    _write(report.out / RECORDS, gzip.compress(lines.encode(), compresslevel=6, mtime=0))
+    index = {
+        **plan,
+        "classes": collection.own_classes or collection.classes,
+        "films": report.films,
+        "listed": dict(collection.listed),
+        "left_out": report.left_out,
+    }
+    write_json(report.out / INDEX, index)
+    (report.out / STAMP).unlink()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replace_file(path) as draft:
+        draft.write_bytes(content)
+
+
+@contextmanager
+def _disk_explained(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"The copy in {target} cannot be written: {error.strerror or error}. Mend that and prepare it again: it "
+            f"goes on where it stopped."
+        ) from error

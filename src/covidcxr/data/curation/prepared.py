@@ -1,0 +1,190 @@
+"""Compact copies of data sets: reading what `prepare_dataset` wrote."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covidcxr.data.records import Record
+from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.io.tables import read_lines
+from covidcxr.types import Fit
+
+if TYPE_CHECKING:
+    from covidcxr.data.collection import Collection
+
+__all__ = ["FORMAT_VERSION", "INDEX", "RECORDS", "STAMP", "Prepared", "read_index", "to_json"]
+
+FORMAT_VERSION = 1
+INDEX = "covidcxr-prepared.json"
+"""The file by which a compact copy is known; it is written last."""
+STAMP = "covidcxr-preparing.json"
+"""What an unfinished copy is to become; it is written first and goes when the copy is finished."""
+RECORDS = "records.jsonl.gz"
+"""The films of the copy, a line each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The index of a compact copy.
+
+    Attributes:
+        root: Folder of the copy.
+        dataset: Class name of the data module that it is a copy of.
+        settings: What the data module was told when it was copied.
+        views: Which views it holds.
+        drawn_masks: Whether it holds drawn masks.
+        min_lung_area: The least area of drawn lungs that its films have.
+        classes: Its classes, before any `label_map`.
+        image_size: Height and width of the frame that films were fitted to.
+        fit: How.
+        films: Number of films.
+        listed: Films that the data set lists, as in `Collection`.
+        left_out: Films that are not in the copy, as in `Collection`.
+    """
+
+    root: Path
+    dataset: str
+    settings: Mapping[str, Any]
+    views: str
+    drawn_masks: bool
+    min_lung_area: float
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    fit: Fit
+    films: int
+    listed: Mapping[str, int]
+    left_out: Mapping[str, int]
+
+    @classmethod
+    def find(cls, root: Path) -> Prepared | None:
+        """Return the index of the copy in `root`; None if there is no copy.
+
+        Raises:
+            DatasetError: If the copy is unfinished, damaged, or of a newer covidcxr.
+        """
+        if not (root / INDEX).is_file():
+            if (root / STAMP).is_file():
+                raise DatasetError(
+                    f"The compact copy in {root} is unfinished. Run covidcxr datasets prepare again with the same "
+                    f"settings: it goes on where it stopped."
+                )
+            return None
+        data = read_index(root / INDEX)
+        try:
+            if data["format_version"] > FORMAT_VERSION:
+                raise DatasetError(
+                    f"The compact copy in {root} was made by a newer covidcxr. Update: pip install -U covidcxr"
+                )
+            known = {field.name: data[field.name] for field in fields(cls) if field.name != "root"}
+            pair = {name: tuple(known[name]) for name in ("classes", "image_size")}
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"{root / INDEX} is damaged: {error!r}. Prepare the copy again.") from error
+        return cls(root=root, **{**known, **pair})
+
+    def read(self, collection: Collection) -> Iterator[Record]:
+        """Return the records of the copy, if it is one of this data set with these settings.
+
+        Raises:
+            ConfigError: If it is not.
+            DatasetError: If its records are damaged.
+        """
+        self._check(collection)
+        collection.listed.update(self.listed)
+        collection.left_out.update(self.left_out)
+        path, films = self.root / RECORDS, 0
+        for number, line in read_lines(path, fault=collection.fault) if path.is_file() else ():
+            try:
+                record = _from_json(line, self.root)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                collection.fault(DatasetError(f"Line {number} of {path} is damaged. Copy it again from its origin."))
+                continue
+            films += 1
+            yield record
+        if films != self.films:
+            message = f"{path} tells {films} films of {self.films}. Copy it again from its origin."
+            collection.fault(DatasetError(message))
+
+    def check_geometry(self, image_size: tuple[int, int], fit: Fit) -> None:
+        """Compare a data module's geometry with the copy's; warn if films would be enlarged.
+
+        Raises:
+            ConfigError: If they are fitted in another way.
+        """
+        if fit != self.fit:
+            raise ConfigError(
+                f'The compact copy in {self.root} was prepared with fit="{self.fit}", not "{fit}". Set '
+                f'fit="{self.fit}", or prepare another copy.'
+            )
+        if image_size[0] > self.image_size[0] or image_size[1] > self.image_size[1]:
+            warnings.warn(
+                f"image_size is {tuple(image_size)}, but the compact copy in {self.root} was prepared at "
+                f"{self.image_size}: films are enlarged and show no more for it. Prepare a larger copy.",
+                stacklevel=2,
+            )
+
+    def _check(self, collection: Collection) -> None:
+        name = type(collection).__name__
+        if self.dataset != name:
+            raise ConfigError(
+                f"The compact copy in {self.root} was prepared from {self.dataset}: it cannot be read by {name}."
+            )
+        was, now = dict(self.settings), json.loads(to_json(collection.settings))
+        if self.views == "frontal":
+            was["views"], now["views"] = self.views, collection.views
+        if collection.drawn_masks is not None:
+            was |= {"drawn_masks": self.drawn_masks, "min_lung_area": self.min_lung_area}
+            now |= {"drawn_masks": True, "min_lung_area": collection.min_lung_area}
+        for key in sorted({*was, *now}):
+            if was.get(key) != now.get(key):
+                raise ConfigError(
+                    f"The compact copy in {self.root} was prepared with {key}={was.get(key)!r}, not {now.get(key)!r}. "
+                    f"Set it so, or prepare another copy."
+                )
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Read the index or stamp of a copy.
+
+    Raises:
+        DatasetError: If it is no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}. Copy it again from its origin, or remove it.") from error
+    if not isinstance(data, dict):
+        raise DatasetError(f"{path} is damaged: it must hold one JSON object. Copy it again from its origin.")
+    return data
+
+
+def to_json(value: Record | Mapping[str, Any]) -> str:
+    """Write a record, or settings, as a line of JSON; of a record, what is not the default."""
+    if isinstance(value, Record):
+        known = {field.name: getattr(value, field.name) for field in fields(Record)}
+        value = {name: found for name, found in known.items() if found != _DEFAULTS[name]}
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.as_posix() if isinstance(value, Path) else str(value)
+
+
+_DEFAULTS = {
+    field.name: field.default_factory() if field.default_factory is not MISSING else field.default
+    for field in fields(Record)
+}
+
+
+def _from_json(line: str, root: Path) -> Record:
+    known = json.loads(line)
+    known["image_path"] = root / known["image_path"]
+    known["mask_paths"] = {name: root / path for name, path in known.get("mask_paths", {}).items()}
+    known["empty_masks"] = tuple(known.get("empty_masks", ()))
+    return Record(**known)

@@ -1,0 +1,238 @@
+"""Several data sets as one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from covidcxr.data.curation.duplicates import Linked
+from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.files import some_of
+from covidcxr.data.records import Record
+from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.registry import DATASETS
+
+if TYPE_CHECKING:
+    from covidcxr.data.curation.duplicates import DuplicateGroup
+
+__all__ = ["CombinedDataModule", "Duplicates"]
+
+Duplicates: TypeAlias = Literal["refuse", "group", "drop", "ignore"]
+"""What is done about one film that is there several times."""
+
+_OURS = {
+    "image_size",
+    "fit",
+    "region",
+    "lung_dilation",
+    "mask_classes",
+    "batch_size",
+    "num_workers",
+    "augment",
+    "cache",
+}
+_OURS |= {"fractions", "fold", "folds", "hold_out_source", "balance", "split_seed", "seed"}
+"""Settings that the combination has for all its members."""
+
+
+@DATASETS.register("combined")
+class CombinedDataModule(CXRDataModule):
+    """Several data sets as one, their labels aligned, their sources kept (multi-dataset training).
+
+    A member is a data module, or in YAML its name and arguments:
+
+        datasets:
+          quex: {name: covid_qu_ex, root: quex, label_map: {COVID-19: covid19, Non-COVID: pneumonia, Normal: normal}}
+          covidx: {name: covidx_cxr3, root: covidx, label_map: {positive: covid19, negative: null}}
+
+    Image and patient ids get the member's name in front. Collections copy from each other, so one film may be in
+    several, even in two splits: copies are looked for when the records are read. That opens every film once (later runs
+    use what was kept in `fingerprints`); with "ignore" none is opened.
+
+    Args:
+        root: Folder to which the members' roots are relative.
+        datasets: The members by name. Size, augmentation, splits and the like are the combination's own.
+        classes: Names and order of the classes; null = those of the members, in order, each once.
+        duplicates: "refuse" = error if one film is in two splits; "group" = copies count as one patient, so they share
+            a split, and where official splits keep them apart the copy outside the test split is left out; "drop" =
+            only the first copy is kept; "ignore" = copies are not looked for.
+        near_duplicates: Also look for copies that were cropped, resized, written anew, ...; else only for equal
+            pictures.
+        fingerprints: Folder where what was read of the films is kept, for the next time; null = `root`.
+        base: Further settings of `CXRDataModule`.
+
+    Raises:
+        ConfigError: If a setting is wrong, or a member's is one that the combination has.
+        UnknownNameError: If there is no such data set.
+        DatasetError: If a member's labels are no classes, or one film is in two splits.
+    """
+
+    layout = "the members' folders, or nothing where members have absolute roots"
+
+    def __init__(
+        self,
+        root: str | PathLike[str] = ".",
+        *,
+        datasets: Mapping[str, CXRDataModule | Mapping[str, Any]],
+        classes: Sequence[str] | None = None,
+        duplicates: Duplicates = "refuse",
+        near_duplicates: bool = True,
+        fingerprints: str | PathLike[str] | None = None,
+        **base: Any,
+    ) -> None:
+        if "views" in base:
+            raise ConfigError("views is a setting of each member, whose films may be of another kind.")
+        super().__init__(root, views="all", **base)
+        if duplicates not in get_args(Duplicates):
+            raise ConfigError(f"duplicates must be one of {', '.join(get_args(Duplicates))}, not {duplicates!r}.")
+        if not datasets:
+            raise ConfigError("datasets must name at least one data set.")
+        self.duplicates = duplicates
+        self.near_duplicates = near_duplicates
+        self.fingerprints = self.root if fingerprints is None else Path(fingerprints).expanduser()
+        members = datasets if self.prepared is None else {}  # a compact copy is of the whole
+        self.datasets = {name: self._member(name, dataset) for name, dataset in members.items()}
+        self.settings = {
+            "datasets": {
+                name: dict(one) if isinstance(one, Mapping) else {"name": type(one).__name__, **one.settings}
+                for name, one in datasets.items()
+            },
+            "classes": classes,
+            "duplicates": duplicates,
+            "near_duplicates": near_duplicates,
+        }
+        named = list(dict.fromkeys(label for one in self.datasets.values() for label in one.classes))
+        for name, one in self.datasets.items():
+            for label in one.classes:
+                if classes is not None and label not in classes:
+                    raise DatasetError(
+                        f"The label {label!r} of {name} is no class. {did_you_mean(label, classes)} Rename it, or "
+                        f"leave its films out, by the label_map of {name}."
+                    )
+        if self.prepared is None:
+            self.set_classes(named if classes is None else classes)
+
+    def read_records(self) -> Iterator[Record]:
+        """Return the members' records, member by member."""
+        for name, one in self.datasets.items():
+            if self._faults is None:
+                yield from self._renamed(name, one.unsplit_records())
+            else:
+                with one.collected_faults() as faults:
+                    yield from self._renamed(name, one.unsplit_records())
+                self._faults.extend(f"{name}: {fault}" for fault in faults)
+            self.left_out.update({f"{name}: {reason}": count for reason, count in one.left_out.items()})
+
+    def read_film(self, record: Record) -> Float[np.ndarray, "height width"]:
+        """Open a film as its member does."""
+        name, _, image_id = record.image_id.partition("/")
+        return self.datasets[name].read_film(replace(record, image_id=image_id))
+
+    def find_missing(self, records: Iterable[Record]) -> list[str]:
+        """Return nothing: the members have looked for their files."""
+        return []
+
+    def unsplit_records(self) -> list[Record]:
+        """Read the members' films; copies of one film are grouped or dropped, as `duplicates` says."""
+        records = super().unsplit_records()
+        if self.duplicates in ("refuse", "ignore"):
+            return records
+        copies = self._find_copies(records)
+        surplus = self._drop(copies) if self.duplicates == "drop" else self._drop_torn(records, copies)
+        records = _link_patients(records, copies)  # also of copies that go: one person must not train and test
+        return [record for record in records if record.image_id not in surplus]
+
+    def check_splits(self, records: list[Record]) -> None:
+        """Look for patients, and unless copies are dealt with otherwise for films, that are in two splits.
+
+        Raises:
+            DatasetError: If one film is, and `duplicates` is "refuse".
+        """
+        super().check_splits(records)
+        if self.duplicates != "refuse":
+            return
+        splits = {record.image_id: record.split for record in records}
+        torn = [group for group in self._find_copies(records) if len({splits[name] for name in group.image_ids}) > 1]
+        if torn:
+            pairs = [" = ".join(group.image_ids) for group in torn]
+            raise DatasetError(
+                f"{len(torn)} films are there several times, in different splits: {some_of(pairs, 3)}. "
+                f'duplicates="group" keeps copies in one split, "drop" keeps the first, "ignore" lets them be.'
+            )
+
+    def _find_copies(self, records: list[Record]) -> list[DuplicateGroup]:
+        from covidcxr.data.curation.duplicates import find_duplicates
+
+        found = find_duplicates(
+            records, near=self.near_duplicates, read=self.read_film, cache=self.fingerprints / ".covidcxr-fingerprints"
+        )
+        return list(found)
+
+    def _drop(self, copies: list[DuplicateGroup]) -> set[str]:
+        """Return all copies but the first of each film."""
+        surplus = {name for group in copies for name in group.image_ids[1:]}
+        self.left_out["copy of another film"] += len(surplus)
+        return surplus
+
+    def _drop_torn(self, records: list[Record], copies: list[DuplicateGroup]) -> set[str]:
+        """Return the copies that official splits keep apart from the one nearest to testing."""
+        if self.folds is not None or self.hold_out_source is not None:
+            return set()  # official splits are set aside
+        splits = {record.image_id: record.split for record in records}
+        surplus: set[str] = set()
+        for group in copies:
+            fixed = {splits[name] for name in group.image_ids} - {None}
+            kept = next((split for split in ("test", "val", "train") if split in fixed), None)
+            surplus |= {name for name in group.image_ids if splits[name] not in (kept, None)}
+        if surplus:
+            self.left_out["copy of a film in another official split"] += len(surplus)
+            warnings.warn(
+                f"{len(surplus)} films are left out of training or validation, because official splits have a copy of "
+                f"them in another part.",
+                stacklevel=2,
+            )
+        return surplus
+
+    def _member(self, name: str, dataset: CXRDataModule | Mapping[str, Any]) -> CXRDataModule:
+        if "/" in name or not name:
+            raise ConfigError(f"A member's name stands before a slash in image ids, so it may not be {name!r}.")
+        if isinstance(dataset, CXRDataModule):
+            return dataset
+        arguments = dict(dataset)
+        kind = arguments.pop("name", None)
+        if not isinstance(kind, str) or "root" not in arguments:
+            raise ConfigError(f"The member {name} must say its data set and its folder: {{name: ..., root: ..., ...}}.")
+        for key in sorted(_OURS & arguments.keys()):
+            raise ConfigError(f"{key!r} of the member {name} is a setting of the whole: give it to the combination.")
+        root = self.root / Path(arguments.pop("root")).expanduser()
+        try:
+            member: CXRDataModule = DATASETS.get(kind)(root, augment=None, **arguments)
+        except TypeError as error:
+            raise ConfigError(f"The member {name} ({kind}) refuses its settings: {error}.") from error
+        return member
+
+    def _renamed(self, name: str, records: list[Record]) -> Iterator[Record]:
+        for record in records:
+            patient = None if record.patient_id is None else f"{name}/{record.patient_id}"
+            source = name if record.source == "unknown" else record.source
+            yield replace(record, image_id=f"{name}/{record.image_id}", patient_id=patient, source=source)
+
+
+def _link_patients(records: list[Record], copies: list[DuplicateGroup]) -> list[Record]:
+    """Make one patient of all patients who share a film."""
+    patients = {record.image_id: record.patient for record in records}
+    linked: Linked[str] = Linked()
+    for group in copies:
+        for name in group.image_ids[1:]:
+            linked.link(patients[group.image_ids[0]], patients[name])
+    return [
+        replace(record, patient_id=one) if (one := linked.leader(record.patient)) != record.patient else record
+        for record in records
+    ]

@@ -1,0 +1,99 @@
+"""The films of COVID-CXNet (Haghanifar 2020): COVID-19, gathered from articles and the web."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datasets.csv import parse_age
+from covidcxr.data.datasets.manifest import read_manifest
+from covidcxr.data.files import find_images
+from covidcxr.data.records import Record
+from covidcxr.io.tables import Table
+from covidcxr.registry import DATASETS
+
+__all__ = ["CovidCXNetDataModule"]
+
+_LABEL = "COVID-19"
+_COLUMNS = ("filename", "patient_id", "sex", "age", "view")
+_NUMBER = re.compile(r"\d+")
+
+
+@DATASETS.register("covid_cxnet")
+class CovidCXNetDataModule(CXRDataModule):
+    """About 900 COVID-19 films from articles, societies' pages and other collections, one class only.
+
+    Films bear numbers ("374.PNG", "280-.jpg", "446p.jpg"). `metadata.csv` tells patient, view, sex and age of those
+    from 260 up that are not Hannover's. The endings of its file names are not those of the files, so films are found
+    in it by their numbers.
+
+    A `manifest.csv` with films of source "cxnet" is read in place of the published files.
+    """
+
+    classes = (_LABEL,)
+    homepage: ClassVar[str] = "https://github.com/armiro/COVID-CXNet"
+    layout: ClassVar[str] = "the folder chest_xray_images/covid19 (or covid19, or its films directly) and metadata.csv"
+    citation: ClassVar[str] = (
+        "Haghanifar A., Molahasani Majdabadi M., Choi Y., Deivalakshmi S., Ko S. COVID-CXNet: Detecting COVID-19 in "
+        "Frontal Chest X-ray Images using Deep Learning. arXiv:2006.13807; films: 10.6084/m9.figshare.12580328"
+    )
+    license: ClassVar[str] = "CC BY 4.0 as the repository states; films come from many places with owners of their own"
+    caveats: ClassVar[tuple[str, ...]] = (
+        "There is one class only: join it with another data set to classify, and then the source tells the class.",
+        "About half of the films do not tell their patient: films of one patient may train and test.",
+        "Many films are in the ieee8023 collection too, and 510 to 673 and 686 to 706 are Hannover's: do not train on "
+        "one and test on another.",
+        'A "-" behind the number means that the film shows nothing abnormal, a "p" that the patient is a child.',
+        "Films are figures of articles and web pages, with letters, arrows, crops and traces of earlier compression.",
+    )
+
+    def read_records(self) -> Iterator[Record]:
+        """Return a record a film of the folder, or a row of the manifest."""
+        listed = read_manifest(self.root, ("cxnet",), {"covid19": _LABEL}, self.fault)
+        yield from listed or self._read_published()
+
+    def _read_published(self) -> Iterator[Record]:
+        rows = self._read_table()
+        films = self._films()
+        numbers = [int(found[0]) if (found := _NUMBER.match(film.name)) else -1 for film in films]
+        unknown = sum(number not in rows for number in numbers)
+        if unknown:
+            warnings.warn(
+                f"{self.root / 'metadata.csv'} does not tell the patients of {unknown} of {len(films)} films: each "
+                f"counts as a patient of its own, so films of one patient may train and test.",
+                stacklevel=2,
+            )
+        for film, number in zip(films, numbers, strict=True):
+            row = rows.get(number, {})
+            patient = row.get("patient_id")
+            yield Record(
+                film,
+                _LABEL,
+                f"cxnet-{patient}" if patient else None,
+                "cxnet",
+                view=row.get("view") or None,  # all are frontal, by the authors' word
+                sex=row.get("sex") or None,
+                age=parse_age(row.get("age", "")),
+            )
+
+    def _films(self) -> list[Path]:
+        folders = (self.root / "chest_xray_images" / "covid19", self.root / "covid19", self.root)
+        films = next((films for folder in folders if folder.is_dir() and (films := find_images(folder))), [])
+        if not films:
+            self.fault(self.not_found(folders[0] / "*"))
+        return films
+
+    def _read_table(self) -> dict[int, dict[str, str]]:
+        """Read from the number of a film to its row."""
+        path = self.root / "metadata.csv"
+        if not path.is_file():
+            self.fault(self.not_found(path))
+            return {}
+        table = Table(path, fault=self.fault)
+        for column in _COLUMNS:
+            table.require(column)
+        return {int(found[0]): row for _, row in table if (found := _NUMBER.match(row["filename"]))}

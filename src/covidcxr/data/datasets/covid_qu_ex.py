@@ -1,0 +1,148 @@
+"""COVID-QU-Ex (Tahir 2021): COVID-19, other infections and normal, with lung and infection masks."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import product
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.files import find_images, find_orphans, list_folders
+from covidcxr.data.records import Record, bimcv_view
+from covidcxr.data.splits import split_name
+from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.registry import DATASETS
+
+__all__ = ["CovidQUExDataModule"]
+
+Part = Literal["lung", "infection", "both"]
+
+_CLASSES = ("COVID-19", "Non-COVID", "Normal")
+_FOLDERS = {"lung": "Lung Segmentation Data", "infection": "Infection Segmentation Data"}
+_MASKS = {
+    "lung": {"lung_field": "lung masks"},
+    "infection": {"lung_field": "lung masks", "infection": "infection masks"},
+}
+
+
+@DATASETS.register("covid_qu_ex")
+class CovidQUExDataModule(CXRDataModule):
+    """33,920 films with lung masks; a smaller part with infection masks, too.
+
+    The infection masks of Non-COVID and Normal are all zero. They say that the film shows no COVID-19, not that its
+    lungs are clear: in Non-COVID films nobody drew the other infection that they show.
+
+    Args:
+        root: Folder of the two parts, or the folder that holds it.
+        part: "lung" = the large part; "infection" = the part with infection masks; "both" = the films of both by file
+            name, each with all its masks. A film that is in both takes its split from the lung part.
+        base: Further settings of `CXRDataModule`.
+
+    Raises:
+        ConfigError: If a setting is wrong.
+    """
+
+    classes = _CLASSES
+    homepage: ClassVar[str] = "https://www.kaggle.com/datasets/anasmohammedtahir/covidqu"
+    layout: ClassVar[str] = (
+        "the folders Lung Segmentation Data and Infection Segmentation Data (for one part, its folder is enough), each "
+        "with Train, Val and Test in it, or in a folder of its own name"
+    )
+    citation: ClassVar[str] = (
+        "Tahir A.M. et al. COVID-19 infection localization and severity grading from chest X-ray images. Comput Biol "
+        "Med 2021, 139, 105002; data: 10.34740/kaggle/dsv/3122958"
+    )
+    license: ClassVar[str] = (
+        "CC BY-SA 4.0, as far as is known; the sources (BIMCV, RSNA, NIH, Kermany, ieee8023, ...) have their own terms"
+    )
+    caveats: ClassVar[tuple[str, ...]] = (
+        "Only 8,078 COVID-19 films (BIMCV, 3,186 patients) tell patient and source; for all others neither is known.",
+        "324 COVID-19 films of the lung part are lateral by their names and left out by default.",
+        "404 BIMCV films have no view in their names; they are kept.",
+        "The infection masks of Non-COVID and Normal are all zero: a mask file does not mean an infection.",
+        "A film may be in both parts with different splits: do not train on one part and test on the other.",
+        "Normal and Non-COVID films come from other collections than COVID-19 films, some of them of children.",
+    )
+    releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "2021, lung part": {
+            "train/COVID-19": 7658,
+            "train/Non-COVID": 7208,
+            "train/Normal": 6849,
+            "val/COVID-19": 1903,
+            "val/Non-COVID": 1802,
+            "val/Normal": 1712,
+            "test/COVID-19": 2395,
+            "test/Non-COVID": 2253,
+            "test/Normal": 2140,
+        },
+    }
+
+    def __init__(self, root: str | PathLike[str], *, part: Part = "lung", **base: Any) -> None:
+        super().__init__(root, **base)
+        if part not in get_args(Part):
+            raise ConfigError(f"part must be one of {', '.join(get_args(Part))}, not {part!r}.")
+        self.part = part
+        self.settings = {"part": part}
+
+    def known_releases(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the counts of the lung part, if that is what is read: those of the other are not published."""
+        return self.releases if self.part == "lung" else {}
+
+    def read_records(self) -> Iterator[Record]:
+        """Return a record a film, split by split."""
+        return self._read_both() if self.part == "both" else self._read_part(self.part)
+
+    def _read_part(self, part: str) -> Iterator[Record]:
+        top = self._find_part(_FOLDERS[part])
+        if top is None:
+            return self.fault(self.not_found(self.root / _FOLDERS[part]))
+        for split, label in product(("Train", "Val", "Test"), _CLASSES):
+            images = top / split / label / "images"
+            if not images.is_dir():
+                self.fault(self.not_found(images))
+                continue
+            films = find_images(images)
+            if not films:
+                self.fault(DatasetError(f"{images} holds no film. Unpack the download again."))
+            masks = {name: images.with_name(folder) for name, folder in _MASKS[part].items()}
+            for folder in masks.values() if films else ():
+                for message in find_orphans(films, folder):
+                    self.remark(message)
+            for film in films:
+                bimcv = re.match(r"sub-(S\d+)_", film.name)
+                yield Record(
+                    image_path=film,
+                    label=label,
+                    patient_id=f"bimcv-{bimcv[1]}" if bimcv else None,
+                    source="bimcv" if bimcv else "unknown",
+                    split=split_name(split),
+                    mask_paths={name: folder / film.name for name, folder in masks.items()},
+                    view=bimcv_view(film.name),
+                )
+
+    def _read_both(self) -> Iterator[Record]:
+        infection = {record.image_path.name: record for record in self._read_part("infection")}
+        shared = torn = 0
+        for record in self._read_part("lung"):
+            twin = infection.pop(record.image_path.name, None)
+            shared += twin is not None
+            torn += twin is not None and twin.split != record.split
+            yield replace(record, mask_paths={**twin.mask_paths, **record.mask_paths}) if twin else record
+        yield from infection.values()
+        if torn and self.official_split:
+            warnings.warn(
+                f"{torn} of the {shared} films that are in both parts of {self.root} lie in different splits there. "
+                f"They take the split of the lung part.",
+                stacklevel=2,
+            )
+
+    def _find_part(self, name: str) -> Path | None:
+        tops = (self.root, *list_folders(self.root))
+        # The download repeats the folder's name; many people remove the second level.
+        candidates = (path for top in tops for path in (top / name / name, top / name))
+        return next(filter(Path.is_dir, candidates), None)

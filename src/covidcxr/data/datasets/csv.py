@@ -1,0 +1,306 @@
+"""Any table of films as a data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from os import PathLike
+from typing import Any, ClassVar
+
+from covidcxr.config import check_keys
+from covidcxr.data.collection import no_collector
+from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.records import Record
+from covidcxr.data.splits import split_name
+from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.io.tables import Table
+from covidcxr.registry import DATASETS
+
+__all__ = ["CSVDataModule", "parse_age"]
+
+_FINDINGS = {"1": True, "1.0": True, "0": False, "0.0": False, "-1": None, "-1.0": None, "": None}
+
+Filter = Mapping[str, str | Sequence[str]]
+"""From column to the value, or values, that it must have; `*` stands for any text."""
+
+
+@DATASETS.register("csv")
+class CSVDataModule(CXRDataModule):
+    """Films listed in a table: CSV, TSV or Parquet, one row a film, columns by name.
+
+    Optional columns that are "auto" are used if the table has a column of that very name; null means that the table
+    has none. Two mask conventions in one column become two mask classes like this (YAML):
+
+        mask_columns:
+          infection: infection_mask
+          lung_field: {column: lung_mask, where: {source: [montgomery, shenzhen]}}
+          lung: {column: lung_mask, where: {source: ieee8023}}
+
+    Args:
+        root: Folder to which paths in the table are relative.
+        table: File name of the table, relative to `root`.
+        path_column: The film's file.
+        label_column: Its class; empty = not labelled.
+        label_columns: In place of `label_column` where classes are not exclusive: one column a class, which holds 1 if
+            the film shows it and 0 if not; empty, or -1 as CheXpert writes "uncertain", = not known.
+        patient_column: Who is on it. With null every film counts as a patient of its own: then films of one patient
+            may train and test.
+        source_column: "auto" = "source".
+        split_column: Official split; "auto" = "split".
+        view_column: "auto" = "view".
+        sex_column: "auto" = "sex".
+        age_column: "auto" = "age".
+        mask_columns: From mask class to the column of its files (null = none), or to
+            `{column: ..., where: {COLUMN: [VALUES]}}` for rows of some kind only. With `empty: {COLUMN: [VALUES]}`
+            beside it, training films of these rows that have no such mask count as showing nothing of it, say films
+            without a finding nothing of an infection; validation and test keep to drawn masks.
+        classes: Names and order of the classes, after `label_map`; null = all labels found, sorted, or `label_columns`.
+        where: Keep only rows that have one of these values, in each of these columns.
+        exclude: Leave out rows that have one of these values, in any of these columns.
+        test_only: Rows that never train or validate, by the same kind of filter as `exclude`, say of films whose
+            licence does not allow it. Their patients test, in a cross-validation in their fold only. The table is then
+            split as a whole, before `where` and `exclude`, so that recipes on different films of it agree on who tests.
+        base: Further settings of `CXRDataModule`.
+
+    Raises:
+        DatasetError: If the table or a column is missing, the table is damaged, or no row is left.
+        ConfigError: If a setting is wrong.
+    """
+
+    layout: ClassVar[str] = "a table and the films that it names"
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        *,
+        table: str = "manifest.csv",
+        path_column: str = "path",
+        label_column: str | None = "label",
+        label_columns: Sequence[str] | None = None,
+        patient_column: str | None = "patient_id",
+        source_column: str | None = "auto",
+        split_column: str | None = "auto",
+        view_column: str | None = "auto",
+        sex_column: str | None = "auto",
+        age_column: str | None = "auto",
+        mask_columns: Mapping[str, str | Mapping[str, Any] | None] | None = None,
+        classes: Sequence[str] | None = None,
+        where: Filter | None = None,
+        exclude: Filter | None = None,
+        test_only: Filter | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(root, **base)
+        self.settings = {
+            "table": table,
+            "path_column": path_column,
+            "label_column": label_column,
+            "label_columns": label_columns,
+            "patient_column": patient_column,
+            "source_column": source_column,
+            "split_column": split_column,
+            "view_column": view_column,
+            "sex_column": sex_column,
+            "age_column": age_column,
+            "mask_columns": mask_columns,
+            "classes": classes,
+            "where": where,
+            "exclude": exclude,
+            "test_only": test_only,
+        }
+        if self.prepared is not None:
+            self.classes = self.classes if classes is None else tuple(classes)
+            return
+        if not self.root.is_dir():
+            raise self.not_found(self.root)
+        # Damaged rows are told of when the records are read.
+        self._table = Table(self.root / table, fault=lambda error: None)
+        self._columns = {
+            "path": self._table.require(path_column),
+            "label": None if label_columns else self._column("label", label_column),
+            "patient": self._column("patient_id", patient_column),
+            "source": self._column("source", source_column),
+            "split": self._column("split", split_column),
+            "view": self._column("view", view_column),
+            "sex": self._column("sex", sex_column),
+            "age": self._column("age", age_column),
+        }
+        self._findings = tuple(self._table.require(name) for name in label_columns or ())
+        named = {name: column for name, column in (mask_columns or {}).items() if column is not None}
+        self._masks = {name: self._mask_column(name, column) for name, column in named.items()}
+        self._where = _Filter(self._table, where)
+        self._exclude = _Filter(self._table, exclude)
+        self._test_only = _Filter(self._table, test_only)
+        self.own_classes = tuple(self._check_rows())
+        self.classes = self.label_map.classes(self.own_classes) if classes is None else tuple(classes)
+
+    def read_records(self) -> Iterator[Record]:
+        """Return a record a row, in the table's order."""
+        for line, row in self._rows(Table(self._table.path, fault=self.fault)):
+            try:
+                yield self._record(line, row)
+            except DatasetError as error:
+                self.fault(error)
+
+    def split_records(self, records: list[Record]) -> list[Record]:
+        """Split the films; with `test_only` the whole table, of which the rows that are kept take their splits.
+
+        So recipes that use different films of one table, say those with masks and those with labels, agree on who
+        tests. A compact copy holds the kept rows only and cannot be split like this.
+
+        Raises:
+            ConfigError: If the settings do not fit each other.
+            DatasetError: If the films do not fit the settings.
+        """
+        if self.prepared is not None and self.settings["test_only"]:
+            raise ConfigError("A compact copy does not tell which films test_only means: train from its origin.")
+        if not self.settings["test_only"]:
+            return [self._without_finding(record) for record in super().split_records(records)]
+        listed: list[Record] = []
+        barred: set[str] = set()
+        for record, row in self._listed():
+            listed.append(record if self.official_split else replace(record, split=None))
+            if self._test_only.any_matches(row):
+                barred.add(record.patient)
+        splits = {record.image_id: record.split for record in super().split_records(listed)}
+        pooled = self.folds is not None or self.hold_out_source is not None
+        kept: list[Record] = []
+        for record in records:
+            split = splits[record.image_id]
+            if record.patient in barred and split != "test":
+                if pooled:
+                    continue  # it would test in each of the parts that are pooled
+                split = "test"
+            kept.append(self._without_finding(replace(record, split=split)))
+        return kept
+
+    def _without_finding(self, record: Record) -> Record:
+        """Forget, of films that do not train, which masks are taken to be empty."""
+        return replace(record, empty_masks=()) if record.empty_masks and record.split != "train" else record
+
+    def _listed(self) -> Iterator[tuple[Record, dict[str, str]]]:
+        """Read every row that can be read; what is wrong with the others was told when the records were read."""
+        with no_collector():
+            for line, row in Table(self._table.path, fault=lambda error: None):
+                try:
+                    yield self._named(self._record(line, row)), row
+                except DatasetError:
+                    continue
+
+    def _rows(self, table: Table) -> Iterator[tuple[int, dict[str, str]]]:
+        for line, row in table:
+            if self._where.all_match(row) and not self._exclude.any_matches(row):
+                yield line, row
+
+    def _record(self, line: int, row: dict[str, str]) -> Record:
+        value = {name: row[column] if column else "" for name, column in self._columns.items()}
+        try:
+            split = split_name(value["split"]) if value["split"] else None
+            findings = {name: shown for name in self._findings if (shown := _read_finding(name, row[name])) is not None}
+        except DatasetError as error:
+            raise DatasetError(f"Line {line} of {self._table.path}: {error}") from error
+        if not value["path"]:
+            raise DatasetError(f"Line {line} of {self._table.path} names no film.")
+        return Record(
+            image_path=self.root / value["path"],
+            label=value["label"] or None,
+            patient_id=value["patient"] or None,
+            source=value["source"] or "unknown",
+            split=split,
+            mask_paths={
+                name: self.root / row[column]
+                for name, (column, rows, _) in self._masks.items()
+                if row[column] and rows.all_match(row)
+            },
+            empty_masks=tuple(
+                name
+                for name, (column, _, empty) in self._masks.items()
+                if empty is not None and empty.all_match(row) and not row[column]
+            ),
+            view=value["view"] or None,
+            sex=value["sex"] or None,
+            age=parse_age(value["age"]),
+            findings=findings,
+        )
+
+    def _column(self, name: str, column: str | None) -> str | None:
+        if column == "auto":
+            return name if name in self._table.columns else None
+        return None if column is None else self._table.require(column)
+
+    def _mask_column(self, name: str, column: str | Mapping[str, Any]) -> tuple[str, _Filter, _Filter | None]:
+        if isinstance(column, str):
+            column = {"column": column}
+        check_keys(column, {"column", "where", "empty"}, f"mask_columns.{name}")
+        if "column" not in column:
+            raise ConfigError(f"mask_columns.{name} must say its column: {{column: NAME, where: ...}}.")
+        empty = _Filter(self._table, column["empty"]) if column.get("empty") else None
+        return self._table.require(column["column"]), _Filter(self._table, column.get("where")), empty
+
+    def _mask_filters(self) -> Iterator[_Filter]:
+        for _, rows, empty in self._masks.values():
+            yield from (rows,) if empty is None else (rows, empty)
+
+    def _check_rows(self) -> list[str]:
+        """Read the table once: check that every filter finds something; return the labels that are kept."""
+        filters = [self._where, self._exclude, self._test_only, *self._mask_filters()]
+        for _, row in self._table:
+            for rows in filters:
+                rows.observe(row)
+        for rows in filters:
+            rows.check()
+        column = self._columns["label"]
+        if self._findings:
+            return list(self._findings)
+        return sorted({row[column] for _, row in self._rows(self._table)} - {""}) if column else []
+
+
+class _Filter:
+    """Rows that have one of the wanted values, by column."""
+
+    def __init__(self, table: Table, wanted: Filter | None) -> None:
+        self._table = table
+        self._wanted = {
+            table.require(column): {values} if isinstance(values, str) else set(map(str, values))
+            for column, values in (wanted or {}).items()
+        }
+        self._seen: dict[str, set[str]] = {column: set() for column in self._wanted}
+
+    def all_match(self, row: dict[str, str]) -> bool:
+        return all(_fits(row[column], values) for column, values in self._wanted.items())
+
+    def any_matches(self, row: dict[str, str]) -> bool:
+        return any(_fits(row[column], values) for column, values in self._wanted.items())
+
+    def observe(self, row: dict[str, str]) -> None:
+        for column, seen in self._seen.items():
+            seen.add(row[column])
+
+    def check(self) -> None:
+        """Refuse a value that is nowhere: a misspelt one would keep or drop films in silence."""
+        for column, values in self._wanted.items():
+            for value in sorted(values):
+                if any(_fits(seen, {value}) for seen in self._seen[column]):
+                    continue
+                raise DatasetError(
+                    f"No row of {self._table.path} has {value!r} in {column!r}. "
+                    f"{did_you_mean(value, self._seen[column])}"
+                )
+
+
+def _fits(value: str, wanted: Collection[str]) -> bool:
+    return value in wanted or any("*" in pattern and fnmatchcase(value, pattern) for pattern in wanted)
+
+
+def _read_finding(name: str, text: str) -> bool | None:
+    if text not in _FINDINGS:
+        raise DatasetError(f"{text!r} in {name!r} is no finding: 1 = shown, 0 = not shown, empty or -1 = not known.")
+    return _FINDINGS[text]
+
+
+def parse_age(text: str) -> float | None:
+    """Read an age in years from what sources write: "63", "50+", "early 40s", "058Y"; None if there is no number."""
+    number = re.search(r"\d+(?:\.\d+)?", text)
+    return float(number[0]) if number else None

@@ -1,0 +1,243 @@
+"""The contact sheet of a data set: a few films of each class and source, side by side, with their outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.dataset import CXRDataset
+from covidcxr.data.records import Record, count_by
+from covidcxr.data.summary.summary import labels_shown
+from covidcxr.errors import CovidCXRError
+from covidcxr.io.atomic import replace_file
+from covidcxr.transforms.overlay import draw_overlay, mask_color
+from covidcxr.utils.threads import Progress
+
+__all__ = [
+    "Row",
+    "choose_films",
+    "draw_contact_sheet",
+    "DIM",
+    "INK",
+    "LINE",
+    "Color",
+    "font",
+    "save_picture",
+    "shortened",
+    "text_width",
+]
+
+Color = tuple[int, int, int]
+
+
+INK: Color = (28, 33, 40)
+
+
+DIM: Color = (89, 99, 110)
+
+
+LINE: Color = (213, 218, 225)
+
+
+@cache
+def font(size: int) -> Any:
+    """Return the font that comes with Pillow, at a size in pixels."""
+    return ImageFont.load_default(size)
+
+
+def text_width(draw: ImageDraw.ImageDraw, text: str, size: int) -> int:
+    """Return how wide a text is in pixels."""
+    return int(np.ceil(draw.textlength(text, font(size))))
+
+
+def shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
+    """Cut the middle out of a text that is wider than `width`: the ends of file names tell most."""
+    keep = len(text)
+    cut = text
+    while keep > 2 and text_width(draw, cut, size) > width:
+        keep -= 1
+        cut = f"{text[: (keep + 1) // 2].rstrip()}...{text[len(text) - keep // 2 :].lstrip()}"
+    return cut
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a PNG that appears complete or not at all."""
+    with replace_file(path) as draft:
+        picture.save(draft, format="PNG", optimize=True)
+    return path
+
+
+_MARGIN, _GAP, _CAPTION, _HEADING, _TITLE = 32, 12, 60, 52, 66
+
+
+_FAULT: Color = (179, 38, 30)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the sheet: films of one class and one source, or of what is left of the class.
+
+    Attributes:
+        label: Their class, or "unknown".
+        source: Their source, or how many sources are gathered here.
+        count: Number of films that the chosen ones stand for.
+        patients: Number of patients on those.
+        films: The chosen ones.
+    """
+
+    label: str
+    source: str
+    count: int
+    patients: int
+    films: tuple[Record, ...]
+
+
+def choose_films(
+    records: Sequence[Record], classes: Sequence[str], *, columns: int = 6, sources: int = 4, seed: int = 0
+) -> list[Row]:
+    """Choose films for a contact sheet: of each class and source a few, of as many patients as there are.
+
+    Args:
+        records: The films.
+        classes: Order of the rows; other labels follow.
+        columns: Films a row.
+        sources: Rows a class; the sources with fewest films share the last.
+        seed: Seeds the choice.
+
+    Returns:
+        The rows, by class and then by number of films.
+    """
+    rng = np.random.default_rng(seed)
+    labels: dict[str, list[Record]] = {name: [] for name in classes}
+    for record in records:
+        for label in labels_shown(record):
+            labels.setdefault(label, []).append(record)
+    rows = []
+    for label, films in labels.items():
+        names = list(count_by(films, "source"))
+        shown = names if len(names) <= sources else names[: sources - 1]
+        groups = [(name, [film for film in films if film.source == name]) for name in shown]
+        if len(shown) < len(names):
+            groups.append((f"{len(names) - len(shown)} more sources", [f for f in films if f.source not in shown]))
+        for source, group in groups:
+            patients = len({film.patient for film in group})
+            rows.append(Row(label, source, len(group), patients, _one_a_patient(group, columns, rng)))
+    return rows
+
+
+def _one_a_patient(films: Sequence[Record], most: int, rng: np.random.Generator) -> tuple[Record, ...]:
+    """Draw films; a patient comes again only when all are there."""
+    drawn = [films[place] for place in rng.permutation(len(films))]
+    first: dict[str, Record] = {}
+    again = [film for film in drawn if first.setdefault(film.patient, film) is not film]
+    return tuple([*first.values(), *again][:most])
+
+
+def draw_contact_sheet(
+    data: CXRDataModule,
+    *,
+    title: str,
+    columns: int = 6,
+    tile: int = 224,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Image.Image:
+    """Draw a few films of each class and source, letterboxed to equal tiles, with the outlines of their masks.
+
+    A film that cannot be read is a tile that says so. The picture shows films of the data set: its terms hold for it.
+
+    Args:
+        data: The data set.
+        title: Its name, for the heading.
+        columns: Films a row.
+        tile: Height and width of a film in pixels.
+        seed: Seeds the choice of films.
+        progress: Told how many films of how many are drawn.
+    """
+    rows = choose_films(data.records, data.classes, columns=columns, seed=seed)
+    films = CXRDataset(
+        (replace(record, label=None, findings={}) for row in rows for record in row.films),
+        classes=(),
+        mask_classes=tuple(count_by(data.records, "mask")),
+        image_size=(tile, tile),
+        read=data.read_film,
+    )
+    width = 2 * _MARGIN + columns * (tile + _GAP) - _GAP
+    height = _TITLE + len(rows) * (_HEADING + tile + _CAPTION) + 2 * _MARGIN
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    _draw_title(draw, f"{title}: {_number(len(data.records), 'film')}", films.mask_classes, width)
+    index, top = 0, _MARGIN + _TITLE
+    for row in rows:
+        _draw_heading(draw, row, top, width)
+        for place, record in enumerate(row.films):
+            corner = (_MARGIN + place * (tile + _GAP), top + _HEADING)
+            _draw_film(sheet, films, index, corner)
+            _draw_caption(draw, record, (corner[0], corner[1] + tile + 6), tile)
+            index += 1
+            if progress is not None:
+                progress(index, len(films))
+        top += _HEADING + tile + _CAPTION
+    return sheet
+
+
+def _draw_title(draw: ImageDraw.ImageDraw, title: str, masks: Iterable[str], width: int) -> None:
+    """Write the heading of the sheet, with the key to the outlines on the right."""
+    x = width - _MARGIN
+    for name in sorted(set(masks), reverse=True):
+        words = name.replace("_", " ")
+        x -= text_width(draw, words, 18)
+        draw.text((x, _MARGIN + 8), words, INK, font(18))
+        draw.rectangle((x - 24, _MARGIN + 10, x - 10, _MARGIN + 24), mask_color(name))
+        x -= 48
+    draw.text((_MARGIN, _MARGIN), shortened(draw, title, 30, x - _MARGIN), INK, font(30))
+
+
+def _draw_heading(draw: ImageDraw.ImageDraw, row: Row, top: int, width: int) -> None:
+    """Write what the films of a row are, over a thin line."""
+    draw.line((_MARGIN, top, width - _MARGIN, top), LINE)
+    draw.text((_MARGIN, top + 12), row.label, INK, font(22))
+    counts = f"{_number(row.count, 'film')} of {_number(row.patients, 'patient')}"
+    x = _MARGIN + text_width(draw, row.label, 22) + 16
+    draw.text((x, top + 15), shortened(draw, f"{row.source}   {counts}", 18, width - _MARGIN - x), DIM, font(18))
+
+
+def _draw_film(sheet: Image.Image, films: CXRDataset, index: int, corner: tuple[int, int]) -> None:
+    try:
+        sheet.paste(Image.fromarray(_with_outlines(films, index)), corner)
+    except CovidCXRError:
+        tile = films.geometry.image_size[0]
+        draw = ImageDraw.Draw(sheet)
+        draw.rectangle((*corner, corner[0] + tile - 1, corner[1] + tile - 1), outline=LINE)
+        draw.text((corner[0] + tile / 2, corner[1] + tile / 2), "cannot be read", _FAULT, font(18), anchor="mm")
+
+
+def _with_outlines(films: CXRDataset, index: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a film with its masks as a prediction would show them."""
+    sample = films[index]
+    film = (sample["image"][0] * 255).round().byte().numpy()
+    planes = sample["mask"].numpy() if films.mask_classes else ()
+    masks = {name: plane > 0 for name, plane in zip(films.mask_classes, planes, strict=True)}
+    known = {name: mask for name, mask in masks.items() if name in films.records[index].mask_paths}
+    return draw_overlay(film, known)
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, record: Record, corner: tuple[int, int], width: int) -> None:
+    age = None if record.age is None else f"{record.age:g}"
+    facts = ", ".join(fact for fact in (record.view, record.sex, age) if fact)
+    name = record.image_id.rpartition("/")[2]
+    lines = [(facts, INK), (name, DIM)] if facts else [(name, DIM)]
+    for number, (text, color) in enumerate(lines):
+        draw.text((corner[0], corner[1] + 17 * number), shortened(draw, text, 14, width), color, font(14))
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count:,} {word}" + ("" if count == 1 else "s")

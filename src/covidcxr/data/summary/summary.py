@@ -1,0 +1,160 @@
+"""What is in a data set, counted: classes, views, sexes, ages, sources, splits, patients, masks and grey values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, get_args
+
+from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.records import Record, count_by, labels_of
+from covidcxr.data.statistics import compute_mean_std
+from covidcxr.errors import ImageReadError
+from covidcxr.types import SplitName
+from covidcxr.utils.threads import Progress
+
+__all__ = ["count_ages", "labels_shown", "survey", "what_the_source_tells"]
+
+_UNKNOWN = "unknown"
+_MOST = 6  # names in one sentence, sentences of one kind
+
+
+def survey(
+    data: CXRDataModule,
+    *,
+    pixels: bool = True,
+    sample: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Count the films of a data set by all that is known of them.
+
+    Args:
+        data: The data set; its films are opened for `pixels` only.
+        pixels: Also compute the mean and standard deviation of the training films' grey values, at the data module's
+            size.
+        sample: Do so over that many training films, drawn at random; None = over all.
+        progress: Told how many training films of how many were read.
+
+    Returns:
+        `films`, `left_out` (by reason), `label`, `view`, `sex`, `age` (bands), `source`, `split`, `mask` (films by
+        value), `label_by_source` and `label_by_split` (films by label for each), `patients`, `pixels`, and `notes`:
+        what to know before trusting a number measured on it, a sentence each. What is not stated counts as "unknown".
+
+    Raises:
+        DatasetError: If the data set is not there, lacks files, or contradicts itself.
+    """
+    records = data.records
+    found = Counter(label for record in records for label in labels_shown(record))
+    order = [*data.classes, *sorted(found.keys() - {*data.classes})]
+    labels = {name: found[name] for name in order if found[name]}
+    sources, splits = count_by(records, "source"), count_by(records, "split")
+    by_source = _cross(records, "source", labels, sources)
+    return {
+        "films": len(records),
+        "left_out": dict(data.left_out.most_common()),
+        "label": labels,
+        **{name: count_by(records, name) for name in ("view", "sex")},
+        "age": count_ages(records),
+        "source": sources,
+        "split": {name: splits[name] for name in get_args(SplitName) if name in splits},
+        "mask": count_by(records, "mask"),
+        "label_by_source": by_source,
+        "label_by_split": _cross(records, "split", labels, get_args(SplitName)),
+        "patients": _count_patients(records),
+        "pixels": _grey_values(data, sample, progress) if pixels else None,
+        "notes": [] if data.multilabel else [*what_the_source_tells(by_source), *_two_labels(records)],
+    }
+
+
+def labels_shown(record: Record) -> tuple[str, ...]:
+    """Return the labels for which a film counts; "none of these" where classes are not exclusive and it shows none."""
+    return labels_of(record) or ("none of these",)
+
+
+def count_ages(records: Iterable[Record]) -> dict[str, int]:
+    """Count films by bands of ten years, youngest first, without a gap; those whose age is not known come last."""
+    bands = Counter(None if record.age is None else min(int(record.age) // 10, 9) for record in records)
+    unknown = bands.pop(None, 0)
+    known = [band for band in bands if band is not None]
+    span = range(min(known), max(known) + 1) if known else range(0)
+    counts = {f"{10 * band}-{10 * band + 9}" if band < 9 else "90+": bands[band] for band in span}
+    return {**counts, _UNKNOWN: unknown} if unknown else counts
+
+
+def _cross(
+    records: Iterable[Record], name: str, labels: Iterable[str], values: Iterable[str]
+) -> dict[str, dict[str, int]]:
+    """Count by label for each value of another field; every row has every label, in one order."""
+    table = {value: dict.fromkeys(labels, 0) for value in values}
+    for record in records:
+        for label in labels_shown(record):
+            table[getattr(record, name)][label] += 1
+    return table
+
+
+def _count_patients(records: Sequence[Record]) -> dict[str, Any]:
+    """Count the patients, and how many have how many films; films without a patient stand apart."""
+    films = Counter(record.patient_id for record in records)
+    unknown = films.pop(None, 0)
+    by_films = Counter(films.values())
+    return {
+        "patients": len(films),
+        "by_films": {str(number): by_films[number] for number in sorted(by_films)},
+        "films_of_unknown_patients": unknown,
+    }
+
+
+def _grey_values(data: CXRDataModule, sample: int | None, progress: Progress | None) -> dict[str, Any]:
+    try:
+        mean, std = compute_mean_std(data, sample=sample, progress=progress)
+    except ImageReadError as error:  # the counts are right all the same
+        return {"error": str(error)}
+    films = len(data.train_dataset)
+    size = list(data.geometry.image_size)
+    return {"mean": mean, "std": std, "films": min(films, sample or films), "training_films": films, "image_size": size}
+
+
+def what_the_source_tells(by_source: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Say where the source gives the label away: a model can then score highly without looking at a lung."""
+    labelled = {
+        source: known
+        for source, counts in by_source.items()
+        if (known := {label: count for label, count in counts.items() if count and label != _UNKNOWN})
+    }
+    totals = sum((Counter(labels) for labels in labelled.values()), Counter[str]())
+    if len(totals) < 2:
+        return []
+    if len(labelled) == 1:
+        return ["All films come from one source: a score on them says nothing of another hospital."]
+    only: dict[str, list[str]] = {}
+    for source, labels in labelled.items():
+        if len(labels) == 1:
+            only.setdefault(next(iter(labels)), []).append(source)
+    sentences = [f"Every film of {_and(sources)} is of class {label}." for label, sources in only.items()]
+    where = {label: {source for source, labels in labelled.items() if label in labels} for label in totals}
+    apart = [f"{one} and {other}" for one, other in combinations(totals, 2) if not where[one] & where[other]]
+    sentences += [f"No source holds both {pair}: the source alone tells these two apart." for pair in apart[:_MOST]]
+    if len(apart) > _MOST:
+        sentences.append(f"That holds for {len(apart) - _MOST} more pairs of classes.")
+    films, (best, most) = totals.total(), totals.most_common(1)[0]
+    guessed = sum(max(labels.values()) for labels in labelled.values())
+    return [
+        *sentences,
+        f"Guessing by the source, without a look at the film, is right for {100 * guessed / films:.1f} % of the films; "
+        f'always guessing "{best}" for {100 * most / films:.1f} %.',
+    ]
+
+
+def _two_labels(records: Iterable[Record]) -> list[str]:
+    labels: dict[str, set[str]] = {}
+    for record in records:
+        if record.label is not None:
+            labels.setdefault(record.patient, set()).add(record.label)
+    several = sum(len(found) > 1 for found in labels.values())
+    return [f"{several} patients have films of more than one class."] if several else []
+
+
+def _and(names: Sequence[str]) -> str:
+    shown = [*names[:_MOST], f"{len(names) - _MOST} more"] if len(names) > _MOST else list(names)
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -1,0 +1,231 @@
+"""Scores of classifiers, each with its patient-clustered interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from covidcxr.errors import ConfigError
+from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, bootstrap_many, check_length
+from covidcxr.evaluation.metrics.weighted import (
+    Ranking,
+    calibration_gaps,
+    ratio,
+    weighted_confusion,
+)
+
+__all__ = [
+    "Statistics",
+    "BINS",
+    "CURVES",
+    "areas_of",
+    "brier_of",
+    "by_class",
+    "check_classes",
+    "check_labels",
+    "check_predictions",
+    "check_probabilities",
+    "classification_metrics",
+    "classification_statistics",
+    "rates_of",
+]
+
+BINS = 15
+"""Of the calibration error (Guo 2017)."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A table of scores that waits for weights.
+
+    Attributes:
+        compute: Weights [resamples, films] -> one number a resample, by name.
+        films: By name, the films that a number is about.
+        shares: Names of the numbers that are shares in [0, 1]; see `bootstrap_many`.
+        errors: Names of the numbers that chance alone raises.
+    """
+
+    compute: Callable[[Float[np.ndarray, "resamples films"]], Mapping[str, np.ndarray]]
+    films: Mapping[str, Bool[np.ndarray, " films"]]
+    shares: Collection[str] = ()
+    errors: Collection[str] = ()
+
+    def estimate(
+        self, patient_ids: PatientIds, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+    ) -> dict[str, Estimate]:
+        """Return every number with its interval; see `bootstrap_many`."""
+        return bootstrap_many(
+            self.compute,
+            groups=patient_ids,
+            films=self.films,
+            shares=self.shares,
+            errors=self.errors,
+            resamples=resamples,
+            seed=seed,
+            confidence=confidence,
+        )
+
+
+def classification_metrics(
+    probabilities: Float[np.ndarray, "films classes"],
+    labels: Integer[np.ndarray, " films"],
+    patient_ids: PatientIds,
+    classes: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Estimate]:
+    """Score a classifier of exclusive classes; its answer is the most probable class.
+
+    A class without films has no sensitivity, F1, AUROC or average precision (NaN), and the means over classes leave it
+    out: it never counts as 0.
+
+    Args:
+        probabilities: One row a film.
+        labels: Index of the true class of each film.
+        patient_ids: Patient of each film; None or NaN = unknown, taken as a patient of its own.
+        classes: Names, in the order of the columns.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+        confidence: Nominal coverage of the intervals.
+
+    Returns:
+        `accuracy`, `balanced_accuracy` (the mean sensitivity), `macro_specificity`, `macro_f1`, `macro_auroc`,
+        `macro_average_precision`, `macro_precision`; `brier` (the mean squared distance of probabilities from the
+        truth, in [0, 2]; with two classes the squared error of the second one's probability, in [0, 1]; Brier 1950) and
+        `ece` (see `expected_calibration_error`), both the lower the better; then `sensitivity_<class>`,
+        `specificity_<class>`, `precision_<class>`, `f1_<class>`, `auroc_<class>` and `average_precision_<class>` (one
+        against the rest).
+
+    Raises:
+        ConfigError: If shapes differ, a label is out of range or a probability is not in [0, 1].
+    """
+    statistics = classification_statistics(probabilities, labels, classes)
+    check_length(len(labels), patient_ids)
+    return statistics.estimate(patient_ids, resamples, seed, confidence)
+
+
+def classification_statistics(
+    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], classes: Sequence[str]
+) -> Statistics:
+    """Prepare the scores of `classification_metrics`, which says more."""
+    check_predictions(probabilities, labels)
+    check_classes(probabilities, classes)
+    answers = probabilities.argmax(1)
+    present = np.isin(np.arange(len(classes)), labels)
+    rankings = [Ranking(column, labels == c) for c, column in enumerate(probabilities.T)]
+    # Of these the rest are means or sums over films, one column each: brier, then the bins of the calibration error.
+    columns = np.column_stack([brier_of(probabilities, labels), calibration_gaps(probabilities, labels, BINS)])
+
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        counts = weighted_confusion(weights, labels, answers, len(classes))
+        hits = np.diagonal(counts, axis1=1, axis2=2)
+        total = counts.sum((1, 2))
+        per_class = rates_of(hits, counts.sum(2), counts.sum(1), total[:, None])
+        per_class |= areas_of(rankings, weights)
+        scores = {"accuracy": ratio(hits.sum(1), total)}
+        parts = {"balanced_accuracy": "sensitivity", "macro_specificity": "specificity", "macro_f1": "f1"}
+        parts |= {f"macro_{curve}": curve for curve in CURVES}
+        for name, part in parts.items():
+            scores[name] = per_class[part][:, present].mean(1)
+        # A class that is never answered has no precision: it counts as 0 here, or being silent would pay.
+        scores["macro_precision"] = np.nan_to_num(per_class["precision"])[:, present].mean(1)
+        brier, *gaps = (weights @ columns).T
+        scores |= {"brier": ratio(brier, total), "ece": ratio(np.abs(gaps).sum(0), total)}
+        return scores | by_class(per_class, classes)
+
+    films: dict[str, np.ndarray] = {}
+    for c, name in enumerate(classes):
+        films |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
+        films |= {f"specificity_{name}": labels != c, f"precision_{name}": answers == c}
+    means = {"accuracy", "balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision"}
+    means |= {f"macro_{curve}" for curve in CURVES}
+    return Statistics(compute, films, means | films.keys(), errors=("ece",))
+
+
+def brier_of(
+    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"]
+) -> Float[np.ndarray, " films"]:
+    """Return the squared distance of a film's probabilities from its truth; of two classes, the second one's alone."""
+    squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels])
+    distance: np.ndarray = squares[:, 1] if squares.shape[1] == 2 else squares.sum(1)
+    return distance
+
+
+def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
+    """Refuse predictions that cannot be scored.
+
+    Raises:
+        ConfigError: If `probabilities` is not [films, classes] in [0, 1], or `labels` not as many class indices.
+    """
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
+        raise ConfigError(
+            f"Probabilities of shape {probabilities.shape} and labels of shape {labels.shape} do not fit: they must "
+            f"be [films, classes] and [films], with one film or more."
+        )
+    check_probabilities(probabilities)
+    check_labels(labels, probabilities.shape[1])
+
+
+def check_labels(labels: np.ndarray, outputs: int) -> None:
+    """Refuse labels that are no class indices for a classifier with so many outputs (one output = two classes).
+
+    Raises:
+        ConfigError: If a label is out of range.
+    """
+    classes = max(outputs, 2)
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise ConfigError(f"Labels must be whole numbers from 0 to {classes - 1}: leave unlabelled films out.")
+
+
+CURVES = ("auroc", "average_precision")
+
+
+def check_probabilities(probabilities: np.ndarray) -> None:
+    """Refuse numbers that are no probabilities.
+
+    Raises:
+        ConfigError: If one is NaN or not in [0, 1].
+    """
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ConfigError("Probabilities must be in [0, 1] without NaN: apply softmax or sigmoid to logits first.")
+
+
+def check_classes(probabilities: np.ndarray, classes: Sequence[str], least: int = 2) -> None:
+    """Refuse names of classes that are not one a column, or fewer than so many.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    if len(classes) != probabilities.shape[1] or len(set(classes)) != len(classes) or len(classes) < least:
+        count = {1: "one", 2: "two"}[least]
+        raise ConfigError(
+            f"Each column of probabilities needs a class of its own, {count} or more: there are "
+            f"{probabilities.shape[1]} columns and the names {list(classes)}."
+        )
+
+
+def areas_of(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return AUROC and average precision of each class, [resamples, classes]."""
+    areas = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
+    return {name: np.stack(area, axis=1) for name, area in zip(CURVES, areas, strict=True)}
+
+
+def rates_of(hits: np.ndarray, true: np.ndarray, called: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the rates of each class against the rest, [resamples, classes], from weights of films."""
+    others = total - true
+    return {
+        "sensitivity": ratio(hits, true),
+        "specificity": ratio(others - (called - hits), others),
+        "precision": ratio(hits, called),
+        "f1": np.where(true > 0, ratio(2 * hits, true + called), np.nan),
+    }
+
+
+def by_class(per_class: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Name the scores of each class, from [resamples, classes] to `<score>_<class>`."""
+    return {f"{part}_{name}": values[:, c] for c, name in enumerate(classes) for part, values in per_class.items()}

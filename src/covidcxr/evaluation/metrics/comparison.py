@@ -1,0 +1,150 @@
+"""Differences between two models on the same films, and between two groups of films, with their doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from covidcxr.errors import ConfigError
+from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, bootstrap, check_length
+from covidcxr.evaluation.metrics.classification import Statistics
+from covidcxr.evaluation.metrics.segmentation import mask_statistics
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.table import answer_statistics
+
+__all__ = ["compare_rows", "unpaired_difference"]
+
+
+def compare_rows(
+    rows: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    *,
+    common: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Compare two models on the same films: the paired difference of every score that both have.
+
+    Films are matched by `image_id`. Both models are scored on the same resampled patients, so what makes a film hard
+    for both of them cancels: the interval is narrower than that of either score.
+
+    Args:
+        rows: Of the one model; see `score_rows`.
+        others: Of the other one.
+        common: Compare on the films that both have; else films that only one of them has are an error.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Returns:
+        Differences, the first model minus the second, under the names of the scores. Where the interval leaves out 0,
+        the films tell the models apart.
+
+    Raises:
+        ConfigError: If films are in one of them only or twice in one, their truths or the classes differ, or there is
+            nothing that both were scored on.
+    """
+    first, second = Answers.read(rows), Answers.read(others)
+    found: dict[str, Estimate] = {}
+    if first.classes and second.classes:
+        one, other = _match(first.scored, second.scored, common)
+        _check_truths(one, other)
+        found |= _subtract(answer_statistics(one), answer_statistics(other)).estimate(one.patients, resamples, seed)
+    if first.masks and second.masks:
+        one, other = _match(first, second, common)
+        differences = {name: values - other.masks[name] for name, values in one.masks.items() if name in other.masks}
+        found |= mask_statistics(differences).estimate(one.patients, resamples, seed)
+    if not found:
+        raise ConfigError("There is nothing to compare: the rows of the two models have no score in common.")
+    return found
+
+
+def unpaired_difference(
+    statistic: Callable[..., Float[np.ndarray, " resamples"]],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    *,
+    groups: tuple[PatientIds, PatientIds],
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Estimate how far a statistic of some films is above that of others: two hospitals, women and men, two views.
+
+    Patients of both are drawn together; one who has films in both is drawn with all of them.
+
+    Args:
+        statistic: As for `bootstrap`.
+        first: What the statistic takes besides weights, of the one group of films.
+        second: The same of the other.
+        groups: Patient of each film, of the one group and of the other; None or NaN = unknown.
+        resamples: How often to resample.
+        seed: Same seed, same interval.
+        confidence: Nominal coverage of the interval, in (0, 1).
+
+    Returns:
+        The first minus the second.
+
+    Raises:
+        ConfigError: If there are no films, lengths differ, or a setting is out of range.
+    """
+    for values, ids in zip((first, second), groups, strict=True):
+        for array in values:
+            check_length(len(array), ids)
+    films = len(groups[0])
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        gap: np.ndarray = statistic(weights[:, :films], *first) - statistic(weights[:, films:], *second)
+        return gap
+
+    everyone = [*groups[0], *groups[1]]
+    return bootstrap(difference, groups=everyone, resamples=resamples, seed=seed, confidence=confidence)
+
+
+def _match(first: Answers, second: Answers, common: bool) -> tuple[Answers, Answers]:
+    """Return the same films of both, in the order of the first."""
+    places = [_places(first), _places(second)]
+    shared = [name for name in places[0] if name in places[1]]
+    alone = [len(one) - len(shared) for one in places]
+    if any(alone) and not common:
+        raise ConfigError(
+            f"The models were not tested on the same films: {alone[0]} films have an answer of the first model only, "
+            f"{alone[1]} of the second only. Compare on the {len(shared)} common ones with common=True."
+        )
+    if not shared:
+        raise ConfigError("The two models were tested on different films: no image_id is in the rows of both.")
+    one, other = (np.array([place[name] for name in shared]) for place in places)
+    return first.take(one), second.take(other)
+
+
+def _places(answers: Answers) -> dict[str, int]:
+    names = [row.get("image_id") for row in answers.rows]
+    if None in names:
+        raise ConfigError("Films are matched by image_id, which some rows lack.")
+    places = {str(name): place for place, name in enumerate(names)}
+    if len(places) < len(names):
+        raise ConfigError(f"{len(names) - len(places)} films are in the rows of one model more than once.")
+    return places
+
+
+def _check_truths(first: Answers, second: Answers) -> None:
+    if set(first.classes) != set(second.classes) or first.exclusive != second.exclusive:
+        raise ConfigError(
+            f"The models know different classes, {list(first.classes)} and {list(second.classes)}: their scores are "
+            f"not of the same thing."
+        )
+    order = [second.classes.index(name) for name in first.classes]
+    differ = ~((first.truths == second.truths[:, order]) | np.isnan(first.truths) & np.isnan(second.truths[:, order]))
+    if differ.any():
+        raise ConfigError(f"{differ.any(1).sum()} films have another truth in the rows of the second model.")
+
+
+def _subtract(first: Statistics, second: Statistics) -> Statistics:
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        one, other = first.compute(weights), second.compute(weights)
+        return {name: values - other[name] for name, values in one.items() if name in other}
+
+    films = {name: films | second.films[name] for name, films in first.films.items() if name in second.films}
+    return Statistics(compute, films)

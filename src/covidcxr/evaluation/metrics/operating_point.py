@@ -1,0 +1,216 @@
+"""Where a classifier says yes: a threshold chosen on validation films, and what it comes to where it is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from covidcxr.errors import ConfigError
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.classification import Statistics
+from covidcxr.evaluation.metrics.reliability import of_class
+from covidcxr.evaluation.metrics.weighted import ratio
+from covidcxr.evaluation.predictions.predictions import Answers
+
+__all__ = ["OperatingPoint", "choose_point", "choose_threshold", "predictive_values", "score_at"]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A threshold and where it comes from.
+
+    Attributes:
+        class_name: The class that is called.
+        threshold: It is called from this probability up.
+        wanted: What was asked for, "sensitivity" or "specificity".
+        least: How much of it was asked for, in (0, 1].
+        chosen_on: Which films it was chosen on.
+        films: How many they were.
+        patients: How many patients they came from.
+    """
+
+    class_name: str
+    threshold: float
+    wanted: str
+    least: float
+    chosen_on: str
+    films: int
+    patients: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.class_name} from {self.threshold:.3f} up, chosen for a {self.wanted} of {self.least:.0%} on "
+            f"{self.films} {self.chosen_on} of {self.patients} patients"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def choose_threshold(
+    probability: Float[np.ndarray, " films"],
+    positive: Bool[np.ndarray, " films"],
+    *,
+    sensitivity: float | None = None,
+    specificity: float | None = None,
+) -> float:
+    """Find the threshold that reaches a wanted sensitivity, or specificity, and costs least of the other.
+
+    A film is called positive from the threshold up. Choose on validation films: on the films that a threshold was
+    chosen on it looks better than it is.
+
+    Args:
+        probability: Of the class, in [0, 1].
+        positive: Which films are of the class.
+        sensitivity: Wanted share of positive films that are called, in (0, 1]: the highest threshold that reaches it.
+        specificity: Wanted share of other films that are not called, in (0, 1]: the lowest probability found that
+            reaches it; just above all of them if none does.
+
+    Returns:
+        One of the probabilities, but for the case just told.
+
+    Raises:
+        ConfigError: If not exactly one of the two is wanted, it is out of range, or there are no films to reach it on.
+    """
+    wanted = sensitivity if specificity is None else specificity
+    if (sensitivity is None) == (specificity is None) or wanted is None or not 0 < wanted <= 1:
+        raise ConfigError(
+            f"Say one of sensitivity and specificity, in (0, 1], not sensitivity={sensitivity} and "
+            f"specificity={specificity}."
+        )
+    if probability.shape != positive.shape or np.isnan(probability).any():
+        raise ConfigError("Each film needs a probability, without NaN, and whether it is positive.")
+    about = np.sort(probability[positive if specificity is None else ~positive])
+    if not len(about):
+        raise ConfigError(f"There are no {'positive' if specificity is None else 'negative'} films to choose on.")
+    least = math.ceil(wanted * len(about) - 1e-9)  # films to be right; 1e-9: 10 * 0.9 may be 9.000...01
+    if specificity is None:
+        return float(about[len(about) - least])
+    above = probability[probability > about[least - 1]]
+    return float(above.min() if len(above) else np.nextafter(about[least - 1], 2))
+
+
+def choose_point(
+    rows: Sequence[Mapping[str, Any]],
+    class_name: str,
+    *,
+    sensitivity: float | None = None,
+    specificity: float | None = None,
+    chosen_on: str = "validation films",
+) -> OperatingPoint:
+    """Choose an operating point on the rows of validation films; see `choose_threshold`.
+
+    Args:
+        rows: See `score_rows`.
+        class_name: The class to call.
+        sensitivity: Wanted share of its films that are called.
+        specificity: Wanted share of other films that are not called.
+        chosen_on: What these films are, in words.
+
+    Raises:
+        ConfigError: If there is no such class, or nothing to choose on; see `choose_threshold`.
+    """
+    answers, probability, positive = of_class(Answers.read(rows).scored, class_name)
+    threshold = choose_threshold(probability, positive, sensitivity=sensitivity, specificity=specificity)
+    wanted, least = ("sensitivity", sensitivity) if specificity is None else ("specificity", specificity)
+    return OperatingPoint(
+        class_name, threshold, wanted, float(least or 0), chosen_on, len(answers), answers.number_of()
+    )
+
+
+def score_at(
+    rows: Sequence[Mapping[str, Any]],
+    class_name: str,
+    point: OperatingPoint | float,
+    prevalence: float | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Score a class against the rest at an operating point, with what its answers are worth where it is used.
+
+    Films of a test set are rarely as sick as those of a ward, and predictive values depend on it: give the prevalence
+    of the place. In every resample they follow from its sensitivity and specificity by `predictive_values`, so their
+    intervals carry the doubt of both.
+
+    Args:
+        rows: Of test films, on which the point was not chosen; see `score_rows`.
+        class_name: The class that is called.
+        point: From which probability up.
+        prevalence: Share of patients who are positive, in (0, 1); None = that of the films, with its own doubt.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Returns:
+        `sensitivity`, `specificity`, `ppv` and `npv` (the share of positive and of negative answers that are right),
+        and `prevalence`.
+
+    Raises:
+        ConfigError: If there is no such class, nothing to score, or the prevalence is not in (0, 1).
+    """
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise ConfigError(f"The prevalence must be in (0, 1), not {prevalence}.")
+    answers, probability, positive = of_class(Answers.read(rows).scored, class_name)
+    called = probability >= (point.threshold if isinstance(point, OperatingPoint) else point)
+    cells = np.stack([positive & called, positive, ~positive & ~called, ~positive], axis=1).astype(float)
+
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        hits, sick, cleared, healthy = (weights @ cells).T
+        found, spared = ratio(hits, sick), ratio(cleared, healthy)
+        share = sick / (sick + healthy) if prevalence is None else np.full(len(weights), prevalence)
+        ppv, npv = predictive_values(found, spared, share)
+        return {"sensitivity": found, "specificity": spared, "ppv": ppv, "npv": npv, "prevalence": share}
+
+    films = {"sensitivity": positive, "specificity": ~positive}
+    if prevalence is None:
+        films |= {"ppv": called, "npv": ~called}
+    shares = ("sensitivity", "specificity", *(("ppv", "npv", "prevalence") if prevalence is None else ()))
+    found = Statistics(compute, films, shares).estimate(answers.patients, resamples, seed)
+    return found if prevalence is None else found | _with_doubt(found, prevalence)
+
+
+def _with_doubt(found: Mapping[str, Estimate], prevalence: float) -> dict[str, Estimate]:
+    """Widen predictive values that no resample moves, since no film is answered wrongly, by the doubt that is left."""
+    sensitivity, specificity, ppv, npv = (found[name] for name in ("sensitivity", "specificity", "ppv", "npv"))
+    if specificity.value == 1:
+        ppv = replace(ppv, low=predictive_values(sensitivity.value, specificity.low, prevalence)[0])
+    if sensitivity.value == 1:
+        npv = replace(npv, low=predictive_values(sensitivity.low, specificity.value, prevalence)[1])
+    return {"ppv": ppv, "npv": npv}
+
+
+@overload
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]: ...
+
+
+@overload
+def predictive_values(
+    sensitivity: np.ndarray, specificity: np.ndarray, prevalence: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def predictive_values(sensitivity: Any, specificity: Any, prevalence: Any) -> tuple[Any, Any]:
+    """Return how often a positive and a negative answer are right, by Bayes' rule (Altman and Bland 1994).
+
+        PPV = se p / (se p + (1 - sp) (1 - p))
+        NPV = sp (1 - p) / (sp (1 - p) + (1 - se) p)
+
+    Args:
+        sensitivity: Share of the sick who are called, se.
+        specificity: Share of the healthy who are not, sp.
+        prevalence: Share of the sick, p.
+
+    Returns:
+        PPV and NPV, numbers or arrays as what was given; NaN where there are no such answers.
+    """
+    found, spared, share = (np.asarray(one, dtype=float) for one in (sensitivity, specificity, prevalence))
+    hits, alarms = np.asarray(found * share), np.asarray((1 - spared) * (1 - share))
+    cleared, missed = np.asarray(spared * (1 - share)), np.asarray((1 - found) * share)
+    ppv, npv = ratio(hits, np.asarray(hits + alarms)), ratio(cleared, np.asarray(cleared + missed))
+    return (ppv, npv) if ppv.ndim else (float(ppv), float(npv))

@@ -1,0 +1,202 @@
+"""Whether probabilities mean what they say, in bins; and how sets of plausible answers do on test films."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.classification import BINS, Statistics, brier_of
+from covidcxr.evaluation.metrics.weighted import bin_of, ratio, weighted_mean
+from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.page import Section
+
+__all__ = ["Reliability", "ReliabilityBin", "measure_reliability", "score_sets"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Films to which about the same probability was given.
+
+    Attributes:
+        low: Lower end of the bin, outside it.
+        high: Upper end, inside it.
+        confidence: Mean probability given.
+        share: Share of the films of which it was true.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    share: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"low": self.low, "high": self.high, "confidence": self.confidence, "share": self.share.to_dict()}
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How the probabilities given compare with what came true (DeGroot and Fienberg 1983).
+
+    Attributes:
+        of: What the probabilities are of: "the answer", the most probable class of each film; or a class.
+        bins: Those that hold films.
+        ece: Expected calibration error over these bins.
+        brier: Brier score, of all classes or of the class; see `classification_metrics`.
+    """
+
+    of: str
+    bins: tuple[ReliabilityBin, ...]
+    ece: Estimate
+    brier: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        bins = [one.to_dict() for one in self.bins]
+        return {"of": self.of, "bins": bins, "ece": self.ece.to_dict(), "brier": self.brier.to_dict()}
+
+    def sections(self) -> list[Section]:
+        """Return the part of a report."""
+        from covidcxr.evaluation.plots import as_picture, plot_reliability
+
+        what = "the most probable class" if self.of == "the answer" else self.of
+        lead = (
+            f"Of the films to which {what} was given a probability of 0.8, eight in ten should be right: on the dotted "
+            f"line. Below it the model is too sure, above it not sure enough."
+        )
+        alt = f"Reliability diagram: expected calibration error {self.ece}, Brier score {self.brier}"
+        return [Section("Do the probabilities mean what they say?", lead, [as_picture(plot_reliability(self), alt)])]
+
+
+def measure_reliability(
+    rows: Sequence[Mapping[str, Any]],
+    class_name: str | None = None,
+    *,
+    bins: int = BINS,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Reliability:
+    """Compare probabilities with what came true, in bins of equal width.
+
+    Args:
+        rows: Of films that the model was neither trained nor calibrated on; see `score_rows`.
+        class_name: Whose probability; None = that of each film's most probable class, of exclusive classes.
+        bins: Number of bins.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Raises:
+        ConfigError: If there is no such class, nothing to score, or findings without `class_name`.
+    """
+    answers = Answers.read(rows).scored
+    if bins < 1:
+        raise ConfigError(f"bins must be above 0, not {bins}.")
+    if class_name is None and not answers.exclusive:
+        raise ConfigError(f"Findings have a reliability each: give class_name, of {', '.join(answers.classes)}.")
+    if class_name is None:
+        confidence = answers.probabilities.max(1)
+        true = (answers.probabilities.argmax(1) == answers.labels).astype(float)
+        distance = brier_of(answers.probabilities, answers.labels)
+    else:
+        answers, confidence, positive = of_class(answers, class_name)
+        true = positive.astype(float)
+        distance = np.square(confidence - true)
+    if not len(answers):
+        raise ConfigError("There are no labelled films with an answer.")
+    inside = np.eye(bins, dtype=bool)[bin_of(confidence, bins)]
+    filled = np.flatnonzero(inside.any(0)).tolist()
+    columns = [inside * column[:, None] for column in (np.ones_like(true), true, confidence)]
+
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        films, right, given = (weights @ column for column in columns)
+        scores = {str(place): ratio(right[:, place], films[:, place]) for place in filled}
+        return scores | {
+            "ece": ratio(np.abs(right - given).sum(1), films.sum(1)),
+            "brier": weighted_mean(weights, distance),
+        }
+
+    shares = {str(place): inside[:, place] for place in filled}
+    found = Statistics(compute, shares, tuple(shares), ("ece",)).estimate(answers.patients, resamples, seed)
+    return Reliability(
+        class_name or "the answer",
+        tuple(
+            ReliabilityBin(
+                place / bins, (place + 1) / bins, float(confidence[inside[:, place]].mean()), found[str(place)]
+            )
+            for place in filled
+        ),
+        found["ece"],
+        found["brier"],
+    )
+
+
+def score_sets(
+    rows: Sequence[Mapping[str, Any]],
+    thresholds: Mapping[str, float],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Score the sets of plausible answers of a classifier of exclusive classes, which leaves open what is not clear.
+
+    A class is plausible from its threshold up, as in `covidcxr.ClassificationModel.answer`.
+
+    Args:
+        rows: Of test films, on which the thresholds were not fitted; see `score_rows`.
+        thresholds: By class name, say `model.config.thresholds`; see `calibrate`.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Returns:
+        `coverage` (how often the set holds the truth: what the thresholds promise), `coverage_<class>` of each true
+        class, `answered` (how often exactly one class is plausible, so that there is an answer), `right_if_answered`
+        (how often that is the truth), and `set_size` (the mean number of plausible classes).
+
+    Raises:
+        ConfigError: If classes are not exclusive, a class has no threshold, or there is nothing to score.
+    """
+    answers = Answers.read(rows).scored
+    if not answers.classes or not answers.exclusive:
+        raise ConfigError(
+            "Sets of plausible answers are scored for exclusive classes, with label and probability_CLASS."
+        )
+    missing = [name for name in answers.classes if name not in thresholds]
+    if missing:
+        raise ConfigError(f"There is no threshold for {', '.join(missing)}: calibrate with a coverage.")
+    labels = answers.labels
+    plausible = answers.probabilities >= np.array([thresholds[name] for name in answers.classes])
+    held, one = plausible[np.arange(len(labels)), labels], plausible.sum(1) == 1
+    columns = {
+        "coverage": (held, np.ones(len(labels), bool)),
+        **{f"coverage_{name}": (held, labels == number) for number, name in enumerate(answers.classes)},
+        "answered": (one, np.ones(len(labels), bool)),
+        "right_if_answered": (held, one),
+        "set_size": (plausible.sum(1), np.ones(len(labels), bool)),
+    }
+    values = {name: np.where(about, value, np.nan) for name, (value, about) in columns.items()}
+
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: weighted_mean(weights, value) for name, value in values.items()}
+
+    films = {name: about for name, (_, about) in columns.items()}
+    return Statistics(compute, films, films.keys() - {"set_size"}).estimate(answers.patients, resamples, seed)
+
+
+def of_class(answers: Answers, name: str) -> tuple[Answers, np.ndarray, np.ndarray]:
+    """Return the films for which it is known whether they are of a class, its probability and whether they are.
+
+    Raises:
+        ConfigError: If there is no such class, or no such film.
+    """
+    if name not in answers.classes:
+        raise ConfigError(f"There is no class {name!r}. {did_you_mean(name, answers.classes)}")
+    number = answers.classes.index(name)
+    answers = answers.take(~np.isnan(answers.truths[:, number]))
+    if not len(answers):
+        raise ConfigError(f"No film tells whether it is {name}.")
+    return answers, answers.probabilities[:, number], answers.truths[:, number] == 1

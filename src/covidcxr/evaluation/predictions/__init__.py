@@ -1,0 +1,1 @@
+"""Predictions: read, checked and joined with what is known of the images."""

@@ -1,0 +1,234 @@
+"""Rows of predictions, wherever they were made, as one tidy table: what was asked, answered and true of each film."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from covidcxr.errors import ConfigError, did_you_mean
+
+__all__ = ["TRAITS", "Answers", "looked_for"]
+
+TRAITS = ("source", "view", "sex", "age", "fold")
+"""What films are grouped by."""
+
+NOT_STATED = "not stated"
+
+_PROBABILITY, _LABEL = "probability_", "label_"
+MASKS = ("dice_", "iou_", "precision_", "recall_", "hd95_")
+_EMPTY = {"", "nan"}
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Films with their truth and a model's answer.
+
+    Attributes:
+        rows: A row a film, with plain text and numbers.
+        classes: Names of the classes; empty where only masks were drawn.
+        exclusive: Whether a film is of one class alone; else classes are findings.
+        truths: [films, classes]: 1, 0, or NaN = not labelled.
+        probabilities: [films, classes] in [0, 1]; NaN = not answered.
+        masks: By score ("dice_lung"): one number a film, NaN = the true mask is not known.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    classes: tuple[str, ...]
+    exclusive: bool
+    truths: Float[np.ndarray, "films classes"]
+    probabilities: Float[np.ndarray, "films classes"]
+    masks: Mapping[str, Float[np.ndarray, " films"]]
+
+    @classmethod
+    def read(cls, rows: Sequence[Mapping[str, Any]]) -> Answers:
+        """Tidy rows: text of a CSV becomes numbers, and what is empty is unknown.
+
+        Args:
+            rows: As `covidcxr test` writes them; only `label` (or `label_CLASS`) and `probability_CLASS`, or scores
+                of masks, are needed. One probability column is that of its class; the other label is its absence.
+
+        Raises:
+            ConfigError: If there are no rows, nothing in them can be scored, or a value is out of range.
+        """
+        if not rows:
+            raise ConfigError("There are no films to evaluate.")
+        tidy = tuple({str(name): _tidied(value) for name, value in row.items()} for row in rows)
+        for number, row in enumerate(tidy, 1):
+            row["image_id"] = str(row.get("image_id") or f"row {number}")
+        names = list(dict.fromkeys(name for row in tidy for name in row))
+        classes = tuple(name.removeprefix(_PROBABILITY) for name in names if name.startswith(_PROBABILITY))
+        masks = {name: _numbers(tidy, name) for name in names if name.startswith(MASKS)}
+        masks = {name: values for name, values in masks.items() if not np.isnan(values).all()}
+        if not classes and not masks:
+            raise ConfigError(
+                f"The rows hold nothing to score, neither probability_CLASS nor dice_CLASS: {', '.join(names)}."
+            )
+        probabilities = np.stack([_numbers(tidy, _PROBABILITY + name) for name in classes] or [np.empty(0)], axis=1)
+        if ((probabilities < 0) | (probabilities > 1)).any():
+            raise ConfigError("Probabilities must be in [0, 1]: apply softmax or sigmoid to logits first.")
+        exclusive = not any(_LABEL + name in names for name in classes)
+        if exclusive and classes:
+            classes, probabilities = _two_classes(tidy, classes, probabilities)
+        truths = _truths(tidy, classes, exclusive)
+        shape = (len(tidy), len(classes))
+        return cls(tidy, classes, exclusive, truths.reshape(shape), probabilities.reshape(shape), masks)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def patients(self) -> list[str | None]:
+        """Patient of each film; None = not known."""
+        return [row.get("patient_id") for row in self.rows]
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether any row tells its patient."""
+        return any(patient is not None for patient in self.patients)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Number of each film's class; only of exclusive classes and films that are labelled."""
+        numbers: np.ndarray = self.truths.argmax(1)
+        return numbers
+
+    @cached_property
+    def scored(self) -> Answers:
+        """The films that have both a label and an answer."""
+        if not self.classes:
+            return self.take(np.zeros(len(self), bool))
+        known = ~np.isnan(self.truths).all(1) & ~np.isnan(self.probabilities).any(1)
+        return self if known.all() else self.take(known)
+
+    def take(self, films: Bool[np.ndarray, " films"] | Integer[np.ndarray, " taken"]) -> Answers:
+        """Return some of the films: which, or their places."""
+        return replace(
+            self,
+            rows=tuple(self.rows[film] for film in np.arange(len(self))[films]),
+            truths=self.truths[films],
+            probabilities=self.probabilities[films],
+            masks={name: values[films] for name, values in self.masks.items()},
+        )
+
+    def trait(self, name: str) -> np.ndarray:
+        """Return one of `TRAITS` for each film as text; what is empty is "not stated", ages are bands."""
+        values = [row.get(name) for row in self.rows]
+        if name == "age":
+            return np.array([_age_band(value) for value in values])
+        return np.array([NOT_STATED if value is None else str(value) for value in values])
+
+    def numbers(self, name: str) -> Float[np.ndarray, " films"]:
+        """Return any column of numbers; NaN = not known.
+
+        Raises:
+            ConfigError: If it holds something else.
+        """
+        return _numbers(self.rows, name)
+
+    def groups(self, name: str) -> dict[str, Bool[np.ndarray, " films"]]:
+        """Return the films of each value of a trait, by name; empty where no film tells it."""
+        values = self.trait(name)
+        found = sorted(set(values.tolist()) - {NOT_STATED}, key=_in_order)
+        if not found:
+            return {}
+        return {value: values == value for value in (*found, *([NOT_STATED] if NOT_STATED in values else []))}
+
+    def number_of(self, patients_of: Bool[np.ndarray, " films"] | None = None) -> int:
+        """Count the patients of some films (default all); each unknown one is a patient of its own."""
+        kept = range(len(self)) if patients_of is None else np.flatnonzero(patients_of).tolist()
+        ids = [self.patients[film] for film in kept]
+        return len({one for one in ids if one is not None}) + sum(one is None for one in ids)
+
+
+def looked_for(answers: Answers, wanted: str | None = None) -> int | None:
+    """Choose the class whose films must not be missed: the wanted one, else COVID-19, else the last of two.
+
+    Returns:
+        Its number; None where no class stands out.
+
+    Raises:
+        ConfigError: If the wanted class is not among the classes.
+    """
+    if wanted is not None:
+        if wanted not in answers.classes:
+            raise ConfigError(f"There is no class {wanted!r}. {did_you_mean(wanted, answers.classes)}")
+        return answers.classes.index(wanted)
+    covid = [
+        number for number, name in enumerate(answers.classes) if "covid" in name.lower() and "non" not in name.lower()
+    ]
+    if covid:
+        return covid[0]
+    return 1 if answers.exclusive and len(answers.classes) == 2 else None
+
+
+def _tidied(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        value = value.strip()
+        return None if value.lower() in _EMPTY else value
+    return value
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    values = [row.get(name) for row in rows]
+    try:
+        return np.array([math.nan if value is None else float(value) for value in values], dtype=float)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"The column {name!r} must hold numbers ({error}).") from error
+
+
+def _two_classes(
+    rows: Sequence[Mapping[str, Any]], classes: tuple[str, ...], probabilities: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Write the probability of one class alone as those of two."""
+    if len(classes) > 1:
+        return classes, probabilities
+    others = sorted({str(row["label"]) for row in rows if row.get("label") is not None} - set(classes))
+    if len(others) > 1:
+        raise ConfigError(
+            f"There is a probability of {classes[0]!r} only, but the labels are also {', '.join(others)}."
+        )
+    return (others[0] if others else f"no {classes[0]}", *classes), np.hstack([1 - probabilities, probabilities])
+
+
+def _truths(rows: Sequence[Mapping[str, Any]], classes: tuple[str, ...], exclusive: bool) -> np.ndarray:
+    if not classes:
+        return np.empty((len(rows), 0))
+    if not exclusive:
+        return np.stack([_numbers(rows, _LABEL + name) for name in classes], axis=1)
+    truths = np.full((len(rows), len(classes)), math.nan)
+    numbers = {name: number for number, name in enumerate(classes)}
+    for film, row in enumerate(rows):
+        label = row.get("label")
+        if label is None:
+            continue
+        if str(label) not in numbers:
+            raise ConfigError(
+                f"The film {row.get('image_id', film + 1)} has the label {label!r}, for which there is no probability. "
+                f"{did_you_mean(str(label), classes)}"
+            )
+        truths[film] = 0
+        truths[film, numbers[str(label)]] = 1
+    return truths
+
+
+def _age_band(value: Any) -> str:
+    from covidcxr.data.datasets.csv import parse_age  # brings Lightning, which scores alone do without
+
+    age = parse_age(str(value)) if value is not None else None
+    if age is None or math.isnan(age):
+        return NOT_STATED
+    return "under 40" if age < 40 else "40 to 59" if age < 60 else "60 and over"
+
+
+def _in_order(value: str) -> tuple[int, int, str]:
+    """Sort fold-10 after fold-9, and those under 40 first."""
+    number = value.rpartition("-")[2]
+    return int(value != "under 40"), int(number) if number.isdigit() else 0, value

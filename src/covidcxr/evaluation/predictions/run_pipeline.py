@@ -1,0 +1,292 @@
+"""A pipeline asked about the films of a data set: a row a film, and what was drawn and seen on it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from covidcxr.data.dataset import box_slices, check_mask_size
+from covidcxr.data.records import Record
+from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError, did_you_mean
+from covidcxr.evaluation.metrics.agreement import film_agreement
+from covidcxr.evaluation.metrics.segmentation import dice_score, iou_score, precision_score, recall_score
+from covidcxr.io.atomic import replace_file
+from covidcxr.io.image import read_mask
+from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.pipeline.prediction import Prediction
+from covidcxr.tasks.rows import add_traits
+from covidcxr.transforms.geometry import fit_mask
+from covidcxr.transforms.surface_distance import hd95
+
+if TYPE_CHECKING:
+    from covidcxr.data.collection import Collection
+    from covidcxr.explain import Explanation
+
+__all__ = ["open_pipeline", "pipeline_rows", "read_record", "true_masks", "write_rows", "FilmShelf", "Look"]
+
+Masks = Mapping[str, Bool[np.ndarray, "height width"]]
+
+
+_SCORES = {
+    "dice": dice_score,
+    "iou": iou_score,
+    "precision": precision_score,
+    "recall": recall_score,
+    "hd95": hd95,
+}
+
+
+def open_pipeline(
+    source: str | PathLike[str], *, lungs: str | PathLike[str] = "mini", outlines: bool = False
+) -> Pipeline:
+    """Load a pipeline, or a single model as one.
+
+    Args:
+        source: A bundled name, a folder (of a pipeline or of one model) or a Hub repository.
+        lungs: Where the lungs come from for a classifier that sees a region of the film.
+        outlines: Draw the lungs beside a single classifier of the full film too, to be looked at.
+
+    Raises:
+        PretrainedError: If it cannot be had.
+    """
+    try:
+        return Pipeline.from_pretrained(source)
+    except PretrainedError as error:
+        if "single model" not in str(error):
+            raise
+    model = load_model(source)
+    if isinstance(model, ClassificationModel | EnsembleModel):
+        helper = Pipeline.from_pretrained(lungs).lung_segmenter if model.needs_lungs or outlines else None
+        return Pipeline(classifier=model, lung_segmenter=helper)
+    assert isinstance(model, SegmentationModel)
+    part = "infection_segmenter" if "infection" in model.config.classes else "lung_segmenter"
+    parts: dict[str, Any] = {part: model}
+    return Pipeline(**parts)
+
+
+def pipeline_rows(
+    pipeline: Pipeline,
+    data: Collection,
+    split: str | None = "test",
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Ask a pipeline about the films of a split.
+
+    A film that cannot be read costs its own answer: its row tells the `error`.
+
+    Args:
+        pipeline: What is asked.
+        data: The films.
+        split: "train", "val" or "test"; None = all films.
+        batch_size: Films a batch.
+        progress: Told how many of how many are done.
+
+    Returns:
+        A row a film: `image_id`, `patient_id`, `source`, `split`, `view`, `sex`, `age`; `label`, or `label_CLASS` of
+        findings; `probability_CLASS`; `answer` ("" = cannot say), `plausible` and `reasons` (joined by ";");
+        `dice_MASK`, `iou_MASK`, ... of the masks whose truth is known; and where a reader outlined the infection what
+        `covidcxr.evaluation.agreement.film_agreement` measures.
+
+    Raises:
+        ConfigError: If there is no such split, no film in it, or none has a label that the classifier knows.
+    """
+    if split not in (None, "train", "val", "test"):
+        raise ConfigError(f"There is no split {split!r}. {did_you_mean(str(split), ('train', 'val', 'test', 'all'))}")
+    records = [record for record in data.records if split is None or record.split == split]
+    if not records:
+        raise ConfigError(f"No film of {type(data).__name__} is in the split {split!r}.")
+    rows: list[dict[str, Any]] = []
+    waiting = iter(records)
+    while batch := list(islice(waiting, batch_size)):
+        rows += _ask(pipeline, data, batch)
+        if progress is not None:
+            progress(len(rows), len(records))
+    _check_labels(pipeline, rows, records)
+    return add_traits(rows, records)
+
+
+def _check_labels(pipeline: Pipeline, rows: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> None:
+    labelled = {record.label for record in records if record.label is not None}
+    if pipeline.classifier is not None and labelled and not any(row.get("label") for row in rows):
+        raise ConfigError(
+            f"The classifier knows {', '.join(pipeline.classifier.config.classes)}, the films are labelled "
+            f"{', '.join(sorted(labelled))}: rename labels with --data.label_map '{{OLD: NEW}}'."
+        )
+
+
+def _ask(pipeline: Pipeline, data: Collection, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    films: list[Float[np.ndarray, "height width"] | CovidCXRError] = []
+    for record in records:
+        try:
+            films.append(read_record(data, record))
+        except CovidCXRError as error:
+            films.append(error)
+    read = [film for film in films if not isinstance(film, CovidCXRError)]
+    answers = pipeline.predict(read, batch_size=len(read)) if read else iter(())
+    for record, film in zip(records, films, strict=True):
+        row = _truth(pipeline, record)
+        if isinstance(film, CovidCXRError):
+            yield row | _answer(pipeline, None) | {"error": str(film)}
+            continue
+        answer = next(answers)
+        assert isinstance(answer, Prediction)
+        row |= _answer(pipeline, answer)
+        try:
+            true = true_masks(record, film.shape)
+            row |= _mask_scores(answer.masks, true)
+            row |= film_agreement(
+                answer.orientation.correct_masks(answer.masks), answer.orientation.correct_masks(true)
+            )
+        except CovidCXRError as error:
+            row["error"] = str(error)
+        yield row
+
+
+def _truth(pipeline: Pipeline, record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {"image_id": record.image_id, "patient_id": record.patient_id or ""}
+    row |= {"source": record.source, "split": record.split or ""}
+    classes = () if pipeline.classifier is None else pipeline.classifier.config.classes
+    if pipeline.classifier is not None and pipeline.classifier.config.mode == "multilabel":
+        known = record.findings or ({name: name == record.label for name in classes} if record.label else {})
+        return row | {f"label_{name}": float(known[name]) if name in known else "" for name in classes}
+    return row | ({"label": record.label if record.label in classes else ""} if classes else {})
+
+
+def _answer(pipeline: Pipeline, answer: Prediction | None) -> dict[str, Any]:
+    """Return what the classifier says; it was not asked where the lungs that it needs were not found."""
+    if pipeline.classifier is None:
+        return {"reasons": ";".join(answer.reasons)} if answer is not None else {}
+    config = pipeline.classifier.config
+    chances = {} if answer is None else answer.probabilities
+    row: dict[str, Any] = {f"probability_{name}": chances.get(name, "") for name in config.classes}
+    plausible = [name for name in chances if chances[name] >= config.thresholds.get(name, 0.5)]
+    if chances and config.mode != "multilabel" and not config.thresholds:
+        plausible = [max(chances, key=lambda name: chances[name])]
+    row |= {"answer": (answer.label if answer is not None else None) or "", "plausible": ";".join(plausible)}
+    return row | {"reasons": "cannot-be-read" if answer is None else ";".join(answer.reasons)}
+
+
+def _mask_scores(drawn: Masks, true: Masks) -> dict[str, float]:
+    return {
+        f"{kind}_{name}": float(score(drawn[name], mask))
+        for name, mask in true.items()
+        if name in drawn
+        for kind, score in _SCORES.items()
+    }
+
+
+def read_record(data: Collection, record: Record) -> Float[np.ndarray, "height width"]:
+    """Open a film and cut it to its box.
+
+    Raises:
+        ImageReadError: If it cannot be read.
+        DatasetError: If its box does not suit it.
+    """
+    film = data.read_film(record)
+    return film[box_slices(record, (film.shape[0], film.shape[1]))]
+
+
+def true_masks(record: Record, size: tuple[int, int]) -> dict[str, Bool[np.ndarray, "height width"]]:
+    """Read the true masks of a film at the film's size.
+
+    Args:
+        record: The film.
+        size: Its height and width, those of its box where it has one.
+
+    Raises:
+        ImageReadError: If a mask cannot be read.
+        DatasetError: If a mask cannot be of this film.
+    """
+    found = {}
+    for name, path in record.mask_paths.items():
+        mask = read_mask(path)
+        if record.box is not None:
+            mask = mask[box_slices(record, (mask.shape[0], mask.shape[1]))]
+        check_mask_size(record, name, (mask.shape[0], mask.shape[1]), size)
+        if mask.shape != tuple(size):
+            mask = fit_mask(torch.from_numpy(mask).float()[None, None], size, "stretch")[0, 0].numpy() > 0.5
+        found[name] = mask
+    return found
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Write rows as CSV; the file appears whole or not at all."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with replace_file(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What there is to be seen of one film.
+
+    Attributes:
+        film: Grey, in [0, 1].
+        answer: What the pipeline says of it; None = there is no pipeline.
+        heat: Where its classifier looked; None = nothing to explain.
+        masks: The true ones.
+    """
+
+    film: Float[np.ndarray, "height width"] = field(repr=False)
+    answer: Prediction | None
+    heat: Explanation | None
+    masks: Mapping[str, Bool[np.ndarray, "height width"]] = field(repr=False)
+
+
+class FilmShelf:
+    """The films behind rows, to be looked at again.
+
+    Args:
+        data: The films.
+        pipeline_of: Finds the pipeline that answered for a row; None = films are shown without answers.
+    """
+
+    def __init__(
+        self, data: Collection, pipeline_of: Callable[[Mapping[str, Any]], Pipeline | None] | None = None
+    ) -> None:
+        self.data = data
+        self._records = {record.image_id: record for record in data.records}
+        self._pipeline_of = pipeline_of or (lambda row: None)
+
+    def look(self, row: Mapping[str, Any], target: str | None = None) -> Look | None:
+        """Open the film of a row, ask its pipeline again and explain a class.
+
+        Args:
+            row: Names the film.
+            target: The class to explain.
+
+        Returns:
+            None if the film is not on the shelf or cannot be read.
+        """
+        record = self._records.get(str(row["image_id"]))
+        if record is None:
+            return None
+        try:
+            film = read_record(self.data, record)
+            masks = true_masks(record, film.shape)
+        except CovidCXRError:  # one bad film costs one entry of a gallery
+            return None
+        pipeline = self._pipeline_of(row)
+        answer = None if pipeline is None else pipeline(film)
+        heat = None
+        if answer is not None and answer.probabilities:
+            try:
+                heat = answer.explain(target if target in answer.probabilities else None)
+            except ConfigError:  # a network without a layer that keeps places
+                heat = None
+        return Look(film, answer, heat, masks)

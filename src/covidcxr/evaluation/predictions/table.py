@@ -1,0 +1,200 @@
+"""Scores of a table of predictions, a row a film, as `covidcxr test` writes it, and calibration by it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from covidcxr.config import EnsembleConfig, ModelConfig
+from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.calibration import conformal_threshold, fit_temperature
+from covidcxr.evaluation.metrics.classification import Statistics, classification_statistics
+from covidcxr.evaluation.metrics.multilabel import finding_statistics
+from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
+from covidcxr.evaluation.predictions.predictions import MASKS, Answers
+
+if TYPE_CHECKING:
+    from covidcxr.io.tables import Table
+
+__all__ = ["answer_statistics", "answered_rows", "calibrate", "read_rows", "score_rows"]
+
+Config = TypeVar("Config", bound=ModelConfig | EnsembleConfig)
+
+_PROBABILITY = "probability_"
+
+ROUNDING = 0.02
+"""How far from 1 the sum of a film's probabilities may be: tables hold them rounded."""
+
+
+def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+    """Score the rows of one test, each figure with its patient-clustered 95 % interval.
+
+    Args:
+        rows: What a task keeps in `rows`, or what was read from a CSV: `patient_id`, and scores of masks
+            (`dice_lung`, ...; empty = the mask is not known), or `probability_CLASS` with `label` (exclusive classes)
+            or `label_CLASS` (findings, empty = not labelled), or both. A film without label or answer is left out of
+            the scores of answers.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Returns:
+        Estimates by name: those of `classification_metrics` or `finding_metrics`, and the means of masks.
+
+    Raises:
+        ConfigError: If there are no rows, they hold none of these columns, or a value is out of range.
+    """
+    answers = Answers.read(rows)
+    scored = answers.scored
+    scores = answer_statistics(scored).estimate(scored.patients, resamples, seed) if len(scored) else {}
+    if answers.masks:
+        scores |= segmentation_metrics(answers.masks, answers.patients, resamples=resamples, seed=seed)
+    return scores
+
+
+def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
+    """Read predictions, made here or elsewhere, for `score_rows` and all else that takes rows.
+
+    Args:
+        path: A table (CSV, TSV, Parquet, Excel), a row a film: `label` and `probability_CLASS` for each class (of two
+            classes one will do), or `label_CLASS` (1, 0, empty = not labelled) and `probability_CLASS` for each
+            finding, or scores of masks (`dice_lung`, ...). With `image_id` models can be compared, with `patient_id`
+            intervals hold for patients; other columns are kept. What is empty is not known.
+
+    Returns:
+        Rows; probabilities, findings and scores of masks are numbers, NaN where not known.
+
+    Raises:
+        DatasetError: If the table cannot be read.
+        ConfigError: If columns are missing, or a value is wrong: says which, and in which line.
+
+    Warns:
+        UserWarning: If there are no patients: every film counts as one of its own, and intervals may be too narrow.
+    """
+    from covidcxr.io.tables import Table  # brings Lightning, which scores alone do without
+
+    table = Table(Path(path))
+    numbers, exclusive = _check_columns(table)
+    rows, faults = [], []
+    seen: dict[str, int] = {}
+    for line, row in table:
+        try:
+            rows.append(row | _read_numbers(row, numbers))
+            if exclusive:
+                _check_answer(rows[-1], exclusive)
+            if (film := row.get("image_id")) and seen.setdefault(film, line) != line:
+                raise ConfigError(f"the film {film} stands in line {seen[film]} already")
+        except ConfigError as error:
+            faults.append(f"line {line}: {error}.")
+    if faults:
+        more = f" Besides, {len(faults) - 1} other lines have faults." if len(faults) > 1 else ""
+        raise ConfigError(f"The predictions in {table.path} cannot be scored, {faults[0]}{more}")
+    if "patient_id" not in table.columns:
+        message = (
+            f"{table.path} tells no patient_id: every film counts as a patient of its own, so where patients have "
+        )
+        warnings.warn(message + "several films the intervals are too narrow.", UserWarning, stacklevel=2)
+    return rows
+
+
+def answer_statistics(answers: Answers) -> Statistics:
+    """Prepare the scores of the answers to films that are labelled; see `score_rows`."""
+    if answers.exclusive:
+        return classification_statistics(answers.probabilities, answers.labels, answers.classes)
+    return finding_statistics(answers.probabilities, answers.truths, answers.classes)
+
+
+def answered_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows that hold probabilities: a film without a label has none, though its masks may be scored."""
+    columns = {name for row in rows for name in row if name.startswith(_PROBABILITY)}
+    asked = {*columns, "label"} if any("label" in row for row in rows) else columns
+    return [row for row in rows if columns and all(row.get(name, "") not in ("", None) for name in asked)]
+
+
+def calibrate(config: Config, rows: Sequence[Mapping[str, Any]], coverage: float | None = None) -> Config:
+    """Fit a classifier's temperature, and the thresholds of its answer sets, on the rows of validation films.
+
+    Args:
+        config: The classifier or ensemble that gave the probabilities; of exclusive classes.
+        rows: What `Trainer.validate` left in the task's `rows`, or `covidcxr.tasks.predict_rows` returned.
+        coverage: How often a set of plausible answers shall hold the truth, in (0, 1); None = no sets, the most
+            probable class is the answer.
+
+    Returns:
+        The config with its temperature (Guo 2017) and its thresholds (split conformal prediction, Sadinle 2019).
+
+    Raises:
+        ConfigError: If the classes are not exclusive, or there are no rows.
+    """
+    answers = Answers.read(rows).scored if rows else None
+    if config.mode == "multilabel" or config.task != "classification" or not answers:
+        raise ConfigError(f"Only exclusive classes of labelled films are calibrated, not {config.mode} {config.task}.")
+    if set(answers.classes) != set(config.classes):
+        raise ConfigError(f"The rows are of {list(answers.classes)}, the model is of {list(config.classes)}.")
+    order = [answers.classes.index(name) for name in config.classes]
+    probabilities, labels = answers.probabilities[:, order], answers.truths[:, order].argmax(1)
+    # Softmax forgets a constant, so the logarithm serves as logits; they were divided by the temperature already.
+    logits = np.log(probabilities.clip(1e-12)) * config.temperature
+    temperature = fit_temperature(logits, labels)
+    config = replace(config, temperature=temperature, thresholds={})
+    if coverage is None:
+        return config
+    scaled = np.exp(logits / temperature)
+    threshold = conformal_threshold(scaled / scaled.sum(1, keepdims=True), labels, coverage)
+    return replace(config, thresholds=dict.fromkeys(config.classes, threshold))
+
+
+def _check_columns(table: Table) -> tuple[list[str], list[str]]:
+    """Return the columns of numbers, and the exclusive classes of which each row tells one as its label."""
+    classes = [name.removeprefix(_PROBABILITY) for name in table.columns if name.startswith(_PROBABILITY)]
+    masks = [name for name in table.columns if name.startswith(MASKS)]
+    if not classes and not masks:
+        raise ConfigError(
+            f"{table.path} holds no predictions: it needs a column probability_CLASS for each class, with label, or "
+            f"scores of masks such as dice_lung. Its columns: {', '.join(table.columns)}."
+        )
+    findings = [name for name in classes if f"label_{name}" in table.columns]
+    missing = [f"label_{name}" for name in classes if name not in findings]
+    if missing and (findings or "label" not in table.columns):
+        raise ConfigError(
+            f"{table.path} lacks {', '.join(missing) if findings else 'label'}: exclusive classes need their truth in "
+            f"the column label, findings each in a column label_CLASS."
+        )
+    numbers = [*(_PROBABILITY + name for name in classes), *(f"label_{name}" for name in findings), *masks]
+    return numbers, [] if findings else classes
+
+
+def _read_numbers(row: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
+    values = {}
+    for name in names:
+        text = row[name]
+        try:
+            values[name] = float(text or "nan")
+        except ValueError:
+            raise ConfigError(f"{name} is {text!r}, which is no number") from None
+        if name.startswith("label_") and values[name] not in (0, 1) and not np.isnan(values[name]):
+            raise ConfigError(f"{name} is {text}: a finding is 1 (shown), 0 (not shown) or empty (not labelled)")
+        if values[name] < 0 or (values[name] > 1 and not name.startswith("hd95_")):
+            raise ConfigError(f"{name} is {text}, which is not in [0, 1]")
+    return values
+
+
+def _check_answer(row: Mapping[str, Any], classes: Sequence[str]) -> None:
+    label, total = row["label"], sum(row[_PROBABILITY + name] for name in classes)
+    if len(classes) < 2:
+        return
+    if label and label not in classes:
+        raise ConfigError(
+            f"there is no probability for the label {label!r}. {did_you_mean(label, classes)}".rstrip(".")
+        )
+    if abs(total - 1) > ROUNDING:
+        raise ConfigError(
+            f"the probabilities sum to {total:.3f}, not 1. Of findings that may come together, give the truths as "
+            f"label_CLASS"
+        )

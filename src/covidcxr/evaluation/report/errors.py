@@ -1,0 +1,208 @@
+"""Where a classifier errs: by group, and the errors of which it was most sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from covidcxr.evaluation.predictions.predictions import TRAITS, Answers
+from covidcxr.evaluation.report.subgroups import find_groups
+from covidcxr.page import Block, Section, Table, Words
+
+__all__ = ["Mistake", "MistakeGroup", "Mistakes", "find_mistakes"]
+
+SHOWN = 12
+"""Mistakes that the page shows; the JSON holds all."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A film that was answered wrong.
+
+    Attributes:
+        image_id: Names it.
+        patient_id: Who is on it; "" = not known.
+        source: Where it comes from.
+        fold: What tested it, in pooled rows.
+        truth: Its label; of findings the finding in question, with "no " before it where it is absent.
+        answer: What was answered in place of it.
+        confidence: Probability of that answer.
+        kind: "missed" (the class looked for), "false alarm", or "mixed up" (between other classes).
+    """
+
+    image_id: str
+    patient_id: str
+    source: str
+    fold: str
+    truth: str
+    answer: str
+    confidence: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class MistakeGroup:
+    """Mistakes among the films of a group.
+
+    Attributes:
+        trait: "source", "view", "sex", "age", "fold", or "" = all films.
+        name: The trait's value.
+        missed: Films of the class looked for that were called something else.
+        sick: Films of that class.
+        sick_patients: Their patients.
+        alarms: Other films that were called that class.
+        others: Films of other classes.
+        other_patients: Their patients.
+    """
+
+    trait: str
+    name: str
+    missed: int
+    sick: int
+    sick_patients: int
+    alarms: int
+    others: int
+    other_patients: int
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """What was answered wrong.
+
+    Attributes:
+        positive: The class looked for; of findings or several classes without one, "a class".
+        mistakes: Surest first.
+        groups: All films first.
+    """
+
+    positive: str
+    mistakes: tuple[Mistake, ...]
+    groups: tuple[MistakeGroup, ...]
+
+    @property
+    def shown(self) -> list[Mistake]:
+        """Those that the page shows: the surest ones, in turn missed, false alarms and mixed up."""
+        kinds = [[one for one in self.mistakes if one.kind == kind] for kind in ("missed", "false alarm", "mixed up")]
+        in_turn = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
+        return sorted(in_turn[:SHOWN], key=lambda one: -one.confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers, and every mistake."""
+        return {
+            "positive": self.positive,
+            "mistakes": [asdict(one) for one in self.mistakes],
+            "groups": [asdict(one) for one in self.groups],
+        }
+
+    def sections(self) -> list[Section]:
+        """Return the part of the report, without pictures."""
+        if not self.mistakes:
+            return [Section("Errors", "No film was answered wrong.")]
+        blocks: list[Block] = []
+        if self.groups:
+            blocks.append(self._group_table())
+        rows = [
+            [one.image_id, one.source, one.kind, one.truth, one.answer, f"{one.confidence:.2f}"] for one in self.shown
+        ]
+        shown = f"{len(rows)} of which the model was most sure, of each kind, out of {len(self.mistakes)}"
+        blocks.append(Table(["film", "source", "kind", "truth", "answer", "probability of it"], rows, shown))
+        blocks.append(Words("report.json lists every error."))
+        lead = f"{len(self.mistakes)} wrong answers; the answer is the most probable class."
+        return [Section("Errors", lead, blocks)]
+
+    def _group_table(self) -> Table:
+        rows = [
+            [
+                one.name if one.trait in ("", "fold") else f"{one.trait} {one.name}",
+                f"{one.missed} of {one.sick}",
+                str(one.sick_patients),
+                f"{one.alarms} of {one.others}",
+                str(one.other_patients),
+            ]
+            for one in self.groups
+        ]
+        heads = ["films", f"{self.positive} missed", "patients", f"called {self.positive} by mistake", "patients"]
+        return Table(heads, rows, "Where they lie")
+
+
+def find_mistakes(answers: Answers, *, positive: int | None) -> Mistakes | None:
+    """Find the films that were answered wrong.
+
+    Args:
+        answers: The films. Of exclusive classes the most probable is the answer; of findings those from 0.5 up.
+        positive: Number of the class looked for.
+
+    Returns:
+        None where there is no classifier, or no film is both labelled and answered.
+    """
+    answers = answers.scored
+    if not len(answers) or not answers.classes:
+        return None
+    wrong = _exclusive(answers, positive) if answers.exclusive else _findings(answers)
+    wrong = sorted(wrong, key=lambda one: -one.confidence)
+    name = answers.classes[positive] if positive is not None else "a class"
+    return Mistakes(name, tuple(wrong), tuple(_groups(answers, positive)) if positive is not None else ())
+
+
+def _exclusive(answers: Answers, positive: int | None) -> Sequence[Mistake]:
+    called = answers.probabilities.argmax(1)
+    kinds = {True: "missed", False: "false alarm"}
+    return [
+        _mistake(
+            answers,
+            film,
+            answers.classes[truth],
+            answers.classes[answer],
+            float(answers.probabilities[film, answer]),
+            kinds[truth == positive] if positive in (truth, answer) else "mixed up",
+        )
+        for film, (truth, answer) in enumerate(zip(answers.labels.tolist(), called.tolist(), strict=True))
+        if truth != answer
+    ]
+
+
+def _findings(answers: Answers) -> Sequence[Mistake]:
+    found = []
+    called = answers.probabilities >= 0.5
+    for film, c in np.argwhere(~np.isnan(answers.truths) & ((answers.truths == 1) != called)).tolist():
+        name, chance = answers.classes[c], float(answers.probabilities[film, c])
+        if called[film, c]:
+            found.append(_mistake(answers, film, f"no {name}", name, chance, "false alarm"))
+        else:
+            found.append(_mistake(answers, film, name, f"no {name}", 1 - chance, "missed"))
+    return found
+
+
+def _mistake(answers: Answers, film: int, truth: str, answer: str, confidence: float, kind: str) -> Mistake:
+    row = answers.rows[film]
+    image_id, patient, source, fold = (
+        "" if row.get(name) is None else str(row[name]) for name in ("image_id", "patient_id", "source", "fold")
+    )
+    return Mistake(image_id, patient, source, fold, truth, answer, confidence, kind)
+
+
+def _groups(answers: Answers, positive: int) -> Sequence[MistakeGroup]:
+    truth, known = answers.truths[:, positive] == 1, ~np.isnan(answers.truths[:, positive])
+    most_probable = answers.probabilities.argmax(1) == positive
+    called = most_probable if answers.exclusive else answers.probabilities[:, positive] >= 0.5
+    everyone = {("", "all films"): np.ones(len(answers), bool)}
+    found = {(trait, name): films for trait in TRAITS for name, films in find_groups(answers, trait).items()}
+    seen = {trait for trait in TRAITS if len(answers.groups(trait)) > 1}
+    return [
+        MistakeGroup(
+            trait,
+            name,
+            int((films & known & truth & ~called).sum()),
+            int((films & truth).sum()),
+            answers.number_of(films & truth),
+            int((films & known & ~truth & called).sum()),
+            int((films & known & ~truth).sum()),
+            answers.number_of(films & known & ~truth),
+        )
+        for (trait, name), films in (everyone | found).items()
+        if not trait or trait in seen
+    ]

@@ -1,0 +1,180 @@
+"""The few scores by which groups of films, models and shortcuts are compared, on any part of the films."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.weighted import Ranking, ratio, weighted_auroc, weighted_mean
+from covidcxr.evaluation.predictions.predictions import Answers
+
+__all__ = [
+    "LEAST",
+    "Score",
+    "asked_classes",
+    "chief_scores",
+    "in_words",
+    "on_picture",
+    "plain",
+    "rank",
+    "stratified_auroc",
+]
+
+LEAST = 10
+"""Patients of a kind below which a group's score is not shown: an interval of ten covers too little."""
+
+LONGEST = 32
+"""Letters of a name on a picture."""
+
+Weights: TypeAlias = Float[np.ndarray, "resamples films"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score that can be asked of any part of the films.
+
+    Attributes:
+        statistic: Weights [resamples, films] and the films that count -> one number a resample.
+        kinds: The films of each kind that it needs: of an AUROC those with the class and those without.
+        chance: What guessing scores; None = no such thing.
+    """
+
+    statistic: Callable[[Weights, Bool[np.ndarray, " films"]], Float[np.ndarray, " resamples"]] = field(repr=False)
+    kinds: tuple[Bool[np.ndarray, " films"], ...] = field(repr=False)
+    chance: float | None = None
+
+    def too_few(self, answers: Answers, films: Bool[np.ndarray, " films"]) -> int | None:
+        """Return how few patients of a kind there are among the films, if fewer than `LEAST`; else None."""
+        least = min(answers.number_of(films & kind) for kind in self.kinds)
+        return least if least < LEAST else None
+
+
+def chief_scores(answers: Answers, positive: int | None = None) -> dict[str, Score]:
+    """Choose the scores: of exclusive classes `auroc`, `accuracy` and the looked-for class's `sensitivity` and
+    `specificity`; of findings `auroc`; of masks their Dice.
+
+    Args:
+        answers: All films; those without label or answer count in no score of classes.
+        positive: Number of the class looked for.
+    """  # noqa: D205 - one purpose, two lines
+    scores: dict[str, Score] = {}
+    known = ~np.isnan(answers.truths) & ~np.isnan(answers.probabilities)
+    if answers.classes and known.any():
+        scores["auroc"] = _auroc(answers, known, positive)
+        if answers.exclusive:
+            scores |= _rates(answers, known.all(1), positive)
+    for name, values in answers.masks.items():
+        if name.startswith("dice_"):
+            scores[name] = Score(_mean(values), (~np.isnan(values),))
+    return scores
+
+
+def asked_classes(answers: Answers, positive: int | None) -> list[int]:
+    """Return the classes that are each told from the rest; of two exclusive ones one says all."""
+    if answers.exclusive and len(answers.classes) == 2:
+        return [1 if positive is None else positive]
+    return list(range(len(answers.classes)))
+
+
+def _auroc(answers: Answers, known: np.ndarray, positive: int | None) -> Score:
+    asked = asked_classes(answers, positive)
+    kinds = [known[:, c] & (answers.truths[:, c] == kind) for c in asked for kind in (1, 0)]
+    present = [kind for kind in kinds if kind.any()] or kinds
+
+    ranked: dict[bytes, list[Ranking]] = {}  # films are sorted once, not once for every few resamples
+
+    def statistic(weights: Weights, films: np.ndarray) -> np.ndarray:
+        part = films.tobytes()
+        if part not in ranked:
+            told = [c for c in asked if _both(answers.truths[films, c], known[films, c])]
+            ranked[part] = [rank(answers.probabilities[films, c], answers.truths[films, c]) for c in told]
+        areas = [ranking.areas(weights[:, films])[0] for ranking in ranked[part]]
+        return np.asarray(np.mean(areas, axis=0)) if areas else np.full(len(weights), np.nan)
+
+    return Score(statistic, tuple(present), 0.5)
+
+
+def _both(truth: np.ndarray, known: np.ndarray) -> bool:
+    return bool((truth[known] == 1).any() and (truth[known] == 0).any())
+
+
+def _rates(answers: Answers, known: np.ndarray, positive: int | None) -> dict[str, Score]:
+    truth = answers.truths.argmax(1)
+    answer = np.nan_to_num(answers.probabilities, nan=-1).argmax(1)
+    scores = {"accuracy": Score(_mean(np.where(known, truth == answer, np.nan)), (known,))}
+    if positive is not None:
+        sick, called = truth == positive, answer == positive
+        scores["sensitivity"] = Score(_mean(np.where(known & sick, called, np.nan)), (known & sick,))
+        scores["specificity"] = Score(_mean(np.where(known & ~sick, ~called, np.nan)), (known & ~sick,))
+    return scores
+
+
+def _mean(values: np.ndarray) -> Callable[[Weights, np.ndarray], np.ndarray]:
+    def statistic(weights: Weights, films: np.ndarray) -> np.ndarray:
+        return weighted_mean(weights[:, films], values[films])
+
+    return statistic
+
+
+def rank(score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"]) -> Ranking:
+    """Sort films for the AUROC of a class against the rest; those of which either is unknown (NaN) are left out."""
+    return Ranking(np.where(np.isnan(truth), np.nan, score), truth == 1)
+
+
+def stratified_auroc(
+    weights: Weights, score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"], strata: np.ndarray
+) -> Float[np.ndarray, " resamples"]:
+    """Return the AUROC of a class against the rest, comparing only films of the same stratum.
+
+    It is the share of pairs (one film with the class, one without, both of one source, say) that are ranked right.
+
+    Args:
+        weights: [resamples, films].
+        score: NaN = not answered.
+        truth: 1, 0 or NaN = not labelled.
+        strata: Stratum of each film.
+    """
+    right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    known = ~np.isnan(truth) & ~np.isnan(score)
+    for stratum in np.unique(strata):
+        films = (strata == stratum) & known
+        sick = truth[films] == 1
+        if sick.any() and not sick.all():
+            drawn = weights[:, films]
+            count = drawn[:, sick].sum(1) * drawn[:, ~sick].sum(1)
+            right += np.nan_to_num(weighted_auroc(drawn, score[films], sick)) * count
+            pairs += count
+    return ratio(right, pairs)
+
+
+def in_words(name: str) -> str:
+    """Return a score's name for readers: "dice_lung_field" becomes "Dice, lung field"."""
+    known = {"auroc": "AUROC", "f1": "F1", "hd95": "HD95", "iou": "IoU", "dice": "Dice"}
+    first, _, rest = name.partition("_")
+    if first in ("dice", "iou", "precision", "recall", "hd95") and rest:
+        return f"{known.get(first, first)}, {rest.replace('_', ' ')}"
+    return " ".join(known.get(word, word) for word in name.split("_"))
+
+
+def on_picture(name: str) -> str:
+    """Return a name as a picture can show it: not too long, and no formula where it holds a dollar."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+    return short.replace("$", r"\$")
+
+
+def plain(value: Any) -> Any:
+    """Return anything made of results as plain data for JSON."""
+    if isinstance(value, Estimate) or hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not np.isfinite(value) else value

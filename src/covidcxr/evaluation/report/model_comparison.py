@@ -1,0 +1,223 @@
+"""Several models on the same films side by side: compared runs, and the control that takes the lungs away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.comparison import compare_rows
+from covidcxr.evaluation.plots import as_picture, plot_estimates
+from covidcxr.evaluation.predictions.table import score_rows
+from covidcxr.evaluation.report.headline import in_words, on_picture, plain
+from covidcxr.page import Block, Section, Table, Words
+
+__all__ = ["Controls", "RegionControl", "Versus", "compare_models", "compare_regions", "main_scores"]
+
+Rows = Sequence[Mapping[str, Any]]
+
+REGIONS = ("full", "lungs", "background")
+_CHIEF = ("macro_auroc", "balanced_accuracy", "macro_f1", "accuracy")
+_MASKS = ("dice_", "iou_")
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Models compared with the first of them.
+
+    Attributes:
+        first: The model that the others are compared with.
+        scores: By model, the chief scores of its own films.
+        differences: By model but the first: paired differences, that model less the first, on the films of both.
+        films: By model but the first: how many films both were tested on.
+    """
+
+    first: str
+    scores: Mapping[str, Mapping[str, Estimate]]
+    differences: Mapping[str, Mapping[str, Estimate]]
+    films: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {"scores": plain(self.scores), "differences": plain(self.differences), "films": plain(self.films)}
+
+    def sections(self) -> list[Section]:
+        """Return the part of the report."""
+        lead = (
+            f"Every model beside {self.first}, on the same resampled patients: where the interval of a difference "
+            f"leaves out 0, these films tell the two apart."
+        )
+        return [Section("Models compared", lead, self.blocks())]
+
+    def blocks(self) -> list[Block]:
+        """Return pictures of scores and of differences, and the differences in a table."""
+        blocks: list[Block] = []
+        for name in main_scores(self.scores[self.first])[:2]:
+            shown = {on_picture(model): scores[name] for model, scores in self.scores.items() if name in scores}
+            chance = 0.5 if "auroc" in name else None
+            figure = plot_estimates(shown, title=in_words(name), chance=chance)
+            blocks.append(as_picture(figure, f"{in_words(name)} of each model"))
+        names = list(dict.fromkeys(name for found in self.differences.values() for name in main_scores(found)))[:4]
+        rows = [
+            [model, str(self.films[model]), *(_signed(found[name]) if name in found else "-" for name in names)]
+            for model, found in self.differences.items()
+        ]
+        if rows:
+            heads = ["model", "films of both", *(f"difference in {in_words(name)}" for name in names)]
+            blocks.append(Table(heads, rows, f"Less {self.first}, paired"))
+        return blocks
+
+
+@dataclass(frozen=True)
+class RegionControl:
+    """One model trained three times: on the whole film, on the lungs alone, and on the film without them.
+
+    Attributes:
+        name: Of what differs besides the region; "" = nothing.
+        versus: The regions, compared with the film without the lungs.
+        runs: Names of the runs behind them.
+    """
+
+    name: str
+    versus: Versus
+    runs: tuple[str, ...] = ()
+
+    @property
+    def background(self) -> Estimate | None:
+        """AUROC without the lungs."""
+        return self.versus.scores["background"].get("macro_auroc")
+
+    @property
+    def lungs_add(self) -> Estimate | None:
+        """AUROC on the whole film less that without the lungs, paired."""
+        return self.versus.differences.get("full", {}).get("macro_auroc")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {"name": self.name, **self.versus.to_dict()}
+
+    def sections(self) -> list[Section]:
+        """Return the part of the report."""
+        lead = (
+            "The same network, trained and tested on the whole film, on the lungs alone and on the film with the lungs "
+            "removed. What the last one scores is no merit of the first."
+        )
+        blocks = [*self.versus.blocks(), *(Words(text) for text in self._in_words())]
+        return [Section(f"With and without the lungs{f': {self.name}' if self.name else ''}", lead, blocks)]
+
+    def _in_words(self) -> list[str]:
+        texts = []
+        whole = {"full": "The whole film", "lungs": "The lungs alone"}
+        for region, found in self.versus.differences.items():
+            name = next(iter(main_scores(found)), None)
+            if name is None or region not in whole:
+                continue
+            gap = found[name]
+            told = f"{whole[region]} against the film without lungs: {in_words(name)} {_signed(gap)}. "
+            if gap.low > 0:
+                told += "The lungs add something that the rest of the film does not have."
+            elif gap.high < 0:
+                told += "It is worse: the answer lies outside the lungs."
+            else:
+                told += "No difference is shown: these films do not show that the answer needs the lungs."
+            texts.append(told)
+        left = self.background
+        if left is not None and left.low > 0.5:
+            texts.append(f"With the lungs removed the macro AUROC is still {left}; guessing gives 0.5.")
+        return texts
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The region controls of a comparison, one for each network or the like.
+
+    Attributes:
+        controls: One or more.
+    """
+
+    controls: tuple[RegionControl, ...]
+
+    @property
+    def first(self) -> RegionControl | None:
+        """The control of the model that the report is about."""
+        return self.controls[0] if self.controls else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {control.name or "regions": control.to_dict() for control in self.controls}
+
+    def sections(self) -> list[Section]:
+        """Return their parts of the report."""
+        return [section for control in self.controls for section in control.sections()]
+
+
+def compare_models(
+    models: Mapping[str, Rows], first: str | None = None, *, resamples: int = 1000, seed: int = 0
+) -> Versus | None:
+    """Compare models with one of them, on the films that both were tested on.
+
+    Args:
+        models: Rows by name.
+        first: The one that the others are compared with; None = the first.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Returns:
+        None where there is one model only.
+
+    Raises:
+        ConfigError: If two models have no film or class in common.
+    """
+    if len(models) < 2:
+        return None
+    settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    first = first or next(iter(models))
+    others = [name for name in models if name != first]
+    scores = {name: score_rows(rows, **settings) for name, rows in models.items()}
+    known = {str(row.get("image_id")) for row in models[first]}
+    return Versus(
+        first,
+        {name: {one: found[one] for one in main_scores(found)} for name, found in scores.items()},
+        {name: compare_rows(models[name], models[first], common=True, **settings) for name in others},
+        {name: len(known & {str(row.get("image_id")) for row in models[name]}) for name in others},
+    )
+
+
+def compare_regions(variants: Mapping[str, Rows], *, resamples: int = 1000, seed: int = 0) -> list[RegionControl]:
+    """Find runs that differ in the region alone, and compare them with the one that saw no lungs.
+
+    Args:
+        variants: Rows by the name of the run: "full", or with other variants "full+resnet18".
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+    """
+    found: dict[str, dict[str, Rows]] = {}
+    runs: dict[str, list[str]] = {}
+    for name, rows in variants.items():
+        parts = name.split("+")
+        regions = [part for part in parts if part in REGIONS]
+        if len(regions) == 1:
+            rest = "+".join(part for part in parts if part not in REGIONS)
+            found.setdefault(rest, {})[regions[0]] = rows
+            runs.setdefault(rest, []).append(name)
+    controls = []
+    for rest, regions_of in found.items():
+        if "background" in regions_of and len(regions_of) > 1:
+            ordered = {name: regions_of[name] for name in REGIONS if name in regions_of}
+            versus = compare_models(ordered, "background", resamples=resamples, seed=seed)
+            assert versus is not None
+            controls.append(RegionControl(rest, versus, tuple(runs[rest])))
+    return controls
+
+
+def main_scores(found: Mapping[str, Estimate]) -> list[str]:
+    """Return the names of the scores by which models are compared, those that are defined."""
+    names = [name for name in _CHIEF if name in found]
+    names += [name for start in _MASKS for name in found if name.startswith(start)]
+    return [name for name in names if not math.isnan(found[name].value)]
+
+
+def _signed(one: Estimate) -> str:
+    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"

@@ -1,0 +1,158 @@
+"""Is the label bound to where a film comes from, and which comparisons do the data allow?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr.evaluation.shortcuts.probes import Question
+
+__all__ = ["ENOUGH", "CrossTable", "Pair", "cross_table"]
+
+ENOUGH = 20
+"""Patients of each label under one roof from which a comparison there is called supported."""
+
+_MOST = 30  # columns of a table; the rest counts as one
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two labels, and where both are found.
+
+    Attributes:
+        labels: The two.
+        shared: From a value that has both (a source) to its patients of the one and of the other.
+    """
+
+    labels: tuple[str, str]
+    shared: dict[str, tuple[int, int]]
+
+    @property
+    def supported(self) -> list[str]:
+        """The values with `ENOUGH` patients of both labels."""
+        return [value for value, patients in self.shared.items() if min(patients) >= ENOUGH]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {"labels": list(self.labels), "patients": {name: list(two) for name, two in self.shared.items()}}
+
+
+@dataclass(frozen=True)
+class CrossTable:
+    """Labels by the values of another column.
+
+    Attributes:
+        column: "source" or "view".
+        labels: The rows.
+        values: The columns, most films first.
+        films: Number of films of each.
+        patients: Number of patients of each.
+        cramers_v: How closely the two are bound, from 0 to 1, corrected for chance (Bergsma 2013); NaN where there is
+            one value or one label.
+    """
+
+    column: str
+    labels: tuple[str, ...]
+    values: tuple[str, ...]
+    films: Integer[np.ndarray, "labels values"]
+    patients: Integer[np.ndarray, "labels values"]
+    cramers_v: Estimate
+
+    @property
+    def single(self) -> dict[str, str]:
+        """The values that hold one label only, with it."""
+        return {
+            value: self.labels[int(column.argmax())]
+            for value, column in zip(self.values, self.films.T, strict=True)
+            if (column > 0).sum() == 1
+        }
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every two labels, with the values that hold both."""
+        return [
+            Pair(
+                (self.labels[one], self.labels[other]),
+                {
+                    value: (int(column[one]), int(column[other]))
+                    for value, column in zip(self.values, self.patients.T, strict=True)
+                    if column[one] and column[other]
+                },
+            )
+            for one, other in combinations(range(len(self.labels)), 2)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        named = [dict(zip(self.values, row, strict=True)) for row in self.films.tolist()]
+        people = [dict(zip(self.values, row, strict=True)) for row in self.patients.tolist()]
+        return {
+            "column": self.column,
+            "films": dict(zip(self.labels, named, strict=True)),
+            "patients": dict(zip(self.labels, people, strict=True)),
+            "cramers_v": self.cramers_v.to_dict(),
+            "one_label_only": self.single,
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
+
+
+def cross_table(
+    column: str,
+    question: Question,
+    values: Sequence[str | None],
+    patients: Integer[np.ndarray, " films"],
+    seed: int = 0,
+) -> CrossTable:
+    """Count labels by a column.
+
+    Args:
+        column: Its name.
+        question: Holds the labels; films that do not count are left out.
+        values: What the column says of each film.
+        patients: Patient of each film.
+        seed: Seeds the interval.
+    """
+    films = np.flatnonzero(question.labels >= 0)
+    named = ["not stated" if (value := values[n]) is None else value for n in films.tolist()]
+    frequent = [name for name, _ in sorted(Counter(named).items(), key=lambda item: (-item[1], item[0]))]
+    kept = frequent if len(frequent) <= _MOST else [*frequent[: _MOST - 1], f"{len(frequent) - _MOST + 1} more"]
+    place = {name: number for number, name in enumerate(kept)}
+    number = np.array([place.get(name, len(kept) - 1) for name in named])
+    rows, columns = len(question.classes), len(kept)
+    cell = question.labels[films] * columns + number
+    owners = patients[films]
+    counts = np.bincount(cell, minlength=rows * columns).reshape(rows, columns)
+    people = np.zeros(rows * columns, int)
+    for own, _ in set(zip(cell.tolist(), owners.tolist(), strict=True)):
+        people[own] += 1
+    indicator = np.eye(rows * columns)[cell]
+
+    def table(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"v": _cramers_v((weights @ indicator).reshape(-1, rows, columns))}
+
+    resamples = min(1000, max(200, 20_000_000 // len(films)))
+    v = bootstrap_many(table, groups=owners.tolist(), resamples=resamples, seed=seed)["v"]
+    return CrossTable(column, question.classes, tuple(kept), counts, people.reshape(rows, columns), v)
+
+
+def _cramers_v(counts: Float[np.ndarray, "resamples labels values"]) -> Float[np.ndarray, " resamples"]:
+    """Return Cramér's V with Bergsma's correction of its bias; empty rows and columns do not count."""
+    total = counts.sum((1, 2))
+    rows, columns = counts.sum(2), counts.sum(1)
+    expected = rows[:, :, None] * columns[:, None, :] / total[:, None, None]
+    terms = np.divide((counts - expected) ** 2, expected, out=np.zeros_like(counts), where=expected > 0)
+    phi = terms.sum((1, 2)) / total
+    r, c = (rows > 0).sum(1), (columns > 0).sum(1)
+    phi = np.maximum(0, phi - (r - 1) * (c - 1) / (total - 1).clip(1))
+    r, c = r - (r - 1) ** 2 / (total - 1).clip(1), c - (c - 1) ** 2 / (total - 1).clip(1)
+    most = np.minimum(r, c) - 1
+    share: np.ndarray = np.divide(phi, most, out=np.full(len(counts), np.nan), where=most > 1e-9)
+    v: np.ndarray = np.sqrt(share).clip(0, 1)
+    return v

@@ -1,0 +1,189 @@
+"""What is in training and in testing at once: patients, copies of films, and what a random split would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+
+from covidcxr.data.curation.duplicates import DuplicateGroup, Duplicates
+from covidcxr.data.records import Record, find_leaks
+
+__all__ = ["Copies", "Leakage", "RandomSplit", "find_leakage"]
+
+HELD_OUT = 0.2
+"""Share of the films that the random split by image holds out."""
+
+_SEEDS = 20
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """What a random split by image, not by patient, would leak.
+
+    Attributes:
+        share: Mean over random splits: of the films held out, how many have their patient in training too.
+        low: Least of the splits.
+        high: Most of the splits.
+        films: Films that are split.
+        patients: Patients that they come from.
+    """
+
+    share: float
+    low: float
+    high: float
+    films: int
+    patients: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {name: getattr(self, name) for name in ("share", "low", "high", "films", "patients")}
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Films that are one picture, as `find_duplicates` tells them from their pixels.
+
+    Attributes:
+        groups: Each set of copies: their image ids and what they share.
+        across_splits: Those with films in two parts of the official split.
+        across_patients: Those with films of two patients, whom no split by patient keeps together.
+        contradicting: Those with films of two labels.
+        compared: Films that were compared.
+    """
+
+    groups: tuple[DuplicateGroup, ...]
+    across_splits: int
+    across_patients: int
+    contradicting: int
+    compared: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        counts = {
+            name: getattr(self, name) for name in ("across_splits", "across_patients", "contradicting", "compared")
+        }
+        groups = [{"image_ids": list(group.image_ids), "kind": group.kind} for group in self.groups]
+        return {"count": len(self.groups), **counts, "groups": groups}
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What leaks, or would.
+
+    Attributes:
+        split: Films of each part of the official split; empty = there is none.
+        shared_patients: Patients with films in more than one part.
+        shared_films: Films for validation or testing whose patient is in training too.
+        contradictory: Patients with films of more than one label, with these labels.
+        contradictory_films: Films of these patients.
+        unknown_patients: Films whose patient is not known: each counts as a patient of its own.
+        random: What a random split by image would leak, by label, and of "all" films.
+        copies: Films that are there twice; None = not searched.
+    """
+
+    split: dict[str, int]
+    shared_patients: int
+    shared_films: int
+    contradictory: dict[str, list[str]]
+    contradictory_films: int
+    unknown_patients: int
+    random: dict[str, RandomSplit]
+    copies: Copies | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "official_split": self.split,
+            "patients_in_several_parts": self.shared_patients,
+            "films_whose_patient_trains": self.shared_films,
+            "patients_with_several_labels": self.contradictory,
+            "films_of_these_patients": self.contradictory_films,
+            "films_of_unknown_patients": self.unknown_patients,
+            "random_split_by_image": {name: one.to_dict() for name, one in self.random.items()},
+            "random_split_holds_out": HELD_OUT,
+            "copies": None if self.copies is None else self.copies.to_dict(),
+        }
+
+
+def find_leakage(
+    records: Sequence[Record],
+    patients: Integer[np.ndarray, " films"],
+    *,
+    copies: Duplicates | None,
+    exclusive: bool,
+    seed: int = 0,
+) -> Leakage:
+    """Find what leaks.
+
+    Args:
+        records: The films, with their official split or none.
+        patients: Patient of each.
+        copies: What `find_duplicates` found among them; None = it was not asked.
+        exclusive: Whether a film has one label; else patients cannot contradict themselves.
+        seed: Seeds the random splits.
+    """
+    leaks = find_leaks(records)
+    training = {record.patient for record in records if record.split == "train"}
+    labels: dict[str, set[str]] = {}
+    for record in records if exclusive else ():
+        if record.label is not None:
+            labels.setdefault(record.patient, set()).add(record.label)
+    several = {patient: sorted(own) for patient, own in sorted(labels.items()) if len(own) > 1}
+    names = ("train", "val", "test")
+    split = {name: count for name in names if (count := sum(record.split == name for record in records))}
+    return Leakage(
+        split=split,
+        shared_patients=len(leaks),
+        shared_films=sum(record.split in ("val", "test") and record.patient in training for record in records),
+        contradictory=several,
+        contradictory_films=sum(record.patient in several for record in records),
+        unknown_patients=sum(record.patient_id is None for record in records),
+        random=_random_split(records, patients, seed),
+        copies=None if copies is None else _copies(records, copies),
+    )
+
+
+def _random_split(records: Sequence[Record], patients: np.ndarray, seed: int) -> dict[str, RandomSplit]:
+    """Split by image, as one should not; where there is an official test set, the films that it leaves."""
+    open_films = np.array([record.split not in ("val", "test") for record in records])
+    if not open_films.any():
+        open_films[:] = True
+    films = np.flatnonzero(open_films)
+    labels = np.array([records[n].label or "" for n in films.tolist()])
+    owners = np.unique(patients[films], return_inverse=True)[1]
+    about = {"all": np.ones(len(films), bool)} | {name: labels == name for name in sorted({*labels.tolist()} - {""})}
+    shares: dict[str, list[float]] = {name: [] for name in about}
+    for number in range(_SEEDS):
+        held_out = np.zeros(len(films), bool)
+        chosen = np.random.default_rng([seed, number]).permutation(len(films))[: max(1, round(HELD_OUT * len(films)))]
+        held_out[chosen] = True
+        trains = np.bincount(owners[~held_out], minlength=owners.max() + 1) > 0
+        for name, own in about.items():
+            if (own & held_out).any():
+                shares[name].append(float(trains[owners[own & held_out]].mean()))
+    return {
+        name: RandomSplit(
+            float(np.mean(found)), min(found), max(found), int(about[name].sum()), len(np.unique(owners[about[name]]))
+        )
+        for name, found in shares.items()
+        if found
+    }
+
+
+def _copies(records: Sequence[Record], found: Duplicates) -> Copies:
+    by_id: Mapping[str, Record] = {record.image_id: record for record in records}
+
+    def differ(name: str) -> int:
+        return sum(len({getattr(by_id[one], name) for one in group.image_ids} - {None}) > 1 for group in found)
+
+    return Copies(
+        groups=found.groups,
+        across_splits=differ("split"),
+        across_patients=differ("patient"),
+        contradicting=differ("label"),
+        compared=len(records) - len(found.failed),
+    )

@@ -1,0 +1,207 @@
+"""From a source (bundled name, folder, Hub repository) to a folder; JSON and safetensors in and out, strictly.
+
+Nothing here ever unpickles or imports what a file names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
+from covidcxr.io.atomic import replace_file
+
+__all__ = ["StoredDtype", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
+
+StoredDtype: TypeAlias = Literal["float32", "float16"]
+"""How weights lie on the disk; they are computed with in float32 whatever they were stored as."""
+
+_HUB_FILES = ("*.json", "*.safetensors", "*.md", "*.png")
+
+
+def bundled() -> tuple[str, ...]:
+    """Return the names of the pipelines that come with covidcxr."""
+    folder = _bundled_folder()
+    return tuple(sorted(p.name for p in folder.iterdir() if (p / "pipeline.json").is_file())) if folder.is_dir() else ()
+
+
+def fetch(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Return the local folder of a saved model or pipeline.
+
+    Args:
+        source: A bundled name ("mini"), a folder, or a Hugging Face Hub repository "owner/name". A folder wins
+            over a repository of the same spelling.
+        revision: Branch, tag or commit of the repository.
+        cache_dir: Where downloads are kept; the Hub's own cache by default.
+        local_files_only: Never use the network.
+
+    Raises:
+        PretrainedError: If there is no such thing, or it cannot be downloaded.
+    """
+    name = os.fspath(source)
+    if os.path.isdir(name):  # noqa: PTH112 - Path("") is a folder, and Path.is_dir raises on a name too long
+        return Path(name)
+    if name in bundled():
+        return _bundled_folder() / name
+    owner, _, repository = name.partition("/")
+    if not (owner and repository) or "/" in repository or "\\" in name or owner.startswith((".", "~")):
+        raise PretrainedError(
+            f"{name!r} is no folder, no bundled pipeline ({', '.join(bundled()) or 'none'}) and no Hub repository "
+            f"(owner/name). {did_you_mean(name, bundled())}"
+        )
+    return _download(name, revision, cache_dir, local_files_only)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        PretrainedError: If the file is missing.
+        ConfigError: If it is not JSON, or not an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PretrainedError(f"{path} is missing: this folder is not a complete saved model.") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested without end
+        raise ConfigError(f"{path} is not valid JSON ({error}). Save the model again or download it anew.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold one JSON object, not a {type(data).__name__}.")
+    return data
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write an object as JSON that people can read; whole or not at all."""
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def save_weights(module: nn.Module, path: Path, dtype: StoredDtype = "float32") -> str:
+    """Write a module's tensors as safetensors and return the file's SHA-256.
+
+    Raises:
+        ConfigError: If there is no such `dtype`, or it cannot hold a value.
+    """
+    from safetensors.torch import save_file
+
+    if dtype not in get_args(StoredDtype):
+        raise ConfigError(f"dtype must be one of {', '.join(get_args(StoredDtype))}, not {dtype!r}.")
+    # Cloned: safetensors refuses tensors that share memory, as some networks' do.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    if dtype == "float16":
+        tensors = {name: _halved(tensor, name) for name, tensor in tensors.items()}
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary)
+        return _sha256(temporary)
+
+
+def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
+    """Read tensors into a module, all of them and nothing else.
+
+    Args:
+        module: The network, built from the config beside the weights.
+        path: A safetensors file.
+        sha256: What `save_weights` returned; kept in `config.json`.
+
+    Raises:
+        PretrainedError: If the file is missing, truncated or altered, or a tensor is missing, unexpected or of
+            the wrong shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise PretrainedError(f"{path} is missing: this folder is not a complete saved model.")
+    if _sha256(path) != sha256:
+        raise PretrainedError(
+            f"{path} is not the file that was saved (its SHA-256 differs from config.json): it is truncated or was "
+            f"altered. Download or save it anew."
+        )
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PretrainedError(f"{path} is no readable safetensors file ({error}). Download it anew.") from error
+    copy_tensors(module, tensors, str(path))
+
+
+def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy tensors into a module whose names and shapes are exactly theirs; half precision is widened.
+
+    Raises:
+        PretrainedError: If a tensor is missing, unexpected, or of the wrong shape or kind; names the first few.
+    """
+    own = module.state_dict()
+    faults = [f"missing {name}" for name in own if name not in tensors]
+    faults += [f"unexpected {name}" for name in tensors if name not in own]
+    faults += [
+        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    faults += [
+        f"{name} holds {tensors[name].dtype}, not {own[name].dtype}"
+        for name in own
+        if name in tensors and tensors[name].is_floating_point() != own[name].is_floating_point()
+    ]
+    if faults:
+        shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+        raise PretrainedError(f"The weights in {where} do not fit the network of its config: {shown}.")
+    module.load_state_dict(dict(tensors))
+
+
+def _halved(tensor: Tensor, name: str) -> Tensor:
+    # Not scales, offsets and running variances: they are few, and with them answers of `mini` moved twice as far.
+    half = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+    if not torch.isfinite(half).all() and torch.isfinite(tensor).all():
+        raise ConfigError(f"{name} holds a value above 65504, which float16 cannot hold: save it as float32.")
+    return half
+
+
+def _download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            local_files_only=local_only,
+            allow_patterns=[*_HUB_FILES, *(f"*/{pattern}" for pattern in _HUB_FILES)],
+        )
+    except HFValidationError as error:
+        raise PretrainedError(f"{name!r} is no folder here and no valid Hub repository name.") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        what = f"revision {revision!r} of {name!r}" if isinstance(error, RevisionNotFoundError) else f"{name!r}"
+        raise PretrainedError(
+            f"The Hub has no {what}, or it is private: check the spelling, or log in with: hf auth login"
+        ) from error
+    except OSError as error:  # offline, not in the cache, disk full: all are OSError
+        raise PretrainedError(
+            f"{name!r} is no folder here, and it could not be had from the Hub ({type(error).__name__}). Check the "
+            f"connection, or copy the model's folder to this machine and give its path."
+        ) from error
+    return Path(folder)
+
+
+def _bundled_folder() -> Path:
+    return Path(str(files("covidcxr"))) / "pretrained"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,203 @@
+"""Many films from disk to disk: JSON lines, masks, overlays, a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from covidcxr.data.files import IMAGE_SUFFIXES
+from covidcxr.errors import ConfigError
+from covidcxr.pipeline.contact_sheet import write_sheet
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.pipeline.prediction import Prediction
+from covidcxr.utils.threads import tracked
+
+__all__ = ["find_films", "load_pipeline", "predict_folder", "print_summary"]
+
+FILM_SUFFIXES = IMAGE_SUFFIXES | {""}  # DICOM files often have none
+
+
+def find_films(
+    paths: Sequence[str | os.PathLike[str]], root: str | os.PathLike[str] | None = None
+) -> tuple[list[tuple[Path, str]], Counter[str]]:
+    """List the films that paths mean: files as they are, folders with all films below them, sorted.
+
+    Args:
+        paths: Files and folders. A file that is missing or no film is kept: reading it will say what is wrong.
+        root: Name the answers by the films' paths below this folder; by default below the folder given in `paths`.
+
+    Returns:
+        Each film's path with a name for its answers, made unique, and how many files of which suffix were left out
+        because they are no films.
+
+    Raises:
+        ConfigError: If a film does not lie below `root`.
+    """
+    films: list[tuple[Path, str]] = []
+    names: set[str] = set()
+    left_out: Counter[str] = Counter()
+    for given in map(Path, paths):
+        is_folder = os.path.isdir(given)  # noqa: PTH112 - Path.is_dir raises where a folder above is locked
+        for path in _files_below(given) if is_folder else [given]:
+            below = _below(path, root if root is not None else given if is_folder else path.parent)
+            if is_folder and (path.suffix.lower() not in FILM_SUFFIXES or path.name.startswith(".")):
+                left_out[path.suffix.lower() or path.name] += 1
+                continue
+            name, number = below.as_posix(), 2
+            while name in names:
+                name, number = f"{below.with_suffix('').as_posix()}-{number}{below.suffix}", number + 1
+            names.add(name)
+            films.append((path, name))
+    return films, left_out
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """List all files, through links too; a folder that cannot be opened is listed itself, so that it is reported."""
+    found: list[Path] = []
+    seen: set[str] = set()
+
+    def report(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=report):
+        if {"predictions.jsonl", "explanations.json"} & set(names) and "films" in folders:
+            folders.remove("films")  # our own masks, maps and overlays of an earlier run are no films
+        if (real := os.path.realpath(place)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        found.extend(Path(place, name) for name in names)
+    return sorted(found)
+
+
+def _below(path: Path, root: str | os.PathLike[str]) -> Path:
+    try:
+        below = Path(os.path.abspath(path)).relative_to(os.path.abspath(root))  # noqa: PTH100 - Path keeps the ..
+    except ValueError as error:
+        raise ConfigError(f"{path} does not lie below the root {os.fspath(root)}.") from error
+    return Path(_readable(str(below)))
+
+
+def _readable(text: str) -> str:
+    """Return a file's name as text that can be written: bytes that are no UTF-8 are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def predict_folder(
+    paths: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | Pipeline = "mini",
+    batch_size: int = 16,
+    num_workers: int = 2,
+    device: str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Answer for films and write the answers into a folder.
+
+    Writes `predictions.jsonl` (a line a film, as they are answered), `films/NAME.json`, `.overlay.png` and a
+    `.MASK.png` a mask class for each film, `summary.json`, and `index.html`, the contact sheet.
+
+    Args:
+        paths: Films, or folders that are searched for films.
+        out: Where the answers go; made if need be.
+        root: Name the answers by the films' paths below this folder; by default below the folder given.
+        model: A pipeline, or where to load one from.
+        batch_size: Films a batch.
+        num_workers: Threads that read films.
+        device: Where the models run.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The summary: counts of films, answers, doubts and failures, and the paths written.
+
+    Raises:
+        ConfigError: If no film was found, or the device is not there.
+        PretrainedError: If the model cannot be had.
+    """
+    films, left_out = find_films(paths, root)
+    if not films:
+        raise ConfigError(f"No films found in {', '.join(map(str, paths))} (looked for {_suffixes()}).")
+    pipeline = load_pipeline(model, device)
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    for stale in ("index.html", "summary.json"):  # of an earlier run: they would outlive an interruption of this one
+        (target / stale).unlink(missing_ok=True)
+    entries = []
+    answers = pipeline.predict(
+        [path for path, _ in films], batch_size=batch_size, num_workers=num_workers, on_error="return"
+    )
+    with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
+        for (_, name), answer in tracked(zip(films, answers, strict=True), len(films), "films", progress):
+            entry = {"name": name, **answer.to_dict()}
+            if isinstance(answer, Prediction):
+                place = target / "films" / name
+                try:
+                    answer.save(place.parent, place.name)
+                except OSError as error:  # a name too long for this disk must not cost the other films
+                    entry = {"name": name, "error": f"The answers cannot be written: {error}", "kind": "OSError"}
+            lines.write(json.dumps(entry) + "\n")
+            entries.append(entry)
+    summary = _summary(entries, left_out, target)
+    write_sheet(target / "index.html", entries, summary)
+    (target / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def load_pipeline(model: str | os.PathLike[str] | Pipeline, device: str = "cpu") -> Pipeline:
+    """Return a pipeline, or load it from where it is said to be, on a device.
+
+    Raises:
+        ConfigError: If the device is not there.
+        PretrainedError: If the model cannot be had.
+    """
+    pipeline = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model)
+    try:
+        return pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise ConfigError(f"The device {device!r} cannot be used ({str(error).splitlines()[0]}).") from error
+
+
+def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
+    """Print what `predict_folder` returned, for people or as JSON."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)  # a film may be called "[red].png"
+    if as_json:
+        console.file.write(json.dumps(summary) + "\n")
+        return
+    console.print(f"{summary['films']} films, {summary['failed']} of them unreadable")
+    for label, count in summary["answers"].items():
+        console.print(f"  {label:<14} {count}")
+    for failure in summary["failures"][:10]:
+        console.print(_readable(f"unreadable: {failure['error']}"), style="red")
+    if len(summary["failures"]) > 10:
+        console.print(f"... and {len(summary['failures']) - 10} more, in predictions.jsonl")
+    console.print(f"Page: {summary['page']}\nFor research only; not for clinical use.")
+
+
+def _summary(entries: list[dict[str, Any]], left_out: Counter[str], target: Path) -> dict[str, Any]:
+    answered = [entry for entry in entries if "error" not in entry]
+    answers = Counter(entry["label"] or ("cannot say" if entry["probabilities"] else "no answer") for entry in answered)
+    reasons = Counter(reason for entry in answered for reason in entry["reasons"])
+    failures = [{"name": entry["name"], "error": entry["error"]} for entry in entries if "error" in entry]
+    return {
+        "films": len(entries),
+        "failed": len(failures),
+        "answers": dict(answers.most_common()),
+        "reasons": dict(reasons.most_common()),
+        "notes": dict(Counter(note for entry in answered for note in entry["notes"]).most_common()),
+        "failures": failures,
+        "left_out": dict(left_out),
+        "page": str((target / "index.html").resolve()),
+        "predictions": str((target / "predictions.jsonl").resolve()),
+    }
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(suffix for suffix in FILM_SUFFIXES if suffix))

@@ -1,0 +1,170 @@
+"""Lung masks for a data set that has none: drawn by a segmenter, cleaned, stored, and measured.
+
+covidcxr datasets masks covidx_cxr3 --root DIR --model mini --out drawn
+covidcxr fit ... --data.drawn_masks drawn --data.min_lung_area 0.15
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covidcxr.data.collection import Collection
+from covidcxr.data.files import MASK_INDEX
+from covidcxr.data.records import Record
+from covidcxr.errors import ConfigError, ImageReadError
+from covidcxr.io.atomic import replace_file
+from covidcxr.io.image import read_mask, write_mask
+from covidcxr.io.pretrained import read_json, write_json
+from covidcxr.models import SegmentationModel
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.pipeline.prediction import Prediction
+from covidcxr.transforms.geometry import LUNGS_OF_REGION
+from covidcxr.transforms.postprocess import PostProcess
+
+__all__ = ["MaskReport", "draw_masks"]
+
+_STAMP = "covidcxr-masks-settings.json"
+
+
+@dataclass(frozen=True)
+class MaskReport:
+    """What was drawn.
+
+    Attributes:
+        films: Number of films with masks.
+        areas: From image id to the area of the lungs, a fraction of the film's.
+        small: The films whose lungs are smaller than `min_lung_area`, smallest first.
+        failed: From image id to why the film could not be read.
+        min_lung_area: The area asked for.
+    """
+
+    films: int
+    areas: dict[str, float]
+    small: dict[str, float]
+    failed: dict[str, str]
+    min_lung_area: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, without the areas of all films, which stand in the folder's index."""
+        return {name: value for name, value in asdict(self).items() if name != "areas"}
+
+
+def draw_masks(
+    collection: Collection,
+    out: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | SegmentationModel = "mini",
+    postprocess: Sequence[str | Mapping[str, Any]] | None = None,
+    min_lung_area: float = 0.15,
+    batch_size: int = 16,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> MaskReport:
+    """Draw the lungs of every film of a data set, for `drawn_masks` of any data module on the same films.
+
+    Writes `IMAGE_ID.CLASS.png` (0 or 255, the film's size) a class, an index with the area of every film, and
+    `small.csv`, the films below `min_lung_area`. It can be interrupted: films whose masks are there are not drawn
+    again. A film that cannot be read costs one entry of the report.
+
+    Args:
+        collection: The data set.
+        out: Where the masks go; made if need be.
+        model: A lung segmenter, or where to load one from.
+        postprocess: Clean-up steps; by default the two largest parts, holes filled.
+        min_lung_area: Films whose lungs cover less of the film are told, in [0, 1).
+        batch_size: Films a batch.
+        device: Where the model runs.
+        progress: Called with the films done and their number.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigError: If a setting is wrong, or `out` holds masks drawn with others.
+        DatasetError: If the data set is not there.
+        PretrainedError: If the model cannot be had.
+    """
+    least: object = min_lung_area  # a recipe may have brought anything
+    if not isinstance(least, int | float) or not 0 <= least < 1:
+        raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}.")
+    segmenter = model if isinstance(model, SegmentationModel) else SegmentationModel.from_pretrained(model)
+    classes = [name for name in LUNGS_OF_REGION["lungs"] if name in segmenter.config.classes]
+    if not classes:
+        raise ConfigError(f"The segmenter draws {', '.join(segmenter.config.classes)}, which are no lungs.")
+    steps = PostProcess() if postprocess is None else PostProcess(postprocess)
+    target = Path(out)
+    _claim(target, {"weights": _fingerprint(segmenter), "postprocess": steps.to_config(), "classes": classes})
+    pipeline = Pipeline(lung_segmenter=segmenter, postprocess=steps).to(device)
+    records = collection.unsplit_records()
+    areas: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for done, batch in enumerate(_batches(records, batch_size), 1):
+        films = []
+        for record in batch:
+            place = Path(record.image_id)
+            if place.is_absolute() or ".." in place.parts:  # its masks would be written outside `out`
+                failed[record.image_id] = f"{place} lies outside the data set's folder: choose a root above it."
+                continue
+            masks = {name: target / f"{record.image_id}.{name}.png" for name in classes}
+            try:
+                if all(path.is_file() for path in masks.values()):
+                    areas[record.image_id] = float(read_mask(masks[classes[0]]).mean())
+                else:
+                    films.append((record, collection.read_film(record)))
+            except ImageReadError as error:
+                failed[record.image_id] = str(error)
+        answers = pipeline.predict([film for _, film in films], batch_size=batch_size) if films else iter(())
+        for (record, _), answer in zip(films, answers, strict=True):
+            assert isinstance(answer, Prediction)
+            for name in reversed(classes):  # the first one, which tells the area, is written last
+                write_mask(target / f"{record.image_id}.{name}.png", answer.masks[name])
+            areas[record.image_id] = float(answer.masks[classes[0]].mean())
+        if progress:
+            progress(min(done * batch_size, len(records)), len(records))
+    small = {name: area for name, area in sorted(areas.items(), key=lambda item: item[1]) if area < min_lung_area}
+    _write_small(target / "small.csv", small, {record.image_id: record for record in records})
+    write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
+    return MaskReport(len(areas), areas, small, failed, min_lung_area)
+
+
+def _claim(target: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder of masks that were drawn otherwise: they would be taken for today's."""
+    stamp = target / _STAMP
+    if stamp.is_file() and read_json(stamp) != json.loads(json.dumps(settings)):
+        raise ConfigError(
+            f"{target} holds masks drawn with another model or other steps. Remove it, or choose another."
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(stamp, settings)
+
+
+def _fingerprint(model: SegmentationModel) -> str:
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _batches(records: Sequence[Record], size: int) -> Iterator[list[Record]]:
+    rest = iter(records)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _write_small(path: Path, small: dict[str, float], records: dict[str, Record]) -> None:
+    with replace_file(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_id", "label", "source", "lung_area"])
+        writer.writerows(
+            [name, records[name].label or "", records[name].source, f"{area:.4f}"] for name, area in small.items()
+        )

@@ -1,0 +1,31 @@
+"""`covidcxr tune`: a search over the settings of a recipe, shared by as many processes as one likes.
+
+Names are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from covidcxr.utils.lazy import lazy_names
+
+__all__ = [
+    "tune",
+    "Findings",
+]
+
+if TYPE_CHECKING:
+    from covidcxr.recipes.tune.engine import (
+        tune,
+    )
+    from covidcxr.recipes.tune.findings import (
+        Findings,
+    )
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "tune": "engine",
+        "Findings": "findings",
+    },
+)

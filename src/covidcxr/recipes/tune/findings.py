@@ -1,0 +1,218 @@
+"""What a search found: its trials as rows, the best one as a recipe, tables and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covidcxr.io.atomic import replace_file
+from covidcxr.training.lightning_cli import print_line
+from covidcxr.training.recipe import Recipe, without_root, write_yaml
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Findings", "trial_folder"]
+
+_SHOWN = 10
+_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The trials of a search, of all processes that take part in it.
+
+    Attributes:
+        recipe: What was searched.
+        folder: Holds best.yaml, trials.csv, trials.json, pictures, and a folder a trial in `trials`.
+        words: Command-line words of `covidcxr fit` that changed every trial.
+        wanted: How many finished trials were asked for.
+        study: The study, as Optuna has it.
+    """
+
+    recipe: Recipe
+    folder: Path
+    words: tuple[str, ...]
+    wanted: int
+    study: optuna.Study
+
+    @property
+    def monitor(self) -> str:
+        """Name of the score that was searched by."""
+        return str(self.study.user_attrs.get("monitor", "value"))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a trial: trial, state, value, epochs, seconds, parameters, error, retry_of.
+
+        States are "complete", "pruned", "failed", "killed" (and queued anew), "running" and "waiting".
+        """
+        return [
+            _row(trial) for trial in self.study.get_trials(deepcopy=False) if not trial.user_attrs.get("surplus", False)
+        ]
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of the best trial, the earliest of equals; None if no trial came to a value."""
+        return next(iter(ranked(self.rows)), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "recipe": self.recipe.name,
+            "study": self.study.study_name,
+            "monitor": self.monitor,
+            "best": self.best,
+            "trials": self.rows,
+        }
+
+    def write(self) -> None:
+        """Write `trials.json`, `trials.csv` and, if a trial came to a value, the best as a recipe, `best.yaml`."""
+        data = self.to_dict()
+        with replace_file(self.folder / "trials.json") as draft:
+            draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        flat = [_flat(row, self.recipe.search) for row in data["trials"]]
+        with replace_file(self.folder / "trials.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(flat[0]) if flat else ["trial"], lineterminator="\n")
+            table.writeheader()
+            table.writerows(flat)
+        if data["best"] is not None:
+            found = self.recipe.with_values(data["best"]["parameters"])
+            about = {"about": self._about(data["best"]), "paper": found.paper}
+            write_yaml(self.folder / "best.yaml", {**{k: text for k, text in about.items() if text}, **found.config})
+
+    def tidy(self) -> None:
+        """Remove the weights of all trials but the best, and the folders of those that came to nothing."""
+        best = self.best
+        for row in self.rows:
+            folder = trial_folder(self.folder, row["trial"])
+            if row["state"] in ("pruned", "failed", "killed"):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif row["state"] == "complete" and best is not None and row["trial"] != best["trial"]:
+                shutil.rmtree(folder / "model", ignore_errors=True)
+
+    def draw(self) -> None:
+        """Draw the course of the search, the weight of its parameters, and each one's values."""
+        from covidcxr.recipes.tune.plots import draw_course, draw_importances, draw_slices
+
+        rows = [row for row in self.rows if row["value"] is not None]
+        if not rows:
+            return
+        draw_course(rows, self.monitor, self.folder / "course.png")
+        draw_slices(rows, self.recipe.search, self.monitor, self.folder / "slices.png")
+        if importances := self.importances():
+            draw_importances(importances, self.folder / "importances.png")
+
+    def importances(self) -> dict[str, float]:
+        """Return how much each parameter decided whether a trial was among the best, in shares of 1.
+
+        PED-ANOVA (Watanabe et al. 2023, "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary
+        subspaces"), the best being a tenth of the trials, but five at least. Empty where less than eight came to a
+        value, or all to the same.
+        """
+        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+        values = [row["value"] for row in self.rows if row["state"] == "complete"]
+        if len(values) < 8 or len(set(values)) == 1:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it may change, and that few trials tell little
+            evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(values))))
+            return get_param_importances(self.study, evaluator=evaluator)
+
+    def line(self, trial: optuna.trial.FrozenTrial) -> str:
+        """Tell of a finished trial in a line."""
+        row = _row(trial)
+        chosen = ", ".join(f"{name} {in_words(value)}" for name, value in row["parameters"].items())
+        best = self.best
+        if row["state"] == "failed":
+            return f"Trial {row['trial']} failed: {row['error']} ({chosen})"
+        count = f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}"
+        told = f"{self.monitor} {in_words(row['value'])}" + (", pruned" if row["state"] == "pruned" else "")
+        so_far = f"; best so far: trial {best['trial']}, {in_words(best['value'])}" if best else ""
+        return f"Trial {row['trial']}: {told} after {count} ({chosen}){so_far}"
+
+    def print_table(self) -> None:
+        """Print the best trials, and how to test the best of them."""
+        from rich.console import Console
+        from rich.table import Table
+
+        names = list(self.recipe.search)
+        table = Table("trial", self.monitor, "epochs", *names)
+        rows = ranked(self.rows)
+        for row in rows[:_SHOWN]:
+            cells = (row["trial"], row["value"], row["epochs"], *(row["parameters"][name] for name in names))
+            table.add_row(*map(in_words, cells))
+        console = Console()
+        console.print(table, width=None if console.is_terminal else 200)
+        counts = Counter(row["state"] for row in self.rows)
+        told = ", ".join(f"{count} {state}" for state, count in counts.items())
+        print_line(f"{told}. Trials and pictures: {self.folder}")
+        if rows:
+            print_line(f"No test film was touched. Score the best trial on them, once:\n  {shlex.join(self.test())}")
+
+    def test(self) -> list[str]:
+        """Return the command that scores the best trial on the test films."""
+        best = self.best
+        assert best is not None
+        recipe, model = self.folder / "best.yaml", trial_folder(self.folder, best["trial"]) / "model"
+        if not model.is_dir():  # another machine trained it
+            return ["covidcxr", "recipes", "run", str(recipe), *self.words]
+        out = str(self.folder / "test")
+        place = ["--trainer.logger", "false", "--trainer.default_root_dir", out, "--output", out]
+        return ["covidcxr", "test", "--config", str(recipe), *self.words, "--model.init_from", str(model), *place]
+
+    def _about(self, best: Mapping[str, Any]) -> str:
+        words = shlex.join(["covidcxr", "tune", self.recipe.name, *without_root(self.words)])
+        count = sum(row["state"] in ("complete", "pruned", "failed") for row in self.rows)
+        return (
+            f"{self.recipe.about} Found by `{words}`, study {self.study.study_name}: trial {best['trial']}, the best "
+            f"of {count} by {self.monitor} ({in_words(best['value'])}, on the films it was chosen by)."
+        ).strip()
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Return where a trial lies in the output folder."""
+    return folder / "trials" / f"{number:04d}"
+
+
+def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the trials that came to a value, the best first."""
+    complete = [row for row in rows if row["state"] == "complete"]
+    return sorted(complete, key=lambda row: (-row["value"], row["trial"]))
+
+
+def in_words(value: object) -> str:
+    """Return a number with four digits that count; anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    failed = "failed" if "error" in trial.user_attrs else "killed"
+    value = trial.value if trial.state.name == "COMPLETE" else None
+    reported = [number for number in trial.intermediate_values.values() if number == number]
+    duration = trial.duration.total_seconds() if trial.duration else None
+    return {
+        "trial": trial.number,
+        "state": _STATES.get(trial.state.name, failed),
+        "value": value if value is not None else max(reported, default=None),
+        "epochs": trial.user_attrs.get("epochs", len(trial.intermediate_values)),
+        "seconds": round(duration, 1) if duration is not None else None,
+        "parameters": trial.params,
+        "error": trial.user_attrs.get("error"),
+        "retry_of": next(reversed(trial.system_attrs.get("retry_history", [])), None),
+    }
+
+
+def _flat(row: Mapping[str, Any], names: Mapping[str, object]) -> dict[str, Any]:
+    """One row of the CSV file: a column a parameter."""
+    flat = {key: value for key, value in row.items() if key != "parameters"}
+    return {**flat, **{name: row["parameters"].get(name) for name in names}}

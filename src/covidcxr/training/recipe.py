@@ -1,0 +1,263 @@
+"""Recipes: a published system as configuration, and the runs that it is made of.
+
+A recipe is a YAML file for LightningCLI (`model`, `data`, `trainer`, ...) with a few keys more: what it is, what is
+compared, and what a search may choose. It holds names only; what a system needs is a piece of this library.
+`base: NAME` starts from another recipe and changes it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from covidcxr.config import check_keys
+from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
+from covidcxr.io.atomic import replace_file
+from covidcxr.registry import DATASETS
+from covidcxr.training.search_space import Parameter, read_search
+
+__all__ = ["RECIPE_KEYS", "Recipe", "claim", "data_class", "recipe_paths", "task_class", "without_root", "write_yaml"]
+
+_ABOUT = ("about", "paper", "published")
+_STEPS = ("ensemble", "masks")
+RECIPE_KEYS = (*_ABOUT, *_STEPS, "base", "compare", "search")
+"""The keys of a recipe that LightningCLI does not read."""
+_TRAINING_KEYS = {
+    *("seed_everything", "trainer", "model", "data", "output", "coverage", "compute_mean_std", "optimizer"),
+    *("lr_scheduler", "ckpt_path", "weights_only", "verbose", "return_predictions"),
+}
+_TASKS = {"segmentation": "SegmentationTask", "classification": "ClassificationTask", "multitask": "MultiTask"}
+_NAME = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One recipe.
+
+    Attributes:
+        name: Name of the file without its ending.
+        about: What it trains, in a sentence.
+        paper: Where it was published.
+        published: The figures that were published, in words.
+        config: What LightningCLI reads.
+        compare: What is compared, an axis each: from axis to variant to the changes that it makes, each from the
+            dotted key in the config to its value. Every combination of variants is one run.
+        search: What `covidcxr tune` may choose, from name to parameter.
+        ensemble: How the runs' models are combined at the end; see `covidcxr.ensembling.EnsembleStep`. None = not.
+        masks: How lung masks are drawn before the runs, for data sets that have none: arguments of
+            `covidcxr.masks.draw_masks` (`model`, `postprocess`, `min_lung_area`). None = not.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    about: str = ""
+    paper: str = ""
+    published: str = ""
+    compare: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    search: Mapping[str, Parameter] = field(default_factory=dict)
+    ensemble: Mapping[str, Any] | None = None
+    masks: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, name: str) -> Self:
+        """Read a bundled recipe by its name, or any YAML file.
+
+        Raises:
+            UnknownNameError: If there is no such recipe or file; says the nearest.
+            ConfigError: If it is no YAML, or `compare` or `search` is wrong.
+        """
+        path = recipe_paths().get(name, Path(name))
+        if not path.is_file():
+            raise UnknownNameError(
+                f"There is no config file and no recipe {name!r}. {did_you_mean(name, recipe_paths())}"
+            )
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is no YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path} must hold keys and values (model, data, trainer, ...).")
+        if (base := data.pop("base", None)) is not None:
+            return cls.read(str(base))._changed(path.stem, data)
+        return cls(path.stem, {})._changed(path.stem, data)
+
+    def _changed(self, name: str, data: Mapping[str, Any]) -> Self:
+        """Lay the keys of another file over this recipe's."""
+        check_keys(data, _TRAINING_KEYS.union(RECIPE_KEYS), f"the recipe {name}")
+        for key in _STEPS:
+            if not isinstance(data.get(key) or {}, Mapping):
+                raise ConfigError(f"{key} of the recipe {name} must map keys to values, not be {data[key]!r}.")
+        about = {key: str(data[key]).strip() for key in _ABOUT if key in data}
+        compare = _check_axes(data.get("compare", self.compare) or {}, f"the recipe {name}")
+        search = read_search(data["search"] or {}, f"the recipe {name}") if "search" in data else self.search
+        steps = {key: data.get(key, getattr(self, key)) for key in _STEPS}
+        config = _merge(self.config, {key: value for key, value in data.items() if key not in RECIPE_KEYS})
+        parts = {"config": config, "compare": compare, "search": search, **about, **steps}
+        return replace(self, name=name, **parts)
+
+    @property
+    def count(self) -> int:
+        """Number of runs."""
+        return math.prod(len(axis) for axis in self.compare.values())
+
+    def base(self) -> dict[str, Any]:
+        """Return the config without any variant's changes, registry names turned into classes.
+
+        Raises:
+            UnknownNameError: If there is no such data set or task; says the nearest.
+        """
+        config = copy.deepcopy(dict(self.config))
+        _resolve_names(config, f"the recipe {self.name}")
+        return config
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """Return the recipe with a value for each parameter of its search, and no search.
+
+        Raises:
+            ConfigError: If a parameter sets a key that the config has not; says the nearest.
+        """
+        config = copy.deepcopy(dict(self.config))
+        for name, value in values.items():
+            for key, setting in self.search[name].changes(value).items():
+                _change(config, key, setting, f"{name!r} in the search of the recipe {self.name}")
+        return replace(self, config=config, search={})
+
+    def runs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return the name and the config of each run, in order; a recipe that compares nothing is one run named "".
+
+        Raises:
+            ConfigError: If a variant changes a key that the config has not, or a name is unknown; says the nearest.
+        """
+        axes = [[(variant, changes) for variant, changes in axis.items()] for axis in self.compare.values()]
+        for choice in itertools.product(*axes):
+            config = copy.deepcopy(dict(self.config))
+            for variant, changes in choice:
+                for key, value in changes.items():
+                    _change(config, key, value, f"the variant {variant!r} of the recipe {self.name}")
+            _resolve_names(config, f"the recipe {self.name}")
+            yield "+".join(variant for variant, _ in choice), config
+
+
+def recipe_paths() -> dict[str, Path]:
+    """Return the bundled recipes by name."""
+    folder = Path(str(files("covidcxr"))) / "recipes" / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
+
+
+def write_yaml(path: Path, config: Mapping[str, Any]) -> Path:
+    """Write a config as YAML; the file appears whole or not at all."""
+    with replace_file(path) as draft:
+        draft.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
+    """Take a folder for these settings and return their digest.
+
+    Raises:
+        ConfigError: If others have reached anything in it; a run that failed its check has not.
+    """
+    text = json.dumps([settings, without_root(words)], sort_keys=True, default=str)
+    stamp = folder / "settings.sha256"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    differs = stamp.is_file() and stamp.read_text(encoding="utf-8").strip() != digest
+    if differs and {path.name for path in folder.iterdir()} - {stamp.name, "config.yaml"}:
+        raise ConfigError(f"{folder} holds a run with other settings. Remove it, or choose another --output.")
+    with replace_file(stamp) as draft:
+        draft.write_text(digest + "\n", encoding="utf-8")
+    return digest
+
+
+def without_root(words: Sequence[str]) -> list[str]:
+    """Leave out where the data lie: that may change between two sittings, and is no setting."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if not skip and not word.startswith("--data.root"):
+            kept.append(word)
+        skip = not skip and word == "--data.root"
+    return kept
+
+
+def _merge(old: Any, new: Any) -> Any:
+    """Lay one config over another; what belongs to another class than before is replaced whole."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    if "class_path" in new and new["class_path"] != old.get("class_path"):
+        return dict(new)
+    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+
+
+def _check_axes(axes: object, where: str) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    if not isinstance(axes, Mapping) or not all(isinstance(axis, Mapping) and axis for axis in axes.values()):
+        raise ConfigError(f"compare in {where} must map each axis to its variants, and each variant to its changes.")
+    for variant, changes in itertools.chain(*(axis.items() for axis in axes.values())):
+        if not _NAME.fullmatch(str(variant)):
+            raise ConfigError(
+                f"A variant is a folder's name (letters, digits, '.', '-', '_'), not {variant!r} in {where}."
+            )
+        if not isinstance(changes or {}, Mapping):
+            raise ConfigError(f"The variant {variant!r} of {where} must map dotted keys to values, not be {changes!r}.")
+    return {name: {str(variant): changes or {} for variant, changes in axis.items()} for name, axis in axes.items()}
+
+
+def _change(config: dict[str, Any], key: str, value: object, where: str) -> None:
+    """Set a dotted key; all but its last part must be there."""
+    *parents, last = key.split(".")
+    table: Any = config
+    for parent in parents:
+        if not isinstance(table.get(parent), dict):
+            raise ConfigError(f"Unknown key {key!r} in {where}: there is no {parent!r}. {did_you_mean(parent, table)}")
+        table = table[parent]
+    table[last] = value
+
+
+def _resolve_names(config: dict[str, Any], where: str) -> None:
+    """Turn registry names under `class_path` into the dotted paths that LightningCLI imports."""
+    for part, resolve in (("data", data_class), ("model", task_class)):
+        table = config.get(part)
+        if isinstance(table, dict) and isinstance(table.get("class_path"), str):
+            try:
+                table["class_path"] = resolve(table["class_path"])
+            except UnknownNameError as error:
+                raise UnknownNameError(f"{part}.class_path in {where}: {error}") from error
+
+
+def data_class(name: str) -> str:
+    """Return the dotted path of a data set's class from its registry name; class names and paths stay as they are.
+
+    Raises:
+        UnknownNameError: If there is no such data set; says the nearest.
+    """
+    if name not in DATASETS:
+        if "." in name:
+            return name
+        classes = [DATASETS.get(known).__qualname__ for known in DATASETS]
+        if name in classes:
+            return name
+        raise UnknownNameError(f"There is no data set {name!r}. {did_you_mean(name, [*DATASETS, *classes])}")
+    entry = DATASETS.get(name)
+    return f"{entry.__module__}.{entry.__qualname__}"
+
+
+def task_class(name: str) -> str:
+    """Return a task's class name from its short name; class names and dotted paths stay as they are.
+
+    Raises:
+        UnknownNameError: If there is no such task; says the nearest.
+    """
+    known = {*_TASKS, *_TASKS.values()}
+    if name not in known and "." not in name:
+        raise UnknownNameError(f"There is no task {name!r}. {did_you_mean(name, known)}")
+    return _TASKS.get(name, name)

@@ -1,0 +1,43 @@
+"""What goes to the terminal besides tables: a progress bar, and warnings as sentences of a report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich import progress
+from rich.console import Console
+
+from covidcxr.utils.threads import Progress
+
+__all__ = ["collect_notes", "screen", "show_progress"]
+
+
+def screen() -> Console:
+    """Return the console of the tables; names in brackets are no markup."""
+    return Console(highlight=False, markup=False)
+
+
+@contextmanager
+def show_progress(words: str, *, of_bytes: bool = False) -> Iterator[Progress]:
+    """Show a progress bar on standard error while something reports how many of how many are done."""
+    columns = (
+        progress.TextColumn(words, markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn() if of_bytes else progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(words, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def collect_notes() -> Iterator[list[str]]:
+    """Collect the warnings of a data set, for its report."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield notes
+    notes += dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning)

@@ -1,0 +1,110 @@
+"""One core for work that gains nothing from several."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeAlias, TypeVar
+
+__all__ = ["one_core", "Progress", "map_threads", "tracked"]
+
+_lock = threading.Lock()
+
+
+_inside: set[int] = set()
+
+
+"""The threads that are in `one_core`."""
+
+
+_before: tuple[int, int] = (1, 1)
+
+
+"""How many threads torch and OpenCV started before the first of them came."""
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Let torch and OpenCV compute in the calling thread alone, without threads of their own.
+
+    On a single film and a small network, or where films are shared among threads already, these would mostly wait for
+    each other, and burn CPU time as they wait. Several threads may be here at a time, and one of them again: when the
+    last one leaves, all is as it was.
+    """
+    import cv2
+    import torch
+
+    global _before
+    me = threading.get_ident()
+    if me in _inside:
+        yield
+        return
+    with _lock:
+        if not _inside:
+            _before = torch.get_num_threads(), cv2.getNumThreads()
+            cv2.setNumThreads(1)
+        _inside.add(me)
+        torch.set_num_threads(1)  # torch counts thread by thread
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.discard(me)
+            torch.set_num_threads(_before[0])
+            if not _inside:
+                cv2.setNumThreads(_before[1])
+
+
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+"""Told how many of how many are done."""
+
+
+T = TypeVar("T")
+
+
+R = TypeVar("R")
+
+
+def map_threads(
+    function: Callable[[T], R], items: Sequence[T], *, threads: int, progress: Progress | None = None
+) -> Iterator[R]:
+    """Apply a function to many items, several at a time; results come in the order of the items.
+
+    Args:
+        function: Reads or writes files: of Python itself, one thread runs at a time.
+        items: What it is applied to. Only a few wait at a time, so that a hundred thousand fill no memory.
+        threads: How many at a time.
+        progress: Told after each.
+
+    Raises:
+        Exception: What the function raises first; items that have not begun are dropped.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(source, 4 * threads))
+        try:
+            for done in range(1, len(items) + 1):
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(source, 1))
+                yield result
+                if progress is not None:
+                    progress(done, len(items))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def tracked(items: Iterable[T], total: int, unit: str, progress: bool) -> Iterator[T]:
+    """Yield items with a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        yield from bar.track(items, total=total)
