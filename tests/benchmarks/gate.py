@@ -25,7 +25,7 @@ from covidcxr.errors import ImageReadError
 from covidcxr.evaluation import bootstrap, weighted_mean
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.view_check import Admission, admit
-from covidcxr.transforms.orientation import NOT_A_FILM, ORIENTATIONS, UPRIGHT
+from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS, UPRIGHT
 
 FILMS = {"name": "csv", "table": "manifest.csv", "test_only": {"license": ["unstated*"]}}
 Row = dict[str, Any]

@@ -207,7 +207,14 @@ def main() -> None:
     for name, value in layout.summary().items():
         print(f"{name:26} {value:g}")
     if options.list:
-        for title in ("cycles", "single_importer", "long_functions", "long_files", "without_sections", "without_example"):
+        for title in (
+            "cycles",
+            "single_importer",
+            "long_functions",
+            "long_files",
+            "without_sections",
+            "without_example",
+        ):
             print(f"\n{title}")
             for entry in getattr(layout, title):
                 print(f"  {entry}")

@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from covidcxr.serve.worker import to_png
 from serving import film_png, pixels_of, png_of

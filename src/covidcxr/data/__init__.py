@@ -118,7 +118,7 @@ if TYPE_CHECKING:
         k_folds,
         take_fold,
     )
-    from covidcxr.data.statistics import (
+    from covidcxr.data.summary.summary import (
         compute_mean_std,
     )
 
@@ -154,6 +154,6 @@ __getattr__, __dir__ = lazy_names(
         "CovidxCT2DataModule": "datasets.covidx_ct2",
         "CovidCTDataModule": "datasets.covid_ct_ucsd",
         "EpochSampler": "sampler",
-        "compute_mean_std": "statistics",
+        "compute_mean_std": "summary.summary",
     },
 )

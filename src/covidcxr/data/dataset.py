@@ -245,8 +245,8 @@ class CXRDataset(Dataset[Sample]):
         """
         epoch, index = index if isinstance(index, tuple) else (0, index)
         record = self.records[index]
-        film = self._film(index)
-        image, masks = self._augmented(film, epoch, index)
+        fitted = self._film(index)
+        image, masks = self._augmented(fitted, epoch, index)
         sample = Sample(
             image=torch.from_numpy(image).float()[None] / 255,
             label=self.labels[index].clone(),
@@ -281,10 +281,10 @@ class CXRDataset(Dataset[Sample]):
         return fit_film(record, self._open(record), self.geometry.image_size, self.geometry.fit, wanted)
 
     def _augmented(
-        self, film: FittedFilm, epoch: int, index: int
+        self, fitted: FittedFilm, epoch: int, index: int
     ) -> tuple[UInt8[np.ndarray, "h w"], dict[str, Tensor]]:
-        image, names = film.image, list(film.masks)
-        planes = np.stack(list(film.masks.values())) if names else None
+        image, names = fitted.image, list(fitted.masks)
+        planes = np.stack(list(fitted.masks.values())) if names else None
         if self.augment is not None:
             mixed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
             image, planes = self.augment(image, planes, seed=int(mixed))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap, bootstrap_many
-from covidcxr.evaluation.metrics.calibration import conformal_threshold, expected_calibration_error, fit_temperature
-from covidcxr.evaluation.metrics.classification import classification_metrics
+from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.comparison import compare_rows, unpaired_difference
-from covidcxr.evaluation.metrics.multilabel import finding_metrics
 from covidcxr.evaluation.metrics.operating_point import (
     OperatingPoint,
     choose_point,
@@ -14,7 +12,14 @@ from covidcxr.evaluation.metrics.operating_point import (
     predictive_values,
     score_at,
 )
-from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability, score_sets
+from covidcxr.evaluation.metrics.reliability import (
+    Reliability,
+    conformal_threshold,
+    expected_calibration_error,
+    fit_temperature,
+    measure_reliability,
+    score_sets,
+)
 from covidcxr.evaluation.metrics.segmentation import (
     dice_score,
     iou_score,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from covidcxr.explain.engine import explain, explain_many
-from covidcxr.explain.explanation import Explanation
+from covidcxr.explain.engine import Explanation, explain, explain_many
 from covidcxr.explain.faithful import CURVES, Faithfulness, faithfulness
 from covidcxr.explain.methods import METHODS
 

@@ -2,30 +2,134 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
-from covidcxr.explain.explanation import Explanation
 from covidcxr.explain.methods import Question, find_method
+from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_image
+from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
-from covidcxr.models.films import fit_films
+from covidcxr.models.network import fit_films
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, fit_image, unfit_map
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import ImageLike
 
-__all__ = ["Lungs", "evaluating", "explain", "explain_many", "seen_by"]
+__all__ = ["Lungs", "evaluating", "explain", "explain_many", "seen_by", "Explanation"]
+
+_STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+
+
+_RAMP = np.array([(120, 0, 120), (170, 10, 110), (225, 55, 40), (250, 150, 10), (255, 240, 90)], float)
+
+
+"""From violet over red to yellow: its lightness grows all the way, so it reads in grey and with any colour vision."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """What on a film speaks for a class, in the eyes of a classifier. For research, not for clinical use.
+
+    Attributes:
+        heat: Evidence for the class at the film's own size, float32 in [0, 1]: the strongest place is 1. 0 where
+            nothing speaks for the class and where the model does not look.
+        target: The class.
+        method: How it was found; a name of `covidcxr.explain.METHODS`.
+        probability: What the classifier gives for the class on this film, calibrated, in [0, 1].
+    """
+
+    heat: Float[np.ndarray, "height width"] = field(repr=False)
+    target: str
+    method: str
+    probability: float
+
+    @property
+    def empty(self) -> bool:
+        """Whether the method found nothing that speaks for the class: the map is 0 everywhere."""
+        return not bool(self.heat.any())
+
+    @property
+    def note(self) -> str:
+        """What is to be known of this map, in a sentence; mostly nothing."""
+        return (
+            f"Nothing on this film speaks for {self.target} by {self.method}: the map is empty." if self.empty else ""
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what can be written as JSON; of the map its size and the place of its peak (row, column)."""
+        peak = None if self.empty else [int(place) for place in np.unravel_index(self.heat.argmax(), self.heat.shape)]
+        return {
+            "target": self.target,
+            "method": self.method,
+            "probability": self.probability,
+            "empty": self.empty,
+            "height": self.heat.shape[0],
+            "width": self.heat.shape[1],
+            "peak": peak,
+        }
+
+    def overlay(self, film: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
+        """Draw the map over its film, RGB: the stronger the evidence, the brighter and the less transparent.
+
+        Args:
+            film: The film that was explained, as `read_image` takes it.
+
+        Raises:
+            ConfigError: If the film has another size than the map.
+            ImageReadError: If it cannot be read.
+        """
+        grey = read_image(film)
+        if grey.shape != self.heat.shape:
+            raise ConfigError(f"The map is {self.heat.shape}, but the film {grey.shape}: draw it over its own film.")
+        color = np.stack([np.interp(self.heat, _STOPS, _RAMP[:, part]) for part in range(3)], axis=2)
+        weight = (0.75 * np.clip(self.heat * 1.5, 0, 1))[..., None]
+        picture: UInt8[np.ndarray, "height width 3"] = np.rint(
+            (1 - weight) * 255 * grey[..., None] + weight * color
+        ).astype(np.uint8)
+        return picture
+
+    def save(self, folder: str | os.PathLike[str], name: str, film: ImageLike | None = None) -> Path:
+        """Write `NAME.heat.png` (16-bit grey, white = 1: `read_image` gives the map back) and `NAME.heat.json`.
+
+        Args:
+            folder: Made if need be.
+            name: Stem of the files.
+            film: With it, the picture `NAME.heat-overlay.png` is written as well.
+
+        Returns:
+            The path of the JSON file.
+        """
+        from PIL import Image
+
+        target = Path(folder)
+        with replace_file(target / f"{name}.heat.png") as draft:
+            Image.fromarray(np.rint(self.heat * 65535).astype(np.uint16)).save(draft, format="PNG")
+        if film is not None:
+            with replace_file(target / f"{name}.heat-overlay.png") as draft:
+                Image.fromarray(self.overlay(film)).save(draft, format="PNG")
+        write_json(target / f"{name}.heat.json", self.to_dict())
+        return target / f"{name}.heat.json"
+
 
 Film: TypeAlias = Float[np.ndarray, "_ _"]  # films of one call may have many sizes
+
+
 Mask: TypeAlias = Bool[np.ndarray, "_ _"]
+
+
 Lungs: TypeAlias = Mask | Mapping[str, Mask]
+
+
 """The lungs of a film at its own size: one mask, or those that there are by mask class, of which each model takes the
 one that its region means."""
 
@@ -97,9 +201,9 @@ def explain_many(
     found: list[Explanation] = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        films = [read_image(image) for image in images[part]]
-        masks = [_by_class(mask, film) for mask, film in zip(lungs[part], films, strict=True)]
-        found += _explain(model, films, masks, targets[part], method)
+        pixels = [read_image(image) for image in images[part]]
+        masks = [_by_class(mask, image) for mask, image in zip(lungs[part], pixels, strict=True)]
+        found += _explain(model, pixels, masks, targets[part], method)
     return found
 
 
@@ -119,9 +223,9 @@ def _explain(
     )
     weights = list(model.config.members.values()) if isinstance(model, EnsembleModel) else [1.0]
     heats = [np.zeros(film.shape, np.float32) for film in films]
-    for member, weight, (image, lungs) in zip(model.members, weights, shown, strict=True):
+    for member, weight, (batch, lungs) in zip(model.members, weights, shown, strict=True):
         sizes = [(film.shape[0], film.shape[1]) for film in films]
-        for heat, own in zip(heats, _heat_of(member, image, lungs, places, sizes, method), strict=True):
+        for heat, own in zip(heats, _heat_of(member, batch, lungs, places, sizes, method), strict=True):
             heat += np.float32(weight) * _scaled(own)
     for heat, place, row in zip(heats, places.tolist(), chances.tolist(), strict=True):
         yield Explanation(_scaled(heat), classes[place], method, row[place])
@@ -178,14 +282,14 @@ def _move_back(model: ClassificationModel, image: Tensor, lungs: Tensor | None, 
     Where it went tells the step's own gradient.
     """
     settings = model.config.preprocess
-    film = apply_region(image, lungs, settings.region, settings.lung_dilation)
+    shown = apply_region(image, lungs, settings.region, settings.lung_dilation)
     passed: list[tuple[Tensor, Tensor]] = []
     for step in settings.steps:
         change = Preprocess([step])
-        given = film.detach().requires_grad_(bool(change.moving))
-        film = change(given)
+        given = shown.detach().requires_grad_(bool(change.moving))
+        shown = change(given)
         if change.moving:
-            passed.append((given, film))
+            passed.append((given, shown))
     for given, made in reversed(passed):
         (sums,) = torch.autograd.grad(made, given, heat.to(made), retain_graph=True)
         (counts,) = torch.autograd.grad(made, given, torch.ones_like(made))

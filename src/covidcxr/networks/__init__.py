@@ -7,7 +7,7 @@ or function `(in_channels, num_classes, **network_args) -> nn.Module`; where it 
 the config's.
 """
 
-from covidcxr.networks.backbone import backbone_of
 from covidcxr.networks.build import build_network
+from covidcxr.networks.weights import backbone_of
 
 __all__ = ["backbone_of", "build_network"]

@@ -11,8 +11,7 @@ from torch import nn
 
 from covidcxr.config import PreprocessConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
-from covidcxr.networks.download import hub_or_cache
-from covidcxr.networks.weights import REFUSALS, copy_backbone, read_weights, weights_error
+from covidcxr.networks.weights import REFUSALS, copy_backbone, hub_or_cache, read_weights, weights_error
 
 __all__ = ["smp_network"]
 

@@ -11,9 +11,15 @@ from torch import nn
 
 from covidcxr.config import PreprocessConfig
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean, nearest_argument
-from covidcxr.networks.backbone import answer_tensors
-from covidcxr.networks.download import check_download, hub_or_cache
-from covidcxr.networks.weights import REFUSALS, adapt_channels, read_weights, weights_error
+from covidcxr.networks.weights import (
+    REFUSALS,
+    adapt_channels,
+    answer_tensors,
+    check_download,
+    hub_or_cache,
+    read_weights,
+    weights_error,
+)
 
 __all__ = ["timm_network"]
 

@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 from covidcxr.config import PreprocessConfig
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean, nearest_argument
-from covidcxr.networks.backbone import answer_tensors
-from covidcxr.networks.download import check_download
-from covidcxr.networks.weights import REFUSALS, copy_backbone, read_weights, weights_error
+from covidcxr.networks.weights import (
+    REFUSALS,
+    answer_tensors,
+    check_download,
+    copy_backbone,
+    read_weights,
+    weights_error,
+)
 
 __all__ = [
     "TorchvisionNetwork",

@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
 
-from covidcxr.errors import CovidCXRError, PretrainedError
+from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError
 from covidcxr.io.pretrained import copy_tensors
 
-__all__ = ["REFUSALS", "adapt_channels", "check_weights_file", "copy_backbone", "read_weights", "weights_error"]
+__all__ = [
+    "REFUSALS",
+    "adapt_channels",
+    "check_weights_file",
+    "copy_backbone",
+    "read_weights",
+    "weights_error",
+    "answer_tensors",
+    "backbone_of",
+    "check_download",
+    "hub_or_cache",
+    "reachable",
+]
 
 REFUSALS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
+
+
 """What the libraries' constructors raise for arguments that they do not understand."""
 
+
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
 _TABLES = ("state_dict", "model_state_dict", "model")
+
+
 """Under which key training programs put the tensors beside other things."""
+
+
 _PREFIXES = ("", "model.", "network.", "backbone.", "encoder.", "encoder.model.", "features.")
+
+
 """What may stand before a tensor's name when the backbone was part of something larger."""
+
+
 _CONVERT = (
     "Convert it once, where you trust it, and give the new file: "
     "safetensors.torch.save_file(torch.load(path, weights_only=False).state_dict(), 'weights.safetensors')."
@@ -168,3 +198,92 @@ def _with_names_of(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
         if own.keys() & given.keys():
             return given
     return dict(tensors)
+
+
+def backbone_of(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules of a network that are its backbone: all but the part that makes the answer.
+
+    That is smp's `encoder`, a `backbone` where a network of ours or of a third party has one, else what is left of
+    a timm, torchvision or xrv network without its last layer. Parameters that belong to no such part (a
+    transformer's position embedding) come last, as a list.
+
+    Raises:
+        ConfigError: If the network does not say what its backbone is.
+    """
+    for attribute in ("encoder", "backbone"):
+        part = getattr(network, attribute, None)
+        if isinstance(part, nn.Module):
+            yield part
+            return
+    head = {module for classifier in _classifiers(network) for module in classifier.modules()}
+    above = [module for module in network.modules() if module not in head and head & set(module.modules())]
+    yield from (module for module in network.modules() if module not in head and module not in above)
+    yield nn.ParameterList(parameter for module in above for parameter in module.parameters(recurse=False))
+
+
+def answer_tensors(network: nn.Module) -> set[str]:
+    """Name the tensors of the last layer of a timm, torchvision or xrv network."""
+    inside = {id(tensor) for part in _classifiers(network) for tensor in (*part.parameters(), *part.buffers())}
+    named = (*network.named_parameters(), *network.named_buffers())
+    return {name for name, tensor in named if id(tensor) in inside}
+
+
+def _classifiers(network: nn.Module) -> tuple[nn.Module, ...]:
+    if not hasattr(network, "get_classifier"):
+        raise ConfigError(
+            f"{type(network).__name__} does not say what its backbone is. Give it an attribute `backbone`, or do not "
+            f"freeze it."
+        )
+    classifiers = cast(Callable[[], nn.Module | tuple[nn.Module, ...]], network.get_classifier)()
+    return classifiers if isinstance(classifiers, tuple) else (classifiers,)  # distilled ones have two
+
+
+def reachable(url: str, seconds: float = 5) -> bool:
+    """Say whether anybody answers at the host of a web address, whatever the answer."""
+    host = urlsplit(url)
+    try:
+        with urlopen(Request(f"{host.scheme}://{host.netloc}", method="HEAD"), timeout=seconds):
+            return True
+    except HTTPError:
+        return True
+    except URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # it answered; what is wrong the download itself will say
+    except OSError:
+        return False
+
+
+@contextmanager
+def hub_or_cache() -> Iterator[None]:
+    """Keep the Hub's client from trying again and again what cannot be reached; its cache is used all the same.
+
+    The client's own answer to an unreachable Hub takes 23 to 46 seconds, its offline mode none.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or reachable(constants.ENDPOINT):
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def check_download(url: str) -> None:
+    """Fail now if a file that torch downloads is neither in its cache nor to be had.
+
+    `HF_HUB_OFFLINE=1` forbids these downloads as it does the Hub's.
+
+    Raises:
+        ConnectionError: If it cannot be downloaded; says why.
+    """
+    import torch
+    from huggingface_hub import constants
+
+    if (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name).is_file():
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    if not reachable(url):
+        raise ConnectionError(f"{urlsplit(url).netloc} cannot be reached")

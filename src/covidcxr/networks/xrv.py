@@ -35,8 +35,8 @@ class XRayVisionNetwork(TorchvisionNetwork):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits [batch, outputs] of normalised films [batch, 1, height, width]."""
-        film = image * self.std + self.mean
-        return super().forward((2 * film - 1) * 1024)
+        grey = image * self.std + self.mean
+        return super().forward((2 * grey - 1) * 1024)
 
 
 def xrv_network(

@@ -9,13 +9,12 @@ curve turns the sum into grey. So ribs shine through the heart and an opacity hi
 
 from __future__ import annotations
 
-from covidcxr.phantom.dataset import draw_dataset, write_dataset
-from covidcxr.phantom.draw import Phantom, draw_phantom
+from covidcxr.phantom.anatomy import LABELS as LABELS
+from covidcxr.phantom.anatomy import VIEWS as VIEWS
+from covidcxr.phantom.anatomy import PhantomLabel, PhantomView, Sex
+from covidcxr.phantom.draw import Phantom, draw_dataset, draw_phantom, write_dataset
 from covidcxr.phantom.others import OTHERS as OTHERS
 from covidcxr.phantom.others import OtherKind, draw_other
-from covidcxr.phantom.types import LABELS as LABELS
-from covidcxr.phantom.types import VIEWS as VIEWS
-from covidcxr.phantom.types import PhantomLabel, PhantomView, Sex
 
 __all__ = [
     "Phantom",

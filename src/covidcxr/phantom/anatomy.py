@@ -7,39 +7,142 @@ The film's left is the patient's right: side -1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
 
-from covidcxr.phantom.shapes import curve, ellipse, ribbon, tube
-from covidcxr.phantom.types import SIDES, Outline, PhantomView, Sex, Shape
+PhantomLabel: TypeAlias = Literal["covid19", "pneumonia", "normal"]
+
+
+PhantomView: TypeAlias = Literal["PA", "AP"]
+
+
+Sex: TypeAlias = Literal["F", "M"]
+
+
+Layer: TypeAlias = Float[np.ndarray, "height width"]
+
+
+Outline: TypeAlias = Float[np.ndarray, "_ 2"]
+
+
+Shape: TypeAlias = tuple[Outline, float]  # what to fill, and with which value in [0, 1]
+
+
+LABELS: tuple[PhantomLabel, ...] = get_args(PhantomLabel)
+
+
+VIEWS: tuple[PhantomView, ...] = get_args(PhantomView)
+
+
+SEXES: tuple[Sex, ...] = get_args(Sex)
+
+
+SIDES = (-1, 1)  # the film's left (the patient's right), and its right
+
+
+def curve(knots: Outline, count: int = 24, *, closed: bool = False) -> Outline:
+    """Smooth curve through the knots (Catmull-Rom), `count` points from each to the next."""
+    if closed:
+        chain = np.vstack([knots[-1:], knots, knots[:2]])
+    else:
+        chain = np.vstack([2 * knots[0] - knots[1], knots, 2 * knots[-1] - knots[-2]])
+    t = (np.arange(count) / count)[None, :, None]
+    a, b, c, d = (chain[i : len(chain) - 3 + i, None] for i in range(4))
+    points = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return np.vstack([points.reshape(-1, 2), chain[-2:-1]])
+
+
+def ribbon(course: Outline, widths: Any) -> Outline:
+    """Outline of a band along a course, with a width at each of its points."""
+    along = course[1:] - course[:-1]
+    along = np.concatenate([along[:1], along[1:] + along[:-1], along[-1:]])
+    half = (0.5 * np.asarray(widths) / np.hypot(along[:, 0], along[:, 1]))[:, None] * along[:, ::-1] * [-1, 1]
+    return np.concatenate([course + half, (course - half)[::-1]])
+
+
+def tube(course: Outline, widths: Float[np.ndarray, " _"], value: float) -> list[Shape]:
+    """A bone: dense at its rims, less so within."""
+    return [(ribbon(course, widths), value), (ribbon(course, 0.6 * widths), 0.7 * value)]
+
+
+def ellipse(centre: Any, across: float, down: float) -> Outline:
+    """An upright ellipse; `across` and `down` = its half axes."""
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    return np.column_stack([centre[0] + across * np.cos(angles), centre[1] + down * np.sin(angles)])
+
+
+def blob(rng: np.random.Generator, centre: Any, radius: float, *, aspect: float = 1.0, wobble: float = 0.12) -> Outline:
+    """A rounded, irregular patch; `aspect` = height over width."""
+    angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    waves = [rng.normal(0, wobble / n) * np.cos(n * angles + rng.uniform(0, 6.3)) for n in range(2, 7)]
+    radii = radius * np.exp(np.sum(waves, axis=0))
+    across, down = radii * np.cos(angles) / math.sqrt(aspect), radii * np.sin(angles) * math.sqrt(aspect)
+    return np.column_stack([centre[0] + across, centre[1] + down])
+
+
+def branches(
+    rng: np.random.Generator, start: Any, angle: float, side: int, *, length: float, width: float, depth: int
+) -> list[Shape]:
+    """A tree of bands, each with two thinner ones at its end; `angle` from the horizontal, outwards and down."""
+    bend = angle + rng.normal(0, 0.3)
+    middle = start + 0.5 * length * np.array([side * np.cos(angle), np.sin(angle)])
+    end = middle + 0.5 * length * np.array([side * np.cos(bend), np.sin(bend)])
+    band = ribbon(np.array([start, middle, end]), [width, 0.85 * width, 0.7 * width])
+    shapes = [(band, 0.12 + 0.14 * depth)]
+    for way in SIDES if depth > 1 else ():
+        turn, shorter = way * rng.uniform(0.15, 0.6), rng.uniform(0.65, 0.95)
+        shapes += branches(rng, end, bend + turn, side, length=length * shorter, width=0.7 * width, depth=depth - 1)
+    return shapes
+
 
 # fmt: off
 # In rib cages:
 WALL = [(0.14, 0.05), (0.26, 0.005), (0.42, 0.006), (0.63, 0.085), (0.81, 0.22), (0.92, 0.4), (0.98, 0.61),
         (1.01, 0.83), (1.0, 1.0)]
+
+
 INNER_EDGE = [(0.12, 0.93), (0.09, 0.7), (0.08, 0.4), (0.1, 0.15), (0.14, 0.05)]
+
+
 DOME = [(1.0, 0.0), (0.87, 0.6), (0.62, 1.0), (0.36, 0.97), (0.14, 0.7), (0.0, 0.6)]  # y = share of the dome's rise
+
+
 GREAT_VESSELS = [(0.1, -0.4), (0.1, -0.1), (0.12, 0.1), (0.15, 0.2), (0.21, 0.265), (0.17, 0.33), (0.2, 0.4),
                  (0.2, 0.5), (0.12, 0.8), (0.05, 0.95), (-0.05, 0.95), (-0.1, 0.8), (-0.15, 0.6), (-0.17, 0.4),
                  (-0.16, 0.25), (-0.13, 0.1), (-0.1, -0.1), (-0.1, -0.4)]
+
+
 # x = share of the heart's greatest reach to that side:
 HEART_LEFT = [(0.24, 0.42), (0.5, 0.5), (0.82, 0.66), (1.0, 0.8), (0.93, 0.92), (0.5, 0.98)]
+
+
 HEART_RIGHT = [(0.5, 0.97), (0.95, 0.9), (1.0, 0.74), (0.9, 0.6), (0.5, 0.45)]
+
+
 # In body units, y from the apex:
 SHOULDER_LINE = [(0.1, -0.5), (0.11, -0.12), (0.2, -0.05), (0.36, 0.0), (0.46, 0.06)]
+
+
 SHOULDER_BLADE = [(0.35, 0.06), (0.45, 0.03), (0.475, 0.09), (0.44, 0.2), (0.405, 0.33), (0.385, 0.33), (0.365, 0.2)]
+
+
 BLADE_RIDGE = [(0.34, 0.1), (0.42, 0.055), (0.485, 0.035)]
+
+
 CLAVICLE = [(0.035, 0.115), (0.12, 0.1), (0.24, 0.06), (0.33, 0.032), (0.395, 0.038)]
+
+
 # From the spine to the front end: share of the way to the chest wall at that height; fall, times the rib's slope:
 RIB = [(0.1, 0.0), (0.3, -0.1), (0.62, 0.2), (0.85, 0.55), (0.975, 1.0), (1.005, 1.5), (0.97, 2.0), (0.84, 2.5),
        (0.66, 2.9), (0.5, 3.2)]
+
+
 # fmt: on
-
-
 @dataclass(frozen=True, slots=True)
 class Body:
     """Measures of one person, in body units where they are lengths, and the outlines that follow from them."""

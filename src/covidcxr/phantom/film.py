@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from covidcxr.phantom.types import SIDES, Layer, Outline, PhantomView, Shape
+from covidcxr.phantom.anatomy import SIDES, Layer, Outline, PhantomView, Shape
 
 
 @dataclass(frozen=True, slots=True)

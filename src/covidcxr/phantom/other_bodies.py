@@ -5,13 +5,14 @@ Cartoons, as the chests are. Lengths are fractions of the picture; x from the mi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from itertools import pairwise
 
 import numpy as np
 
+from covidcxr.phantom.anatomy import SIDES, Layer, Outline, Shape, blob, curve, ellipse, ribbon, tube
 from covidcxr.phantom.film import Film, as_layer
-from covidcxr.phantom.shapes import blob, curve, ellipse, ribbon, tube
-from covidcxr.phantom.types import SIDES, Layer, Outline, Shape
 
 Rng = np.random.Generator
 
@@ -192,3 +193,15 @@ def _from(point: Outline, x: float, y: float) -> Outline:
 
 def _developed(matter: Layer, rng: Rng) -> Layer:
     return np.asarray(1 - np.exp(-np.maximum(matter, 0) * rng.uniform(0.6, 1.2)))
+
+
+DRAW_BODY: dict[str, Callable[[Rng, Film], Layer]] = {
+    "ct": draw_ct,
+    "lateral": draw_lateral,
+    "limb": draw_limb,
+    "hand": draw_hand,
+    "skull": draw_skull,
+    "abdomen": draw_abdomen,
+    "breast": draw_breast,
+}
+"""From kind of picture to what draws it."""

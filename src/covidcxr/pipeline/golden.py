@@ -12,7 +12,7 @@ from jaxtyping import Float
 from covidcxr.io.image import read_image, read_mask, write_mask
 from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
-from covidcxr.transforms.orientation import NOT_A_FILM, ORIENTATIONS
+from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS
 
 if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline

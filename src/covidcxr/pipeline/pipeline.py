@@ -28,12 +28,11 @@ from covidcxr.models import (
     SegmentationModel,
     load_model,
 )
-from covidcxr.models.films import fit_films, lungs_of
+from covidcxr.models.network import fit_films, lungs_of
 from covidcxr.pipeline.golden import write_golden
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_film
 from covidcxr.pipeline.view_check import Admission, admit, check_gate
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, unfit_map
-from covidcxr.transforms.orientation import UPRIGHT
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, UPRIGHT, unfit_map
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
 from covidcxr.types import ImageLike
 from covidcxr.utils.threads import one_core

@@ -16,7 +16,7 @@ from covidcxr.io.image import write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import Classifier
 from covidcxr.pipeline.view_check import in_words_of_gate
-from covidcxr.transforms.orientation import UPRIGHT, Orientation
+from covidcxr.transforms.geometry import UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
 from covidcxr.transforms.postprocess import explain_reason
 

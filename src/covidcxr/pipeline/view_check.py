@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from covidcxr.errors import ConfigError
 from covidcxr.models import ClassificationModel
-from covidcxr.models.films import fit_films
-from covidcxr.transforms.orientation import NOT_A_FILM, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.models.network import fit_films
+from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS, UPRIGHT, Orientation
 
 __all__ = ["Admission", "admit", "check_gate", "in_words_of_gate"]
 

@@ -20,16 +20,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from covidcxr.serve.app import (
-        create_app,
-    )
     from covidcxr.serve.export import (
         export_feedback,
     )
-    from covidcxr.serve.post_test import (
+    from covidcxr.serve.schema import (
         post_test,
     )
     from covidcxr.serve.server import (
+        create_app,
         serve,
     )
     from covidcxr.serve.settings import (
@@ -45,10 +43,10 @@ __getattr__, __dir__ = lazy_names(
     {
         "Limits": "settings",
         "ServeSettings": "settings",
-        "create_app": "app",
+        "create_app": "server",
         "serve": "server",
         "Store": "store",
         "export_feedback": "export",
-        "post_test": "post_test",
+        "post_test": "schema",
     },
 )

@@ -14,8 +14,7 @@ from covidcxr.data.datasets.feedback import FORMAT_VERSION, INDEX
 from covidcxr.errors import ConfigError
 from covidcxr.io.pretrained import write_json
 from covidcxr.serve.schema import CANNOT_SAY
-from covidcxr.serve.store import Row, Store
-from covidcxr.serve.tables import masks
+from covidcxr.serve.store import Row, Store, masks
 
 __all__ = ["export_feedback"]
 

@@ -3,29 +3,130 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import StreamingResponse
+import numpy as np
+from fastapi import APIRouter, FastAPI, Path, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
-from covidcxr.errors import CovidCXRError
+from covidcxr import __version__
+from covidcxr.errors import ConfigError, CovidCXRError
+from covidcxr.page import Page, Section, Table, style_hash, to_html
 from covidcxr.serve.errors import RefusalError
 from covidcxr.serve.metrics import Metrics
 from covidcxr.serve.multipart import Parts, read_parts
-from covidcxr.serve.schema import Film, Films, Prior, Verdict, film_of
+from covidcxr.serve.report import film_report, to_pdf
+from covidcxr.serve.schema import FORMULA, Film, Films, Prior, Verdict, film_of, uniform
 from covidcxr.serve.service import Desk
 from covidcxr.serve.settings import Limits
 
-__all__ = ["film_routes"]
+__all__ = ["film_routes", "report_routes", "html_page", "page_routes"]
+
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".json": "application/json",
+    ".txt": "text/plain",
+}
+
+
+def page_routes(app: FastAPI, desk: Desk, metrics: Metrics) -> APIRouter:
+    """Return the routes that have to do with the server itself."""
+    routes = APIRouter()
+    _add_static(routes)
+
+    @routes.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def docs() -> Response:
+        return html_page(_list_routes(app.openapi()))
+
+    @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def get_metrics() -> Response:
+        """Return what is counted, for Prometheus."""
+        return Response(await asyncio.to_thread(metrics.text), media_type="text/plain; version=0.0.4")
+
+    @routes.get("/api/health")
+    async def health() -> dict[str, Any]:
+        """Say what answers and how much is taken; 503 until the model is loaded."""
+        facts = desk.engine.facts
+        from covidcxr.transforms.overlay import MASK_COLORS  # brings torch, which the engine has loaded by now
+
+        model = dataclasses.asdict(facts) | {"mask_colors": MASK_COLORS}
+        if facts.exclusive:
+            model |= {"training_prior": uniform(facts.classes), "formula": FORMULA}
+        taken = ("file_bytes", "pixels", "films", "batch_films")
+        return {
+            "status": "ok",
+            "version": __version__,
+            "model": model,
+            "films": await asyncio.to_thread(desk.store.count),
+            "limits": {name: getattr(desk.limits, name) for name in taken},
+        }
+
+    return routes
+
+
+def _add_static(routes: APIRouter) -> None:
+    known = {entry.name: entry for entry in (files("covidcxr.serve") / "static").iterdir() if entry.is_file()}
+
+    def static(name: str) -> Response:
+        entry = known.get(name)  # only names that were found here: nothing is put together from what was asked for
+        kind = _TYPES.get(f".{name.rpartition('.')[2]}")
+        if entry is None or kind is None:
+            raise RefusalError(404, "There is no such file.")
+        return Response(entry.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    @routes.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> Response:
+        return static("index.html")
+
+    @routes.get("/static/{name}", response_class=Response, include_in_schema=False)
+    def file(name: str) -> Response:
+        return static(name)
+
+
+def html_page(page: Page) -> Response:
+    """Return a page whose own style is the only thing that it may use."""
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{style_hash()}'; form-action 'none'; frame-ancestors 'none'; "
+        f"base-uri 'none'"
+    )
+    return HTMLResponse(to_html(page), headers={"Content-Security-Policy": policy})
+
+
+def _list_routes(openapi: dict[str, Any]) -> Page:
+    rows = [
+        (method.upper(), path, call.get("description", ""))
+        for path, calls in openapi["paths"].items()
+        for method, call in calls.items()
+    ]
+    table = Table(("Method", "Path", "What it does"), rows)
+    return Page(
+        f"covidcxr {__version__}: REST interface",
+        "The same in the words of OpenAPI, for programs: /openapi.json",
+        sections=[Section("Routes", "Errors are JSON with one key, error.", [table])],
+    )
+
 
 FilmId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{22}$", description="as the server made it")]
+
+
 Name = Annotated[str, Path(max_length=80)]
 
+
 _AHEAD = 16
+
+
 """Films of a large batch in work at once."""
+
 
 _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 
@@ -37,6 +138,8 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _PNG_BODY = {"requestBody": {"required": True, "content": {"image/png": {"schema": _FILE}}}}
+
+
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 
 
@@ -199,3 +302,49 @@ def _add_feedback(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
 
 def _png(content: bytes) -> Response:
     return Response(content, media_type="image/png")
+
+
+def report_routes(desk: Desk) -> APIRouter:
+    """Return the routes of reports."""
+    routes = APIRouter(prefix="/api")
+
+    async def put_together(film_id: str) -> Page:
+        row = await desk.film(film_id)
+        film = film_of(row)
+        pixels, masks = await desk.pictures(row)
+        chances = film["probabilities"]
+        target = film["label"] or (max(chances, key=lambda name: chances[name]) if chances else None)
+        heat = None
+        if target is not None:
+            with suppress(ConfigError):  # of a network without places there is no heat map
+                heat = (target, await desk.heat_map(row, target) / np.float32(255))
+        return await asyncio.to_thread(film_report, film, pixels, masks, heat)
+
+    @routes.get("/films/{film_id}/report.html", response_class=HTMLResponse)
+    async def get_page(film_id: FilmId) -> Response:
+        """Return a page to print; all that it shows lies inside it."""
+        return html_page(await put_together(film_id))
+
+    @routes.get(
+        "/films/{film_id}/report.pdf", response_class=Response, responses={200: {"content": {"application/pdf": {}}}}
+    )
+    async def get_pdf(film_id: FilmId) -> Response:
+        """Return the same as PDF."""
+        content = await asyncio.to_thread(to_pdf, await put_together(film_id))
+        return Response(content, media_type="application/pdf", headers=_named(film_id, "pdf", "inline"))
+
+    @routes.get("/films/{film_id}/report.json")
+    async def get_json(film_id: FilmId) -> JSONResponse:
+        """Return all that is known of the film."""
+        film = film_of(await desk.film(film_id))
+        more: dict[str, Any] = {"covidcxr": __version__, "notice": "For research only, not for clinical use."}
+        if film["posterior"]:
+            more |= {"formula": FORMULA, "training_prior": uniform(film["probabilities"])}
+        return JSONResponse({**film, **more}, headers=_named(film_id, "json", "attachment"))
+
+    return routes
+
+
+def _named(film_id: str, kind: str, how: str) -> dict[str, str]:
+    """Name a download by what this server made up, not by what the client called its file."""
+    return {"Content-Disposition": f'{how}; filename="film-{film_id}.{kind}"'}

@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -21,11 +21,18 @@ from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.models import CXRModel, NetworkModel, load_model
 from covidcxr.networks import backbone_of
-from covidcxr.tasks.objective import Objective, Stage
-from covidcxr.tasks.optim import OptimizerName, ScheduleName, build_optimizer, build_schedule
+from covidcxr.tasks.objective import (
+    Objective,
+    OptimizerName,
+    ScheduleName,
+    Stage,
+    build_optimizer,
+    build_schedule,
+    loss_name,
+)
 from covidcxr.types import Batch
 
-__all__ = ["Task", "read_config", "start_from"]
+__all__ = ["Task", "read_config", "start_from", "SingleTask"]
 
 
 def start_from(model: NetworkModel, saved: CXRModel) -> None:
@@ -303,3 +310,64 @@ class Task(LightningModule, ABC):
 def read_config(model: ModelConfig | Mapping[str, Any]) -> ModelConfig:
     """Return a model's config, which a checkpoint holds as plain data."""
     return ModelConfig.from_dict(model) if isinstance(model, Mapping) else model
+
+
+class SingleTask(Task, ABC):
+    """Trains one model; abstract.
+
+    Args:
+        model: What is trained.
+        loss: Name of a registered loss ("dice+bce" adds them), or a module.
+        loss_args: Arguments of a loss given by name.
+        **settings: The settings of `Task`.
+    """
+
+    model_class: ClassVar[type[NetworkModel]]
+    objective_class: ClassVar[type[Objective]]
+    model: NetworkModel
+
+    def __init__(
+        self, model: ModelConfig, *, loss: str | nn.Module, loss_args: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        config = read_config(model)
+        self.save_hyperparameters({"model": config.to_dict(), "loss": loss_name(loss), "loss_args": loss_args})
+        self.model = self.model_class(config, pretrained_backbone=self._pretrained_backbone)
+        self.objective = self.objective_class(config, loss, loss_args)
+        self._prepare()
+
+    @property
+    def models(self) -> Mapping[str, NetworkModel]:
+        """The model, under its argument's name."""
+        return {"model": self.model}
+
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """What the model is trained towards."""
+        return {"model": self.objective}
+
+    @property
+    def loss(self) -> nn.Module:
+        """The loss."""
+        return self.objective.loss
+
+    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        logits = self(batch["image"], self.lung_mask(batch))
+        loss, known, rows = self.objective.measure(self.model, logits, batch, stage, self.keeps_rows)
+        self.rows += rows
+        if loss is None:
+            return {}
+        self.log(f"{stage}/loss", loss, batch_size=known, prog_bar=stage == "train", sync_dist=True)
+        return {"loss": loss}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the probabilities of a batch."""
+        return self.model.predict(batch["image"], self.lung_mask(batch))
+
+    def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> Tensor:
+        """Return logits; see `CXRModel.forward`."""
+        return cast(Tensor, self.model(image, lung_mask))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model alone (no optimiser, no checkpoint) into a folder that `from_pretrained` reads."""
+        return self.model.save_pretrained(folder)

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from covidcxr.config import ModelConfig
+from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean, nearest_argument
 from covidcxr.types import Batch
 
-__all__ = ["Objective", "Outcome", "Stage", "loss_name"]
+__all__ = [
+    "Objective",
+    "Outcome",
+    "Stage",
+    "loss_name",
+    "OptimizerName",
+    "ScheduleName",
+    "build_optimizer",
+    "build_schedule",
+]
 
 Stage = Literal["train", "val", "test"]
 
@@ -72,3 +89,87 @@ class Objective(nn.Module, ABC):
 def loss_name(loss: str | nn.Module) -> str:
     """Return what a checkpoint holds of a loss."""
     return loss if isinstance(loss, str) else f"<{type(loss).__name__} instance: give loss=... again>"
+
+
+OptimizerName: TypeAlias = Literal["adamw", "adam", "sgd", "rmsprop"]
+
+
+ScheduleName: TypeAlias = Literal["constant", "cosine", "step", "plateau"]
+
+
+_OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {}),
+    "adam": (torch.optim.Adam, {}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": (torch.optim.RMSprop, {}),
+}
+
+
+# From the fraction of the training that is done to the fraction of the learning rate that is left.
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "step": lambda done: 0.1 ** min(2, math.floor(3 * done)),
+}
+
+
+def build_optimizer(
+    module: nn.Module, name: str, lr: float, weight_decay: float, arguments: dict[str, Any] | None
+) -> Optimizer:
+    """Build an optimiser over the parameters that are not frozen; biases and norms get no weight decay.
+
+    Raises:
+        UnknownNameError: If there is no such optimiser.
+        ConfigError: If nothing is left to train, or an argument is refused.
+    """
+    if name not in _OPTIMIZERS:
+        raise UnknownNameError(f"There is no optimizer {name!r}. {did_you_mean(name, _OPTIMIZERS)}")
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ConfigError(
+            "Nothing is left to train: every parameter is frozen. (covidcxr.tasks.fit_boosting grows boosted trees.)"
+        )
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer, defaults = _OPTIMIZERS[name]
+    try:
+        return optimizer([group for group in groups if group["params"]], lr=lr, **{**defaults, **(arguments or {})})
+    except (TypeError, ValueError) as error:
+        near = nearest_argument(error, signature(optimizer).parameters)
+        raise ConfigError(f"The optimizer {name!r} refused lr={lr}, {arguments}: {error}.{near}") from error
+
+
+def build_schedule(optimizer: Optimizer, name: str, warmup: float, steps: Callable[[], int]) -> OptimizerLRScheduler:
+    """Build a learning-rate schedule, in the form that Lightning takes.
+
+    Args:
+        optimizer: Whose learning rate changes.
+        name: Name of the schedule.
+        warmup: Fraction of all steps over which the rate rises from 0.
+        steps: Tells the number of all optimiser steps; first asked after the first step, because asking Lightning
+            earlier makes it load the training films before it has restored a checkpoint's place in them.
+
+    Raises:
+        UnknownNameError: If there is no such schedule.
+        ConfigError: If `warmup` is not in [0, 1).
+    """
+    if name not in get_args(ScheduleName):
+        raise UnknownNameError(f"There is no schedule {name!r}. {did_you_mean(name, get_args(ScheduleName))}")
+    if not 0 <= warmup < 1:
+        raise ConfigError(f"warmup must be in [0, 1), not {warmup}.")
+    if name == "plateau":
+        if warmup:
+            raise ConfigError('schedule="plateau" goes without warmup: set warmup to 0.')
+        plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+
+    def factor(step: int) -> float:
+        if step == 0:
+            return 0.0 if warmup else 1.0
+        total = steps()
+        rising = warmup * total
+        return step / rising if step < rising else _DECAYS[name](min(1.0, (step - rising) / (total - rising)))
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

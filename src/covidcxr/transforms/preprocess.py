@@ -227,8 +227,8 @@ def crop_film(
     if not isinstance(largest, bool):
         raise ConfigError(f"largest must be true or false, not {largest!r}.")
     bright = _bright(image, threshold)
-    boxes = [_box(film[0], margin) for film in (_largest_part(bright) if largest else bright)]
-    pieces = [film[None, :, rows, columns] for film, (rows, columns) in zip(image, boxes, strict=True)]
+    boxes = [_box(plane[0], margin) for plane in (_largest_part(bright) if largest else bright)]
+    pieces = [plane[None, :, rows, columns] for plane, (rows, columns) in zip(image, boxes, strict=True)]
     size = tuple(image.shape[-2:])
     return torch.cat([F.interpolate(piece, size=size, mode="bilinear", align_corners=False) for piece in pieces])
 

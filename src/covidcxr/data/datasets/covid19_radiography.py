@@ -89,10 +89,10 @@ class Covid19RadiographyDataModule(CXRDataModule):
         for label, folder in folders.items():
             sources = self._read_sources(tables[label]) if label in tables else {}
             # Masks lie beside the images under the same names: nothing is looked for further below.
-            images = folder / "images" if (folder / "images").is_dir() else folder
-            films = find_images(images)
+            image_folder = folder / "images" if (folder / "images").is_dir() else folder
+            films = find_images(image_folder)
             if not films:
-                self.fault(DatasetError(f"{images} holds no film. Unpack the download again."))
+                self.fault(DatasetError(f"{image_folder} holds no film. Unpack the download again."))
             for message in find_orphans(films, folder / "masks") if films else ():
                 self.remark(message)
             has_masks = (folder / "masks").is_dir()

@@ -102,14 +102,14 @@ class CovidQUExDataModule(CXRDataModule):
         if top is None:
             return self.fault(self.not_found(self.root / _FOLDERS[part]))
         for split, label in product(("Train", "Val", "Test"), _CLASSES):
-            images = top / split / label / "images"
-            if not images.is_dir():
-                self.fault(self.not_found(images))
+            image_folder = top / split / label / "images"
+            if not image_folder.is_dir():
+                self.fault(self.not_found(image_folder))
                 continue
-            films = find_images(images)
+            films = find_images(image_folder)
             if not films:
-                self.fault(DatasetError(f"{images} holds no film. Unpack the download again."))
-            masks = {name: images.with_name(folder) for name, folder in _MASKS[part].items()}
+                self.fault(DatasetError(f"{image_folder} holds no film. Unpack the download again."))
+            masks = {name: image_folder.with_name(folder) for name, folder in _MASKS[part].items()}
             for folder in masks.values() if films else ():
                 for message in find_orphans(films, folder):
                     self.remark(message)

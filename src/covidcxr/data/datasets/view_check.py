@@ -18,7 +18,7 @@ from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import LABELS, OTHERS, VIEWS, draw_other, draw_phantom
 from covidcxr.registry import DATASETS
-from covidcxr.transforms.orientation import NOT_A_FILM, ORIENTATIONS
+from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS
 from covidcxr.types import SplitName
 
 __all__ = ["GateDataModule", "cut_out", "shuffle_tiles"]

@@ -15,12 +15,10 @@ from covidcxr.evaluation.predictions.predictions import Answers, looked_for
 from covidcxr.evaluation.predictions.run_pipeline import FilmShelf
 from covidcxr.evaluation.report.abstention import score_abstention
 from covidcxr.evaluation.report.agreement import score_agreement
-from covidcxr.evaluation.report.classes import ClassScores, score_classes
-from covidcxr.evaluation.report.errors import Mistakes, find_mistakes
-from covidcxr.evaluation.report.gallery import draw_gallery
+from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
+from covidcxr.evaluation.report.errors import Mistakes, draw_gallery, find_mistakes
 from covidcxr.evaluation.report.headline import LEAST, in_words
 from covidcxr.evaluation.report.mask_scores import MaskScores, score_masks
-from covidcxr.evaluation.report.operating_point import score_point
 from covidcxr.evaluation.report.provenance import Lineage, hash_rows
 from covidcxr.evaluation.report.shortcuts import find_shortcuts
 from covidcxr.evaluation.report.subgroups import score_groups

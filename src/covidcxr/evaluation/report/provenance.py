@@ -19,7 +19,7 @@ from covidcxr.page import Block, Section, Table, Words
 
 if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule, Record
-    from covidcxr.evaluation.predictions.run_folder import RunFolder
+    from covidcxr.evaluation.predictions.table import RunFolder
 
 __all__ = ["Lineage", "data_facts", "hash_records", "hash_rows", "hash_weights", "model_facts", "run_facts"]
 

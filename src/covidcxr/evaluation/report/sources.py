@@ -9,8 +9,7 @@ from typing import Any
 
 from covidcxr.evaluation.plots import COLORS, as_picture, panels
 from covidcxr.evaluation.predictions.predictions import Answers
-from covidcxr.evaluation.predictions.run_folder import RunFolder, read_folder
-from covidcxr.evaluation.predictions.table import read_rows
+from covidcxr.evaluation.predictions.table import RunFolder, read_folder, read_rows
 from covidcxr.evaluation.report.evaluation import Part
 from covidcxr.evaluation.report.headline import in_words, plain
 from covidcxr.evaluation.report.held_out import is_held_out, score_held_out

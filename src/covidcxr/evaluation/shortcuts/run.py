@@ -18,8 +18,18 @@ from covidcxr.data.records import Record
 from covidcxr.data.splits import k_folds
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation.shortcuts.confounding import cross_table
-from covidcxr.evaluation.shortcuts.features import Header, Sheet, one_hot, shape_features
-from covidcxr.evaluation.shortcuts.image_features import Films, Segmenter, Steps, look_at_films, no_steps, reads_itself
+from covidcxr.evaluation.shortcuts.features import (
+    Films,
+    Header,
+    Segmenter,
+    Sheet,
+    Steps,
+    look_at_films,
+    no_steps,
+    one_hot,
+    reads_itself,
+    shape_features,
+)
 from covidcxr.evaluation.shortcuts.leakage import find_leakage
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore, Question, cross_validate, train_and_test
 from covidcxr.evaluation.shortcuts.result import DataAudit, QuestionAudit, judged

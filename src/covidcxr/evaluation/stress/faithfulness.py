@@ -17,7 +17,7 @@ from covidcxr.evaluation.plots import COLORS, as_picture, panels
 from covidcxr.evaluation.predictions.sample import Asked, ExplainedFilm, Films, FilmSample, explained_films
 from covidcxr.explain import CURVES, Faithfulness, faithfulness
 from covidcxr.models import Classifier
-from covidcxr.models.films import lungs_of
+from covidcxr.models.network import lungs_of
 from covidcxr.page import Section
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.transforms.geometry import fit_image, fit_mask, letterbox_box

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.errors import ConfigError
-from covidcxr.networks.backbone import answer_tensors
 from covidcxr.networks.build import build_network
+from covidcxr.networks.weights import answer_tensors
 from covidcxr.registry import CLASSIFICATION_NETWORKS
 
 __all__ = ["BoostedTrees"]
