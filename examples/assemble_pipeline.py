@@ -1,7 +1,7 @@
 """Put models together into a pipeline: `python assemble_pipeline.py [LUNGS] [CLASSIFIER] [FILM]`.
 
 LUNGS and CLASSIFIER are folders that `save_pretrained` wrote. By default: the bundled lung segmenter, a classifier with
-fresh weights (its answers mean nothing), and a drawn film.
+fresh weights (its answers mean nothing), and a drawn image.
 """
 
 import sys
@@ -25,12 +25,12 @@ pipeline = Pipeline(
     if "classifier" in given
     else ClassificationModel(config),
 )
-film = given.get("film", draw_phantom(0, label="covid19").image)
-prediction = pipeline(film)
+image = given.get("film", draw_phantom(0, label="covid19").image)
+prediction = pipeline(image)
 print(prediction.label or "cannot say", prediction.probabilities, prediction.reasons)
 
 with tempfile.TemporaryDirectory() as scratch:
     folder = pipeline.save_pretrained(Path(scratch) / "my-pipeline")
     print(*sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")), sep="\n")
-    again = Pipeline.from_pretrained(folder)(film)
+    again = Pipeline.from_pretrained(folder)(image)
 assert again.probabilities == prediction.probabilities  # what is saved answers as what was made

@@ -1,4 +1,4 @@
-"""Show where a classifier looks: `python explain_film.py [FILM ...] [--model mini]`. Without films it draws some."""
+"""Show where a classifier looks: `python explain_film.py [FILM ...] [--model mini]`. Without images it draws some."""
 
 import argparse
 import tempfile
@@ -13,26 +13,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("films", nargs="*", help="image files; none = drawn films")
     parser.add_argument("--model", default="mini", help="bundled name, folder or Hub repository")
-    parser.add_argument("--target", help="the class; by default each film's answer")
+    parser.add_argument("--target", help="the class; by default each image's answer")
     parser.add_argument("--out", help="folder for the maps; by default a new temporary one")
     options = parser.parse_args()
 
     out = Path(options.out or tempfile.mkdtemp(prefix="covidcxr-"))
-    films = options.films
-    if not films:
+    images = options.images
+    if not images:
         write_dataset(out / "phantoms", 2)
-        films = sorted((out / "phantoms" / "images").glob("*.png"))
+        images = sorted((out / "phantoms" / "images").glob("*.png"))
 
     pipeline = Pipeline.from_pretrained(options.model)
-    for film in films:
+    for image in images:
         try:
-            answer = pipeline(film)
+            answer = pipeline(image)
             found = answer.explain(options.target)
         except CovidCXRError as error:
-            print(f"{film}: {error}")
+            print(f"{image}: {error}")
             continue
-        found.save(out / "heat", Path(film).stem, answer.film)
-        print(f"{Path(film).name}: {found.target} {found.probability:.2f} {found.to_dict()['peak']} {found.note}")
+        found.save(out / "heat", Path(image).stem, answer.image)
+        print(f"{Path(image).name}: {found.target} {found.probability:.2f} {found.to_dict()['peak']} {found.note}")
     print(f"Maps: {out / 'heat'}\nFor research only; not for clinical use.")
 
 

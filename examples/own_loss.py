@@ -1,4 +1,4 @@
-"""Train a lung segmenter with a loss of one's own: `python own_loss.py [ROOT]`. Without a root it draws films.
+"""Train a lung segmenter with a loss of one's own: `python own_loss.py [ROOT]`. Without a root it draws images.
 
 ROOT holds `manifest.csv` with the columns path, label, patient_id and lung_field (the mask's file).
 """

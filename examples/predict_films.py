@@ -1,4 +1,4 @@
-"""Ask a pipeline about films: `python predict_films.py [FILM ...] [--model mini]`. Without films it draws some."""
+"""Ask a pipeline about images: `python predict_films.py [FILM ...] [--model mini]`. Without images it draws some."""
 
 import argparse
 import tempfile
@@ -17,13 +17,13 @@ def main() -> None:
     options = parser.parse_args()
 
     out = Path(options.out or tempfile.mkdtemp(prefix="covidcxr-"))
-    films = options.films
-    if not films:
+    images = options.images
+    if not images:
         write_dataset(out / "phantoms", 4)
-        films = sorted((out / "phantoms" / "images").glob("*.png"))
+        images = sorted((out / "phantoms" / "images").glob("*.png"))
 
     pipeline = Pipeline.from_pretrained(options.model)
-    for answer in pipeline.predict(films, on_error="return"):
+    for answer in pipeline.predict(images, on_error="return"):
         if isinstance(answer, FailedPrediction):
             print(f"{answer.image_id}: {answer.error}")
             continue

@@ -1,4 +1,4 @@
-"""Train a classifier on one folder a class: `python train_on_folder.py [FOLDER]`. Without a folder it draws films."""
+"""Train a classifier on one folder a class: `python train_on_folder.py [FOLDER]`. Without a folder it draws images."""
 
 import argparse
 import tempfile

@@ -15,7 +15,7 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of what Lig
 
 
 def find_real_data() -> Path | None:
-    """The folder of real films: COVIDCXR_DATA, else ../shared/data beside the repository."""
+    """The folder of real images: COVIDCXR_DATA, else ../shared/data beside the repository."""
     named = os.environ.get("COVIDCXR_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
     return folder if (folder / "manifest.csv").is_file() else None
@@ -25,5 +25,5 @@ def find_real_data() -> Path | None:
 def real_data() -> Path:
     folder = find_real_data()
     if folder is None:
-        pytest.skip("needs the real films: set COVIDCXR_DATA to their folder, or put them in ../shared/data")
+        pytest.skip("needs the real images: set COVIDCXR_DATA to their folder, or put them in ../shared/data")
     return folder

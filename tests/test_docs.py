@@ -93,8 +93,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_image(folder / f"p{number:03d}_1.png", phantom.image)
     (desk / "films").mkdir()
-    for film in sorted((desk / "phantoms" / "images").iterdir())[:3]:
-        shutil.copy(film, desk / "films")
+    for image in sorted((desk / "phantoms" / "images").iterdir())[:3]:
+        shutil.copy(image, desk / "films")
     shutil.copy(desk / "films" / "phantom-00000.png", desk / "film.png")
     (desk / "films" / "broken.png").write_text("no film")
     preprocess = PreprocessConfig(image_size=(64, 64))
@@ -235,9 +235,9 @@ def test_the_table_of_data_sets_tells_what_they_tell() -> None:
     ours = [name for name in registry.DATASETS.names() if registry.DATASETS.get(name).__module__.startswith("covidcxr")]
     rows = []
     for facts in map(describe_dataset, ours):
-        films = "" if facts["films"] is None else f"{facts['films']:,}"
+        images = "" if facts["films"] is None else f"{facts['images']:,}"
         classes = ", ".join(facts["classes"]) or "as found"
-        cells = (f"`{facts['name']}`", f"`{facts['class']}`", facts["what"], classes, films, facts["license"])
+        cells = (f"`{facts['name']}`", f"`{facts['class']}`", facts["what"], classes, images, facts["license"])
         rows.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
     table = read_page("docs/guide/datasets.md").split("| Name | Class |")[1].split("\n\n")[0].splitlines()[2:]
     assert table == rows

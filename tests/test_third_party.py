@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import draw_image, write_image
 
 from covidcxr.errors import UnknownNameError
 from covidcxr.models import ClassificationModel
-from fakes import draw_film, write_image
 
 HERE = Path(__file__).parent / "third_party"
 
@@ -46,16 +46,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 patients with two films each; opaque films have a bright lower half."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 patients with two images each; opaque images have a bright lower half."""
     root = tmp_path_factory.mktemp("films")
     for patient in range(24):
         finding = ("clear", "opaque")[patient % 2]
         for number in range(2):
-            film = draw_film(10 * patient + number)
+            image = draw_image(10 * patient + number)
             if finding == "opaque":
-                film[len(film) // 2 :] = np.maximum(film[len(film) // 2 :], 200)
-            write_image(root / finding / f"{patient:02d}-{number}.png", film)
+                image[len(image) // 2 :] = np.maximum(image[len(image) // 2 :], 200)
+            write_image(root / finding / f"{patient:02d}-{number}.png", image)
     return root
 
 
@@ -106,13 +106,13 @@ trainer = lightning.Trainer(
 trainer.fit(task, datamodule=data)
 (scores,) = trainer.test(task, datamodule=data, verbose=False)
 task.save_pretrained(out)
-film = next(iter(data.test_dataloader()))["image"]
+image = next(iter(data.test_dataloader()))["image"]
 model = ClassificationModel.from_pretrained(out)
 print(json.dumps({
     "changed": all(bool((a != b).any()) for a, b in zip(first, task.model.parameters())),
     "losses": [type(loss).__module__ for loss in task.loss.losses],
     "scale": task.loss.losses[0].scale,
-    "same": torch.equal(model.predict(film), task.model.predict(film)),
+    "same": torch.equal(model.predict(image), task.model.predict(image)),
     "network": type(model.network).__module__,
     "rows": len(task.rows),
     "sources": sorted({row["source"] for row in task.rows}),
@@ -124,11 +124,11 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def trained(
-    installed: dict[str, str], films: Path, tmp_path_factory: pytest.TempPathFactory
+    installed: dict[str, str], images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of the trained model, and what the training process says of it."""
     folder = tmp_path_factory.mktemp("trained")
-    lines = run("-c", TRAIN, str(films), str(folder / "model"), environment=installed, folder=folder)
+    lines = run("-c", TRAIN, str(images), str(folder / "model"), environment=installed, folder=folder)
     return folder / "model", json.loads(lines.splitlines()[-1])
 
 
@@ -142,7 +142,7 @@ def test_trains_with_a_plain_trainer(trained: tuple[Path, dict[str, Any]]) -> No
     assert result["rows"] == 8  # 4 of the 24 patients
     assert result["sources"] == ["north"]
     assert result["mask loss"] == pytest.approx(0.25)
-    assert result["test/accuracy"] == 1.0  # the films were drawn to be told apart
+    assert result["test/accuracy"] == 1.0  # the images were drawn to be told apart
 
 
 def test_its_saved_model_names_no_code_and_needs_the_package(trained: tuple[Path, dict[str, Any]]) -> None:
@@ -155,8 +155,8 @@ def test_its_saved_model_names_no_code_and_needs_the_package(trained: tuple[Path
 
 
 @pytest.mark.slow
-def test_trains_from_the_command_line(installed: dict[str, str], films: Path, tmp_path: Path) -> None:
-    words = f"""fit --data ward --data.root {films} --data.ward south --data.image_size [32,32] --data.batch_size 8
+def test_trains_from_the_command_line(installed: dict[str, str], images: Path, tmp_path: Path) -> None:
+    words = f"""fit --data ward --data.root {images} --data.ward south --data.image_size [32,32] --data.batch_size 8
         --model classification --model.model.task classification --model.model.network ward_net
         --model.model.classes [clear,opaque] --model.model.preprocess.image_size [32,32] --model.loss brier
         --trainer.max_epochs 1 --trainer.accelerator cpu --trainer.logger false

@@ -54,7 +54,7 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     assert not HEAVY & set(json.loads(run_python(code)))
 
 
-def test_the_way_from_film_to_answer_loads_no_lightning() -> None:
+def test_the_way_from_image_to_answer_loads_no_lightning() -> None:
     rooms = "covidcxr.pipeline, covidcxr.models, covidcxr.networks, covidcxr.io, covidcxr.transforms"
     assert "lightning" not in json.loads(run_python(f"import {rooms}\n{LOADED}"))
 

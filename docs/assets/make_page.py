@@ -1,4 +1,4 @@
-"""Photograph the radiologist's page: `python docs/assets/make_page.py`. Phantoms only, never a real film."""
+"""Photograph the radiologist's page: `python docs/assets/make_page.py`. Phantoms only, never a real image."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PORT = 8765
 LABELS = ("normal", "covid19", "pneumonia")
 
 
-def write_films(folder: Path) -> list[Path]:
-    """Write films of drawn persons, and a file that is none."""
-    films = []
+def write_images(folder: Path) -> list[Path]:
+    """Write images of drawn persons, and a file that is none."""
+    images = []
     for seed in range(14):
         label = LABELS[seed % 3]
-        films.append(folder / f"phantom-{seed:02d}.png")
-        film = draw_phantom(seed, label=label, view=("PA", "AP")[seed % 2], size=(640, 640), severity=1.0)
-        write_image(films[-1], film.image)
-    films.append(folder / "letter.pdf.png")
-    films[-1].write_bytes(b"%PDF-1.7 no film at all")
-    return films
+        images.append(folder / f"phantom-{seed:02d}.png")
+        image = draw_phantom(seed, label=label, view=("PA", "AP")[seed % 2], size=(640, 640), severity=1.0)
+        write_image(images[-1], image.image)
+    images.append(folder / "letter.pdf.png")
+    images[-1].write_bytes(b"%PDF-1.7 no image at all")
+    return images
 
 
 def photograph(page: ReadingPage, name: str) -> None:
@@ -44,12 +44,12 @@ def photograph(page: ReadingPage, name: str) -> None:
     shot.save(Path(__file__).parent / name, quality=82, method=6)
 
 
-def read_films(page: ReadingPage, films: list[Path]) -> None:
-    """Read a few films, and take pictures on the way."""
+def read_images(page: ReadingPage, images: list[Path]) -> None:
+    """Read a few images, and take pictures on the way."""
     page.open()
     page.opened()
-    for film in films:  # one by one: the worklist keeps their order
-        page.upload(film)
+    for image in images:  # one by one: the worklist keeps their order
+        page.upload(image)
         page.settled()
     page.choose("phantom-12.png")
     page.click("#labels input[value=normal]")
@@ -67,7 +67,7 @@ def read_films(page: ReadingPage, films: list[Path]) -> None:
     photograph(page, "page-heat.webp")
     page.click("#heat")
 
-    page.open(f"#film={page.films()[0]['id']}", scheme="light")
+    page.open(f"#film={page.images()[0]['id']}", scheme="light")
     wait(page.loaded, "the film")
     page.press("e")
     page.slide("#size", 56)
@@ -80,7 +80,7 @@ def read_films(page: ReadingPage, films: list[Path]) -> None:
     page.click("#discard")
     wait(lambda: not page.one("#discard").is_enabled(), "the mask as it was")
 
-    page.open(f"#film={page.films()[0]['id']}", size=(390, 844))
+    page.open(f"#film={page.images()[0]['id']}", size=(390, 844))
     wait(page.loaded, "the film")
     photograph(page, "page-narrow.webp")
 
@@ -93,7 +93,7 @@ if __name__ == "__main__":
         try:
             time.sleep(5)  # the page itself waits for the model
             with open_browser(desk) as driver:
-                read_films(ReadingPage(driver, f"http://127.0.0.1:{PORT}"), write_films(desk))
+                read_images(ReadingPage(driver, f"http://127.0.0.1:{PORT}"), write_images(desk))
         finally:
             server.terminate()
             server.wait()

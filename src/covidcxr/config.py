@@ -55,7 +55,7 @@ def check_format_version(version: object, where: str) -> None:
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How a grey film in [0, 1] becomes the tensor that the network sees; saved inside the model.
+    """How a grey image in [0, 1] becomes the tensor that the network sees; saved inside the model.
 
     Attributes:
         image_size: Height and width of the network's input, in pixels.
@@ -64,11 +64,11 @@ class PreprocessConfig:
         std: Divided by; one value, or one a channel; above 0.
         fit: "letterbox" keeps the aspect ratio and pads with black, "stretch" does not.
         region: What the network sees: "full", "box" (the rectangle around the lungs), "lungs", or "background" (the
-            film with the lungs removed).
+            image with the lungs removed).
         lung_dilation: By how much the lung mask is widened before `region` is cut, as a fraction of the longer
             side of `image_size`, in [0, 0.5]. Standard masks leave out 27 % of the lung's volume, behind heart
             and diaphragm.
-        steps: What else happens to the film at `image_size`, before it is normalised by `mean` and `std`: names of
+        steps: What else happens to the image at `image_size`, before it is normalised by `mean` and `std`: names of
             preprocessing steps, or tables with the key "name" and the step's parameters; see `covidcxr.preprocess`.
     """
 
@@ -130,7 +130,7 @@ class ModelConfig:
             in segmentation the probability of the only class. Masks may overlap, so segmentation knows no
             "multiclass".
         network_args: Further arguments of the network (`encoder`, `depth`, ...), JSON values only.
-        preprocess: How a film becomes the network's input.
+        preprocess: How an image becomes the network's input.
         thresholds: By class name, the calibrated probability from which a class counts: a pixel belongs to the
             class, or the class to the set of plausible answers. Segmentation and multilabel default to 0.5;
             without any, a multiclass or binary classifier answers with its most probable class.

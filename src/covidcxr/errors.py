@@ -1,7 +1,7 @@
 """Every error that covidcxr raises on purpose.
 
     CovidCXRError
-    ├── ImageReadError          a film or mask cannot be read; says which file and what to do
+    ├── ImageReadError          an image or mask cannot be read; says which file and what to do
     ├── DatasetError            a data set on disk is missing, incomplete or contradicts itself
     ├── ConfigError             a setting, key or value is wrong
     │   └── UnknownNameError    no such network, loss, data set, ...; says the nearest known name
@@ -36,7 +36,7 @@ class CovidCXRError(Exception):
 
 
 class ImageReadError(CovidCXRError, ValueError):
-    """A film or a mask cannot be read."""
+    """An image or a mask cannot be read."""
 
 
 class DatasetError(CovidCXRError, ValueError):

@@ -19,11 +19,11 @@ ImageLike: TypeAlias = Union[
 """Whatever `covidcxr.io.read_image` reads."""
 
 Region: TypeAlias = Literal["full", "box", "lungs", "background"]
-"""What a classifier sees: the whole film, the upright rectangle around the lungs, only the lungs, or the film with the
+"""What a classifier sees: the whole image, the upright rectangle around the lungs, only the lungs, or the image with the
 lungs removed."""
 
 Fit: TypeAlias = Literal["stretch", "letterbox"]
-"""How a film meets the network's size: squeezed, or scaled whole and padded with black."""
+"""How an image meets the network's size: squeezed, or scaled whole and padded with black."""
 
 TaskName: TypeAlias = Literal["segmentation", "classification"]
 Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
@@ -32,13 +32,13 @@ SplitName: TypeAlias = Literal["train", "val", "test"]
 
 
 class Sample(TypedDict):
-    """One film as the data set gives it; `Batch` has the same keys, collated.
+    """One image as the data set gives it; `Batch` has the same keys, collated.
 
     `image`: float [1, H, W], grey, in [0, 1].
     `label`: int, index into the data module's classes; -1 = not labelled. Where classes are not exclusive: float
-    [classes], 1 = the film shows it, 0 = it does not, NaN = not known.
+    [classes], 1 = the image shows it, 0 = it does not, NaN = not known.
     `mask`: float [C, H, W], 0 or 1, in the order of the mask classes asked for; a class that is unknown for
-    this film is NaN. Absent when no mask class was asked for.
+    this image is NaN. Absent when no mask class was asked for.
     `lung_mask`: float [1, H, W], 0 or 1: the lungs by which `image` was cut. Absent for region "full".
     """
 

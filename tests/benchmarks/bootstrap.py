@@ -20,13 +20,13 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, Mul
 from covidcxr.evaluation import classification_metrics
 
 
-def draw(films: int, patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(images: int, patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return probabilities [films, 3] that know something, labels and patients."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(3, size=films)
-    logits = rng.normal(size=(films, 3)) + 1.5 * np.eye(3)[labels]
+    labels = rng.integers(3, size=images)
+    logits = rng.normal(size=(images, 3)) + 1.5 * np.eye(3)[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    return probabilities, labels, rng.integers(patients, size=films)
+    return probabilities, labels, rng.integers(patients, size=images)
 
 
 def time_torchmetrics(metric: Metric, probabilities: np.ndarray, labels: np.ndarray, resamples: int) -> float:
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=50, help="resamples of BootStrapper, scaled up")
     parser.add_argument("--same", action="store_true", help="as many resamples of BootStrapper")
     settings = parser.parse_args()
-    probabilities, labels, patients = draw(settings.films, settings.patients)
+    probabilities, labels, patients = draw(settings.images, settings.patients)
     start = time.perf_counter()
     found = classification_metrics(probabilities, labels, patients, "abc", resamples=settings.resamples)
     ours = time.perf_counter() - start
@@ -60,7 +60,7 @@ def main() -> None:
         scaled = seconds * settings.resamples / few
         total += scaled
         how = "" if few == settings.resamples else f", scaled to {settings.resamples}: {scaled:.1f} s"
-        print(f"BootStrapper({metric.__name__}): {few} resamples of films: {seconds:.2f} s{how}")
+        print(f"BootStrapper({metric.__name__}): {few} resamples of images: {seconds:.2f} s{how}")
     print(f"BootStrapper, these three scores: {total:.1f} s; {total / ours:.0f} times as long as covidcxr for all")
 
 

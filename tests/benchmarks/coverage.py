@@ -2,7 +2,7 @@
 
     python tests/benchmarks/coverage.py --simulations 2000
 
-Three films a patient; half of what tells films apart is the patient's own.
+Three images a patient; half of what tells images apart is the patient's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def simulate(kind: str, level: float, patients: int, simulations: int, resamples
     """Return the share of simulations in which the interval held the truth.
 
     Args:
-        kind: "mean" of normal values, "share" of films that are right, or "auroc", with half of the patients sick.
+        kind: "mean" of normal values, "share" of images that are right, or "auroc", with half of the patients sick.
         level: The truth of a share or an AUROC; of a mean it is 0.
         patients: How many there are.
         simulations: How often to simulate.

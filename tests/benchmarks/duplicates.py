@@ -1,8 +1,8 @@
-"""How many copies of films are found, by what was done to them, and how many pairs are falsely called copies.
+"""How many copies of images are found, by what was done to them, and how many pairs are falsely called copies.
 
     python tests/benchmarks/duplicates.py FOLDER [--copies 25]
 
-FOLDER holds manifest.csv and films, none of which is a copy of another. A 64-bit difference hash of the same films, at
+FOLDER holds manifest.csv and images, none of which is a copy of another. A 64-bit difference hash of the same images, at
 the threshold (10 of 64 bits) that is in common use, is measured in the same run.
 """
 
@@ -22,70 +22,70 @@ from covidcxr.data import CSVDataModule, Record
 from covidcxr.data.curation.duplicates import find_duplicates
 from covidcxr.io.image import read_image
 
-Film = np.ndarray
-Change = Callable[[Film, np.random.Generator], Film]
+Image = np.ndarray
+Change = Callable[[Image, np.random.Generator], Image]
 
 
-def jpeg(film: Film, quality: int) -> Film:
-    return cv2.imdecode(cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+def jpeg(image: Image, quality: int) -> Image:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
 
 
-def cropped(film: Film, rng: np.random.Generator) -> Film:
-    height, width = film.shape
+def cropped(image: Image, rng: np.random.Generator) -> Image:
+    height, width = image.shape
     top, bottom, left, right = rng.uniform(0, 0.15, 4)
-    return film[int(top * height) : height - int(bottom * height), int(left * width) : width - int(right * width)]
+    return image[int(top * height) : height - int(bottom * height), int(left * width) : width - int(right * width)]
 
 
-def resized(film: Film, rng: np.random.Generator) -> Film:
+def resized(image: Image, rng: np.random.Generator) -> Image:
     scale = rng.uniform(0.45, 0.8) if rng.random() < 0.5 else rng.uniform(1.3, 2.2)
-    return cv2.resize(film, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
-def turned(film: Film, rng: np.random.Generator) -> Film:
-    height, width = film.shape
+def turned(image: Image, rng: np.random.Generator) -> Image:
+    height, width = image.shape
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.choice([-5, 5])), 1)
-    return cv2.warpAffine(film, turn, (width, height))
+    return cv2.warpAffine(image, turn, (width, height))
 
 
-def gamma(film: Film, rng: np.random.Generator) -> Film:
-    return ((film / 255) ** rng.choice([0.5, 0.65, 1.5, 2.0]) * 255).round().astype(np.uint8)
+def gamma(image: Image, rng: np.random.Generator) -> Image:
+    return ((image / 255) ** rng.choice([0.5, 0.65, 1.5, 2.0]) * 255).round().astype(np.uint8)
 
 
-def marked(film: Film, rng: np.random.Generator) -> Film:
-    film = film.copy()
-    height, width = film.shape
+def marked(image: Image, rng: np.random.Generator) -> Image:
+    image = image.copy()
+    height, width = image.shape
     for text in ("L", "PORTABLE", "AP 12:41"):
         place = int(rng.uniform(0.02, 0.7) * width), int(rng.uniform(0.1, 0.95) * height)
-        cv2.putText(film, text, place, cv2.FONT_HERSHEY_SIMPLEX, width / 384, 255, max(1, round(width / 192)))
-    return film
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, width / 384, 255, max(1, round(width / 192)))
+    return image
 
 
-def framed(film: Film, rng: np.random.Generator) -> Film:
-    height, width = film.shape
+def framed(image: Image, rng: np.random.Generator) -> Image:
+    height, width = image.shape
     edges = (rng.uniform(0, 0.2, 4) * np.array([height, height, width, width])).astype(int)
-    return marked(cv2.copyMakeBorder(film, *map(int, edges), cv2.BORDER_CONSTANT, value=0), rng)
+    return marked(cv2.copyMakeBorder(image, *map(int, edges), cv2.BORDER_CONSTANT, value=0), rng)
 
 
 CHANGES: dict[str, Change] = {
-    "re-encoded (JPEG 30 to 80)": lambda film, rng: jpeg(film, int(rng.integers(30, 80))),
+    "re-encoded (JPEG 30 to 80)": lambda image, rng: jpeg(image, int(rng.integers(30, 80))),
     "resized (0.45 to 2.2)": resized,
-    "squeezed to a square": lambda film, rng: cv2.resize(film, (256, 256), interpolation=cv2.INTER_AREA),
+    "squeezed to a square": lambda image, rng: cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA),
     "cropped (up to 15 % a side)": cropped,
     "gamma (0.5 to 2)": gamma,
-    "equalised": lambda film, rng: cv2.equalizeHist(film),
-    "inverted": lambda film, rng: 255 - film,
-    "mirrored": lambda film, rng: film[:, ::-1].copy(),
+    "equalised": lambda image, rng: cv2.equalizeHist(image),
+    "inverted": lambda image, rng: 255 - image,
+    "mirrored": lambda image, rng: image[:, ::-1].copy(),
     "turned by 5 degrees": turned,
     "text burnt in": marked,
     "framed, with text": framed,
-    "cropped, gamma, turned, text, resized": lambda film, rng: resized(
-        marked(turned(gamma(cropped(film, rng), rng), rng), rng), rng
+    "cropped, gamma, turned, text, resized": lambda image, rng: resized(
+        marked(turned(gamma(cropped(image, rng), rng), rng), rng), rng
     ),
 }
 
 
-def difference_hash(film: Film) -> np.ndarray:
-    small = cv2.resize(film, (9, 8), interpolation=cv2.INTER_AREA).astype(int)
+def difference_hash(image: Image) -> np.ndarray:
+    small = cv2.resize(image, (9, 8), interpolation=cv2.INTER_AREA).astype(int)
     return (small[:, 1:] > small[:, :-1]).ravel()
 
 
@@ -95,17 +95,17 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=25, help="copies a kind of change")
     parser.add_argument("--films", type=int, help="take only so many films")
     options = parser.parse_args()
-    originals = CSVDataModule(options.folder, augment=None).unsplit_records()[: options.films]
-    films = {record.image_id: (read_image(record.image_path) * 255).round().astype(np.uint8) for record in originals}
+    originals = CSVDataModule(options.folder, augment=None).unsplit_records()[: options.images]
+    images = {record.image_id: (read_image(record.image_path) * 255).round().astype(np.uint8) for record in originals}
     rng = np.random.default_rng(0)
     records = list(originals)
     for kind, change in CHANGES.items():
         for number in rng.choice(len(originals), options.copies, replace=False):
             image_id = f"{kind}/{originals[number].image_id}"
-            films[image_id] = change(films[originals[number].image_id], rng)
+            images[image_id] = change(images[originals[number].image_id], rng)
             records.append(Record(Path("nowhere"), image_id=image_id))
     begun = time.process_time()
-    found = find_duplicates(records, read=lambda record: films[record.image_id].astype(np.float32) / 255)
+    found = find_duplicates(records, read=lambda record: images[record.image_id].astype(np.float32) / 255)
     spent = time.process_time() - begun
     hits: Counter[str] = Counter()
     false = 0
@@ -120,16 +120,16 @@ def main() -> None:
             for name in group.image_ids
             if name.partition("/")[0] in CHANGES and name.partition("/")[2] in present
         )
-    hashes = {name: difference_hash(film) for name, film in films.items()}
+    hashes = {name: difference_hash(image) for name, image in images.items()}
     print(f"{'what was done':40} {'found':>8} {'by hash':>8}")
     for kind in CHANGES:
-        copies = [name for name in films if name.startswith(f"{kind}/")]
+        copies = [name for name in images if name.startswith(f"{kind}/")]
         near = [(hashes[name] != hashes[name.partition("/")[2]]).sum() <= 10 for name in copies]
         print(f"{kind:40} {hits[kind] / len(copies):8.0%} {np.mean(near):8.0%}")
     table = np.array([hashes[record.image_id] for record in originals])
     apart = (table[:, None] != table[None]).sum(2)[np.triu_indices(len(originals), 1)]
     print(f"{'pairs falsely called copies':40} {false:8} {(apart <= 10).sum():8}")
-    print(f"{len(records)} films, {len(apart)} pairs of originals, {1000 * spent / len(records):.0f} ms CPU a film")
+    print(f"{len(records)} images, {len(apart)} pairs of originals, {1000 * spent / len(records):.0f} ms CPU a film")
 
 
 if __name__ == "__main__":

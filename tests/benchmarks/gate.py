@@ -1,7 +1,7 @@
 """What a gate refuses, recognises and corrects: `python tests/benchmarks/gate.py --gate FOLDER --root DIR`.
 
-Films of the test patients in all eight orientations, and what is no frontal chest film: drawn with other seeds than in
-training, films spoilt, and with `--others` real pictures, one folder a kind. Shares with 95 % intervals, clustered by
+Images of the test patients in all eight orientations, and what is no frontal chest radiograph: drawn with other seeds than in
+training, images spoilt, and with `--others` real pictures, one folder a kind. Shares with 95 % intervals, clustered by
 patient (pictures whose names agree up to "--" are parts of one).
 """
 
@@ -25,15 +25,15 @@ from covidcxr.errors import ImageReadError
 from covidcxr.evaluation import bootstrap, weighted_mean
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.view_check import Admission, admit
-from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS, UPRIGHT
+from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT
 
-FILMS = {"name": "csv", "table": "manifest.csv", "test_only": {"license": ["unstated*"]}}
+IMAGES = {"name": "csv", "table": "manifest.csv", "test_only": {"license": ["unstated*"]}}
 Row = dict[str, Any]
 
 
 def outcome(truth: str, found: Admission) -> str:
     """Say in a word what became of a picture."""
-    if NOT_A_FILM in found.reasons:
+    if NOT_A_FRONTAL_IMAGE in found.reasons:
         return "refused"
     if found.reasons:
         return "named" if found.orientation.name == truth else "misnamed"
@@ -42,11 +42,11 @@ def outcome(truth: str, found: Admission) -> str:
     return "corrected" if found.orientation.name == truth else "miscorrected"
 
 
-def askew(film: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what a film looks like mirrored, and tilted by less than a quarter turn, with black corners."""
-    found = {"mirrored": np.ascontiguousarray(film[:, ::-1])}
+def askew(image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what an image looks like mirrored, and tilted by less than a quarter turn, with black corners."""
+    found = {"mirrored": np.ascontiguousarray(image[:, ::-1])}
     for angle in (10, 20, 30, 45):
-        tilted = Image.fromarray(film).rotate(-angle, Image.Resampling.BILINEAR, expand=True)
+        tilted = Image.fromarray(image).rotate(-angle, Image.Resampling.BILINEAR, expand=True)
         found[f"tilted by {angle}"] = np.array(tilted)
     return found
 
@@ -60,18 +60,21 @@ def pictures(data: GateDataModule, split: str, others: Path | None) -> Iterator[
         real = record.image_path.parts[:1] != ("drawn",)
         source = record.source if real or record.source.startswith(drawn) else drawn + record.source
         row = {"truth": record.label, "source": source, "patient": record.patient, "id": record.image_id}
-        film = data.read_film(record)
-        yield row, film
+        image = data.load_image(record)
+        yield row, image
         if real and record.label == UPRIGHT.name:
-            for name, changed in askew(film).items():
+            for name, changed in askew(image).items():
                 yield {**row, "truth": name}, changed
     for path in sorted(others.glob("*/*")) if others else ():
         try:
-            film = read_image(path)
+            image = read_image(path)
         except ImageReadError:
             continue
         patient = path.stem.split("--")[0]
-        yield {"truth": NOT_A_FILM, "source": f"real {path.parent.name}", "patient": patient, "id": str(path)}, film
+        yield (
+            {"truth": NOT_A_FRONTAL_IMAGE, "source": f"real {path.parent.name}", "patient": patient, "id": str(path)},
+            image,
+        )
 
 
 def judged(gate: ClassificationModel, data: GateDataModule, split: str, others: Path | None) -> list[Row]:
@@ -80,7 +83,7 @@ def judged(gate: ClassificationModel, data: GateDataModule, split: str, others: 
     batch: list[tuple[Row, np.ndarray]] = []
 
     def flush() -> None:
-        for (row, _), found in zip(batch, admit(gate, [film for _, film in batch]), strict=True):
+        for (row, _), found in zip(batch, admit(gate, [image for _, image in batch]), strict=True):
             rows.append({**row, "outcome": outcome(row["truth"], found)})
         batch.clear()
 
@@ -93,12 +96,12 @@ def judged(gate: ClassificationModel, data: GateDataModule, split: str, others: 
 
 
 def cost(gate: ClassificationModel) -> float:
-    """Return the process CPU time of a film of 1 megapixel, in milliseconds: the median of 40."""
+    """Return the process CPU time of an image of 1 megapixel, in milliseconds: the median of 40."""
     times = []
     for seed in range(40):
-        film = draw_phantom(seed, size=(1024, 1024)).image
+        image = draw_phantom(seed, size=(1024, 1024)).image
         start = time.process_time()
-        admit(gate, [film])
+        admit(gate, [image])
         times.append(1000 * (time.process_time() - start))
     return statistics.median(times)
 
@@ -125,13 +128,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     gate = ClassificationModel.from_pretrained(options.gate)
-    data = GateDataModule(options.root, films=FILMS, hold_out_source=options.hold_out_source)
+    data = GateDataModule(options.root, images=IMAGES, hold_out_source=options.hold_out_source)
     rows = judged(gate, data, options.split, options.others)
     tables: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        chest = row["truth"] != NOT_A_FILM
+        chest = row["truth"] != NOT_A_FRONTAL_IMAGE
         drawn = row["source"].startswith("drawn")
-        tables[f"{'drawn chests' if drawn else 'films'}, {row['truth']}" if chest else row["source"]].append(row)
+        tables[f"{'drawn chests' if drawn else 'images'}, {row['truth']}" if chest else row["source"]].append(row)
         if row["truth"] == UPRIGHT.name and not drawn:
             tables[f"films of {row['source']}"].append(row)
     found = {"split": options.split, "shares": {name: shares(part) for name, part in tables.items()}}
@@ -144,7 +147,8 @@ def main() -> None:
     found["let through"] = [
         f"{row['id']}: {row['outcome']}"
         for row in rows
-        if row["outcome"] in ("passed", "miscorrected") and row["truth"] in (NOT_A_FILM, *list(ORIENTATIONS)[1:])
+        if row["outcome"] in ("passed", "miscorrected")
+        and row["truth"] in (NOT_A_FRONTAL_IMAGE, *list(ORIENTATIONS)[1:])
     ]
     if options.json:
         print(json.dumps(found))
@@ -153,7 +157,7 @@ def main() -> None:
         words = (f"{word} {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for word, one in part.items())
         print(f"{name:<34} {len(tables[name]):5d}  {'; '.join(words)}")
     print("\n".join(found["not passed"]))
-    print(f"{found['cpu_ms']:.1f} ms of CPU time a film of 1 megapixel")
+    print(f"{found['cpu_ms']:.1f} ms of CPU time an image of 1 megapixel")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def measure(source: Path = SOURCE) -> Layout:
         {name.split(".")[1] for name in trees if name.count(".") and not name.split(".")[1].startswith("_")}
     )
     imports: dict[str, set[str]] = {}
-    for name, (path, text) in trees.items():
+    for name, (_, text) in trees.items():
         tree = ast.parse(text)
         layout.lines += text.count("\n")
         if text.count("\n") > 400:

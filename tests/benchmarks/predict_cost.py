@@ -1,7 +1,7 @@
-"""What one film costs: `python tests/benchmarks/predict_cost.py [--films 40] [--size 1024] [--json]`.
+"""What one image costs: `python tests/benchmarks/predict_cost.py [--films 40] [--size 1024] [--json]`.
 
-Drawn films as JPEG, from bytes to answer, in process CPU time (all threads), through the bundled pipeline; beside it
-the lung segmenters that others use, by themselves, on the same films in the same run: an FPN with DenseNet121 at 256
+Drawn images as JPEG, from bytes to answer, in process CPU time (all threads), through the bundled pipeline; beside it
+the lung segmenters that others use, by themselves, on the same images in the same run: an FPN with DenseNet121 at 256
 (the network of an earlier published system) and the PSPNet of torchxrayvision at 512. Both have fresh weights: speed
 does not depend on them. Memory is that of a process that does nothing but load the bundled pipeline and answer; what
 `import torch` takes of it depends on the build of torch: that for CUDA takes twice as much as that for CPUs.
@@ -30,18 +30,18 @@ LABELS = ("normal", "covid19", "pneumonia")
 MEMORY = """
 import sys, torch
 from covidcxr import Pipeline
-film = sys.stdin.buffer.read()
+image = sys.stdin.buffer.read()
 status = lambda name: next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith(name))
 bare = status("VmHWM")
 pipeline = Pipeline.from_pretrained("mini")
 for _ in range(10):
-    pipeline(film)
+    pipeline(image)
 print(bare, status("VmHWM"), status("RssAnon"))
 """
 
 
 def jpegs(count: int, size: int) -> list[bytes]:
-    """Draw films and write them as JPEG files."""
+    """Draw images and write them as JPEG files."""
     files = []
     for seed in range(count):
         image = draw_phantom(seed, label=LABELS[seed % 3], size=(size, size)).image
@@ -65,15 +65,15 @@ def pspnet() -> Callable[[bytes], object]:
     network = build(14).eval()
 
     def segment(file: bytes) -> object:
-        film = torch.from_numpy(read_image(file))[None, None].expand(1, 3, -1, -1)
+        image = torch.from_numpy(read_image(file))[None, None].expand(1, 3, -1, -1)
         with torch.inference_mode():
-            return network(torch.nn.functional.interpolate(film, size=(512, 512), mode="bilinear")).sigmoid() >= 0.5
+            return network(torch.nn.functional.interpolate(image, size=(512, 512), mode="bilinear")).sigmoid() >= 0.5
 
     return segment
 
 
 def cost(answer: Callable[[bytes], object], files: list[bytes]) -> float:
-    """Return the median process CPU time a film, in milliseconds; the first film pays for what is loaded on demand."""
+    """Return the median process CPU time an image, in milliseconds; the first image pays for what is loaded on demand."""
     answer(files[0])
     times = []
     for file in files:
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    files = jpegs(options.films, options.size)
+    files = jpegs(options.images, options.size)
     mini = Pipeline.from_pretrained("mini")
     found: dict[str, object] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     found |= {"films": len(files), "pixels": options.size**2, "mini_ms": cost(mini, files)}

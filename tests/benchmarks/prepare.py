@@ -1,8 +1,8 @@
 """What a compact copy saves: `python tests/benchmarks/prepare.py [--data DIR] [--films 200] [--size 2000] [--json]`.
 
-Epochs of training films at 256 x 256, from the data set and from its compact copy, in turns, in one run; in process
-CPU time a film, with and without augmentation. On drawn films of 2,000 x 2,000 pixels as PNG, the size of films that
-hospitals hand out, and with --data on the films of a folder with a `manifest.csv`.
+Epochs of training images at 256 x 256, from the data set and from its compact copy, in turns, in one run; in process
+CPU time an image, with and without augmentation. On drawn images of 2,000 x 2,000 pixels as PNG, the size of images that
+hospitals hand out, and with --data on the images of a folder with a `manifest.csv`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ LABELS = ("normal", "covid19", "pneumonia")
 ROUNDS = 3
 
 
-def write_set(root: Path, films: int, size: int) -> Path:
-    """Write drawn films with lung masks: a few, drawn at a quarter of the size, each with fresh grain at the whole."""
+def write_set(root: Path, pictures: int, size: int) -> Path:
+    """Write drawn images with lung masks: a few, drawn at a quarter of the size, each with fresh grain at the whole."""
     rng = np.random.default_rng(0)
     drawn = [draw_phantom(seed, label=LABELS[seed % 3], size=(size // 4, size // 4)) for seed in range(12)]
     (root / "lungs").mkdir(parents=True)
     with (root / "manifest.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("path", "label", "patient_id", "lung_mask"))
-        for number in range(films):
-            film = drawn[number % len(drawn)]
-            image = cv2.resize(film.image, (size, size), interpolation=cv2.INTER_CUBIC)
+        for number in range(pictures):
+            picture = drawn[number % len(drawn)]
+            image = cv2.resize(picture.image, (size, size), interpolation=cv2.INTER_CUBIC)
             image += 0.01 * rng.standard_normal(image.shape, np.float32)
-            mask = cv2.resize(film.lung_field.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
+            mask = cv2.resize(picture.lung_field.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
             for name, pixels in ((f"{number}.png", image.clip(0, 1)), (f"lungs/{number}.png", mask)):
                 cv2.imwrite(str(root / name), np.rint(pixels * 255).astype(np.uint8))
             table.writerow((f"{number}.png", LABELS[number % 3], number, f"lungs/{number}.png"))
@@ -60,17 +60,17 @@ def open_set(root: Path, augment: str | None) -> CSVDataModule:
 
 
 def epoch(module: CSVDataModule) -> float:
-    """Return the CPU milliseconds a film of one epoch."""
+    """Return the CPU milliseconds an image of one epoch."""
     loader = module.train_dataloader()
     start = time.process_time()
-    films = sum(len(batch["image"]) for batch in loader)
-    return 1000 * (time.process_time() - start) / films
+    pictures = sum(len(batch["image"]) for batch in loader)
+    return 1000 * (time.process_time() - start) / pictures
 
 
 def compare(root: Path, copy: Path) -> dict[str, Any]:
     start = time.process_time()
     report = prepare_dataset(open_set(root, None), copy)
-    found: dict[str, Any] = {"films": report.films, "prepare_ms": 1000 * (time.process_time() - start) / report.films}
+    found: dict[str, Any] = {"films": report.images, "prepare_ms": 1000 * (time.process_time() - start) / report.images}
     paths = [
         path for record in open_set(root, None).records for path in (record.image_path, *record.mask_paths.values())
     ]
@@ -88,7 +88,7 @@ def compare(root: Path, copy: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="DIR", help="a folder of films with a manifest.csv")
+    parser.add_argument("--data", metavar="DIR", help="a folder of images with a manifest.csv")
     parser.add_argument("--films", type=int, default=200)
     parser.add_argument("--size", type=int, default=2000)
     parser.add_argument("--json", action="store_true")
@@ -98,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         roots = {
             f"drawn, {options.size} x {options.size} PNG": write_set(
-                Path(folder) / "drawn", options.films, options.size
+                Path(folder) / "drawn", options.images, options.size
             )
         }
         if options.data:
@@ -108,12 +108,12 @@ def main() -> None:
         print(json.dumps(found))
         return
     for name, row in found.items():
-        print(f"{row['films']} {name}: {row['original_mb']:.1f} MB, copy {row['copy_mb']:.1f} MB")
-        print(f"  prepared in {row['prepare_ms']:.1f} ms CPU a film, once")
+        print(f"{row['images']} {name}: {row['original_mb']:.1f} MB, copy {row['copy_mb']:.1f} MB")
+        print(f"  prepared in {row['prepare_ms']:.1f} ms CPU an image, once")
         for words in ("plain", "augmented"):
             original, copied = row[f"{words}_original_ms"], row[f"{words}_copy_ms"]
             print(
-                f"  {words} epoch: {original:.1f} ms a film, from the copy {copied:.1f}: {original / copied:.1f} times"
+                f"  {words} epoch: {original:.1f} ms an image, from the copy {copied:.1f}: {original / copied:.1f} times"
             )
 
 

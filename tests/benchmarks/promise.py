@@ -1,8 +1,8 @@
-"""Whether a classifier keeps its promises on its test films, by licence of the film:
+"""Whether a classifier keeps its promises on its test images, by licence of the image:
 `python tests/benchmarks/promise.py ROWS --model FOLDER --table manifest.csv [--json]`.
 
-ROWS is the `predictions.csv` of `covidcxr test`. How often the plausible classes hold the truth, how many films get an
-answer and how many of these are right, and the calibration error after and before the temperature: on films with a
+ROWS is the `predictions.csv` of `covidcxr test`. How often the plausible classes hold the truth, how many images get an
+answer and how many of these are right, and the calibration error after and before the temperature: on images with a
 stated licence, on the others, and on all. Intervals are resampled over patients.
 """
 
@@ -44,11 +44,11 @@ def main() -> None:
         "all": rows,
     }
     found = {}
-    for name, films in groups.items():
-        raw = [untempered(row, config.classes, config.temperature) for row in films]
-        scores = score_sets(films, config.thresholds)
+    for name, images in groups.items():
+        raw = [untempered(row, config.classes, config.temperature) for row in images]
+        scores = score_sets(images, config.thresholds)
         scores["calibration_error_before"] = measure_reliability(raw).ece
-        scores["calibration_error_after"] = measure_reliability(films).ece
+        scores["calibration_error_after"] = measure_reliability(images).ece
         found[name] = {score: estimate.to_dict() for score, estimate in scores.items()}
         print(
             f"{name}:", *(f"{score} {estimate} of {estimate.count}" for score, estimate in scores.items()), sep="\n  "

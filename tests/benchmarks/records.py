@@ -1,6 +1,6 @@
 """What a record costs at set-up: `python tests/benchmarks/records.py [--records 10000 50000 100000 200000] [--json]`.
 
-Tables of made-up films with lung masks, patients and sources; the files are there and empty, so that a film that was
+Tables of made-up images with lung masks, patients and sources; the files are there and empty, so that an image that was
 opened would stop the run. Timed is everything up to the first sample: table, files, splits, labels (`setup`), in
 process CPU time; memory is what Python holds after it (`tracemalloc`, in a run of its own), without torch's tensors.
 """
@@ -21,7 +21,7 @@ ROUNDS = 3
 
 
 def write_set(root: Path, records: int) -> Path:
-    """Write a table with two films a patient and a mask a film, in folders of 1,000 files."""
+    """Write a table with two images a patient and a mask an image, in folders of 1,000 files."""
     with (root / f"{records}.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("path", "label", "patient_id", "source", "view", "sex", "age", "lungs"))

@@ -1,8 +1,8 @@
-"""Many clients at once: start a server, send it drawn films, and report what was lost, how long it took, and memory.
+"""Many clients at once: start a server, send it drawn images, and report what was lost, how long it took, and memory.
 
     python tests/benchmarks/serve_load.py --films 500 --clients 20
 
-Each film is one upload that is kept, as the page does it. A film that is refused because the server is busy (503) is
+Each image is one upload that is kept, as the page does it. An image that is refused because the server is busy (503) is
 sent again after the time that the answer names, and counts from its first try.
 """
 
@@ -24,8 +24,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
+from serving import image_png, pixels_of, png_of
+
 from covidcxr.serve.worker import to_png
-from serving import film_png, pixels_of, png_of
 
 LABELS = ("covid19", "pneumonia", "normal")
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024, help="height and width of a film")
     parser.add_argument("--model", default="mini")
     options = parser.parse_args()
-    drawn = [pixels_of(film_png(seed, LABELS[seed % 3], (options.side,) * 2)) for seed in range(12)]
+    drawn = [pixels_of(image_png(seed, LABELS[seed % 3], (options.side,) * 2)) for seed in range(12)]
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         words = [sys.executable, "-m", "covidcxr", "serve", "--store", folder, "--port", str(port)]
@@ -51,19 +52,19 @@ def main() -> None:
             started = time.perf_counter()
             client.post("/api/films", files={"file": ("first.png", png_of(drawn[0]))}).raise_for_status()
             print(f"first answer after {time.perf_counter() - started:.2f} s")
-            load(client, server.pid, drawn, options.films, options.clients)
-            large_batch(client, drawn, options.films)
+            load(client, server.pid, drawn, options.images, options.clients)
+            large_batch(client, drawn, options.images)
         finally:
             server.terminate()
             server.wait()
 
 
-def load(client: httpx.Client, pid: int, drawn: list[np.ndarray], films: int, clients: int) -> None:
-    """Send films from many clients at once."""
+def load(client: httpx.Client, pid: int, drawn: list[np.ndarray], images: int, clients: int) -> None:
+    """Send images from many clients at once."""
     waiting: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-    for number in range(films):  # packed before the clock starts: clients must not take the server's time
+    for number in range(images):  # packed before the clock starts: clients must not take the server's time
         pixels = drawn[number % len(drawn)].copy()
-        pixels[0, :16] = [number >> bit & 1 for bit in range(16)]  # no two films are the same
+        pixels[0, :16] = [number >> bit & 1 for bit in range(16)]  # no two images are the same
         waiting.put((number, to_png(pixels)))
     seconds: list[float] = []
     faults: list[str] = []
@@ -101,25 +102,25 @@ def load(client: httpx.Client, pid: int, drawn: list[np.ndarray], films: int, cl
     whole, spent = time.perf_counter() - begun, cpu_seconds(*processes(pid)) - spent
     watching.set()
     watcher.join()
-    kept = {film["name"] for film in client.get("/api/films").json()["films"]}
-    lost = [number for number in range(films) if f"{number}.png" not in kept]
+    kept = {image["name"] for image in client.get("/api/films").json()["films"]}
+    lost = [number for number in range(images) if f"{number}.png" not in kept]
     p50, p95 = np.percentile(seconds, [50, 95])
     batches = re.search(r"^covidcxr_batch_films_count (\S+)", client.get("/metrics").text, re.MULTILINE)
     assert batches is not None
-    print(f"{films} films, {clients} clients: {len(lost)} lost, {len(faults)} errors, {busy[0]} times busy")
-    print(f"{films / whole:.1f} films/s, {spent / films:.3f} s of CPU a film")
+    print(f"{images} images, {clients} clients: {len(lost)} lost, {len(faults)} errors, {busy[0]} times busy")
+    print(f"{images / whole:.1f} films/s, {spent / images:.3f} s of CPU a film")
     print(f"p50 {p50:.2f} s, p95 {p95:.2f} s, longest {max(seconds):.2f} s")
     print(
-        f"{(films + 1) / float(batches[1]):.1f} films a batch; memory {before:.0f} MB before, {peak[0]:.0f} MB at most"
+        f"{(images + 1) / float(batches[1]):.1f} images a batch; memory {before:.0f} MB before, {peak[0]:.0f} MB at most"
     )
     if lost or faults:
         sys.exit(f"lost {lost[:5]}, errors {faults[:3]}")
 
 
-def large_batch(client: httpx.Client, drawn: list[np.ndarray], films: int) -> None:
-    """Send films as one request."""
+def large_batch(client: httpx.Client, drawn: list[np.ndarray], images: int) -> None:
+    """Send images as one request."""
     contents = [png_of(pixels) for pixels in drawn]
-    files = [("files", (f"{number}.png", contents[number % len(contents)])) for number in range(min(films, 200))]
+    files = [("files", (f"{number}.png", contents[number % len(contents)])) for number in range(min(images, 200))]
     begun = time.perf_counter()
     with client.stream("POST", "/api/predict", files=files) as answer:
         lines = answer.iter_lines()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import MASK_COLUMNS, write_image, write_table_fake
 from PIL import Image
 
 from covidcxr import registry
@@ -22,12 +23,11 @@ from covidcxr.data.collection import Collection
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.summary.catalogue import constructor_parameters, open_dataset, parse_settings
 from covidcxr.data.summary.charts import draw_charts
-from covidcxr.data.summary.contact_sheet import choose_films, draw_contact_sheet
+from covidcxr.data.summary.contact_sheet import choose_images, draw_contact_sheet
 from covidcxr.data.summary.summary import count_ages, labels_shown, survey, what_the_source_tells
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.registry import DATASETS
 from covidcxr.transforms.overlay import MASK_COLORS
-from fakes import MASK_COLUMNS, write_image, write_table_fake
 
 SIZES = "image_size=[32, 32]"
 
@@ -39,7 +39,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 films of 24 patients from three sources, some with masks."""
+    """48 images of 24 patients from three sources, some with masks."""
     return write_table_fake(tmp_path_factory.mktemp("table"))
 
 
@@ -130,7 +130,7 @@ def test_check_finds_nothing_wrong_with_a_whole_copy(table: Path, capsys: pytest
     assert report["faults"] == []
     assert report["films"] == 48
     assert main(["datasets", *map(str, words)]) == 0
-    assert "Nothing is missing: 48 films to use." in capsys.readouterr().out
+    assert "Nothing is missing: 48 images to use." in capsys.readouterr().out
 
 
 def test_check_lists_all_faults_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,13 +162,13 @@ def test_prepare_writes_a_copy_that_is_the_same_data_set(
     assert (report["films"], report["written"], report["failed"]) == (48, 48, [])
     settings: dict[str, Any] = {"mask_columns": MASK_COLUMNS, "image_size": (32, 32)}
     ours, theirs = (
-        [(film.image_id, film.label, film.patient_id, film.source, film.split) for film in data.records]
+        [(image.image_id, image.label, image.patient_id, image.source, image.split) for image in data.records]
         for data in (CSVDataModule(copy, **settings), CSVDataModule(table, **settings))
     )
     assert ours == theirs
     assert main(["datasets", *map(str, words)]) == 0
     printed = capsys.readouterr().out
-    assert "48 films (48 of them by an earlier run)" in printed
+    assert "48 images (48 of them by an earlier run)" in printed
     assert f"covidcxr fit --data csv --data.root {copy}" in printed
     assert said(capsys, "check", "csv", "--root", copy, "--set", masks(), "--set", SIZES)["complete"]
 
@@ -207,9 +207,9 @@ def test_stats_count_what_the_table_says(
         (source, label): n for source, labels in found["label_by_source"].items() for label, n in labels.items() if n
     } == crossed
     assert {split: sum(labels.values()) for split, labels in found["label_by_split"].items()} == found["split"]
-    films = Counter(row["patient_id"] for row in rows)
-    assert found["patients"]["patients"] == len(films)
-    assert found["patients"]["by_films"] == {str(k): n for k, n in Counter(films.values()).items()}
+    images = Counter(row["patient_id"] for row in rows)
+    assert found["patients"]["patients"] == len(images)
+    assert found["patients"]["by_films"] == {str(k): n for k, n in Counter(images.values()).items()}
     assert found["mask"]["infection"] == sum(bool(row["infection_mask"]) for row in rows)
     data = CSVDataModule(table, image_size=(32, 32), mask_columns=MASK_COLUMNS)
     assert [found["pixels"]["mean"], found["pixels"]["std"]] == pytest.approx(compute_mean_std(data))
@@ -224,25 +224,25 @@ def test_stats_count_what_the_table_says(
 def test_stats_as_words(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "stats", "csv", "--root", str(table), "--sample", "4", "--set", SIZES]) == 0
     printed = capsys.readouterr().out
-    assert "24 patients with 1 to 3 films each." in printed
-    assert "4 of 34 training films, at 32 x 32" in printed
+    assert "24 patients with 1 to 3 images each." in printed
+    assert "4 of 34 training images, at 32 x 32" in printed
     assert "Guessing by the source" in printed
 
 
-def test_counting_opens_no_film(
+def test_counting_opens_no_image(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("a film was opened")
+        raise AssertionError("an image was opened")
 
     monkeypatch.setattr(Collection, "read_film", refuse)
     assert said(capsys, "stats", "csv", "--root", table, "--no-pixels")["pixels"] is None
 
 
-def test_a_film_that_cannot_be_read_costs_the_mean_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_image_that_cannot_be_read_costs_the_mean_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_table_fake(tmp_path / "table", patients=6)
-    for film in (root / "images").rglob("*.png"):
-        film.write_bytes(b"no film")
+    for image in (root / "images").rglob("*.png"):
+        image.write_bytes(b"no film")
     found = said(capsys, "stats", "csv", "--root", root, "--out", tmp_path / "out")
     assert found["films"] == 12
     assert ".png" in found["pixels"]["error"]
@@ -302,10 +302,10 @@ def test_settings_are_what_fit_takes(table: Path) -> None:
 def test_words_say_when_the_source_tells_the_label() -> None:
     assert what_the_source_tells({"a": {"x": 3, "y": 1}, "b": {"x": 1, "y": 3}})[0].startswith("Guessing")
     apart = what_the_source_tells({"a": {"x": 8, "y": 0}, "b": {"x": 0, "y": 2, "unknown": 5}})
-    assert apart[0] == "Every film of a is of class x."
-    assert apart[1] == "Every film of b is of class y."
+    assert apart[0] == "Every image of a is of class x."
+    assert apart[1] == "Every image of b is of class y."
     assert apart[2] == "No source holds both x and y: the source alone tells these two apart."
-    assert apart[3].startswith("Guessing by the source, without a look at the film, is right for 100.0 %")
+    assert apart[3].startswith("Guessing by the source, without a look at the image, is right for 100.0 %")
     assert 'always guessing "x" for 80.0 %' in apart[3]
     (one,) = what_the_source_tells({"a": {"x": 3, "y": 1}})
     assert "one source" in one
@@ -318,35 +318,35 @@ def test_findings_that_come_together_are_counted_each(table: Path) -> None:
     assert labels_shown(both) == ("x", "y")
     assert labels_shown(none) == ("none of these",)
     assert labels_shown(Record("c.png")) == ("unknown",)  # type: ignore[arg-type]
-    rows = {row.label: row.count for row in choose_films([both, none], ("x", "y"))}
+    rows = {row.label: row.count for row in choose_images([both, none], ("x", "y"))}
     assert rows == {"x": 1, "y": 1, "none of these": 1}
 
 
 def test_ages_are_counted_in_bands_without_a_gap() -> None:
-    films = [Record(f"{age}.png", age=age) for age in (3, 9.5, 31, 102, None)]  # type: ignore[arg-type]
-    bands = count_ages(films)
+    images = [Record(f"{age}.png", age=age) for age in (3, 9.5, 31, 102, None)]  # type: ignore[arg-type]
+    bands = count_ages(images)
     assert list(bands)[:2] == ["0-9", "10-19"]
     assert (bands["0-9"], bands["10-19"], bands["30-39"], bands["90+"], bands["unknown"]) == (2, 0, 1, 1, 1)
     assert sum(bands.values()) == 5
 
 
-def test_films_of_a_sheet_are_of_different_patients_and_drawn_alike(table: Path) -> None:
+def test_images_of_a_sheet_are_of_different_patients_and_drawn_alike(table: Path) -> None:
     data = CSVDataModule(table)
-    rows = choose_films(data.records, data.classes, columns=3)
+    rows = choose_images(data.records, data.classes, columns=3)
     assert [row.label for row in rows] == sorted([row.label for row in rows], key=data.classes.index)
     assert sum(row.count for row in rows) == len(data.records)
     for row in rows:
-        patients = {film.patient for film in row.films}
+        patients = {image.patient for image in row.images}
         assert len(patients) == min(row.patients, 3)
-        assert len(row.films) == min(row.count, 3)
-        assert {(film.label, film.source) for film in row.films} == {(row.label, row.source)}
-    assert rows == choose_films(data.records, data.classes, columns=3)
-    assert rows != choose_films(data.records, data.classes, columns=3, seed=1)
+        assert len(row.images) == min(row.count, 3)
+        assert {(image.label, image.source) for image in row.images} == {(row.label, row.source)}
+    assert rows == choose_images(data.records, data.classes, columns=3)
+    assert rows != choose_images(data.records, data.classes, columns=3, seed=1)
 
 
 def test_small_sources_share_a_row() -> None:
-    films = [Record(f"{n}-{m}.png", "x", source=f"s{n}") for n in range(7) for m in range(7 - n)]  # type: ignore[arg-type]
-    rows = choose_films(films, ("x",), sources=4)
+    images = [Record(f"{n}-{m}.png", "x", source=f"s{n}") for n in range(7) for m in range(7 - n)]  # type: ignore[arg-type]
+    rows = choose_images(images, ("x",), sources=4)
     assert [(row.source, row.count) for row in rows] == [("s0", 7), ("s1", 6), ("s2", 5), ("4 more sources", 10)]
 
 
@@ -362,14 +362,14 @@ def test_a_sheet_shows_outlines_and_what_cannot_be_read(tmp_path: Path) -> None:
         ]
         assert near[0].sum() > 100  # below the key
         assert not near[1].any()
-    for film in (root / "images" / "east").iterdir():
-        film.write_bytes(b"no film")
+    for image in (root / "images" / "east").iterdir():
+        image.write_bytes(b"no film")
     assert draw_contact_sheet(data, title="fakes", columns=4, tile=96).size == sheet.size
 
 
 def test_bars_are_as_long_as_the_counts() -> None:
-    films = [Record(f"{n}.png", "x" if n < 30 else "y", source="s", age=40) for n in range(40)]  # type: ignore[arg-type]
-    picture = np.asarray(draw_charts(films, title="t").convert("RGB"))
+    images = [Record(f"{n}.png", "x" if n < 30 else "y", source="s", age=40) for n in range(40)]  # type: ignore[arg-type]
+    picture = np.asarray(draw_charts(images, title="t").convert("RGB"))
     blue = (picture == np.array((0, 114, 178))).all(-1).sum(1)
     long, short = sorted({int(width) for width in blue if width > 60}, reverse=True)[:2]
     assert long / short == pytest.approx(3, rel=0.02)

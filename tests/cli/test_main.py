@@ -18,32 +18,32 @@ from PIL import Image
 from covidcxr.cli import main
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import draw_phantom, write_dataset
-from covidcxr.pipeline.folder import find_films
+from covidcxr.pipeline.folder import find_images
 from covidcxr.pipeline.pipeline import Pipeline
 
 
-def write_film(path: Path, seed: int = 0) -> Path:
+def write_image(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((draw_phantom(seed, size=(200, 180)).image * 255).astype(np.uint8)).save(path)
     return path
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "films"
-    write_film(folder / "a.png", 1)
-    write_film(folder / "a.jpg", 2)
-    write_film(folder / "ward 3" / "a.png", 3)
-    write_film(folder / "<b>bold & 'odd'.png", 4)
+    write_image(folder / "a.png", 1)
+    write_image(folder / "a.jpg", 2)
+    write_image(folder / "ward 3" / "a.png", 3)
+    write_image(folder / "<b>bold & 'odd'.png", 4)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 no film")
-    (folder / "notes.txt").write_text("no film either, and left out")
+    (folder / "notes.txt").write_text("no image either, and left out")
     return folder
 
 
-def test_predict_writes_lines_masks_overlays_and_a_page(films: Path, tmp_path: Path, capsys: Any) -> None:
+def test_predict_writes_lines_masks_overlays_and_a_page(images: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
-    code = main(["predict", str(films), str(tmp_path / "missing.png"), "--out", str(out), "--json"])
-    assert code == 1, "two films could not be read"
+    code = main(["predict", str(images), str(tmp_path / "missing.png"), "--out", str(out), "--json"])
+    assert code == 1, "two images could not be read"
     summary = json.loads(capsys.readouterr().out)
     assert summary["films"] == 6
     assert summary["failed"] == 2
@@ -89,8 +89,8 @@ class Pictures(HTMLParser):
                 self.found.append(str(value))
 
 
-def test_the_same_film_gives_the_same_numbers_everywhere(tmp_path: Path) -> None:
-    path = write_film(tmp_path / "film.png")
+def test_the_same_image_gives_the_same_numbers_everywhere(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "film.png")
     pipeline = Pipeline.from_pretrained("mini")
     here = pipeline(path)
     saved = Pipeline.from_pretrained(pipeline.save_pretrained(tmp_path / "copy"))(path)
@@ -108,13 +108,13 @@ def test_the_same_film_gives_the_same_numbers_everywhere(tmp_path: Path) -> None
 
 def test_names_of_answers_are_unique(tmp_path: Path) -> None:
     for folder in ("x", "y"):
-        write_film(tmp_path / folder / "film.png")
-    found, _ = find_films([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "film.png"])
+        write_image(tmp_path / folder / "film.png")
+    found, _ = find_images([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "film.png"])
     assert [name for _, name in found] == ["film.png", "film-2.png", "film-3.png"]
 
 
-def test_answers_of_an_earlier_run_are_no_films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    write_film(tmp_path / "film.png")
+def test_answers_of_an_earlier_run_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    write_image(tmp_path / "film.png")
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert main(["predict", ".", "--out", "answers", "--json"]) == 0
@@ -123,8 +123,8 @@ def test_answers_of_an_earlier_run_are_no_films(tmp_path: Path, monkeypatch: pyt
 
 def test_odd_names_and_links_cost_at_most_their_own_entry(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "films"
-    write_film(folder / "good.png")
-    write_film(tmp_path / "elsewhere" / "linked.png")
+    write_image(folder / "good.png")
+    write_image(tmp_path / "elsewhere" / "linked.png")
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     (folder / "elsewhere-again").symlink_to(folder)  # leads back
     (folder / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -140,7 +140,7 @@ def test_odd_names_and_links_cost_at_most_their_own_entry(tmp_path: Path, capsys
 
 
 def test_names_never_leave_the_output_folder(tmp_path: Path, capsys: Any) -> None:
-    write_film(tmp_path / "other" / "film.png")
+    write_image(tmp_path / "other" / "film.png")
     (tmp_path / "films").mkdir()
     path = str(tmp_path / "films" / ".." / "other" / "film.png")
     assert main(["predict", path, "--root", str(tmp_path / "films"), "--out", str(tmp_path / "out")]) == 2
@@ -148,17 +148,17 @@ def test_names_never_leave_the_output_folder(tmp_path: Path, capsys: Any) -> Non
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: Any) -> None:
-    film = write_film(tmp_path / "film.png")
-    assert main(["predict", str(film), "--out", str(film)]) == 2
+    image = write_image(tmp_path / "film.png")
+    assert main(["predict", str(image), "--out", str(image)]) == 2
     assert capsys.readouterr().err.startswith("covidcxr: ")
 
 
-def test_no_films_unknown_model_and_unknown_device_are_one_line(films: Path, tmp_path: Path, capsys: Any) -> None:
+def test_no_images_unknown_model_and_unknown_device_are_one_line(images: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "empty").mkdir()
     out = ["--out", str(tmp_path / "out")]
     assert main(["predict", str(tmp_path / "empty"), *out]) == 2
-    assert main(["predict", str(films), "--model", "minni", *out]) == 2
-    assert main(["predict", str(films), "--device", "tpu9", *out]) == 2
+    assert main(["predict", str(images), "--model", "minni", *out]) == 2
+    assert main(["predict", str(images), "--device", "tpu9", *out]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 3
     assert all(line.startswith("covidcxr: ") for line in lines)
@@ -174,8 +174,8 @@ def test_demo_draws_phantoms_and_prints_the_page(tmp_path: Path, capsys: Any) ->
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 12
 
 
-def test_demo_takes_your_films(films: Path, tmp_path: Path, capsys: Any) -> None:
-    assert main(["demo", str(films / "a.png"), "--out", str(tmp_path / "out"), "--no-open", "--json"]) == 0
+def test_demo_takes_your_images(images: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["demo", str(images / "a.png"), "--out", str(tmp_path / "out"), "--no-open", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["films"] == 1
 
 

@@ -1,4 +1,4 @@
-"""Data sets, samplers and data modules, on fakes and on the real films."""
+"""Data sets, samplers and data modules, on fakes and on the real images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import (
+    FINDINGS,
+    MASK_COLUMNS,
+    SIZE,
+    draw_image,
+    draw_lungs,
+    write_coronahack_fake,
+    write_covid_ct_ucsd_fake,
+    write_covid_cxnet_fake,
+    write_covid_qu_ex_fake,
+    write_covid_xray_5k_fake,
+    write_covidx_ct2_fake,
+    write_covidx_cxr3_fake,
+    write_csv,
+    write_darkcovidnet_fake,
+    write_findings_fake,
+    write_folder_fake,
+    write_hannover_fake,
+    write_ieee8023_fake,
+    write_image,
+    write_manifest_fake,
+    write_radiography_fake,
+    write_table_fake,
+    write_xrv_covid_fake,
+)
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -49,40 +74,15 @@ from covidcxr.errors import ConfigError, DatasetError, ImageReadError
 from covidcxr.io.image import write_mask
 from covidcxr.registry import DATASETS
 from covidcxr.transforms.augment import Augment
-from fakes import (
-    FINDINGS,
-    MASK_COLUMNS,
-    SIZE,
-    draw_film,
-    draw_lungs,
-    write_coronahack_fake,
-    write_covid_ct_ucsd_fake,
-    write_covid_cxnet_fake,
-    write_covid_qu_ex_fake,
-    write_covid_xray_5k_fake,
-    write_covidx_ct2_fake,
-    write_covidx_cxr3_fake,
-    write_csv,
-    write_darkcovidnet_fake,
-    write_findings_fake,
-    write_folder_fake,
-    write_hannover_fake,
-    write_ieee8023_fake,
-    write_image,
-    write_manifest_fake,
-    write_radiography_fake,
-    write_table_fake,
-    write_xrv_covid_fake,
-)
 
 SMALL = {"image_size": (24, 24), "batch_size": 4}
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Record:
-    """One film of 40 x 32 pixels with its lung field and a lung mask of half the size."""
+def picture(tmp_path: Path) -> Record:
+    """One image of 40 x 32 pixels with its lung field and a lung mask of half the size."""
     return Record(
-        write_image(tmp_path / "film.png", draw_film(0)),
+        write_image(tmp_path / "film.png", draw_image(0)),
         "normal",
         mask_paths={
             "lung_field": write_image(tmp_path / "field.png", draw_lungs()),
@@ -96,126 +96,126 @@ def dataset(*records: Record, **settings: object) -> CXRDataset:
 
 
 class TestDataset:
-    def test_a_sample(self, film):
-        sample = dataset(film)[0]
+    def test_a_sample(self, picture):
+        sample = dataset(picture)[0]
         assert sample["image"].shape == (1, 24, 24)
         assert sample["image"].dtype == torch.float32
         assert 0 <= sample["image"].min() < 0.4 < sample["image"].max() <= 1
         assert sample["label"] == 1
         assert sample["label"].dtype == torch.int64
-        assert (sample["source"], sample["patient_id"]) == ("unknown", film.image_id)
+        assert (sample["source"], sample["patient_id"]) == ("unknown", picture.image_id)
         assert not {"mask", "lung_mask"} & sample.keys()
 
-    def test_a_film_of_the_right_size_comes_through_to_the_grey_level(self, film):
-        image = dataset(film, image_size=SIZE)[0]["image"]
-        np.testing.assert_array_equal((image[0] * 255).round().numpy(), draw_film(0))
+    def test_a_image_of_the_right_size_comes_through_to_the_grey_level(self, picture):
+        image = dataset(picture, image_size=SIZE)[0]["image"]
+        np.testing.assert_array_equal((image[0] * 255).round().numpy(), draw_image(0))
 
-    def test_letterbox_keeps_the_aspect_ratio_and_stretch_does_not(self, film):
-        image = dataset(film)[0]["image"][0]
+    def test_letterbox_keeps_the_aspect_ratio_and_stretch_does_not(self, picture):
+        image = dataset(picture)[0]["image"][0]
         assert image[:, :2].eq(0).all()
         assert image[:, 22:].eq(0).all()  # 40 x 32 becomes 24 x 19
-        assert dataset(film, fit="stretch")[0]["image"].gt(0).all()
+        assert dataset(picture, fit="stretch")[0]["image"].gt(0).all()
 
-    def test_masks_of_another_size_lie_on_their_film(self, film):
-        mask = dataset(film, mask_classes=("lung_field", "lung"))[0]["mask"]
+    def test_masks_of_another_size_lie_on_their_image(self, picture):
+        mask = dataset(picture, mask_classes=("lung_field", "lung"))[0]["mask"]
         both, either = (mask[0] * mask[1]).sum(), (mask[0] + mask[1]).clamp(max=1).sum()
         assert both / either > 0.75  # a shift by one pixel gives 0.71 or less
-        dark = dataset(film)[0]["image"][0][mask[0] == 1]
+        dark = dataset(picture)[0]["image"][0][mask[0] == 1]
         assert dark.mean() < 0.5
 
     @pytest.mark.parametrize("size", [(100, 77), (77, 100), (60, 47)])
-    def test_a_mask_covers_the_place_of_its_film_exactly(self, tmp_path, size):
-        film = write_image(tmp_path / "film.png", np.full(size, 200, np.uint8))
+    def test_a_mask_covers_the_place_of_its_image_exactly(self, tmp_path, size):
+        picture = write_image(tmp_path / "film.png", np.full(size, 200, np.uint8))
         rough = write_image(tmp_path / "mask.png", np.ones((size[0] // 5, size[1] // 5), dtype=bool))
-        sample = dataset(Record(film, mask_paths={"lung": rough}), mask_classes=("lung",), image_size=(64, 64))[0]
+        sample = dataset(Record(picture, mask_paths={"lung": rough}), mask_classes=("lung",), image_size=(64, 64))[0]
         assert sample["mask"].equal(sample["image"].gt(0).float())
 
-    def test_unknown_masks_are_nan_planes_in_the_order_asked_for(self, film):
-        mask = dataset(film, mask_classes=("infection", "lung"))[0]["mask"]
+    def test_unknown_masks_are_nan_planes_in_the_order_asked_for(self, picture):
+        mask = dataset(picture, mask_classes=("infection", "lung"))[0]["mask"]
         assert mask.dtype == torch.float32
         assert mask[0].isnan().all()
         assert set(mask[1].unique().tolist()) == {0.0, 1.0}
 
-    def test_a_mask_of_another_shape_is_refused(self, film, tmp_path):
+    def test_a_mask_of_another_shape_is_refused(self, picture, tmp_path):
         wrong = write_image(tmp_path / "square.png", draw_lungs((32, 32)))
         with pytest.raises(DatasetError, match=r"square\.png"):
-            dataset(replace(film, mask_paths={"lung": wrong}), mask_classes=("lung",))[0]
+            dataset(replace(picture, mask_paths={"lung": wrong}), mask_classes=("lung",))[0]
 
-    def test_labels(self, film):
-        assert dataset(replace(film, label=None))[0]["label"] == -1
+    def test_labels(self, picture):
+        assert dataset(replace(picture, label=None))[0]["label"] == -1
         with pytest.raises(DatasetError, match=r"'other' \(2\)"):
-            dataset(film, *[replace(film, label="other")] * 2)
+            dataset(picture, *[replace(picture, label="other")] * 2)
 
-    def test_box(self, film):
-        boxed = replace(film, box=(4, 2, 28, 26))
+    def test_box(self, picture):
+        boxed = replace(picture, box=(4, 2, 28, 26))
         sample = dataset(boxed, mask_classes=("lung_field",))[0]
-        np.testing.assert_array_equal((sample["image"][0] * 255).round().numpy(), draw_film(0)[4:28, 2:26])
+        np.testing.assert_array_equal((sample["image"][0] * 255).round().numpy(), draw_image(0)[4:28, 2:26])
         np.testing.assert_array_equal(sample["mask"][0].numpy(), draw_lungs()[4:28, 2:26])
         with pytest.raises(DatasetError, match="beyond the film"):
-            dataset(replace(film, box=(0, 0, 41, 10)))[0]
+            dataset(replace(picture, box=(0, 0, 41, 10)))[0]
 
     @pytest.mark.parametrize(("region", "inside"), [("lungs", True), ("background", False)])
-    def test_regions(self, film, region, inside):
-        sample = dataset(film, region=region, augment="strong", mask_classes=("lung",))[0]
+    def test_regions(self, picture, region, inside):
+        sample = dataset(picture, region=region, augment="strong", mask_classes=("lung",))[0]
         image, lungs = sample["image"], sample["lung_mask"]
         assert lungs.shape == (1, 24, 24)
         assert image[lungs == (0 if inside else 1)].eq(0).all()  # also after noise and brightness
         assert image[lungs == (1 if inside else 0)].gt(0).any()
 
-    def test_region_takes_the_field_to_keep_and_the_outline_to_remove(self, film, tmp_path):
+    def test_region_takes_the_field_to_keep_and_the_outline_to_remove(self, picture, tmp_path):
         wide = write_image(tmp_path / "wide.png", np.ones(SIZE, dtype=bool))
-        film = replace(film, mask_paths={**film.mask_paths, "lung": wide})
-        assert dataset(film, region="background")[0]["image"].eq(0).all()
-        assert dataset(film, region="lungs")[0]["image"].gt(0).any()
+        picture = replace(picture, mask_paths={**picture.mask_paths, "lung": wide})
+        assert dataset(picture, region="background")[0]["image"].eq(0).all()
+        assert dataset(picture, region="lungs")[0]["image"].gt(0).any()
 
-    def test_dilation_widens_the_lungs(self, film):
-        seen = [dataset(film, region="lungs", lung_dilation=d)[0]["image"].gt(0).sum() for d in (0.0, 0.1)]
+    def test_dilation_widens_the_lungs(self, picture):
+        seen = [dataset(picture, region="lungs", lung_dilation=d)[0]["image"].gt(0).sum() for d in (0.0, 0.1)]
         assert seen[1] > 1.3 * seen[0]
 
-    def test_a_region_without_masks_is_refused_at_once(self, film):
+    def test_a_region_without_masks_is_refused_at_once(self, picture):
         with pytest.raises(DatasetError, match="1 of 2 have none"):
-            dataset(film, replace(film, mask_paths={}), region="lungs")
+            dataset(picture, replace(picture, mask_paths={}), region="lungs")
 
-    def test_memory_cache_reads_once(self, film, monkeypatch):
-        cached = dataset(film, cache="memory", mask_classes=("lung",), augment="default")
+    def test_memory_cache_reads_once(self, picture, monkeypatch):
+        cached = dataset(picture, cache="memory", mask_classes=("lung",), augment="default")
         before = cached[3, 0]
-        film.image_path.unlink()
+        picture.image_path.unlink()
         after = cached[3, 0]
         assert before["image"].equal(after["image"])
         assert before["mask"].equal(after["mask"])
         with pytest.raises(ConfigError, match="cache"):
-            dataset(film, cache="disk")
+            dataset(picture, cache="disk")
 
-    def test_a_bad_film_is_named(self, film):
-        film.image_path.write_bytes(b"no film")
+    def test_a_bad_image_is_named(self, picture):
+        picture.image_path.write_bytes(b"no film")
         with pytest.raises(ImageReadError, match=r"film\.png"):
-            dataset(film)[0]
+            dataset(picture)[0]
 
-    def test_augmentation_depends_on_seed_epoch_and_film_alone(self, film):
-        films = [film, film]
+    def test_augmentation_depends_on_seed_epoch_and_image_alone(self, picture):
+        pictures = [picture, picture]
         images = {
-            (seed, epoch, index): dataset(*films, augment="default", seed=seed)[epoch, index]["image"]
+            (seed, epoch, index): dataset(*pictures, augment="default", seed=seed)[epoch, index]["image"]
             for seed in (0, 1)
             for epoch in (0, 1)
             for index in (0, 1)
         }
         assert len({image.numpy().tobytes() for image in images.values()}) == 8
-        again = dataset(*films, augment=Augment("default"))
+        again = dataset(*pictures, augment=Augment("default"))
         assert all(again[epoch, index]["image"].equal(images[0, epoch, index]) for epoch in (0, 1) for index in (0, 1))
 
-    def test_augmentation_moves_masks_and_region_with_the_film(self, film):
+    def test_augmentation_moves_masks_and_region_with_the_image(self, picture):
         import albumentations as alb
 
-        flip = dataset(film, augment=[alb.HorizontalFlip(p=1)], mask_classes=("lung",), region="lungs", fit="stretch")[
-            0
-        ]
-        plain = dataset(film, mask_classes=("lung",), region="lungs", fit="stretch")[0]
+        flip = dataset(
+            picture, augment=[alb.HorizontalFlip(p=1)], mask_classes=("lung",), region="lungs", fit="stretch"
+        )[0]
+        plain = dataset(picture, mask_classes=("lung",), region="lungs", fit="stretch")[0]
         for name in ("image", "mask", "lung_mask"):
             assert flip[name].equal(plain[name].flip(-1))
 
-    def test_survives_a_process_border(self, film):
-        films = dataset(film, augment="default", mask_classes=("lung",))
-        assert pickle.loads(pickle.dumps(films))[0]["image"].equal(films[0]["image"])
+    def test_survives_a_process_border(self, picture):
+        pictures = dataset(picture, augment="default", mask_classes=("lung",))
+        assert pickle.loads(pickle.dumps(pictures))[0]["image"].equal(pictures[0]["image"])
 
 
 class TestSampler:
@@ -309,7 +309,7 @@ class Recorder(LightningModule):
 class TestResume:
     @staticmethod
     def fit(root: Path, folder: Path, workers: int, checkpoint: Path | None = None, **settings: object) -> Recorder:
-        module, films = Recorder(), FolderDataModule(root, patient_pattern="p(.+)_", num_workers=workers, **SMALL)
+        module, pictures = Recorder(), FolderDataModule(root, patient_pattern="p(.+)_", num_workers=workers, **SMALL)
         keep = [
             ModelCheckpoint(folder, "step{step}", auto_insert_metric_name=False, every_n_train_steps=1, save_top_k=-1),
             ModelCheckpoint(folder, "end{epoch}", auto_insert_metric_name=False, save_top_k=-1, every_n_epochs=1),
@@ -326,7 +326,7 @@ class TestResume:
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The dirpath has changed|.*many workers|.*not empty")
-            trainer.fit(module, films, ckpt_path=checkpoint)
+            trainer.fit(module, pictures, ckpt_path=checkpoint)
         return module
 
     def test_a_resumed_run_sees_exactly_the_rest(self, tmp_path):
@@ -528,7 +528,7 @@ class TestDataModule:
         list(module.val_dataloader())
         assert torch.rand(1) == expected
 
-    def test_no_film_is_opened_at_set_up(self, tmp_path):
+    def test_no_image_is_opened_at_set_up(self, tmp_path):
         write_table_fake(tmp_path)
         for path in tmp_path.rglob("*.png"):
             path.write_bytes(b"")
@@ -546,16 +546,16 @@ class TestDataModule:
     def test_balance(self, tmp_path, balance):
         write_table_fake(tmp_path)
         module = CSVDataModule(tmp_path, balance=balance, augment=None, **SMALL)
-        films = module.train_dataset.records
-        weights = sampling_weights(films, balance)
+        pictures = module.train_dataset.records
+        weights = sampling_weights(pictures, balance)
         totals: Counter[object] = Counter()
-        for record, weight in zip(films, weights.tolist(), strict=True):
+        for record, weight in zip(pictures, weights.tolist(), strict=True):
             totals[record.source if balance == "source" else record.label] += weight
         assert np.ptp(list(totals.values())) < 1e-9
         if balance == "class+source":
             for label in module.classes:
                 cells: Counter[str] = Counter()
-                for record, weight in zip(films, weights.tolist(), strict=True):
+                for record, weight in zip(pictures, weights.tolist(), strict=True):
                     if record.label == label:
                         cells[record.source] += weight
                 assert np.ptp(list(cells.values())) < 1e-9
@@ -585,7 +585,7 @@ class TestDataModule:
         ]
         assert splits[0] == splits[1] != splits[2]
 
-    def test_unlabelled_films(self, tmp_path):
+    def test_unlabelled_images(self, tmp_path):
         write_table_fake(tmp_path)
         text = (tmp_path / "manifest.csv").read_text().replace(",other,", ",,")
         (tmp_path / "manifest.csv").write_text(text)
@@ -609,7 +609,7 @@ class TestDataModule:
         with pytest.raises(DatasetError, match=r"^7 files .*north00_0\.png.* and 2 more"):
             CSVDataModule(tmp_path).setup()
 
-    def test_drawn_masks_serve_films_that_have_none(self, tmp_path):
+    def test_drawn_masks_serve_images_that_have_none(self, tmp_path):
         root, drawn = write_table_fake(tmp_path / "data"), tmp_path / "drawn"
         with pytest.raises(DatasetError, match="no folder of drawn masks"):
             CSVDataModule(root, drawn_masks=drawn).setup()
@@ -623,7 +623,7 @@ class TestDataModule:
             assert record.mask_paths[name].is_relative_to(drawn) == (record.source == "east")
         next(iter(module.train_dataloader()))
 
-    def test_a_mask_class_that_no_film_has(self, tmp_path):
+    def test_a_mask_class_that_no_image_has(self, tmp_path):
         module = CSVDataModule(write_table_fake(tmp_path), mask_columns=MASK_COLUMNS, mask_classes=["lung_feild"])
         with pytest.raises(DatasetError, match="Did you mean 'lung_field'"):
             module.setup()
@@ -660,7 +660,7 @@ class TestDataModule:
                 return [Record(self.root / f"{i}.png", "ab"[i % 2], f"p{i}") for i in range(20)]
 
         for i in range(20):
-            write_image(tmp_path / f"{i}.png", draw_film(i))
+            write_image(tmp_path / f"{i}.png", draw_image(i))
         assert Mine(tmp_path).counts()["train"] == {"a": 7, "b": 7}
 
 
@@ -717,17 +717,17 @@ class TestCSV:
 
     def test_drawn_masks_for_training_only(self, tmp_path):
         root = write_table_fake(tmp_path / "root")
-        films = CSVDataModule(root).records
-        for record in films:
+        pictures = CSVDataModule(root).records
+        for record in pictures:
             write_mask(tmp_path / "drawn" / f"{record.image_id}.lung.png", np.ones((4, 4), bool))
         settings = {"drawn_masks": tmp_path / "drawn", "drawn_masks_for": "train"}
         for record in CSVDataModule(root, **settings).records:
             assert ("lung" in record.mask_paths) == (record.split == "train")
         for record in CSVDataModule(root, mask_columns={"infection": "infection_mask"}, **settings).records:
             assert "lung" in record.mask_paths or record.split != "train"
-        areas = {record.image_id: 0.01 for record in films}
+        areas = {record.image_id: 0.01 for record in pictures}
         (tmp_path / "drawn" / MASK_INDEX).write_text(json.dumps({"areas": areas}))
-        own = {"lung_field": "infection_mask"}  # films with a lung mask of their own are not judged by drawn ones
+        own = {"lung_field": "infection_mask"}  # images with a lung mask of their own are not judged by drawn ones
         kept = CSVDataModule(root, **settings, mask_columns=own, min_lung_area=0.1).records
         assert kept
         assert all("lung_field" in record.mask_paths for record in kept)
@@ -771,11 +771,11 @@ class TestCSV:
         assert CSVDataModule(tmp_path, table=name).records == expected
 
     def test_labels_that_look_like_nothing_are_labels(self, tmp_path):
-        write_image(tmp_path / "a.png", draw_film(0))
+        write_image(tmp_path / "a.png", draw_image(0))
         rows = [{"path": "a.png", "label": label, "patient_id": "1"} for label in ("NA", "None", "null", "")]
         for place, row in enumerate(rows):
             row["path"] = f"{place}.png"
-            write_image(tmp_path / row["path"], draw_film(place))
+            write_image(tmp_path / row["path"], draw_image(place))
         write_csv(tmp_path / "t.csv", rows)
         assert CSVDataModule(tmp_path, table="t.csv").classes == ("NA", "None", "null")
 
@@ -831,7 +831,7 @@ class TestCSV:
         ],
     )
     def test_damaged_tables(self, tmp_path, text, match):
-        write_image(tmp_path / "a.png", draw_film(0))
+        write_image(tmp_path / "a.png", draw_image(0))
         (tmp_path / "manifest.csv").write_text(text)
         with pytest.raises(DatasetError, match=match):
             CSVDataModule(tmp_path).setup()
@@ -892,18 +892,24 @@ class TestFindings:
         assert all(abs(part[name] - 0.7 * count) <= 2 for name, count in whole.items())
 
     def test_samples_tell_each_class_by_itself(self, tmp_path):
-        films = make_findings(tmp_path, fractions=(1.0, 0.0), augment=None).train_dataset
+        pictures = make_findings(tmp_path, fractions=(1.0, 0.0), augment=None).train_dataset
         expected = torch.tensor([[1, 1, torch.nan], [0, 0, 1], [torch.nan, 0, 0], [torch.nan, 0, torch.nan]])
-        found = torch.stack([films[index]["label"] for index in range(4)])
+        found = torch.stack([pictures[index]["label"] for index in range(4)])
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
-        films[0]["label"][:] = 7  # a sample's own copy
-        torch.testing.assert_close(films[0]["label"], expected[0], equal_nan=True)
+        pictures[0]["label"][:] = 7  # a sample's own copy
+        torch.testing.assert_close(pictures[0]["label"], expected[0], equal_nan=True)
 
     def test_all_splits_agree(self, tmp_path):
-        rows = [{"path": f"{film}.png", "patient_id": f"{film}", "split": "train", "Edema": "1"} for film in range(6)]
-        rows += [{"path": f"{film}.png", "patient_id": f"{film}", "split": "test", "Edema": ""} for film in range(6, 9)]
-        for film, row in enumerate(rows):
-            write_image(tmp_path / row["path"], draw_film(film))
+        rows = [
+            {"path": f"{picture}.png", "patient_id": f"{picture}", "split": "train", "Edema": "1"}
+            for picture in range(6)
+        ]
+        rows += [
+            {"path": f"{picture}.png", "patient_id": f"{picture}", "split": "test", "Edema": ""}
+            for picture in range(6, 9)
+        ]
+        for picture, row in enumerate(rows):
+            write_image(tmp_path / row["path"], draw_image(picture))
         write_csv(tmp_path / "manifest.csv", rows)
         module = CSVDataModule(tmp_path, label_columns=["Edema"], drop_unlabelled=False)
         assert not any(record.findings for record in module.test_dataset.records)
@@ -957,15 +963,15 @@ class TestFindings:
         wide = make_findings(tmp_path, classes=("Mass", *FINDINGS))
         assert wide.train_dataset.labels[:, 0].isnan().all()
 
-    def test_a_label_among_findings_is_refused(self, film):
-        shown = replace(film, label=None, findings={"covid19": True})
+    def test_a_label_among_findings_is_refused(self, picture):
+        shown = replace(picture, label=None, findings={"covid19": True})
         assert dataset(shown)[0]["label"].tolist()[0] == 1.0
         with pytest.raises(DatasetError, match=r"findings=\{'normal': True\}"):
-            dataset(shown, film)
+            dataset(shown, picture)
 
-    def test_findings_survive_a_process_border(self, film):
-        shown = replace(film, label=None, findings={"covid19": True})
-        assert pickle.loads(pickle.dumps(shown)) == shown != replace(film, label=None)
+    def test_findings_survive_a_process_border(self, picture):
+        shown = replace(picture, label=None, findings={"covid19": True})
+        assert pickle.loads(pickle.dumps(shown)) == shown != replace(picture, label=None)
         assert len({shown, shown}) == 1
         with pytest.raises(ConfigError, match="cannot be counted"):
             count_by([shown], "findings")
@@ -979,7 +985,7 @@ class TestFolder:
         assert count_by(module.records, "split") == {"test": 8, "train": 8, "val": 8}
         assert {r.image_id.split("/")[0] for r in module.records if r.split == "val"} == {"valid"}
 
-    def test_only_films_count(self, tmp_path):
+    def test_only_images_count(self, tmp_path):
         write_folder_fake(tmp_path, patients=2)
         (tmp_path / ".git").mkdir()
         names = {record.image_path.name for record in FolderDataModule(tmp_path, patient_pattern="p(.+)_").records}
@@ -1040,12 +1046,12 @@ class TestDarkCovidNet:
         assert count_by(module.records, "mask") == {"lung": 8, "infection": 4}
         subset = tmp_path / "darkcovidnet_subset.csv"
         subset.write_text(subset.read_text() + "images/nih/none.jpg,normal\n")
-        with pytest.raises(DatasetError, match=r"1 films .* does not list: .*none\.jpg"):
+        with pytest.raises(DatasetError, match=r"1 images .* does not list: .*none\.jpg"):
             DarkCovidNetDataModule(tmp_path).setup()
 
     def test_an_empty_class(self, tmp_path):
-        for film in (write_darkcovidnet_fake(tmp_path) / "X-Ray Image DataSet" / "Pneumonia").iterdir():
-            film.unlink()
+        for picture in (write_darkcovidnet_fake(tmp_path) / "X-Ray Image DataSet" / "Pneumonia").iterdir():
+            picture.unlink()
         with pytest.raises(DatasetError, match="Pneumonia holds no film"):
             DarkCovidNetDataModule(tmp_path).setup()
 
@@ -1095,7 +1101,7 @@ def test_all_public_names_are_there():
 
 
 @pytest.mark.real
-class TestRealFilms:
+class TestRealImages:
     MASKS = {  # noqa: RUF012
         "lung_field": {"column": "lung_mask", "where": {"source": ["montgomery", "shenzhen"]}},
         "lung": {"column": "lung_mask", "where": {"source": ["ieee8023"]}},

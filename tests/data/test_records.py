@@ -18,15 +18,15 @@ from covidcxr.errors import ConfigError, DatasetError
 
 
 def make_records(patients: int = 200, seed: int = 0) -> list[Record]:
-    """Patients with 1 to 5 films, three classes of very different size, three sources."""
+    """Patients with 1 to 5 images, three classes of very different size, three sources."""
     rng = random.Random(seed)
     records = []
     for patient in range(patients):
         label = rng.choices(["normal", "pneumonia", "covid19"], [6, 3, 1])[0]
         source = rng.choice(["a", "b", "c"])
-        for film in range(rng.randint(1, 5)):
-            masks = {"lung": Path(f"m{patient}_{film}.png")} if rng.random() < 0.2 else {}
-            records.append(Record(Path(f"{patient}_{film}.png"), label, f"p{patient}", source, mask_paths=masks))
+        for image in range(rng.randint(1, 5)):
+            masks = {"lung": Path(f"m{patient}_{image}.png")} if rng.random() < 0.2 else {}
+            records.append(Record(Path(f"{patient}_{image}.png"), label, f"p{patient}", source, mask_paths=masks))
     return records
 
 
@@ -39,7 +39,7 @@ class TestRecord:
         assert Record(Path("a.png"), patient_id=" 12 ") == Record(Path("a.png"), patient_id="12")
         assert Record(Path("a.png"), patient_id="  ", label="").patient_id is None
 
-    def test_a_film_without_patient_stands_for_its_own(self):
+    def test_a_image_without_patient_stands_for_its_own(self):
         assert Record(Path("x/a.png")).patient == "x/a.png"
         assert Record(Path("x/a.png"), patient_id="7").patient == "7"
 
@@ -85,22 +85,22 @@ class TestAssignSplits:
         for split, share in zip(("train", "val", "test"), (*fractions, 1 - sum(fractions)), strict=True):
             part = count_by([record for record in records if record.split == split], field)
             for value, count in whole.items():
-                # A patient has up to 5 films, so no part can be filled to the film.
+                # A patient has up to 5 images, so no part can be filled to the image.
                 assert abs(part[value] - share * count) <= max(5, 0.02 * count), (split, value)
 
     def test_findings_are_in_proportion_though_few_patients_have_most(self):
         rng = random.Random(0)
         records = []
         for patient in range(1000):
-            severe = patient % 10 == 0  # many films, and nearly all of the rare finding
-            for film in range(20 if severe else 2):
+            severe = patient % 10 == 0  # many images, and nearly all of the rare finding
+            for image in range(20 if severe else 2):
                 shown = {"effusion": rng.random() < 0.5, "drain": severe and rng.random() < 0.8}
-                records.append(Record(Path(f"{patient}_{film}.png"), patient_id=f"{patient}", findings=shown))
+                records.append(Record(Path(f"{patient}_{image}.png"), patient_id=f"{patient}", findings=shown))
         parts = assign_splits(records)
         whole = count_by(parts, "label")
         for split, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
-            films = [record for record in parts if record.split == split]
-            assert all(abs(count_by(films, "label")[name] / whole[name] - share) < 0.02 for name in whole)
+            images = [record for record in parts if record.split == split]
+            assert all(abs(count_by(images, "label")[name] / whole[name] - share) < 0.02 for name in whole)
 
     def test_keeps_the_order_and_everything_else(self):
         before = make_records(30)
@@ -175,7 +175,7 @@ class TestOfficialSplits:
         records = make_records(50)
         assert by_id(assign_splits([replace(r, split="train") for r in records])) == by_id(assign_splits(records))
 
-    def test_films_without_split_follow_their_patient(self):
+    def test_images_without_split_follow_their_patient(self):
         records = [
             Record(Path("a"), "x", "1", split="test"),
             Record(Path("b"), "x", "1"),
@@ -204,7 +204,7 @@ class TestHeldOutSource:
         records = assign_splits(make_records(), hold_out_source=["a", "b"])
         assert all((r.split == "test") == (r.source in "ab") for r in records)
 
-    def test_a_patient_with_films_there_goes_there_whole(self):
+    def test_a_patient_with_images_there_goes_there_whole(self):
         records = [
             *make_records(),
             Record(Path("x"), "normal", "both", "a"),
@@ -224,7 +224,7 @@ class TestHeldOutSource:
 
 class TestFolds:
     @pytest.mark.parametrize("k", [3, 5, 10])
-    def test_every_film_is_tested_once_and_validated_once(self, k):
+    def test_every_image_is_tested_once_and_validated_once(self, k):
         records = make_records()
         folds = k_folds(records, k)
         assert len(folds) == k

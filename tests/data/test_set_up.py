@@ -9,17 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes import write_csv
 
 from covidcxr.data import CSVDataModule
 from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.errors import DatasetError, ImageReadError
-from fakes import write_csv
 
 FEW, MANY = 500, 2000
 
 
-def write_empty_films(root: Path, records: int) -> Path:
+def write_empty_images(root: Path, records: int) -> Path:
     """Films and masks that are there, and empty: who opens one gets an error."""
     rows = []
     for number in range(records):
@@ -41,7 +41,7 @@ def set_up(root: Path) -> CSVDataModule:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    return {count: write_empty_films(tmp_path_factory.mktemp(str(count)), count) for count in (FEW, MANY)}
+    return {count: write_empty_images(tmp_path_factory.mktemp(str(count)), count) for count in (FEW, MANY)}
 
 
 def memory(task: Callable[[], object]) -> int:
@@ -66,7 +66,7 @@ def seconds(task: Callable[[], object]) -> float:
     return min(times)
 
 
-def test_no_film_is_opened(roots):
+def test_no_image_is_opened(roots):
     module = set_up(roots[FEW])
     assert len(module.records) == FEW
     assert sum(sum(part.values()) for part in module.counts("mask").values()) == FEW
@@ -95,8 +95,8 @@ def test_the_search_for_cycles_is_paused_and_goes_on(roots, monkeypatch):
     assert gc.isenabled()
 
 
-def test_reports_stay_small_where_every_film_is_broken(roots, tmp_path):
+def test_reports_stay_small_where_every_image_is_broken(roots, tmp_path):
     report = check_dataset(set_up(roots[FEW]))
-    assert len(report.faults) == 2 * FEW  # each film, each mask
+    assert len(report.faults) == 2 * FEW  # each image, each mask
     with pytest.raises(DatasetError, match="Not one of 500 films"):
         prepare_dataset(set_up(roots[FEW]), tmp_path / "copy")

@@ -11,22 +11,22 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
+from fakes import write_image
 
 from covidcxr import CSVDataModule, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
 from covidcxr.cli import main
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, ImageReadError
-from covidcxr.evaluation.metrics.agreement import PLACES, film_agreement, infected_fractions, limits_of_agreement
+from covidcxr.evaluation.metrics.agreement import PLACES, image_agreement, infected_fractions, limits_of_agreement
 from covidcxr.evaluation.predictions.predictions import Answers
 from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows
 from covidcxr.evaluation.predictions.table import read_rows
 from covidcxr.evaluation.report.agreement import plot_agreement, score_agreement
 from covidcxr.io.image import read_image, read_mask
 from covidcxr.phantom import write_dataset
-from covidcxr.pipeline.prediction import Prediction, as_film
+from covidcxr.pipeline.prediction import Prediction, as_image
 from covidcxr.transforms.geometry import ORIENTATIONS, UPRIGHT, Orientation
 from covidcxr.transforms.postprocess import lung_sides
-from fakes import write_image
 
 Masks = dict[str, np.ndarray]
 NAMES = ("infection", "lung", "lung_field")
@@ -47,7 +47,7 @@ LUNGS = block((60, 60), (0, 5, 30, 25), (10, 35, 55, 55))
 
 
 def test_fractions_of_drawn_lungs_are_exact() -> None:
-    """Zones are thirds of each lung by its own height, and the right lung lies on the film's left."""
+    """Zones are thirds of each lung by its own height, and the right lung lies on the image's left."""
     infection = block((60, 60), (0, 0, 10, 30), (10, 5, 20, 15), (40, 35, 55, 40), (58, 0, 60, 60))
     found = infected_fractions(infection, LUNGS)
     assert found == pytest.approx(
@@ -79,15 +79,15 @@ def test_whose_lungs_count() -> None:
     wide = block((60, 60), (0, 5, 40, 25), (10, 35, 55, 55))
     nothing = np.zeros((60, 60), bool)
     drawn, true = {"infection": infection, "lung_field": wide}, {"infection": infection, "lung": LUNGS}
-    assert film_agreement(drawn, true)["lungs_by"] == "reader"
-    assert film_agreement(drawn, true)["infected_right"] == pytest.approx(200 / 600)
-    found = film_agreement(drawn, {"infection": infection, "lung": nothing})
+    assert image_agreement(drawn, true)["lungs_by"] == "reader"
+    assert image_agreement(drawn, true)["infected_right"] == pytest.approx(200 / 600)
+    found = image_agreement(drawn, {"infection": infection, "lung": nothing})
     assert (found["lungs_by"], found["reader_right"]) == ("pipeline", 0.25)
-    assert film_agreement({"infection": infection, "lung": nothing}, {"infection": infection}) == {
+    assert image_agreement({"infection": infection, "lung": nothing}, {"infection": infection}) == {
         "lungs_by": "no-lungs"
     }
-    assert film_agreement({"lung": LUNGS}, true) == {"lungs_by": "not-drawn"}
-    assert film_agreement(drawn, {"lung": LUNGS}) == {}
+    assert image_agreement({"lung": LUNGS}, true) == {"lungs_by": "not-drawn"}
+    assert image_agreement(drawn, {"lung": LUNGS}) == {}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_whose_lungs_count() -> None:
 )
 def test_severity_is_that_of_the_reader(rows: int, severity: str, outside: float | None) -> None:
     lungs = block((60, 60), (0, 5, 60, 25), (0, 35, 60, 55))
-    found = film_agreement(
+    found = image_agreement(
         {"infection": lungs}, {"infection": lungs & block((60, 60), (0, 0, rows, 60)), "lung": lungs}
     )
     assert (found["severity"], found.get("reader_outside")) == (severity, outside)
@@ -104,7 +104,7 @@ def test_severity_is_that_of_the_reader(rows: int, severity: str, outside: float
 
 def test_what_is_outlined_outside_the_lungs_is_told() -> None:
     outside = block((60, 60), (56, 0, 60, 60))
-    found = film_agreement({"infection": outside}, {"infection": outside, "lung": LUNGS})
+    found = image_agreement({"infection": outside}, {"infection": outside, "lung": LUNGS})
     assert (found["reader_lungs"], found["severity"], found["reader_outside"]) == (0, "mild", 1)
 
 
@@ -128,7 +128,7 @@ def test_bias_and_limits_are_those_of_the_paper() -> None:
     assert len(found.predicted) == len(found.read) == 59
 
 
-def test_films_of_one_patient_are_no_independent_films() -> None:
+def test_images_of_one_patient_are_no_independent_images() -> None:
     rng = np.random.default_rng(1)
     differences = np.repeat(rng.normal(0, 0.1, 20), 4)
     together = limits_of_agreement(differences, np.zeros(80), np.repeat(np.arange(20), 4))
@@ -140,7 +140,7 @@ def test_films_of_one_patient_are_no_independent_films() -> None:
 
 
 def test_intervals_of_bias_and_limits_hold_the_truth() -> None:
-    """Of 95 % intervals of 24 patients with two films each, at least 85 in 100 hold what the films were drawn from."""
+    """Of 95 % intervals of 24 patients with two images each, at least 85 in 100 hold what the images were drawn from."""
     rng, held = np.random.default_rng(2), dict.fromkeys(("bias", "lower", "upper"), 0)
     truth = {"bias": 0.05, "lower": 0.05 - 1.96 * 0.1, "upper": 0.05 + 1.96 * 0.1}
     for _ in range(200):
@@ -151,18 +151,18 @@ def test_intervals_of_bias_and_limits_hold_the_truth() -> None:
     assert min(held.values()) >= 0.85 * 200
 
 
-def test_few_films_and_wrong_ones() -> None:
+def test_few_images_and_wrong_ones() -> None:
     one = limits_of_agreement(np.array([0.4]), np.array([0.3]), ["a"])
     assert one.bias.value == pytest.approx(0.1)
     assert np.isnan(one.lower.value)
     assert np.isnan(one.bias.low)
     with pytest.raises(ConfigError, match="nothing to compare"):
         limits_of_agreement(np.array([np.nan]), np.array([0.3]), ["a"])
-    with pytest.raises(ConfigError, match="2 films but 1 patient ids"):
+    with pytest.raises(ConfigError, match="2 images but 1 patient ids"):
         limits_of_agreement(np.zeros(2), np.zeros(2), ["a"])
 
 
-def test_the_plot_shows_every_film() -> None:
+def test_the_plot_shows_every_image() -> None:
     read = np.array([0.1, 0.2, 0.6])
     found = limits_of_agreement(read + np.array([0.05, 0.1, -0.1]), read, ["a", "b", "c"])
     (axis,) = plot_agreement({"both lungs": found}).axes
@@ -179,13 +179,13 @@ def test_the_plot_shows_every_film() -> None:
 # --- pipelines on phantoms ---------------------------------------------------------------------------------------
 
 
-class Films:
+class Images:
     """Films as a data module gives them, without one."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
 
-    def read_film(self, record: Record) -> np.ndarray:
+    def read_record_pixels(self, record: Record) -> np.ndarray:
         if record.source == "broken":
             raise ImageReadError("a broken film")
         return read_image(record.image_path)
@@ -194,25 +194,25 @@ class Films:
 class Drawer(Pipeline):
     """A pipeline that knows the true masks and changes them; it has no model."""
 
-    def __init__(self, films: Films, change: Callable[[int, Masks], Masks], way: Orientation = UPRIGHT) -> None:
+    def __init__(self, pictures: Images, change: Callable[[int, Masks], Masks], way: Orientation = UPRIGHT) -> None:
         self.classifier = None
-        self._films, self._change, self._way = films, change, way
+        self._images, self._change, self._way = pictures, change, way
 
-    def predict(self, films: Sequence[np.ndarray], *, batch_size: int) -> Iterator[Prediction]:  # type: ignore[override]
-        places = {read_image(one.image_path).tobytes(): place for place, one in enumerate(self._films.records)}
-        for film in films:
-            place = places[film.tobytes()]
-            masks = self._change(place, {n: read_mask(film_of(self._films.records[place], n)) for n in NAMES})
-            yield Prediction("", None, {}, (), masks, as_film(film), orientation=self._way)
+    def predict(self, pictures: Sequence[np.ndarray], *, batch_size: int) -> Iterator[Prediction]:  # type: ignore[override]
+        places = {read_image(one.image_path).tobytes(): place for place, one in enumerate(self._images.records)}
+        for picture in pictures:
+            place = places[picture.tobytes()]
+            masks = self._change(place, {n: read_mask(image_of(self._images.records[place], n)) for n in NAMES})
+            yield Prediction("", None, {}, (), masks, as_image(picture), orientation=self._way)
 
 
-def film_of(record: Record, name: str) -> Path:
+def image_of(record: Record, name: str) -> Path:
     return record.image_path.parents[1] / name / record.image_path.name
 
 
-def ask(films: Films, change: Callable[[int, Masks], Masks], way: Orientation = UPRIGHT) -> list[dict[str, Any]]:
-    data: Any = films
-    return pipeline_rows(Drawer(films, change, way), data, None, batch_size=5)
+def ask(pictures: Images, change: Callable[[int, Masks], Masks], way: Orientation = UPRIGHT) -> list[dict[str, Any]]:
+    data: Any = pictures
+    return pipeline_rows(Drawer(pictures, change, way), data, None, batch_size=5)
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +223,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def films(folder: Path) -> Films:
-    return Films(CSVDataModule(folder, mask_columns={name: name for name in NAMES}).records)
+def pictures(folder: Path) -> Images:
+    return Images(CSVDataModule(folder, mask_columns={name: name for name in NAMES}).records)
 
 
 def unchanged(place: int, masks: Masks) -> Masks:
@@ -246,22 +246,22 @@ def enlarged(place: int, masks: Masks) -> Masks:
     return {**masks, "infection": infection}
 
 
-def test_a_perfect_pipeline_agrees_without_bias_or_spread(films: Films) -> None:
-    found = score_agreement(Answers.read(ask(films, unchanged)), resamples=100)
+def test_a_perfect_pipeline_agrees_without_bias_or_spread(pictures: Images) -> None:
+    found = score_agreement(Answers.read(ask(pictures, unchanged)), resamples=100)
     assert found is not None
     assert list(found.places) == list(PLACES)
     for one in found.places.values():
         assert (one.bias.value, one.lower.value, one.upper.value) == (0, 0, 0)
         assert (one.upper.low, one.upper.high, one.bias.count, one.bias.patients) == (0, 0, 16, 12)
     assert {one.value for one in found.dice.values()} == {1}
-    assert found.dice["none"].count == sum(record.label == "normal" for record in films.records)
+    assert found.dice["none"].count == sum(record.label == "normal" for record in pictures.records)
     assert sum(one.count for one in found.dice.values()) == 16
     assert found.lungs == {"reader": 16, "pipeline": 0}
     assert found.left_out == {}
 
 
-def test_a_known_bias_is_found_with_its_limits(films: Films) -> None:
-    found = score_agreement(Answers.read(ask(films, enlarged)), resamples=100)
+def test_a_known_bias_is_found_with_its_limits(pictures: Images) -> None:
+    found = score_agreement(Answers.read(ask(pictures, enlarged)), resamples=100)
     assert found is not None
     biases = np.array([bias_of(place) for place in range(16)])
     for place in ("lungs", "right", "left"):
@@ -275,23 +275,25 @@ def test_a_known_bias_is_found_with_its_limits(films: Films) -> None:
     assert found.dice["none"].value == 0
 
 
-def test_films_that_do_not_count_are_counted(films: Films) -> None:
-    none, no_lungs, refused, broken = films.records[:4]
-    bare = {"infection": film_of(no_lungs, "infection")}
-    films.records[:4] = [
-        replace(none, mask_paths={"lung_field": film_of(none, "lung_field")}),
+def test_images_that_do_not_count_are_counted(pictures: Images) -> None:
+    none, no_lungs, refused, broken = pictures.records[:4]
+    bare = {"infection": image_of(no_lungs, "infection")}
+    pictures.records[:4] = [
+        replace(none, mask_paths={"lung_field": image_of(none, "lung_field")}),
         replace(no_lungs, mask_paths=bare),
         refused,
         replace(broken, source="broken"),
     ]
-    films.records[5] = replace(films.records[5], mask_paths={"infection": film_of(films.records[5], "infection")})
+    pictures.records[5] = replace(
+        pictures.records[5], mask_paths={"infection": image_of(pictures.records[5], "infection")}
+    )
 
     def change(place: int, masks: Masks) -> Masks:
         if place == 1:
             return {"infection": masks["infection"], "lung": masks["lung"] & False}
         return {} if place == 2 else masks
 
-    found = score_agreement(Answers.read(ask(films, change)), resamples=20)
+    found = score_agreement(Answers.read(ask(pictures, change)), resamples=20)
     assert found is not None
     assert found.left_out == {"no-reader": 1, "no-lungs": 1, "not-drawn": 1, "error": 1}
     assert found.lungs == {"reader": 11, "pipeline": 1}
@@ -301,18 +303,18 @@ def test_films_that_do_not_count_are_counted(films: Films) -> None:
     assert "the reader's on 11 films" in told
 
 
-def test_without_a_reader_or_without_infection_there_is_no_section(films: Films) -> None:
-    lungs_only = Films([replace(one, mask_paths={"lung": film_of(one, "lung")}) for one in films.records[:3]])
+def test_without_a_reader_or_without_infection_there_is_no_section(pictures: Images) -> None:
+    lungs_only = Images([replace(one, mask_paths={"lung": image_of(one, "lung")}) for one in pictures.records[:3]])
     assert score_agreement(Answers.read(ask(lungs_only, unchanged))) is None
-    rows = ask(Films(films.records[:3]), lambda place, masks: {"lung": masks["lung"]})
+    rows = ask(Images(pictures.records[:3]), lambda place, masks: {"lung": masks["lung"]})
     assert score_agreement(Answers.read(rows)) is None
 
 
-def test_sides_and_zones_of_a_turned_film_are_those_of_the_patient(films: Films, tmp_path: Path) -> None:
+def test_sides_and_zones_of_a_turned_image_are_those_of_the_patient(pictures: Images, tmp_path: Path) -> None:
     way = ORIENTATIONS["turned-90"]
     turned = []
-    for record in films.records[:4]:
-        paths = {name: film_of(record, name) for name in NAMES}
+    for record in pictures.records[:4]:
+        paths = {name: image_of(record, name) for name in NAMES}
         for name, path in {"images": record.image_path, **paths}.items():
             pixels = read_mask(path) if name in NAMES else np.round(255 * read_image(path)).astype(np.uint8)
             write_image(tmp_path / name / path.name, way.turn(pixels))
@@ -322,8 +324,8 @@ def test_sides_and_zones_of_a_turned_film_are_those_of_the_patient(films: Films,
     def lower(place: int, masks: Masks) -> Masks:
         return {**masks, "infection": masks["infection"] & masks["lung_field"]}
 
-    upright = ask(Films(films.records[:4]), lower)
-    lying = ask(Films(turned), lower, way)
+    upright = ask(Images(pictures.records[:4]), lower)
+    lying = ask(Images(turned), lower, way)
     for one, other in zip(upright, lying, strict=True):
         names = [name for name in one if name.startswith(("infected_", "reader_"))]
         assert len(names) >= 18
@@ -333,8 +335,8 @@ def test_sides_and_zones_of_a_turned_film_are_those_of_the_patient(films: Films,
 # --- the report --------------------------------------------------------------------------------------------------
 
 
-def test_columns_that_are_wrong_are_refused(films: Films) -> None:
-    rows = ask(Films(films.records[:3]), unchanged)
+def test_columns_that_are_wrong_are_refused(pictures: Images) -> None:
+    rows = ask(Images(pictures.records[:3]), unchanged)
     with pytest.raises(ConfigError, match=r"'reader_lungs' must hold fractions in \[0, 1\]"):
         score_agreement(Answers.read([{**row, "reader_lungs": 40} for row in rows]))
     with pytest.raises(ConfigError, match=r"'severity' must hold none, mild, moderate, severe, not 'bad'"):

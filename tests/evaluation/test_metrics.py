@@ -41,15 +41,15 @@ def refuses(message: str) -> pytest.RaisesExc:
     return pytest.raises((ConfigError, jaxtyping.TypeCheckError), match=None if CHECKED else message)
 
 
-def draw_predictions(films: int, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities [films, 3] that know something, labels, and patients with about three films each."""
+def draw_predictions(images: int, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities [films, 3] that know something, labels, and patients with about three images each."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, films)
-    logits = rng.normal(size=(films, 3)) + 1.5 * np.eye(3)[labels]
+    labels = rng.integers(0, 3, images)
+    logits = rng.normal(size=(images, 3)) + 1.5 * np.eye(3)[labels]
     if ties:
         logits = np.round(logits)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    return probabilities, labels, rng.integers(0, max(2, films // 3), films)
+    return probabilities, labels, rng.integers(0, max(2, images // 3), images)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -164,13 +164,13 @@ def test_a_class_with_a_single_patient_has_no_interval() -> None:
     ("probabilities", "labels", "patients", "classes", "message"),
     [
         (np.full((2, 3), 0.3), np.array([0, 3]), [1, 2], CLASSES, "from 0 to 2"),
-        (np.full((2, 3), 0.3), np.array([0, -1]), [1, 2], CLASSES, "leave unlabelled films out"),
+        (np.full((2, 3), 0.3), np.array([0, -1]), [1, 2], CLASSES, "leave unlabelled images out"),
         (np.full((2, 3), 1.3), np.array([0, 1]), [1, 2], CLASSES, r"in \[0, 1\]"),
         (np.full((2, 3), np.nan), np.array([0, 1]), [1, 2], CLASSES, "without NaN"),
-        (np.full((2, 3), 0.3), np.array([0, 1]), [1], CLASSES, "2 films but 1 patient ids"),
+        (np.full((2, 3), 0.3), np.array([0, 1]), [1], CLASSES, "2 images but 1 patient ids"),
         (np.full((2, 3), 0.3), np.array([0, 1]), [1, 2], CLASSES[:2], "3 columns"),
         (np.full((2, 1), 0.3), np.array([0, 1]), [1, 2], ("covid",), "two or more"),
-        (np.full((0, 3), 0.3), np.zeros(0, int), [], CLASSES, "one film or more"),
+        (np.full((0, 3), 0.3), np.zeros(0, int), [], CLASSES, "one image or more"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(
@@ -206,7 +206,7 @@ def test_masks_that_would_be_scored_wrongly_are_refused() -> None:
             score(mask, mask.T)
 
 
-def test_segmentation_metrics_leave_unknown_films_out() -> None:
+def test_segmentation_metrics_leave_unknown_images_out() -> None:
     scores = {"dice_lung": np.array([0.9, 0.8, np.nan, 1.0]), "iou_infection": np.full(4, np.nan)}
     found = segmentation_metrics(scores, ["a", "a", "b", "c"], resamples=100)
     assert found["dice_lung"].value == pytest.approx(0.9)
@@ -214,7 +214,7 @@ def test_segmentation_metrics_leave_unknown_films_out() -> None:
     assert found["dice_lung"].low == pytest.approx(0.85)
     assert found["dice_lung"].high == pytest.approx(1.0)
     assert math.isnan(found["iou_infection"].value)
-    with pytest.raises(ConfigError, match="4 films but 3 patient ids"):
+    with pytest.raises(ConfigError, match="4 images but 3 patient ids"):
         segmentation_metrics(scores, ["a", "a", "b"])
 
 
@@ -233,7 +233,7 @@ def test_bootstrap_resamples_whole_patients() -> None:
     assert seen == {(1, 1, 1), (2, 0, 2), (0, 2, 0)}
 
 
-def test_percentile_interval_against_a_loop_that_copies_films() -> None:
+def test_percentile_interval_against_a_loop_that_copies_images() -> None:
     rng = np.random.default_rng(4)
     values, patients = rng.normal(size=200), rng.integers(0, 50, 200)
     names = np.unique(patients)
@@ -248,7 +248,7 @@ def test_percentile_interval_against_a_loop_that_copies_films() -> None:
     assert found.high == pytest.approx(np.quantile(means, 0.975), abs=MAY_DIFFER * error)
 
 
-def test_identical_films_of_a_patient_add_no_certainty() -> None:
+def test_identical_images_of_a_patient_add_no_certainty() -> None:
     rng = np.random.default_rng(5)
     per_patient = rng.normal(size=60)
     values, patients = np.repeat(per_patient, 5), np.repeat(np.arange(60), 5)
@@ -270,7 +270,7 @@ def check_coverage(kind: str, level: float, patients: int, simulations: int, too
     chance = MAY_DIFFER * math.sqrt(0.95 * 0.05 / simulations)
     surplus = (
         0.03 if kind == "share" else 0
-    )  # shares of few films go in steps, and Wilson's interval takes the safe one
+    )  # shares of few images go in steps, and Wilson's interval takes the safe one
     assert 0.95 - chance - too_narrow < held < 0.95 + chance + surplus
 
 
@@ -286,7 +286,7 @@ def test_coverage_of_the_interval_by_many_simulations(kind: str, level: float, p
     check_coverage(kind, level, patients, simulations=1000, too_narrow=0.015)
 
 
-def test_films_resampled_one_by_one_would_cover_far_less() -> None:
+def test_images_resampled_one_by_one_would_cover_far_less() -> None:
     """Films of one patient are alike: that is what clustering is for."""
     rng, simulations = np.random.default_rng(6), 400
     ids = np.repeat(np.arange(60), 3)
@@ -320,7 +320,7 @@ def test_one_patient_has_a_value_but_no_interval() -> None:
     assert (found.count, found.patients) == (2, 1)
 
 
-def test_films_without_a_patient_are_patients_of_their_own() -> None:
+def test_images_without_a_patient_are_patients_of_their_own() -> None:
     values = np.arange(4.0)
     assert bootstrap(weighted_mean, values, groups=[None, None, math.nan, math.nan]).patients == 4
     assert bootstrap(weighted_mean, values, groups=["a", "a", None, "b"]).patients == 3
@@ -345,7 +345,7 @@ def test_wider_confidence_gives_a_wider_interval() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"groups": []}, "3 films but 0 patient ids"),
+        ({"groups": []}, "3 images but 0 patient ids"),
         ({"groups": range(3), "resamples": 0}, "resamples above 0"),
         ({"groups": range(3), "confidence": 95}, r"confidence must be in \(0, 1\)"),
     ],
@@ -355,7 +355,7 @@ def test_bootstrap_refuses_wrong_settings(settings: dict, message: str) -> None:
         bootstrap(weighted_mean, np.zeros(3), **settings)
 
 
-def test_no_films_at_all() -> None:
+def test_no_images_at_all() -> None:
     with pytest.raises(ConfigError, match="no films"):
         bootstrap_many(lambda weights: {}, groups=[])
 
@@ -371,12 +371,12 @@ def test_estimate_reads_well_and_is_json() -> None:
 # --- calibration ---
 
 
-def draw_calibrated(films: int, outputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_calibrated(images: int, outputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits, and labels drawn from exactly the probabilities that these logits claim."""
     rng = np.random.default_rng(seed)
-    logits = 2 * rng.normal(size=(films, outputs))
-    claimed = softmax(logits if outputs > 1 else np.concatenate([np.zeros((films, 1)), logits], axis=1))
-    return logits, (rng.random((films, 1)) > claimed.cumsum(1)).sum(1)
+    logits = 2 * rng.normal(size=(images, outputs))
+    claimed = softmax(logits if outputs > 1 else np.concatenate([np.zeros((images, 1)), logits], axis=1))
+    return logits, (rng.random((images, 1)) > claimed.cumsum(1)).sum(1)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -436,16 +436,16 @@ def test_calibration_error_at_the_ends() -> None:
 
 
 @pytest.mark.parametrize(("films", "coverage"), [(9, 0.9), (50, 0.9), (200, 0.8), (999, 0.95)])
-def test_conformal_threshold_against_numpy(films: int, coverage: float) -> None:
+def test_conformal_threshold_against_numpy(images: int, coverage: float) -> None:
     rng = np.random.default_rng(13)
-    probabilities, labels = rng.dirichlet([1, 1, 1], films), rng.integers(0, 3, films)
-    scores = 1 - probabilities[np.arange(films), labels]
-    level = min(1.0, np.ceil((films + 1) * coverage) / films)
+    probabilities, labels = rng.dirichlet([1, 1, 1], images), rng.integers(0, 3, images)
+    scores = 1 - probabilities[np.arange(images), labels]
+    level = min(1.0, np.ceil((images + 1) * coverage) / images)
     expected = 1 - np.quantile(scores, level, method="inverted_cdf")
     assert conformal_threshold(probabilities, labels, coverage) == pytest.approx(expected)
 
 
-def test_too_few_films_promise_nothing() -> None:
+def test_too_few_images_promise_nothing() -> None:
     probabilities, labels = np.full((8, 2), 0.5), np.zeros(8, int)
     assert conformal_threshold(probabilities, labels, coverage=0.9) == 0
     assert conformal_threshold(probabilities, labels, coverage=0.8) == 0.5
@@ -460,8 +460,8 @@ def test_conformal_sets_hold_the_truth_as_often_as_wanted(outputs: int) -> None:
     both = softmax(logits if outputs > 1 else np.concatenate([0 * logits, logits], axis=1))
     given = both if outputs > 1 else both[:, 1:]
     held = []
-    for films in np.split(np.arange(len(labels)), simulations):
-        known, new = films[:calibration], films[calibration:]
+    for images in np.split(np.arange(len(labels)), simulations):
+        known, new = images[:calibration], images[calibration:]
         threshold = conformal_threshold(given[known], labels[known], coverage=0.9)
         held.append((both[new, labels[new]] >= threshold).mean())
     error = MAY_DIFFER * np.std(held) / math.sqrt(simulations)

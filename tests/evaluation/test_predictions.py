@@ -37,24 +37,24 @@ from covidcxr.page import Page, write_html
 CLASSES = ("normal", "pneumonia", "covid")
 
 
-def draw_rows(films: int = 120, seed: int = 0, noise: float = 0.0) -> list[dict[str, Any]]:
-    """Rows of a model that knows something; other noise = another model on the same films."""
+def draw_rows(images: int = 120, seed: int = 0, noise: float = 0.0) -> list[dict[str, Any]]:
+    """Rows of a model that knows something; other noise = another model on the same images."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, films)
-    logits = rng.normal(size=(films, 3)) + 1.5 * np.eye(3)[labels]
+    labels = rng.integers(0, 3, images)
+    logits = rng.normal(size=(images, 3)) + 1.5 * np.eye(3)[labels]
     logits += noise * np.random.default_rng(99).normal(size=logits.shape)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     return [
         {
-            "image_id": f"film-{film}",
-            "patient_id": f"p{film // 2}",
+            "image_id": f"film-{image}",
+            "patient_id": f"p{image // 2}",
             "source": "a",
             "label": CLASSES[label],
             **{f"probability_{name}": float(p) for name, p in zip(CLASSES, chances, strict=True)},
-            "dice_lung": math.nan if film % 7 == 0 else 0.9 + 0.001 * film / films - 0.1 * noise,
-            "hd95_lung": math.nan if film % 7 == 0 else 4 + 3 * noise,
+            "dice_lung": math.nan if image % 7 == 0 else 0.9 + 0.001 * image / images - 0.1 * noise,
+            "hd95_lung": math.nan if image % 7 == 0 else 4 + 3 * noise,
         }
-        for film, (label, chances) in enumerate(zip(labels, probabilities, strict=True))
+        for image, (label, chances) in enumerate(zip(labels, probabilities, strict=True))
     ]
 
 
@@ -133,7 +133,7 @@ GOOD = {"image_id": "a", "patient_id": "p", "label": "covid", "probability_covid
         ({"probability_covid": "high"}, "line 3: probability_covid is 'high', which is no number"),
         ({"probability_covid": 0.9}, "line 3: the probabilities sum to 1.200, not 1"),
         ({"label": "covd"}, "line 3: there is no probability for the label 'covd'. Did you mean 'covid'"),
-        ({"image_id": "a"}, "line 3: the film a stands in line 2 already"),
+        ({"image_id": "a"}, "line 3: the image a stands in line 2 already"),
         ({"dice_lung": 1.2}, "line 3: dice_lung is 1.2"),
     ],
 )
@@ -198,7 +198,7 @@ def test_paired_differences_are_those_of_the_scores_and_narrower() -> None:
     assert compare_rows(rows, rows, resamples=20)["accuracy"].to_dict()["high"] == 0
 
 
-def test_paired_difference_of_accuracy_is_that_of_single_films() -> None:
+def test_paired_difference_of_accuracy_is_that_of_single_images() -> None:
     rows, others = draw_rows(100), draw_rows(100, noise=1.0)
     (one, labels, patients), (other, _, _) = arrays(rows), arrays(others)
     gaps = (one.argmax(1) == labels) * 1.0 - (other.argmax(1) == labels)
@@ -207,18 +207,18 @@ def test_paired_difference_of_accuracy_is_that_of_single_films() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
-def test_films_of_one_model_only_are_an_error_that_counts_them() -> None:
+def test_images_of_one_model_only_are_an_error_that_counts_them() -> None:
     rows, others = draw_rows(30), draw_rows(30, noise=0.5)
-    with pytest.raises(ConfigError, match=r"5 films .* first model only, 3 of the second only.* 22 common"):
+    with pytest.raises(ConfigError, match=r"5 images .* first model only, 3 of the second only.* 22 common"):
         compare_rows(rows[3:], others[:25], resamples=10)
     found = compare_rows(rows[3:], others[:25], common=True, resamples=10)
     assert found["accuracy"] == compare_rows(rows[3:25], others[3:25], resamples=10)["accuracy"]
     with pytest.raises(ConfigError, match="different films"):
         compare_rows(rows[:10], others[10:], common=True)
-    with pytest.raises(ConfigError, match="1 films are in the rows of one model more than once"):
+    with pytest.raises(ConfigError, match="1 images are in the rows of one model more than once"):
         compare_rows([*rows, rows[0]], others)
     changed = {**others[0], "label": "covid" if others[0]["label"] != "covid" else "normal"}
-    with pytest.raises(ConfigError, match="1 films have another truth"):
+    with pytest.raises(ConfigError, match="1 images have another truth"):
         compare_rows(rows, [changed, *others[1:]])
     with pytest.raises(ConfigError, match="different classes"):
         compare_rows(rows, [{"image_id": r["image_id"], "label": "x", "probability_x": 1} for r in rows])
@@ -237,7 +237,7 @@ def test_unpaired_difference_of_two_hospitals() -> None:
     assert (found.count, found.patients) == (700, 700)
     same = unpaired_difference(weighted_mean, [first], [first], groups=(ids[0], ids[0]), resamples=50)
     assert (same.low, same.high, same.patients) == (0, 0, 300)  # the same patients on both sides are drawn together
-    with pytest.raises(ConfigError, match="300 films but 400"):
+    with pytest.raises(ConfigError, match="300 images but 400"):
         unpaired_difference(weighted_mean, [first], [second], groups=(ids[1], ids[1]))
 
 
@@ -261,7 +261,7 @@ def test_threshold_is_the_best_of_all_that_reach_what_is_wanted(digits: int, wan
 def test_thresholds_at_the_ends() -> None:
     probability, positive = np.array([0.2, 0.4, 1.0]), np.array([True, True, False])
     assert choose_threshold(probability, positive, sensitivity=1) == 0.2
-    assert choose_threshold(probability, positive, specificity=1) > 1  # a healthy film is surest
+    assert choose_threshold(probability, positive, specificity=1) > 1  # a healthy image is surest
     assert choose_threshold(np.full(10, 0.5), np.arange(10) < 5, sensitivity=0.1) == 0.5
     for wrong in ({}, {"sensitivity": 0.9, "specificity": 0.9}, {"sensitivity": 0}, {"specificity": 1.1}):
         with pytest.raises(ConfigError, match="Say one of sensitivity and specificity"):
@@ -282,7 +282,7 @@ def test_predictive_values_follow_bayes() -> None:
 
 def test_an_operating_point_is_chosen_on_validation_and_scored_on_test() -> None:
     point = choose_point(draw_rows(300, seed=1), "covid", sensitivity=0.9)
-    assert (point.wanted, point.least, point.films, point.patients) == ("sensitivity", 0.9, 300, 150)
+    assert (point.wanted, point.least, point.images, point.patients) == ("sensitivity", 0.9, 300, 150)
     assert "sensitivity of 90%" in str(point)
     assert point.to_dict()["threshold"] == point.threshold
     rows = draw_rows(300)
@@ -312,7 +312,7 @@ def test_predictive_values_of_a_faultless_test_set_carry_its_doubt() -> None:
     found = score_at(rows, "yes", 0.5, prevalence=0.05)
     assert (found["ppv"].value, found["ppv"].high) == (1, 1)
     assert found["ppv"].low == pytest.approx(predictive_values(1.0, found["specificity"].low, 0.05)[0])
-    assert found["ppv"].low < 0.5  # thirty healthy films cannot exclude one false alarm in ten
+    assert found["ppv"].low < 0.5  # thirty healthy images cannot exclude one false alarm in ten
     assert found["npv"].low == pytest.approx(predictive_values(found["sensitivity"].low, 1.0, 0.05)[1])
 
 
@@ -345,7 +345,7 @@ def test_reliability_of_one_class_and_of_findings() -> None:
     inside = (probabilities[:, 2] > 0.2) & (probabilities[:, 2] <= 0.4)
     (second,) = (one for one in found.bins if one.low == pytest.approx(0.2))
     assert second.share.value == pytest.approx((labels[inside] == 2).mean())
-    findings = [{"label_edema": film % 2, "probability_edema": 0.3} for film in range(10)]
+    findings = [{"label_edema": image % 2, "probability_edema": 0.3} for image in range(10)]
     assert measure_reliability(findings, "edema", resamples=10).ece.value == pytest.approx(0.2)
     with pytest.raises(ConfigError, match="give class_name, of edema"):
         measure_reliability(findings)

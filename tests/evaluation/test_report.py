@@ -21,7 +21,7 @@ from covidcxr.cli import main
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.evaluation import Estimate
 from covidcxr.evaluation.predictions.predictions import Answers
-from covidcxr.evaluation.predictions.run_pipeline import FilmShelf, open_pipeline, pipeline_rows, write_rows
+from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, open_pipeline, pipeline_rows, write_rows
 from covidcxr.evaluation.report import Evidence, evaluate_rows, judge, score_groups, write_report
 from covidcxr.evaluation.report.headline import stratified_auroc
 from covidcxr.evaluation.report.held_out import score_held_out
@@ -51,13 +51,13 @@ def make_rows(
         label = int(rng.integers(len(classes)))
         place = classes[label] + "-clinic" if source == "label" else source or str(rng.choice(["north", "south"]))
         traits = {"view": str(rng.choice(["PA", "AP"])), "sex": str(rng.choice(["F", "M"]))}
-        for film in range(int(rng.integers(1, 4))):
+        for image in range(int(rng.integers(1, 4))):
             logits = rng.normal(size=len(classes))
             logits[label] += skill
             chances = np.exp(logits) / np.exp(logits).sum()
             rows.append(
                 {
-                    "image_id": f"p{patient}-{film}.png",
+                    "image_id": f"p{patient}-{image}.png",
                     "patient_id": f"p{patient}",
                     "source": place,
                     **traits,
@@ -121,7 +121,7 @@ def test_everything_is_written_and_every_number_is_in_the_json(tmp_path: Path) -
     card = paths["card"].read_text(encoding="utf-8")
     assert card.startswith("# Model card: made\n")
     assert "no medical device" in card
-    assert "p3-0.png" not in card  # no film is named
+    assert "p3-0.png" not in card  # no image is named
 
 
 def test_the_same_rows_give_the_same_report() -> None:
@@ -146,12 +146,12 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"label": "normal"}, "No film shows covid19"),
-        ({"source": "north"}, "All films have the source north."),
+        ({"label": "normal"}, "No image shows covid19"),
+        ({"source": "north"}, "All images have the source north."),
         ({"patient_id": None}, "No patients are told"),
         ({"probability_covid19": float("nan")}, "there is nothing to score"),
         ({"label": ""}, "there is nothing to score"),
-        ({"source": "", "view": None, "sex": float("nan"), "age": ""}, "No film tells its source."),
+        ({"source": "", "view": None, "sex": float("nan"), "age": ""}, "No image tells its source."),
     ],
     ids=["one class", "one source", "no patients", "no answers", "no labels", "no traits"],
 )
@@ -162,7 +162,7 @@ def test_what_is_missing_is_said(change: Mapping[str, Any], said: str, tmp_path:
     assert "NaN" not in paths["json"].read_text(encoding="utf-8")
 
 
-def test_one_film_is_no_crash(tmp_path: Path) -> None:
+def test_one_image_is_no_crash(tmp_path: Path) -> None:
     write_report(evaluate_rows(make_rows(1)[:1], resamples=10), tmp_path)
 
 
@@ -170,13 +170,13 @@ def test_findings_have_no_confusion_matrix(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [
         {
-            "image_id": f"{film}.png",
-            "patient_id": f"p{film // 2}",
+            "image_id": f"{image}.png",
+            "patient_id": f"p{image // 2}",
             "source": "north",
             **{f"label_{name}": rng.choice([0.0, 1.0, float("nan")]) for name in ("effusion", "nodule")},
             **{f"probability_{name}": rng.uniform() for name in ("effusion", "nodule")},
         }
-        for film in range(60)
+        for image in range(60)
     ]
     evaluation = evaluate_rows(rows, resamples=50)
     found = evaluation.to_dict()
@@ -236,14 +236,14 @@ def test_age_bands_and_many_sources() -> None:
     sources = [group for group in groups.groups if group.trait == "source"]
     assert len(sources) == 12
     assert sources[-1].name == "19 smaller ones"
-    assert sum(group.films for group in sources) == len(rows)
+    assert sum(group.images for group in sources) == len(rows)
 
 
 # --- shortcuts and verdict ---------------------------------------------------------------------------------------
 
 
 def test_within_a_source_the_source_gains_nothing() -> None:
-    """A model that tells sources alone scores by them over all films, and nothing within one."""
+    """A model that tells sources alone scores by them over all images, and nothing within one."""
     rng = np.random.default_rng(0)
     strata = np.repeat(["north", "south"], 200)
     truth = np.where(strata == "north", rng.uniform(size=400) < 0.85, rng.uniform(size=400) < 0.15).astype(float)
@@ -329,7 +329,7 @@ def test_the_verdict_of_made_cases(evidence: Evidence, said: str) -> None:
 # --- models beside one another -----------------------------------------------------------------------------------
 
 
-def test_regions_are_compared_with_the_film_without_lungs() -> None:
+def test_regions_are_compared_with_the_image_without_lungs() -> None:
     runs = {
         "full": make_rows(skill=2.5),
         "lungs": make_rows(skill=2.0),
@@ -399,7 +399,7 @@ def test_an_unfinished_run_is_told(tmp_path: Path) -> None:
         read_sources([str(write_dataset(tmp_path / "films", 2, size=(64, 64)).parent)])
 
 
-# --- a model asked about films -----------------------------------------------------------------------------------
+# --- a model asked about images -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -417,7 +417,7 @@ def test_a_pipeline_is_asked_and_its_masks_are_scored(phantoms: Path, tmp_path: 
     data = open_phantoms(phantoms)
     pipeline = Pipeline.from_pretrained("mini")
     broken = data.records[0]
-    data.read_film = lambda record: open_film(record, broken)  # type: ignore[method-assign]
+    data.load_image = lambda record: open_image(record, broken)  # type: ignore[method-assign]
     rows = pipeline_rows(pipeline, data, None)
     assert [row["image_id"] for row in rows] == [record.image_id for record in data.records]
     assert rows[0]["error"]
@@ -427,7 +427,7 @@ def test_a_pipeline_is_asked_and_its_masks_are_scored(phantoms: Path, tmp_path: 
     for row in rows[1:]:
         assert bool(row["answer"]) == (not row["reasons"])
         assert row["answer"] in ("", *row["plausible"].split(";"))
-    shelf = FilmShelf(data, lambda row: pipeline)
+    shelf = ImageLookup(data, lambda row: pipeline)
     evaluation = evaluate_rows(rows, shelf=shelf, resamples=50)
     found = evaluation.to_dict()
     assert found["answers"]["films"] == 18
@@ -437,7 +437,7 @@ def test_a_pipeline_is_asked_and_its_masks_are_scored(phantoms: Path, tmp_path: 
     assert "<h2>The worst masks</h2>" in check_page(write_report(evaluation, tmp_path)["html"])
 
 
-def open_film(record: Any, broken: Any) -> Any:
+def open_image(record: Any, broken: Any) -> Any:
     if record == broken:
         raise ImageReadError("a broken film")
     return read_image(record.image_path)
@@ -449,7 +449,7 @@ def test_a_single_model_is_asked_as_a_pipeline(phantoms: Path, tmp_path: Path) -
     ClassificationModel(config).save_pretrained(tmp_path / "model")
     pipeline = open_pipeline(tmp_path / "model")
     assert pipeline.lung_segmenter is not None
-    with pytest.raises(ConfigError, match=r"knows a, b, the films are labelled .*label_map"):
+    with pytest.raises(ConfigError, match=r"knows a, b, the images are labelled .*label_map"):
         pipeline_rows(pipeline, open_phantoms(phantoms), "test")
 
 
@@ -500,7 +500,7 @@ def test_the_folder_of_a_data_set_is_no_path(phantoms: Path, tmp_path: Path) -> 
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert found["lineage"]["data"]["counts"]["test"]["films"] == found["films"]
     assert found["lineage"]["model"]["sha256 of the weights"]
-    assert found["point"]["point"] is not None  # validation films chose it
+    assert found["point"]["point"] is not None  # validation images chose it
     with (out / "predictions.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == found["films"]
     check_page(out / "report.html")
@@ -537,7 +537,7 @@ def test_the_page_opens_in_a_browser_and_asks_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_the_source_is_found_in_real_predictions(real_data: Path) -> None:
-    """A model that knows only the source scores on these films, and its report says so."""
+    """A model that knows only the source scores on these images, and its report says so."""
     from covidcxr.data import DarkCovidNetDataModule
 
     records = DarkCovidNetDataModule(real_data).records
@@ -552,5 +552,6 @@ def test_the_source_is_found_in_real_predictions(real_data: Path) -> None:
         rows[-1] |= rest
     evaluation = evaluate_rows(rows, resamples=50)
     assert (
-        "the source alone" in evaluation.verdict.sentence or "source holds films of both" in evaluation.verdict.sentence
+        "the source alone" in evaluation.verdict.sentence
+        or "source holds images of both" in evaluation.verdict.sentence
     )

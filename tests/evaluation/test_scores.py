@@ -35,12 +35,12 @@ CLASSES = ("normal", "pneumonia", "covid")
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities [films, 3] with ties, labels of which one may be absent, and patients, now and then only one."""
     rng = np.random.default_rng(seed)
-    films = int(rng.integers(20, 80))
-    labels = rng.choice(rng.permutation(3)[: 2 + seed % 2], films)
+    images = int(rng.integers(20, 80))
+    labels = rng.choice(rng.permutation(3)[: 2 + seed % 2], images)
     labels[:2] = np.unique(labels)[:2]
-    logits = np.round(rng.normal(size=(films, 3)) + np.eye(3)[labels], seed % 3)
+    logits = np.round(rng.normal(size=(images, 3)) + np.eye(3)[labels], seed % 3)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    patients = np.zeros(films, int) if seed % 5 == 0 else rng.integers(0, 15, films)
+    patients = np.zeros(images, int) if seed % 5 == 0 else rng.integers(0, 15, images)
     return probabilities, labels, patients
 
 
@@ -57,7 +57,7 @@ def test_weighted_average_precision_agrees_with_sklearn(digits: int) -> None:
     np.testing.assert_allclose(weighted_average_precision(weights, scores, positive), expected, rtol=1e-12)
 
 
-def test_average_precision_leaves_out_what_is_unknown_and_needs_a_positive_film() -> None:
+def test_average_precision_leaves_out_what_is_unknown_and_needs_a_positive_image() -> None:
     scores, positive = np.array([0.9, np.nan, 0.5, 0.1]), np.array([True, False, False, True])
     weights = np.array([[1.0, 1, 1, 1], [0, 5, 1, 0]])
     np.testing.assert_allclose(weighted_average_precision(weights, scores, positive), [(1 + 2 / 3) / 2, np.nan])
@@ -79,7 +79,7 @@ def test_calibration_error_agrees_with_torchmetrics() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_classification_metrics_agree_with_sklearn_whatever_the_films(seed: int) -> None:
+def test_classification_metrics_agree_with_sklearn_whatever_the_images(seed: int) -> None:
     probabilities, labels, patients = draw(seed)
     answers = probabilities.argmax(1)
     present = np.unique(labels)
@@ -119,14 +119,14 @@ def test_brier_of_two_classes_is_sklearns() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_finding_metrics_agree_with_sklearn_on_what_is_labelled(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    films = 60
-    truths = (rng.random((films, 3)) < 0.4).astype(float)
-    probabilities = np.round(np.clip(0.3 * truths + 0.7 * rng.random((films, 3)), 0, 1), 1 + seed % 2)
-    truths[rng.random((films, 3)) < 0.3] = np.nan
+    images = 60
+    truths = (rng.random((images, 3)) < 0.4).astype(float)
+    probabilities = np.round(np.clip(0.3 * truths + 0.7 * rng.random((images, 3)), 0, 1), 1 + seed % 2)
+    truths[rng.random((images, 3)) < 0.3] = np.nan
     if seed % 4 == 0:
         truths[:, 2] = np.where(np.isnan(truths[:, 2]), np.nan, 0)  # nobody has it
     thresholds = {"normal": 0.5, "pneumonia": 0.3, "covid": 0.6}
-    patients = rng.integers(0, 20, films)
+    patients = rng.integers(0, 20, images)
     found = finding_metrics(probabilities, truths, patients, CLASSES, thresholds=thresholds, resamples=20)
     areas, precisions = [], []
     for c, name in enumerate(CLASSES):
@@ -163,26 +163,26 @@ def test_findings_that_cannot_be_scored_are_refused() -> None:
         finding_metrics(halves, truths, [1, 2], ["edema"], thresholds={"other": 0.5})
     with pytest.raises(ConfigError, match=r"in \[0, 1\]"):
         finding_metrics(halves * 3, truths, [1, 2], ["edema"])
-    with pytest.raises(ConfigError, match="2 films but 1 patient ids"):
+    with pytest.raises(ConfigError, match="2 images but 1 patient ids"):
         finding_metrics(halves, truths, [1], ["edema"])
 
 
 # --- intervals ---
 
 
-def test_films_without_a_mistake_leave_doubt() -> None:
+def test_images_without_a_mistake_leave_doubt() -> None:
     """No resample can show a mistake; Wilson's interval of n of n right starts at n / (n + t squared)."""
     right = np.ones(20)
     assert bootstrap(weighted_mean, right, groups=range(20)).low == 1
     found = bootstrap(weighted_mean, right, groups=range(20), share=True)
     assert (found.low, found.high) == (pytest.approx(20 / (20 + 2.0930**2), abs=1e-4), 1)
     twice = bootstrap(weighted_mean, np.ones(40), groups=[*range(20), *range(20)], share=True)
-    assert twice.low == found.low  # more films of the same patients are no more patients
+    assert twice.low == found.low  # more images of the same patients are no more patients
     none = bootstrap(weighted_mean, 0 * right, groups=range(20), share=True)
     assert (none.low, none.high) == (0, pytest.approx(1 - found.low))
 
 
-def test_interval_of_a_share_is_wilsons_where_each_patient_has_one_film() -> None:
+def test_interval_of_a_share_is_wilsons_where_each_patient_has_one_image() -> None:
     right = np.arange(400) < 300
     found = bootstrap(weighted_mean, right, groups=range(400), resamples=20_000, share=True)
     z, share = 1.96, 0.75
@@ -211,7 +211,7 @@ def test_products_are_made_by_one_thread() -> None:
         return weights[:, 0]
 
     bootstrap(statistic, groups=range(5), resamples=2)
-    assert set(seen[len(seen) // 2 :]) == {1}  # the first call is on all films, not a resample
+    assert set(seen[len(seen) // 2 :]) == {1}  # the first call is on all images, not a resample
     assert intervals.CHUNK * 8 < 4e6
 
 
@@ -307,8 +307,8 @@ def test_rows_of_a_test_hold_the_hd95_of_known_masks() -> None:
     logits[0, 1] = -9
     found = mask_distances(logits, target, (0.5, 0.9))
     drawn = logits.sigmoid().numpy() >= np.array([0.5, 0.9])[:, None, None]
-    for film, plane in ((0, 0), (0, 1), (1, 1)):
-        assert found[film, plane].item() == pytest.approx(hd95(drawn[film, plane], target[film, plane].numpy() == 1))
+    for image, plane in ((0, 0), (0, 1), (1, 1)):
+        assert found[image, plane].item() == pytest.approx(hd95(drawn[image, plane], target[image, plane].numpy() == 1))
     assert found[0, 1].item() == pytest.approx(math.hypot(15, 19))
     assert found[1, 0].isnan()
 

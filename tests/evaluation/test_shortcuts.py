@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import draw_image, draw_lungs, write_csv, write_image
 from PIL import Image
 
 from covidcxr.cli import main
@@ -29,7 +30,6 @@ from covidcxr.evaluation.shortcuts.features import (
 )
 from covidcxr.evaluation.shortcuts.probes import SCATTER, Question, cross_validate, standard_error, stands_out
 from covidcxr.phantom import write_dataset
-from fakes import draw_film, draw_lungs, write_csv, write_image
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ Row = dict[str, str]
 Plant = Callable[[np.ndarray, Row], np.ndarray]
 
 
-def write_films(root: Path, count: int, seed: int = 0, plant: Plant | None = None, labels: int = 2) -> CSVDataModule:
+def write_images(root: Path, count: int, seed: int = 0, plant: Plant | None = None, labels: int = 2) -> CSVDataModule:
     """Films, two a patient, whose label is drawn by chance and shows in nothing but what is planted."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -54,9 +54,9 @@ def write_films(root: Path, count: int, seed: int = 0, plant: Plant | None = Non
             "age": str(rng.integers(20, 90)),
             "view": "PA",
         }
-        for film in range(2):
-            row = {"path": f"images/{patient:03d}_{film}.png", **person}
-            pixels = draw_film(int(rng.integers(2**31)), (48, 48))
+        for image in range(2):
+            row = {"path": f"images/{patient:03d}_{image}.png", **person}
+            pixels = draw_image(int(rng.integers(2**31)), (48, 48))
             write_image(root / row["path"], plant(pixels, row) if plant else pixels)
             rows.append(row)
     write_csv(root / "manifest.csv", rows)
@@ -111,7 +111,7 @@ def loud(audit: DataAudit) -> set[str]:
 )
 def test_what_is_planted_is_found_and_nothing_else(plant, found, tmp_path):
     wanted = {"frame": "border", "marker": "corners", "mode": "header"}.get(plant.__name__, plant.__name__)
-    audit = audit_data(write_films(tmp_path, 100, plant=plant), segmenter=None, duplicates=False)
+    audit = audit_data(write_images(tmp_path, 100, plant=plant), segmenter=None, duplicates=False)
     assert wanted in loud(audit)
     assert loud(audit) <= found
     score = audit.questions[0].get(wanted)
@@ -123,8 +123,8 @@ def test_what_is_planted_is_found_and_nothing_else(plant, found, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_clean_films_raise_no_alarm(seed, tmp_path):
-    audit = audit_data(write_films(tmp_path, 160, seed, labels=3), segmenter=None, duplicates=False, seed=seed)
+def test_clean_images_raise_no_alarm(seed, tmp_path):
+    audit = audit_data(write_images(tmp_path, 160, seed, labels=3), segmenter=None, duplicates=False, seed=seed)
     assert loud(audit) == set()
     blind = [one for one in audit.questions[0].probes if one.probe.blind]
     assert len(blind) == 7  # view and shape are the same for all, and lungs were not drawn
@@ -159,28 +159,28 @@ def test_clean_phantoms_raise_no_alarm_with_the_lungs_removed(tmp_path):
 
 
 def test_the_hole_of_the_lungs_tells_nothing_of_them():
-    film = draw_film(3, (96, 96)).astype(np.float32) / 255
+    image = draw_image(3, (96, 96)).astype(np.float32) / 255
     lungs = draw_lungs((96, 96))
-    sick, marked = film.copy(), film.copy()
+    sick, marked = image.copy(), image.copy()
     sick[lungs] = 0.9
     marked[:8, :8] = 1
-    plain = np.array(background_features(film, lungs))
+    plain = np.array(background_features(image, lungs))
     assert np.abs(np.array(background_features(sick, lungs)) - plain).max() < 1e-6
     assert np.abs(np.array(background_features(marked, lungs)) - plain).max() > 0.1
-    assert np.isfinite(background_features(film, np.ones_like(lungs))).all()
+    assert np.isfinite(background_features(image, np.ones_like(lungs))).all()
 
 
 def test_features_of_frame_and_shape():
-    film = np.random.default_rng(0).random((50, 40)).astype(np.float32)
-    film[-10:] = 0
-    top, bottom, left, right = np.array(border_features(film)).reshape(4, 3)
+    image = np.random.default_rng(0).random((50, 40)).astype(np.float32)
+    image[-10:] = 0
+    top, bottom, left, right = np.array(border_features(image)).reshape(4, 3)
     assert bottom == pytest.approx([0.2, 0, 0])
     assert top[0] == left[0] == right[0] == 0
     assert shape_features((50, 40)) == [50, 40, 0.8, 0]
 
 
 def test_a_perfect_score_of_five_patients_is_no_alarm(tmp_path):
-    audit = audit_data(write_films(tmp_path, 24, plant=mode), segmenter=None, duplicates=False)
+    audit = audit_data(write_images(tmp_path, 24, plant=mode), segmenter=None, duplicates=False)
     score = audit.questions[0].get("header")
     assert score.auroc.value == 1
     assert not score.alarm
@@ -190,7 +190,7 @@ def test_a_perfect_score_of_five_patients_is_no_alarm(tmp_path):
 
 
 def test_same_seed_same_figures(tmp_path):
-    data = write_films(tmp_path, 40)
+    data = write_images(tmp_path, 40)
     first, second = (audit_data(data, segmenter=None, seed=4, duplicates=False).to_dict() for _ in range(2))
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
     assert json.loads(json.dumps(first, allow_nan=False)) == json.loads(json.dumps(first))
@@ -206,9 +206,9 @@ class TestConfounding:
         table = cross_table(
             "source", Question("label", ("a", "b", "c"), labels), [f"s{v}" for v in values], np.arange(4000)
         )
-        assert table.cramers_v.value == pytest.approx(association(table.films, method="cramer"), abs=2e-3)
+        assert table.cramers_v.value == pytest.approx(association(table.images, method="cramer"), abs=2e-3)
         assert table.cramers_v.low < table.cramers_v.value < table.cramers_v.high
-        assert table.films.sum() == table.patients.sum() == 4000
+        assert table.images.sum() == table.patients.sum() == 4000
 
     def test_which_comparisons_the_sources_allow(self):
         labels = np.repeat([0, 1, 2], [60, 60, 60])
@@ -235,68 +235,68 @@ class TestLeakage:
         for number in range(48):
             label, split = ("covid19", "normal")[number % 2], "test" if number >= 36 else "train"
             row = {"path": f"images/{number}.png", "label": label, "patient_id": str(number), "split": split}
-            write_image(tmp_path / row["path"], np.kron(draw_film(number), np.ones((3, 3), np.uint8)))
+            write_image(tmp_path / row["path"], np.kron(draw_image(number), np.ones((3, 3), np.uint8)))
             rows.append(row)
         rows[40]["patient_id"] = rows[2]["patient_id"]  # in both parts, one label
         rows[41]["patient_id"] = rows[43]["patient_id"] = "0"  # in both parts, two labels
-        write_image(tmp_path / rows[47]["path"], np.kron(draw_film(4), np.ones((3, 3), np.uint8)))
+        write_image(tmp_path / rows[47]["path"], np.kron(draw_image(4), np.ones((3, 3), np.uint8)))
         write_csv(tmp_path / "manifest.csv", rows)
         audit = audit_data(CSVDataModule(tmp_path), segmenter=None)
         leakage = audit.leakage
         assert leakage.split == {"train": 36, "test": 12}
-        assert (leakage.shared_patients, leakage.shared_films) == (2, 3)
+        assert (leakage.shared_patients, leakage.shared_images) == (2, 3)
         assert leakage.contradictory == {"0": ["covid19", "normal"]}
-        assert leakage.contradictory_films == 3
+        assert leakage.contradictory_images == 3
         assert leakage.copies is not None
         assert [set(group.image_ids) for group in leakage.copies.groups] == [{"images/4.png", "images/47.png"}]
         assert leakage.copies.across_splits == leakage.copies.contradicting == leakage.copies.across_patients == 1
         assert any("2 patients are in more than one part" in finding for finding in audit.findings)
 
     def test_a_random_split_by_image(self, tmp_path):
-        audit = audit_data(write_films(tmp_path, 200), pixels=False)
+        audit = audit_data(write_images(tmp_path, 200), pixels=False)
         found = audit.leakage.random["all"]
-        # The other film of a pair is among the 160 of 199 that train.
+        # The other image of a pair is among the 160 of 199 that train.
         assert found.share == pytest.approx(160 / 199, abs=0.03)
         assert found.low <= found.share <= found.high
         assert found.patients == 100
 
 
 class TestWhatIsNotThere:
-    def test_missing_and_damaged_films(self, tmp_path):
-        data = write_films(tmp_path, 60)
-        films = sorted((tmp_path / "images").iterdir())
-        films[0].unlink()
-        films[5].write_bytes(films[5].read_bytes()[:400])
+    def test_missing_and_damaged_images(self, tmp_path):
+        data = write_images(tmp_path, 60)
+        images = sorted((tmp_path / "images").iterdir())
+        images[0].unlink()
+        images[5].write_bytes(images[5].read_bytes()[:400])
         audit = audit_data(data, segmenter=None, duplicates=False)
         assert audit.missing == 1
-        assert list(audit.failed) == [f"images/{films[5].name}"]
-        assert any("1 films are not on the disk" in note for note in audit.notes)
+        assert list(audit.failed) == [f"images/{images[5].name}"]
+        assert any("1 images are not on the disk" in note for note in audit.notes)
         assert audit.questions[0].get("thumbnail").auroc.count == 58
 
-    def test_no_film_at_all(self, tmp_path):
-        data = write_films(tmp_path, 60, plant=source)
-        for film in (tmp_path / "images").iterdir():
-            film.unlink()
+    def test_no_image_at_all(self, tmp_path):
+        data = write_images(tmp_path, 60, plant=source)
+        for image in (tmp_path / "images").iterdir():
+            image.unlink()
         audit = audit_data(data)
         assert audit.missing == 60
-        assert audit.skipped["thumbnail"] == audit.skipped["header"] == "no film is on the disk"
+        assert audit.skipped["thumbnail"] == audit.skipped["header"] == "no image is on the disk"
         assert {one.probe.kind for one in audit.questions[0].probes} == {"column"}
         assert loud(audit) == {"source"}
         assert audit.leakage.copies is None
 
     def test_no_pixels(self, tmp_path):
-        audit = audit_data(write_films(tmp_path, 60, plant=mode), pixels=False)
+        audit = audit_data(write_images(tmp_path, 60, plant=mode), pixels=False)
         assert loud(audit) == {"header"}
         assert audit.skipped["corners"] == "films were not to be opened"
 
-    def test_at_most_so_many_films_are_opened(self, tmp_path):
-        audit = audit_data(write_films(tmp_path, 80), segmenter=None, duplicates=False, max_films=41)
+    def test_at_most_so_many_images_are_opened(self, tmp_path):
+        audit = audit_data(write_images(tmp_path, 80), segmenter=None, duplicates=False, max_images=41)
         assert audit.questions[0].get("grey").auroc.count == 40
         assert audit.questions[0].get("grey").auroc.patients == 20
         assert "Pixels: 40 of 80 films" in " ".join(audit.notes)
 
     def test_one_label(self, tmp_path):
-        audit = audit_data(write_films(tmp_path, 30, labels=1), segmenter=None, duplicates=False)
+        audit = audit_data(write_images(tmp_path, 30, labels=1), segmenter=None, duplicates=False)
         assert audit.questions == ()
         assert "one label only" in audit.verdict
         assert audit.page().sections
@@ -306,15 +306,15 @@ class TestWhatIsNotThere:
             audit_data(CovidxCXR3DataModule(tmp_path))
 
     def test_wrong_settings(self, tmp_path):
-        data = write_films(tmp_path, 30)
+        data = write_images(tmp_path, 30)
         with pytest.raises(ConfigError, match="3 folds or more"):
             audit_data(data, folds=2, pixels=False)
         with pytest.raises(ConfigError, match="max_films"):
-            audit_data(data, max_films=0)
+            audit_data(data, max_images=0)
 
 
 def test_findings_are_asked_one_by_one(tmp_path, monkeypatch):
-    data = write_films(tmp_path, 80)
+    data = write_images(tmp_path, 80)
     records = [
         replace(one, label=None, findings={"Edema": number % 4 < 2, "Mass": number % 7 < 3, "Rare": number == 0})
         for number, one in enumerate(data.unsplit_records())
@@ -322,14 +322,14 @@ def test_findings_are_asked_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "unsplit_records", lambda: records)
     audit = audit_data(data, pixels=False)
     assert [question.name for question in audit.questions] == ["Edema", "Mass"]
-    assert list(audit.questions[0].films) == ["no Edema", "Edema"]
+    assert list(audit.questions[0].images) == ["no Edema", "Edema"]
     assert "3 findings" in " ".join(audit.notes)
     assert audit.leakage.contradictory == {}
     assert len(audit.page().sections) > 5
 
 
 def test_a_compact_copy_has_no_header(tmp_path):
-    prepare_dataset(write_films(tmp_path / "films", 40, plant=mode), tmp_path / "copy", image_size=(32, 32))
+    prepare_dataset(write_images(tmp_path / "films", 40, plant=mode), tmp_path / "copy", image_size=(32, 32))
     copy = CSVDataModule(tmp_path / "copy", image_size=(32, 32))
     audit = audit_data(copy, segmenter=None, duplicates=False)
     assert audit.skipped["header"] == "a compact copy"
@@ -341,8 +341,8 @@ def test_headers(tmp_path):
     import pydicom
     from pydicom.data import get_testdata_file
 
-    Image.fromarray(draw_film(0)).save(tmp_path / "film.jpg", quality=60, dpi=(72, 72))
-    Image.fromarray(draw_film(0)).save(tmp_path / "film.png")
+    Image.fromarray(draw_image(0)).save(tmp_path / "film.jpg", quality=60, dpi=(72, 72))
+    Image.fromarray(draw_image(0)).save(tmp_path / "film.png")
     jpeg, png = read_header(tmp_path / "film.jpg"), read_header(tmp_path / "film.png")
     assert (jpeg.format, jpeg.mode, jpeg.size) == ("JPEG", "L", (40, 32))
     assert jpeg.quantization > 0 == png.quantization
@@ -356,12 +356,12 @@ def test_headers(tmp_path):
 
 
 def test_within_one_roof(tmp_path):
-    """Source and label have nothing to do with each other; a marker is in the films of one source only."""
+    """Source and label have nothing to do with each other; a marker is in the images of one source only."""
 
     def mark(pixels: np.ndarray, row: Row) -> np.ndarray:
         return marker(pixels, row) if row["source"] == "north" else pixels
 
-    audit = audit_data(write_films(tmp_path, 160, plant=mark), segmenter=None, duplicates=False)
+    audit = audit_data(write_images(tmp_path, 160, plant=mark), segmenter=None, duplicates=False)
     within = audit.questions[0].within
     assert set(within) == {"source north", "source south"}
     assert "corners" in {one.probe.name for one in within["source north"] if one.alarm}
@@ -377,11 +377,11 @@ def run_verb(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str,
 
 def test_the_verb(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_films(tmp_path / "films", 60, plant=source)
+    write_images(tmp_path / "films", 60, plant=source)
     words = ["--data", "csv", "--data.root", "films", "--no-pixels"]
     code, out, _ = run_verb(capsys, *words)
     assert code == 0
-    assert "The source of a film alone tells" in out.splitlines()[0]
+    assert "The source of an image alone tells" in out.splitlines()[0]
     assert "stands out" in out
     found = json.loads((tmp_path / "audit" / "csv" / "audit.json").read_text())
     assert found["questions"][0]["probes"][0]["alarm"] is True
@@ -411,7 +411,7 @@ def test_the_verb_says_what_is_wrong_in_one_line(words, message, tmp_path, capsy
 
 
 @pytest.mark.real
-class TestRealFilms:
+class TestRealImages:
     @pytest.mark.slow
     def test_covidx(self, real_data, tmp_path):
         for name in ("train_COVIDx9B.txt.gz", "test_COVIDx9B.txt"):
@@ -422,10 +422,10 @@ class TestRealFilms:
         assert len(audit.leakage.contradictory) == 10
         assert audit.leakage.random["positive"].share == pytest.approx(0.9, abs=0.02)
         assert audit.leakage.random["negative"].share < 0.03
-        assert audit.missing == audit.films == 30386
+        assert audit.missing == audit.images == 30386
         for words in (
             "source alone is right on 100.0%",
-            "10 patients have films of more than one label",
+            "10 patients have images of more than one label",
             "of positive",
         ):
             assert any(words in finding for finding in audit.findings)
@@ -434,9 +434,9 @@ class TestRealFilms:
 
     def test_darkcovidnet_without_its_pixels(self, real_data):
         audit = audit_data(DarkCovidNetDataModule(real_data), pixels=False)
-        assert "source of a film alone" in audit.verdict
+        assert "source of an image alone" in audit.verdict
         assert "film shape" in audit.verdict
         shape = audit.questions[0].get("shape")
         assert shape.best[0] == "covid19"
         assert shape.best[1].low > 0.85
-        assert "only pneumonia against normal (within nih: 100% of their films)" in audit.verdict
+        assert "only pneumonia against normal (within nih: 100% of their images)" in audit.verdict

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from covidcxr import ClassificationModel, CSVDataModule, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
 from covidcxr.data import Record
 from covidcxr.errors import ConfigError, UnknownNameError
-from covidcxr.evaluation.predictions.sample import FilmSample
+from covidcxr.evaluation.predictions.sample import ImageSample
 from covidcxr.evaluation.stress.attention import attention
 from covidcxr.evaluation.stress.faithfulness import map_faithfulness
 from covidcxr.evaluation.stress.perturbations import PERTURBATIONS, Perturbation, find_perturbations
@@ -25,11 +25,11 @@ from covidcxr.phantom import draw_phantom, write_dataset
 
 CLASSES = ("normal", "covid19")
 EVERY = find_perturbations()
-IDENTITY = Perturbation("nothing", "", lambda film, rng: film)
+IDENTITY = Perturbation("nothing", "", lambda image, rng: image)
 
 
 class Reader(nn.Module):
-    """Answers by the brightness of one part of the film: an upper corner, or the middle."""
+    """Answers by the brightness of one part of the image: an upper corner, or the middle."""
 
     def __init__(self, rows: slice, columns: slice) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def corner_reader() -> ClassificationModel:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """Films of 12 patients; the upper left corner is a little brighter where the label is covid19."""
     folder = tmp_path_factory.mktemp("films")
     records = []
@@ -92,44 +92,44 @@ def mini() -> Pipeline:
 
 
 @pytest.mark.parametrize("one", EVERY, ids=lambda one: one.title)
-def test_every_perturbation_makes_a_film_of_a_film(one: Perturbation) -> None:
-    film = draw_phantom(1, size=(300, 260)).image
-    before = film.copy()
-    changed = one(film, image_id="a", seed=1)
+def test_every_perturbation_makes_a_image_of_a_image(one: Perturbation) -> None:
+    image = draw_phantom(1, size=(300, 260)).image
+    before = image.copy()
+    changed = one(image, image_id="a", seed=1)
     assert (changed.dtype, changed.ndim) == ("float32", 2)
     assert changed.min() >= 0
     assert changed.max() <= 1
-    assert not np.array_equal(changed, film)
-    np.testing.assert_array_equal(film, before)
-    np.testing.assert_array_equal(changed, one(film, image_id="a", seed=1))
-    random = not np.array_equal(changed, one(film, image_id="b", seed=1))
+    assert not np.array_equal(changed, image)
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(changed, one(image, image_id="a", seed=1))
+    random = not np.array_equal(changed, one(image, image_id="b", seed=1))
     assert random == (one.name == "noise")
-    assert random == (not np.array_equal(changed, one(film, image_id="a", seed=2)))
+    assert random == (not np.array_equal(changed, one(image, image_id="a", seed=2)))
 
 
 def test_they_do_what_they_say() -> None:
-    film = draw_phantom(1, size=(300, 260)).image
+    image = draw_phantom(1, size=(300, 260)).image
     by_title = {one.title: one for one in EVERY}
-    np.testing.assert_allclose(by_title["inversion"](film), 1 - film, atol=1e-6)
-    np.testing.assert_array_equal(by_title["mirror image"](film), film[:, ::-1])
-    assert by_title["crop, 5%"](film).shape == (270, 234)
-    frame = by_title["frame, 3% white"](film)
+    np.testing.assert_allclose(by_title["inversion"](image), 1 - image, atol=1e-6)
+    np.testing.assert_array_equal(by_title["mirror image"](image), image[:, ::-1])
+    assert by_title["crop, 5%"](image).shape == (270, 234)
+    frame = by_title["frame, 3% white"](image)
     assert frame[:9].min() == frame[:, -9:].min() == 1
-    np.testing.assert_array_equal(frame[9:-9, 9:-9], film[9:-9, 9:-9])
-    left, right = by_title["letter, R"](film) - film, by_title["letter, L"](film) - film
+    np.testing.assert_array_equal(frame[9:-9, 9:-9], image[9:-9, 9:-9])
+    left, right = by_title["letter, R"](image) - image, by_title["letter, L"](image) - image
     assert left[:, 130:].max() == right[:, :130].max() == left[60:].max() == 0
     assert left.max() > 0.5
-    assert float((by_title["noise, 5%"](film * 0 + 0.5) - 0.5).std()) == pytest.approx(0.05, rel=0.02)
-    turned = by_title["rotation, +10 degrees"](film)
+    assert float((by_title["noise, 5%"](image * 0 + 0.5) - 0.5).std()) == pytest.approx(0.05, rel=0.02)
+    turned = by_title["rotation, +10 degrees"](image)
     dot = np.zeros((101, 101), np.float32)
     dot[49:52, 88:91] = 1
     row, column = np.unravel_index(by_title["rotation, +10 degrees"](dot).argmax(), dot.shape)
     assert (abs(row - (50 - 39 * math.sin(math.radians(10)))) < 2, abs(column - (50 + 39 * 0.985)) < 2) == (True, True)
-    assert turned.shape == film.shape
-    errors = [np.abs(by_title[f"JPEG, quality {quality}"](film) - film).mean() for quality in (75, 40, 20)]
+    assert turned.shape == image.shape
+    errors = [np.abs(by_title[f"JPEG, quality {quality}"](image) - image).mean() for quality in (75, 40, 20)]
     assert errors == sorted(errors)
     small = by_title["fewer pixels, 128 along the side"]
-    np.testing.assert_array_equal(small(film[:100, :100]), film[:100, :100])
+    np.testing.assert_array_equal(small(image[:100, :100]), image[:100, :100])
     mask = np.zeros((101, 101), bool)
     mask[40:60, 80:95] = True
     assert by_title["mirror image"].move(mask)[50, 10]
@@ -144,15 +144,15 @@ def test_perturbations_are_found_by_name() -> None:
     with pytest.raises(ConfigError, match="name and strength of its own"):
         find_perturbations([IDENTITY, IDENTITY])
     with pytest.raises(ConfigError, match="gave no film"):
-        Perturbation("odd", "", lambda film, rng: film[0])(np.zeros((8, 8), np.float32))
+        Perturbation("odd", "", lambda image, rng: image[0])(np.zeros((8, 8), np.float32))
 
 
 # --- robustness ----------------------------------------------------------------------------------------------------
 
 
-def test_nothing_changes_nothing_exactly(films: list[Record], mini: Pipeline) -> None:
+def test_nothing_changes_nothing_exactly(images: list[Record], mini: Pipeline) -> None:
     for model in (corner_reader(), mini):
-        found = robustness(model, films[:6], perturbations=[IDENTITY], resamples=50, progress=False)
+        found = robustness(model, images[:6], perturbations=[IDENTITY], resamples=50, progress=False)
         for name, one in found.effects[0].scores.items():
             value = float(name.startswith("dice"))
             assert (one.value, one.low) == (value, value), name
@@ -160,13 +160,13 @@ def test_nothing_changes_nothing_exactly(films: list[Record], mini: Pipeline) ->
             assert one.high > value if name in ("changed", "unanswered") else one.high == value, name
 
 
-def test_a_model_that_reads_the_corner_is_caught_by_a_letter(films: list[Record]) -> None:
+def test_a_model_that_reads_the_corner_is_caught_by_a_letter(images: list[Record]) -> None:
     kinds = ["letter", "frame", "JPEG", "inversion"]
-    caught = robustness(corner_reader(), films, perturbations=kinds, resamples=200, progress=False)
+    caught = robustness(corner_reader(), images, perturbations=kinds, resamples=200, progress=False)
     scores = {one.title: one.scores for one in caught.effects}
     assert caught.clean["accuracy"].value == 1
     assert caught.clean["macro_auroc"].value == 1
-    assert scores["letter, R"]["changed"].value == 0.5  # every film of the darker class
+    assert scores["letter, R"]["changed"].value == 0.5  # every image of the darker class
     assert scores["letter, R"]["accuracy_change"].value == -0.5
     assert "letter, R (50%" in caught.summary
     assert scores["letter, L"]["changed"].value == scores["JPEG, quality 75"]["changed"].value == 0
@@ -174,21 +174,23 @@ def test_a_model_that_reads_the_corner_is_caught_by_a_letter(films: list[Record]
     assert scores["inversion"]["accuracy_change"].value == -1
     assert scores["inversion"]["macro_auroc_change"].value == -1
     assert caught.ranked()[0].title == "inversion"
-    middle = robustness(reader(slice(7, 9), slice(7, 9)), films, perturbations=["letter"], resamples=50, progress=False)
+    middle = robustness(
+        reader(slice(7, 9), slice(7, 9)), images, perturbations=["letter"], resamples=50, progress=False
+    )
     assert all(one.scores["shift"].value == 0 for one in middle.effects)
 
 
-def test_the_figures_are_those_counted_by_hand(films: list[Record]) -> None:
+def test_the_figures_are_those_counted_by_hand(images: list[Record]) -> None:
     model = corner_reader()
-    half = Perturbation("half", "", lambda film, rng: film * 0.45)
-    found = robustness(model, films, perturbations=[half], resamples=50, progress=False).effects[0].scores
-    sample = [film for batch in FilmSample(films).batches(5) for _, film in batch]
+    half = Perturbation("half", "", lambda image, rng: image * 0.45)
+    found = robustness(model, images, perturbations=[half], resamples=50, progress=False).effects[0].scores
+    sample = [image for batch in ImageSample(images).batches(5) for _, image in batch]
     chances = [
         model.predict(torch.from_numpy(np.stack(stack))[:, None]).numpy()
         for stack in (sample, [f * 0.45 for f in sample])
     ]
     calls = [values.argmax(1) for values in chances]
-    truth = np.array([CLASSES.index(str(record.label)) for record in films])
+    truth = np.array([CLASSES.index(str(record.label)) for record in images])
     assert found["changed"].value == pytest.approx(np.mean(calls[0] != calls[1]))
     assert found["shift"].value == pytest.approx(np.abs(chances[1] - chances[0]).max(1).mean(), abs=1e-6)
     assert found["accuracy_change"].value == pytest.approx(np.mean(calls[1] == truth) - np.mean(calls[0] == truth))
@@ -196,83 +198,83 @@ def test_the_figures_are_those_counted_by_hand(films: list[Record]) -> None:
     assert (found["changed"].count, found["changed"].patients) == (24, 12)
 
 
-def test_films_without_labels_or_that_cannot_be_read(films: list[Record], tmp_path: Path) -> None:
+def test_images_without_labels_or_that_cannot_be_read(images: list[Record], tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_text("no film")
-    paths = [record.image_path for record in films[:4]]
+    paths = [record.image_path for record in images[:4]]
     found = robustness(corner_reader(), [*paths, tmp_path / "broken.png"], perturbations=["blur"], progress=False)
-    assert (found.films, found.patients) == (4, 4)
+    assert (found.images, found.patients) == (4, 4)
     assert "broken.png" in found.failed[str(tmp_path / "broken.png")]
     assert set(found.effects[0].scores) == {"changed", "unanswered", "shift"}
     assert found.clean == {}
-    with pytest.raises(ConfigError, match="None of 1 films can be read"):
+    with pytest.raises(ConfigError, match="None of 1 images can be read"):
         robustness(corner_reader(), [tmp_path / "broken.png"], progress=False)
 
 
-def test_a_pipeline_draws_the_lungs_on_the_changed_film(films: list[Record], mini: Pipeline) -> None:
-    gone = Perturbation("black", "", lambda film, rng: film * 0)
-    found = robustness(mini, films[:4], perturbations=["mirror image", gone], resamples=50, progress=False)
+def test_a_pipeline_draws_the_lungs_on_the_changed_image(images: list[Record], mini: Pipeline) -> None:
+    gone = Perturbation("black", "", lambda image, rng: image * 0)
+    found = robustness(mini, images[:4], perturbations=["mirror image", gone], resamples=50, progress=False)
     mirror, black = (one.scores for one in found.effects)
     assert mirror["dice_lung_field"].value > 0.9  # the mask is mirrored before it is compared
     assert black["unanswered"].value == 1
     assert "changed" not in black
     lungs = robustness(
-        mini.lung_segmenter, films[:4], perturbations=["mirror image", "blur"], resamples=50, progress=False
+        mini.lung_segmenter, images[:4], perturbations=["mirror image", "blur"], resamples=50, progress=False
     )
     assert "changed" not in lungs.effects[0].scores
     assert lungs.summary.startswith("The masks are changed most by mirror image")
     assert mini.classifier is not None
     with pytest.raises(ConfigError, match="needs a lung_segmenter"):
-        robustness(mini.classifier, films[:4], progress=False)
+        robustness(mini.classifier, images[:4], progress=False)
 
 
-def test_findings_that_are_not_exclusive(films: list[Record]) -> None:
+def test_findings_that_are_not_exclusive(images: list[Record]) -> None:
     preprocess = PreprocessConfig(image_size=(64, 64))
     torch.manual_seed(0)
     config = ModelConfig(
         "classification", "timm:mobilenetv3_small_050", ("a", "b"), "multilabel", preprocess=preprocess
     )
     records = [
-        Record(one.image_path, patient_id=one.patient_id, findings={"a": n % 3 == 0}) for n, one in enumerate(films)
+        Record(one.image_path, patient_id=one.patient_id, findings={"a": n % 3 == 0}) for n, one in enumerate(images)
     ]
     found = robustness(ClassificationModel(config), records, perturbations=["inversion"], resamples=50, progress=False)
     assert set(found.effects[0].scores) == {"changed", "unanswered", "shift", "macro_auroc_change"}
     assert set(found.clean) == {"macro_auroc"}
 
 
-def test_the_model_trains_on_as_before(films: list[Record]) -> None:
+def test_the_model_trains_on_as_before(images: list[Record]) -> None:
     model = corner_reader().train()
-    robustness(model, films[:2], perturbations=["blur"], resamples=10, progress=False)
+    robustness(model, images[:2], perturbations=["blur"], resamples=10, progress=False)
     assert all(module.training for module in model.modules())
 
 
-def test_the_same_seed_gives_the_same_bits(films: list[Record]) -> None:
+def test_the_same_seed_gives_the_same_bits(images: list[Record]) -> None:
     settings: dict[str, Any] = {"perturbations": ["noise"], "max_films": 8, "resamples": 50, "progress": False}
-    first, again, other = (robustness(corner_reader(), films, seed=seed, **settings) for seed in (1, 1, 2))
+    first, again, other = (robustness(corner_reader(), images, seed=seed, **settings) for seed in (1, 1, 2))
     assert first.to_dict() == again.to_dict()
     assert first.to_dict() != other.to_dict()
     assert json.loads(json.dumps(first.to_dict()))["films"] == 8
 
 
-def test_the_section_of_a_report(films: list[Record]) -> None:
-    found = robustness(corner_reader(), films[:8], perturbations=["letter", "inversion"], resamples=50, progress=False)
+def test_the_section_of_a_report(images: list[Record]) -> None:
+    found = robustness(corner_reader(), images[:8], perturbations=["letter", "inversion"], resamples=50, progress=False)
     (section,) = found.sections()
-    assert "inversion (100% [28%, 100%])" in section.lead  # of 8 films, of few patients
+    assert "inversion (100% [28%, 100%])" in section.lead  # of 8 images, of few patients
     kinds = [type(block).__name__ for block in section.blocks]
     assert kinds == ["Picture", "Table"]
     assert isinstance(Robustness(0, 0, {}, ()).sections(), list)
 
 
-def test_a_sample_takes_every_patient_before_it_takes_one_twice(films: list[Record]) -> None:
-    drawn = FilmSample(films, max_films=12, seed=3).records
+def test_a_sample_takes_every_patient_before_it_takes_one_twice(images: list[Record]) -> None:
+    drawn = ImageSample(images, max_images=12, seed=3).records
     assert len({record.patient for record in drawn}) == 12
     assert [record.image_id for record in drawn] == sorted(record.image_id for record in drawn)  # in their order
-    shuffled = FilmSample(films[::-1], max_films=12, seed=3).records
+    shuffled = ImageSample(images[::-1], max_images=12, seed=3).records
     assert {record.image_id for record in shuffled} == {record.image_id for record in drawn}
-    assert len({record.patient for record in FilmSample(films, max_films=15).records}) == 12
-    with pytest.raises(ConfigError, match="no film to ask about"):
-        FilmSample([])
+    assert len({record.patient for record in ImageSample(images, max_images=15).records}) == 12
+    with pytest.raises(ConfigError, match="no image to ask about"):
+        ImageSample([])
     with pytest.raises(ConfigError, match="not one path"):
-        FilmSample("film.png")  # type: ignore[arg-type]
+        ImageSample("film.png")  # type: ignore[arg-type]
 
 
 # --- where the model looks -----------------------------------------------------------------------------------------
@@ -330,20 +332,20 @@ def test_attention_counts_what_it_leaves_out(with_lungs: list[Record], tmp_path:
     assert json.loads(json.dumps(found.to_dict()))["rows"][-1]["share"] is None
 
 
-def test_a_model_of_the_lungs_alone_looks_nowhere_else(mini: Pipeline, films: list[Record]) -> None:
+def test_a_model_of_the_lungs_alone_looks_nowhere_else(mini: Pipeline, images: list[Record]) -> None:
     torch.manual_seed(0)
     preprocess = PreprocessConfig(image_size=(96, 96), region="lungs")
     config = ModelConfig("classification", "timm:mobilenetv3_small_050", CLASSES, preprocess=preprocess)
     blind = Pipeline(lung_segmenter=mini.lung_segmenter, classifier=ClassificationModel(config))
-    found = attention(blind, films[:4], resamples=50, progress=False)
+    found = attention(blind, images[:4], resamples=50, progress=False)
     assert found.overall["share"].value > 0.98
     assert "no merit" in found.summary
     only_lungs = Pipeline(lung_segmenter=mini.lung_segmenter)
     with pytest.raises(ConfigError, match="no classifier to explain"):
-        attention(only_lungs, films[:4], progress=False)
+        attention(only_lungs, images[:4], progress=False)
 
 
-# --- faithfulness over films ---------------------------------------------------------------------------------------
+# --- faithfulness over images ---------------------------------------------------------------------------------------
 
 
 def test_true_maps_gain_over_random_ones(tmp_path: Path) -> None:
@@ -367,9 +369,9 @@ def test_true_maps_gain_over_random_ones(tmp_path: Path) -> None:
     )
 
 
-def test_faithfulness_of_a_pipeline_of_the_lungs(mini: Pipeline, films: list[Record]) -> None:
-    found = map_faithfulness(mini, films, max_films=2, steps=4, resamples=20, progress=False)
-    again = map_faithfulness(mini, films, max_films=2, steps=4, resamples=20, progress=False)
+def test_faithfulness_of_a_pipeline_of_the_lungs(mini: Pipeline, images: list[Record]) -> None:
+    found = map_faithfulness(mini, images, max_images=2, steps=4, resamples=20, progress=False)
+    again = map_faithfulness(mini, images, max_images=2, steps=4, resamples=20, progress=False)
     assert found.to_dict() == again.to_dict()
     assert all(0 <= found.scores[name].value <= 1 for name in ("deletion", "insertion"))
 
@@ -379,6 +381,6 @@ def test_on_a_data_module(tmp_path: Path, mini: Pipeline) -> None:
     data = CSVDataModule(tmp_path, mask_columns={"lung": "lung"})
     count = sum(record.split == "test" for record in data.records)
     found = robustness(mini, data, perturbations=["blur"], resamples=20, progress=False)
-    assert found.films == count
+    assert found.images == count
     assert isinstance(mini.lung_segmenter, SegmentationModel)
     assert len(attention(mini, data, split="val", resamples=20, progress=False).rows) > 0

@@ -1,4 +1,4 @@
-"""Explanations: the heat lies where the evidence is, at the film's own size, and the model is left as it was."""
+"""Explanations: the heat lies where the evidence is, at the image's own size, and the model is left as it was."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from covidcxr import ClassificationModel, EnsembleModel, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
 from covidcxr.cli import main
-from covidcxr.cli.explain import explain_films
+from covidcxr.cli.explain import explain_images
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.explain import METHODS, explain, explain_many, faithfulness
 from covidcxr.explain.methods import as_maps, log_odds, named_layers, recorded
 from covidcxr.io.image import read_image, write_image
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline.folder import find_films
+from covidcxr.pipeline.folder import find_images
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.transforms.geometry import apply_region, dilate, fit_image, letterbox_box
 from covidcxr.transforms.preprocess import Preprocess
@@ -58,10 +58,10 @@ def spots(mode: str = "multiclass", classes: Sequence[str] = CLASSES, **preproce
     return model.eval()
 
 
-def film_with_spot(height: int, width: int, place: tuple[slice, slice], seed: int = 0) -> np.ndarray:
-    film = np.random.default_rng(seed).uniform(0.3, 0.5, (height, width)).astype(np.float32)
-    film[place] = 1.0
-    return film
+def image_with_spot(height: int, width: int, place: tuple[slice, slice], seed: int = 0) -> np.ndarray:
+    image = np.random.default_rng(seed).uniform(0.3, 0.5, (height, width)).astype(np.float32)
+    image[place] = 1.0
+    return image
 
 
 CORNER = (slice(8, 40), slice(110, 150))  # up and to the right: neither mirrored nor transposed
@@ -77,8 +77,8 @@ def assert_heat_in(heat: np.ndarray, place: tuple[slice, slice], share: float = 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
 def test_heat_is_where_the_evidence_is(method: str, fit: str) -> None:
-    film = film_with_spot(120, 160, CORNER)
-    found = explain(spots(fit=fit), film, target="covid19", method=method)
+    image = image_with_spot(120, 160, CORNER)
+    found = explain(spots(fit=fit), image, target="covid19", method=method)
     assert (found.target, found.method, found.heat.dtype, found.heat.shape) == (
         "covid19",
         method,
@@ -97,33 +97,33 @@ def test_heat_is_where_the_evidence_is(method: str, fit: str) -> None:
 )
 def test_every_kind_of_answer_and_of_channels(method: str, mode: str, classes: tuple[str, ...], channels: int) -> None:
     model = spots(mode, classes, channels=channels)
-    film = film_with_spot(64, 64, (slice(40, 60), slice(4, 20)))
-    found = explain(model, film, method=method)
+    image = image_with_spot(64, 64, (slice(40, 60), slice(4, 20)))
+    found = explain(model, image, method=method)
     assert found.target == "covid19"  # the most probable one
-    assert found.probability == pytest.approx(float(model.predict(torch.from_numpy(film)[None, None])[0, 1]))
+    assert found.probability == pytest.approx(float(model.predict(torch.from_numpy(image)[None, None])[0, 1]))
     assert_heat_in(found.heat, (slice(38, 62), slice(2, 22)), 0.5)
 
 
 def test_of_two_classes_the_other_one_has_no_evidence_in_the_spot() -> None:
-    film = film_with_spot(64, 64, (slice(40, 60), slice(4, 20)))
-    found = explain(spots("binary", ("normal", "covid19")), film, target="normal")
+    image = image_with_spot(64, 64, (slice(40, 60), slice(4, 20)))
+    found = explain(spots("binary", ("normal", "covid19")), image, target="normal")
     assert found.empty
     assert found.to_dict()["empty"] is True
     assert found.to_dict()["peak"] is None
     assert "covid19" not in found.note
     assert "normal" in found.note
-    assert (found.overlay(film) == np.rint(film * 255)[..., None]).all()
+    assert (found.overlay(image) == np.rint(image * 255)[..., None]).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("region", ["lungs", "background"])
 def test_there_is_no_heat_where_the_model_does_not_look(method: str, region: str) -> None:
-    film = np.ones((96, 96), np.float32) * 0.9
-    film[::3] = 1.0
+    image = np.ones((96, 96), np.float32) * 0.9
+    image[::3] = 1.0
     lungs = np.zeros((96, 96), bool)
     lungs[20:70, 10:40] = lungs[20:70, 56:86] = True
     model = spots(region=region, lung_dilation=0.05, image_size=(96, 96))
-    heat = explain(model, film, lungs, target="covid19", method=method).heat
+    heat = explain(model, image, lungs, target="covid19", method=method).heat
     wide = dilate(torch.from_numpy(lungs)[None, None].float(), 0.05)[0, 0].numpy() > 0
     assert heat.any()
     assert heat[wide if region == "background" else ~wide].max() == 0
@@ -141,25 +141,27 @@ def test_each_member_gets_the_lungs_that_its_region_means() -> None:
     np.testing.assert_array_equal(alone[0], field)
 
 
-def test_many_films_of_many_sizes_are_explained_as_each_alone() -> None:
+def test_many_images_of_many_sizes_are_explained_as_each_alone() -> None:
     places = [(slice(5, 30), slice(60, 80)), (slice(50, 90), slice(10, 30)), (slice(70, 90), slice(70, 90))]
-    films = [film_with_spot(*size, place) for size, place in zip([(80, 100), (100, 64), (96, 96)], places, strict=True)]
+    images = [
+        image_with_spot(*size, place) for size, place in zip([(80, 100), (100, 64), (96, 96)], places, strict=True)
+    ]
     model = spots()
-    together = explain_many(model, films, target=["covid19", None, "covid19"], batch_size=2)
-    for film, found, place in zip(films, together, places, strict=True):
-        np.testing.assert_allclose(found.heat, explain(model, film, target="covid19").heat, atol=1e-5)
+    together = explain_many(model, images, target=["covid19", None, "covid19"], batch_size=2)
+    for image, found, place in zip(images, together, places, strict=True):
+        np.testing.assert_allclose(found.heat, explain(model, image, target="covid19").heat, atol=1e-5)
         assert_heat_in(found.heat, place)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "integrated_gradients", "occlusion"])
 def test_a_step_that_crops_is_undone(method: str) -> None:
-    film = np.zeros((128, 128), np.float32)
-    film[60:120, 50:120] = 0.6
+    image = np.zeros((128, 128), np.float32)
+    image[60:120, 50:120] = 0.6
     spot = (slice(66, 80), slice(100, 114))
-    film[spot] = 1.0
+    image[spot] = 1.0
     model = spots(steps=({"name": "crop", "margin": 0.0},))
     model._steps = Preprocess(model.config.preprocess.steps)
-    heat = explain(model, film, target="covid19", method=method).heat
+    heat = explain(model, image, target="covid19", method=method).heat
     assert_heat_in(heat, (slice(62, 86), slice(94, 120)), 0.8)
 
 
@@ -198,16 +200,16 @@ def network(request: pytest.FixtureRequest) -> ClassificationModel:
     return model.eval()
 
 
-def test_maps_of_every_network_lie_as_the_film_does(network: ClassificationModel) -> None:
-    """A change in one place of the film changes the same place of the map most."""
+def test_maps_of_every_network_lie_as_the_image_does(network: ClassificationModel) -> None:
+    """A change in one place of the image changes the same place of the map most."""
     height, width = network.config.preprocess.image_size
-    film = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
-    changed = film.clone()
+    image = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
+    changed = image.clone()
     rows, columns = slice(height // 4, height // 4 + 16), slice(3 * width // 4, 3 * width // 4 + 16)
     changed[..., rows, columns] = 1 - changed[..., rows, columns]
     for names in (named_layers(network.network), []):
         found = []
-        for given in (film, changed):
+        for given in (image, changed):
             with recorded(network.network, names) as outputs, torch.no_grad():
                 network(given)
             found.append([as_maps(output, (height, width)) for output in outputs])
@@ -222,15 +224,15 @@ def test_maps_of_every_network_lie_as_the_film_does(network: ClassificationModel
 
 
 def test_every_network_is_explained(network: ClassificationModel) -> None:
-    film = draw_phantom(2, label="covid19", size=(150, 130)).image
-    maps = [explain(network, film, target=name).heat for name in CLASSES]
+    image = draw_phantom(2, label="covid19", size=(150, 130)).image
+    maps = [explain(network, image, target=name).heat for name in CLASSES]
     assert all(heat.shape == (150, 130) and np.isfinite(heat).all() for heat in maps)
-    assert explain(network, film, method="hirescam").heat.any()
+    assert explain(network, image, method="hirescam").heat.any()
     assert not all(np.array_equal(a, b) for a, b in pairwise(maps))
 
 
 def test_the_layer_is_the_last_one_that_the_answer_depends_on() -> None:
-    """A vision transformer reads its answer from the class token: the film's tokens of the last block say nothing."""
+    """A vision transformer reads its answer from the class token: the image's tokens of the last block say nothing."""
     torch.manual_seed(0)
     args = {"depth": 3}
     preprocess = PreprocessConfig(image_size=(224, 224))
@@ -261,10 +263,10 @@ def test_the_model_is_left_as_it_was() -> None:
     flags = [module.training for module in model.modules()]
     needs = [parameter.requires_grad for parameter in model.parameters()]
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    film = film_with_spot(64, 64, CORNER)
+    image = image_with_spot(64, 64, CORNER)
     with torch.no_grad():
         for method in METHODS:
-            explain(model, film, target="normal", method=method)
+            explain(model, image, target="normal", method=method)
         assert not torch.is_grad_enabled()
     assert [module.training for module in model.modules()] == flags
     assert [parameter.requires_grad for parameter in model.parameters()] == needs
@@ -284,14 +286,14 @@ def test_log_odds_are_those_of_the_probability(mode: Any) -> None:
 
 
 def test_captums_own_gradients_add_up() -> None:
-    """What integrated gradients give to all places is the difference that the film makes (their completeness)."""
-    from covidcxr.explain.engine import _without_film, seen_by
+    """What integrated gradients give to all places is the difference that the image makes (their completeness)."""
+    from covidcxr.explain.engine import _without_image, seen_by
     from covidcxr.explain.methods import Question, find_method
 
     model = spots("binary", CLASSES[:2])
-    film = fit_image(torch.from_numpy(film_with_spot(64, 64, (slice(20, 40), slice(20, 40))))[None, None], (64, 64))
-    sight = model.preprocess(film)
-    plain = _without_film(model, sight, seen_by(model, None, [(64, 64)]))
+    image = fit_image(torch.from_numpy(image_with_spot(64, 64, (slice(20, 40), slice(20, 40))))[None, None], (64, 64))
+    sight = model.preprocess(image)
+    plain = _without_image(model, sight, seen_by(model, None, [(64, 64)]))
     question = Question(model, sight, plain, torch.tensor([1]))
     heat = find_method("integrated_gradients")(question)
     with torch.no_grad():
@@ -300,28 +302,28 @@ def test_captums_own_gradients_add_up() -> None:
 
 
 def test_what_cannot_be_explained_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    film = film_with_spot(64, 64, CORNER)
+    image = image_with_spot(64, 64, CORNER)
     model = spots()
     with pytest.raises(UnknownNameError, match="Did you mean 'covid19'"):
-        explain(model, film, target="covid")
+        explain(model, image, target="covid")
     with pytest.raises(UnknownNameError, match="Did you mean 'gradcam'"):
-        explain(model, film, method="grad-cam")
+        explain(model, image, method="grad-cam")
     with pytest.raises(ConfigError, match="one lung mask and one target a film"):
-        explain_many(model, [film], target=["covid19", "normal"])
+        explain_many(model, [image], target=["covid19", "normal"])
     lungs = spots(region="lungs")
     with pytest.raises(ConfigError, match="needs the lung mask"):
-        explain(lungs, film)
-    with pytest.raises(ConfigError, match="its film's size"):
-        explain(lungs, film, np.ones((32, 32), bool))
+        explain(lungs, image)
+    with pytest.raises(ConfigError, match="its image's size"):
+        explain(lungs, image, np.ones((32, 32), bool))
     with pytest.raises(ConfigError, match="draw it over its own film"):
-        explain(model, film).overlay(film[:32])
+        explain(model, image).overlay(image[:32])
     model.network = nn.Sequential(nn.Flatten(), nn.Linear(64 * 64, 3))
     with pytest.raises(ConfigError, match="no layer whose output is a map"):
-        explain(model, film)
-    assert explain(model, film, method="occlusion").heat.any()
+        explain(model, image)
+    assert explain(model, image, method="occlusion").heat.any()
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(ConfigError, match=r'pip install "covidcxr\[explain\]"'):
-        explain(model, film, method="occlusion")
+        explain(model, image, method="occlusion")
 
 
 def test_trees_have_no_gradient_but_can_be_occluded() -> None:
@@ -331,27 +333,27 @@ def test_trees_have_no_gradient_but_can_be_occluded() -> None:
     model = ClassificationModel(
         ModelConfig("classification", "boosted", CLASSES, "multiclass", args, preprocess)
     ).eval()
-    film = draw_phantom(1, size=(64, 64)).image
+    image = draw_phantom(1, size=(64, 64)).image
     for method in ("gradcam", "integrated_gradients"):
         with pytest.raises(ConfigError, match="use method='occlusion'"):
-            explain(model, film, method=method)
-    assert explain(model, film, method="occlusion").empty  # trees that have not grown
+            explain(model, image, method=method)
+    assert explain(model, image, method="occlusion").empty  # trees that have not grown
 
 
 def test_heat_is_saved_as_data_and_as_a_picture(tmp_path: Path) -> None:
-    film = film_with_spot(120, 160, CORNER)
-    found = explain(spots(), film, target="covid19")
-    path = found.save(tmp_path / "new", "film", film)
+    image = image_with_spot(120, 160, CORNER)
+    found = explain(spots(), image, target="covid19")
+    path = found.save(tmp_path / "new", "film", image)
     assert json.loads(path.read_text()) == found.to_dict()
     again = read_image(tmp_path / "new" / "film.heat.png")
     np.testing.assert_allclose(again, found.heat, atol=1e-5)
-    picture = found.overlay(film)
+    picture = found.overlay(image)
     assert (picture.dtype, picture.shape) == ("uint8", (120, 160, 3))
     cold = found.heat == 0
-    assert (picture[cold] == np.rint(film[cold] * 255)[:, None]).all()
+    assert (picture[cold] == np.rint(image[cold] * 255)[:, None]).all()
     assert (picture[found.heat == 1, 0] > picture[found.heat == 1, 2]).all()  # warm colours
     assert (tmp_path / "new" / "film.heat-overlay.png").is_file()
-    assert len(list(explain(spots(), film).save(tmp_path / "bare", "x").parent.iterdir())) == 2
+    assert len(list(explain(spots(), image).save(tmp_path / "bare", "x").parent.iterdir())) == 2
 
 
 # --- predictions ---------------------------------------------------------------------------------------------------
@@ -374,7 +376,7 @@ def test_a_prediction_explains_itself(mini: Pipeline) -> None:
     best = max(answer.probabilities, key=lambda name: answer.probabilities[name])
     assert found.target == (answer.label or best)
     assert found.probability == answer.probabilities[found.target]
-    assert found.heat.shape == answer.film.shape
+    assert found.heat.shape == answer.image.shape
     assert found.heat[~_box_around(answer.masks["lung_field"])].max() == 0
     other = answer.explain("normal", "occlusion")
     assert (other.target, other.method) == ("normal", "occlusion")
@@ -397,14 +399,14 @@ def test_a_prediction_that_cannot_be_explained_says_why(mini: Pipeline) -> None:
 
 def test_a_true_map_beats_a_random_one() -> None:
     places = [(slice(4, 20), slice(40, 60)), (slice(44, 60), slice(4, 20)), (slice(24, 40), slice(24, 40))]
-    films = np.stack([film_with_spot(64, 64, place, seed) for seed, place in enumerate(places)])
+    images = np.stack([image_with_spot(64, 64, place, seed) for seed, place in enumerate(places)])
     model = spots()
     for method in ("gradcam", "occlusion"):
-        heat = np.stack([found.heat for found in explain_many(model, list(films), target="covid19", method=method)])
-        found = faithfulness(model, torch.from_numpy(films)[:, None], torch.from_numpy(heat), "covid19")
+        heat = np.stack([found.heat for found in explain_many(model, list(images), target="covid19", method=method)])
+        found = faithfulness(model, torch.from_numpy(images)[:, None], torch.from_numpy(heat), "covid19")
         assert (found.area("deletion") < found.area("random_deletion") - 0.1).all()
         assert (found.area("insertion") > found.area("random_insertion") + 0.1).all()
-        whole = model.predict(torch.from_numpy(films)[:, None])[:, 1].numpy()
+        whole = model.predict(torch.from_numpy(images)[:, None])[:, 1].numpy()
         np.testing.assert_allclose(found.deletion[:, 0], whole, atol=1e-6)
         np.testing.assert_allclose(found.insertion[:, -1], whole, atol=1e-6)
         np.testing.assert_allclose(found.deletion[:, -1], found.random_deletion[:, -1], atol=1e-6)
@@ -414,41 +416,41 @@ def test_a_true_map_beats_a_random_one() -> None:
 def test_faithfulness_takes_away_only_what_is_seen() -> None:
     lungs = torch.zeros(1, 1, 64, 64)
     lungs[..., 16:48, 16:48] = 1
-    film = 0.7 + 0.3 * torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    image = 0.7 + 0.3 * torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     outside = (1 - lungs)[:, 0]  # a map of what the model cannot see orders nothing: it is as good as chance
-    found = faithfulness(spots(region="lungs"), film, outside, ["covid19"], lungs, steps=4)
+    found = faithfulness(spots(region="lungs"), image, outside, ["covid19"], lungs, steps=4)
     assert len(found.fractions) == 5
     assert len(set(np.round(found.deletion[0], 6))) > 3  # else all the first steps would be spent outside
-    again = faithfulness(spots(region="lungs"), film, outside, ["covid19"], lungs, steps=4)
+    again = faithfulness(spots(region="lungs"), image, outside, ["covid19"], lungs, steps=4)
     np.testing.assert_array_equal(found.random_deletion, again.random_deletion)
     with pytest.raises(ConfigError, match="one map a film"):
-        faithfulness(spots(), film, outside, "covid19", steps=0)
+        faithfulness(spots(), image, outside, "covid19", steps=0)
     with pytest.raises(UnknownNameError, match="no class"):
-        faithfulness(spots(), film, outside, "covid")
+        faithfulness(spots(), image, outside, "covid")
     with pytest.raises(ConfigError, match="one target"):
-        faithfulness(spots(), film, outside, ["covid19", "normal"])
+        faithfulness(spots(), image, outside, ["covid19", "normal"])
 
 
 def test_an_area_is_between_nothing_and_all() -> None:
     top, left, height, width = letterbox_box(120, 160, (64, 64))
-    film = fit_image(torch.from_numpy(film_with_spot(120, 160, CORNER))[None, None], (64, 64))
+    image = fit_image(torch.from_numpy(image_with_spot(120, 160, CORNER))[None, None], (64, 64))
     heat = torch.zeros(1, 64, 64)
     heat[:, top : top + height, left : left + width] = 1
-    found = faithfulness(spots(), film, heat, "covid19", steps=1)
+    found = faithfulness(spots(), image, heat, "covid19", steps=1)
     assert all(0 <= float(found.area(name)[0]) <= 1 for name in ("deletion", "insertion"))
 
 
 # --- the verb ------------------------------------------------------------------------------------------------------
 
 
-def test_films_are_explained_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    films = tmp_path / "films"
+def test_images_are_explained_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "films"
     for number, label in enumerate(("covid19", "normal")):
-        write_image(films / "ward" / f"{label}.png", draw_phantom(number, label=label, size=(96, 90)).image)
-    (films / "broken.png").write_text("no film")
-    write_image(films / "black.png", np.zeros((90, 90), np.float32))
-    out = films / "heat"
-    assert main(["explain", str(films), "--target", "covid19", "--out", str(out), "--json"]) == 1
+        write_image(images / "ward" / f"{label}.png", draw_phantom(number, label=label, size=(96, 90)).image)
+    (images / "broken.png").write_text("no film")
+    write_image(images / "black.png", np.zeros((90, 90), np.float32))
+    out = images / "heat"
+    assert main(["explain", str(images), "--target", "covid19", "--out", str(out), "--json"]) == 1
     summary = json.loads(capsys.readouterr().out)
     assert (summary["films"], summary["failed"]) == (4, 2)
     entries = {entry["name"]: entry for entry in summary["entries"]}
@@ -462,9 +464,9 @@ def test_films_are_explained_from_the_command_line(tmp_path: Path, capsys: pytes
     page = (out / "index.html").read_text()
     assert page.count("<img") == 4
     assert "broken.png" in page
-    assert main(["explain", str(films / "ward"), "--out", str(out)]) == 0
-    assert "2 films, 0 of them not explained" in capsys.readouterr().out
-    assert [name for _, name in find_films([films])[0] if "heat" in name] == []  # our own maps are no films
+    assert main(["explain", str(images / "ward"), "--out", str(out)]) == 0
+    assert "2 images, 0 of them not explained" in capsys.readouterr().out
+    assert [name for _, name in find_images([images])[0] if "heat" in name] == []  # our own maps are no images
 
 
 def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mini: Pipeline) -> None:
@@ -477,16 +479,16 @@ def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main(["explain", str(tmp_path / "film.png"), "--out", str(tmp_path / "out"), *words]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(ConfigError, match="no classifier to explain"):
-        explain_films([tmp_path / "film.png"], tmp_path, model=Pipeline(lung_segmenter=mini.lung_segmenter))
+        explain_images([tmp_path / "film.png"], tmp_path, model=Pipeline(lung_segmenter=mini.lung_segmenter))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="No films found"):
-        explain_films([tmp_path / "empty"], tmp_path)
+    with pytest.raises(ConfigError, match="No images found"):
+        explain_images([tmp_path / "empty"], tmp_path)
 
 
 @pytest.mark.real
-def test_heat_of_real_films_lies_in_the_lungs_that_the_model_sees(real_data: Path, mini: Pipeline) -> None:
-    films = sorted((real_data / "images").rglob("*.jpg"))[::300][:3]
-    answers = [one for one in mini.predict(films) if isinstance(one, Prediction) and one.probabilities]
+def test_heat_of_real_images_lies_in_the_lungs_that_the_model_sees(real_data: Path, mini: Pipeline) -> None:
+    images = sorted((real_data / "images").rglob("*.jpg"))[::300][:3]
+    answers = [one for one in mini.predict(images) if isinstance(one, Prediction) and one.probabilities]
     assert answers
     for answer in answers:
         found = answer.explain()

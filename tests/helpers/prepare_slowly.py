@@ -13,8 +13,8 @@ from covidcxr.data.records import Record
 from covidcxr.io.tables import Table
 
 
-class Films(Collection):
-    """The films and lung masks of `fakes.write_table_fake`, without the weight of a data module."""
+class Images(Collection):
+    """The images and lung masks of `fakes.write_table_fake`, without the weight of a data module."""
 
     classes = ("covid19", "pneumonia", "normal", "other")
 
@@ -36,7 +36,7 @@ def main() -> None:
         sys.stdout.flush()
 
     prepare.write_image = slowly
-    prepare.prepare_dataset(Films(sys.argv[1]), sys.argv[2], image_size=(24, 24), progress=say)
+    prepare.prepare_dataset(Images(sys.argv[1]), sys.argv[2], image_size=(24, 24), progress=say)
 
 
 if __name__ == "__main__":

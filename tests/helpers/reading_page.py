@@ -144,26 +144,26 @@ class ReadingPage:
         return base64.b64decode(self.driver.execute_async_script(script, path) or "")
 
     def picture(self, film: dict[str, Any], what: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """A film's `image`, `masks/NAME` or `heat/CLASS` as the server has it, grey."""
+        """An image's `image`, `masks/NAME` or `heat/CLASS` as the server has it, grey."""
         png = self.fetch_bytes(f"/api/films/{film['id']}/{what}.png")
         return np.asarray(Image.open(io.BytesIO(png)).convert("L"))
 
     def names(self) -> list[str]:
-        """The films of the worklist from top to bottom."""
+        """The images of the worklist from top to bottom."""
         return list(self.script("return [...document.querySelectorAll('.open')].map((open) => open.textContent)"))
 
     def row(self, name: str) -> WebElement:
-        """A film's row."""
+        """An image's row."""
         return next(row for row in self.all("#rows tr") if row.find_element(By.CSS_SELECTOR, ".open").text == name)
 
     def choose(self, name: str) -> dict[str, Any]:
-        """Look at a film; returns what the server says of it."""
+        """Look at an image; returns what the server says of it."""
         self.row(name).find_element(By.CSS_SELECTOR, ".open").click()
         wait(lambda: self.text("#film-name") == name and self.loaded(), name)
         return next(film for film in self.films() if film["name"] == name)
 
     def loaded(self) -> bool:
-        """Whether the film and its masks are on the stage."""
+        """Whether the image and its masks are on the stage."""
         return not self.one("#wait").is_displayed() and bool(self.all("#toggles button"))
 
     def probabilities(self) -> dict[str, str]:

@@ -72,7 +72,7 @@ def png_of(pixels: Any) -> bytes:
 
 
 def film_png(seed: int = 0, label: PhantomLabel = "covid19", size: tuple[int, int] = (320, 300)) -> bytes:
-    """A drawn film."""
+    """A drawn image."""
     return png_of(np.rint(draw_phantom(seed, label=label, size=size).image * 255))
 
 
@@ -83,7 +83,7 @@ def pixels_of(content: bytes) -> np.ndarray[Any, Any]:
 
 
 def upload(client: httpx.Client, content: bytes, name: str = "film.png") -> Film:
-    """Upload a film that can be read."""
+    """Upload an image that can be read."""
     response = client.post("/api/films", files={"file": (name, content)})
     assert response.status_code == 201, response.text
     film: Film = response.json()

@@ -94,7 +94,7 @@ def to_bytes(dataset: Dataset) -> bytes:
 
 
 def compress(dataset: Dataset, syntax: str, folder: Path) -> bytes:
-    """The same film as GDCM compresses it."""
+    """The same image as GDCM compresses it."""
     import gdcm  # after Pillow: loaded before it, it breaks Pillow's zlib
 
     (folder / "plain.dcm").write_bytes(to_bytes(dataset))
@@ -172,12 +172,12 @@ def test_every_picture_format_gives_its_grey(kind: str, tmp_path: Path) -> None:
     content, expected, tolerance = PICTURES[kind]
     path = tmp_path / "named.jpg"  # whatever it is
     path.write_bytes(content)
-    film = read_image(path)
-    assert film.shape == image_size(path) == image_size(content) == (HEIGHT, WIDTH)
-    assert film.dtype == np.float32
-    np.testing.assert_allclose(film, expected, rtol=0, atol=tolerance)
+    picture = read_image(path)
+    assert picture.shape == image_size(path) == image_size(content) == (HEIGHT, WIDTH)
+    assert picture.dtype == np.float32
+    np.testing.assert_allclose(picture, expected, rtol=0, atol=tolerance)
     for same in (str(path), content, Image.open(BytesIO(content))):
-        np.testing.assert_array_equal(read_image(same), film)
+        np.testing.assert_array_equal(read_image(same), picture)
 
 
 def tiff_of(pixels: np.ndarray, bits: int, photometric: int) -> bytes:
@@ -207,20 +207,20 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     options = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": turned(orientation)}
     content = encode(GREY8, kind, **({"lossless": True} if kind == "WEBP" else {}), **options)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(content))).convert("L"))
-    film = read_image(content)
-    np.testing.assert_allclose(film, expected / 255, atol=1e-7)
-    assert image_size(content) == film.shape == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
+    picture = read_image(content)
+    np.testing.assert_allclose(picture, expected / 255, atol=1e-7)
+    assert image_size(content) == picture.shape == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
     corners = {1: 0, 2: 1, 3: 3, 4: 2, 5: 0, 6: 2, 7: 3, 8: 1}  # which corner of the stored picture comes first
     stored = np.asarray(Image.fromarray(GREY8))[[0, 0, -1, -1], [0, -1, 0, -1]] / 255
-    assert abs(film[0, 0] - stored[corners[orientation]]) < 6 / 255
+    assert abs(picture[0, 0] - stored[corners[orientation]]) < 6 / 255
 
 
 def test_orientation_of_a_pil_image_is_applied_once_and_the_image_left_alone() -> None:
     image = Image.open(BytesIO(encode(GREY8, "PNG", exif=turned(6))))
-    film = read_image(image)
-    assert film.shape == (WIDTH, HEIGHT)
+    picture = read_image(image)
+    assert picture.shape == (WIDTH, HEIGHT)
     assert image.size == (WIDTH, HEIGHT)
-    np.testing.assert_array_equal(read_image(ImageOps.exif_transpose(image)), film)
+    np.testing.assert_array_equal(read_image(ImageOps.exif_transpose(image)), picture)
 
 
 # Arrays and tensors
@@ -230,10 +230,10 @@ def test_orientation_of_a_pil_image_is_applied_once_and_the_image_left_alone() -
 def test_arrays_and_tensors(kind) -> None:
     for pixels, expected in [(GREY8, G8), (GREY16, G16), (MASK, MASK), (G8, G8), (G8.astype(np.float16), G8)]:
         for shaped in (pixels, pixels[..., None], pixels[None]):
-            film = read_image(kind(np.ascontiguousarray(shaped)))
-            assert film.shape == (HEIGHT, WIDTH)
-            assert film.dtype == np.float32
-            np.testing.assert_allclose(film, expected, atol=1e-3 if pixels.dtype == np.float16 else 1e-7)
+            picture = read_image(kind(np.ascontiguousarray(shaped)))
+            assert picture.shape == (HEIGHT, WIDTH)
+            assert picture.dtype == np.float32
+            np.testing.assert_allclose(picture, expected, atol=1e-3 if pixels.dtype == np.float16 else 1e-7)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
@@ -250,8 +250,8 @@ def test_colour_arrays(kind) -> None:
 
 def test_more_tensors() -> None:
     assert read_image(torch.full((4, 6), 0.5, dtype=torch.bfloat16)).tolist() == [[0.5] * 6] * 4
-    film = torch.rand(1, 4, 6, requires_grad=True)
-    np.testing.assert_array_equal(read_image(film), film.detach()[0].numpy())
+    picture = torch.rand(1, 4, 6, requires_grad=True)
+    np.testing.assert_array_equal(read_image(picture), picture.detach()[0].numpy())
     assert read_image(np.asfortranarray(GREY16.astype(">u2"))).max() == np.float32(G16.max())
 
 
@@ -263,14 +263,14 @@ def test_ambiguous_axes_are_read_channels_last() -> None:
 
 def test_the_input_is_neither_changed_nor_shared() -> None:
     array = G8.astype(np.float32)
-    film = read_image(array)
-    film[:] = 0.5
+    picture = read_image(array)
+    picture[:] = 0.5
     np.testing.assert_array_equal(array, G8.astype(np.float32))
 
 
 def test_rounding_beyond_the_range_is_forgiven() -> None:
-    film = read_image(np.array([[-1e-7, 1 + 5e-7]]))
-    assert film.tolist() == [[0, 1]]
+    picture = read_image(np.array([[-1e-7, 1 + 5e-7]]))
+    assert picture.tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_rounding_beyond_the_range_is_forgiven() -> None:
         (3, ["int"]),
     ],
 )
-def test_what_is_no_film_is_refused_with_the_cure(array: object, words: list[str]) -> None:
+def test_what_is_no_image_is_refused_with_the_cure(array: object, words: list[str]) -> None:
     with pytest.raises(ImageReadError) as caught:
         read_image(array)
     for word in words:
@@ -313,9 +313,9 @@ def test_what_is_no_film_is_refused_with_the_cure(array: object, words: list[str
 
 
 def test_dicom_without_a_window_spans_its_own_range() -> None:
-    film = read_image(to_bytes(make_dicom(GREY12 + 100, bits=12)))
-    assert film.dtype == np.float32
-    np.testing.assert_allclose(film, GREY12 / GREY12.max(), atol=1e-6)
+    picture = read_image(to_bytes(make_dicom(GREY12 + 100, bits=12)))
+    assert picture.dtype == np.float32
+    np.testing.assert_allclose(picture, GREY12 / GREY12.max(), atol=1e-6)
 
 
 @pytest.mark.parametrize("pixels", [GREY8, GREY12, GREY16, (GREY12 - 2000.0).astype(np.int16)])
@@ -371,19 +371,19 @@ def test_dicom_padding_is_black_and_does_not_count() -> None:
     signed[:5] = -2000
     inside = (signed[5:] - signed[5:].min()) / np.ptp(signed[5:])
     dataset = make_dicom(signed, PixelPaddingValue=-2000)
-    film = read_image(dataset)
-    assert (film[:5] == 0).all()
-    np.testing.assert_allclose(film[5:], inside, atol=1e-6)
+    picture = read_image(dataset)
+    assert (picture[:5] == 0).all()
+    np.testing.assert_allclose(picture[5:], inside, atol=1e-6)
     dataset.PhotometricInterpretation = "MONOCHROME1"
-    film = read_image(dataset)
-    assert (film[:5] == 0).all()
-    np.testing.assert_allclose(film[5:], 1 - inside, atol=1e-6)
+    picture = read_image(dataset)
+    assert (picture[:5] == 0).all()
+    np.testing.assert_allclose(picture[5:], 1 - inside, atol=1e-6)
     del dataset.PixelPaddingValue
     dataset.add_new("PixelPaddingValue", "US", 2**16 - 2000)  # written unsigned, as many do
-    np.testing.assert_array_equal(read_image(dataset), film)
+    np.testing.assert_array_equal(read_image(dataset), picture)
     signed[3] = -1900
     dataset = make_dicom(signed, photometric="MONOCHROME1", PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1900)
-    np.testing.assert_array_equal(read_image(dataset), film)
+    np.testing.assert_array_equal(read_image(dataset), picture)
     assert (read_image(make_dicom(np.full((4, 4), 9, np.uint8), PixelPaddingValue=9)) == 0).all()
 
 
@@ -423,8 +423,8 @@ def test_jpeg_baseline_dicom() -> None:
     dataset = make_dicom(GREY8)
     dataset.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
     dataset.add_new("PixelData", "OB", encapsulate([encode(GREY8, "JPEG", quality=100)]))
-    film = read_image(to_bytes(dataset))
-    np.testing.assert_allclose(film, GREY8 / GREY8.max(), atol=0.012)
+    picture = read_image(to_bytes(dataset))
+    np.testing.assert_allclose(picture, GREY8 / GREY8.max(), atol=0.012)
 
 
 def test_dicom_without_preamble() -> None:
@@ -458,7 +458,7 @@ def dicom_faults() -> dict[str, tuple[Dataset, str]]:
     odd = make_dicom(GREY8, photometric="HSV")
     unknown = make_dicom(GREY8)
     unknown.file_meta.TransferSyntaxUID = uid.MPEG2MPML
-    unknown.add_new("PixelData", "OB", encapsulate([b"a film of another kind"]))
+    unknown.add_new("PixelData", "OB", encapsulate([b"an image of another kind"]))
     contradiction = make_dicom(GREY8)
     contradiction.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
     contradiction.add_new("PixelData", "OB", encapsulate([encode(GREY8[:40], "JPEG")]))
@@ -535,7 +535,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_files_that_are_no_film(kind: str, tmp_path: Path) -> None:
+def test_files_that_are_no_image(kind: str, tmp_path: Path) -> None:
     content, words = REFUSED[kind]
     path = tmp_path / "film.jpg"
     path.write_bytes(content)
@@ -623,21 +623,21 @@ def test_the_limit_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_image(content).shape == (HEIGHT, WIDTH)
 
 
-# Damage: whatever the bytes, a film or an ImageReadError
+# Damage: whatever the bytes, an image or an ImageReadError
 
 
-def check_film_or_error(content: bytes) -> bool:
+def check_image_or_error(content: bytes) -> bool:
     try:
-        film = read_image(content)
+        picture = read_image(content)
     except ImageReadError:
         return False
-    assert film.dtype == np.float32
-    assert film.ndim == 2
-    assert film.size > 0
-    assert np.isfinite(film).all()
-    assert film.min() >= 0
-    assert film.max() <= 1
-    assert image_size(content) == film.shape
+    assert picture.dtype == np.float32
+    assert picture.ndim == 2
+    assert picture.size > 0
+    assert np.isfinite(picture).all()
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+    assert image_size(content) == picture.shape
     return True
 
 
@@ -645,9 +645,9 @@ def check_film_or_error(content: bytes) -> bool:
 def sound_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("sound")
     dataset = make_dicom(GREY12, bits=12, WindowCenter=2000, WindowWidth=3000, PixelPaddingValue=0)
-    films = {kind: compress(dataset, syntax, folder) for kind, syntax in LOSSLESS.items()}
-    films |= {f"{kind} turned": encode(GREY8, kind, exif=turned(6)) for kind in ("JPEG", "PNG", "WEBP")}
-    return films | {"dicom": to_bytes(dataset)} | {kind: content for kind, (content, _, _) in PICTURES.items()}
+    pictures = {kind: compress(dataset, syntax, folder) for kind, syntax in LOSSLESS.items()}
+    pictures |= {f"{kind} turned": encode(GREY8, kind, exif=turned(6)) for kind in ("JPEG", "PNG", "WEBP")}
+    return pictures | {"dicom": to_bytes(dataset)} | {kind: content for kind, (content, _, _) in PICTURES.items()}
 
 
 def test_a_truncated_file_never_gives_another_picture(sound_files: dict[str, bytes]) -> None:
@@ -657,11 +657,11 @@ def test_a_truncated_file_never_gives_another_picture(sound_files: dict[str, byt
         whole = read_image(content)
         for cut in random.integers(1, len(content), 12):
             try:
-                film = read_image(content[:cut])  # all pixels may be there, and only the end mark missing
+                picture = read_image(content[:cut])  # all pixels may be there, and only the end mark missing
             except ImageReadError:
                 refused += 1
             else:
-                np.testing.assert_array_equal(film, whole, err_msg=kind)
+                np.testing.assert_array_equal(picture, whole, err_msg=kind)
     assert refused > 10 * len(sound_files)
 
 
@@ -675,7 +675,7 @@ def test_flipped_bytes(sound_files: dict[str, bytes]) -> None:
             damaged[at] = random.integers(256)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            outcomes.append(check_film_or_error(bytes(damaged)))
+            outcomes.append(check_image_or_error(bytes(damaged)))
     assert 0.1 < np.mean(outcomes) < 0.9  # both happen
 
 
@@ -686,7 +686,7 @@ STARTS += [bytes(128) + b"DICM", b"\x08\0\x05\0CS", b"\x02\0\0\0UL\x04\0", encod
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(start=st.sampled_from(STARTS), rest=st.binary(max_size=300))
 def test_any_bytes_at_all(start: bytes, rest: bytes) -> None:
-    check_film_or_error(start + rest)
+    check_image_or_error(start + rest)
 
 
 @pytest.mark.parametrize("at", range(4, 35))
@@ -699,7 +699,7 @@ def test_damaged_lossless_headers_do_not_end_the_process(at: int, tmp_path: Path
         damaged = bytearray(frame)
         damaged[at] = value
         dataset.PixelData = encapsulate([bytes(damaged)])
-        check_film_or_error(to_bytes(dataset))
+        check_image_or_error(to_bytes(dataset))
 
 
 # Masks
@@ -758,7 +758,7 @@ def test_what_is_no_mask_is_refused(pixels: np.ndarray, words: str, tmp_path: Pa
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     write_mask(tmp_path / "mask.png", MASK)
-    with pytest.raises(ImageReadError, match=r"mask\.png.* is 48 x 64 .* its film 64 x 48"):
+    with pytest.raises(ImageReadError, match=r"mask\.png.* is 48 x 64 .* its image 64 x 48"):
         read_mask(tmp_path / "mask.png", size=(64, 48))
 
 
@@ -812,10 +812,10 @@ def test_dicom_first_and_png_after_it_in_one_process(tmp_path: Path) -> None:
     (tmp_path / "film.dcm").write_bytes(compress(make_dicom(GREY12, bits=12), LOSSLESS["jpeg-lossless"], tmp_path))
     code = """if True:
         from covidcxr.io import read_image, write_image
-        film = read_image("film.dcm")
+        image = read_image("film.dcm")
         for _ in range(20):
-            write_image("film.png", film)
-            assert abs(read_image("film.png") - film).max() < 0.002
+            write_image("film.png", image)
+            assert abs(read_image("film.png") - image).max() < 0.002
     """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
@@ -846,7 +846,7 @@ def test_public_names() -> None:
     assert covidcxr.read_mask is read_mask
 
 
-# Real films
+# Real images
 
 
 @pytest.mark.real
@@ -854,16 +854,16 @@ def test_all_originals(real_data: Path) -> None:
     paths = sorted((real_data / "originals").iterdir())
     assert len(paths) == 13
     for path in paths:
-        film = read_image(path)
-        assert film.shape == image_size(path)
-        assert min(film.shape) >= 350
-        assert film.min() >= 0
-        assert film.max() <= 1
-        assert film.std() > 0.1, path.name
+        picture = read_image(path)
+        assert picture.shape == image_size(path)
+        assert min(picture.shape) >= 350
+        assert picture.min() >= 0
+        assert picture.max() <= 1
+        assert picture.std() > 0.1, path.name
         if path.suffix != ".dcm":
             with Image.open(path) as image:
                 expected = np.asarray(image.convert("RGBA").convert("RGB").convert("L")) / 255
-            np.testing.assert_allclose(film, expected, atol=1e-6, err_msg=path.name)  # all of them are opaque
+            np.testing.assert_allclose(picture, expected, atol=1e-6, err_msg=path.name)  # all of them are opaque
 
 
 @pytest.mark.real
@@ -876,12 +876,12 @@ def test_the_monochrome1_twin_is_the_negative(real_data: Path) -> None:
 
 
 @pytest.mark.real
-def test_real_masks_fit_their_films(real_data: Path) -> None:
+def test_real_masks_fit_their_images(real_data: Path) -> None:
     checked = 0
     for source in sorted((real_data / "lung_masks").iterdir()):
         for path in sorted(source.iterdir())[:5]:
-            (film,) = (real_data / "images" / source.name).glob(f"{path.stem}.*")
-            mask = read_mask(path, size=image_size(film))
+            (picture,) = (real_data / "images" / source.name).glob(f"{path.stem}.*")
+            mask = read_mask(path, size=image_size(picture))
             assert 0.02 < mask.mean() < 0.8
             checked += 1
     assert checked >= 15

@@ -207,7 +207,9 @@ def as_numpy(logits: Tensor, target: Tensor) -> tuple[np.ndarray, np.ndarray]:
         ("focal_tversky", {"alpha": 0.2, "beta": 0.9, "gamma": 2, "smooth": 2.0}, 0.2, 0.9, 0.5),
     ],
 )
-def test_overlap_losses_per_film_and_class(name: str, arguments: dict, alpha: float, beta: float, power: float) -> None:
+def test_overlap_losses_per_image_and_class(
+    name: str, arguments: dict, alpha: float, beta: float, power: float
+) -> None:
     logits, target = draw_masks(batch=3, classes=2)
     target[1, 1] = 0  # an empty one among them
     inside, truth = as_numpy(logits, target)
@@ -363,7 +365,7 @@ def test_without_any_label_the_loss_is_zero_with_a_zero_gradient(label_loss_name
     assert (logits.grad == 0).all()
 
 
-def test_unlabelled_films_do_not_count(label_loss_name: str) -> None:
+def test_unlabelled_images_do_not_count(label_loss_name: str) -> None:
     loss = build_classification_loss(label_loss_name)
     logits = torch.randn(4, 3)
     whole = loss(logits, torch.tensor([0, -1, 2, -1]))

@@ -31,7 +31,7 @@ MASKS = ("lung_field", "lung")
 
 
 def classifier(seed: int, classes: tuple[str, ...] = CLASSES, **settings: Any) -> ClassificationModel:
-    """A classifier that is not sure of the same answer for every film."""
+    """A classifier that is not sure of the same answer for every image."""
     torch.manual_seed(seed)
     own = {name: settings.pop(name) for name in ("mode", "temperature", "thresholds", "network") if name in settings}
     preprocess = PreprocessConfig(**{"image_size": (32, 32), **settings})
@@ -55,7 +55,7 @@ def segmenter() -> SegmentationModel:
     return SegmentationModel(ModelConfig("segmentation", "smp:fpn", MASKS, "multilabel", args, settings))
 
 
-def films(*shape: int, seed: int = 0) -> torch.Tensor:
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random(shape, dtype=np.float32))
 
 
@@ -93,14 +93,14 @@ def data(folder: Path, member: ClassificationModel | None = None, **settings: An
 def test_soft_votes_are_means_of_calibrated_probabilities(
     members: dict[str, ClassificationModel], lungs: torch.Tensor
 ) -> None:
-    film = films(5, 1, 70, 60)
+    image = images(5, 1, 70, 60)
     ensemble = EnsembleModel(members)
-    alone = answers_of(members, film, lungs)
+    alone = answers_of(members, image, lungs)
     assert alone.std(0).mean() > 0.1, "the members must differ"
-    torch.testing.assert_close(ensemble.predict(film, lungs), alone.mean(0))
-    torch.testing.assert_close(ensemble.combine(list(alone)), ensemble.predict(film, lungs))
+    torch.testing.assert_close(ensemble.predict(image, lungs), alone.mean(0))
+    torch.testing.assert_close(ensemble.combine(list(alone)), ensemble.predict(image, lungs))
     weighted = EnsembleModel(members, weights={"colour": 3, "whole": 1.5, "lungs": 0.5})
-    torch.testing.assert_close(weighted.predict(film, lungs), (1.5 * alone[0] + 0.5 * alone[1] + 3 * alone[2]) / 5)
+    torch.testing.assert_close(weighted.predict(image, lungs), (1.5 * alone[0] + 0.5 * alone[1] + 3 * alone[2]) / 5)
     assert list(weighted.config.members) == ["whole", "lungs", "colour"]
 
 
@@ -122,22 +122,22 @@ def test_findings_are_voted_on_one_by_one() -> None:
     uneven = EnsembleModel({**members, "c": members["b"]}, weights={"a": 0.1, "b": 0.1, "c": 1.1})
     sure = torch.tensor([[1.0, 0.0, 0.5]])  # this sum of weights rounds to a mean above 1
     torch.testing.assert_close(uneven.combine([sure] * 3), sure)
-    film = films(2, 1, 40, 40)
-    torch.testing.assert_close(EnsembleModel(members).predict(film), answers_of(members, film).mean(0))
+    image = images(2, 1, 40, 40)
+    torch.testing.assert_close(EnsembleModel(members).predict(image), answers_of(members, image).mean(0))
 
 
 def test_temperature_is_of_the_ensemble_itself(members: dict[str, ClassificationModel], lungs: torch.Tensor) -> None:
-    film = films(5, 1, 70, 60)
-    mean = answers_of(members, film, lungs).mean(0).double()
+    image = images(5, 1, 70, 60)
+    mean = answers_of(members, image, lungs).mean(0).double()
     warm = EnsembleModel(members, temperature=2.5)
     wanted = mean ** (1 / 2.5) / (mean ** (1 / 2.5)).sum(1, keepdim=True)
-    torch.testing.assert_close(warm.predict(film, lungs).double(), wanted, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(warm.predict(image, lungs).double(), wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_binary_and_two_class_members_go_together() -> None:
     members = {"one": classifier(0, ("normal", "ill"), mode="binary"), "two": classifier(1, ("normal", "ill"))}
-    film = films(3, 1, 40, 40)
-    torch.testing.assert_close(EnsembleModel(members).predict(film), answers_of(members, film).mean(0))
+    image = images(3, 1, 40, 40)
+    torch.testing.assert_close(EnsembleModel(members).predict(image), answers_of(members, image).mean(0))
 
 
 def test_answers_follow_the_ensembles_thresholds(members: dict[str, ClassificationModel]) -> None:
@@ -189,13 +189,13 @@ def change(folder: Path, **changes: Any) -> None:
 def test_a_saved_ensemble_is_the_same(
     folder: Path, tmp_path: Path, members: dict[str, ClassificationModel], lungs: torch.Tensor
 ) -> None:
-    film = films(5, 1, 70, 60)
+    image = images(5, 1, 70, 60)
     again = EnsembleModel.from_pretrained(folder)
     assert isinstance(load_model(folder), EnsembleModel)
     assert not again.training
     assert (again.config.vote, again.config.temperature, again.config.thresholds) == ("hard", 1.5, {"normal": 0.2})
     for (name, member), loaded in zip(members.items(), again.members, strict=True):
-        assert torch.equal(loaded.predict(film, lungs), member.predict(film, lungs))
+        assert torch.equal(loaded.predict(image, lungs), member.predict(image, lungs))
         assert ClassificationModel.from_pretrained(folder / "members" / name).config == member.config
     twice = again.save_pretrained(tmp_path / "twice")
     for path in folder.rglob("*.*"):
@@ -251,7 +251,7 @@ def test_another_kind_of_folder_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_each_member_sees_in_a_pipeline_what_it_sees_alone(members: dict[str, ClassificationModel]) -> None:
-    shown = [films(90 + 7 * n, 70, seed=n).numpy() for n in range(3)]
+    shown = [images(90 + 7 * n, 70, seed=n).numpy() for n in range(3)]
     draw = segmenter()
     together = Pipeline(lung_segmenter=draw, classifier=EnsembleModel(members), min_lung_area=0.0).predict(shown)
     alone = [Pipeline(lung_segmenter=draw, classifier=m, min_lung_area=0.0).predict(shown) for m in members.values()]
@@ -263,24 +263,24 @@ def test_each_member_sees_in_a_pipeline_what_it_sees_alone(members: dict[str, Cl
 
 
 def test_lungs_are_needed_where_a_member_needs_them(members: dict[str, ClassificationModel]) -> None:
-    with pytest.raises(ConfigError, match="classifier sees only a region of the film: it needs a lung_segmenter"):
+    with pytest.raises(ConfigError, match="classifier sees only a region of the image: it needs a lung_segmenter"):
         Pipeline(classifier=EnsembleModel(members))
     blind = segmenter()
     with torch.no_grad():
         blind.network.segmentation_head[0].bias.fill_(-20.0)
-    prediction = Pipeline(lung_segmenter=blind, classifier=EnsembleModel(members))(films(80, 70).numpy())
+    prediction = Pipeline(lung_segmenter=blind, classifier=EnsembleModel(members))(images(80, 70).numpy())
     assert prediction.probabilities == {}
     assert "lungs-not-found" in prediction.reasons
     whole = EnsembleModel({"a": classifier(0), "b": classifier(1)})
     assert not whole.needs_lungs
-    assert set(Pipeline(classifier=whole)(films(80, 70).numpy()).probabilities) == set(CLASSES)
+    assert set(Pipeline(classifier=whole)(images(80, 70).numpy()).probabilities) == set(CLASSES)
 
 
 def test_a_saved_pipeline_with_an_ensemble_is_the_same(members: dict[str, ClassificationModel], tmp_path: Path) -> None:
     pipeline = Pipeline(lung_segmenter=segmenter(), classifier=EnsembleModel(members), min_lung_area=0.0)
     again = Pipeline.from_pretrained(pipeline.save_pretrained(tmp_path / "saved"))
     assert isinstance(again.classifier, EnsembleModel)
-    shown = films(100, 80).numpy()
+    shown = images(100, 80).numpy()
     first, second = pipeline(shown), again(shown)
     assert (first.probabilities, first.label, first.reasons) == (second.probabilities, second.label, second.reasons)
     assert check_golden(again, tmp_path / "saved" / "golden") == []
@@ -296,12 +296,12 @@ def test_a_saved_pipeline_with_an_ensemble_is_the_same(members: dict[str, Classi
 # --- data modules ----------------------------------------------------------------------------------------------------
 
 
-def rows_of_a_test(model: ClassificationModel, films: CSVDataModule) -> list[dict[str, Any]]:
+def rows_of_a_test(model: ClassificationModel, images: CSVDataModule) -> list[dict[str, Any]]:
     """The rows of Lightning's own test."""
     task = ClassificationTask(model.config)
     task.model = model
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.test(task, films, verbose=False)
+    trainer.test(task, images, verbose=False)
     return task.rows
 
 
@@ -321,11 +321,11 @@ def test_rows_are_those_of_a_test(phantoms: Path, members: dict[str, Classificat
 
 
 def test_an_ensemble_is_calibrated_like_a_model(phantoms: Path, members: dict[str, ClassificationModel]) -> None:
-    ensemble, films = EnsembleModel(members, temperature=0.7), data(phantoms)
-    rows = predict_rows(ensemble, films, "val", progress=False)
+    ensemble, images = EnsembleModel(members, temperature=0.7), data(phantoms)
+    rows = predict_rows(ensemble, images, "val", progress=False)
     truth = np.array([CLASSES.index(row["label"]) for row in rows])
     ensemble.config = calibrate(ensemble.config, rows, coverage=0.8)
-    warmer = chances(predict_rows(ensemble, films, "val", progress=False))
+    warmer = chances(predict_rows(ensemble, images, "val", progress=False))
     assert ensemble.config.temperature != 0.7
     places = np.arange(len(truth))
     assert np.log(warmer[places, truth]).mean() > np.log(chances(rows)[places, truth]).mean()
@@ -334,16 +334,16 @@ def test_an_ensemble_is_calibrated_like_a_model(phantoms: Path, members: dict[st
     assert (warmer[places, truth] >= threshold - 1e-6).mean() >= 0.8
 
 
-def test_rows_of_labelled_films_only(phantoms: Path, tmp_path: Path) -> None:
+def test_rows_of_labelled_images_only(phantoms: Path, tmp_path: Path) -> None:
     shutil.copytree(phantoms, tmp_path, dirs_exist_ok=True)
     header, *lines = (tmp_path / "manifest.csv").read_text().splitlines()
     lines[:12] = [re.sub("covid19|normal|pneumonia", "", line) for line in lines[:12]]
     (tmp_path / "manifest.csv").write_text("\n".join([header, *lines]))
-    films, model = data(tmp_path), classifier(0)
-    counts = {split: len(predict_rows(model, films, split, progress=False)) for split in ("train", "val", "test")}
+    images, model = data(tmp_path), classifier(0)
+    counts = {split: len(predict_rows(model, images, split, progress=False)) for split in ("train", "val", "test")}
     assert sum(counts.values()) == 24
-    assert len(films.records) == 36
-    findings = predict_rows(classifier(0, mode="multilabel"), films, progress=False)
+    assert len(images.records) == 36
+    findings = predict_rows(classifier(0, mode="multilabel"), images, progress=False)
     assert {row["label_normal"] for row in findings} == {0.0, 1.0}
     assert "label" not in findings[0]
 

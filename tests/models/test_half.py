@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from serving import small_pipeline
 
 from covidcxr import Pipeline
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io.pretrained import save_weights
 from covidcxr.models import ClassificationModel, EnsembleModel
-from covidcxr.models.network import fit_films
+from covidcxr.models.network import fit_images
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.golden import check_golden
-from serving import small_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def test_it_computes_in_single_precision_and_answers_nearly_alike(whole: Pipelin
     for model in loaded.models().values():
         assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
     for seed in range(4):
-        film = draw_phantom(seed, label="covid19", size=(320, 320)).image
-        full, half = whole(film), loaded(film)
+        image = draw_phantom(seed, label="covid19", size=(320, 320)).image
+        full, half = whole(image), loaded(image)
         for name, mask in full.masks.items():
             assert 2 * (mask & half.masks[name]).sum() / (mask.sum() + half.masks[name].sum()) > 0.999
-        seen = fit_films(whole.classifier.members[0], [film], [full.masks])
+        seen = fit_images(whole.classifier.members[0], [image], [full.masks])
         expected, given = whole.classifier.predict(*seen), loaded.classifier.predict(*seen)
         assert torch.allclose(expected, given, atol=5e-3)
         assert not torch.equal(expected, given)  # it was rounded indeed

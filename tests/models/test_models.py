@@ -39,7 +39,7 @@ def segmenter(**changes: Any) -> ModelConfig:
     return ModelConfig(task="segmentation", preprocess=preprocess, **{**settings, **changes})
 
 
-def films(*shape: int, seed: int = 0) -> Tensor:
+def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random(shape, dtype=np.float32))
 
 
@@ -65,77 +65,77 @@ def model() -> ClassificationModel:
 
 
 def test_preprocessing_is_inside(model: ClassificationModel) -> None:
-    film = films(2, 1, 64, 32)
+    image = images(2, 1, 64, 32)
     padded = torch.zeros(2, 1, 64, 64)
-    padded[..., 16:48] = film
-    assert torch.equal(model(film), model(padded))
+    padded[..., 16:48] = image
+    assert torch.equal(model(image), model(padded))
     with torch.no_grad():
         by_hand = model.network((padded - 0.5) / 0.25)
-    torch.testing.assert_close(model(film), by_hand)
+    torch.testing.assert_close(model(image), by_hand)
 
 
-def test_a_large_film_is_the_small_one_that_pil_makes_of_it(model: ClassificationModel) -> None:
-    film = films(300, 200)
+def test_a_large_image_is_the_small_one_that_pil_makes_of_it(model: ClassificationModel) -> None:
+    image = images(300, 200)
     small = np.zeros((64, 64), dtype=np.float32)
-    small[:, 10:53] = np.array(Image.fromarray(film.numpy()).resize((43, 64), Image.Resampling.BILINEAR))
+    small[:, 10:53] = np.array(Image.fromarray(image.numpy()).resize((43, 64), Image.Resampling.BILINEAR))
     torch.testing.assert_close(
-        model.predict(film[None, None]), model.predict(torch.from_numpy(small)[None, None]), atol=1e-4, rtol=1e-4
+        model.predict(image[None, None]), model.predict(torch.from_numpy(small)[None, None]), atol=1e-4, rtol=1e-4
     )
 
 
 def test_three_channels_are_the_grey_one_repeated() -> None:
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     model = build(classifier(preprocess={"channels": 3, "mean": mean, "std": std, "fit": "stretch"}))
-    film = films(2, 1, 64, 64)
-    seen = model.preprocess(film)
+    image = images(2, 1, 64, 64)
+    seen = model.preprocess(image)
     assert seen.shape == (2, 3, 64, 64)
     for channel in range(3):
-        torch.testing.assert_close(seen[:, channel], (film[:, 0] - mean[channel]) / std[channel])
+        torch.testing.assert_close(seen[:, channel], (image[:, 0] - mean[channel]) / std[channel])
     one = build(classifier(preprocess={"channels": 3, "mean": (0.4,), "std": (0.2,)}))
-    torch.testing.assert_close(one.preprocess(film), ((film - 0.4) / 0.2).expand(2, 3, 64, 64))
+    torch.testing.assert_close(one.preprocess(image), ((image - 0.4) / 0.2).expand(2, 3, 64, 64))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 128)])
 @pytest.mark.parametrize(("region", "seen"), [("lungs", True), ("background", False)])
 def test_a_region_is_all_that_is_seen(region: str, seen: bool, size: tuple[int, int]) -> None:
     model = build(classifier(preprocess={"region": region}))
-    film, lungs = films(1, 1, *size), torch.zeros(1, 1, *size)
+    image, lungs = images(1, 1, *size), torch.zeros(1, 1, *size)
     side = size[0]
     lungs[..., side // 4 : side // 2, side // 4 : side // 2] = 1
-    inside, outside = film.clone(), film.clone()
+    inside, outside = image.clone(), image.clone()
     inside[..., side // 3 - 2 : side // 3 + 2, side // 3 - 2 : side // 3 + 2] = 0
     outside[..., : side // 8, :] = 0
-    logits = model(film, lungs)
+    logits = model(image, lungs)
     assert torch.equal(model(inside, lungs), logits) is not seen
     assert torch.equal(model(outside, lungs), logits) is seen
 
 
 def test_widened_lungs_let_more_be_seen() -> None:
-    film, lungs = films(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    image, lungs = images(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
     lungs[..., 20:40, 20:40] = 1
-    beside = film.clone()
+    beside = image.clone()
     beside[..., 42:44, 20:40] = 0  # 2 to 3 pixels below the lungs
     for dilation, seen in ((0.0, False), (0.06, True)):
         model = build(classifier(preprocess={"region": "lungs", "lung_dilation": dilation}))
-        assert torch.equal(model(film, lungs), model(beside, lungs)) is not seen
+        assert torch.equal(model(image, lungs), model(beside, lungs)) is not seen
 
 
-def test_a_region_needs_the_lungs_of_every_film() -> None:
+def test_a_region_needs_the_lungs_of_every_image() -> None:
     model = build(classifier(preprocess={"region": "lungs"}))
-    film = films(2, 1, 64, 64)
+    image = images(2, 1, 64, 64)
     with pytest.raises(ConfigError, match='region="lungs" needs the lung mask of every film'):
-        model.predict(film)
+        model.predict(image)
     unknown = torch.ones(2, 1, 64, 64)
     unknown[1] = torch.nan
     with pytest.raises(ConfigError, match="every film"):
-        model.predict(film, unknown)
+        model.predict(image, unknown)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64, 64), (2, 1, 32, 32), (2, 1, 64, 32), (2, 2, 64, 64)])
-def test_lung_masks_have_the_shape_of_the_films(shape: tuple[int, ...]) -> None:
+def test_lung_masks_have_the_shape_of_the_images(shape: tuple[int, ...]) -> None:
     model = build(classifier(preprocess={"region": "lungs"}))
     with pytest.raises((ConfigError, TypeCheckError), match=r"lung masks|lung_mask"):
-        model.predict(films(2, 1, 64, 64), torch.ones(shape))
+        model.predict(images(2, 1, 64, 64), torch.ones(shape))
 
 
 # --- predict -------------------------------------------------------------------------------------------------------
@@ -143,27 +143,27 @@ def test_lung_masks_have_the_shape_of_the_films(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (37, 91), (300, 50), (1, 1), (5, 257)])
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
-def test_maps_come_back_at_the_films_size(size: tuple[int, int], fit: str) -> None:
+def test_maps_come_back_at_the_images_size(size: tuple[int, int], fit: str) -> None:
     model = build(segmenter(preprocess={"image_size": (32, 64), "fit": fit}))
-    film = films(2, 1, *size)
-    probabilities = model.predict(film)
+    image = images(2, 1, *size)
+    probabilities = model.predict(image)
     assert probabilities.shape == (2, 2, *size)
     assert probabilities.dtype == torch.float32
     assert probabilities.min() > 0
     assert probabilities.max() < 1
     assert not probabilities.requires_grad
-    fitted = model.predict_fitted(film)
+    fitted = model.predict_fitted(image)
     assert fitted.shape == (2, 2, 32, 64)
     with torch.no_grad():
-        torch.testing.assert_close(fitted, model(film).sigmoid())
+        torch.testing.assert_close(fitted, model(image).sigmoid())
 
 
-def test_maps_lie_where_the_film_shows_them() -> None:
-    """A film beside black: its own map must not know of the padding's place."""
+def test_maps_lie_where_the_image_shows_them() -> None:
+    """An image beside black: its own map must not know of the padding's place."""
     model = build(segmenter())
-    film = films(1, 1, 64, 32)
-    padded = torch.nn.functional.pad(film, (16, 16))
-    torch.testing.assert_close(model.predict(film), model.predict(padded)[..., 16:48])
+    image = images(1, 1, 64, 32)
+    padded = torch.nn.functional.pad(image, (16, 16))
+    torch.testing.assert_close(model.predict(image), model.predict(padded)[..., 16:48])
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 20), (1, 7)])
@@ -173,11 +173,11 @@ def test_maps_lie_where_the_film_shows_them() -> None:
 )
 def test_probabilities(mode: str, classes: tuple[str, ...], size: tuple[int, int]) -> None:
     model = build(classifier(mode=mode, classes=classes, temperature=2.0))
-    film = films(3, 1, *size)
-    probabilities = model.predict(film)
+    image = images(3, 1, *size)
+    probabilities = model.predict(image)
     assert probabilities.shape == (3, len(classes))
     with torch.no_grad():
-        logits = (model(film) / 2.0).double()
+        logits = (model(image) / 2.0).double()
     expected = {
         "multiclass": logits.exp() / logits.exp().sum(1, keepdim=True),
         "binary": torch.cat([1 - 1 / (1 + (-logits).exp()), 1 / (1 + (-logits).exp())], dim=1)[:, :2],
@@ -198,42 +198,42 @@ def test_probabilities_of_sure_logits_are_numbers() -> None:
 
 def test_temperature_calms_answers_without_changing_them(model: ClassificationModel) -> None:
     calm = build(classifier(temperature=4.0))
-    film = films(8, 1, 64, 64)
-    sharp, flat = model.predict(film), calm.predict(film)
+    image = images(8, 1, 64, 64)
+    sharp, flat = model.predict(image), calm.predict(image)
     assert torch.equal(sharp.argmax(1), flat.argmax(1))
     assert (flat.max(1).values < sharp.max(1).values).all()
     torch.testing.assert_close(flat, (sharp.log() / 4).softmax(1))
 
 
-def test_each_film_is_answered_by_itself(model: ClassificationModel) -> None:
-    batch = films(4, 1, 64, 64)
-    alone = torch.cat([model.predict(film[None]) for film in batch])
+def test_each_image_is_answered_by_itself(model: ClassificationModel) -> None:
+    batch = images(4, 1, 64, 64)
+    alone = torch.cat([model.predict(image[None]) for image in batch])
     torch.testing.assert_close(model.predict(batch), alone, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [classifier(), segmenter()], ids=["classification", "segmentation"])
 def test_predict_leaves_the_model_as_it_was(config: ModelConfig) -> None:
-    model, film = build(config), films(2, 1, 64, 64)
+    model, image = build(config), images(2, 1, 64, 64)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    first = model.predict(film)
+    first = model.predict(image)
     model.train()
     frozen = [module for module in model.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for module in frozen:
         module.eval()
     modes = [module.training for module in model.modules()]
-    assert torch.equal(model.predict(film), first)  # evaluation mode, although the model trains
+    assert torch.equal(model.predict(image), first)  # evaluation mode, although the model trains
     assert [module.training for module in model.modules()] == modes
     assert any(modes)
     assert not all(modes)
     with pytest.raises(ConfigError):
-        model.predict(film + 1)
+        model.predict(image + 1)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("config", [classifier(), segmenter()], ids=["classification", "segmentation"])
 @pytest.mark.parametrize("shape", [(64, 64), (1, 64, 64), (2, 3, 64, 64), (0, 1, 64, 64), (1, 1, 0, 64)])
-def test_films_of_a_wrong_shape(config: ModelConfig, shape: tuple[int, ...]) -> None:
+def test_images_of_a_wrong_shape(config: ModelConfig, shape: tuple[int, ...]) -> None:
     with pytest.raises((ConfigError, TypeCheckError)):
         build(config).predict(torch.zeros(shape))
 
@@ -248,11 +248,11 @@ def test_films_of_a_wrong_shape(config: ModelConfig, shape: tuple[int, ...]) -> 
         (1.01, r"1\.01"),
     ],
 )
-def test_films_of_a_wrong_range(value: float, message: str, model: ClassificationModel) -> None:
-    film = torch.zeros(2, 1, 64, 64)
-    film[1, 0, 3, 4] = value
+def test_images_of_a_wrong_range(value: float, message: str, model: ClassificationModel) -> None:
+    image = torch.zeros(2, 1, 64, 64)
+    image[1, 0, 3, 4] = value
     with pytest.raises(ConfigError, match=message):
-        model.predict(film)
+        model.predict(image)
 
 
 def test_rounding_beyond_the_range_is_forgiven(model: ClassificationModel) -> None:
@@ -260,8 +260,8 @@ def test_rounding_beyond_the_range_is_forgiven(model: ClassificationModel) -> No
 
 
 def test_double_precision_is_no_obstacle(model: ClassificationModel) -> None:
-    film = films(1, 1, 50, 60)
-    torch.testing.assert_close(model.predict(film.double()), model.predict(film), atol=1e-6, rtol=1e-5)
+    image = images(1, 1, 50, 60)
+    torch.testing.assert_close(model.predict(image.double()), model.predict(image), atol=1e-6, rtol=1e-5)
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of saved models; in each, what another process made of it."""
     folder = tmp_path_factory.mktemp("saved")
-    given = {"film": films(2, 1, 90, 70), "lungs": (films(2, 1, 90, 70, seed=1) > 0.5).float()}
+    given = {"film": images(2, 1, 90, 70), "lungs": (images(2, 1, 90, 70, seed=1) > 0.5).float()}
     for name, config in SAVED.items():
         model = build(config)
         model.save_pretrained(folder / name)
@@ -462,13 +462,13 @@ import torch
 from covidcxr import ClassificationModel, ModelConfig, SegmentationModel
 small = {"image_size": [64, 64], "region": "lungs", "lung_dilation": 0.05}
 config = {"task": "classification", "network": "timm:resnet10t", "classes": ["a", "b"], "preprocess": small}
-film, lungs = torch.rand(2, 1, 40, 50), torch.ones(2, 1, 40, 50)
+image, lungs = torch.rand(2, 1, 40, 50), torch.ones(2, 1, 40, 50)
 for mode in ("multiclass", "binary", "multilabel"):
-    assert ClassificationModel(ModelConfig.from_dict({**config, "mode": mode})).predict(film, lungs).shape == (2, 2)
+    assert ClassificationModel(ModelConfig.from_dict({**config, "mode": mode})).predict(image, lungs).shape == (2, 2)
 other = {"task": "segmentation", "network": "smp:fpn", "mode": "multilabel", "network_args": {"encoder": "resnet18"}}
 segmenter = SegmentationModel(ModelConfig.from_dict({**config, **other}))
-assert segmenter.predict(film, lungs).shape == (2, 2, 40, 50)
-for wrong in (film[:, 0], film.expand(2, 3, 40, 50), film.long(), "film"):
+assert segmenter.predict(image, lungs).shape == (2, 2, 40, 50)
+for wrong in (image[:, 0], image.expand(2, 3, 40, 50), image.long(), "film"):
     try:
         segmenter.predict(wrong, lungs)
     except jaxtyping.TypeCheckError:

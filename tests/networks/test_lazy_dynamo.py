@@ -83,7 +83,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_a_film_needs_no_compiler_and_who_wants_it_has_it() -> None:
+def test_a_image_needs_no_compiler_and_who_wants_it_has_it() -> None:
     run(ANSWER)
 
 

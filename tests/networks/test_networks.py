@@ -74,7 +74,7 @@ def segmenter(name: str, size: tuple[int, int] = (64, 64), channels: int = 1, **
 
 
 def output(config: ModelConfig) -> Tensor:
-    """Two films' logits; on torch.device("meta") only their shape is worked out."""
+    """Two images' logits; on torch.device("meta") only their shape is worked out."""
     network = build_network(config).eval()
     with torch.no_grad():
         result = network(torch.rand(2, config.preprocess.channels, *config.preprocess.image_size))
@@ -174,7 +174,7 @@ SEGMENTERS = [
 @pytest.mark.parametrize("name", LIBRARY_COUNTS)
 def test_library_networks_have_the_published_number_of_parameters(name: str) -> None:
     config = dataclasses.replace(classifier(name, (256, 256), 3), classes=tuple(map(str, range(1000))))
-    positions = (256 // 16) ** 2 - (224 // 16) ** 2 if "vit" in name else 0  # that the films have more
+    positions = (256 // 16) ** 2 - (224 // 16) ** 2 if "vit" in name else 0  # that the images have more
     with torch.device("meta"):
         network = build_network(config)
         assert count(network) == LIBRARY_COUNTS[name] + 768 * positions
@@ -205,14 +205,14 @@ OURS = ("covidcnn2021", "cnn19", "hog", "vgg16_head")
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [*SOME, "torchvision:alexnet", "torchvision:squeezenet1_0", *OURS])
-def test_classifiers_take_films_of_256(name: str, channels: int) -> None:
+def test_classifiers_take_images_of_256(name: str, channels: int) -> None:
     with torch.device("meta"):
         assert output(classifier(name, (256, 256), channels)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("name", "network_args"), [*((f"smp:{n}", a) for n, a in SEGMENTERS), ("residual_unet", {})])
-def test_segmenters_take_films_of_256(name: str, network_args: dict[str, Any], channels: int) -> None:
+def test_segmenters_take_images_of_256(name: str, network_args: dict[str, Any], channels: int) -> None:
     with torch.device("meta"):
         assert output(segmenter(name, (256, 256), channels, **network_args)).shape == (2, 2, 256, 256)
 
@@ -258,14 +258,14 @@ def test_vgg16_head_is_the_published_network_layer_by_layer() -> None:
 def test_hog_agrees_with_skimage() -> None:
     from skimage.feature import hog
 
-    film = torch.from_numpy(draw_phantom(seed=3).image).float()[None, None]
-    film = torch.nn.functional.interpolate(film, (64, 64), mode="area")
+    image = torch.from_numpy(draw_phantom(seed=3).image).float()[None, None]
+    image = torch.nn.functional.interpolate(image, (64, 64), mode="area")
     network = build_network(classifier("hog", (64, 64), side=64, cell=16, thumbnail=0)).eval()
     seen: list[torch.Tensor] = []
     network.head[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))  # type: ignore[index,union-attr]
-    network(film)
+    network(image)
     # skimage puts the blocks first and leaves the outermost row and column without gradient.
-    theirs = hog(film[0, 0].numpy(), 9, (16, 16), (2, 2), block_norm="L2-Hys").reshape(3, 3, 2, 2, 9)
+    theirs = hog(image[0, 0].numpy(), 9, (16, 16), (2, 2), block_norm="L2-Hys").reshape(3, 3, 2, 2, 9)
     ours = seen[0].reshape(2, 2, 9, 3, 3).permute(3, 4, 0, 1, 2).numpy()
     assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.97
 
@@ -280,10 +280,10 @@ def test_the_evidence_of_hog_sums_to_its_answer() -> None:
     torch.testing.assert_close(logits, network.head[1](features[0]), atol=1e-5, rtol=1e-4)  # type: ignore[index,operator]
 
 
-def test_hog_does_not_see_how_bright_a_film_is() -> None:
+def test_hog_does_not_see_how_bright_a_image_is() -> None:
     network = build_network(classifier("hog", thumbnail=0)).eval()
-    film = torch.rand(2, 1, 256, 256)
-    assert torch.allclose(network(film), network(film * 0.5 + 0.2), atol=1e-5)
+    image = torch.rand(2, 1, 256, 256)
+    assert torch.allclose(network(image), network(image * 0.5 + 0.2), atol=1e-5)
     with pytest.raises(ConfigError, match="a multiple of it"):
         build_network(classifier("hog", side=100))
 
@@ -298,24 +298,24 @@ def test_cnn19_has_19_layers_with_weights() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 70), (9, 8)])
-def test_residual_unet_takes_films_of_any_size(size: tuple[int, int]) -> None:
+def test_residual_unet_takes_images_of_any_size(size: tuple[int, int]) -> None:
     config = segmenter("residual_unet", size, width=2, depth=4)
     assert output(config).shape == (2, 2, *size)
     network = build_network(config).eval()
-    film = torch.rand(1, 1, *size)
-    whole = nn.functional.pad(film, (0, -size[1] % 16, 0, -size[0] % 16), mode="replicate")
-    torch.testing.assert_close(network(film), network(whole)[..., : size[0], : size[1]])
+    image = torch.rand(1, 1, *size)
+    whole = nn.functional.pad(image, (0, -size[1] % 16, 0, -size[0] % 16), mode="replicate")
+    torch.testing.assert_close(network(image), network(whole)[..., : size[0], : size[1]])
 
 
 def test_residual_unet_learns() -> None:
     torch.manual_seed(0)
     network = build_network(segmenter("residual_unet", (32, 32), width=8, depth=2))
-    film = torch.rand(4, 1, 32, 32)
-    masks = torch.cat([film > 0.5, nn.functional.avg_pool2d(film, 5, 1, 2) > 0.5], dim=1).float()
+    image = torch.rand(4, 1, 32, 32)
+    masks = torch.cat([image > 0.5, nn.functional.avg_pool2d(image, 5, 1, 2) > 0.5], dim=1).float()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     losses = []
     for _ in range(40):
-        loss = nn.functional.binary_cross_entropy_with_logits(network(film), masks)
+        loss = nn.functional.binary_cross_entropy_with_logits(network(image), masks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -338,9 +338,9 @@ def test_networks_for_one_size_say_so(name: str) -> None:
     with torch.device("meta"):
         network = build_network(binary(name, (64, 96)))
         assert network(torch.empty(2, 3, 64, 96)).shape == (2, 1)
-        with pytest.raises(ConfigError, match=r"built for films of \(64, 96\), not \(96, 64\)"):
+        with pytest.raises(ConfigError, match=r"built for images of \(64, 96\), not \(96, 64\)"):
             network(torch.empty(2, 3, 96, 64))
-        with pytest.raises(ConfigError, match=r"Nothing is left of films of \(24, 96\)"):
+        with pytest.raises(ConfigError, match=r"Nothing is left of images of \(24, 96\)"):
             build_network(binary(name, (24, 96)))
     with pytest.raises(ConfigError, match="Unknown key 'image_size'"):
         build_network(binary(name, image_size=[64, 64]))
@@ -355,13 +355,13 @@ def test_wrong_arguments_of_our_networks(name: str, wrong: dict[str, Any]) -> No
 # --- torchvision and torchxrayvision -------------------------------------------------------------------------------
 
 
-def test_torchvision_networks_take_grey_films_as_three_copies() -> None:
+def test_torchvision_networks_take_grey_images_as_three_copies() -> None:
     torch.manual_seed(0)
     grey = build_network(classifier("torchvision:squeezenet1_1", channels=1)).eval()
     torch.manual_seed(0)
     colour = build_network(classifier("torchvision:squeezenet1_1", channels=3)).eval()
-    film = torch.rand(2, 1, 64, 64)
-    torch.testing.assert_close(grey(film), colour(film.expand(-1, 3, -1, -1)))
+    image = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(grey(image), colour(image.expand(-1, 3, -1, -1)))
 
 
 @pytest.mark.parametrize(("name", "size"), [("vit_b_16", (64, 64)), ("swin_t", (64, 96)), ("resnet18", (50, 70))])
@@ -382,11 +382,11 @@ def test_torchvision(name: str, size: tuple[int, int]) -> None:
         (classifier("alexnet"), "Did you mean 'torchvision:alexnet'"),
         (classifier("timm:alexnet"), "timm has no network 'alexnet'"),
         (classifier("torchvision:inception_v3"), "two answers while it trains: use timm:inception_v3"),
-        (classifier("torchvision:vit_b_16", (64, 96)), "square films only"),
+        (classifier("torchvision:vit_b_16", (64, 96)), "square images only"),
         (classifier("torchvision:alexnet", dropuot=0.1), "'alexnet' refused its arguments.*dropuot"),
         (classifier("torchvision:maxvit_t", (256, 256)), "'maxvit_t' refused.*partition size"),
         (classifier("xrv:densenet169"), r"torchxrayvision has no network 'densenet169'\. Did you mean 'densenet121'"),
-        (classifier("xrv:densenet121", channels=3), "reads grey films: set preprocess.channels to 1"),
+        (classifier("xrv:densenet121", channels=3), "reads grey images: set preprocess.channels to 1"),
         (classifier("tim:resnet18"), "Did you mean 'timm:resnet18'"),
         (classifier("torchvision:alexnet", droput=0.1), "Did you mean 'dropout'"),
         (classifier("xrv:resnet50", op_threshs=1), "Unknown key 'op_threshs' in network_args of 'xrv:resnet50'"),
@@ -410,11 +410,11 @@ def test_xrv_densenet_sees_what_torchxrayvisions_sees(tmp_path: Path) -> None:
     theirs = xrv.models.DenseNet(weights=None, op_threshs=torch.rand(18)).eval()
     save_file(theirs.state_dict(), tmp_path / "xrv.safetensors")
     network = build_network(xrv_config("densenet121"), pretrained_backbone=tmp_path / "xrv.safetensors").eval()
-    film = torch.rand(2, 1, 64, 64)
-    scaled = torch.from_numpy(xrv.utils.normalize(film.numpy(), 1))
+    image = torch.rand(2, 1, 64, 64)
+    scaled = torch.from_numpy(xrv.utils.normalize(image.numpy(), 1))
     with torch.no_grad():
         answer = network.get_classifier()(theirs.features2(scaled))  # type: ignore[operator]
-        torch.testing.assert_close(network((film - 0.3) / 0.2), answer, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(network((image - 0.3) / 0.2), answer, rtol=1e-3, atol=1e-4)
     assert answer.shape == (2, 3)
 
 
@@ -427,14 +427,14 @@ def test_xrv_resnet_sees_what_torchxrayvisions_sees(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(xrv.models, "get_weights", lambda *_, **__: tmp_path / "state.pt")
     theirs = xrv.models.ResNet(weights="resnet50-res512-all")
     save_file(theirs.state_dict(), tmp_path / "xrv.safetensors")
-    film = torch.rand(2, 1, 64, 64)
+    image = torch.rand(2, 1, 64, 64)
     with torch.no_grad():  # without its enlargement to 512 x 512, which is slow
-        scaled = torch.from_numpy(xrv.utils.normalize(film.numpy(), 1))
+        scaled = torch.from_numpy(xrv.utils.normalize(image.numpy(), 1))
         features = nn.Sequential(*list(theirs.model.children())[:-1])(scaled).flatten(1)
         for name in ("xrv.safetensors", "state.pt"):  # as its own object saves it, and as it is published
             network = build_network(xrv_config("resnet50"), pretrained_backbone=tmp_path / name).eval()
             answer = network.get_classifier()(features)  # type: ignore[operator]
-            torch.testing.assert_close(network((film - 0.3) / 0.2), answer, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(network((image - 0.3) / 0.2), answer, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("densenet121", "DenseNet"), ("resnet50", "ResNet")])
@@ -530,7 +530,7 @@ def test_arguments_that_a_transformer_refuses(network_args: dict[str, Any]) -> N
     [
         ({"decoder_dropuot": 0.1}, "Unknown key 'decoder_dropuot'.*'smp:fpn'.*Did you mean 'decoder_dropout'"),
         ({"activation": "sigmoid"}, "Unknown key 'activation'"),  # the outputs would be no logits any more
-        ({"upsampling": 2}, "Unknown key 'upsampling'"),  # the masks would not have the films' size
+        ({"upsampling": 2}, "Unknown key 'upsampling'"),  # the masks would not have the images' size
         ({"encoder_name": "resnet18"}, "Unknown key 'encoder_name'"),
         ({"name": "unet"}, "Unknown key 'name'"),
         ({"image_size": [32, 32]}, "Unknown key 'image_size'"),
@@ -911,7 +911,7 @@ def test_from_imagenet_to_14_findings_to_the_target(
         "classification", name, tuple(f"finding {n}" for n in range(14)), "multilabel", {}, preprocess
     )
     first = ClassificationTask(findings, loss="bce", pretrained_backbone=str(path))
-    labels = torch.rand(2, 14).round().where(torch.rand(2, 14) > 0.3, torch.nan)  # some films lack some findings
+    labels = torch.rand(2, 14).round().where(torch.rand(2, 14) > 0.3, torch.nan)  # some images lack some findings
     loss = first.loss(first(torch.rand(2, 1, 64, 64)), labels)
     loss.backward()
     assert torch.isfinite(loss)

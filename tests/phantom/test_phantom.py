@@ -1,4 +1,4 @@
-"""Drawn films: what their masks promise, and that they look like films to somebody who has only seen real ones."""
+"""Drawn images: what their masks promise, and that they look like images to somebody who has only seen real ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def width(mask: np.ndarray) -> int:
     return int(np.ptp(np.flatnonzero(mask.any(0)))) + 1
 
 
-def test_films_and_masks_have_the_promised_shapes_types_and_ranges() -> None:
+def test_images_and_masks_have_the_promised_shapes_types_and_ranges() -> None:
     for size in SIZES:
         phantom = draw_phantom(1, label="covid19", size=size)
         assert phantom.image.shape == size
@@ -70,7 +70,7 @@ def test_lungs_are_two_and_plausible(phantoms: list[Phantom]) -> None:
         assert lung_reasons(phantom.lung_field) == lung_reasons(phantom.lung) == ()
 
 
-def test_same_arguments_same_bits_and_other_seeds_other_films() -> None:
+def test_same_arguments_same_bits_and_other_seeds_other_images() -> None:
     state = np.random.get_state()[1].copy()  # noqa: NPY002 - the global generator must stay untouched
     first, again, other = (draw_phantom(seed, label="covid19", view="AP", size=(96, 96)) for seed in (7, 7, 8))
     assert np.array_equal(first.image, again.image)
@@ -130,11 +130,11 @@ def test_severity_extends_the_opacities() -> None:
         assert 0 < areas[0] < areas[1] < areas[2]
 
 
-def test_films_in_bed_have_wider_hearts_higher_diaphragms_and_less_contrast() -> None:
+def test_images_in_bed_have_wider_hearts_higher_diaphragms_and_less_contrast() -> None:
     contrast = {}
     for seed in range(10):
         upright, lying = (draw_phantom(seed, view=view, size=(192, 192), marker=False) for view in VIEWS)
-        ratios = [width(film.heart) / width(film.lung) for film in (upright, lying)]
+        ratios = [width(picture.heart) / width(picture.lung) for picture in (upright, lying)]
         assert 0.35 < ratios[0] < 0.52 < ratios[1] + 0.03
         assert ratios[1] > ratios[0] + 0.04
         assert np.flatnonzero(lying.lung.any(1))[-1] < np.flatnonzero(upright.lung.any(1))[-1]
@@ -162,10 +162,10 @@ def test_marker_and_noise_can_be_left_out() -> None:
     assert grain[plain.image > 0.1].std() == pytest.approx(0.05, rel=0.25)
 
 
-def test_one_person_keeps_the_anatomy_from_film_to_film() -> None:
+def test_one_person_keeps_the_anatomy_from_image_to_image() -> None:
     def measure(patient_seed: int) -> np.ndarray:
-        films = [draw_phantom(seed, patient_seed=patient_seed, size=(128, 128)) for seed in range(4)]
-        return np.array([width(film.heart) / width(film.lung) for film in films])
+        pictures = [draw_phantom(seed, patient_seed=patient_seed, size=(128, 128)) for seed in range(4)]
+        return np.array([width(picture.heart) / width(picture.lung) for picture in pictures])
 
     same, others = measure(5), [measure(person).mean() for person in range(8)]
     assert same.std() < 0.02 < np.std(others)
@@ -174,8 +174,8 @@ def test_one_person_keeps_the_anatomy_from_film_to_film() -> None:
 def test_women_have_brighter_breasts_than_men() -> None:
     grey = {}
     for sex in ("F", "M"):
-        films = [draw_phantom(seed, sex=sex, size=(96, 96), noise=0.0) for seed in range(10)]
-        grey[sex] = np.array([film.image[60:75][film.lung_field[60:75]].mean() for film in films])
+        pictures = [draw_phantom(seed, sex=sex, size=(96, 96), noise=0.0) for seed in range(10)]
+        grey[sex] = np.array([picture.image[60:75][picture.lung_field[60:75]].mean() for picture in pictures])
     assert (grey["F"] > grey["M"]).all()
 
 
@@ -204,11 +204,11 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], word: str) -> N
 
 def test_data_set_in_memory_is_balanced_and_reproducible() -> None:
     first, again = (list(draw_dataset(12, seed=4, size=(64, 64))) for _ in range(2))
-    assert [film.label for film in first] == list(LABELS) * 4
-    assert {film.view for film in first} == set(VIEWS)
-    assert len({film.seed for film in first}) == 12
+    assert [picture.label for picture in first] == list(LABELS) * 4
+    assert {picture.view for picture in first} == set(VIEWS)
+    assert len({picture.seed for picture in first}) == 12
     assert all(np.array_equal(one.image, two.image) for one, two in zip(first, again, strict=True))
-    assert {film.label for film in draw_dataset(3, labels=["normal"], size=(64, 64))} == {"normal"}
+    assert {picture.label for picture in draw_dataset(3, labels=["normal"], size=(64, 64))} == {"normal"}
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +247,14 @@ def test_written_data_set_does_not_give_the_label_away(manifest: Path) -> None:
             assert max(labels.count(label) for label in labels) < 0.6 * len(labels), (key, value)
 
 
-def test_patients_have_one_label_and_some_have_several_films(manifest: Path) -> None:
+def test_patients_have_one_label_and_some_have_several_images(manifest: Path) -> None:
     rows = read_rows(manifest)
-    films: dict[str, list[dict[str, str]]] = {}
+    pictures: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        films.setdefault(row["patient_id"], []).append(row)
-    assert len(films) == 24
-    assert {len(of_one) for of_one in films.values()} == {1, 2}
-    for of_one in films.values():
+        pictures.setdefault(row["patient_id"], []).append(row)
+    assert len(pictures) == 24
+    assert {len(of_one) for of_one in pictures.values()} == {1, 2}
+    for of_one in pictures.values():
         for key in ("label", "source", "sex", "age"):
             assert len({row[key] for row in of_one}) == 1
 
@@ -280,8 +280,8 @@ def test_wrong_counts_are_named(tmp_path: Path, count: object) -> None:
 
 
 @pytest.mark.real
-def test_greys_resemble_those_of_real_films(real_data: Path) -> None:
-    """The averages over drawn films lie within what real ones show (5th to 95th percentile)."""
+def test_greys_resemble_those_of_real_images(real_data: Path) -> None:
+    """The averages over drawn images lie within what real ones show (5th to 95th percentile)."""
 
     def measure(image: np.ndarray, lung: np.ndarray) -> list[float]:
         return [image.mean(), image.std(), image[lung].mean(), image[lung].std(), image[~lung].mean(), lung.mean()]
@@ -291,7 +291,7 @@ def test_greys_resemble_those_of_real_films(real_data: Path) -> None:
         for row in [row for row in csv.DictReader(file) if row["lung_mask"]][::4]:
             image = cv2.imread(str(real_data / row["path"]), cv2.IMREAD_GRAYSCALE) / 255
             real.append(measure(image, cv2.imread(str(real_data / row["lung_mask"]), cv2.IMREAD_GRAYSCALE) > 127))
-    drawn = [measure(film.image, film.lung_field) for film in draw_dataset(24, size=(192, 192))]
+    drawn = [measure(picture.image, picture.lung_field) for picture in draw_dataset(24, size=(192, 192))]
     low, high = np.percentile(real, [5, 95], axis=0)
     assert (low < np.mean(drawn, axis=0)).all()
     assert (np.mean(drawn, axis=0) < high).all()

@@ -45,7 +45,7 @@ def classifier(thresholds: dict[str, float] | None = None, **preprocess: Any) ->
     return ClassificationModel(config)
 
 
-def film(height: int = 90, width: int = 70, seed: int = 0) -> np.ndarray:
+def picture(height: int = 90, width: int = 70, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width), dtype=np.float32)
 
 
@@ -70,8 +70,8 @@ def mini() -> Pipeline:
     return Pipeline.from_pretrained("mini")
 
 
-def test_masks_have_the_films_own_size_and_infection_lies_in_the_lungs(small: Pipeline) -> None:
-    prediction = small(film(131, 77))
+def test_masks_have_the_images_own_size_and_infection_lies_in_the_lungs(small: Pipeline) -> None:
+    prediction = small(picture(131, 77))
     assert set(prediction.masks) == {"lung_field", "lung", "infection"}
     assert all(mask.shape == (131, 77) and mask.dtype == bool for mask in prediction.masks.values())
     lungs = prediction.masks["lung_field"] | prediction.masks["lung"]
@@ -81,13 +81,13 @@ def test_masks_have_the_films_own_size_and_infection_lies_in_the_lungs(small: Pi
 
 
 def test_every_part_alone_is_a_pipeline() -> None:
-    answers = Pipeline(classifier=classifier())(film())
+    answers = Pipeline(classifier=classifier())(picture())
     assert answers.masks == {}
     assert answers.lung_fraction is None
     assert answers.infected_fraction is None
     assert answers.label == max(answers.probabilities, key=lambda name: answers.probabilities[name])
     assert sum(answers.probabilities.values()) == pytest.approx(1, abs=1e-6)
-    lungs = Pipeline(lung_segmenter=segmenter("lung"))(film())
+    lungs = Pipeline(lung_segmenter=segmenter("lung"))(picture())
     assert set(lungs.masks) == {"lung"}
     assert lungs.label is None
     assert lungs.probabilities == {}
@@ -106,12 +106,12 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         Pipeline(classifier=classifier(), min_lung_area=1.5)
 
 
-def test_many_films_give_what_each_alone_gives(small: Pipeline) -> None:
-    films = [film(50 + 9 * n, 64, seed=n) for n in range(5)]
+def test_many_images_give_what_each_alone_gives(small: Pipeline) -> None:
+    pictures = [picture(50 + 9 * n, 64, seed=n) for n in range(5)]
     for batch_size, workers in ((1, 0), (2, 0), (16, 2)):
-        many = list(small.predict(films, batch_size=batch_size, num_workers=workers))
+        many = list(small.predict(pictures, batch_size=batch_size, num_workers=workers))
         assert [answer.image_id for answer in many] == [f"film-{n}" for n in range(5)]
-        for one, answer in zip(films, many, strict=True):
+        for one, answer in zip(pictures, many, strict=True):
             assert isinstance(answer, Prediction)
             assert same(small(one), answer, 1e-6)
 
@@ -128,18 +128,18 @@ def test_equal_encoders_become_one_on_loading_and_are_computed_once(small: Pipel
     assert twin.network.encoder is not small.lung_segmenter.network.encoder
     calls = []
     loaded.lung_segmenter.network.encoder.register_forward_hook(lambda *_: calls.append(1))
-    films = [film(seed=n) for n in range(3)]
-    for one, other in zip(loaded.predict(films), apart.predict(films), strict=True):
+    pictures = [picture(seed=n) for n in range(3)]
+    for one, other in zip(loaded.predict(pictures), apart.predict(pictures), strict=True):
         assert isinstance(one, Prediction)
         assert isinstance(other, Prediction)
         assert same(one, other)
     assert len(calls) == 1
-    seen = torch.from_numpy(films[0])[None, None]
+    seen = torch.from_numpy(pictures[0])[None, None]
     both = loaded.lung_segmenter.predict_fitted_with(loaded.infection_segmenter, seen)
     for maps, model in zip(both, (small.lung_segmenter, twin), strict=True):
         assert torch.equal(maps, model.predict_fitted(seen))
     again = Pipeline.from_pretrained(loaded.save_pretrained(tmp_path / "again"))
-    assert same(again(films[0]), apart(films[0]))
+    assert same(again(pictures[0]), apart(pictures[0]))
 
 
 @pytest.mark.parametrize("change", ["weights", "size", "stride"])
@@ -157,16 +157,16 @@ def test_unequal_encoders_stay_apart(change: str) -> None:
     assert segmenter("lung").merge_encoder(segmenter("infection"))
 
 
-def test_a_single_film_and_small_models_take_one_core(small: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_image_and_small_models_take_one_core(small: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     torch.set_num_threads(2)
     try:
         assert small.classifier is not None
         hook = small.classifier.network.register_forward_hook(lambda *_: counts.append(torch.get_num_threads()))
-        small(film())
-        list(small.predict([film(), film(seed=1)]))
+        small(picture())
+        list(small.predict([picture(), picture(seed=1)]))
         monkeypatch.setattr(small, "_small", False)
-        small(film())
+        small(picture())
         assert counts == [1, 2, 2]
         assert torch.get_num_threads() == 2
     finally:
@@ -175,7 +175,7 @@ def test_a_single_film_and_small_models_take_one_core(small: Pipeline, monkeypat
 
 
 def test_a_corrected_mask_changes_the_answer_and_is_not_doubted(small: Pipeline) -> None:
-    image = film()
+    image = picture()
     drawn = small(image)
     field = np.zeros(image.shape, dtype=bool)
     field[10:20, 10:20] = True
@@ -190,7 +190,7 @@ def test_a_corrected_mask_changes_the_answer_and_is_not_doubted(small: Pipeline)
     assert same(small.revise(image, {}), drawn)
     for wrong, message in (
         ({"heart": field}, "draws no mask 'heart'"),
-        ({"lung": field[:5]}, "of the film's size"),
+        ({"lung": field[:5]}, "of the image's size"),
         ({"lung": ~field & field}, "not empty"),
         ({"lung": field.astype(np.uint8)}, "uint8"),
     ):
@@ -198,22 +198,22 @@ def test_a_corrected_mask_changes_the_answer_and_is_not_doubted(small: Pipeline)
             small.revise(image, wrong)
 
 
-def test_films_are_read_as_they_are_needed(small: Pipeline) -> None:
+def test_images_are_read_as_they_are_needed(small: Pipeline) -> None:
     drawn = []
 
     def endless() -> Iterator[np.ndarray]:
         while True:
             drawn.append(1)
-            yield film()
+            yield picture()
 
     answers = small.predict(endless(), batch_size=3)
     next(answers)
     assert len(drawn) == 3
 
 
-def test_a_bad_film_is_one_entry(small: Pipeline, tmp_path: Path) -> None:
+def test_a_bad_image_is_one_entry(small: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no film")
-    good = film()
+    good = picture()
     answers = list(small.predict([good, tmp_path / "text.png", good, tmp_path / "none.png"], on_error="return"))
     assert [type(answer) for answer in answers] == [Prediction, FailedPrediction, Prediction, FailedPrediction]
     assert isinstance(answers[1], FailedPrediction)
@@ -248,18 +248,18 @@ def test_lungs_that_are_not_there_give_a_reason_and_no_answer() -> None:
     with torch.no_grad():
         blind.network.segmentation_head[0].bias.fill_(-20.0)
     pipeline = Pipeline(lung_segmenter=blind, classifier=classifier(region="lungs"))
-    prediction = pipeline(film())
+    prediction = pipeline(picture())
     assert prediction.label is None
     assert prediction.probabilities == {}
     assert prediction.reasons[0] == "lungs-not-found"
     assert all(in_words(reason).endswith(".") for reason in prediction.reasons)
-    whole = Pipeline(lung_segmenter=blind, classifier=classifier())(film())
+    whole = Pipeline(lung_segmenter=blind, classifier=classifier())(picture())
     assert whole.label is None
-    assert whole.probabilities, "a classifier of whole films is asked, but not believed"
+    assert whole.probabilities, "a classifier of whole images is asked, but not believed"
 
 
 def test_a_probability_set_with_more_or_less_than_one_class_cannot_say() -> None:
-    shown = film()
+    shown = picture()
     assert Pipeline(classifier=classifier(dict.fromkeys(CLASSES, 0.0)))(shown).reasons == ("several-answers-plausible",)
     assert Pipeline(classifier=classifier(dict.fromkeys(CLASSES, 0.999)))(shown).reasons == ("no-answer-plausible",)
     sure = Pipeline(classifier=classifier({"covid19": 0.0, "pneumonia": 1.0, "normal": 1.0}))(shown)
@@ -269,7 +269,7 @@ def test_a_probability_set_with_more_or_less_than_one_class_cannot_say() -> None
 
 def test_a_saved_pipeline_gives_the_same_in_a_new_process(small: Pipeline, tmp_path: Path) -> None:
     folder = small.save_pretrained(tmp_path / "saved")
-    shown = film(120, 100)
+    shown = picture(120, 100)
     Image.fromarray((shown * 255).astype(np.uint8)).save(tmp_path / "film.png")
     here = small(tmp_path / "film.png")
     code = (
@@ -418,7 +418,7 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(small: Pipeline, monkey
 
 
 def test_a_prediction_is_saved_as_json_masks_and_overlay(small: Pipeline, tmp_path: Path) -> None:
-    prediction = small(film(80, 90))
+    prediction = small(picture(80, 90))
     path = prediction.save(tmp_path, "film")
     assert json.loads(path.read_text()) == prediction.to_dict()
     for name, mask in prediction.masks.items():

@@ -1,4 +1,4 @@
-"""The gate: how films lie, what is drawn to be refused, what is admitted, corrected and refused, and the pipeline."""
+"""The gate: how images lie, what is drawn to be refused, what is admitted, corrected and refused, and the pipeline."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from covidcxr.pipeline.folder import write_sheet
 from covidcxr.pipeline.golden import check_golden
 from covidcxr.pipeline.prediction import in_words
 from covidcxr.pipeline.view_check import Admission, admit, check_gate
-from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 
-CLASSES = (*ORIENTATIONS, NOT_A_FILM)
+CLASSES = (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE)
 
 
 def marked(strength: float = 0.4, size: tuple[int, int] = (48, 40)) -> np.ndarray:
-    """An upright film in the eyes of `edge_gate`: its upper edge is brighter than the rest."""
-    film = np.full(size, 0.3, np.float32)
-    film[:10] += strength
-    return film
+    """An upright image in the eyes of `edge_gate`: its upper edge is brighter than the rest."""
+    picture = np.full(size, 0.3, np.float32)
+    picture[:10] += strength
+    return picture
 
 
 def edge_gate(thresholds: dict[str, float] | None = None, classes: tuple[str, ...] = CLASSES) -> ClassificationModel:
-    """A gate that looks for the edge that differs; as sure as it differs; without one, it is no film."""
+    """A gate that looks for the edge that differs; as sure as it differs; without one, it is no image."""
     settings = PreprocessConfig(image_size=(48, 48), fit="stretch")
     gate = ClassificationModel(
         ModelConfig(
@@ -42,13 +42,18 @@ def edge_gate(thresholds: dict[str, float] | None = None, classes: tuple[str, ..
 
     def predict(image: torch.Tensor, lung_mask: torch.Tensor | None = None) -> torch.Tensor:
         rows = []
-        for film in image[:, 0].numpy():
-            middle = np.median(film)
-            edges = [film[:6].mean(), film[:, -6:].mean(), film[-6:].mean(), film[:, :6].mean()]  # clockwise
+        for picture in image[:, 0].numpy():
+            middle = np.median(picture)
+            edges = [
+                picture[:6].mean(),
+                picture[:, -6:].mean(),
+                picture[-6:].mean(),
+                picture[:, :6].mean(),
+            ]  # clockwise
             away = np.array(edges) - middle
             turns = int(np.abs(away).argmax())
             sure = min(1.0, abs(away[turns]) / 0.4)
-            name = Orientation(turns, bool(away[turns] < 0)).name if sure > 0.1 else NOT_A_FILM
+            name = Orientation(turns, bool(away[turns] < 0)).name if sure > 0.1 else NOT_A_FRONTAL_IMAGE
             chances = dict.fromkeys(classes, (1 - sure) / (len(classes) - 1))
             rows.append([chances[one] if one != name else (sure if sure > 0.1 else 1.0) for one in classes])
         return torch.tensor(rows)
@@ -60,21 +65,21 @@ def edge_gate(thresholds: dict[str, float] | None = None, classes: tuple[str, ..
 def test_there_are_eight_orientations_and_turns_are_clockwise() -> None:
     assert len(ORIENTATIONS) == 8
     assert next(iter(ORIENTATIONS)) == UPRIGHT.name == "frontal"
-    film = np.zeros((3, 2), np.float32)
-    film[0, 0] = 1  # the upper left corner
-    assert ORIENTATIONS["turned-90"].lay(film).tolist() == [[0, 0, 1], [0, 0, 0]]
-    assert ORIENTATIONS["turned-180"].lay(film)[2, 1] == 1
-    assert ORIENTATIONS["inverted"].lay(film).tolist() == (1 - film).tolist()
+    picture = np.zeros((3, 2), np.float32)
+    picture[0, 0] = 1  # the upper left corner
+    assert ORIENTATIONS["turned-90"].lay(picture).tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert ORIENTATIONS["turned-180"].lay(picture)[2, 1] == 1
+    assert ORIENTATIONS["inverted"].lay(picture).tolist() == (1 - picture).tolist()
     assert ORIENTATIONS["inverted-turned-270"].faults == ("inverted", "turned-270")
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_a_film_and_its_masks_come_back_as_they_were(name: str) -> None:
+def test_a_image_and_its_masks_come_back_as_they_were(name: str) -> None:
     way, rng = ORIENTATIONS[name], np.random.default_rng(0)
-    film, mask = rng.random((30, 20), np.float32), {"lung": rng.random((30, 20)) > 0.5}
-    np.testing.assert_allclose(way.correct(way.lay(film)), film, atol=1e-7)
+    picture, mask = rng.random((30, 20), np.float32), {"lung": rng.random((30, 20)) > 0.5}
+    np.testing.assert_allclose(way.correct(way.lay(picture)), picture, atol=1e-7)
     assert np.array_equal(way.correct_masks(way.lay_masks(mask))["lung"], mask["lung"])
-    assert way.lay_masks(mask)["lung"].shape == way.lay(film).shape
+    assert way.lay_masks(mask)["lung"].shape == way.lay(picture).shape
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -96,14 +101,14 @@ def test_what_cannot_be_drawn_is_told() -> None:
         draw_other(0, "ct", size=(10, 10))
 
 
-def test_a_film_passes_corrected_or_is_named_and_all_else_is_refused() -> None:
+def test_a_image_passes_corrected_or_is_named_and_all_else_is_refused() -> None:
     gate = edge_gate()
     for way in ORIENTATIONS.values():
         assert admit(gate, [way.lay(marked())]) == [Admission(way)]
         (weak,) = admit(gate, [way.lay(marked(0.15))])  # probable, but not surely enough to be corrected
         named = ("film-inverted",) * way.inverted + ("film-turned",) * bool(way.turns)
         assert weak == (Admission() if way == UPRIGHT else Admission(way, named))
-    assert admit(gate, [np.full((40, 40), 0.5, np.float32)]) == [Admission(reasons=(NOT_A_FILM,))]
+    assert admit(gate, [np.full((40, 40), 0.5, np.float32)]) == [Admission(reasons=(NOT_A_FRONTAL_IMAGE,))]
     mixed = [marked(), ORIENTATIONS["turned-90"].lay(marked()), np.zeros((40, 40), np.float32)]
     assert [bool(one.reasons) for one in admit(gate, mixed)] == [False, False, True]
     assert admit(gate, []) == []
@@ -113,11 +118,11 @@ def test_thresholds_of_the_gate_count() -> None:
     askew = ORIENTATIONS["turned-270"].lay(marked(0.3))  # 0.75
     assert admit(edge_gate(), [askew])[0].reasons == ()
     assert admit(edge_gate({"turned-270": 0.8}), [askew])[0].reasons == ("film-turned",)
-    assert admit(edge_gate({"frontal": 0.8}), [askew])[0].reasons == ("film-turned",)  # the corrected film must count
+    assert admit(edge_gate({"frontal": 0.8}), [askew])[0].reasons == ("film-turned",)  # the corrected image must count
     assert admit(edge_gate({"frontal": 0.01}), [askew])[0] == Admission()  # "frontal" counts already
 
 
-def test_a_corrected_film_that_looks_like_none_is_refused_as_none() -> None:
+def test_a_corrected_image_that_looks_like_none_is_refused_as_none() -> None:
     gate = edge_gate()
     first = gate.predict
 
@@ -128,12 +133,12 @@ def test_a_corrected_film_that_looks_like_none_is_refused_as_none() -> None:
         return found
 
     gate.predict = predict
-    assert admit(gate, [ORIENTATIONS["inverted"].lay(marked())]) == [Admission(reasons=(NOT_A_FILM,))]
+    assert admit(gate, [ORIENTATIONS["inverted"].lay(marked())]) == [Admission(reasons=(NOT_A_FRONTAL_IMAGE,))]
 
 
 def test_a_model_that_is_no_gate_is_refused() -> None:
-    check_gate(edge_gate(classes=("frontal", NOT_A_FILM)))
-    for classes in (("normal", "covid19"), ("turned-90", NOT_A_FILM), ("frontal", "sideways")):
+    check_gate(edge_gate(classes=("frontal", NOT_A_FRONTAL_IMAGE)))
+    for classes in (("normal", "covid19"), ("turned-90", NOT_A_FRONTAL_IMAGE), ("frontal", "sideways")):
         with pytest.raises(ConfigError, match="gate must have exclusive classes"):
             check_gate(ClassificationModel(ModelConfig("classification", "timm:mobilenetv3_small_050", classes)))
     settings = PreprocessConfig(region="lungs")
@@ -152,27 +157,27 @@ def gated(mini: Pipeline, gate: ClassificationModel) -> Pipeline:
 
 
 def framed(seed: int = 0) -> np.ndarray:
-    """A drawn chest that `edge_gate` takes for an upright film."""
-    film = draw_phantom(seed, size=(288, 256)).image * 0.5
-    film[:40] = 1
-    return film.astype(np.float32)
+    """A drawn chest that `edge_gate` takes for an upright image."""
+    picture = draw_phantom(seed, size=(288, 256)).image * 0.5
+    picture[:40] = 1
+    return picture.astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ["turned-90", "turned-180", "inverted-turned-270"])
-def test_masks_lie_on_the_film_as_it_was_given(mini: Pipeline, name: str) -> None:
-    way, pipeline, film = ORIENTATIONS[name], gated(mini, edge_gate()), framed()
-    upright, askew = pipeline(film), pipeline(way.lay(film))
+def test_masks_lie_on_the_image_as_it_was_given(mini: Pipeline, name: str) -> None:
+    way, pipeline, picture = ORIENTATIONS[name], gated(mini, edge_gate()), framed()
+    upright, askew = pipeline(picture), pipeline(way.lay(picture))
     assert upright.notes == ()
     assert askew.notes == tuple(f"{fault}-corrected" for fault in way.faults)
     assert askew.to_dict()["notes"] == list(askew.notes)
-    assert askew.film.shape == way.lay(film).shape
+    assert askew.image.shape == way.lay(picture).shape
     for mask_class, mask in askew.masks.items():
         expected = way.lay_masks(upright.masks)[mask_class]
         assert upright.masks[mask_class].any()
-        assert (mask != expected).mean() < 1e-3  # an inverted film loses its last bit
+        assert (mask != expected).mean() < 1e-3  # an inverted image loses its last bit
     assert askew.probabilities == pytest.approx(upright.probabilities, abs=1e-3)
     heat, seen = askew.explain("normal").heat, upright.explain("normal").heat
-    assert heat.shape == askew.film.shape
+    assert heat.shape == askew.image.shape
     assert np.abs(heat - way.turn(seen)).mean() < 0.02
 
 
@@ -180,26 +185,26 @@ def test_what_is_refused_is_shown_to_no_other_model(mini: Pipeline, tmp_path: Pa
     pipeline = gated(mini, edge_gate())
     plain = np.full((256, 256), 0.5, np.float32)
     answers = list(pipeline.predict([framed(), plain, ORIENTATIONS["turned-90"].lay(framed()), plain]))
-    assert [one.reasons == (NOT_A_FILM,) for one in answers] == [False, True, False, True]
+    assert [one.reasons == (NOT_A_FRONTAL_IMAGE,) for one in answers] == [False, True, False, True]
     for answer in (answers[1], answers[3]):
         assert (answer.label, answer.probabilities, answer.masks, answer.notes) == (None, {}, {}, ())
         assert answer.overlay().shape == (256, 256, 3)
-        with pytest.raises(ConfigError, match="does not look like a frontal chest film"):
+        with pytest.raises(ConfigError, match="does not look like a frontal chest radiograph"):
             answer.explain()
     entries = [{"name": f"film-{number}", **answer.to_dict()} for number, answer in enumerate(answers)]
     write_sheet(tmp_path / "index.html", entries, {"films": 4, "failed": 0, "answers": {}, "left_out": {}})
     page = (tmp_path / "index.html").read_text()
-    assert in_words(NOT_A_FILM) in page
+    assert in_words(NOT_A_FRONTAL_IMAGE) in page
     assert in_words("turned-90-corrected") in page
 
 
-def test_a_film_whose_masks_somebody_drew_is_corrected_but_not_refused(mini: Pipeline) -> None:
+def test_a_image_whose_masks_somebody_drew_is_corrected_but_not_refused(mini: Pipeline) -> None:
     pipeline = gated(mini, edge_gate())
     plain = np.full((256, 256), 0.5, np.float32)
     mask = np.zeros((256, 256), bool)
     mask[60:200, 30:110] = mask[60:200, 150:230] = True
     answer = pipeline.revise(plain, {"lung_field": mask})
-    assert NOT_A_FILM not in answer.reasons
+    assert NOT_A_FRONTAL_IMAGE not in answer.reasons
     assert answer.probabilities
     way = ORIENTATIONS["turned-90"]
     upright, drawn = framed(), pipeline(framed()).masks
@@ -231,12 +236,12 @@ def test_a_pipeline_keeps_its_gate_and_older_ones_have_none(mini: Pipeline, tmp_
 def test_golden_inputs_tell_that_a_gate_is_another(mini: Pipeline, tmp_path: Path) -> None:
     pipeline = gated(mini, edge_gate())
     pipeline.save_pretrained(tmp_path)
-    films = json.loads((tmp_path / "golden" / "golden.json").read_text())["films"]
-    assert len(films) == 6
+    pictures = json.loads((tmp_path / "golden" / "golden.json").read_text())["films"]
+    assert len(pictures) == 6
     assert check_golden(pipeline, tmp_path / "golden") == []
-    films[0]["notes"] = ["turned-90-corrected"]
-    films[1]["reasons"] = [] if NOT_A_FILM in films[1]["reasons"] else [NOT_A_FILM]
-    (tmp_path / "golden" / "golden.json").write_text(json.dumps({"films": films}))
+    pictures[0]["notes"] = ["turned-90-corrected"]
+    pictures[1]["reasons"] = [] if NOT_A_FRONTAL_IMAGE in pictures[1]["reasons"] else [NOT_A_FRONTAL_IMAGE]
+    (tmp_path / "golden" / "golden.json").write_text(json.dumps({"films": pictures}))
     faults = check_golden(pipeline, tmp_path / "golden")
     assert any("film-0: corrected" in fault for fault in faults)
     assert any("film-1: it is refused" in fault for fault in faults)
@@ -244,7 +249,7 @@ def test_golden_inputs_tell_that_a_gate_is_another(mini: Pipeline, tmp_path: Pat
 
 def test_every_id_has_words() -> None:
     notes = {f"{fault}-corrected" for way in ORIENTATIONS.values() for fault in way.faults}
-    for name in (NOT_A_FILM, "film-inverted", "film-turned", *notes):
+    for name in (NOT_A_FRONTAL_IMAGE, "film-inverted", "film-turned", *notes):
         assert in_words(name).endswith(".")
         assert in_words(name) != name
 
@@ -256,40 +261,40 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_films_come_in_every_orientation_and_spoilt_among_what_is_drawn(table: Path) -> None:
+def test_images_come_in_every_orientation_and_spoilt_among_what_is_drawn(table: Path) -> None:
     data = GateDataModule(table, drawn=10, image_size=(48, 48), augment=None)
     assert data.classes == CLASSES
     assert len(data.records) == 12 * (8 + 2) + 10 * (8 + len(OTHERS))
     splits: dict[str, set[str | None]] = {}
     for record in data.records:
         splits.setdefault(record.patient, set()).add(record.split)
-        assert (record.label == NOT_A_FILM) == (record.source in (*OTHERS, "cut-out", "shuffled"))
+        assert (record.label == NOT_A_FRONTAL_IMAGE) == (record.source in (*OTHERS, "cut-out", "shuffled"))
     assert all(len(found) == 1 for found in splits.values())
     assert all(set(counts) == set(CLASSES) for counts in data.counts().values())
     by_id = {record.image_id: record for record in data.records}
-    film = data.read_film(by_id["frontal/images/phantom-00003.png"])
+    picture = data.load_image(by_id["frontal/images/phantom-00003.png"])
     for name, way in ORIENTATIONS.items():
-        assert np.array_equal(data.read_film(by_id[f"{name}/images/phantom-00003.png"]), way.lay(film))
-    assert np.prod(data.read_film(by_id["cut-out/images/phantom-00003.png"]).shape) < 0.2 * film.size
-    chest = data.read_film(by_id["frontal/drawn/chest-00001"])
-    assert np.array_equal(data.read_film(by_id["turned-180/drawn/chest-00001"]), np.rot90(chest, 2))
-    other = data.read_film(by_id["hand/drawn/00002"])
-    assert np.array_equal(other, GateDataModule(table, drawn=10).read_film(by_id["hand/drawn/00002"]))
+        assert np.array_equal(data.load_image(by_id[f"{name}/images/phantom-00003.png"]), way.lay(picture))
+    assert np.prod(data.load_image(by_id["cut-out/images/phantom-00003.png"]).shape) < 0.2 * picture.size
+    chest = data.load_image(by_id["frontal/drawn/chest-00001"])
+    assert np.array_equal(data.load_image(by_id["turned-180/drawn/chest-00001"]), np.rot90(chest, 2))
+    other = data.load_image(by_id["hand/drawn/00002"])
+    assert np.array_equal(other, GateDataModule(table, drawn=10).load_image(by_id["hand/drawn/00002"]))
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape[1:] == (1, 48, 48)
 
 
-def test_the_films_keep_their_own_split(table: Path) -> None:
+def test_the_images_keep_their_own_split(table: Path) -> None:
     with (table / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     barred = rows[0]["patient_id"]
-    data = GateDataModule(table, films={"test_only": {"patient_id": barred}}, drawn=10)
+    data = GateDataModule(table, pictures={"test_only": {"patient_id": barred}}, drawn=10)
     own = [record for record in data.records if record.patient_id == barred]
     assert own
     assert {record.split for record in own} == {"test"}
 
 
-def test_a_missing_film_and_a_wrong_setting_are_told(table: Path, tmp_path: Path) -> None:
+def test_a_missing_image_and_a_wrong_setting_are_told(table: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path, 6, size=(64, 64))
     (tmp_path / "images" / "phantom-00002.png").unlink()
     with pytest.raises(DatasetError, match="phantom-00002"):
@@ -297,15 +302,15 @@ def test_a_missing_film_and_a_wrong_setting_are_told(table: Path, tmp_path: Path
     with pytest.raises(ConfigError, match="drawn must be"):
         GateDataModule(table, drawn=3)
     with pytest.raises(ConfigError, match="refuses its settings"):
-        GateDataModule(table, films={"tables": "x.csv"})
+        GateDataModule(table, pictures={"tables": "x.csv"})
 
 
-def test_spoilt_films_are_parts_of_the_film() -> None:
-    film = np.random.default_rng(0).random((90, 60), np.float32)
+def test_spoilt_images_are_parts_of_the_image() -> None:
+    picture = np.random.default_rng(0).random((90, 60), np.float32)
     for seed in range(20):
-        piece = cut_out(film, np.random.default_rng(seed))
-        assert all(0.14 <= part / whole <= 0.41 for part, whole in zip(piece.shape, film.shape, strict=True))
-        assert np.isin(piece, film).all()
-        tiles = shuffle_tiles(film, np.random.default_rng(seed))
-        assert np.isin(tiles, film).all()
-        assert tiles.shape != film.shape or not np.array_equal(tiles, film)
+        piece = cut_out(picture, np.random.default_rng(seed))
+        assert all(0.14 <= part / whole <= 0.41 for part, whole in zip(piece.shape, picture.shape, strict=True))
+        assert np.isin(piece, picture).all()
+        tiles = shuffle_tiles(picture, np.random.default_rng(seed))
+        assert np.isin(tiles, picture).all()
+        assert tiles.shape != picture.shape or not np.array_equal(tiles, picture)

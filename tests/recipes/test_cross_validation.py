@@ -1,4 +1,4 @@
-"""Cross-validation and leave-one-source-out: every film tested once, by a model that saw neither it nor its patient."""
+"""Cross-validation and leave-one-source-out: every image tested once, by a model that saw neither it nor its patient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = ("covid19", "normal", "pneumonia")
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("films"), 36, size=(64, 64)).parent
 
 
@@ -58,7 +58,7 @@ def test_parts_lay_their_settings_over_the_config_and_change_no_other() -> None:
         ({"init_args": {}}, "need data.class_path"),
     ],
 )
-def test_films_are_not_held_out_twice(data: dict[str, Any], message: str) -> None:
+def test_images_are_not_held_out_twice(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         HeldOut.folds(3)[0].apply({"data": data})
 
@@ -68,15 +68,15 @@ def test_two_folds_are_too_few() -> None:
         HeldOut.folds(2)
 
 
-def test_a_source_that_alone_shows_a_label_is_never_held_out(films: Path, tmp_path: Path) -> None:
-    table = pd.read_csv(films / "manifest.csv")
+def test_a_source_that_alone_shows_a_label_is_never_held_out(images: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(images / "manifest.csv")
     table.loc[table.label == "normal", "source"] = "normals only"
     for column in ("path", "lung"):
-        table[column] = [str(films / path) for path in table[column]]
+        table[column] = [str(images / path) for path in table[column]]
     table.to_csv(tmp_path / "manifest.csv", index=False)
     parts, reasons = without_sources(CSVDataModule(tmp_path))
     assert [part.name for part in parts] == ["without-phantom-a", "without-phantom-b"]
-    assert reasons == {"normals only": "without normals only there is no film to learn normal from"}
+    assert reasons == {"normals only": "without normals only there is no image to learn normal from"}
     table[table.label != "normal"].assign(source=table.label).to_csv(tmp_path / "manifest.csv", index=False)
     with pytest.raises(ConfigError, match="No source can be held out: without covid19"):
         without_sources(CSVDataModule(tmp_path))
@@ -85,19 +85,19 @@ def test_a_source_that_alone_shows_a_label_is_never_held_out(films: Path, tmp_pa
     assert len(without_sources(data, labels=False)[0]) == 2
 
 
-def test_a_film_counts_where_its_own_source_is_held_out() -> None:
+def test_a_image_counts_where_its_own_source_is_held_out() -> None:
     parts = [HeldOut(f"without-{name}", {"hold_out_source": name}) for name in ("a", "b")]
     rows = [{"image_id": "1", "source": "a"}, {"image_id": "2", "source": "b"}]  # of one patient
     pooled = pool_rows((part, rows) for part in parts)
     assert [(row["image_id"], row["fold"]) for row in pooled] == [("1", "without-a"), ("2", "without-b")]
 
 
-def test_folds_test_every_film_once_and_finished_ones_are_not_repeated(films: Path, tmp_path: Path) -> None:
+def test_folds_test_every_image_once_and_finished_ones_are_not_repeated(images: Path, tmp_path: Path) -> None:
     recipe, out = write(tmp_path / "tiny.yaml"), tmp_path / "out"
-    words = ["recipes", "run", str(recipe), "--data.root", str(films), "--output", str(out), "--folds", "3"]
+    words = ["recipes", "run", str(recipe), "--data.root", str(images), "--output", str(out), "--folds", "3"]
     assert main(words) == 0
     rows = read_rows(out / "predictions.csv")
-    records = CSVDataModule(films).records
+    records = CSVDataModule(images).records
     assert sorted(row["image_id"] for row in rows) == sorted(record.image_id for record in records)
     homes: dict[str, set[str]] = {}
     for row in rows:
@@ -116,14 +116,14 @@ def test_folds_test_every_film_once_and_finished_ones_are_not_repeated(films: Pa
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert read_rows(out / "predictions.csv") == rows
     with pytest.raises(CovidCXRError, match="other settings"):
-        run_recipe(Recipe.read(str(recipe)), out, ["--data.root", str(films)], folds=4)
+        run_recipe(Recipe.read(str(recipe)), out, ["--data.root", str(images)], folds=4)
 
 
 @pytest.mark.slow
-def test_each_source_is_tested_by_a_model_that_never_saw_it(films: Path, tmp_path: Path) -> None:
+def test_each_source_is_tested_by_a_model_that_never_saw_it(images: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path / "tiny.yaml", compare={"loss": {"plain": {}, "focal": {"model.init_args.loss": "focal"}}})
     comparison = run_recipe(
-        Recipe.read(str(recipe)), tmp_path / "out", ["--data.root", str(films)], leave_one_source_out=True
+        Recipe.read(str(recipe)), tmp_path / "out", ["--data.root", str(images)], leave_one_source_out=True
     )
     assert list(comparison.to_dict()["runs"]) == ["plain", "focal"]
     for variant in ("plain", "focal"):
@@ -132,11 +132,11 @@ def test_each_source_is_tested_by_a_model_that_never_saw_it(films: Path, tmp_pat
         assert all(row["fold"] == f"without-{row['source']}" for row in rows)
 
 
-def test_what_has_no_parts_is_refused(films: Path, tmp_path: Path) -> None:
+def test_what_has_no_parts_is_refused(images: Path, tmp_path: Path) -> None:
     ensemble = Recipe.read(str(write(tmp_path / "ensemble.yaml", ensemble={"vote": "soft"})))
     with pytest.raises(ConfigError, match="no ensemble"):
-        run_recipe(ensemble, tmp_path / "out", ["--data.root", str(films)], folds=3)
+        run_recipe(ensemble, tmp_path / "out", ["--data.root", str(images)], folds=3)
     both = Recipe.read(str(write(tmp_path / "tiny.yaml")))
     with pytest.raises(ConfigError, match="one of the two"):
-        run_recipe(both, tmp_path / "out", ["--data.root", str(films)], folds=3, leave_one_source_out=True)
+        run_recipe(both, tmp_path / "out", ["--data.root", str(images)], folds=3, leave_one_source_out=True)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Every published system: its recipe holds what was published, and goes from fit to report on made-up films."""
+"""Every published system: its recipe holds what was published, and goes from fit to report on made-up images."""
 
 from __future__ import annotations
 
@@ -14,20 +14,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from torch import nn
-from torchvision.models import get_model_weights
-
-from covidcxr.config import ModelConfig, PreprocessConfig
-from covidcxr.data import CovidxCXR3DataModule, find_leaks
-from covidcxr.data.files import MASK_INDEX
-from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
-from covidcxr.pipeline.lung_masks import draw_masks
-from covidcxr.recipes.sweep import run_recipe
-from covidcxr.training.lightning_cli import TrainingCLI, check, open_data
-from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
-from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS
 from fakes import (
-    draw_film,
+    draw_image,
     draw_lungs,
     write_coronahack_fake,
     write_covid_ct_ucsd_fake,
@@ -43,6 +31,18 @@ from fakes import (
     write_xrv_nih_fake,
 )
 from test_networks import LIBRARY_COUNTS, count
+from torch import nn
+from torchvision.models import get_model_weights
+
+from covidcxr.config import ModelConfig, PreprocessConfig
+from covidcxr.data import CovidxCXR3DataModule, find_leaks
+from covidcxr.data.files import MASK_INDEX
+from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
+from covidcxr.pipeline.lung_masks import draw_masks
+from covidcxr.recipes.sweep import run_recipe
+from covidcxr.training.lightning_cli import TrainingCLI, check, open_data
+from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
+from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 
 ELSEWHERE = {"multitask": "tasks/test_multitask.py", "wali2021-next": "recipes/test_tune.py"}
 """Recipes with a test of their own, and where that is."""
@@ -138,7 +138,7 @@ FROZEN: dict[str, Any] = {
 
 
 def write_licensed_fake(root: Path) -> Path:
-    """A table with licences, as that of `mini`, and lung masks drawn for all films."""
+    """A table with licences, as that of `mini`, and lung masks drawn for all images."""
     write_manifest_fake(root)
     with (root / "manifest.csv").open(newline="") as file:
         rows = [row | {"license": "CC BY 4.0"} for row in csv.DictReader(file)]
@@ -169,9 +169,9 @@ MINI_LUNGS: dict[str, Any] = {
 
 
 def write_covidx_fake(root: Path) -> Path:
-    """COVIDx CXR-3 with one positive film on which there are no lungs."""
+    """COVIDx CXR-3 with one positive image on which there are no lungs."""
     write_covidx_cxr3_fake(root)
-    write_image(root / "train" / "COVID(12).png", draw_film(0).clip(180, 190))
+    write_image(root / "train" / "COVID(12).png", draw_image(0).clip(180, 190))
     return root
 
 
@@ -184,7 +184,7 @@ def write_three_fakes(root: Path) -> Path:
 
 
 def lung_finder() -> SegmentationModel:
-    """A segmenter that draws what is dark on the fakes' films: their lungs."""
+    """A segmenter that draws what is dark on the fakes' images: their lungs."""
     config = ModelConfig("segmentation", "residual_unet", ("lung_field",), "binary", {"width": 1, "depth": 1})
     model = SegmentationModel(
         replace(config, preprocess=PreprocessConfig(image_size=(40, 32), mean=(0.0,), std=(1.0,)))
@@ -483,7 +483,7 @@ SYSTEMS = {
         write_licensed_fake,
         {
             "data": "GateDataModule",
-            "classes": (*ORIENTATIONS, NOT_A_FILM),
+            "classes": (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE),
             "network": "timm:mobilenetv3_small_050",
             "size": (96, 96, 1),
             "normalization": ((0.5,), (0.27,)),
@@ -638,7 +638,7 @@ def residual_unet(channels: int, outputs: int, width: int, depth: int) -> int:
 
 
 def check_weights(config: ModelConfig, normalization: Any) -> None:
-    """Weights that are asked for exist, are ImageNet's, and get films as they had them."""
+    """Weights that are asked for exist, are ImageNet's, and get images as they had them."""
     library, _, name = config.network.rpartition(":")
     if library == "timm":
         weights = timm.models.get_pretrained_cfg(name)
@@ -677,7 +677,7 @@ def test_it_holds_what_was_published(name: str, tmp_path: Path) -> None:
     assert used - system.variants.keys() <= set(dict(recipe.runs()))
 
 
-def test_infection_is_learnt_from_films_of_covid19_patients_alone(tmp_path: Path) -> None:
+def test_infection_is_learnt_from_images_of_covid19_patients_alone(tmp_path: Path) -> None:
     root = write_covid_qu_ex_fake(tmp_path)
     data = open_data(Recipe.read("long2024-infection").base(), ["--data.root", str(root)])
     assert {record.label for record in data.records} == {"COVID-19"}
@@ -772,8 +772,8 @@ def test_loan2022_classify_draws_its_masks_first_and_leaves_small_lungs_out(tmp_
     assert recipe.masks["min_lung_area"] == 0.15
     recipe = replace(recipe, masks={**recipe.masks, "model": lung_finder()})
     out = run_tiny("loan2022-classify", tmp_path, recipe=recipe, words=[])
-    films = CovidxCXR3DataModule(tmp_path / "data", drawn_masks=out / "masks", min_lung_area=0.15)
-    assert len(films.records) == len(CovidxCXR3DataModule(tmp_path / "data").records) - 1
+    images = CovidxCXR3DataModule(tmp_path / "data", drawn_masks=out / "masks", min_lung_area=0.15)
+    assert len(images.records) == len(CovidxCXR3DataModule(tmp_path / "data").records) - 1
     preprocess = load_model(out / "background+resnet18" / "model").config.preprocess
     assert preprocess.region == "background"
     assert preprocess.mean != PreprocessConfig().mean, "normalised by what was computed"

@@ -56,7 +56,7 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("films"), 36).parent
 
 
@@ -130,9 +130,18 @@ class TestRecipe:
 
 
 class TestRun:
-    def test_a_comparison_ends_in_one_table_and_one_plot(self, tmp_path: Path, films: Path, capsys: Any) -> None:
+    def test_a_comparison_ends_in_one_table_and_one_plot(self, tmp_path: Path, images: Path, capsys: Any) -> None:
         recipe, out = write(tmp_path / "tiny.yaml"), tmp_path / "out"
-        words = ["recipes", "run", str(recipe), "--data.root", str(films), "--output", str(out), "--trainer.max_epochs"]
+        words = [
+            "recipes",
+            "run",
+            str(recipe),
+            "--data.root",
+            str(images),
+            "--output",
+            str(out),
+            "--trainer.max_epochs",
+        ]
         assert main([*words, "1", "--only", "slow"]) == 0
         assert not (out / "plain+fast").exists()
         made = {path: path.stat().st_mtime_ns for path in out.glob("*slow/scores.json")}
@@ -161,7 +170,7 @@ class TestRun:
         assert main([*words, "1", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == table
         with pytest.raises(CovidCXRError, match="other settings"):
-            run_recipe(Recipe.read(str(recipe)), out, ["--data.root", str(films), "--trainer.max_epochs", "3"])
+            run_recipe(Recipe.read(str(recipe)), out, ["--data.root", str(images), "--trainer.max_epochs", "3"])
 
     @pytest.mark.parametrize(
         ("variant", "message"),
@@ -186,57 +195,57 @@ class TestRun:
         ],
     )
     def test_the_last_run_is_checked_before_the_first_is_trained(
-        self, tmp_path: Path, films: Path, variant: dict[str, Any], message: str
+        self, tmp_path: Path, images: Path, variant: dict[str, Any], message: str
     ) -> None:
         path = write(tmp_path / "tiny.yaml", compare={"it": {"good": {}, "bad": variant}})
         with pytest.raises(CovidCXRError, match=message):
-            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
         assert not list(tmp_path.glob("out/*/model"))
         assert not list(tmp_path.glob("out/*/checkpoints"))
 
-    def test_a_flag_is_written_whole(self, tmp_path: Path, films: Path) -> None:
+    def test_a_flag_is_written_whole(self, tmp_path: Path, images: Path) -> None:
         path = write(tmp_path / "tiny.yaml", compare=None)
         with pytest.raises(ConfigError, match=r"Did you mean 'trainer\.max_epochs'"):
             run_recipe(
-                Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films), "--trainer.max_epoch", "1"]
+                Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images), "--trainer.max_epoch", "1"]
             )
 
-    def test_films_that_are_not_there(self, tmp_path: Path) -> None:
+    def test_images_that_are_not_there(self, tmp_path: Path) -> None:
         path = write(tmp_path / "tiny.yaml", compare=None)
         with pytest.raises(CovidCXRError, match="does not find"):
             run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(tmp_path / "nowhere")])
 
-    def test_what_failed_its_check_can_be_corrected_in_the_same_folder(self, tmp_path: Path, films: Path) -> None:
+    def test_what_failed_its_check_can_be_corrected_in_the_same_folder(self, tmp_path: Path, images: Path) -> None:
         path, out = write(tmp_path / "tiny.yaml", compare=None), tmp_path / "out"
-        words = ["--data.root", str(films), "--trainer.max_epochs"]
+        words = ["--data.root", str(images), "--trainer.max_epochs"]
         with pytest.raises(CovidCXRError, match="max_epochs"):
             run_recipe(Recipe.read(str(path)), out, [*words, "one"])
         run_recipe(Recipe.read(str(path)), out, [*words, "1"])
         assert (out / "scores.json").is_file()
 
-    def test_normalisation_by_the_training_films(self, tmp_path: Path, films: Path) -> None:
+    def test_normalisation_by_the_training_images(self, tmp_path: Path, images: Path) -> None:
         trainer = TINY["trainer"] | {"max_epochs": 1}
         path = write(tmp_path / "tiny.yaml", compare=None, compute_mean_std=True, trainer=trainer)
-        run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+        run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
         model = ClassificationModel.from_pretrained(tmp_path / "out" / "model")
-        mean, std = compute_mean_std(CSVDataModule(films, image_size=(32, 32)))
+        mean, std = compute_mean_std(CSVDataModule(images, image_size=(32, 32)))
         assert (model.config.preprocess.mean, model.config.preprocess.std) == ((mean,), (std,))
         assert model.mean.item() == pytest.approx(mean)
 
-    def test_one_run_that_goes_wrong_does_not_stop_the_others(self, tmp_path: Path, films: Path) -> None:
+    def test_one_run_that_goes_wrong_does_not_stop_the_others(self, tmp_path: Path, images: Path) -> None:
         # Passes every check, and fails in the first step: a loss that no number comes out of.
         compare = {"lr": {"wild": {"trainer.detect_anomaly": True, "model.init_args.lr": 1e30}, "good": {}}}
         path = write(tmp_path / "tiny.yaml", compare=compare)
-        comparison = run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+        comparison = run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
         assert list(comparison.failed) == ["wild"]
         assert list(comparison.to_dict()["runs"]) == ["good"]
 
-    def test_a_resumed_run_is_tested_with_its_best_weights(self, tmp_path: Path, films: Path) -> None:
+    def test_a_resumed_run_is_tested_with_its_best_weights(self, tmp_path: Path, images: Path) -> None:
         recipe = Recipe.read(str(write(tmp_path / "tiny.yaml", compare=None)))
         _, config = next(recipe.runs())
         words = (
             "--data.root",
-            str(films),
+            str(images),
             "--trainer.max_epochs",
             "8",
             "--model.lr",
@@ -256,16 +265,16 @@ class TestRun:
         model = load_model(tmp_path / "out" / "model")
         assert model.network.fc.weight.any()  # type: ignore[operator, union-attr]
         rows = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("image_id")
-        film = CSVDataModule(films, image_size=(32, 32)).test_dataset[0]
+        image = CSVDataModule(images, image_size=(32, 32)).test_dataset[0]
         columns = [f"probability_{name}" for name in model.config.classes]
-        answer = model.predict(film["image"][None])[0].tolist()
-        assert answer == pytest.approx(rows.loc[film["image_id"], columns].tolist(), abs=1e-6)
+        answer = model.predict(image["image"][None])[0].tolist()
+        assert answer == pytest.approx(rows.loc[image["image_id"], columns].tolist(), abs=1e-6)
         assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text()) == config
 
     @pytest.mark.slow
-    def test_a_kill_at_any_moment_loses_and_repeats_nothing(self, tmp_path: Path, films: Path) -> None:
+    def test_a_kill_at_any_moment_loses_and_repeats_nothing(self, tmp_path: Path, images: Path) -> None:
         recipe = write(tmp_path / "tiny.yaml", trainer=TINY["trainer"] | {"max_epochs": 12})
-        words = [sys.executable, "-m", "covidcxr", "recipes", "run", str(recipe), "--data.root", str(films)]
+        words = [sys.executable, "-m", "covidcxr", "recipes", "run", str(recipe), "--data.root", str(images)]
         whole, killed = tmp_path / "whole", tmp_path / "killed"
         subprocess.run([*words, "--output", str(whole)], check=True, capture_output=True)
         for wait in (
@@ -291,9 +300,9 @@ class TestRun:
 
 
 class TestSteps:
-    def test_masks_are_drawn_before_the_runs_and_small_lungs_left_out(self, tmp_path: Path, films: Path) -> None:
-        text = (films / "manifest.csv").read_text().replace("lung_field,lung,", "field,whole,")
-        (films / "bare.csv").write_text(text)
+    def test_masks_are_drawn_before_the_runs_and_small_lungs_left_out(self, tmp_path: Path, images: Path) -> None:
+        text = (images / "manifest.csv").read_text().replace("lung_field,lung,", "field,whole,")
+        (images / "bare.csv").write_text(text)
         path = write(
             tmp_path / "tiny.yaml",
             masks={"model": "mini", "min_lung_area": 0.25},
@@ -304,7 +313,7 @@ class TestSteps:
                 }
             },
         )
-        words = ["--data.root", str(films), "--data.table", "bare.csv", "--trainer.max_epochs", "1"]
+        words = ["--data.root", str(images), "--data.table", "bare.csv", "--trainer.max_epochs", "1"]
         run_recipe(Recipe.read(str(path)), tmp_path / "out", words)
         index = json.loads((tmp_path / "out" / "masks" / MASK_INDEX).read_text())
         assert len(index["areas"]) == 36
@@ -312,7 +321,7 @@ class TestSteps:
         assert 0 < len(small) < 36
         lines = (tmp_path / "out" / "masks" / "small.csv").read_text().splitlines()
         assert {line.split(",")[0] for line in lines[1:]} == small
-        data = CSVDataModule(films, table="bare.csv", drawn_masks=tmp_path / "out" / "masks", min_lung_area=0.25)
+        data = CSVDataModule(images, table="bare.csv", drawn_masks=tmp_path / "out" / "masks", min_lung_area=0.25)
         assert {record.image_id for record in data.records} == set(index["areas"]) - small
         assert data.left_out == {"lungs below 25% of the film": len(small)}
         counts = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
@@ -322,9 +331,9 @@ class TestSteps:
             "lungs": tested,
         }
 
-    def test_masks_alone(self, tmp_path: Path, films: Path, capsys: Any) -> None:
+    def test_masks_alone(self, tmp_path: Path, images: Path, capsys: Any) -> None:
         path = write(tmp_path / "only.yaml", model=None, compare=None, trainer=None, masks={"model": "mini"})
-        words = ["recipes", "run", str(path), "--data.root", str(films), "--output", str(tmp_path / "out")]
+        words = ["recipes", "run", str(path), "--data.root", str(images), "--output", str(tmp_path / "out")]
         assert main(words) == 0
         made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "masks").rglob("*.png")}
         assert len(made) == 72
@@ -332,8 +341,8 @@ class TestSteps:
         assert {path: path.stat().st_mtime_ns for path in made} == made, "masks were drawn twice"
         other = write(tmp_path / "only.yaml", model=None, compare=None, trainer=None, masks={"postprocess": []})
         with pytest.raises(ConfigError, match="another model or other steps"):
-            run_recipe(Recipe.read(str(other)), tmp_path / "out", ["--data.root", str(films)])
-        verb = ["datasets", "masks", "csv", "--root", str(films), "--out", str(tmp_path / "verb"), "--json"]
+            run_recipe(Recipe.read(str(other)), tmp_path / "out", ["--data.root", str(images)])
+        verb = ["datasets", "masks", "csv", "--root", str(images), "--out", str(tmp_path / "verb"), "--json"]
         capsys.readouterr()
         assert main(verb) == 0
         report = json.loads(capsys.readouterr().out)
@@ -342,9 +351,9 @@ class TestSteps:
         assert "--data.drawn_masks" in capsys.readouterr().out
         wrong = write(tmp_path / "wrong.yaml", model=None, masks={"modle": "mini"})
         with pytest.raises(ConfigError, match="Did you mean 'model'"):
-            run_recipe(Recipe.read(str(wrong)), tmp_path / "out", ["--data.root", str(films)])
+            run_recipe(Recipe.read(str(wrong)), tmp_path / "out", ["--data.root", str(images)])
 
-    def test_members_and_boosted_trees_vote(self, tmp_path: Path, films: Path) -> None:
+    def test_members_and_boosted_trees_vote(self, tmp_path: Path, images: Path) -> None:
         boosting = {"network_args": {"backbone": "timm:test_resnet", "stages": 3, "depth": 2}, "learning_rate": 0.2}
         path = write(
             tmp_path / "tiny.yaml",
@@ -352,7 +361,7 @@ class TestSteps:
             ensemble={"vote": "soft", "boosting": boosting},
             coverage=0.9,
         )
-        words = ["--data.root", str(films), "--trainer.max_epochs", "1"]
+        words = ["--data.root", str(images), "--trainer.max_epochs", "1"]
         recipe = Recipe.read(str(path))
         comparison = run_recipe(recipe, tmp_path / "out", words)
         assert list(comparison.to_dict()["runs"]) == ["plain+slow", "plain+0.01", "boosting", "ensemble"]
@@ -361,11 +370,11 @@ class TestSteps:
         assert model.config.thresholds
         assert list(model.config.members) == ["plain-slow", "plain-0-01", "boosting"]
         rows = pd.read_csv(tmp_path / "out" / "ensemble" / "predictions.csv").set_index("image_id")
-        data = CSVDataModule(films, image_size=(32, 32))
-        film = data.test_dataset[0]
-        answer = model.predict(film["image"][None])[0]
+        data = CSVDataModule(images, image_size=(32, 32))
+        image = data.test_dataset[0]
+        answer = model.predict(image["image"][None])[0]
         columns = [f"probability_{name}" for name in model.config.classes]
-        assert answer.tolist() == pytest.approx(rows.loc[film["image_id"], columns].tolist(), abs=1e-5)
+        assert answer.tolist() == pytest.approx(rows.loc[image["image_id"], columns].tolist(), abs=1e-5)
         made = (tmp_path / "out" / "ensemble" / "scores.json").stat().st_mtime_ns
         run_recipe(Recipe.read(str(path)), tmp_path / "out", words)
         assert (tmp_path / "out" / "ensemble" / "scores.json").stat().st_mtime_ns == made
@@ -389,23 +398,23 @@ class TestSteps:
         ],
     )
     def test_a_wrong_ensemble_is_told_before_any_training(
-        self, tmp_path: Path, films: Path, ensemble: dict[str, Any], message: str
+        self, tmp_path: Path, images: Path, ensemble: dict[str, Any], message: str
     ) -> None:
         path = write(tmp_path / "tiny.yaml", compare=None, ensemble=ensemble)
         with pytest.raises(CovidCXRError, match=message):
-            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
         assert not list(tmp_path.glob("out/**/model"))
 
-    def test_a_variant_keeps_off_the_folder_of_the_ensemble(self, tmp_path: Path, films: Path) -> None:
+    def test_a_variant_keeps_off_the_folder_of_the_ensemble(self, tmp_path: Path, images: Path) -> None:
         path = write(tmp_path / "tiny.yaml", compare={"it": {"ensemble": {}, "b": {}}}, ensemble={"vote": "soft"})
         with pytest.raises(ConfigError, match="may not be named 'ensemble'"):
-            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
 
-    def test_a_wrong_network_is_told_before_masks_are_drawn(self, tmp_path: Path, films: Path) -> None:
+    def test_a_wrong_network_is_told_before_masks_are_drawn(self, tmp_path: Path, images: Path) -> None:
         variant = {"model.init_args.model.network": "timm:resnet5"}
         path = write(tmp_path / "tiny.yaml", compare={"it": {"good": {}, "bad": variant}}, masks={"model": "mini"})
         with pytest.raises(CovidCXRError, match="Did you mean 'resnet50'"):
-            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(films)])
+            run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
         assert not (tmp_path / "out" / "masks").exists()
 
 

@@ -18,7 +18,9 @@ import optuna
 import pytest
 import torch
 import yaml
+from fakes import write_radiography_fake
 from lightning.pytorch.trainer.states import TrainerFn
+from test_recipes import TINY
 
 import covidcxr.recipes.tune.engine
 import covidcxr.recipes.tune.study
@@ -33,8 +35,6 @@ from covidcxr.recipes.tune.engine import Objective, Reporter, SurplusError
 from covidcxr.recipes.tune.study import NumberedSampler, fail_dead, open_study
 from covidcxr.training.recipe import Recipe
 from covidcxr.training.search_space import Choice, Number, read_search
-from fakes import write_radiography_fake
-from test_recipes import TINY
 
 asked = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # of a trial that no process runs
 
@@ -48,7 +48,7 @@ SEARCH = {
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("films"), 36).parent
 
 
@@ -170,9 +170,9 @@ def test_wali2021_next_can_be_searched(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def blind(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The films, of which those of the test cannot be read."""
-    root = shutil.copytree(films, tmp_path_factory.mktemp("blind") / "films")
+def blind(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images, of which those of the test cannot be read."""
+    root = shutil.copytree(images, tmp_path_factory.mktemp("blind") / "films")
     data = CSVDataModule(root, image_size=(32, 32))
     tests = [record for record in data.records if record.split == "test"]
     assert tests
@@ -225,8 +225,8 @@ class TestSearched:
         assert kept == [f"{best['trial']:04d}"]
         ClassificationModel.from_pretrained(out / "trials" / kept[0] / "model")
 
-    def test_the_films_of_the_test_were_not_touched_and_a_command_does_so(
-        self, out: Path, films: Path, blind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    def test_the_images_of_the_test_were_not_touched_and_a_command_does_so(
+        self, out: Path, images: Path, blind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
         assert not [*out.rglob("scores.json"), *out.rglob("predictions.csv")]
         words = ["tune", str(out.parent / "tiny.yaml"), "--data.root", str(blind), "--trials", "4"]
@@ -238,7 +238,7 @@ class TestSearched:
         command = shlex.split(printed.split("once:")[1])
         assert command[:2] == ["covidcxr", "test"]
         monkeypatch.chdir(tmp_path)
-        assert main([word.replace(str(blind), str(films)) for word in command[1:]]) == 0
+        assert main([word.replace(str(blind), str(images)) for word in command[1:]]) == 0
         assert (out / "test" / "scores.json").is_file()
         assert not list(tmp_path.iterdir()), "something was left where the command was given"
 
@@ -280,9 +280,9 @@ class TestBefore:
             ({"epochs": {"key": "trainer.max_epochs", "low": 1, "high": 3}}, "max_epochs"),
         ],
     )
-    def test_the_last_value_is_checked(self, tmp_path: Path, films: Path, search: Any, message: str) -> None:
+    def test_the_last_value_is_checked(self, tmp_path: Path, images: Path, search: Any, message: str) -> None:
         with pytest.raises(CovidCXRError, match=message):
-            tune(read(tmp_path, search), tmp_path / "out", ["--data.root", str(films)])
+            tune(read(tmp_path, search), tmp_path / "out", ["--data.root", str(images)])
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
@@ -501,8 +501,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def start(recipe: Path, films: Path, out: Path, trials: int) -> subprocess.Popen[str]:
-    words = ["tune", str(recipe), "--data.root", str(films), "--output", str(out), "--trials", str(trials)]
+def start(recipe: Path, images: Path, out: Path, trials: int) -> subprocess.Popen[str]:
+    words = ["tune", str(recipe), "--data.root", str(images), "--output", str(out), "--trials", str(trials)]
     command = [sys.executable, "-c", COMMAND, *words, "--sampler", "random"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -521,9 +521,9 @@ def check_shared(out: Path, trials: int) -> list[Row]:
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_trials(tmp_path: Path, films: Path) -> None:
+def test_two_processes_share_the_trials(tmp_path: Path, images: Path) -> None:
     recipe, out = write(tmp_path / "tiny.yaml"), tmp_path / "out"
-    both = [start(recipe, films, out, 8) for _ in range(2)]
+    both = [start(recipe, images, out, 8) for _ in range(2)]
     told = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     rows = check_shared(out, 8)
@@ -531,7 +531,7 @@ def test_two_processes_share_the_trials(tmp_path: Path, films: Path) -> None:
     lines = [line.split(":")[0] for text in told for line in text.splitlines() if line.startswith("Trial ")]
     assert sorted(lines) == sorted(f"Trial {number}" for number in range(8)), "one was run twice, or not at all"
     assert all("Trial " in text for text in told), "one process did nothing"
-    alone = tune(Recipe.read(str(recipe)), tmp_path / "alone", ["--data.root", str(films)], trials=8, sampler="random")
+    alone = tune(Recipe.read(str(recipe)), tmp_path / "alone", ["--data.root", str(images)], trials=8, sampler="random")
     assert [row["parameters"] for row in alone.rows] == [row["parameters"] for row in rows]
 
 
@@ -546,10 +546,10 @@ def wait_for_training(out: Path, process: subprocess.Popen[str], count: int, bes
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, films: Path) -> None:
+def test_a_kill_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, images: Path) -> None:
     recipe = write(tmp_path / "tiny.yaml", trainer=TINY["trainer"] | {"max_epochs": 15})
     out = tmp_path / "out"
-    first, second = (start(recipe, films, out, 8) for _ in range(2))
+    first, second = (start(recipe, images, out, 8) for _ in range(2))
     both = wait_for_training(out, first, 2, set())
     first.kill()
     first.communicate()
@@ -558,7 +558,7 @@ def test_a_kill_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, films: P
     second.communicate()
     before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/history.json")}
     assert before
-    last = start(recipe, films, out, 8)
+    last = start(recipe, images, out, 8)
     told = last.communicate()[0]
     assert last.returncode == 0, told
     rows = check_shared(out, 8)

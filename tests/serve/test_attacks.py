@@ -18,13 +18,13 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from serving import TOKEN, answer_of, film_png, pixels_of, png_of, raw, running, small_pipeline, upload
+from test_serve import dicom_of
 
 from covidcxr import Pipeline
 from covidcxr.errors import ImageReadError
 from covidcxr.serve import Limits
 from covidcxr.serve.decoder import Decoder
-from serving import TOKEN, answer_of, film_png, pixels_of, png_of, raw, running, small_pipeline, upload
-from test_serve import dicom_of
 
 NO_FILM = "x" * 22
 PRIVATE = [

@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from serving import film_png, pixels_of, png_of, running, small_pipeline, upload
+from test_serve import dicom_of
 
 from covidcxr import Pipeline
 from covidcxr.cli import main
@@ -27,8 +29,6 @@ from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.image import read_mask
 from covidcxr.models import ClassificationModel
 from covidcxr.serve import Store, export_feedback
-from serving import film_png, pixels_of, png_of, running, small_pipeline, upload
-from test_serve import dicom_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec")
 
@@ -45,7 +45,7 @@ def judge(client: httpx.Client, film: dict[str, Any], label: str | None, *, cons
 
 @pytest.fixture(scope="module")
 def store(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six films: four labelled, one that nobody can judge, one without consent."""
+    """Six images: four labelled, one that nobody can judge, one without consent."""
     folder = tmp_path_factory.mktemp("feedback") / "store"
     with running(folder, pipeline, keep_identifiers=True) as client:
         films = [upload(client, film_png(seed), f"secret-name-{seed}.png") for seed in range(4)]

@@ -20,6 +20,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from serving import CLASSES, TOKEN, film_png, pixels_of, png_of, running, small_pipeline, upload
 
 from covidcxr import Pipeline
 from covidcxr.cli import main
@@ -29,7 +30,6 @@ from covidcxr.phantom import draw_phantom
 from covidcxr.serve import Limits, ServeSettings, Store, post_test
 from covidcxr.serve.schema import check_prior
 from covidcxr.serve.service import infected_by_lung
-from serving import CLASSES, TOKEN, film_png, pixels_of, png_of, running, small_pipeline, upload
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def dicom_of(pixels: Any, **tags: Any) -> bytes:
     return buffer.getvalue()
 
 
-# Films
+# Images
 
 
 def test_an_uploaded_film_is_answered_and_kept(client: httpx.Client, pipeline: Pipeline) -> None:
@@ -114,7 +114,7 @@ def test_unknown_parts_of_a_known_film(path: str, client: httpx.Client) -> None:
         (b"", "film.png is empty"),
         (b"\x89PNG\r\n\x1a\n no more", "film.png cannot be decoded"),
         (film_png()[:2000], "film.png cannot be decoded"),
-        (b"%PDF-1.7", "no film but a PDF"),
+        (b"%PDF-1.7", "no image but a PDF"),
     ],
 )
 def test_films_that_cannot_be_read(content: bytes, message: str, client: httpx.Client) -> None:

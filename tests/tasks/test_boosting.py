@@ -39,7 +39,7 @@ def boosted(classes: tuple[str, ...] = CLASSES, mode: Any = "multiclass", **args
 
 
 def features_and_labels(classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Features on a coarse grid, so that many films tie, with labels that follow them but for noise."""
+    """Features on a coarse grid, so that many images tie, with labels that follow them but for noise."""
     rng = np.random.default_rng(seed)
     features = (rng.integers(-3, 4, (240, 9)) / 3).astype(np.float32)
     noise = rng.integers(0, 2, 240)
@@ -80,14 +80,14 @@ def test_scores_are_those_of_scikit_learn(classes: int, outputs: int, settings: 
     assert cuts
     ties = [np.full((1, 9), near, np.float32) for cut in cuts for near in neighbours(cut)]
     other = np.random.default_rng(1).normal(0, 2, (50, 9)).astype(np.float32)
-    for films in (features, other, np.concatenate(ties)):
+    for images in (features, other, np.concatenate(ties)):
         with torch.no_grad():
-            scores = network.score(torch.from_numpy(films)).double().numpy()
-        wanted = reference.decision_function(films).reshape(len(films), -1)
+            scores = network.score(torch.from_numpy(images)).double().numpy()
+        wanted = reference.decision_function(images).reshape(len(images), -1)
         np.testing.assert_allclose(scores[:, -wanted.shape[1] :], wanted, atol=1e-6, rtol=0)
         columns = np.concatenate((-scores, scores), 1) / 2 if outputs == 1 else scores
         probabilities = np.exp(columns) / np.exp(columns).sum(1, keepdims=True)
-        np.testing.assert_allclose(probabilities, reference.predict_proba(films), atol=1e-6, rtol=0)
+        np.testing.assert_allclose(probabilities, reference.predict_proba(images), atol=1e-6, rtol=0)
 
 
 def neighbours(cut: float) -> tuple[np.float32, ...]:
@@ -202,7 +202,7 @@ def trained(phantoms: Path) -> ClassificationModel:
     return fit_boosting(boosted(stages=20), data(phantoms), learning_rate=0.5, seed=1, progress=False)
 
 
-def test_the_training_films_are_learnt(trained: ClassificationModel, phantoms: Path) -> None:
+def test_the_training_images_are_learnt(trained: ClassificationModel, phantoms: Path) -> None:
     rows = predict_rows(trained, data(phantoms), "train", progress=False)
     answers = [max(CLASSES, key=lambda name: row[f"probability_{name}"]) for row in rows]
     assert len(rows) == len(data(phantoms).train_dataset)
@@ -228,19 +228,19 @@ def test_a_saved_model_answers_alike_without_scikit_learn(
     assert "leaf" in load_file(tmp_path / "model.safetensors")
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.setitem(sys.modules, name, None)
-    film = torch.rand(3, 1, 80, 70)
+    image = torch.rand(3, 1, 80, 70)
     again = load_model(tmp_path)
     assert isinstance(again, ClassificationModel)
-    assert torch.equal(again.predict(film), trained.predict(film))
-    assert trained.predict(film).std() > 0
+    assert torch.equal(again.predict(image), trained.predict(image))
+    assert trained.predict(image).std() > 0
 
 
 @pytest.mark.parametrize("mode", ["binary", "multiclass"])
 def test_two_classes(mode: str, phantoms: Path) -> None:
-    films = data(phantoms, label_map={"covid19": "ill", "pneumonia": "ill"})
-    assert tuple(films.classes) == ("ill", "normal")
-    model = fit_boosting(boosted(("ill", "normal"), mode), films, learning_rate=0.5, progress=False)
-    rows = predict_rows(model, films, "train", progress=False)
+    images = data(phantoms, label_map={"covid19": "ill", "pneumonia": "ill"})
+    assert tuple(images.classes) == ("ill", "normal")
+    model = fit_boosting(boosted(("ill", "normal"), mode), images, learning_rate=0.5, progress=False)
+    rows = predict_rows(model, images, "train", progress=False)
     assert np.mean([(row["probability_ill"] > 0.5) == (row["label"] == "ill") for row in rows]) > 0.9
 
 
@@ -253,19 +253,19 @@ def test_settings_out_of_range(settings: dict[str, float], phantoms: Path) -> No
 
 
 def test_what_cannot_be_boosted(phantoms: Path) -> None:
-    films = data(phantoms)
+    images = data(phantoms)
     other = ClassificationModel(ModelConfig("classification", BACKBONE, CLASSES))
     for model in (other, boosted(mode="multilabel")):
         with pytest.raises(ConfigError, match='trains the network "boosted" with exclusive classes'):
-            fit_boosting(model, films)
+            fit_boosting(model, images)
     with pytest.raises(ConfigError, match="in the same order"):
-        fit_boosting(boosted(CLASSES[::-1]), films)
+        fit_boosting(boosted(CLASSES[::-1]), images)
     with pytest.raises(ConfigError, match=r"covidcxr\.tasks\.fit_boosting grows boosted trees"):
         ClassificationTask(boosted().config)
 
 
-def test_every_class_needs_training_films(phantoms: Path) -> None:
-    films = data(phantoms, label_map={"pneumonia": None})
-    films.classes = CLASSES
+def test_every_class_needs_training_images(phantoms: Path) -> None:
+    images = data(phantoms, label_map={"pneumonia": None})
+    images.classes = CLASSES
     with pytest.raises(DatasetError, match=r"has of covid19, normal, pneumonia: \d+, \d+, 0"):
-        fit_boosting(boosted(), films, progress=False)
+        fit_boosting(boosted(), images, progress=False)

@@ -1,4 +1,4 @@
-"""One encoder, masks and labels: what is shared, what each film teaches, what is saved."""
+"""One encoder, masks and labels: what is shared, what each image teaches, what is saved."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import write_covid_qu_ex_fake
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
@@ -27,7 +28,6 @@ from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask
 from covidcxr.training import lightning_cli as training
 from covidcxr.training.recipe import Recipe
 from covidcxr.types import Batch
-from fakes import write_covid_qu_ex_fake
 
 SIZE = (32, 32)
 MASKS = ("lung_field", "infection")
@@ -85,11 +85,11 @@ def batch(known_labels: bool = True, known_masks: bool = True) -> Batch:
     )
 
 
-def step(task: MultiTask, films: Batch) -> dict[str, torch.Tensor]:
+def step(task: MultiTask, images: Batch) -> dict[str, torch.Tensor]:
     """The losses of a training step, without a trainer."""
     task.log = lambda *_, **__: None  # type: ignore[method-assign]
     task._trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    return task.training_step(films, 0) or {}
+    return task.training_step(images, 0) or {}
 
 
 def gradients(module: nn.Module) -> bool:
@@ -112,13 +112,13 @@ class TestSharing:
             for tensor in task.state_dict().values():  # no layer is at its first values, batch norms included
                 if tensor.is_floating_point():
                     tensor.mul_(1 + 0.1 * torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0)))
-            films = torch.rand(2, 1, 50, 60)
-            logits = task(films)
+            images = torch.rand(2, 1, 50, 60)
+            logits = task(images)
             folder = task.save_pretrained(tmp_path)
             segmenter = SegmentationModel.from_pretrained(folder / "segmenter")
             classifier = ClassificationModel.from_pretrained(folder)
-            assert torch.equal(segmenter(films), logits["segmentation"])
-            assert torch.equal(classifier(films), logits["classification"])
+            assert torch.equal(segmenter(images), logits["segmentation"])
+            assert torch.equal(classifier(images), logits["classification"])
         assert logits["classification"].std() > 0
 
     def test_the_encoder_is_computed_once_and_has_one_set_of_parameters(self) -> None:
@@ -162,7 +162,7 @@ class TestSharing:
 
 class TestLearning:
     @pytest.mark.parametrize(("labels", "masks"), [(True, True), (True, False), (False, True), (False, False)])
-    def test_each_film_teaches_what_is_known_of_it(self, labels: bool, masks: bool) -> None:
+    def test_each_image_teaches_what_is_known_of_it(self, labels: bool, masks: bool) -> None:
         task = MultiTask(*configs())
         losses = step(task, batch(labels, masks))
         known = {"loss": labels or masks, "loss_classification": labels, "loss_segmentation": masks}
@@ -351,17 +351,17 @@ def folder(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestCommandLine:
     def test_scores_of_both_have_intervals(self, folder: Path, phantoms: Path) -> None:
         scores = json.loads((folder / "scores.json").read_text())["all"]
-        films = data(phantoms).test_dataset.records
-        labelled = sum(film.label is not None for film in films)
-        masked = sum("lung_field" in film.mask_paths for film in films)
-        assert 0 < labelled < len(films)
-        assert 0 < masked < len(films)
+        images = data(phantoms).test_dataset.records
+        labelled = sum(image.label is not None for image in images)
+        masked = sum("lung_field" in image.mask_paths for image in images)
+        assert 0 < labelled < len(images)
+        assert 0 < masked < len(images)
         assert (scores["accuracy"]["count"], scores["dice_lung_field"]["count"]) == (labelled, masked)
         for name in ("accuracy", "auroc_covid19", "dice_lung_field", "iou_infection"):
             assert scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"]
         with (folder / "predictions.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert sorted(row["image_id"] for row in rows) == sorted(film.image_id for film in films)
+        assert sorted(row["image_id"] for row in rows) == sorted(image.image_id for image in images)
         assert sum(bool(row["label"]) for row in rows) == labelled
         assert sum(bool(row["dice_infection"]) for row in rows) == masked
 
@@ -381,11 +381,11 @@ class TestCommandLine:
         assert config.thresholds
         assert config.preprocess.mean != (0.5,)
         assert config.preprocess == pipeline.models()["lung_segmenter"].config.preprocess
-        film = next((phantoms / "images").iterdir())
-        prediction = pipeline(film)
+        image = next((phantoms / "images").iterdir())
+        prediction = pipeline(image)
         assert set(prediction.masks) == set(MASKS)
 
-    def test_films_without_a_label_are_in_no_picture(self, folder: Path) -> None:
+    def test_images_without_a_label_are_in_no_picture(self, folder: Path) -> None:
         draw_run(folder)
         assert all((folder / f"{name}.png").is_file() for name in ("learning_curves", "confusion", "roc"))
 
@@ -409,11 +409,11 @@ def test_a_segmenter_of_other_things_is_saved_beside_its_classifier(tmp_path: Pa
     assert ClassificationModel.from_pretrained(tmp_path).config == task.classifier.config
 
 
-@pytest.mark.filterwarnings("ignore:3 of the 54 films that are in both parts")
+@pytest.mark.filterwarnings("ignore:3 of the 54 images that are in both parts")
 def test_the_recipe_runs(tmp_path: Path) -> None:
-    films = write_covid_qu_ex_fake(tmp_path / "films")
+    images = write_covid_qu_ex_fake(tmp_path / "films")
     network = {"network_args": {"encoder": "tu-test_resnet"}}
-    words = ["--data.root", str(films), "--data.image_size", "[32,32]", "--trainer.max_epochs", "1"]
+    words = ["--data.root", str(images), "--data.image_size", "[32,32]", "--trainer.max_epochs", "1"]
     words += ["--model.segmentation.network_args", json.dumps(network["network_args"])]
     words += ["--model.classification.network", "timm:test_resnet", "--model.pretrained_backbone", "false"]
     for part in ("segmentation", "classification"):

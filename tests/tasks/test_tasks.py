@@ -29,6 +29,8 @@ SIZE = (64, 64)
 MASKS = ("lung_field", "lung")
 ENCODER = {"encoder": "tu-mobilenetv3_small_050", "decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
 
+PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
+
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,16 +58,16 @@ def trainer(folder: Path, **settings: Any) -> Trainer:
     return Trainer(default_root_dir=folder, **{"max_epochs": 1, "enable_checkpointing": False, **quiet, **settings})
 
 
-def test_segmentation_trains_and_scores_every_film(phantoms: Path, tmp_path: Path) -> None:
-    films = data(phantoms, mask_classes=MASKS)
+def test_segmentation_trains_and_scores_every_image(phantoms: Path, tmp_path: Path) -> None:
+    images = data(phantoms, mask_classes=MASKS)
     task = SegmentationTask(segmenter(), lr=1e-3)
     before = {name: tensor.clone() for name, tensor in task.model.network.named_parameters()}
     run = trainer(tmp_path)
-    run.fit(task, films)
+    run.fit(task, images)
     assert any(not torch.equal(before[name], tensor) for name, tensor in task.model.network.named_parameters())
     assert {"train/loss", "val/loss", "val/dice", "val/dice_lung", "val/iou_lung_field"} <= set(run.callback_metrics)
-    run.test(task, films, verbose=False)
-    assert sorted(row["image_id"] for row in task.rows) == sorted(r.image_id for r in films.test_dataset.records)
+    run.test(task, images, verbose=False)
+    assert sorted(row["image_id"] for row in task.rows) == sorted(r.image_id for r in images.test_dataset.records)
     assert run.callback_metrics["test/dice_lung"].item() == pytest.approx(
         np.mean([row["dice_lung"] for row in task.rows]), abs=1e-5
     )
@@ -73,12 +75,12 @@ def test_segmentation_trains_and_scores_every_film(phantoms: Path, tmp_path: Pat
 
 def test_unknown_mask_classes_are_left_out_of_loss_and_scores(phantoms: Path, tmp_path: Path) -> None:
     columns = {"lung_field": {"column": "lung_field", "where": {"source": ["phantom-a"]}}, "lung": "lung"}
-    films = data(phantoms, mask_classes=MASKS, mask_columns=columns)
+    images = data(phantoms, mask_classes=MASKS, mask_columns=columns)
     task = SegmentationTask(segmenter())
     run = trainer(tmp_path)
-    run.fit(task, films)
+    run.fit(task, images)
     assert torch.isfinite(run.callback_metrics["train/loss"])
-    run.test(task, films, verbose=False)
+    run.test(task, images, verbose=False)
     for row in task.rows:
         assert np.isnan(row["dice_lung_field"]) == (row["source"] != "phantom-a")
         assert not np.isnan(row["dice_lung"])
@@ -92,13 +94,13 @@ def test_mask_scores_agree_with_numpy() -> None:
     logits[0, 0] = -5
     scores = mask_scores(logits, target, (0.5, 0.3))
     drawn = logits.sigmoid().numpy() >= np.array([0.5, 0.3])[:, None, None]
-    for film, plane in np.ndindex(3, 2):
-        truth = target[film, plane].numpy()
-        given = scores["dice"][film, plane].item()
+    for image, plane in np.ndindex(3, 2):
+        truth = target[image, plane].numpy()
+        given = scores["dice"][image, plane].item()
         if np.isnan(truth).any():
-            assert all(np.isnan(values[film, plane].item()) for values in scores.values())
+            assert all(np.isnan(values[image, plane].item()) for values in scores.values())
         else:
-            assert given == pytest.approx(dice_score(drawn[film, plane], truth == 1), abs=1e-6)
+            assert given == pytest.approx(dice_score(drawn[image, plane], truth == 1), abs=1e-6)
     assert scores["dice"][0, 0] == scores["iou"][0, 0] == scores["precision"][0, 0] == scores["recall"][0, 0] == 1
     hits = (drawn[2, 0] & (target[2, 0].numpy() == 1)).sum()
     assert scores["precision"][2, 0].item() == pytest.approx(hits / drawn[2, 0].sum())
@@ -109,14 +111,14 @@ def test_mask_scores_agree_with_numpy() -> None:
 def test_classification_trains_and_scores(phantoms: Path, tmp_path: Path, mode: str) -> None:
     classes = ("normal", "covid19") if mode == "binary" else ("covid19", "normal", "pneumonia")
     settings = {"label_map": {"pneumonia": None}} if mode == "binary" else {}
-    films = data(phantoms, classes=classes, **settings)
+    images = data(phantoms, classes=classes, **settings)
     task = ClassificationTask(classifier(classes, mode=mode))
     run = trainer(tmp_path)
-    run.fit(task, films)
+    run.fit(task, images)
     assert {"train/loss", "val/loss", "val/accuracy"} <= set(run.callback_metrics)
-    run.test(task, films, verbose=False)
+    run.test(task, images, verbose=False)
     assert {"test/loss", "test/accuracy", "test/balanced_accuracy", "test/f1"} <= set(run.callback_metrics)
-    assert len(task.rows) == len(films.test_dataset)
+    assert len(task.rows) == len(images.test_dataset)
     for row in task.rows:
         assert sum(row[f"probability_{name}"] for name in classes) == pytest.approx(1, abs=1e-5)
     right = [max(classes, key=lambda name: row[f"probability_{name}"]) == row["label"] for row in task.rows]
@@ -124,10 +126,10 @@ def test_classification_trains_and_scores(phantoms: Path, tmp_path: Path, mode: 
 
 
 def test_a_region_reaches_the_model_in_training(phantoms: Path, tmp_path: Path) -> None:
-    films = data(phantoms, region="lungs", lung_dilation=0.05)
+    images = data(phantoms, region="lungs", lung_dilation=0.05)
     task = ClassificationTask(classifier(region="lungs", lung_dilation=0.05))
-    trainer(tmp_path, fast_dev_run=True).fit(task, films)
-    batch = next(iter(films.val_dataloader()))
+    trainer(tmp_path, fast_dev_run=True).fit(task, images)
+    batch = next(iter(images.val_dataloader()))
     sample = task.model.preprocess(batch["image"], batch["lung_mask"])
     blackened = (0 - task.model.mean[0]) / task.model.std[0]
     assert torch.allclose(sample[..., 0, :], blackened.expand_as(sample[..., 0, :]))
@@ -236,8 +238,8 @@ def test_a_checkpoint_loads_without_its_first_weights(phantoms: Path, tmp_path: 
     assert all(torch.equal(a, b) for a, b in zip(task.parameters(), again.parameters(), strict=True))
     assert again.hparams["loss"] == "focal"
     reloaded = ClassificationModel.from_pretrained(again.save_pretrained(tmp_path / "model"))
-    film = torch.rand(1, 1, 50, 70)
-    assert torch.equal(reloaded.predict(film), task.model.predict(film))
+    image = torch.rand(1, 1, 50, 70)
+    assert torch.equal(reloaded.predict(image), task.model.predict(image))
 
 
 def test_a_loss_may_be_given_as_a_module(phantoms: Path, tmp_path: Path) -> None:
@@ -276,8 +278,8 @@ def run_training(phantoms: Path, folder: Path, *, workers: int, stop: Callback |
     keeper = ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
     steps = sorted(folder.glob("*.ckpt"), key=lambda path: int(path.stem.partition("=")[2]))
     run = trainer(folder, max_epochs=3, enable_checkpointing=True, callbacks=[keeper, *([stop] if stop else [])])
-    films = data(phantoms, num_workers=workers, augment="strong")
-    run.fit(task, films, ckpt_path=steps[-1] if resume else None)
+    images = data(phantoms, num_workers=workers, augment="strong")
+    run.fit(task, images, ckpt_path=steps[-1] if resume else None)
     return task.model.network.state_dict()
 
 
@@ -298,7 +300,7 @@ def test_resume_after_kill_9_is_bit_for_bit(phantoms: Path, tmp_path: Path) -> N
     whole = run_training(phantoms, tmp_path / "whole", workers=0, stop=None, resume=False)
     (tmp_path / "killed").mkdir()
     code = (
-        f"import sys; from pathlib import Path; sys.path.insert(0, {str(Path(__file__).parents[1] / "helpers")!r})\n"
+        f"import sys; from pathlib import Path; sys.path[:0] = {PATHS!r}\n"
         "import torch; torch.set_num_threads(1)\n"
         "from test_tasks import StopAt, run_training\n"
         f"run_training(Path({str(phantoms)!r}), Path({str(tmp_path / 'killed')!r}), workers=0, "
@@ -317,14 +319,14 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_workers(phantoms: P
 
 
 @pytest.mark.slow
-def test_two_processes_score_every_test_film_once(phantoms: Path, tmp_path: Path) -> None:
-    films = data(phantoms, mask_classes=MASKS)
+def test_two_processes_score_every_test_image_once(phantoms: Path, tmp_path: Path) -> None:
+    images = data(phantoms, mask_classes=MASKS)
     task = SegmentationTask(segmenter())
     run = trainer(tmp_path, devices=2, strategy="ddp_fork", max_epochs=1)
-    run.fit(task, films)
+    run.fit(task, images)
     single = trainer(tmp_path)
-    single.test(task, films, verbose=False)
-    ids = sorted(record.image_id for record in films.test_dataset.records)
+    single.test(task, images, verbose=False)
+    ids = sorted(record.image_id for record in images.test_dataset.records)
     assert sorted(row["image_id"] for row in task.rows) == ids
 
 
@@ -332,15 +334,15 @@ def test_a_saved_model_is_the_trained_one(phantoms: Path, tmp_path: Path) -> Non
     task = SegmentationTask(segmenter())
     trainer(tmp_path, fast_dev_run=True).fit(task, data(phantoms, mask_classes=MASKS))
     model = SegmentationModel.from_pretrained(task.save_pretrained(tmp_path / "model"))
-    film = torch.rand(2, 1, 80, 60)
-    assert torch.equal(model.predict(film), task.model.predict(film))
+    image = torch.rand(2, 1, 80, 60)
+    assert torch.equal(model.predict(image), task.model.predict(image))
 
 
 def test_findings_are_trained_on_exclusive_classes_too(phantoms: Path, tmp_path: Path) -> None:
     task = ClassificationTask(classifier(mode="multilabel"))
-    films = data(phantoms)
+    images = data(phantoms)
     run = trainer(tmp_path)
-    run.fit(task, films)
-    run.test(task, films, verbose=False)
+    run.fit(task, images)
+    run.test(task, images, verbose=False)
     assert {"label_covid19", "label_normal", "probability_pneumonia"} <= set(task.rows[0])
-    assert sum(task.rows[0][f"label_{name}"] for name in films.classes) == 1
+    assert sum(task.rows[0][f"label_{name}"] for name in images.classes) == 1

@@ -90,7 +90,7 @@ def test_our_presets_neither_flip_nor_invert(name):
         assert as_is > max(0.4, flipped)
 
 
-def test_no_film_becomes_a_constant():
+def test_no_image_becomes_a_constant():
     for name in PRESETS:
         augment = Augment(name)
         assert min(augment(blob().astype(np.float32) / 255, seed=seed)[0].std() for seed in range(40)) > 0.02

@@ -25,13 +25,13 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def smooth(height: int, width: int) -> Tensor:
-    """A film that changes so slowly that resizing it back and forth changes little."""
+    """An image that changes so slowly that resizing it back and forth changes little."""
     rows, columns = torch.linspace(0, 2, height), torch.linspace(0, 3, width)
     return (0.5 + 0.4 * torch.sin(rows)[:, None] * torch.cos(columns))[None, None]
 
 
-def resized_by_pil(film: Tensor, height: int, width: int) -> Tensor:
-    return torch.from_numpy(np.array(Image.fromarray(film.numpy()).resize((width, height), Image.Resampling.BILINEAR)))
+def resized_by_pil(image: Tensor, height: int, width: int) -> Tensor:
+    return torch.from_numpy(np.array(Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.BILINEAR)))
 
 
 # --- letterbox -----------------------------------------------------------------------------------------------------
@@ -64,19 +64,19 @@ def test_letterbox_by_hand() -> None:
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(("height", "width"), [(50, 50), (20, 90), (300, 200), (64, 96), (65, 95)])
 def test_fit_image_against_pil(height: int, width: int, fit: Fit) -> None:
-    film = noise(height, width)
+    image = noise(height, width)
     top, left, new_height, new_width = letterbox_box(height, width, (64, 96)) if fit == "letterbox" else (0, 0, 64, 96)
     expected = torch.zeros(64, 96)
-    expected[top : top + new_height, left : left + new_width] = resized_by_pil(film, new_height, new_width)
-    torch.testing.assert_close(fit_image(film[None, None], (64, 96), fit)[0, 0], expected, atol=1e-5, rtol=0)
+    expected[top : top + new_height, left : left + new_width] = resized_by_pil(image, new_height, new_width)
+    torch.testing.assert_close(fit_image(image[None, None], (64, 96), fit)[0, 0], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_films_of_the_right_size_come_back_untouched(fit: Fit) -> None:
-    film = noise(2, 1, 40, 30)
-    assert fit_image(film, (40, 30), fit) is film
-    assert fit_mask(film, (40, 30), fit) is film
-    assert torch.equal(unfit_map(film, (40, 30), fit), film)
+def test_images_of_the_right_size_come_back_untouched(fit: Fit) -> None:
+    image = noise(2, 1, 40, 30)
+    assert fit_image(image, (40, 30), fit) is image
+    assert fit_mask(image, (40, 30), fit) is image
+    assert torch.equal(unfit_map(image, (40, 30), fit), image)
 
 
 def test_shrinking_averages_instead_of_picking() -> None:
@@ -89,21 +89,21 @@ def test_shrinking_averages_instead_of_picking() -> None:
 @quick
 @given(SIDES, SIDES, st.sampled_from(FITS))
 def test_sizes_and_ranges(height: int, width: int, fit: Fit) -> None:
-    film = noise(1, 2, height, width)
-    fitted = fit_image(film, (48, 32), fit)
+    image = noise(1, 2, height, width)
+    fitted = fit_image(image, (48, 32), fit)
     assert fitted.shape == (1, 2, 48, 32)
-    assert -1e-6 <= fitted.min() <= fitted.max() <= film.max() + 1e-6
+    assert -1e-6 <= fitted.min() <= fitted.max() <= image.max() + 1e-6
     back = unfit_map(fitted, (height, width), fit)
-    assert back.shape == film.shape
-    assert -1e-6 <= back.min() <= back.max() <= film.max() + 1e-6
+    assert back.shape == image.shape
+    assert -1e-6 <= back.min() <= back.max() <= image.max() + 1e-6
 
 
 @quick
 @given(st.integers(40, 200), st.integers(40, 200), st.sampled_from(FITS))
 def test_unfit_undoes_fit(height: int, width: int, fit: Fit) -> None:
-    film = smooth(height, width)
-    back = unfit_map(fit_image(film, (128, 160), fit), (height, width), fit)
-    torch.testing.assert_close(back, film, atol=0.03, rtol=0)
+    image = smooth(height, width)
+    back = unfit_map(fit_image(image, (128, 160), fit), (height, width), fit)
+    torch.testing.assert_close(back, image, atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 37), (37, 100), (400, 300)])
@@ -178,21 +178,21 @@ def test_dilation_of_nothing_and_everything() -> None:
 
 
 @pytest.mark.parametrize("dilation", [0.0, 0.1])
-def test_lungs_and_background_add_up_to_the_film(dilation: float) -> None:
-    film, lungs = noise(2, 3, 40, 50), (noise(2, 1, 40, 50, seed=1) > 0.9).float()
-    inside, outside = (apply_region(film, lungs, region, dilation) for region in ("lungs", "background"))
-    assert torch.equal(inside + outside, film)
-    assert torch.equal(inside * outside, torch.zeros_like(film))
-    assert torch.equal(inside > 0, (dilate(lungs, dilation) > 0) & (film > 0))
-    assert apply_region(film, lungs, "full", dilation) is film
-    assert apply_region(film, None, "full") is film
+def test_lungs_and_background_add_up_to_the_image(dilation: float) -> None:
+    image, lungs = noise(2, 3, 40, 50), (noise(2, 1, 40, 50, seed=1) > 0.9).float()
+    inside, outside = (apply_region(image, lungs, region, dilation) for region in ("lungs", "background"))
+    assert torch.equal(inside + outside, image)
+    assert torch.equal(inside * outside, torch.zeros_like(image))
+    assert torch.equal(inside > 0, (dilate(lungs, dilation) > 0) & (image > 0))
+    assert apply_region(image, lungs, "full", dilation) is image
+    assert apply_region(image, None, "full") is image
 
 
 def test_the_box_is_the_rectangle_around_the_lungs() -> None:
-    film, lungs = torch.rand(2, 1, 20, 30), torch.zeros(2, 1, 20, 30)
+    image, lungs = torch.rand(2, 1, 20, 30), torch.zeros(2, 1, 20, 30)
     lungs[0, 0, 5, 8] = lungs[0, 0, 9, 4] = 1
-    boxed = apply_region(film, lungs, "box")
-    assert torch.equal(boxed[0, 0, 5:10, 4:9], film[0, 0, 5:10, 4:9])
+    boxed = apply_region(image, lungs, "box")
+    assert torch.equal(boxed[0, 0, 5:10, 4:9], image[0, 0, 5:10, 4:9])
     assert boxed[0].count_nonzero() == 25
     assert boxed[1].eq(0).all()
     assert torch.equal(apply_region(boxed, lungs, "box"), boxed)
@@ -200,11 +200,11 @@ def test_the_box_is_the_rectangle_around_the_lungs() -> None:
 
 @pytest.mark.parametrize("region", ["box", "lungs", "background"])
 def test_a_region_needs_lungs(region: str) -> None:
-    film = noise(2, 1, 8, 8)
+    image = noise(2, 1, 8, 8)
     unknown = torch.stack([torch.ones(1, 8, 8), torch.full((1, 8, 8), torch.nan)])
     for lungs in (None, unknown):
         with pytest.raises(ConfigError, match=f'region="{region}" needs the lung mask of every film'):
-            apply_region(film, lungs, region)  # type: ignore[arg-type]
+            apply_region(image, lungs, region)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [255.0, 0.5, -1.0])
@@ -220,19 +220,19 @@ def test_a_lung_mask_holds_0_and_1(region: str, factor: float) -> None:
 
 
 def test_normalize_repeats_grey_where_there_are_three_of_each() -> None:
-    film, mean, std = noise(2, 1, 4, 5), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 4.0])
-    normal = normalize(film, mean, std)
+    image, mean, std = noise(2, 1, 4, 5), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 4.0])
+    normal = normalize(image, mean, std)
     assert normal.shape == (2, 3, 4, 5)
     for channel in range(3):
-        torch.testing.assert_close(normal[:, channel], (film[:, 0] - mean[channel]) / std[channel])
-    assert torch.equal(normalize(film, mean[:1], std[:1]), film - mean[0])
+        torch.testing.assert_close(normal[:, channel], (image[:, 0] - mean[channel]) / std[channel])
+    assert torch.equal(normalize(image, mean[:1], std[:1]), image - mean[0])
 
 
 def test_gradients_flow_through_the_geometry() -> None:
-    film = noise(1, 1, 30, 20).requires_grad_()
-    unfit_map(fit_image(film, (48, 48)), (30, 20)).sum().backward()
-    assert film.grad is not None
-    assert film.grad.min() > 0
+    image = noise(1, 1, 30, 20).requires_grad_()
+    unfit_map(fit_image(image, (48, 48)), (30, 20)).sum().backward()
+    assert image.grad is not None
+    assert image.grad.min() > 0
 
 
 def test_maps_elsewhere_than_in_memory_are_enlarged_where_they_lie() -> None:

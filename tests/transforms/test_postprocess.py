@@ -40,7 +40,7 @@ def blank(height: int = 100, width: int = 120) -> np.ndarray:
 
 
 def two_lungs() -> np.ndarray:
-    """Two ellipses side by side; the one on the film's right is smaller."""
+    """Two ellipses side by side; the one on the image's right is smaller."""
     rows, columns = np.indices((100, 120))
     left = ((columns - 32) / 20) ** 2 + ((rows - 50) / 40) ** 2 <= 1
     right = ((columns - 88) / 17) ** 2 + ((rows - 50) / 38) ** 2 <= 1
@@ -320,7 +320,7 @@ def test_one_lung() -> None:
     assert lung_reasons(mask) == ("only-one-lung-found",), "a speck is no lung"
 
 
-def test_rotated_film() -> None:
+def test_rotated_image() -> None:
     assert lung_reasons(two_lungs().T) == ("lungs-not-side-by-side",)
     small = np.pad(two_lungs().T, 60)
     assert lung_reasons(small) == ("lung-area-below-15-percent", "lungs-not-side-by-side")
@@ -336,7 +336,7 @@ def test_every_reason_has_its_words() -> None:
         lung_reasons(blank(), min_area=15)
 
 
-def test_sides_are_those_of_the_film() -> None:
+def test_sides_are_those_of_the_image() -> None:
     left, right = lung_sides(two_lungs())
     assert left[50, 32]
     assert right[50, 88]

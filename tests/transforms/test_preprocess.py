@@ -30,12 +30,12 @@ from covidcxr.registry import PREPROCESS_STEPS
 from covidcxr.tasks import ClassificationTask
 from covidcxr.transforms.preprocess import (
     Preprocess,
-    binarize_film,
-    crop_film,
+    binarize_image,
+    crop_image,
     filter_median,
     moves_pixels,
-    normalize_film,
-    sharpen_film,
+    normalize_image,
+    sharpen_image,
 )
 
 CHAIN = ["normalize", "sharpen", {"name": "median", "size": 3}, "binarize", "crop"]
@@ -47,7 +47,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape)
 
 
-def film(array: np.ndarray) -> Tensor:
+def image(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(array, np.float32))[None, None]
 
 
@@ -70,63 +70,68 @@ def slice_of_ct() -> np.ndarray:
     return ct
 
 
-FILMS = {"noise": noise(40, 33), "chest": chest(), "CT": slice_of_ct(), "ramp": np.tile(np.linspace(0, 1, 50), (30, 1))}
-each_film = pytest.mark.parametrize("name", FILMS)
+IMAGES = {
+    "noise": noise(40, 33),
+    "chest": chest(),
+    "CT": slice_of_ct(),
+    "ramp": np.tile(np.linspace(0, 1, 50), (30, 1)),
+}
+each_image = pytest.mark.parametrize("name", IMAGES)
 
 # --- steps
 
 
-@each_film
+@each_image
 @pytest.mark.parametrize(("low", "high"), [(1, 99), (0, 100), (12.5, 90)])
 def test_normalize_agrees_with_numpy_and_skimage(name: str, low: float, high: float) -> None:
-    ends = np.percentile(FILMS[name], (low, high))
-    wanted = rescale_intensity(FILMS[name], in_range=tuple(ends), out_range=(0.0, 1.0))
-    given = normalize_film(film(FILMS[name]), low=low, high=high)
+    ends = np.percentile(IMAGES[name], (low, high))
+    wanted = rescale_intensity(IMAGES[name], in_range=tuple(ends), out_range=(0.0, 1.0))
+    given = normalize_image(image(IMAGES[name]), low=low, high=high)
     np.testing.assert_allclose(array(given), wanted, atol=2e-6)
 
 
 def test_equalized_greys_are_ranks() -> None:
-    film = torch.rand(2, 1, 40, 50)
-    equal = Preprocess(["equalize"])(film)
+    image = torch.rand(2, 1, 40, 50)
+    equal = Preprocess(["equalize"])(image)
     share = torch.histc(equal[0], 10, 0, 1) / equal[0].numel()
     assert (share - 0.1).abs().max() < 0.03
-    for change in (film**2, 0.2 + 0.5 * film, film.sqrt()):  # greys have 8 bits, so ranks are coarse
+    for change in (image**2, 0.2 + 0.5 * image, image.sqrt()):  # greys have 8 bits, so ranks are coarse
         assert (Preprocess(["equalize"])(change) - equal).abs().max() < 0.07
-    film[:, :, :20] = 0
-    kept = Preprocess([{"name": "equalize", "skip_black": True}])(film)
+    image[:, :, :20] = 0
+    kept = Preprocess([{"name": "equalize", "skip_black": True}])(image)
     assert kept[:, :, :20].eq(0).all()
     assert kept[:, :, 20:].mean() == pytest.approx(0.5, abs=0.02)
     assert torch.equal(Preprocess(["equalize"])(torch.full((1, 1, 8, 8), 0.3)), torch.full((1, 1, 8, 8), 0.3))
 
 
-def test_normalized_films_differ_no_more_in_exposure() -> None:
-    bright, dark = (normalize_film(film(chest() * scale + shift)) for scale, shift in ((1, 0), (0.3, 0.2)))
+def test_normalized_images_differ_no_more_in_exposure() -> None:
+    bright, dark = (normalize_image(image(chest() * scale + shift)) for scale, shift in ((1, 0), (0.3, 0.2)))
     torch.testing.assert_close(bright, dark, atol=1e-5, rtol=0)
-    stretched = normalize_film(film(chest()), low=0, high=100)
-    torch.testing.assert_close(normalize_film(stretched, low=0, high=100), stretched)
+    stretched = normalize_image(image(chest()), low=0, high=100)
+    torch.testing.assert_close(normalize_image(stretched, low=0, high=100), stretched)
 
 
-def test_a_film_without_contrast_is_not_blown_up() -> None:
-    faint = film(0.5 + noise(20, 20) / 300)
-    assert torch.equal(normalize_film(faint), faint)
-    assert normalize_film(film(0.5 + noise(20, 20) / 200)).max() == 1
+def test_a_image_without_contrast_is_not_blown_up() -> None:
+    faint = image(0.5 + noise(20, 20) / 300)
+    assert torch.equal(normalize_image(faint), faint)
+    assert normalize_image(image(0.5 + noise(20, 20) / 200)).max() == 1
 
 
-@each_film
+@each_image
 @pytest.mark.parametrize(("amount", "radius"), [(1.0, 1.0), (0.4, 2.0), (3.0, 0.5)])
 def test_sharpen_agrees_with_skimage(name: str, amount: float, radius: float) -> None:
     far = 12  # so far from the border that it does not matter how skimage goes on beyond it
-    wanted = unsharp_mask(np.pad(FILMS[name], far, mode="edge"), radius, amount)[far:-far, far:-far]
-    given = sharpen_film(film(FILMS[name]), amount=amount, radius=radius)
+    wanted = unsharp_mask(np.pad(IMAGES[name], far, mode="edge"), radius, amount)[far:-far, far:-far]
+    given = sharpen_image(image(IMAGES[name]), amount=amount, radius=radius)
     np.testing.assert_allclose(array(given), wanted, atol=2e-6 * (1 + amount))
 
 
-@each_film
+@each_image
 @pytest.mark.parametrize("size", [1, 3, 5, 9])
 def test_median_agrees_with_scipy(name: str, size: int) -> None:
-    greys = FILMS[name].astype(np.float32)
+    greys = IMAGES[name].astype(np.float32)
     assert np.array_equal(
-        array(filter_median(film(greys), size=size)), ndimage.median_filter(greys, size, mode="nearest")
+        array(filter_median(image(greys), size=size)), ndimage.median_filter(greys, size, mode="nearest")
     )
 
 
@@ -135,24 +140,24 @@ def test_median_removes_specks_and_keeps_edges() -> None:
     edges[:, 9:] = 1
     specked = edges.copy()
     specked[2::5, 2::4] = 0.5
-    assert np.array_equal(array(filter_median(film(specked))), edges)
+    assert np.array_equal(array(filter_median(image(specked))), edges)
 
 
-@each_film
+@each_image
 def test_binarize_agrees_with_skimage(name: str) -> None:
-    greys = FILMS[name].astype(np.float32)
+    greys = IMAGES[name].astype(np.float32)
     half_a_bin = np.ptp(greys) / 512  # skimage gives the middle of the last dark bin of its histogram
     wanted = greys >= threshold_otsu(greys) + half_a_bin
-    mask = array(binarize_film(film(greys), keep="mask"))
+    mask = array(binarize_image(image(greys), keep="mask"))
     assert (mask != wanted).sum() <= 2, "a grey on the border of two bins may be rounded"
-    assert np.array_equal(array(binarize_film(film(greys))), np.where(mask == 1, greys, 0))
+    assert np.array_equal(array(binarize_image(image(greys))), np.where(mask == 1, greys, 0))
 
 
 def test_the_best_threshold_is_found() -> None:
     """Otsu's own words: of all cuts in two, the variance between the two is greatest."""
     greys = np.rint(chest() * 255) / 255
     greys[0, :2] = 0, 1
-    bright = array(binarize_film(film(greys), keep="mask")) == 1
+    bright = array(binarize_image(image(greys), keep="mask")) == 1
     between = {}
     for cut in np.unique(greys)[1:]:
         dark = greys < cut
@@ -161,28 +166,28 @@ def test_the_best_threshold_is_found() -> None:
 
 
 def test_binarize_at_a_fixed_threshold() -> None:
-    greys = film(np.array([[0.0, 0.25, 0.5, 0.75, 1.0]]))
-    assert binarize_film(greys, threshold=0.5).flatten().tolist() == [0, 0, 0.5, 0.75, 1]
-    assert binarize_film(greys, threshold=0.5, keep="mask").flatten().tolist() == [0, 0, 1, 1, 1]
-    once = binarize_film(film(chest()), threshold=0.4)
-    assert torch.equal(binarize_film(once, threshold=0.4), once)
-    mask = binarize_film(film(chest()), keep="mask")
-    assert torch.equal(binarize_film(mask, keep="mask"), mask)
-    assert torch.equal(binarize_film(mask), mask)
+    greys = image(np.array([[0.0, 0.25, 0.5, 0.75, 1.0]]))
+    assert binarize_image(greys, threshold=0.5).flatten().tolist() == [0, 0, 0.5, 0.75, 1]
+    assert binarize_image(greys, threshold=0.5, keep="mask").flatten().tolist() == [0, 0, 1, 1, 1]
+    once = binarize_image(image(chest()), threshold=0.4)
+    assert torch.equal(binarize_image(once, threshold=0.4), once)
+    mask = binarize_image(image(chest()), keep="mask")
+    assert torch.equal(binarize_image(mask, keep="mask"), mask)
+    assert torch.equal(binarize_image(mask), mask)
 
 
 def test_crop_goes_to_the_body() -> None:
     ct = slice_of_ct()
-    cropped = crop_film(film(ct), margin=0)
-    wanted = interpolate(film(ct)[..., 15:56, 20:81], (80, 100), mode="bilinear", align_corners=False)
+    cropped = crop_image(image(ct), margin=0)
+    wanted = interpolate(image(ct)[..., 15:56, 20:81], (80, 100), mode="bilinear", align_corners=False)
     assert torch.equal(cropped, wanted)
-    assert torch.equal(crop_film(cropped, margin=0), cropped), "there is no more to cut"
-    wider = interpolate(film(ct)[..., 11:60, 15:86], (80, 100), mode="bilinear", align_corners=False)
-    assert torch.equal(crop_film(film(ct), margin=0.05), wider)
-    with_table = interpolate(film(ct)[..., 3:73, 3:95], (80, 100), mode="bilinear", align_corners=False)
-    assert torch.equal(crop_film(film(ct), largest=False, margin=0), with_table)
-    bone = interpolate(film(ct)[..., 70:73, 5:95], (80, 100), mode="bilinear", align_corners=False)
-    assert torch.equal(crop_film(film(ct), threshold=0.8, margin=0), bone)
+    assert torch.equal(crop_image(cropped, margin=0), cropped), "there is no more to cut"
+    wider = interpolate(image(ct)[..., 11:60, 15:86], (80, 100), mode="bilinear", align_corners=False)
+    assert torch.equal(crop_image(image(ct), margin=0.05), wider)
+    with_table = interpolate(image(ct)[..., 3:73, 3:95], (80, 100), mode="bilinear", align_corners=False)
+    assert torch.equal(crop_image(image(ct), largest=False, margin=0), with_table)
+    bone = interpolate(image(ct)[..., 70:73, 5:95], (80, 100), mode="bilinear", align_corners=False)
+    assert torch.equal(crop_image(image(ct), threshold=0.8, margin=0), bone)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -215,20 +220,20 @@ def test_a_long_winding_part_is_one() -> None:
 def test_every_step_keeps_the_contract(name: str) -> None:
     step = PREPROCESS_STEPS.get(name)
     bare = [np.zeros((9, 7)), np.ones((9, 7)), np.full((9, 7), 0.3), np.eye(9), noise(1, 1), noise(2, 65), noise(65, 2)]
-    for greys in (*bare, *FILMS.values()):
+    for greys in (*bare, *IMAGES.values()):
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
-            given = film(greys).to(dtype)
+            given = image(greys).to(dtype)
             before = given.clone()
             made = step(given)
             assert (made.shape, made.dtype) == (given.shape, dtype)
             assert 0 <= made.min() <= made.max() <= 1, "also tells NaN"
-            assert torch.equal(given, before), "the films given stay as they are"
+            assert torch.equal(given, before), "the images given stay as they are"
 
 
 @pytest.mark.parametrize("name", list(PREPROCESS_STEPS))
-def test_every_step_takes_each_film_by_itself(name: str) -> None:
+def test_every_step_takes_each_image_by_itself(name: str) -> None:
     step = PREPROCESS_STEPS.get(name)
-    batch = torch.cat([film(chest(seed)) for seed in range(3)] + [torch.full((1, 1, 96, 80), 0.5)])
+    batch = torch.cat([image(chest(seed)) for seed in range(3)] + [torch.full((1, 1, 96, 80), 0.5)])
     together = step(batch)
     assert torch.equal(together, torch.cat([step(one[None]) for one in batch]))
     for mixed in (torch.bfloat16, torch.float16):
@@ -246,8 +251,8 @@ def test_all_steps_of_the_catalogue_are_registered() -> None:
 
 
 def test_chain_runs_in_order() -> None:
-    given = film(chest())
-    wanted = crop_film(binarize_film(filter_median(sharpen_film(normalize_film(given)))))
+    given = image(chest())
+    wanted = crop_image(binarize_image(filter_median(sharpen_image(normalize_image(given)))))
     assert torch.equal(Preprocess(CHAIN)(given), wanted)
     assert not torch.equal(Preprocess(CHAIN[::-1])(given), wanted)
     assert torch.equal(Preprocess()(given), given)
@@ -278,7 +283,7 @@ def test_config_survives_json() -> None:
         ([{"name": "sharpen", "amount": "much"}], ConfigError, "sharpen.*amount"),
         ([{"name": "sharpen", "radius": 0}], ConfigError, "radius"),
         ([{"name": "sharpen", "radius": float("nan")}], ConfigError, "radius"),
-        ([{"name": "binarize", "keep": "picture"}], ConfigError, "binarize.*keep must be one of film, mask"),
+        ([{"name": "binarize", "keep": "picture"}], ConfigError, "binarize.*keep must be one of image, mask"),
         ([{"name": "binarize", "threshold": 128}], ConfigError, "threshold"),
         ([{"name": "crop", "margin": True}], ConfigError, "crop.*margin"),
         ([{"name": "crop", "largest": "yes"}], ConfigError, "largest"),
@@ -304,7 +309,7 @@ def third_party_step() -> Iterator[str]:
 
 def test_other_packages_add_steps(third_party_step: str) -> None:
     chain = Preprocess([{"name": third_party_step, "rows": 2}])
-    assert torch.equal(chain(film(chest()))[..., 2:, :], film(chest())[..., :-2, :])
+    assert torch.equal(chain(image(chest()))[..., 2:, :], image(chest())[..., :-2, :])
     assert chain.moving == ("shift",)
     with pytest.raises(ConfigError, match="rows"):
         Preprocess([third_party_step])
@@ -330,14 +335,14 @@ def segmenter(steps: list[Any]) -> SegmentationModel:
 
 
 def test_a_model_applies_its_steps_at_its_size() -> None:
-    model, given = classifier(), film(chest(size=(128, 128)))
+    model, given = classifier(), image(chest(size=(128, 128)))
     fitted = classifier(steps=[], mean=[0.0], std=[1.0]).preprocess(given)
     torch.testing.assert_close(model.preprocess(given), (Preprocess(CHAIN)(fitted) - 0.5) / 0.25)
     assert not torch.equal(model.predict(given), classifier(steps=[]).predict(given))
 
 
 def test_a_saved_model_has_its_steps(tmp_path: Path) -> None:
-    model, given = classifier(), film(chest())
+    model, given = classifier(), image(chest())
     model.save_pretrained(tmp_path / "model")
     saved = json.loads((tmp_path / "model" / "config.json").read_text())
     assert saved["preprocess"]["steps"] == CHAIN
@@ -363,19 +368,19 @@ def test_a_pipeline_keeps_its_golden_answers(tmp_path: Path) -> None:
 def test_the_box_around_the_lungs() -> None:
     box = {"name": "crop", "threshold": 0.01, "largest": False, "margin": 0.0}
     model = classifier(region="lungs", steps=[box], mean=[0.0], std=[1.0])
-    given, lungs = film(noise(*SIZE) * 0.5 + 0.5), torch.zeros(1, 1, *SIZE)
+    given, lungs = image(noise(*SIZE) * 0.5 + 0.5), torch.zeros(1, 1, *SIZE)
     lungs[..., 10:40, 5:25] = lungs[..., 15:42, 35:60] = 1
     wanted = interpolate((given * lungs)[..., 10:42, 5:60], SIZE, mode="bilinear", align_corners=False)
     torch.testing.assert_close(model.preprocess(given, lungs), wanted)
 
 
 @pytest.mark.parametrize("region", ["full", "box", "lungs", "background"])
-def test_a_film_is_the_same_in_training_and_in_use(region: Any, phantoms: Path) -> None:
+def test_a_image_is_the_same_in_training_and_in_use(region: Any, phantoms: Path) -> None:
     """A data module blackens what is not of the region, a pipeline leaves that to the model."""
     masks = {"lung_field": "lung_field", "lung": "lung"}
     model = classifier(region=region, steps=CHAIN if region == "full" else STAYING)
     batches = [
-        next(iter(_films(phantoms, mask_columns=masks, region=cut, mask_classes=("lung_field", "lung"))))
+        next(iter(_images(phantoms, mask_columns=masks, region=cut, mask_classes=("lung_field", "lung"))))
         for cut in (region, "full")
     ]
     assert torch.equal(batches[0]["image"], batches[1]["image"]) is (region == "full")
@@ -387,7 +392,7 @@ def test_a_film_is_the_same_in_training_and_in_use(region: Any, phantoms: Path) 
 def test_what_moves_pixels_is_not_for_masks(steps: list[Any]) -> None:
     with pytest.raises(ConfigError, match=r"'crop' moves pixels.*only classifiers"):
         segmenter(steps)
-    assert segmenter(STAYING).predict(film(chest())).shape == (1, 1, 96, 80)
+    assert segmenter(STAYING).predict(image(chest())).shape == (1, 1, 96, 80)
 
 
 def test_wrong_steps_of_a_config() -> None:
@@ -415,23 +420,23 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("phantoms"), 12, seed=3, size=(96, 96)).parent
 
 
-def _films(folder: Path, **settings: Any) -> Any:
-    films = CSVDataModule(folder, image_size=SIZE, batch_size=4, augment=None, **settings)
-    films.setup()
-    return films.val_dataloader()
+def _images(folder: Path, **settings: Any) -> Any:
+    images = CSVDataModule(folder, image_size=SIZE, batch_size=4, augment=None, **settings)
+    images.setup()
+    return images.val_dataloader()
 
 
 def test_a_task_trains_with_the_chain(phantoms: Path, tmp_path: Path) -> None:
-    films = CSVDataModule(phantoms, image_size=SIZE, batch_size=4)
+    images = CSVDataModule(phantoms, image_size=SIZE, batch_size=4)
     task = ClassificationTask(classifier().config, lr=1e-3)
     assert task.hparams["model"]["preprocess"]["steps"] == CHAIN
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", **quiet)
-    trainer.fit(task, films)
+    trainer.fit(task, images)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
-    predicted = trainer.predict(task, _films(phantoms))
+    predicted = trainer.predict(task, _images(phantoms))
     again = ClassificationModel.from_pretrained(task.save_pretrained(tmp_path / "model"))
-    batches = [batch["image"] for batch in _films(phantoms)]
+    batches = [batch["image"] for batch in _images(phantoms)]
     assert torch.equal(torch.cat(predicted), torch.cat([again.predict(images) for images in batches]))  # type: ignore[arg-type]
 
 

@@ -41,7 +41,7 @@ def add_datasets(verbs: Verbs) -> None:
 
 def _add_check(own: Verbs) -> None:
     check = _add(own, "check", "is a copy complete? all faults at once", "covidcxr datasets check csv --root DIR")
-    check.add_argument("--decode", action="store_true", help="also open every film and mask, which takes longer")
+    check.add_argument("--decode", action="store_true", help="also open every image and mask, which takes longer")
     _add_name(check)
     _add_place(check)
     check.set_defaults(run=_check)
@@ -50,8 +50,8 @@ def _add_check(own: Verbs) -> None:
 def _add_stats(own: Verbs) -> None:
     stats = _add(own, "stats", "what is in it: tables and pictures", "covidcxr datasets stats csv --root DIR --out DIR")
     stats.add_argument("--out", metavar="DIR", help="write stats.json, contact-sheet.png and charts.png there")
-    stats.add_argument("--sample", type=int, metavar="N", help="mean and std over N training films only (all)")
-    stats.add_argument("--no-pixels", action="store_true", help="no mean and std: no film is opened for the tables")
+    stats.add_argument("--sample", type=int, metavar="N", help="mean and std over N training images only (all)")
+    stats.add_argument("--no-pixels", action="store_true", help="no mean and std: no image is opened for the tables")
     _add_name(stats)
     _add_place(stats)
     stats.set_defaults(run=_stats)
@@ -61,13 +61,13 @@ def _add_masks(own: Verbs) -> None:
     masks = _add(
         own,
         "masks",
-        "draw lung masks for all films: an interrupted drawing goes on",
+        "draw lung masks for all images: an interrupted drawing goes on",
         "covidcxr datasets masks covidx_cxr3 --root DIR --out drawn",
     )
     masks.add_argument("--out", required=True, metavar="DIR", help="where the masks go; for --data.drawn_masks DIR")
     masks.add_argument("--model", default="mini", help="a lung segmenter: bundled name, folder or Hub (%(default)s)")
     masks.add_argument(
-        "--min-lung-area", type=float, default=0.15, metavar="F", help="tell films with smaller lungs (%(default)s)"
+        "--min-lung-area", type=float, default=0.15, metavar="F", help="tell images with smaller lungs (%(default)s)"
     )
     masks.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     _add_name(masks)

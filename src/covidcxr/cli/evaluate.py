@@ -15,7 +15,7 @@ from covidcxr.errors import ConfigError
 
 if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule
-    from covidcxr.evaluation.predictions.run_pipeline import FilmShelf
+    from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
     from covidcxr.evaluation.report import Evaluation, Part
     from covidcxr.pipeline.pipeline import Pipeline
     from covidcxr.types import SplitName
@@ -35,9 +35,9 @@ def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "evaluate",
         help="an honest report: one HTML page, a JSON of every number and a model card",
         description="Write report.html (one file, no network), report.json (every number) and MODEL_CARD.md from "
-        "tables of predictions, from folders of runs, or by asking a model about the films of a data set. Several "
+        "tables of predictions, from folders of runs, or by asking a model about the images of a data set. Several "
         "tables or folders are compared with the first. Any flag --data.KEY is a setting of the data set, as for "
-        "`covidcxr fit`; with it, the page also shows films of patients: keep it as you keep them.",
+        "`covidcxr fit`; with it, the page also shows images of patients: keep it as you keep them.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,7 +74,7 @@ def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _add_model(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--model", metavar="SOURCE", help="is asked about the films: bundled name, folder or Hub id")
+    verb.add_argument("--model", metavar="SOURCE", help="is asked about the images: bundled name, folder or Hub id")
     verb.add_argument("--data", metavar="NAME", help="the data set: a name of `covidcxr datasets list`")
     verb.add_argument("--split", default="test", metavar="NAME", help="train, val, test or all (%(default)s)")
     verb.add_argument(
@@ -83,18 +83,20 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--attention", action=argparse.BooleanOptionalAction, help="measure how much it looks at the lungs (yes)"
     )
-    verb.add_argument("--robustness", action="store_true", help="ask again about changed films, which takes longer")
-    verb.add_argument("--max-films", type=int, default=200, metavar="N", help="of those two, most films (%(default)s)")
-    verb.add_argument("--gallery", action=argparse.BooleanOptionalAction, default=True, help="show films where at hand")
+    verb.add_argument("--robustness", action="store_true", help="ask again about changed images, which takes longer")
+    verb.add_argument("--max-images", "--max-films", type=int, default=200, metavar="N", help="of those two, most images (%(default)s)")
+    verb.add_argument(
+        "--gallery", action=argparse.BooleanOptionalAction, default=True, help="show images where at hand"
+    )
     verb.add_argument("--batch-size", type=int, default=16, metavar="N", help="films a batch (%(default)s)")
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
 
 
 def _add_scores(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--validation", metavar="CSV", help="predictions of validation films: they choose the threshold")
+    verb.add_argument("--validation", metavar="CSV", help="predictions of validation images: they choose the threshold")
     verb.add_argument("--positive", metavar="CLASS", help="the class looked for (COVID-19, or the second of two)")
     verb.add_argument(
-        "--sensitivity", type=float, default=0.95, metavar="F", help="wanted on validation films (%(default)s)"
+        "--sensitivity", type=float, default=0.95, metavar="F", help="wanted on validation images (%(default)s)"
     )
     verb.add_argument("--prevalence", type=float, metavar="F", help="share of the sick where it is used: PPV and NPV")
     verb.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the patients (%(default)s)")
@@ -117,8 +119,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _of_model(options: argparse.Namespace) -> Evaluation:
-    """Ask a model about the films of a data set."""
-    from covidcxr.evaluation.predictions.run_pipeline import FilmShelf, open_pipeline, pipeline_rows, write_rows
+    """Ask a model about the images of a data set."""
+    from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, open_pipeline, pipeline_rows, write_rows
     from covidcxr.evaluation.report import Lineage
     from covidcxr.evaluation.report.provenance import data_facts, model_facts
     from covidcxr.utils.console import show_progress
@@ -139,13 +141,13 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
     if options.audit is not False:
         parts["audit"] = _audit(data, name, options)
     parts |= _looks(pipeline, data, split, options)
-    shelf = FilmShelf(data, lambda row: pipeline) if options.gallery else None
+    shelf = ImageLookup(data, lambda row: pipeline) if options.gallery else None
     return _evaluate(options, rows, validation, options.name or f"{options.model} on {name}", parts, shelf)
 
 
 def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
-    """Read predictions, with the films behind them where these are at hand."""
-    from covidcxr.evaluation.predictions.run_pipeline import FilmShelf
+    """Read predictions, with the images behind them where these are at hand."""
+    from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
     from covidcxr.evaluation.predictions.table import read_rows
     from covidcxr.evaluation.report import Lineage
     from covidcxr.evaluation.report.provenance import data_facts, hash_rows, run_facts
@@ -163,13 +165,13 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
         data, name = _open_data(options, {} if run is None else run.config.get("data") or {})
         facts |= data_facts(data, name)
         if options.gallery:
-            shelf = FilmShelf(data, None if run is None else run.pipeline_of)
+            shelf = ImageLookup(data, None if run is None else run.pipeline_of)
         if options.audit:
             parts["audit"] = _audit(data, name, options)
         if validation is None and run is not None:
             validation = run.validation_rows(data)
     elif options.audit:
-        raise ConfigError("An audit needs the films: give --data NAME --data.root DIR (of a run --data.root alone).")
+        raise ConfigError("An audit needs the images: give --data NAME --data.root DIR (of a run --data.root alone).")
     parts["lineage"] = Lineage(
         _command(), facts, {} if run is None else run_facts(run), options.seed, options.resamples
     )
@@ -182,7 +184,7 @@ def _evaluate(
     validation: Sequence[Mapping[str, Any]] | None,
     name: str,
     parts: Mapping[str, Part | None],
-    shelf: FilmShelf | None,
+    shelf: ImageLookup | None,
 ) -> Evaluation:
     from covidcxr.evaluation.report import evaluate_rows
 
@@ -210,11 +212,11 @@ def _audit(data: CXRDataModule, name: str, options: argparse.Namespace) -> Part:
 def _looks(
     pipeline: Pipeline, data: CXRDataModule, split: SplitName | None, options: argparse.Namespace
 ) -> dict[str, Part | None]:
-    """Ask where the classifier looks and what changed films do to it."""
+    """Ask where the classifier looks and what changed images do to it."""
     from covidcxr.evaluation.stress.attention import attention
     from covidcxr.evaluation.stress.robustness import robustness
 
-    settings: dict[str, Any] = {"split": split, "max_films": options.max_films, "seed": options.seed}
+    settings: dict[str, Any] = {"split": split, "max_films": options.max_images, "seed": options.seed}
     settings["resamples"] = options.resamples
     parts: dict[str, Part | None] = {}
     if options.attention is not False and pipeline.classifier is not None:

@@ -1,4 +1,4 @@
-"""`covidcxr explain`: where a classifier looks, film by film."""
+"""`covidcxr explain`: where a classifier looks, image by image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline
     from covidcxr.pipeline.prediction import Prediction
 
-__all__ = ["add_explain", "explain_films"]
+__all__ = ["add_explain", "explain_images"]
 
 _EXAMPLES = """examples:
   covidcxr explain film.png --out heat
@@ -27,15 +27,15 @@ _SHOWN = 100
 """Films on the page: each takes some 200 kB of it. All are in the folder."""
 
 _WIDE = 420
-"""Longer side of a film on the page, in pixels."""
+"""Longer side of an image on the page, in pixels."""
 
 
 def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
     explain = verbs.add_parser(
         "explain",
-        help="where a classifier looks: heat maps beside the films, as data and as one page",
-        description="Draw what speaks for a class on each film. A film that cannot be read or explained is one entry "
+        help="where a classifier looks: heat maps beside the images, as data and as one page",
+        description="Draw what speaks for a class on each image. An image that cannot be read or explained is one entry "
         "with its reason; the others go on.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,13 +46,13 @@ def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     explain.add_argument(
         "--method", default="gradcam", help="gradcam, hirescam, integrated_gradients or occlusion (%(default)s)"
     )
-    explain.add_argument("--target", metavar="CLASS", help="the class to explain; by default each film's answer")
+    explain.add_argument("--target", metavar="CLASS", help="the class to explain; by default each image's answer")
     explain.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
     explain.add_argument("--json", action="store_true", help="print the summary as JSON")
     explain.set_defaults(run=_explain)
 
 
-def explain_films(
+def explain_images(
     paths: Sequence[str | Path],
     out: str | Path,
     *,
@@ -62,50 +62,50 @@ def explain_films(
     device: str = "cpu",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Explain films and write maps and pictures into a folder.
+    """Explain images and write maps and pictures into a folder.
 
-    Writes `films/NAME.heat.png` (16-bit grey, white = 1), `NAME.heat.json` and `NAME.heat-overlay.png` a film,
-    `explanations.json`, and `index.html` with films and maps side by side.
+    Writes `films/NAME.heat.png` (16-bit grey, white = 1), `NAME.heat.json` and `NAME.heat-overlay.png` an image,
+    `explanations.json`, and `index.html` with images and maps side by side.
 
     Args:
-        paths: Films, or folders that are searched for films.
+        paths: Images, or folders that are searched for images.
         out: Where they go; made if need be.
         model: A pipeline with a classifier, or where to load one from.
         method: A name of `covidcxr.explain.METHODS`.
-        target: The class; None = each film's answer, else its most probable class.
+        target: The class; None = each image's answer, else its most probable class.
         device: Where the models run.
         progress: Show a progress bar on standard error.
 
     Returns:
-        The summary: an entry a film, counts, and the path of the page.
+        The summary: an entry an image, counts, and the path of the page.
 
     Raises:
-        ConfigError: If no film was found, the pipeline has no classifier, or the device is not there.
+        ConfigError: If no image was found, the pipeline has no classifier, or the device is not there.
         UnknownNameError: If there is no such class or method.
         PretrainedError: If the model cannot be had.
     """
     from covidcxr.io.pretrained import write_json
     from covidcxr.page import Page, write_html
-    from covidcxr.pipeline.folder import find_films, load_pipeline
+    from covidcxr.pipeline.folder import find_images, load_pipeline
     from covidcxr.pipeline.prediction import Prediction
     from covidcxr.utils.threads import tracked
 
-    films, _ = find_films(paths)
-    if not films:
-        raise ConfigError(f"No films found in {', '.join(map(str, paths))}.")
+    images, _ = find_images(paths)
+    if not images:
+        raise ConfigError(f"No images found in {', '.join(map(str, paths))}.")
     pipeline = load_pipeline(model, device)
     _check(pipeline, method, target)
     folder, entries = Path(out), list[dict[str, Any]]()
     shown: list[tuple[str, Picture, Picture]] = []
-    answers = pipeline.predict([path for path, _ in films], batch_size=4, on_error="return")
-    for (_, name), answer in tracked(zip(films, answers, strict=True), len(films), "films", progress):
+    answers = pipeline.predict([path for path, _ in images], batch_size=4, on_error="return")
+    for (_, name), answer in tracked(zip(images, answers, strict=True), len(images), "films", progress):
         try:
             if not isinstance(answer, Prediction):
                 raise answer.error
             found = answer.explain(target, method)
             place = folder / "films" / name
-            found.save(place.parent, place.name, answer.film)
-        except (CovidCXRError, OSError) as error:  # this film's alone: settings were checked before
+            found.save(place.parent, place.name, answer.image)
+        except (CovidCXRError, OSError) as error:  # this image's alone: settings were checked before
             entries.append({"name": name, "error": str(error), "kind": type(error).__name__})
             continue
         entries.append({"name": name, "label": answer.label, **found.to_dict(), "note": found.note})
@@ -121,7 +121,7 @@ def explain_films(
 
 
 def _check(pipeline: Pipeline, method: str, target: str | None) -> None:
-    """Refuse what would fail for every film."""
+    """Refuse what would fail for every image."""
     from covidcxr.explain.methods import find_method
 
     find_method(method)
@@ -133,14 +133,14 @@ def _check(pipeline: Pipeline, method: str, target: str | None) -> None:
 
 
 def _pictures(name: str, answer: Prediction, found: Explanation) -> tuple[Picture, Picture]:
-    """Return a film and its map for the page."""
+    """Return an image and its map for the page."""
     from covidcxr.page import Picture
 
     caption = f"{name}: {found.target} {found.probability:.0%}" + (f". {found.note}" if found.note else "")
     said = f"The answer is {answer.label}." if answer.label else "No answer: the model cannot say."
     return (
-        Picture(_png(answer.film), name, said),
-        Picture(_png(found.overlay(answer.film)), f"Heat map of {name} for {found.target}", caption),
+        Picture(_png(answer.image), name, said),
+        Picture(_png(found.overlay(answer.image)), f"Heat map of {name} for {found.target}", caption),
     )
 
 
@@ -159,8 +159,8 @@ def _sections(shown: Sequence[tuple[str, Picture, Picture]], entries: Sequence[d
     from covidcxr.page import Gallery, Section, Table
 
     for target in dict.fromkeys(name for name, _, _ in shown):
-        pictures = [picture for name, film, heat in shown if name == target for picture in (film, heat)]
-        yield Section(f"What speaks for {target}", "Each film, and beside it its map.", [Gallery(pictures)])
+        pictures = [picture for name, image, heat in shown if name == target for picture in (image, heat)]
+        yield Section(f"What speaks for {target}", "Each image, and beside it its map.", [Gallery(pictures)])
     failed = [(entry["name"], entry["error"]) for entry in entries if "error" in entry]
     if failed:
         yield Section("Not explained", "", [Table(("Film", "Why"), failed)])
@@ -172,7 +172,7 @@ def _sections(shown: Sequence[tuple[str, Picture, Picture]], entries: Sequence[d
 def _explain(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    summary = explain_films(
+    summary = explain_images(
         options.paths,
         options.out,
         model=options.model,
@@ -184,7 +184,7 @@ def _explain(options: argparse.Namespace) -> int:
     if options.json:
         console.file.write(json.dumps(summary) + "\n")
     else:
-        console.print(f"{summary['films']} films, {summary['failed']} of them not explained")
+        console.print(f"{summary['images']} images, {summary['failed']} of them not explained")
         for entry in summary["entries"]:
             if "error" in entry or entry["note"]:
                 console.print(f"{entry['name']}: {entry.get('error') or entry['note']}")

@@ -25,12 +25,12 @@ __all__ = ["main"]
 _TRAINING = {
     "fit": "train a model (LightningCLI: every argument of Trainer, task and data module is a flag and a YAML key)",
     "validate": "score a model on the validation films",
-    "test": "score a model on the test films, with patient-clustered intervals",
+    "test": "score a model on the test images, with patient-clustered intervals",
 }
 
 _EPILOG = """examples:
-  covidcxr demo                                        drawn films through the whole pipeline
-  covidcxr predict films/ --model mini --out answers   your films: JSON lines, masks, overlays, contact sheet
+  covidcxr demo                                        drawn images through the whole pipeline
+  covidcxr predict films/ --model mini --out answers   your images: JSON lines, masks, overlays, contact sheet
   covidcxr fit --config mini-lungs --data.root DIR     a recipe on your data
   covidcxr fit --help                                  all settings of a training
   covidcxr audit --data darkcovidnet --data.root DIR   what these data give away without a lung being looked at
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows `covidcxr`; by default that of this process.
 
     Returns:
-        0 = all went well, 1 = some films could not be answered or a check failed, 2 = wrong use or an error.
+        0 = all went well, 1 = some images could not be answered or a check failed, 2 = wrong use or an error.
     """
     # Threads of GNU OpenMP spin at barriers: on a busy machine two were measured up to 70 times slower than one. It is
     # read when torch is loaded, which is later.

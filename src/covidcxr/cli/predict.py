@@ -11,14 +11,14 @@ __all__ = ["add_demo", "add_predict"]
 def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = verbs.add_parser(
         "predict",
-        help="answer for films: JSON lines, masks, overlays and a contact sheet",
-        description="Answer for films. A film that cannot be read is one entry with its reason; the others go on.",
+        help="answer for images: JSON lines, masks, overlays and a contact sheet",
+        description="Answer for images. An image that cannot be read is one entry with its reason; the others go on.",
         epilog="example: covidcxr predict films/ extra.dcm --model mini --out answers",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="films, or folders that are searched for films")
     predict.add_argument("--out", required=True, metavar="DIR", help="where the answers go")
-    predict.add_argument("--root", metavar="DIR", help="name the answers by the films' paths below DIR")
+    predict.add_argument("--root", metavar="DIR", help="name the answers by the images' paths below DIR")
     _add_common(predict)
     predict.set_defaults(run=_predict)
 
@@ -26,12 +26,12 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = verbs.add_parser(
         "demo",
-        help="see it work: drawn films, or yours, through the whole pipeline",
-        description="Run the bundled pipeline over drawn films (phantoms), or over your own, and show the page.",
+        help="see it work: drawn images, or yours, through the whole pipeline",
+        description="Run the bundled pipeline over drawn images (phantoms), or over your own, and show the page.",
         epilog="examples:\n  covidcxr demo\n  covidcxr demo my-films/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.add_argument("paths", nargs="*", metavar="PATH", help="your films or folders; none = drawn films")
+    demo.add_argument("paths", nargs="*", metavar="PATH", help="your images or folders; none = drawn films")
     demo.add_argument("--out", default="covidcxr-demo", metavar="DIR", help="where the answers go (%(default)s)")
     demo.add_argument("--no-open", action="store_true", help="print the page's path, do not open it")
     _add_common(demo)
@@ -41,7 +41,9 @@ def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="mini", help="bundled name, folder or Hub repository (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="films a batch (%(default)s)")
-    parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="threads that read films (%(default)s)")
+    parser.add_argument(
+        "--num-workers", type=int, default=2, metavar="N", help="threads that read images (%(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 

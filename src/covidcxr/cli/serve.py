@@ -15,7 +15,7 @@ __all__ = ["add_feedback", "add_serve"]
 _SERVE = """examples:
   covidcxr serve
   covidcxr serve --model my-pipeline --store /srv/films --port 8080
-  COVIDCXR_TOKEN=... covidcxr serve --host 0.0.0.0 --allow-host films.example.org"""
+  COVIDCXR_TOKEN=... covidcxr serve --host 0.0.0.0 --allow-host images.example.org"""
 
 
 _FEEDBACK = """examples:
@@ -28,8 +28,8 @@ def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Add the verb to the command line."""
     serve = verbs.add_parser(
         "serve",
-        help="a page for radiologists: films, masks, answers, corrections and verdicts; and the same as REST",
-        description="Serve a page to look at films, correct masks, state pre-test probabilities and give verdicts, and "
+        help="a page for radiologists: images, masks, answers, corrections and verdicts; and the same as REST",
+        description="Serve a page to look at images, correct masks, state pre-test probabilities and give verdicts, and "
         "a REST interface. It listens to this machine alone unless it is told otherwise, and then needs a token.",
         epilog=_SERVE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,10 +47,10 @@ def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--store",
         default="covidcxr-store",
         metavar="WHERE",
-        help="folder, or postgresql+psycopg://USER@HOST/NAME, of films and verdicts (%(default)s)",
+        help="folder, or postgresql+psycopg://USER@HOST/NAME, of images and verdicts (%(default)s)",
     )
     serve.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
-    serve.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode films (%(default)s)")
+    serve.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode images (%(default)s)")
     serve.add_argument("--keep-identifiers", action="store_true", help="store the patient and study ids of DICOM files")
     serve.set_defaults(run=_serve)
 
@@ -60,7 +60,7 @@ def add_feedback(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     feedback = verbs.add_parser(
         "feedback",
         help="export what readers said on the page, as a data set for `covidcxr fit --data feedback`",
-        description="Write the films whose readers agreed that they may train models into a new folder, with verdicts, "
+        description="Write the images whose readers agreed that they may train models into a new folder, with verdicts, "
         "corrected masks and the model's own, and without file names, comments and DICOM identifiers.",
         epilog=_FEEDBACK,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -106,6 +106,6 @@ def _feedback(options: argparse.Namespace) -> int:
         counts = export_feedback(store, options.out)
     finally:
         store.close()
-    words = f"{counts['films']} films, {counts['labels']} with a label, {counts['corrected_masks']} corrected masks"
+    words = f"{counts['images']} images, {counts['labels']} with a label, {counts['corrected_masks']} corrected masks"
     sys.stdout.write(f"{json.dumps(counts) if options.json else words}\n")
     return 0

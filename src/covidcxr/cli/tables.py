@@ -14,7 +14,7 @@ from covidcxr.utils.console import screen
 
 __all__ = ["print_copy", "print_datasets", "print_description", "print_masks", "print_report", "print_survey"]
 
-_MOST = 10  # films named one by one
+_MOST = 10  # images named one by one
 
 
 def print_datasets(entries: Sequence[Mapping[str, Any]]) -> None:
@@ -72,8 +72,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     console = screen()
     if report["counts"]:
         table = _table("split/label", ">films")
-        for part, films in sorted(report["counts"].items()):
-            table.add_row(part, _number(films))
+        for part, images in sorted(report["counts"].items()):
+            table.add_row(part, _number(images))
         console.print(table)
     if report["release"]:
         console.print(f"These are the counts of the release {report['release']}.")
@@ -82,9 +82,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     for note in report["notes"]:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     if report["complete"]:
-        console.print(f"Nothing is missing: {report['films']:,} films to use.")
+        console.print(f"Nothing is missing: {report['images']:,} images to use.")
     else:
-        console.print(f"{len(report['faults']):,} fault(s); {report['films']:,} films are listed to be used.")
+        console.print(f"{len(report['faults']):,} fault(s); {report['images']:,} images are listed to be used.")
 
 
 def print_copy(report: Mapping[str, Any]) -> None:
@@ -92,9 +92,11 @@ def print_copy(report: Mapping[str, Any]) -> None:
     console = screen()
     there = report["films"] - report["written"]
     before = f" ({there:,} of them by an earlier run)" if there else ""
-    console.print(f"{report['films']:,} films{before}, {report['size'] / 1e6:,.1f} MB: {report['out']}", soft_wrap=True)
-    for reason, films in report["left_out"].items():
-        console.print(f"left out: {films:,} ({reason})", style="yellow")
+    console.print(
+        f"{report['images']:,} images{before}, {report['size'] / 1e6:,.1f} MB: {report['out']}", soft_wrap=True
+    )
+    for reason, images in report["left_out"].items():
+        console.print(f"left out: {images:,} ({reason})", style="yellow")
     for failure in report["failed"][:_MOST]:
         console.print(f"cannot be read: {failure['error']}", style="red", soft_wrap=True)
     if len(report["failed"]) > _MOST:
@@ -108,9 +110,9 @@ def print_copy(report: Mapping[str, Any]) -> None:
 def print_masks(report: Mapping[str, Any]) -> None:
     """Print what `draw_masks` did."""
     console = screen()
-    console.print(f"Lung masks of {report['films']:,} films: {report['out']}", soft_wrap=True)
+    console.print(f"Lung masks of {report['images']:,} images: {report['out']}", soft_wrap=True)
     console.print(
-        f"The lungs of {len(report['small']):,} cover less than {report['min_lung_area']:.0%} of the film: small.csv"
+        f"The lungs of {len(report['small']):,} cover less than {report['min_lung_area']:.0%} of the image: small.csv"
     )
     for image_id, area in list(report["small"].items())[:_MOST]:
         console.print(f"  {area:6.1%}  {image_id}", soft_wrap=True)
@@ -126,7 +128,7 @@ def print_survey(found: Mapping[str, Any]) -> None:
     """Print what `survey` returned."""
     console = screen()
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in found["left_out"].items())
-    console.print(f"{found['films']:,} films" + (f"; left out: {left_out}" if left_out else ""), style="bold")
+    console.print(f"{found['images']:,} films" + (f"; left out: {left_out}" if left_out else ""), style="bold")
     tables = [_counts(key, found[key], found["films"]) for key in ("view", "sex", "age", "mask") if found[key]]
     for name in ("split", "source"):
         console.print(_cross(name, found))
@@ -150,30 +152,30 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _counts(name: str, counts: Mapping[str, int], films: int) -> Table:
+def _counts(name: str, counts: Mapping[str, int], images: int) -> Table:
     table = _table(name, ">films", ">share")
     for value, count in counts.items():
-        table.add_row(value, _number(count), f"{count / films:.0%}")
+        table.add_row(value, _number(count), f"{count / images:.0%}")
     return table
 
 
 def _cross(name: str, found: Mapping[str, Any]) -> Table:
-    """Return the films by label for each value of another field; the longer side goes down."""
-    cells, films = found[f"label_by_{name}"], {value: found[name].get(value, 0) for value in found[f"label_by_{name}"]}
+    """Return the images by label for each value of another field; the longer side goes down."""
+    cells, images = found[f"label_by_{name}"], {value: found[name].get(value, 0) for value in found[f"label_by_{name}"]}
     if len(found["label"]) > len(cells):
         cells = {label: {value: counts[label] for value, counts in cells.items()} for label in found["label"]}
-        return _sums("label", cells, rows=found["label"], columns=films, films=found["films"])
-    return _sums(name, cells, rows=films, columns=found["label"], films=found["films"])
+        return _sums("label", cells, rows=found["label"], columns=images, images=found["films"])
+    return _sums(name, cells, rows=images, columns=found["label"], images=found["films"])
 
 
 def _sums(
-    name: str, cells: Mapping[str, Mapping[str, int]], rows: Mapping[str, int], columns: Mapping[str, int], films: int
+    name: str, cells: Mapping[str, Mapping[str, int]], rows: Mapping[str, int], columns: Mapping[str, int], images: int
 ) -> Table:
     table = _table(name, *(f">{column}" for column in columns), ">films")
     for row, counts in cells.items():
         table.add_row(row, *map(_number, counts.values()), _number(rows[row]))
     table.add_section()
-    table.add_row("all", *map(_number, columns.values()), _number(films))
+    table.add_row("all", *map(_number, columns.values()), _number(images))
     return table
 
 
@@ -198,12 +200,12 @@ def _listed(sentences: Iterable[str]) -> Table:
 def _patients(patients: Mapping[str, Any]) -> str:
     parts = []
     if patients["patients"]:
-        films = [int(number) for number in patients["by_films"]]
-        parts.append(f"{patients['patients']:,} patients with {min(films)} to {max(films)} films each.")
+        images = [int(number) for number in patients["by_films"]]
+        parts.append(f"{patients['patients']:,} patients with {min(images)} to {max(images)} images each.")
     if patients["films_of_unknown_patients"]:
         parts.append(
-            f"{patients['films_of_unknown_patients']:,} films do not tell their patient: each counts as a patient of "
-            f"its own, and films of one patient may train and test."
+            f"{patients['films_of_unknown_patients']:,} images do not tell their patient: each counts as a patient of "
+            f"its own, and images of one patient may train and test."
         )
     return " ".join(parts)
 
@@ -211,9 +213,9 @@ def _patients(patients: Mapping[str, Any]) -> str:
 def _pixels(pixels: Mapping[str, Any]) -> str:
     if "error" in pixels:
         return f"No mean and standard deviation: {pixels['error']}"
-    films = f"{pixels['films']:,} of {pixels['training_films']:,} training films"
+    images = f"{pixels['images']:,} of {pixels['training_films']:,} training films"
     size = " x ".join(map(str, pixels["image_size"]))
-    return f"Grey values: mean {pixels['mean']:.4f}, standard deviation {pixels['std']:.4f} ({films}, at {size})."
+    return f"Grey values: mean {pixels['mean']:.4f}, standard deviation {pixels['std']:.4f} ({images}, at {size})."
 
 
 def _number(count: int | None) -> str:

@@ -23,7 +23,7 @@ def add_tune(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     tune = verbs.add_parser(
         "tune",
         help="search the settings that a recipe leaves open; the best trial becomes a recipe",
-        description="Search what stands under `search` in a recipe by the score of the validation films; test films "
+        description="Search what stands under `search` in a recipe by the score of the validation images; test images "
         "are not touched. Give the same command several times at once and the processes share the trials; give it "
         "again after a kill and it goes on. Any further flag is one of `covidcxr fit` and changes every trial.",
         epilog=_EPILOG,

@@ -26,7 +26,7 @@ __all__ = [
     "GateDataModule",
     "DuplicateGroup",
     "find_duplicates",
-    "find_shared_films",
+    "find_shared_images",
     "CovidQUExDataModule",
     "CovidxCXR3DataModule",
     "CoronaHackDataModule",
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from covidcxr.data.curation.duplicates import (
         DuplicateGroup,
         find_duplicates,
-        find_shared_films,
+        find_shared_images,
     )
     from covidcxr.data.datamodule import (
         CXRDataModule,

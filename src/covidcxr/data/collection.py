@@ -34,13 +34,13 @@ class Faults:
     _faults: list[str] | None = None
 
     def fault(self, error: DatasetError) -> None:
-        """Say what is wrong with one film or line: raise the error, or note it where all faults are collected."""
+        """Say what is wrong with one image or line: raise the error, or note it where all faults are collected."""
         if self._faults is None:
             raise error
         self._faults.append(str(error))
 
     def remark(self, message: str) -> None:
-        """Note what is wrong with a copy where all faults are collected; the films can be used all the same."""
+        """Note what is wrong with a copy where all faults are collected; the images can be used all the same."""
         if self._faults is not None:
             self._faults.append(message)
 
@@ -72,30 +72,30 @@ def no_collector() -> Iterator[None]:
 Views = Literal["frontal", "all"]
 
 
-"""Which films are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
+"""Which images are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
 
 
 DrawnFor = Literal["all", "train"]
 
 
-"""Which films get drawn masks."""
+"""Which images get drawn masks."""
 
 
 class Collection(Faults, ABC):
-    """What a data set is before any film is opened: records with their splits. Base of `CXRDataModule`.
+    """What a data set is before any image is opened: records with their splits. Base of `CXRDataModule`.
 
     A data set sets the class attributes and writes `read_records`.
 
     Args:
         root: Folder of the data set, or of a compact copy that `covidcxr datasets prepare` wrote of it.
-        views: "frontal" leaves out films that are known to be no frontal radiographs; "all" keeps them.
+        views: "frontal" leaves out images that are known to be no frontal radiographs; "all" keeps them.
         official_split: Use the split of the data set's authors where there is one; else split anew by patient.
-        label_map: New names for labels; the films of a label mapped to null are left out.
-        drop_unlabelled: Leave out films without a label.
-        drawn_masks: Folder of lung masks for films that have none.
-        drawn_masks_for: "all" films, or "train" = training films only, so that a segmenter that learns from drawn
+        label_map: New names for labels; the images of a label mapped to null are left out.
+        drop_unlabelled: Leave out images without a label.
+        drawn_masks: Folder of lung masks for images that have none.
+        drawn_masks_for: "all" images, or "train" = training images only, so that a segmenter that learns from drawn
             masks is still validated and tested on hand-drawn ones.
-        min_lung_area: Leave out films that got drawn lungs which cover less of the film than this, in [0, 1);
+        min_lung_area: Leave out images that got drawn lungs which cover less of the image than this, in [0, 1);
             `covidcxr datasets masks` measures them.
         fractions: Training and validation share of the patients; the rest tests.
         fold: With `folds`: which fold tests, from 0.
@@ -111,15 +111,15 @@ class Collection(Faults, ABC):
         license: Its terms of use.
         caveats: What to know before trusting a number measured on it, a sentence each.
         modality: What its pictures are; slices of a CT are never "frontal".
-        releases: Number of films of each published release, as "split/label" -> count ("all/label" where the release
-            has no split), over all films and with the data set's own labels; newest last. A complete copy has the
+        releases: Number of images of each published release, as "split/label" -> count ("all/label" where the release
+            has no split), over all images and with the data set's own labels; newest last. A complete copy has the
             counts of one.
         release: The one of `releases` that is read unless a setting names another; "" = the newest.
         settings: The constructor's arguments that decide which records are read, for `covidcxr datasets prepare`.
         own_classes: The classes before any `label_map`.
-        listed: Films that the data set lists, before any is left out, to be compared with `releases`, as "split/label"
+        listed: Images that the data set lists, before any is left out, to be compared with `releases`, as "split/label"
             -> count; "all" where it gives no split. Filled when they are read.
-        left_out: Films left out of `records` and why, as reason -> count; filled when they are read.
+        left_out: Images left out of `records` and why, as reason -> count; filled when they are read.
 
     Raises:
         ConfigError: If a setting is out of range or contradicts another.
@@ -180,7 +180,7 @@ class Collection(Faults, ABC):
         self.left_out: Counter[str] = Counter()
         self.prepared = Prepared.find(self.root)
         if self.prepared is not None:
-            self.read_film = _read_plain_film  # type: ignore[method-assign]
+            self.load_image = _read_plain_image  # type: ignore[method-assign]
             self.classes = self.classes or self.prepared.classes
         self.own_classes: tuple[str, ...] = ()
         if self.classes:
@@ -188,15 +188,15 @@ class Collection(Faults, ABC):
 
     @abstractmethod
     def read_records(self) -> Iterable[Record]:
-        """Return every film of the data set with all that is known about it, without opening it.
+        """Return every image of the data set with all that is known about it, without opening it.
 
         `split` is the official one, or None; `view` is "unknown" where the data set tells views but not this one's.
         Leaving out, splitting, renaming of labels and all checks are done by the base. What is wrong with a single
-        film or line goes to `fault`, and the next one follows.
+        image or line goes to `fault`, and the next one follows.
         """
 
-    def read_film(self, record: Record) -> Float[np.ndarray, "height width"]:
-        """Open a film: grey, in [0, 1]. A data set may do so in its own way; the films of a copy are plain pictures.
+    def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
+        """Open an image: grey, in [0, 1]. A data set may do so in its own way; the images of a copy are plain pictures.
 
         Raises:
             ImageReadError: If it cannot be read.
@@ -205,21 +205,21 @@ class Collection(Faults, ABC):
 
     @cached_property
     def records(self) -> list[Record]:
-        """All films that are kept, each with its split; read from the disk when first asked for.
+        """All images that are kept, each with its split; read from the disk when first asked for.
 
         Raises:
             DatasetError: If the data set is not there, lacks files, or contradicts itself.
         """
         records = self.unsplit_records()
         if not records:
-            raise self.no_film()
+            raise self.no_image()
         records = self.split_records(records)
         if self.drawn_masks_for == "train" and self.prepared is not None:
             raise ConfigError("A compact copy does not tell which masks were drawn: train from its origin.")
         return records if self.drawn_masks_for == "all" else list(self._without_drawn(records))
 
     def _without_drawn(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Take the drawn masks away from films that do not train."""
+        """Take the drawn masks away from images that do not train."""
         for record in records:
             drawn = {path for path in record.mask_paths.values() if self.drawn_masks in path.parents}
             if drawn and record.split != "train":
@@ -227,11 +227,11 @@ class Collection(Faults, ABC):
             yield record
 
     def split_records(self, records: list[Record]) -> list[Record]:
-        """Give each film its split, as the settings say, and look for what is in two of them.
+        """Give each image its split, as the settings say, and look for what is in two of them.
 
         Raises:
             ConfigError: If the settings do not fit each other.
-            DatasetError: If the films do not fit the settings.
+            DatasetError: If the images do not fit the settings.
         """
         with no_collector():
             if self.fold is not None and self.folds is not None:
@@ -254,11 +254,11 @@ class Collection(Faults, ABC):
 
     @cached_property
     def multilabel(self) -> bool:
-        """Whether classes are not exclusive: films tell their findings, each by itself, and no label."""
+        """Whether classes are not exclusive: images tell their findings, each by itself, and no label."""
         return any(record.findings for record in self.records)
 
     def unsplit_records(self) -> list[Record]:
-        """Read the films that are kept, with their new labels and their official split or none.
+        """Read the images that are kept, with their new labels and their official split or none.
 
         Raises:
             DatasetError: If the data set is not there, lacks files, or contradicts itself.
@@ -282,7 +282,7 @@ class Collection(Faults, ABC):
                 yield self.label_map.rename(record)
 
     def kept_records(self) -> Iterator[Record]:
-        """Read the films that `views` keeps, with drawn masks, and count the others; labels are the data set's own."""
+        """Read the images that `views` keeps, with drawn masks, and count the others; labels are the data set's own."""
         self.listed.clear()
         self.left_out.clear()
         drawn = None
@@ -327,7 +327,7 @@ class Collection(Faults, ABC):
         return find_missing(records)
 
     def counts(self, name: str = "label") -> dict[SplitName, dict[str, int]]:
-        """Count the films of each split by a field of their records ("label", "source", "view", "mask", ...)."""
+        """Count the images of each split by a field of their records ("label", "source", "view", "mask", ...)."""
         return {
             split: count_by((record for record in self.records if record.split == split), name)
             for split in get_args(SplitName)
@@ -342,9 +342,9 @@ class Collection(Faults, ABC):
         """Return the error for a part of the data set that is missing; says where to get it and where to put it."""
         return DatasetError(f"{type(self).__name__} does not find {path}. {self._remedy()}")
 
-    def no_film(self) -> DatasetError:
-        """Return the error for a data set without films."""
-        return DatasetError(f"{type(self).__name__} finds no film in {self.root}. {self._remedy()}")
+    def no_image(self) -> DatasetError:
+        """Return the error for a data set without images."""
+        return DatasetError(f"{type(self).__name__} finds no image in {self.root}. {self._remedy()}")
 
     def _remedy(self) -> str:
         where = f" Get it from {self.homepage}" if self.homepage else ""
@@ -352,12 +352,12 @@ class Collection(Faults, ABC):
         return f"root is {self.root}.{what}{where}{' and unpack it there.' if where else ''}"
 
     def _named(self, record: Record) -> Record:
-        """Name the film by its path below the root: that is the same on every machine."""
+        """Name the image by its path below the root: that is the same on every machine."""
         path, folder = record.image_path.as_posix(), f"{self.root.as_posix().rstrip('/')}/"
         if record.image_id != path or not path.startswith(folder):
             return record
         return replace(record, image_id=path.removeprefix(folder))
 
 
-def _read_plain_film(record: Record) -> Float[np.ndarray, "height width"]:
+def _read_plain_image(record: Record) -> Float[np.ndarray, "height width"]:
     return read_image(record.image_path)

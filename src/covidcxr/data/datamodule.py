@@ -37,33 +37,33 @@ class CXRDataModule(Collection, LightningDataModule):
     Args:
         root: Folder of the data set, or of a compact copy that `covidcxr datasets prepare` wrote of it.
         image_size: Height and width of the samples.
-        fit: How films come to that size: "letterbox" keeps the aspect ratio, "stretch" does not.
-        region: "full", "box" = the rectangle around the lungs, "lungs", or "background" = the film with the lungs
+        fit: How images come to that size: "letterbox" keeps the aspect ratio, "stretch" does not.
+        region: "full", "box" = the rectangle around the lungs, "lungs", or "background" = the image with the lungs
             removed; all but the first need lung masks.
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         mask_classes: Names of the masks wanted, in the order of the sample's planes.
-        drop_unmasked: Leave out films of which none of `mask_classes` is known: a segmenter learns nothing from them.
-        drawn_masks: Folder of lung masks for films that have none, as `covidcxr datasets masks` (or
+        drop_unmasked: Leave out images of which none of `mask_classes` is known: a segmenter learns nothing from them.
+        drawn_masks: Folder of lung masks for images that have none, as `covidcxr datasets masks` (or
             `covidcxr predict --root ROOT`) draws them: `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
-        drawn_masks_for: "all" films, or "train" = training films only, so that a segmenter that learns from drawn
+        drawn_masks_for: "all" images, or "train" = training images only, so that a segmenter that learns from drawn
             masks is validated and tested on hand-drawn ones.
-        min_lung_area: Leave out films whose drawn lungs cover less of the film than this, and count them in
+        min_lung_area: Leave out images whose drawn lungs cover less of the image than this, and count them in
             `left_out`; `covidcxr datasets masks` measures them.
-        batch_size: Films a batch.
-        num_workers: Processes that read films. 0 by default: films of ordinary size are read in milliseconds, and
+        batch_size: Images a batch.
+        num_workers: Processes that read images. 0 by default: images of ordinary size are read in milliseconds, and
             results are the same for any number. Raise it when the training device waits for data.
-        augment: Preset, transforms or `Augment` for the training films; None = none.
-        cache: "memory" keeps the resized films in memory, once for each worker.
+        augment: Preset, transforms or `Augment` for the training images; None = none.
+        cache: "memory" keeps the resized images in memory, once for each worker.
         fractions: Training and validation share of the patients; the rest tests.
         fold: With `folds`: which fold tests, from 0.
         folds: Number of folds of a cross-validation; in place of `fractions`.
         hold_out_source: Source, or sources, whose patients are the test split.
-        balance: Draw training films so that classes, sources, or the sources within each class come equally often;
+        balance: Draw training images so that classes, sources, or the sources within each class come equally often;
             only "source" where classes are not exclusive.
-        label_map: New names for labels; several may get one name, and the films of a label mapped to null are left
+        label_map: New names for labels; several may get one name, and the images of a label mapped to null are left
             out.
-        drop_unlabelled: Leave out films without a label.
-        views: "frontal" leaves out films that are known to be no frontal radiographs, and counts them in `left_out`;
+        drop_unlabelled: Leave out images without a label.
+        views: "frontal" leaves out images that are known to be no frontal radiographs, and counts them in `left_out`;
             "all" keeps them.
         official_split: Use the split of the data set's authors where there is one; else split anew by patient.
         split_seed: Seeds the split; kept apart from `seed`, so that runs to be compared test on the same patients.
@@ -133,13 +133,13 @@ class CXRDataModule(Collection, LightningDataModule):
             self.prepared.check_geometry(self.geometry.image_size, fit)
         self.mask_classes = tuple(mask_classes)
         if drop_unmasked and not self.mask_classes:
-            raise ConfigError("drop_unmasked needs mask_classes: it leaves out films of which none of these is known.")
+            raise ConfigError("drop_unmasked needs mask_classes: it leaves out images of which none of these is known.")
         self.drop_unmasked = drop_unmasked
         self.cache: Literal["memory"] | None = cache
         self._datasets: dict[SplitName, CXRDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check the records, open no film. Lightning calls this before each stage; the first call counts.
+        """Read and check the records, open no image. Lightning calls this before each stage; the first call counts.
 
         Raises:
             DatasetError: If the data set is not there, lacks files or masks, or has labels that are no classes.
@@ -152,62 +152,62 @@ class CXRDataModule(Collection, LightningDataModule):
 
     @property
     def train_dataset(self) -> CXRDataset:
-        """The training films, augmented."""
+        """The training images, augmented."""
         self.setup()
         return self._datasets["train"]
 
     @property
     def val_dataset(self) -> CXRDataset:
-        """The validation films."""
+        """The validation images."""
         self.setup()
         return self._datasets["val"]
 
     @property
     def test_dataset(self) -> CXRDataset:
-        """The test films."""
+        """The test images."""
         self.setup()
         return self._datasets["test"]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return the training films, shuffled anew in every epoch; goes on exactly where a checkpoint was taken.
+        """Return the training images, shuffled anew in every epoch; goes on exactly where a checkpoint was taken.
 
         Raises:
-            DatasetError: If there is no training film.
+            DatasetError: If there is no training image.
         """
-        films = self.train_dataset
-        if len(films) == 0:
-            raise DatasetError(f"No film of {type(self).__name__} is for training: fractions={self.fractions}.")
+        images = self.train_dataset
+        if len(images) == 0:
+            raise DatasetError(f"No image of {type(self).__name__} is for training: fractions={self.fractions}.")
         sampler = EpochSampler(
-            films,
+            images,
             seed=self.seed,
-            weights=sampling_weights(films.records, self.balance),
+            weights=sampling_weights(images.records, self.balance),
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
         )
-        # A last batch of one film would stop batch normalisation.
+        # A last batch of one image would stop batch normalisation.
         lone = len(sampler) > self.batch_size and len(sampler) % self.batch_size == 1
-        return self._loader(films, ResumableLoader, sampler=sampler, drop_last=lone)
+        return self._loader(images, ResumableLoader, sampler=sampler, drop_last=lone)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation films, in order."""
+        """Return the validation images, in order."""
         return self._loader(self.val_dataset)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test films, in order."""
+        """Return the test images, in order."""
         return self._loader(self.test_dataset)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Return all films, in order."""
+        """Return all images, in order."""
         return self._loader(self._dataset("all"))
 
     def class_weights(self) -> Float[Tensor, " classes"]:
         """Return weights against imbalance, for a loss.
 
         Exclusive classes get one inverse to their frequency in training (`class_weights` of a loss); findings get how
-        many films without them there are for each film with them (`pos_weight` of "bce").
+        many images without them there are for each image with them (`pos_weight` of "bce").
 
         Raises:
-            DatasetError: If a class has no training film, or a finding none with or none without it.
+            DatasetError: If a class has no training image, or a finding none with or none without it.
         """
         weigh = positive_weights if self.multilabel else class_weights
         return weigh(self.train_dataset.labels, self.classes)
@@ -215,7 +215,7 @@ class CXRDataModule(Collection, LightningDataModule):
     def _check_balance(self) -> None:
         if self.multilabel and self.balance in ("class", "class+source"):
             raise ConfigError(
-                f'balance="{self.balance}" draws exclusive classes equally often, but films of {type(self).__name__} '
+                f'balance="{self.balance}" draws exclusive classes equally often, but images of {type(self).__name__} '
                 f'may show several at once. Weigh the loss in place of it (class_weights() gives pos_weight of "bce"), '
                 f'or take balance="source".'
             )
@@ -224,7 +224,9 @@ class CXRDataModule(Collection, LightningDataModule):
         known = count_by(self.records, "mask")
         for name in self.mask_classes:
             if name not in known:
-                raise DatasetError(f"No film of {type(self).__name__} has a mask {name!r}. {did_you_mean(name, known)}")
+                raise DatasetError(
+                    f"No image of {type(self).__name__} has a mask {name!r}. {did_you_mean(name, known)}"
+                )
 
     def _is_wanted(self, record: Record) -> bool:
         known = {*record.mask_paths, *record.empty_masks}
@@ -242,13 +244,13 @@ class CXRDataModule(Collection, LightningDataModule):
             lung_dilation=self.geometry.lung_dilation,
             augment=self.augment if split == "train" else None,
             cache=self.cache,
-            read=self.read_film,
+            read=self.load_image,
             seed=self.seed,
         )
 
-    def _loader(self, films: CXRDataset, kind: type[DataLoader[Any]] = DataLoader, **settings: Any) -> DataLoader[Any]:
+    def _loader(self, images: CXRDataset, kind: type[DataLoader[Any]] = DataLoader, **settings: Any) -> DataLoader[Any]:
         return kind(
-            films,
+            images,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,  # keeps their caches

@@ -20,21 +20,21 @@ from covidcxr.transforms.augment import Augment
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, fit_image, fit_mask, letterbox_box
 from covidcxr.types import Fit, Region, Sample
 
-__all__ = ["CXRDataset", "finding_table", "label_numbers", "FittedFilm", "box_slices", "check_mask_size", "fit_film"]
+__all__ = ["CXRDataset", "finding_table", "label_numbers", "FittedImage", "box_slices", "check_mask_size", "fit_record"]
 
 _TOLERANCE = 0.05
 
 
-"""By how much the aspect ratios of a film and its mask may differ: a small mask was rounded to whole pixels."""
+"""By how much the aspect ratios of an image and its mask may differ: a small mask was rounded to whole pixels."""
 
 
-class FittedFilm(NamedTuple):
-    """A film at the network's size, before augmentation.
+class FittedImage(NamedTuple):
+    """An image at the network's size, before augmentation.
 
     Attributes:
         image: Its grey values.
         masks: Those that were asked for and are known, 0 or 1, by mask class.
-        box: Where the film lies in the frame: top, left, height, width; around it is padding.
+        box: Where the image lies in the frame: top, left, height, width; around it is padding.
     """
 
     image: UInt8[np.ndarray, "height width"]
@@ -42,30 +42,30 @@ class FittedFilm(NamedTuple):
     box: tuple[int, int, int, int]
 
     def without_padding(self, plane: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "h w"]:
-        """Cut the image or a mask to the film."""
+        """Cut the image or a mask to the image."""
         top, left, height, width = self.box
         return plane[top : top + height, left : left + width]
 
 
-def fit_film(
+def fit_record(
     record: Record,
     image: Float[np.ndarray, "height width"],
     size: tuple[int, int],
     fit: Fit,
     mask_classes: Collection[str | None] = (),
-) -> FittedFilm:
-    """Cut a film to its box and bring it to a size, with its masks.
+) -> FittedImage:
+    """Cut an image to its box and bring it to a size, with its masks.
 
     Args:
         record: What is known of it.
-        image: The film as it was opened, in [0, 1].
+        image: The image as it was opened, in [0, 1].
         size: Height and width of the frame.
         fit: "letterbox" or "stretch".
-        mask_classes: The masks wanted; those that the film does not have are left out.
+        mask_classes: The masks wanted; those that the image does not have are left out.
 
     Raises:
         ImageReadError: If a mask cannot be read.
-        DatasetError: If box or mask do not suit the film.
+        DatasetError: If box or mask do not suit the image.
     """
     whole = (image.shape[0], image.shape[1])
     cut = image if record.box is None else image[box_slices(record, whole)]
@@ -73,46 +73,46 @@ def fit_film(
     box = letterbox_box(cut.shape[0], cut.shape[1], size) if fit == "letterbox" else (0, 0, *size)
     masks = {name: _fit_mask(record, name, whole, size, box) for name in record.mask_paths if name in mask_classes}
     masks |= {name: np.zeros(size, np.uint8) for name in record.empty_masks if name in mask_classes}
-    return FittedFilm((fitted[0, 0] * 255).round().to(torch.uint8).numpy(), masks, box)
+    return FittedImage((fitted[0, 0] * 255).round().to(torch.uint8).numpy(), masks, box)
 
 
 def box_slices(record: Record, whole: tuple[int, int]) -> tuple[slice, slice]:
-    """Return the rows and columns of a film's box; those of the whole film where it has none.
+    """Return the rows and columns of an image's box; those of the whole image where it has none.
 
     Args:
-        record: The film.
+        record: The image.
         whole: Its height and width.
 
     Raises:
-        DatasetError: If the box reaches beyond the film.
+        DatasetError: If the box reaches beyond the image.
     """
     top, left, bottom, right = record.box or (0, 0, *whole)
     if bottom > whole[0] or right > whole[1]:
         raise DatasetError(
-            f"The box {record.box} of {record.image_path} reaches beyond the film, which is {whole[0]} x {whole[1]} "
+            f"The box {record.box} of {record.image_path} reaches beyond the image, which is {whole[0]} x {whole[1]} "
             f"pixels (boxes are top, left, bottom, right)."
         )
     return slice(top, bottom), slice(left, right)
 
 
 def check_mask_size(record: Record, name: str, size: tuple[int, int], whole: tuple[int, int]) -> None:
-    """Refuse a mask that cannot be of this film. It may be larger or smaller, but not where the film has a box.
+    """Refuse a mask that cannot be of this image. It may be larger or smaller, but not where the image has a box.
 
     Args:
-        record: The film.
+        record: The image.
         name: The mask class.
         size: Height and width of the mask.
-        whole: Height and width of the film.
+        whole: Height and width of the image.
 
     Raises:
-        DatasetError: If their aspect ratios differ, or the film has a box and their sizes differ.
+        DatasetError: If their aspect ratios differ, or the image has a box and their sizes differ.
     """
     alike = abs(size[0] * whole[1] / (size[1] * whole[0]) - 1) <= _TOLERANCE
     if alike and (record.box is None or size == whole):
         return
-    reason = "boxes need masks of the film's own size" if alike else "they do not show the same part"
+    reason = "boxes need masks of the image's own size" if alike else "they do not show the same part"
     raise DatasetError(
-        f"The mask {record.mask_paths[name]} is {size[0]} x {size[1]} pixels, its film {record.image_path} "
+        f"The mask {record.mask_paths[name]} is {size[0]} x {size[1]} pixels, its image {record.image_path} "
         f"{whole[0]} x {whole[1]}: {reason}. Check that they belong together."
     )
 
@@ -120,7 +120,7 @@ def check_mask_size(record: Record, name: str, size: tuple[int, int], whole: tup
 def _fit_mask(
     record: Record, name: str, whole: tuple[int, int], size: tuple[int, int], box: tuple[int, int, int, int]
 ) -> UInt8[np.ndarray, "height width"]:
-    """Read a mask, which may have another size than its film, and lay it over the film's place in the frame."""
+    """Read a mask, which may have another size than its image, and lay it over the image's place in the frame."""
     mask = read_mask(record.mask_paths[name])
     check_mask_size(record, name, (mask.shape[0], mask.shape[1]), whole)
     if record.box is not None:
@@ -144,7 +144,7 @@ def label_numbers(records: Sequence[Record], classes: Sequence[str]) -> Int[Tens
     if unknown:
         raise DatasetError(
             f"Films have labels that are no classes: {', '.join(unknown)}. The classes are {tuple(classes)}. "
-            f"Add them to the classes, rename them by label_map, or leave the films out (label_map: LABEL: null)."
+            f"Add them to the classes, rename them by label_map, or leave the images out (label_map: LABEL: null)."
         )
     numbers = [-1 if record.label is None else places[record.label] for record in records]
     return torch.tensor(numbers, dtype=torch.int64)
@@ -154,14 +154,14 @@ def finding_table(records: Sequence[Record], classes: Sequence[str]) -> Float[Te
     """Write findings as 1 = shown, 0 = not shown, NaN = not known.
 
     Raises:
-        DatasetError: If a finding is no class, or a film has a label in place of findings.
+        DatasetError: If a finding is no class, or an image has a label in place of findings.
     """
     places = {name: place for place, name in enumerate(classes)}
     table = np.full((len(records), len(places)), np.nan, np.float32)
     for row, record in enumerate(records):
         if record.label is not None:
             raise DatasetError(
-                f"{record.image_id} has the label {record.label!r}, but other films have findings, which may come "
+                f"{record.image_id} has the label {record.label!r}, but other images have findings, which may come "
                 f"together. Say it as a finding: findings={{{record.label!r}: True}}."
             )
         for name, shown in record.findings.items():
@@ -176,28 +176,28 @@ def finding_table(records: Sequence[Record], classes: Sequence[str]) -> Float[Te
 class CXRDataset(Dataset[Sample]):
     """Films as samples.
 
-    Reads a film, cuts its box, brings it to `image_size`, augments image and masks together, and cuts the region.
+    Reads an image, cuts its box, brings it to `image_size`, augments image and masks together, and cuts the region.
 
     Args:
-        records: The films.
+        records: The images.
         classes: Names of the classes; a sample's label is the place of its class in here, -1 = not labelled.
-        multilabel: Whether classes are not exclusive: then a sample's label says for each class whether the film shows
+        multilabel: Whether classes are not exclusive: then a sample's label says for each class whether the image shows
             it, 1 or 0, NaN = not known. By default when a record has findings; parts of one data set say it alike.
         mask_classes: Names of the masks wanted, in the order of the planes.
         image_size: Height and width of the samples.
-        fit: How films come to that size: "letterbox" or "stretch".
-        region: "full", "box" = the rectangle around the lungs, "lungs", or "background" = the film with the lungs
+        fit: How images come to that size: "letterbox" or "stretch".
+        region: "full", "box" = the rectangle around the lungs, "lungs", or "background" = the image with the lungs
             removed.
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         augment: Name of a preset, albumentations transforms, or an `Augment`; None = none.
-        cache: "memory" keeps every film once it was read, as uint8 at `image_size` and before augmentation. Each
+        cache: "memory" keeps every image once it was read, as uint8 at `image_size` and before augmentation. Each
             worker process keeps its own, for as long as it lives.
-        read: Opens the film of a record, grey in [0, 1]; by default from its `image_path`.
-        seed: Seeds augmentation, together with the epoch and the index of the film.
+        read: Opens the image of a record, grey in [0, 1]; by default from its `image_path`.
+        seed: Seeds augmentation, together with the epoch and the index of the image.
 
     Raises:
         ConfigError: If a setting is out of range.
-        DatasetError: If a label or finding is not among `classes`, or a film lacks the lung mask that the region needs.
+        DatasetError: If a label or finding is not among `classes`, or an image lacks the lung mask that the region needs.
     """
 
     def __init__(
@@ -227,25 +227,25 @@ class CXRDataset(Dataset[Sample]):
         self._open = read or _open
         self.multilabel = any(record.findings for record in self.records) if multilabel is None else multilabel
         self.labels = (finding_table if self.multilabel else label_numbers)(self.records, self.classes)
-        self._cache: dict[int, FittedFilm] | None = {} if cache else None
+        self._cache: dict[int, FittedImage] | None = {} if cache else None
         self._check_lungs()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
-        """Return one film, augmented as in the given epoch.
+        """Return one image, augmented as in the given epoch.
 
         Args:
             index: Place in `records`, or (epoch, place) as `EpochSampler` gives it.
 
         Raises:
-            ImageReadError: If the film or a mask cannot be read.
-            DatasetError: If box or mask do not suit the film.
+            ImageReadError: If the image or a mask cannot be read.
+            DatasetError: If box or mask do not suit the image.
         """
         epoch, index = index if isinstance(index, tuple) else (0, index)
         record = self.records[index]
-        fitted = self._film(index)
+        fitted = self._image(index)
         image, masks = self._augmented(fitted, epoch, index)
         sample = Sample(
             image=torch.from_numpy(image).float()[None] / 255,
@@ -265,23 +265,23 @@ class CXRDataset(Dataset[Sample]):
         return sample
 
     def pixels(self, index: int) -> UInt8[np.ndarray, "height width"]:
-        """Return a film at the network's size, without padding, before augmentation and region."""
-        film = self._film(index)
-        return film.without_padding(film.image)
+        """Return an image at the network's size, without padding, before augmentation and region."""
+        image = self._image(index)
+        return image.without_padding(image.image)
 
-    def _film(self, index: int) -> FittedFilm:
+    def _image(self, index: int) -> FittedImage:
         if self._cache is None:
             return self._read(self.records[index])
         if index not in self._cache:
             self._cache[index] = self._read(self.records[index])
         return self._cache[index]
 
-    def _read(self, record: Record) -> FittedFilm:
+    def _read(self, record: Record) -> FittedImage:
         wanted = {*self.mask_classes, self._lung_class(record)}
-        return fit_film(record, self._open(record), self.geometry.image_size, self.geometry.fit, wanted)
+        return fit_record(record, self._open(record), self.geometry.image_size, self.geometry.fit, wanted)
 
     def _augmented(
-        self, fitted: FittedFilm, epoch: int, index: int
+        self, fitted: FittedImage, epoch: int, index: int
     ) -> tuple[UInt8[np.ndarray, "h w"], dict[str, Tensor]]:
         image, names = fitted.image, list(fitted.masks)
         planes = np.stack(list(fitted.masks.values())) if names else None
@@ -305,7 +305,7 @@ class CXRDataset(Dataset[Sample]):
         lacking = 0 if region == "full" else sum(self._lung_class(record) is None for record in self.records)
         if lacking:
             raise DatasetError(
-                f'region="{region}" needs a lung mask (lung_field or lung) of every film; {lacking} of '
+                f'region="{region}" needs a lung mask (lung_field or lung) of every image; {lacking} of '
                 f"{len(self.records)} have none. Make masks with a lung segmenter (covidcxr predict), leave these "
                 f'films out, or use region="full".'
             )

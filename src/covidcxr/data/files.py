@@ -1,4 +1,4 @@
-"""What lies on the disk: films in a folder, and films that are named but not there. No film is opened."""
+"""What lies on the disk: images in a folder, and images that are named but not there. No image is opened."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
-"""Endings, in lower case, of the files that count as films."""
+"""Endings, in lower case, of the files that count as images."""
 
 MASK_INDEX = "covidcxr-masks.json"
-"""The file in a folder of drawn masks that tells how much of each film its lungs cover."""
+"""The file in a folder of drawn masks that tells how much of each image its lungs cover."""
 
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
 _HOW_TO_DRAW = (
-    "Draw them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that they bear the data set's film names."
+    "Draw them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that they bear the data set's image names."
 )
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the films directly in a folder, sorted by name; hidden and other files are left out.
+    """Return the images directly in a folder, sorted by name; hidden and other files are left out.
 
-    A link that leads nowhere counts as a film: `find_missing` tells of it.
+    A link that leads nowhere counts as an image: `find_missing` tells of it.
     """
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.is_dir() and not entry.name.startswith("."))
@@ -53,12 +53,12 @@ def list_folders(folder: Path) -> list[Path]:
 
 
 class DrawnMasks:
-    """Lung masks that a segmenter drew, for films that have none.
+    """Lung masks that a segmenter drew, for images that have none.
 
     Args:
-        folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each film; or the output of
-            `covidcxr predict`, whose folder films holds them.
-        measured: Also read how much of each film its lungs cover: `covidcxr datasets masks` writes it beside the masks.
+        folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each image; or the output of
+            `covidcxr predict`, whose folder images holds them.
+        measured: Also read how much of each image its lungs cover: `covidcxr datasets masks` writes it beside the masks.
 
     Raises:
         DatasetError: If that was not written, or is damaged.
@@ -83,21 +83,21 @@ class DrawnMasks:
         return record
 
     def area(self, record: Record) -> float:
-        """Return how much of the film its lungs cover, in [0, 1]; 1 where it was not measured."""
+        """Return how much of the image its lungs cover, in [0, 1]; 1 where it was not measured."""
         return self._areas.get(record.image_id, 1.0)
 
     def check(self) -> None:
-        """Check, after the last film, that masks were found at all.
+        """Check, after the last image, that masks were found at all.
 
         Raises:
-            DatasetError: If there is no such folder, or not one film has got a mask from it.
+            DatasetError: If there is no such folder, or not one image has got a mask from it.
         """
         folder = self._tops[0]
         if not folder.is_dir():
             raise DatasetError(f"There is no folder of drawn masks {folder}. {_HOW_TO_DRAW}")
         if self._asked and not self._found:
             raise DatasetError(
-                f"{folder} has a drawn mask for none of {self._asked} films that have no lung mask: looked for "
+                f"{folder} has a drawn mask for none of {self._asked} images that have no lung mask: looked for "
                 f"IMAGE_ID.lung_field.png and IMAGE_ID.lung.png there and in {self._tops[1]}. {_HOW_TO_DRAW}"
             )
 
@@ -123,39 +123,39 @@ def find_missing(records: Iterable[Record]) -> list[str]:
         One message that says how many files are missing and names the first; empty if all are there.
     """
     files = _Listings()
-    films: list[str] = []
+    images: list[str] = []
     masks: list[str] = []
     for record in records:
         if not files.hold(record.image_path):
-            films.append(str(record.image_path))
+            images.append(str(record.image_path))
         masks.extend(str(path) for path in record.mask_paths.values() if not files.hold(path))
-    if not films and not masks:
+    if not images and not masks:
         return []
     return [
-        f"{len(films) + len(masks)} files of the data set are missing ({len(films)} films, {len(masks)} masks): "
-        f"{some_of(films + masks)}. Unpack the download again, or correct the table that names them."
+        f"{len(images) + len(masks)} files of the data set are missing ({len(images)} images, {len(masks)} masks): "
+        f"{some_of(images + masks)}. Unpack the download again, or correct the table that names them."
     ]
 
 
-def find_orphans(films: Iterable[Path], folder: Path) -> list[str]:
-    """Look for masks whose films are not there, where both have the same names.
+def find_orphans(images: Iterable[Path], folder: Path) -> list[str]:
+    """Look for masks whose images are not there, where both have the same names.
 
     Args:
-        films: The films.
+        images: The images.
         folder: Folder of their masks.
 
     Returns:
-        One message that says how many masks have no film and names the first; empty if all have one.
+        One message that says how many masks have no image and names the first; empty if all have one.
     """
-    names = {film.name for film in films}
+    names = {image.name for image in images}
     alone = [mask.name for mask in (find_images(folder) if folder.is_dir() else []) if mask.name not in names]
     if not alone:
         return []
-    return [f"{len(alone)} masks in {folder} have no film: {some_of(alone)}. Unpack the download again."]
+    return [f"{len(alone)} masks in {folder} have no image: {some_of(alone)}. Unpack the download again."]
 
 
 def find_twice(records: Iterable[Record]) -> list[str]:
-    """Look for films that are listed twice.
+    """Look for images that are listed twice.
 
     Returns:
         One message that says how many and names the first; empty if each is listed once.
@@ -166,7 +166,7 @@ def find_twice(records: Iterable[Record]) -> list[str]:
         if record.image_id in seen:
             twice.append(record.image_id)
         seen.add(record.image_id)
-    return [f"{len(twice)} films are listed more than once: {some_of(twice)}. List each film once."] if twice else []
+    return [f"{len(twice)} images are listed more than once: {some_of(twice)}. List each image once."] if twice else []
 
 
 def some_of(names: list[str], most: int = 5) -> str:

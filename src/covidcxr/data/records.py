@@ -1,4 +1,4 @@
-"""A data set is a list of records: what is known about each film, without a pixel of it."""
+"""A data set is a list of records: what is known about each image, without a pixel of it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["Record", "count_by", "find_leaks", "labels_of", "LabelMap", "bimcv_v
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One film of a data set.
+    """One image of a data set.
 
     Attributes:
-        image_path: The film's file.
+        image_path: The image's file.
         label: Name of its class; None = not labelled, or what is known stands in `findings`.
         patient_id: Who is on it, unique over the whole data set; None = not known.
         source: Hospital or collection that it came from.
         split: "train", "val" or "test" where the data set's authors fixed it; None = not fixed.
         mask_paths: Mask files by mask class, say "lung_field", "lung", "infection". An absent class is unknown, not
             empty.
-        empty_masks: Mask classes of which the film shows nothing, known without a file.
+        empty_masks: Mask classes of which the image shows nothing, known without a file.
         view: Projection as the source states it ("PA", "AP", ...).
         sex: As the source states it.
         age: In years.
-        box: The part of the film that counts, in pixels: top, left, bottom, right; the last two exclusive.
-        findings: Where classes are not exclusive: by class, whether the film shows it. An absent class is unknown.
-        image_id: Names the film, uniquely in its data set and alike on every machine. Data modules fill in the path
+        box: The part of the image that counts, in pixels: top, left, bottom, right; the last two exclusive.
+        findings: Where classes are not exclusive: by class, whether the image shows it. An absent class is unknown.
+        image_id: Names the image, uniquely in its data set and alike on every machine. Data modules fill in the path
             below their root; else it is `image_path`.
     """
 
@@ -68,7 +68,7 @@ class Record:
 
     @property
     def patient(self) -> str:
-        """The patient; a film whose patient is not known stands for a patient of its own."""
+        """The patient; an image whose patient is not known stands for a patient of its own."""
         return self.patient_id or self.image_id
 
 
@@ -76,12 +76,12 @@ def count_by(records: Iterable[Record], name: str) -> dict[str, int]:
     """Count the records by one of their fields.
 
     Args:
-        records: The films.
+        records: The images.
         name: "label", "source", "split", "view", "sex", "patient_id", ... or "mask" = by mask class. Where classes are
-            not exclusive, a film counts for each label that it shows.
+            not exclusive, an image counts for each label that it shows.
 
     Returns:
-        From value to number of films, most frequent first; what is not stated counts as "unknown".
+        From value to number of images, most frequent first; what is not stated counts as "unknown".
 
     Raises:
         ConfigError: If records have no such field.
@@ -102,14 +102,14 @@ def count_by(records: Iterable[Record], name: str) -> dict[str, int]:
 
 
 def labels_of(record: Record) -> tuple[str, ...]:
-    """Return the labels for which a film counts: where classes are not exclusive, the findings that it shows."""
+    """Return the labels for which an image counts: where classes are not exclusive, the findings that it shows."""
     if record.findings:
         return tuple(name for name, shown in record.findings.items() if shown)
     return (record.label or "unknown",)
 
 
 def find_leaks(records: Iterable[Record]) -> dict[str, set[SplitName]]:
-    """Find the patients whose films lie in more than one split.
+    """Find the patients whose images lie in more than one split.
 
     Returns:
         From patient id to the splits that share the patient; empty if the splits are clean.
@@ -125,7 +125,7 @@ class LabelMap:
     """Renames labels.
 
     Args:
-        names: From label to its new name; None leaves the films of that label out. Other labels stay as they are.
+        names: From label to its new name; None leaves the images of that label out. Other labels stay as they are.
     """
 
     def __init__(self, names: Mapping[str, str | None] | None = None) -> None:
@@ -148,18 +148,18 @@ class LabelMap:
 
     @property
     def dropped(self) -> frozenset[str]:
-        """The labels whose films are left out."""
+        """The labels whose images are left out."""
         return frozenset(label for label, name in self.names.items() if name is None)
 
     def rename(self, record: Record) -> Record:
-        """Give a film its new label.
+        """Give an image its new label.
 
         Raises:
             ConfigError: If its classes are not exclusive.
         """
         if self.names and record.findings:
             raise ConfigError(
-                f"label_map renames exclusive labels, but films such as {record.image_id} may show several classes at "
+                f"label_map renames exclusive labels, but images such as {record.image_id} may show several classes at "
                 f"once ({', '.join(record.findings)}). Leave label_map out."
             )
         label = self.names.get(record.label) if record.label is not None else None
@@ -176,11 +176,11 @@ _PROJECTIONS = {  # words of a view as data sets write it -> what it shows
 
 @cache
 def projection(view: str | None) -> str:
-    """Tell what a film shows from its view.
+    """Tell what an image shows from its view.
 
     Args:
         view: As the source states it ("PA", "AP Supine", "L", "Axial", ...); "unknown" where a source that states the
-            views of its films does not know this one's; None where the source states no views.
+            views of its images does not know this one's; None where the source states no views.
 
     Returns:
         "frontal", "lateral", "abdomen", "CT slice" or "unknown view". What is not stated, and any other word, counts
@@ -191,6 +191,6 @@ def projection(view: str | None) -> str:
 
 
 def bimcv_view(name: str) -> str | None:
-    """Read the view from the name of a BIMCV film: "PA" from "sub-S00001_ses-E00002_run-1_bp-chest_vp-pa_dx.png"."""
+    """Read the view from the name of a BIMCV image: "PA" from "sub-S00001_ses-E00002_run-1_bp-chest_vp-pa_dx.png"."""
     tag = re.search(r"_vp-([a-z]+)_", name)
     return tag[1].upper() if tag else None

@@ -1,4 +1,4 @@
-"""The order in which films are trained on: the same in every process, and after every interruption."""
+"""The order in which images are trained on: the same in every process, and after every interruption."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Shuffles anew in every epoch, by nothing but seed and epoch; yields (epoch, index).
 
     `CXRDataset` seeds its augmentation by that pair, so neither the number of workers nor an interruption changes
-    what a film looks like. It is a `DistributedSampler`, so Lightning leaves it in place under DDP; every process
-    takes each `num_replicas`-th film of one common order, which is continued from its start to come out even.
+    what an image looks like. It is a `DistributedSampler`, so Lightning leaves it in place under DDP; every process
+    takes each `num_replicas`-th image of one common order, which is continued from its start to come out even.
 
     Args:
         dataset: Anything with a length.
         seed: Another seed gives other orders.
-        weights: One weight a film: films are then drawn with replacement, in proportion to their weights, as many in
-            an epoch as there are films.
+        weights: One weight an image: images are then drawn with replacement, in proportion to their weights, as many in
+            an epoch as there are images.
         num_replicas: Number of processes that share an epoch.
         rank: Number of this process.
 
     Raises:
-        ConfigError: If there is not one weight from 0 up for each film.
+        ConfigError: If there is not one weight from 0 up for each image.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]  # needs len only
         if weights is not None and (weights.shape != (len(dataset),) or not bool((weights >= 0).all())):
-            raise ConfigError(f"weights must be {len(dataset)} numbers from 0 up, one a film.")
+            raise ConfigError(f"weights must be {len(dataset)} numbers from 0 up, one an image.")
         self.weights = weights
         self._resumed = (0, 0)
 
     def resume(self, epoch: int, samples: int) -> None:
-        """Leave out the first `samples` of this process's films when `epoch` is next run through, and only then."""
+        """Leave out the first `samples` of this process's images when `epoch` is next run through, and only then."""
         self._resumed = (epoch, samples)
 
     @property
     def pending(self) -> int:
-        """How many films the next run leaves out because they were seen before an interruption."""
+        """How many images the next run leaves out because they were seen before an interruption."""
         epoch, samples = self._resumed
         return samples if epoch == self.epoch else 0
 
@@ -117,46 +117,46 @@ Balance = Literal["none", "class", "source", "class+source"]
 
 
 def class_weights(labels: Int[Tensor, " films"], classes: Sequence[str]) -> Float[Tensor, " classes"]:
-    """Weigh classes inversely to their frequency; the mean over the films is 1.
+    """Weigh classes inversely to their frequency; the mean over the images is 1.
 
     Args:
-        labels: One class number a film; -1 = not labelled.
+        labels: One class number an image; -1 = not labelled.
         classes: Names of the classes.
 
     Raises:
-        DatasetError: If a class has no film.
+        DatasetError: If a class has no image.
     """
     counts = Counter(label for label in labels.tolist() if label >= 0)
     lacking = [name for place, name in enumerate(classes) if counts[place] == 0]
     if lacking or not classes:
         raise DatasetError(
-            f"No training film is labelled {', '.join(lacking) or 'at all'}: classes cannot be weighted."
+            f"No training image is labelled {', '.join(lacking) or 'at all'}: classes cannot be weighted."
         )
     return torch.tensor([counts.total() / (len(classes) * counts[place]) for place in range(len(classes))])
 
 
 def positive_weights(labels: Float[Tensor, "films classes"], classes: Sequence[str]) -> Float[Tensor, " classes"]:
-    """Weigh findings by how many films without them there are for each film with them.
+    """Weigh findings by how many images without them there are for each image with them.
 
     Args:
         labels: 1, 0, or NaN where it is not known; that counts for neither side.
         classes: Names of the classes.
 
     Raises:
-        DatasetError: If no film has a finding, or none is known to be without it.
+        DatasetError: If no image has a finding, or none is known to be without it.
     """
     with_it, without = (labels == 1).sum(0), (labels == 0).sum(0)
     lacking = [name for name, few in zip(classes, torch.minimum(with_it, without).tolist(), strict=True) if few == 0]
     if lacking or not classes:
         raise DatasetError(
-            f"No training film is known to have, or none to lack, {', '.join(lacking) or 'any finding'}: classes "
+            f"No training image is known to have, or none to lack, {', '.join(lacking) or 'any finding'}: classes "
             f"cannot be weighted."
         )
     return without / with_it
 
 
 def sampling_weights(records: Sequence[Record], balance: Balance) -> Float64[Tensor, " films"] | None:
-    """Weigh films so that the groups of `balance` are drawn equally often; None for "none"."""
+    """Weigh images so that the groups of `balance` are drawn equally often; None for "none"."""
     if balance == "none":
         return None
     if balance == "class+source":

@@ -25,20 +25,20 @@ def assign_splits(
     group: str = "patient_id",
     hold_out_source: str | Collection[str] | None = None,
 ) -> list[Record]:
-    """Give every film a split: patients whole; classes and sources in proportion.
+    """Give every image a split: patients whole; classes and sources in proportion.
 
     The result depends on the records and the seed only: not on their order, nor on where the files lie.
 
-    Films that have a split already keep it. What such an official split lacks (validation or test) is cut from its
-    training films; films that have none join them. When a source is held out, official splits are set aside.
+    Images that have a split already keep it. What such an official split lacks (validation or test) is cut from its
+    training images; images that have none join them. When a source is held out, official splits are set aside.
 
     Args:
-        records: The films.
+        records: The images.
         fractions: Training and validation share of what is to be split; the rest is for testing.
         seed: Another seed gives another split.
-        group: The field that is never torn apart; a film where it is None is a group of its own.
-        hold_out_source: Source, or sources, whose films are the test split. A patient who has films there goes
-            there with all films; everybody else is shared between training and validation.
+        group: The field that is never torn apart; an image where it is None is a group of its own.
+        hold_out_source: Source, or sources, whose images are the test split. A patient who has images there goes
+            there with all images; everybody else is shared between training and validation.
 
     Returns:
         The records in their order, each with its split.
@@ -70,11 +70,11 @@ def assign_splits(
 def k_folds(records: Iterable[Record], k: int, *, seed: int = 0) -> list[list[Record]]:
     """Split for cross-validation: patients whole; classes and sources in proportion.
 
-    Every film is in the test split of one fold and in the validation split of one other. Official splits are set
+    Every image is in the test split of one fold and in the validation split of one other. Official splits are set
     aside.
 
     Args:
-        records: The films.
+        records: The images.
         k: Number of folds, from 3 up: one tests, one validates, the others train.
         seed: Another seed gives other folds.
 
@@ -156,11 +156,11 @@ def _groups(records: Iterable[Record], group: str) -> dict[str, list[Record]]:
 
 
 def _hold_out(records: list[Record], sources: str | Collection[str], group: str) -> list[Record]:
-    """Fix the test split to the groups that have a film of the sources, and open everything else."""
+    """Fix the test split to the groups that have an image of the sources, and open everything else."""
     wanted = {sources} if isinstance(sources, str) else set(sources)
     known = {record.source for record in records}
     for source in sorted(wanted - known):
-        raise DatasetError(f"No film is of the held-out source {source!r}. {did_you_mean(source, known)}")
+        raise DatasetError(f"No image is of the held-out source {source!r}. {did_you_mean(source, known)}")
     held_out = {_key(record, group) for record in records if record.source in wanted}
     return [replace(record, split="test" if _key(record, group) in held_out else None) for record in records]
 
@@ -168,12 +168,12 @@ def _hold_out(records: list[Record], sources: str | Collection[str], group: str)
 def _keep_official(
     records: list[Record], group: str, *, refill: bool
 ) -> tuple[list[SplitName | None], dict[str, list[Record]]]:
-    """Settle the films whose split is fixed, and gather the groups that are still open.
+    """Settle the images whose split is fixed, and gather the groups that are still open.
 
     Args:
-        records: The films.
+        records: The images.
         group: The field that is never torn apart.
-        refill: Whether the official training films are to give some to another split.
+        refill: Whether the official training images are to give some to another split.
 
     Returns:
         The split of each record, None where it is open; and the open groups.
@@ -209,7 +209,7 @@ def _assign(groups: dict[str, list[Record]], shares: Sequence[float], seed: int)
         totals.update(held)
     parts = [part for part, share in enumerate(shares) if share > 0] or [0]
     whole = sum(shares) or 1.0
-    # Patients with many films have most of the rare findings, and training is at first the most short of all: unless
+    # Patients with many images have most of the rare findings, and training is at first the most short of all: unless
     # what a part lacks counts in proportion to its share, they all train. Exclusive labels keep the older rule, by
     # which the splits of published figures were made.
     by_share = any(record.findings for members in groups.values() for record in members)

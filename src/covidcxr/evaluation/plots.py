@@ -68,10 +68,10 @@ def plot_history(epochs: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def plot_confusion(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the confusion matrix of a classifier's most probable answers: shares of the true class, and films.
+    """Draw the confusion matrix of a classifier's most probable answers: shares of the true class, and images.
 
     Args:
-        rows: A row a film: `label`, and `probability_CLASS` for each class.
+        rows: A row an image: `label`, and `probability_CLASS` for each class.
     """
     classes, labels, probabilities = _predictions(rows)
     counts = np.zeros((len(classes), len(classes)), int)
@@ -91,7 +91,7 @@ def plot_confusion(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_roc(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw a ROC curve a class, each against the rest; classes without films, or with all of them, are left out."""
+    """Draw a ROC curve a class, each against the rest; classes without images, or with all of them, are left out."""
     figure, (axis,) = panels(1, width=4.2, height=4)
     axis.plot([0, 1], [0, 1], color=LINE, linewidth=1)
     for name, truth, score, color in _one_against_rest(rows):
@@ -119,18 +119,18 @@ def plot_precision_recall(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_reliability(rows: Sequence[Mapping[str, Any]] | Reliability, class_name: str | None = None) -> Figure:
-    """Draw a reliability diagram: how often what was given a probability came true, and how many films there are.
+    """Draw a reliability diagram: how often what was given a probability came true, and how many images there are.
 
     Args:
-        rows: A row a film, as for `measure_reliability`; or what that returned.
-        class_name: Whose probability; None = that of each film's most probable class.
+        rows: A row an image, as for `measure_reliability`; or what that returned.
+        class_name: Whose probability; None = that of each image's most probable class.
     """
     found = rows if isinstance(rows, Reliability) else measure_reliability(rows, class_name)
-    # Bins that hold many of the films count; the others are pale.
-    films = np.array([one.share.count for one in found.bins])
+    # Bins that hold many of the images count; the others are pale.
+    images = np.array([one.share.count for one in found.bins])
     figure, (axis,) = panels(1, width=4.2, height=4)
     axis.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":")
-    for one, part in zip(found.bins, films / films.sum(), strict=True):
+    for one, part in zip(found.bins, images / images.sum(), strict=True):
         alpha = min(1.0, 0.3 + 7 * part)
         axis.bar(one.low, part, one.high - one.low, align="edge", color=LINE, edgecolor="white")
         axis.plot([one.confidence] * 2, [one.share.low, one.share.high], color=COLORS[0], linewidth=2, alpha=alpha)
@@ -138,7 +138,7 @@ def plot_reliability(rows: Sequence[Mapping[str, Any]] | Reliability, class_name
     told = f"ECE {found.ece}\nBrier {found.brier}"
     axis.text(0.03, 0.97, told, va="top", fontsize=8, color=INK, bbox={"color": "white", "alpha": 0.8, "pad": 1})
     subject = "most probable class" if found.of == "the answer" else found.of
-    axis.set(xlabel=f"probability of {subject}", ylabel="came true (grey: share of films)")
+    axis.set(xlabel=f"probability of {subject}", ylabel="came true (grey: share of images)")
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     return figure
 

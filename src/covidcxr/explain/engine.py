@@ -1,4 +1,4 @@
-"""From films and a classifier to heat maps at the films' own sizes."""
+"""From images and a classifier to heat maps at the images' own sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_image
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
-from covidcxr.models.network import fit_films
+from covidcxr.models.network import fit_images
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, fit_image, unfit_map
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import ImageLike
@@ -38,14 +38,14 @@ _RAMP = np.array([(120, 0, 120), (170, 10, 110), (225, 55, 40), (250, 150, 10), 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """What on a film speaks for a class, in the eyes of a classifier. For research, not for clinical use.
+    """What on an image speaks for a class, in the eyes of a classifier. For research, not for clinical use.
 
     Attributes:
-        heat: Evidence for the class at the film's own size, float32 in [0, 1]: the strongest place is 1. 0 where
+        heat: Evidence for the class at the image's own size, float32 in [0, 1]: the strongest place is 1. 0 where
             nothing speaks for the class and where the model does not look.
         target: The class.
         method: How it was found; a name of `covidcxr.explain.METHODS`.
-        probability: What the classifier gives for the class on this film, calibrated, in [0, 1].
+        probability: What the classifier gives for the class on this image, calibrated, in [0, 1].
     """
 
     heat: Float[np.ndarray, "height width"] = field(repr=False)
@@ -62,7 +62,7 @@ class Explanation:
     def note(self) -> str:
         """What is to be known of this map, in a sentence; mostly nothing."""
         return (
-            f"Nothing on this film speaks for {self.target} by {self.method}: the map is empty." if self.empty else ""
+            f"Nothing on this image speaks for {self.target} by {self.method}: the map is empty." if self.empty else ""
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,19 +78,19 @@ class Explanation:
             "peak": peak,
         }
 
-    def overlay(self, film: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
-        """Draw the map over its film, RGB: the stronger the evidence, the brighter and the less transparent.
+    def overlay(self, image: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
+        """Draw the map over its image, RGB: the stronger the evidence, the brighter and the less transparent.
 
         Args:
-            film: The film that was explained, as `read_image` takes it.
+            image: The image that was explained, as `read_image` takes it.
 
         Raises:
-            ConfigError: If the film has another size than the map.
+            ConfigError: If the image has another size than the map.
             ImageReadError: If it cannot be read.
         """
-        grey = read_image(film)
+        grey = read_image(image)
         if grey.shape != self.heat.shape:
-            raise ConfigError(f"The map is {self.heat.shape}, but the film {grey.shape}: draw it over its own film.")
+            raise ConfigError(f"The map is {self.heat.shape}, but the image {grey.shape}: draw it over its own image.")
         color = np.stack([np.interp(self.heat, _STOPS, _RAMP[:, part]) for part in range(3)], axis=2)
         weight = (0.75 * np.clip(self.heat * 1.5, 0, 1))[..., None]
         picture: UInt8[np.ndarray, "height width 3"] = np.rint(
@@ -98,13 +98,13 @@ class Explanation:
         ).astype(np.uint8)
         return picture
 
-    def save(self, folder: str | os.PathLike[str], name: str, film: ImageLike | None = None) -> Path:
+    def save(self, folder: str | os.PathLike[str], name: str, image: ImageLike | None = None) -> Path:
         """Write `NAME.heat.png` (16-bit grey, white = 1: `read_image` gives the map back) and `NAME.heat.json`.
 
         Args:
             folder: Made if need be.
             name: Stem of the files.
-            film: With it, the picture `NAME.heat-overlay.png` is written as well.
+            image: With it, the picture `NAME.heat-overlay.png` is written as well.
 
         Returns:
             The path of the JSON file.
@@ -114,14 +114,14 @@ class Explanation:
         target = Path(folder)
         with replace_file(target / f"{name}.heat.png") as draft:
             Image.fromarray(np.rint(self.heat * 65535).astype(np.uint16)).save(draft, format="PNG")
-        if film is not None:
+        if image is not None:
             with replace_file(target / f"{name}.heat-overlay.png") as draft:
-                Image.fromarray(self.overlay(film)).save(draft, format="PNG")
+                Image.fromarray(self.overlay(image)).save(draft, format="PNG")
         write_json(target / f"{name}.heat.json", self.to_dict())
         return target / f"{name}.heat.json"
 
 
-Film: TypeAlias = Float[np.ndarray, "_ _"]  # films of one call may have many sizes
+Image: TypeAlias = Float[np.ndarray, "_ _"]  # images of one call may have many sizes
 
 
 Mask: TypeAlias = Bool[np.ndarray, "_ _"]
@@ -130,7 +130,7 @@ Mask: TypeAlias = Bool[np.ndarray, "_ _"]
 Lungs: TypeAlias = Mask | Mapping[str, Mask]
 
 
-"""The lungs of a film at its own size: one mask, or those that there are by mask class, of which each model takes the
+"""The lungs of an image at its own size: one mask, or those that there are by mask class, of which each model takes the
 one that its region means."""
 
 
@@ -142,14 +142,14 @@ def explain(
     target: str | None = None,
     method: str = "gradcam",
 ) -> Explanation:
-    """Show what on a film speaks for a class, in the eyes of a classifier.
+    """Show what on an image speaks for a class, in the eyes of a classifier.
 
     The map is of the log odds of the class. That of an ensemble is the mean of its members' maps, each scaled to 1,
     weighted as their votes are. The model is left as it was.
 
     Args:
         model: A classification model or an ensemble; is asked where it lies and in evaluation mode.
-        image: The film: whatever `read_image` reads.
+        image: The image: whatever `read_image` reads.
         lung_mask: Its lungs; needed where the model `needs_lungs`.
         target: The class; None = the most probable one.
         method: "gradcam", "hirescam", "integrated_gradients" or "occlusion"; the last two need the extra `explain`.
@@ -158,7 +158,7 @@ def explain(
         ConfigError: If the lungs are missing or of another size, the network has no layer with places ("gradcam"), or
             captum is not installed.
         UnknownNameError: If there is no such class or method.
-        ImageReadError: If the film cannot be read.
+        ImageReadError: If the image cannot be read.
     """
     return explain_many(model, [image], None if lung_mask is None else [lung_mask], target=target, method=method)[0]
 
@@ -172,29 +172,29 @@ def explain_many(
     method: str = "gradcam",
     batch_size: int = 8,
 ) -> list[Explanation]:
-    """Explain films of any sizes, several at a time; see `explain`.
+    """Explain images of any sizes, several at a time; see `explain`.
 
     Args:
         model: The classifier.
-        images: The films.
+        images: The images.
         lung_masks: The lungs of each.
-        target: One class for all, or one a film; None = the most probable one.
+        target: One class for all, or one an image; None = the most probable one.
         method: As of `explain`.
-        batch_size: Films a batch.
+        batch_size: Images a batch.
 
     Returns:
-        One explanation a film, in their order.
+        One explanation an image, in their order.
 
     Raises:
-        ConfigError: As `explain` does, or if there is not one mask or target a film.
+        ConfigError: As `explain` does, or if there is not one mask or target an image.
         UnknownNameError: If there is no such class or method.
-        ImageReadError: If a film cannot be read.
+        ImageReadError: If an image cannot be read.
     """
     find_method(method)
     targets = [target] * len(images) if target is None or isinstance(target, str) else list(target)
     lungs: list[Lungs] = [{} for _ in images] if lung_masks is None else list(lung_masks)
     if not len(images) == len(lungs) == len(targets):
-        raise ConfigError(f"Give one lung mask and one target a film: {len(images)}, {len(lungs)}, {len(targets)}.")
+        raise ConfigError(f"Give one lung mask and one target an image: {len(images)}, {len(lungs)}, {len(targets)}.")
     for name in targets:
         if name is not None and name not in model.config.classes:
             raise UnknownNameError(f"The model knows no class {name!r}. {did_you_mean(name, model.config.classes)}")
@@ -209,22 +209,22 @@ def explain_many(
 
 def _explain(
     model: Classifier,
-    films: Sequence[Film],
+    images: Sequence[Image],
     masks: Sequence[Mapping[str, Mask]],
     targets: Sequence[str | None],
     method: str,
 ) -> Iterator[Explanation]:
     classes = model.config.classes
-    shown = [fit_films(member, films, masks) for member in model.members]
+    shown = [fit_images(member, images, masks) for member in model.members]
     answers = [member.predict(*given) for member, given in zip(model.members, shown, strict=True)]
     chances = model.combine(answers).cpu()
     places = torch.tensor(
         [int(row.argmax()) if name is None else classes.index(name) for row, name in zip(chances, targets, strict=True)]
     )
     weights = list(model.config.members.values()) if isinstance(model, EnsembleModel) else [1.0]
-    heats = [np.zeros(film.shape, np.float32) for film in films]
+    heats = [np.zeros(image.shape, np.float32) for image in images]
     for member, weight, (batch, lungs) in zip(model.members, weights, shown, strict=True):
-        sizes = [(film.shape[0], film.shape[1]) for film in films]
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
         for heat, own in zip(heats, _heat_of(member, batch, lungs, places, sizes, method), strict=True):
             heat += np.float32(weight) * _scaled(own)
     for heat, place, row in zip(heats, places.tolist(), chances.tolist(), strict=True):
@@ -238,13 +238,13 @@ def _heat_of(
     targets: Int[Tensor, " batch"],
     sizes: Sequence[tuple[int, int]],
     method: str,
-) -> Iterator[Film]:
-    """Yield one network's map of each film, from 0 up, at the film's own size."""
+) -> Iterator[Image]:
+    """Yield one network's map of each image, from 0 up, at the image's own size."""
     settings = model.config.preprocess
     seen = seen_by(model, lungs, sizes).to(image.device)
     with evaluating(model), torch.enable_grad():
         sight = model.preprocess(image, lungs).detach()
-        question = Question(model, sight, _without_film(model, sight, seen), targets.to(image.device))
+        question = Question(model, sight, _without_image(model, sight, seen), targets.to(image.device))
         heat = find_method(method)(question).clamp_min(0)[:, None]
         heat = _move_back(model, image, lungs, heat) * seen
     for own, place, size in zip(heat.cpu(), seen.cpu(), sizes, strict=True):
@@ -255,12 +255,12 @@ def _heat_of(
 def seen_by(
     model: ClassificationModel, lungs: Tensor | None, sizes: Sequence[tuple[int, int]]
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Return what a model sees of films at its own size: 1 within its region of the film, 0 elsewhere and on padding.
+    """Return what a model sees of images at its own size: 1 within its region of the image, 0 elsewhere and on padding.
 
     Args:
         model: Its preprocessing says size, fit, region and dilation.
-        lungs: At the model's size, as `fit_films` returns them.
-        sizes: Height and width of each film.
+        lungs: At the model's size, as `fit_images` returns them.
+        sizes: Height and width of each image.
     """
     settings = model.config.preprocess
     white = torch.cat([fit_image(torch.ones(1, 1, *size), settings.image_size, settings.fit) for size in sizes])
@@ -268,16 +268,16 @@ def seen_by(
     return apply_region(white.to(model.mean.device), lungs, settings.region, settings.lung_dilation)
 
 
-def _without_film(model: ClassificationModel, sight: Tensor, seen: Tensor) -> Tensor:
-    """Replace what a network sees of the film by its mean; where it sees none, nothing changes."""
+def _without_image(model: ClassificationModel, sight: Tensor, seen: Tensor) -> Tensor:
+    """Replace what a network sees of the image by its mean; where it sees none, nothing changes."""
     if Preprocess(model.config.preprocess.steps).moving:
-        seen = torch.ones_like(seen)  # the film fills the frame
+        seen = torch.ones_like(seen)  # the image fills the frame
     mean = (sight * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
     return torch.where(seen > 0, mean, sight)
 
 
 def _move_back(model: ClassificationModel, image: Tensor, lungs: Tensor | None, heat: Tensor) -> Tensor:
-    """Bring maps back to where the film was before steps that move pixels: each pixel gets the mean of where it went.
+    """Bring maps back to where the image was before steps that move pixels: each pixel gets the mean of where it went.
 
     Where it went tells the step's own gradient.
     """
@@ -310,17 +310,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _by_class(lungs: Lungs, film: Film) -> Mapping[str, Mask]:
+def _by_class(lungs: Lungs, image: Image) -> Mapping[str, Mask]:
     masks = lungs if isinstance(lungs, Mapping) else dict.fromkeys(LUNGS_OF_REGION["lungs"], np.asarray(lungs))
     for mask in masks.values():
-        if mask.shape != film.shape or mask.dtype != np.bool_:
+        if mask.shape != image.shape or mask.dtype != np.bool_:
             raise ConfigError(
-                f"A lung mask is bool and has its film's size {film.shape}, not {mask.dtype} {mask.shape}."
+                f"A lung mask is bool and has its image's size {image.shape}, not {mask.dtype} {mask.shape}."
             )
     return masks
 
 
-def _scaled(heat: Film) -> Film:
+def _scaled(heat: Image) -> Image:
     """Bring the strongest place to 1."""
     most = float(heat.max())
     return heat / np.float32(most) if most > 0 else heat

@@ -36,12 +36,12 @@ Curves = Float[np.ndarray, "films steps"]
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """Probability of a class while films are taken away or shown by a map, film by film (Petsiuk 2018, RISE).
+    """Probability of a class while images are taken away or shown by a map, image by image (Petsiuk 2018, RISE).
 
     Attributes:
         fractions: The share of what the model sees that was taken away or shown, from 0 to 1.
-        deletion: The probability while the strongest places turn to the film's mean grey first: it should fall fast.
-        insertion: While they return first to the blurred film: it should rise fast.
+        deletion: The probability while the strongest places turn to the image's mean grey first: it should fall fast.
+        insertion: While they return first to the blurred image: it should rise fast.
         random_deletion: The same with a smooth random map.
         random_insertion: The same with a smooth random map.
     """
@@ -53,12 +53,12 @@ class Faithfulness:
     random_insertion: Curves = field(repr=False)
 
     def area(self, curve: str) -> Float[np.ndarray, " films"]:
-        """Return the area under a curve of `CURVES` for each film, in [0, 1]: a good map deletes low, inserts high."""
+        """Return the area under a curve of `CURVES` for each image, in [0, 1]: a good map deletes low, inserts high."""
         values: np.ndarray = getattr(self, curve)
         return np.asarray(np.trapezoid(values, self.fractions, axis=1))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON: the areas of every film, and the mean curves."""
+        """Return plain data for JSON: the areas of every image, and the mean curves."""
         return {
             "fractions": self.fractions.tolist(),
             "areas": {name: self.area(name).tolist() for name in CURVES},
@@ -83,9 +83,9 @@ def faithfulness(
 
     Args:
         model: The classifier.
-        image: Grey films in [0, 1].
+        image: Grey images in [0, 1].
         heat: A map of each, from 0 up.
-        target: The class that the maps are of: one for all, or one a film.
+        target: The class that the maps are of: one for all, or one an image.
         lung_mask: Lungs, 0 or 1; needed where the model `needs_lungs`.
         steps: In how many equal steps.
         seed: Of the random maps, and of the order of places that are equally hot.
@@ -96,7 +96,7 @@ def faithfulness(
     """
     if heat.shape != image[:, 0].shape or steps < 1:
         raise ConfigError(
-            f"Give one map a film, of its size, and 1 step or more: {tuple(heat.shape)}, {tuple(image.shape)}, {steps}."
+            f"Give one map an image, of its size, and 1 step or more: {tuple(heat.shape)}, {tuple(image.shape)}, {steps}."
         )
     columns = _columns(model, target, len(image))
     device = next(iter(model.members)).mean.device
@@ -119,20 +119,20 @@ def faithfulness(
 
 
 def _chances(model: Classifier, shown: list[Tensor], lungs: Tensor | None, columns: Sequence[int]) -> Curves:
-    """Ask about the films of all steps, several steps at a time."""
-    films, answers = len(columns), []
-    together = max(1, _BATCH // films)
+    """Ask about the images of all steps, several steps at a time."""
+    images, answers = len(columns), []
+    together = max(1, _BATCH // images)
     for start in range(0, len(shown), together):
         part = shown[start : start + together]
         answers.append(model.predict(torch.cat(part), None if lungs is None else lungs.repeat(len(part), 1, 1, 1)))
-    chances = torch.cat(answers).cpu().numpy().reshape(len(shown), films, -1)
-    return chances[:, np.arange(films), columns].T.astype(float)
+    chances = torch.cat(answers).cpu().numpy().reshape(len(shown), images, -1)
+    return chances[:, np.arange(images), columns].T.astype(float)
 
 
-def _columns(model: Classifier, target: str | Sequence[str], films: int) -> list[int]:
-    names = [target] * films if isinstance(target, str) else list(target)
-    if len(names) != films:
-        raise ConfigError(f"Give one target, or one a film: {len(names)} for {films} films.")
+def _columns(model: Classifier, target: str | Sequence[str], images: int) -> list[int]:
+    names = [target] * images if isinstance(target, str) else list(target)
+    if len(names) != images:
+        raise ConfigError(f"Give one target, or one an image: {len(names)} for {images} images.")
     classes = model.config.classes
     for name in names:
         if name not in classes:
@@ -141,7 +141,7 @@ def _columns(model: Classifier, target: str | Sequence[str], films: int) -> list
 
 
 def _seen(model: Classifier, image: Tensor, lungs: Tensor | None) -> Tensor:
-    """Return 1 where any member sees the film, else 0."""
+    """Return 1 where any member sees the image, else 0."""
     settings = [member.config.preprocess for member in model.members]
     white = torch.ones_like(image)
     parts = [apply_region(white, lungs, one.region, one.lung_dilation) for one in settings]

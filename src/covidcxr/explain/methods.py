@@ -1,4 +1,4 @@
-"""What speaks for a class, place by place, as the network sees the film.
+"""What speaks for a class, place by place, as the network sees the image.
 
 A method is a function from a `Question` to heat [batch, height, width] at the network's size; it may be negative
 where something speaks against the class.
@@ -25,7 +25,7 @@ __all__ = ["METHODS", "Question", "find_method", "log_odds", "smooth", "as_maps"
 _MOST_PREFIX = 16
 
 
-"""Class, distillation and register tokens that a transformer may put before those of the film."""
+"""Class, distillation and register tokens that a transformer may put before those of the image."""
 
 
 def named_layers(network: nn.Module) -> list[str]:
@@ -68,16 +68,16 @@ def recorded(network: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]
 def as_maps(
     output: Float[Tensor, "batch ..."], size: tuple[int, int], prefix: int = 0
 ) -> Float[Tensor, "batch channels rows columns"] | None:
-    """Write the output of a layer as maps of its features over the film.
+    """Write the output of a layer as maps of its features over the image.
 
     Convolutions give [batch, channels, rows, columns], Swin transformers [batch, rows, columns, channels], other
-    transformers tokens [batch, tokens, channels], those of the film last.
+    transformers tokens [batch, tokens, channels], those of the image last.
 
     Args:
         output: Of any layer.
         size: Height and width of what the network saw: maps have its shape.
-        prefix: Number of tokens before those of the film, as the network tells it. Where that leaves no grid of the
-            film's shape, the smallest number that does counts.
+        prefix: Number of tokens before those of the image, as the network tells it. Where that leaves no grid of the
+            image's shape, the smallest number that does counts.
 
     Returns:
         The maps, of more than one place; None where the output is no map.
@@ -100,14 +100,14 @@ def as_maps(
 
 
 def _has_shape(rows: int, columns: int, size: tuple[int, int]) -> bool:
-    """Whether a grid of more than one place may be what strides left of a film: rounded up or down to whole rows."""
+    """Whether a grid of more than one place may be what strides left of an image: rounded up or down to whole rows."""
     return rows * columns > 1 and abs(rows - columns * size[0] / size[1]) <= (0 if size[0] == size[1] else 1)
 
 
 _STEPS = 32
 
 
-"""Steps of integrated gradients: on the way from the baseline to the film."""
+"""Steps of integrated gradients: on the way from the baseline to the image."""
 
 
 _WINDOWS = 8
@@ -124,13 +124,13 @@ _BLUR = 0.02
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: why these films look like these classes to a model.
+    """What is asked: why these images look like these classes to a model.
 
     Attributes:
         model: The classifier, in evaluation mode.
         sight: What its network sees, [batch, channels, height, width]; normalised.
-        plain: The same without the film: every film's mean grey wherever the model sees the film.
-        targets: The class asked about, one index a film.
+        plain: The same without the image: every image's mean grey wherever the model sees the image.
+        targets: The class asked about, one index an image.
     """
 
     model: ClassificationModel
@@ -160,7 +160,7 @@ class Question:
 def log_odds(
     model: ClassificationModel, logits: Float[Tensor, "batch outputs"], targets: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """Return log p / (1 - p) of a class a film, from a network's logits and without the temperature.
+    """Return log p / (1 - p) of a class an image, from a network's logits and without the temperature.
 
     Of two classes, and of findings, this is the logit. Of several exclusive classes it counts what speaks for the
     class and not for the others, and does not change when all logits rise alike, as the answer does not either.
@@ -193,7 +193,7 @@ def _cam(question: Question, *, pooled: bool) -> Float[Tensor, "batch height wid
                 return _weighted(*found[-1], size, pooled)
     if not found:
         raise ConfigError(
-            f"{question.model.config.network!r} has no layer whose output is a map of the film: use method='occlusion'."
+            f"{question.model.config.network!r} has no layer whose output is a map of the image: use method='occlusion'."
         )
     return _weighted(*found[0], size, pooled)  # an answer that depends on nothing
 
@@ -219,7 +219,7 @@ def hirescam(question: Question) -> Float[Tensor, "batch height width"]:
 
 
 def integrated_gradients(question: Question) -> Float[Tensor, "batch height width"]:
-    """Sum the gradients on the way from a plain film to the film (Sundararajan 2017), smoothed a little."""
+    """Sum the gradients on the way from a plain image to the image (Sundararajan 2017), smoothed a little."""
     method = _captum().IntegratedGradients(question.score)
     heat = method.attribute(
         question.sight.detach().clone(),
@@ -274,7 +274,7 @@ def find_method(name: str) -> Callable[[Question], Float[Tensor, "batch height w
 
 
 def _prefix(network: torch.nn.Module) -> int:
-    """Return how many tokens timm says come before those of the film."""
+    """Return how many tokens timm says come before those of the image."""
     told = (getattr(module, "num_prefix_tokens", None) for module in network.modules())
     return next((count for count in told if isinstance(count, int)), 0)
 

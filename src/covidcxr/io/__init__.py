@@ -12,7 +12,7 @@ from covidcxr.utils.lazy import lazy_names
 __all__ = [
     "MAX_PIXELS",
     "image_size",
-    "is_one_film",
+    "is_single_image",
     "read_image",
     "read_mask",
     "write_image",
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from covidcxr.io.image import (
         MAX_PIXELS,
         image_size,
-        is_one_film,
+        is_single_image,
         read_image,
         read_mask,
         write_image,

@@ -184,7 +184,7 @@ def unpack(
         archive: The file.
         target: The folder; made if need be.
         max_size: Bytes that the content may claim; by default what is free on the disk.
-        max_ratio: How many times as large as the archive the content may be, beyond the first 100 MB: films hardly
+        max_ratio: How many times as large as the archive the content may be, beyond the first 100 MB: images hardly
             shrink in an archive, and what grows a thousandfold was made to fill the disk.
         progress: Told how many bytes of how many of the archive are done.
 
@@ -195,7 +195,7 @@ def unpack(
     path, place = Path(archive).expanduser(), Path(target).expanduser()
     if not path.is_file():
         raise DatasetError(f"There is no archive {path}.")
-    # Within the folder if there is one, which may be another disk; hidden folders hold no films.
+    # Within the folder if there is one, which may be another disk; hidden folders hold no images.
     home = place if place.is_dir() else place.parent
     draft = home / f".{path.name}.unpacking"
     with _explained(path):

@@ -1,4 +1,4 @@
-"""DICOM films: from a file to numbers, with all that stands between stored values and what a reader sees."""
+"""DICOM images: from a file to numbers, with all that stands between stored values and what a reader sees."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def dicom_size(dataset: pydicom.Dataset, name: str) -> tuple[int, int]:
         ImageReadError: If it has no picture, or several.
     """
     if "Rows" not in dataset or "Columns" not in dataset:
-        raise ImageReadError(f"{name} is a DICOM file without a picture (a report or an index?). Give the film's.")
+        raise ImageReadError(f"{name} is a DICOM file without a picture (a report or an index?). Give the image's.")
     height, width = int(dataset.Rows), int(dataset.Columns)
     if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise ImageReadError(f"{name} holds {dataset.NumberOfFrames} frames. Export the film as a file of one frame.")
+        raise ImageReadError(f"{name} holds {dataset.NumberOfFrames} frames. Export the image as a file of one frame.")
     return height, width
 
 
 def dicom_array(dataset: pydicom.Dataset, name: str) -> Numbers:
-    """Decode a film: padding black, MONOCHROME1 inverted, LUTs and window applied.
+    """Decode an image: padding black, MONOCHROME1 inverted, LUTs and window applied.
 
     Args:
         dataset: A data set whose `dicom_size` is known to be bearable.
@@ -116,7 +116,7 @@ def _stored_pixels(dataset: pydicom.Dataset, name: str) -> tuple[Numbers, str]:
         syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         syntax = ExplicitVRBigEndian if little_endian is False else syntax
     if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise ImageReadError(f"{name} is a DICOM file without pixels. Give the film's.")
+        raise ImageReadError(f"{name} is a DICOM file without pixels. Give the image's.")
     decoder = get_decoder(syntax)
     if syntax.is_encapsulated and syntax != RLELossless:
         _check_codestream(get_frame(dataset.PixelData, 0, number_of_frames=1), dataset, name)
@@ -179,7 +179,7 @@ def _padding(dataset: pydicom.Dataset, pixels: Numbers) -> Bool[np.ndarray, "hei
     if first is None:
         return np.zeros(pixels.shape, bool)
     last = dataset.get("PixelPaddingRangeLimit")
-    # Signed films often give the value unsigned (63536 for -2000): the cast wraps it round.
+    # Signed images often give the value unsigned (63536 for -2000): the cast wraps it round.
     low, high = np.sort(np.array([first, first if last is None else last], np.int64).astype(pixels.dtype))
     inside: Bool[np.ndarray, "height width"] = (pixels >= low) & (pixels <= high)
     return inside

@@ -31,10 +31,10 @@ File: TypeAlias = BufferedReader | BytesIO
 Grey: TypeAlias = Float[np.ndarray, "height width"]
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
-__all__ = ["MAX_PIXELS", "image_size", "is_one_film", "read_image", "read_mask", "write_image", "write_mask"]
+__all__ = ["MAX_PIXELS", "image_size", "is_single_image", "read_image", "read_mask", "write_image", "write_mask"]
 
 MAX_PIXELS = 100_000_000
-"""Files that claim more pixels are refused before they are decoded: the largest films have about 20 million."""
+"""Files that claim more pixels are refused before they are decoded: the largest images have about 20 million."""
 
 _PILLOW = {  # first bytes of a file -> the Pillow plug-in that reads it
     b"\x89PNG\r\n\x1a\n": "Png",
@@ -46,11 +46,11 @@ _PILLOW = {  # first bytes of a file -> the Pillow plug-in that reads it
     b"BM": "Bmp",
     b"RIFF": "WebP",
 }
-_FOREIGN = {  # first bytes of files that often lie where a film should
+_FOREIGN = {  # first bytes of files that often lie where an image should
     b"<": "text (HTML or XML), as servers send in place of what they do not have. Download it again",
-    b"version https://git-lfs": "a Git LFS pointer. Fetch the film itself with `git lfs pull`",
-    b"%PDF": "a PDF. Export the film from it as PNG",
-    b"%!PS": "PostScript. Export the film from it as PNG",
+    b"version https://git-lfs": "a Git LFS pointer. Fetch the image itself with `git lfs pull`",
+    b"%PDF": "a PDF. Export the image from it as PNG",
+    b"%!PS": "PostScript. Export the image from it as PNG",
     b"GIF8": "a GIF. Save it as PNG",
     b"8BPS": "a Photoshop file. Save it as PNG",
     b"PK\x03\x04": "a ZIP archive. Unpack it first",
@@ -61,13 +61,13 @@ _PHOTOMETRIC, _BITS_PER_SAMPLE, _WIDTH, _HEIGHT = 262, 258, 256, 257  # TIFF tag
 
 
 def read_image(image: ImageLike) -> Float[np.ndarray, "height width"]:
-    """Read a film as grey.
+    """Read an image as grey.
 
     Files (path or bytes) may be PNG, JPEG, TIFF, BMP, WebP or DICOM, with one picture in them. Colour becomes
     luma (ITU-R 601), what is transparent becomes black, EXIF orientation is applied. 8 and 16 bits are divided
     by 255 and 65535. DICOM goes through the modality LUT (rescale slope and intercept) and the first VOI LUT or
     window; without one, the pixels' own smallest and largest value become 0 and 1; padding becomes 0 and
-    MONOCHROME1 is inverted, so that dense tissue is bright in every film.
+    MONOCHROME1 is inverted, so that dense tissue is bright in every image.
 
     Arrays and tensors hold bool, uint8, uint16, or floats in [0, 1]; axes are [height, width] or three with
     channels: last if that axis has length 1, 3 or 4 (RGBA), else first if that one has length 1 or 3.
@@ -96,7 +96,7 @@ def read_image(image: ImageLike) -> Float[np.ndarray, "height width"]:
         if _is_a(image, "pydicom", "Dataset"):
             return _from_dicom(cast("pydicom.Dataset", image), name)
     raise ImageReadError(
-        f"{name} is no film. Give a path, bytes, a NumPy array, a PIL image, a torch tensor or a pydicom dataset."
+        f"{name} is no image. Give a path, bytes, a NumPy array, a PIL image, a torch tensor or a pydicom dataset."
     )
 
 
@@ -108,7 +108,7 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
 
     Args:
         path: The file, of any kind that `read_image` reads.
-        size: Height and width that the mask must have (its film's). It is not resized: whoever wants that
+        size: Height and width that the mask must have (its image's). It is not resized: whoever wants that
             chooses how.
 
     Raises:
@@ -118,8 +118,8 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
     name = _name(path)
     if size is not None and grey.shape != tuple(size):
         raise ImageReadError(
-            f"The mask {name} is {grey.shape[0]} x {grey.shape[1]} (height x width) and its film "
-            f"{size[0]} x {size[1]}. Pair it with the right film, or resize it (nearest neighbour)."
+            f"The mask {name} is {grey.shape[0]} x {grey.shape[1]} (height x width) and its image "
+            f"{size[0]} x {size[1]}. Pair it with the right image, or resize it (nearest neighbour)."
         )
     low, high = float(grey.min()), float(grey.max())
     if low == high:
@@ -132,7 +132,7 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
     if between > 0.05 or (between > 0 and high - low < 0.125):
         raise ImageReadError(
             f"{name} is no mask: {between:.1%} of its pixels are neither of its two levels {low:.3f} and {high:.3f}. "
-            f"If it holds several classes, write one 0/255 mask a class; if it is a film, give its mask."
+            f"If it holds several classes, write one 0/255 mask a class; if it is an image, give its mask."
         )
     return grey > (low + high) / 2
 
@@ -178,7 +178,7 @@ def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height widt
 
 
 def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
-    """Write a film as 8-bit grey PNG. The file appears complete or not at all.
+    """Write an image as 8-bit grey PNG. The file appears complete or not at all.
 
     Raises:
         ImageReadError: If `image` is not what `read_image` reads.
@@ -205,8 +205,8 @@ def _name(image: object) -> str:
     return f"The given {type(image).__module__.partition('.')[0]} {type(image).__name__}".replace("builtins ", "")
 
 
-def is_one_film(images: object) -> bool:
-    """Whether this is one film of a kind that could be taken for a collection: a path, bytes, an array, ..."""
+def is_single_image(images: object) -> bool:
+    """Whether this is one image of a kind that could be taken for a collection: a path, bytes, an array, ..."""
     kinds = (("numpy", "ndarray"), ("PIL.Image", "Image"), ("torch", "Tensor"), ("pydicom", "Dataset"))
     if isinstance(images, str | bytes | os.PathLike) or any(_is_a(images, *kind) for kind in kinds):
         return getattr(images, "ndim", 0) < 4  # a batch [films, 1, height, width] is a collection
@@ -240,7 +240,7 @@ def _open(image: str | os.PathLike[str] | bytes, name: str) -> File:
     try:
         if path.is_dir():
             locked = "" if os.access(path, os.R_OK | os.X_OK) else ", and it cannot be opened: check its permissions"
-            raise ImageReadError(f"{name} is a folder{locked}. Give the films in it one by one.")
+            raise ImageReadError(f"{name} is a folder{locked}. Give the images in it one by one.")
         if not path.is_file():
             raise ImageReadError(f"There is no file {name}. Check the path (it starts from {str(Path.cwd())!r}).")
         return path.open("rb")
@@ -253,7 +253,7 @@ def _check_pixels(height: int, width: int, name: str) -> None:
         raise ImageReadError(f"{name} has no pixels: it is {height} x {width}. Get it again.")
     if height * width > MAX_PIXELS:
         raise ImageReadError(
-            f"{name} claims {height} x {width} pixels, more than any film ({MAX_PIXELS:,}). Shrink it first, or, "
+            f"{name} claims {height} x {width} pixels, more than any image ({MAX_PIXELS:,}). Shrink it first, or, "
             f"if you trust it, raise covidcxr.io.MAX_PIXELS."
         )
 
@@ -284,7 +284,7 @@ def _open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
         raise ImageReadError(f"{name} is empty. Copy or download it again.")
     for start, kind in _FOREIGN.items():
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
-            raise ImageReadError(f"{name} is no film but {kind}.")
+            raise ImageReadError(f"{name} is no image but {kind}.")
     raise ImageReadError(
         f"{name} is of no kind that can be read here (it starts with {head[:8]!r}). Save it as PNG, JPEG, TIFF, BMP, "
         f"WebP or DICOM."
@@ -297,7 +297,7 @@ def _from_pil(image: PIL.Image.Image, name: str) -> Grey:
     _check_pixels(image.height, image.width, name)
     # What phones append to a JPEG (MPO) are previews and brightness maps of the same picture.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ImageReadError(f"{name} holds several pictures. Save the film alone.")
+        raise ImageReadError(f"{name} holds several pictures. Save the image alone.")
     image.load()
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
@@ -334,7 +334,7 @@ def _from_array(array: Numbers, name: str) -> Grey:
         array = np.moveaxis(array, 0, -1)
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
         raise ImageReadError(
-            f"{name} has shape {shape}. Give one film: [height, width], [height, width, 1, 3 or 4] or "
+            f"{name} has shape {shape}. Give one image: [height, width], [height, width, 1, 3 or 4] or "
             f"[1 or 3, height, width]; of a batch, one at a time."
         )
     if array.ndim == 3 and array.shape[-1] == 1:
@@ -351,7 +351,7 @@ def _from_array(array: Numbers, name: str) -> Grey:
 
 
 def _unit_scaled(array: Numbers, name: str) -> Numbers:
-    """Bring white to 1, by the type of the numbers alone: a dark film must not be taken for another scale."""
+    """Bring white to 1, by the type of the numbers alone: a dark image must not be taken for another scale."""
     if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
         white = 2 ** (8 * array.dtype.itemsize) - 1
         return cast(Numbers, np.divide(array, white, dtype=np.float32))

@@ -54,7 +54,7 @@ class BCELoss(nn.Module):
 
 @CLASSIFICATION_LOSSES.register("cross_entropy")
 class CrossEntropyLoss(nn.Module):
-    """Softmax cross entropy, weighted mean over films (torch's).
+    """Softmax cross entropy, weighted mean over images (torch's).
 
     Args:
         class_weights: One number above 0 a class.
@@ -98,7 +98,7 @@ class FocalLoss(nn.Module):
     With `gamma=0` it is the weighted cross entropy.
 
     Args:
-        gamma: How strongly easy films are played down; 0 = not at all.
+        gamma: How strongly easy images are played down; 0 = not at all.
         alpha: Sigmoid form only: weight of true outputs, `1 - alpha` of false ones, in [0, 1]; None = no weighting.
         class_weights: One number above 0 an output; the loss is a mean with these weights.
     """
@@ -158,7 +158,7 @@ def _as_findings(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _labelled(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits (float32) and class indices (int64) of the films that have a label."""
+    """Return logits (float32) and class indices (int64) of the images that have a label."""
     if target.is_floating_point() or logits.shape[1] == 1:
         raise ConfigError(
             f"A softmax loss needs class indices and two outputs or more, not a target of type {target.dtype} and "

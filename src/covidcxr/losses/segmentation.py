@@ -1,7 +1,7 @@
 """Losses on masks: logits [batch, classes, height, width] against 0 or 1, every class a problem of its own.
 
 Classes may overlap (a lung holds its infection), so nothing here is a softmax. Overlap losses are means over
-film and class: segmentation_models_pytorch takes one overlap over the whole batch and gives 0 for an empty
+image and class: segmentation_models_pytorch takes one overlap over the whole batch and gives 0 for an empty
 target whatever was predicted, which is why they are written here.
 """
 
@@ -39,15 +39,15 @@ Maps: TypeAlias = Float[Tensor, "batch classes height width"]
 def known_planes(
     logits: Maps, target: Maps
 ) -> tuple[Float[Tensor, "planes 1 height width"], Float[Tensor, "planes 1 height width"]]:
-    """Keep the planes (one class of one film) whose target is known, so that no loss ever sees NaN.
+    """Keep the planes (one class of one image) whose target is known, so that no loss ever sees NaN.
 
     Args:
         logits: What the network says, any float type.
-        target: 0 or 1; a plane with NaN in it is unknown for its film.
+        target: 0 or 1; a plane with NaN in it is unknown for its image.
 
     Returns:
-        Logits (float32) and target of the known planes, in the order film by film. There may be none (a batch
-        of films without any mask): most losses are NaN on nothing, so the caller must skip the loss then.
+        Logits (float32) and target of the known planes, in the order image by image. There may be none (a batch
+        of images without any mask): most losses are NaN on nothing, so the caller must skip the loss then.
 
     Raises:
         ConfigError: If the two shapes differ.
@@ -125,7 +125,7 @@ class TverskyLoss(nn.Module):
         return self.per_plane(*_same_shape(logits, target)).mean()
 
     def per_plane(self, logits: Maps, target: Maps) -> Float[Tensor, "batch classes"]:
-        """Return the loss of every class of every film, in [0, 1)."""
+        """Return the loss of every class of every image, in [0, 1)."""
         inside = logits.sigmoid()
         hits = (inside * target).sum((2, 3))
         false_positives = (inside * (1 - target)).sum((2, 3))
@@ -175,7 +175,7 @@ class FocalTverskyLoss(TverskyLoss):
         self.gamma = check_number("gamma", gamma, low=0.1)
 
     def per_plane(self, logits: Maps, target: Maps) -> Float[Tensor, "batch classes"]:
-        """Return the loss of every class of every film, in [0, 1)."""
+        """Return the loss of every class of every image, in [0, 1)."""
         tiny = torch.finfo(torch.float32).eps  # the root's slope is infinite at 0
         return super().per_plane(logits, target).clamp_min(tiny).pow(1 / self.gamma)
 
@@ -201,7 +201,7 @@ def focal_term(cross_entropy: Float[Tensor, "*shape"], gamma: float) -> Float[Te
     """Play down what is predicted well already: `(1 - p) ** gamma * cross_entropy`, p = probability of the truth.
 
     Args:
-        cross_entropy: `-log(p)`, one value a pixel or film.
+        cross_entropy: `-log(p)`, one value a pixel or image.
         gamma: 0 returns the cross entropy.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What all models share: films in, logits or probabilities out, load and save."""
+"""What all models share: images in, logits or probabilities out, load and save."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import pretrained
 from covidcxr.types import TaskName
 
-__all__ = ["CXRModel", "check_films", "inference", "model_folder"]
+__all__ = ["CXRModel", "check_images", "inference", "model_folder"]
 
 
 class CXRModel(nn.Module, ABC):
-    """Says something about grey films, with its class names and its preprocessing inside; abstract."""
+    """Says something about grey images, with its class names and its preprocessing inside; abstract."""
 
     task: ClassVar[TaskName]
     config: ModelConfig | EnsembleConfig
@@ -30,7 +30,7 @@ class CXRModel(nn.Module, ABC):
     @property
     @abstractmethod
     def needs_lungs(self) -> bool:
-        """Whether it sees only a region of the film, for which it needs the lung mask."""
+        """Whether it sees only a region of the image, for which it needs the lung mask."""
 
     @abstractmethod
     def forward(
@@ -41,8 +41,8 @@ class CXRModel(nn.Module, ABC):
         """Return logits: [batch, outputs], or [batch, classes, *image_size] for masks.
 
         Args:
-            image: Grey films in [0, 1]; preprocessing happens inside.
-            lung_mask: Lungs, 0 or 1, of the films' size; needed where the model `needs_lungs`.
+            image: Grey images in [0, 1]; preprocessing happens inside.
+            lung_mask: Lungs, 0 or 1, of the images' size; needed where the model `needs_lungs`.
         """
 
     @abstractmethod
@@ -57,9 +57,9 @@ class CXRModel(nn.Module, ABC):
         """Return logits divided by the temperature, in evaluation mode and without gradients.
 
         Raises:
-            ConfigError: If the films are not [batch, 1, H, W] in [0, 1].
+            ConfigError: If the images are not [batch, 1, H, W] in [0, 1].
         """
-        check_films(image)
+        check_images(image)
         with inference(self):
             return cast(Tensor, self(image, lung_mask)).float() / self.config.temperature
 
@@ -106,8 +106,8 @@ class CXRModel(nn.Module, ABC):
         """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
 
 
-def check_films(image: Tensor) -> None:
-    """Refuse what are no grey films.
+def check_images(image: Tensor) -> None:
+    """Refuse what are no grey images.
 
     Raises:
         ConfigError: If they are not [batch, 1, H, W] in [0, 1].
@@ -123,7 +123,7 @@ def check_films(image: Tensor) -> None:
 def inference(*models: nn.Module) -> Iterator[None]:
     """Compute without gradients and in evaluation mode, and leave the models in the mode in which they were."""
     modules = list(models)
-    for module in modules:  # grows as it goes; `modules()` would spend more on names than a small network on a film
+    for module in modules:  # grows as it goes; `modules()` would spend more on names than a small network on an image
         modules.extend(child for child in module._modules.values() if child is not None)
     training = [module for module in modules if module.training]  # not all: a backbone may be frozen
     for module in training:

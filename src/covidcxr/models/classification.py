@@ -42,11 +42,11 @@ class Classifier(CXRModel, ABC):
         Multiclass and binary probabilities sum to 1; multilabel ones are each by itself.
 
         Args:
-            image: Grey films in [0, 1].
+            image: Grey images in [0, 1].
             lung_mask: Lungs, 0 or 1; needed where the model `needs_lungs`.
 
         Raises:
-            ConfigError: If the films are of the wrong shape or range, or the lung mask is missing.
+            ConfigError: If the images are of the wrong shape or range, or the lung mask is missing.
         """
         return self.probabilities(self.calibrated_logits(image, lung_mask))
 

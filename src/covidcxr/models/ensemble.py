@@ -74,7 +74,7 @@ class EnsembleModel(Classifier):
 
     @property
     def needs_lungs(self) -> bool:
-        """Whether any member sees only a region of the film."""
+        """Whether any member sees only a region of the image."""
         return any(member.needs_lungs for member in self.members)
 
     def forward(
@@ -85,8 +85,8 @@ class EnsembleModel(Classifier):
         """Return logits [batch, classes]: the logarithms, or of findings the log odds, of the combined votes.
 
         Args:
-            image: Grey films in [0, 1]; each member preprocesses them itself.
-            lung_mask: Lungs, 0 or 1, of the films' size; needed where the model `needs_lungs`.
+            image: Grey images in [0, 1]; each member preprocesses them itself.
+            lung_mask: Lungs, 0 or 1, of the images' size; needed where the model `needs_lungs`.
         """
         answers = []
         for member in self.members:

@@ -23,7 +23,7 @@ from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, fit_imag
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import Fit, Region
 
-__all__ = ["NetworkModel", "fit_films", "lungs_of"]
+__all__ = ["NetworkModel", "fit_images", "lungs_of"]
 
 
 class NetworkModel(CXRModel, ABC):
@@ -51,7 +51,7 @@ class NetworkModel(CXRModel, ABC):
         self._steps = Preprocess(config.preprocess.steps)
         if self._steps.moving and self.task != "classification":
             raise ConfigError(
-                f"The preprocessing step {self._steps.moving[0]!r} moves pixels, so masks would not fit the film: "
+                f"The preprocessing step {self._steps.moving[0]!r} moves pixels, so masks would not fit the image: "
                 f"only classifiers may have it."
             )
         network = build_network(config, pretrained_backbone=pretrained_backbone)
@@ -68,7 +68,7 @@ class NetworkModel(CXRModel, ABC):
         """Normalise by another mean and standard deviation, in the config as well.
 
         Args:
-            mean: Of films in [0, 1], as `covidcxr.data.compute_mean_std` returns it.
+            mean: Of images in [0, 1], as `covidcxr.data.compute_mean_std` returns it.
             std: The same; above 0.
 
         Raises:
@@ -89,7 +89,7 @@ class NetworkModel(CXRModel, ABC):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Float[Tensor, "batch channels new_height new_width"]:
-        """Turn grey films in [0, 1] of any size into what the network sees.
+        """Turn grey images in [0, 1] of any size into what the network sees.
 
         Raises:
             ConfigError: If the model sees a region and the lung mask is missing, unknown or of another size.
@@ -97,15 +97,15 @@ class NetworkModel(CXRModel, ABC):
         settings = self.config.preprocess
         if lung_mask is not None and lung_mask.shape != image.shape:
             raise ConfigError(
-                f"The lung masks {tuple(lung_mask.shape)} must have the films' shape {tuple(image.shape)}."
+                f"The lung masks {tuple(lung_mask.shape)} must have the images' shape {tuple(image.shape)}."
             )
         image = fit_image(image, settings.image_size, settings.fit)
         if settings.region != "full":
             lungs = None if lung_mask is None else fit_mask(lung_mask, settings.image_size, settings.fit)
             image = apply_region(image, lungs, settings.region, settings.lung_dilation)
-        # After the region: a data module cuts it, too, and the steps must see the same film in training and in use.
+        # After the region: a data module cuts it, too, and the steps must see the same image in training and in use.
         image = self._steps(image)
-        normal = normalize(image, self.mean, self.std).to(self.mean.dtype)  # films may come in double precision
+        normal = normalize(image, self.mean, self.std).to(self.mean.dtype)  # images may come in double precision
         return normal.contiguous(memory_format=torch.channels_last)
 
     def forward(
@@ -116,8 +116,8 @@ class NetworkModel(CXRModel, ABC):
         """Return logits: [batch, outputs], or [batch, classes, *image_size] for masks.
 
         Args:
-            image: Grey films in [0, 1]; preprocessing happens inside.
-            lung_mask: Lungs, 0 or 1, of the films' size; needed where the config's region is not "full".
+            image: Grey images in [0, 1]; preprocessing happens inside.
+            lung_mask: Lungs, 0 or 1, of the images' size; needed where the config's region is not "full".
         """
         return cast(Tensor, self.network(self.preprocess(image, lung_mask)))
 
@@ -147,39 +147,39 @@ class NetworkModel(CXRModel, ABC):
         return model.eval()
 
 
-def fit_films(
+def fit_images(
     model: NetworkModel,
-    films: Sequence[Float[np.ndarray, "_ _"]],
+    images: Sequence[Float[np.ndarray, "_ _"]],
     masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
     fitted: dict[tuple[tuple[int, int], Fit], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Bring films, and the lungs where the model wants them, to the model's size and device.
+    """Bring images, and the lungs where the model wants them, to the model's size and device.
 
     Args:
         model: Its preprocessing says size, fit and region.
-        films: Grey, in [0, 1].
-        masks: Of each film, by mask class, at the film's size; may be empty where the region is "full".
-        fitted: These very films by size and fit, from earlier calls; what is new is added. So models that want one size
+        images: Grey, in [0, 1].
+        masks: Of each image, by mask class, at the image's size; may be empty where the region is "full".
+        fitted: These very images by size and fit, from earlier calls; what is new is added. So models that want one size
             share it.
 
     Returns:
-        Films [batch, 1, *image_size] and lungs, 0 or 1, of the same shape, or None.
+        Images [batch, 1, *image_size] and lungs, 0 or 1, of the same shape, or None.
 
     Raises:
-        ConfigError: If the lungs of a film are wanted and missing.
+        ConfigError: If the lungs of an image are wanted and missing.
     """
     settings = model.config.preprocess
     size, fit = settings.image_size, settings.fit
     fitted = {} if fitted is None else fitted
     if (size, fit) not in fitted:
-        fitted[size, fit] = torch.cat([fit_image(torch.from_numpy(film)[None, None], size, fit) for film in films])
-    images = fitted[size, fit]
+        fitted[size, fit] = torch.cat([fit_image(torch.from_numpy(image)[None, None], size, fit) for image in images])
+    batch = fitted[size, fit].to(model.mean.device)
     if settings.region == "full":
-        return images.to(model.mean.device), None
+        return batch, None
     # torch turns bytes into floats seven times as fast as it does booleans.
     lungs = [torch.from_numpy(lungs_of(found, settings.region).view(np.uint8))[None, None].float() for found in masks]
     seen = torch.cat([fit_mask(mask, size, fit) for mask in lungs])
-    return images.to(model.mean.device), seen.to(model.mean.device)
+    return batch, seen.to(model.mean.device)
 
 
 def lungs_of(masks: Mapping[str, Bool[np.ndarray, "height width"]], region: Region) -> Bool[np.ndarray, "height width"]:
@@ -192,6 +192,6 @@ def lungs_of(masks: Mapping[str, Bool[np.ndarray, "height width"]], region: Regi
         if name in masks:
             return masks[name]
     raise ConfigError(
-        f'region="{region}" needs the lung mask of every film ({" or ".join(LUNGS_OF_REGION[region])}): give it, or '
+        f'region="{region}" needs the lung mask of every image ({" or ".join(LUNGS_OF_REGION[region])}): give it, or '
         f"let a Pipeline with a lung segmenter find it."
     )

@@ -7,7 +7,7 @@ from typing import ClassVar, cast, final
 from jaxtyping import Float
 from torch import Tensor
 
-from covidcxr.models.base import check_films, inference
+from covidcxr.models.base import check_images, inference
 from covidcxr.models.network import NetworkModel
 from covidcxr.networks.shared_encoder import forward_segmenters, merge_encoders
 from covidcxr.transforms.geometry import unfit_map
@@ -18,7 +18,7 @@ __all__ = ["SegmentationModel"]
 
 @final
 class SegmentationModel(NetworkModel):
-    """Marks structures (lungs, infection) on films; one probability map a class, which may overlap.
+    """Marks structures (lungs, infection) on images; one probability map a class, which may overlap.
 
     Args:
         config: What the model is; `task="segmentation"`.
@@ -32,14 +32,14 @@ class SegmentationModel(NetworkModel):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Float[Tensor, "batch classes height width"]:
-        """Return a probability for each pixel and class, at the size of the films given.
+        """Return a probability for each pixel and class, at the size of the images given.
 
         Args:
-            image: Grey films in [0, 1].
+            image: Grey images in [0, 1].
             lung_mask: Needed only where the config's region is not "full".
 
         Raises:
-            ConfigError: If the films are of the wrong shape or range.
+            ConfigError: If the images are of the wrong shape or range.
         """
         return unfit_map(
             self.predict_fitted(image, lung_mask),
@@ -52,7 +52,7 @@ class SegmentationModel(NetworkModel):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Float[Tensor, "batch classes new_height new_width"]:
-        """Return the same probabilities at the network's own size, before they are brought to the films'."""
+        """Return the same probabilities at the network's own size, before they are brought to the images'."""
         return self.calibrated_logits(image, lung_mask).sigmoid()
 
     def predict_fitted_with(
@@ -62,9 +62,9 @@ class SegmentationModel(NetworkModel):
 
         Args:
             other: A model that `shares_encoder`.
-            image: Grey films in [0, 1].
+            image: Grey images in [0, 1].
         """
-        check_films(image)
+        check_images(image)
         with inference(self, other):
             both = forward_segmenters(self.network, other.network, self.preprocess(image))
         a, b = (
@@ -74,7 +74,7 @@ class SegmentationModel(NetworkModel):
         return a, b
 
     def merge_encoder(self, other: SegmentationModel) -> bool:
-        """Let another model use the encoder of this one, where both see films alike and the two encoders are equal.
+        """Let another model use the encoder of this one, where both see images alike and the two encoders are equal.
 
         From then on to train one of them is to train the encoder of both.
 
@@ -88,7 +88,7 @@ class SegmentationModel(NetworkModel):
             return merge_encoders(self.network, other.network, (settings.channels, *settings.image_size))
 
     def shares_encoder(self, other: SegmentationModel) -> bool:
-        """Whether the two models use one encoder, on the same of a film, by `merge_encoder`."""
+        """Whether the two models use one encoder, on the same of an image, by `merge_encoder`."""
         ours, theirs = (getattr(model.network, "encoder", None) for model in (self, other))
         alike = self.config.preprocess == other.config.preprocess
         return self is not other and ours is not None and ours is theirs and alike

@@ -1,4 +1,4 @@
-"""Networks built without torch's compiler, which takes 150 MB and a second or more, and which no film needs.
+"""Networks built without torch's compiler, which takes 150 MB and a second or more, and which no image needs.
 
 torchvision and timm import it for a function each, and segmentation_models_pytorch calls what imports it: it builds an
 encoder without memory first, and to draw random weights for that takes another 40 MB (sympy).

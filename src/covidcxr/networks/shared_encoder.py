@@ -46,7 +46,7 @@ def share_encoder(segmenter: nn.Module, classifier: nn.Module, shape: tuple[int,
     except REFUSALS as error:
         raise _refusal(f"{type(error).__name__}: {error}") from error
     if not same:
-        raise _refusal("the same film gives other features")
+        raise _refusal("the same image gives other features")
 
 
 def forward_shared(segmenter: nn.Module, classifier: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def forward_shared(segmenter: nn.Module, classifier: nn.Module, image: Tensor) -
     """
     masks, classes = cast(Any, segmenter), cast(Any, classifier)
     last, maps = classes.forward_intermediates(image, indices=list(masks.encoder.model.feature_info.out_indices))
-    # smp's decoders want maps from the film's own scale down, in halves; where timm has none, the film or nothing.
+    # smp's decoders want maps from the image's own scale down, in halves; where timm has none, the image or nothing.
     height, width = image.shape[2] // 2, image.shape[3] // 2
     above = [image, image.new_empty(len(image), 0, height, width)][: len(masks.encoder.out_channels) - len(maps)]
     return masks.segmentation_head(masks.decoder([*above, *maps])), classes.forward_head(last)
@@ -86,8 +86,8 @@ def merge_encoders(first: nn.Module, second: nn.Module, shape: tuple[int, int, i
     weights, others = ours.state_dict(), theirs.state_dict()
     if weights.keys() != others.keys() or not all(torch.equal(weights[name], others[name]) for name in weights):
         return False
-    film = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(next(ours.parameters())) - 0.5
-    maps, other_maps = ours(film), theirs(film)  # equal weights may be used otherwise: at another stride, say
+    image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(next(ours.parameters())) - 0.5
+    maps, other_maps = ours(image), theirs(image)  # equal weights may be used otherwise: at another stride, say
     if len(maps) != len(other_maps) or not all(torch.equal(a, b) for a, b in zip(maps, other_maps, strict=True)):
         return False
     cast(Any, second).encoder = ours
@@ -112,13 +112,13 @@ def forward_segmenters(first: nn.Module, second: nn.Module, image: Tensor) -> tu
 
 @torch.no_grad()
 def _agree(segmenter: nn.Module, classifier: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Show a film to both networks, each alone and together."""
-    film = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    """Show an image to both networks, each alone and together."""
+    image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)) - 0.5
     training = [module for network in (segmenter, classifier) for module in network.modules() if module.training]
     for module in training:
         module.training = False
     try:
-        alone, together = (segmenter(film), classifier(film)), forward_shared(segmenter, classifier, film)
+        alone, together = (segmenter(image), classifier(image)), forward_shared(segmenter, classifier, image)
     finally:
         for module in training:
             module.training = True

@@ -15,7 +15,7 @@ from covidcxr.networks.weights import REFUSALS, copy_backbone, hub_or_cache, rea
 
 __all__ = ["smp_network"]
 
-# With an activation the outputs would be no logits, with another upsampling they would not have the films' size.
+# With an activation the outputs would be no logits, with another upsampling they would not have the images' size.
 _NOT_OFFERED = {
     *("self", "encoder_name", "encoder_weights", "in_channels", "classes", "aux_params", "activation", "upsampling"),
 }

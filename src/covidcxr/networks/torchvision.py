@@ -125,7 +125,7 @@ def fetch_weights(name: str) -> dict[str, Tensor]:
 
 
 def sum_first_convolution(network: nn.Module, in_channels: int) -> None:
-    """Make the first convolution of a network for colour read grey films as it would three copies of them."""
+    """Make the first convolution of a network for colour read grey images as it would three copies of them."""
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     if in_channels == 1:
         first.in_channels = 1
@@ -152,6 +152,6 @@ def _size_argument(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
     for beginning, argument in _SIZED.items():
         if name.startswith(beginning):
             if argument == "image_size" and height != width:
-                raise ConfigError(f"torchvision's {name!r} reads square films only: image_size is {image_size}.")
+                raise ConfigError(f"torchvision's {name!r} reads square images only: image_size is {image_size}.")
             return {argument: height if argument == "image_size" else image_size}
     return {}

@@ -99,7 +99,7 @@ def copy_backbone(
     """Copy weights into a backbone, every tensor of it and nothing else.
 
     The names may have a prefix from where the backbone was part of something larger, and a first convolution for
-    colour is summed for grey films.
+    colour is summed for grey images.
 
     Args:
         module: The backbone, or a network whose head stays as it is.
@@ -120,7 +120,7 @@ def copy_backbone(
 
 
 def adapt_channels(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make first convolutions fit grey films: the sum over RGB sees in a grey film what the three saw in its copies.
+    """Make first convolutions fit grey images: the sum over RGB sees in a grey image what the three saw in its copies.
 
     Args:
         tensors: Given weights by name.

@@ -1,6 +1,6 @@
-"""torchxrayvision's classifiers, by name: for its weights that were trained on chest films (CheXNet-style).
+"""torchxrayvision's classifiers, by name: for its weights that were trained on chest radiographs (CheXNet-style).
 
-Built by torchvision, of which torchxrayvision's networks are copies for grey films; the weights come as a file.
+Built by torchvision, of which torchxrayvision's networks are copies for grey images; the weights come as a file.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from covidcxr.networks.weights import read_weights, weights_error
 __all__ = ["XRayVisionNetwork", "xrv_network"]
 
 _CLASSES = {"densenet121": ("DenseNet", "densenet121-res224-all"), "resnet50": ("ResNet", "resnet50-res512-all")}
-"""Name -> torchxrayvision's class, and its weights that were trained on most films."""
+"""Name -> torchxrayvision's class, and its weights that were trained on most images."""
 
 
 class XRayVisionNetwork(TorchvisionNetwork):
-    """A classifier that sees films as torchxrayvision scales them, from -1024 (black) to 1024 (white).
+    """A classifier that sees images as torchxrayvision scales them, from -1024 (black) to 1024 (white).
 
     Args:
-        network: What torchvision built, for grey films.
-        mean: The mean that preprocessing subtracted from films in [0, 1]; it is undone here.
+        network: What torchvision built, for grey images.
+        mean: The mean that preprocessing subtracted from images in [0, 1]; it is undone here.
         std: The standard deviation that it divided by.
     """
 
@@ -34,7 +34,7 @@ class XRayVisionNetwork(TorchvisionNetwork):
         self.mean, self.std = mean, std
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits [batch, outputs] of normalised films [batch, 1, height, width]."""
+        """Return logits [batch, outputs] of normalised images [batch, 1, height, width]."""
         grey = image * self.std + self.mean
         return super().forward((2 * grey - 1) * 1024)
 
@@ -51,7 +51,7 @@ def xrv_network(
 ) -> nn.Module:
     """Build a network that takes torchxrayvision's weights (Cohen 2022, https://arxiv.org/abs/2111.00595).
 
-    Its scaling of films, [-1024, 1024], happens inside, whatever mean and std preprocessing has. Its 18 findings
+    Its scaling of images, [-1024, 1024], happens inside, whatever mean and std preprocessing has. Its 18 findings
     give way to a new answering layer.
 
     Args:
@@ -65,7 +65,7 @@ def xrv_network(
 
     Raises:
         UnknownNameError: If torchxrayvision has no such network.
-        ConfigError: If the films are not grey, or an argument is given.
+        ConfigError: If the images are not grey, or an argument is given.
         PretrainedError: If pretrained weights cannot be had.
     """
     from torchvision.models import get_model
@@ -74,7 +74,7 @@ def xrv_network(
         raise UnknownNameError(f"torchxrayvision has no network {name!r}. {did_you_mean(name, _CLASSES)}")
     check_keys(network_args, set(), f"network_args of 'xrv:{name}'")
     if in_channels != 1:
-        raise ConfigError(f"xrv:{name} reads grey films: set preprocess.channels to 1, not {in_channels}.")
+        raise ConfigError(f"xrv:{name} reads grey images: set preprocess.channels to 1, not {in_channels}.")
     network = get_model(name, weights=None, num_classes=num_classes)
     sum_first_convolution(network, in_channels)
     network = XRayVisionNetwork(network, preprocess.mean[0], preprocess.std[0])

@@ -1,9 +1,9 @@
-"""Draws chest films whose lungs, heart and opacities are known to the pixel.
+"""Draws chest radiographs whose lungs, heart and opacities are known to the pixel.
 
-No real film may be handed on with this library, so these stand in for them: in the demo, the golden inputs of
+No real image may be handed on with this library, so these stand in for them: in the demo, the golden inputs of
 saved models, the pictures of the documentation, and the tests. They are cartoons of anatomy, not of patients.
 
-A film is drawn as it is exposed: every organ adds to the matter in the beam (air takes away), and the film's
+An image is drawn as it is exposed: every organ adds to the matter in the beam (air takes away), and the image's
 curve turns the sum into grey. So ribs shine through the heart and an opacity hides the vessels behind it.
 """
 

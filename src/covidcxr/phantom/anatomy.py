@@ -1,8 +1,8 @@
 """Anatomy: one person's measures, and where organs and bones lie.
 
-It is written in *body units* (x from the midline, y from the upper edge, 1 = the film's width or height at zoom 1)
+It is written in *body units* (x from the midline, y from the upper edge, 1 = the image's width or height at zoom 1)
 or in *rib cages* (x from the midline, 1 = the chest wall; y from 0 at the apex to 1 at the lowest angle of the lung).
-The film's left is the patient's right: side -1.
+The image's left is the patient's right: side -1.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ VIEWS: tuple[PhantomView, ...] = get_args(PhantomView)
 SEXES: tuple[Sex, ...] = get_args(Sex)
 
 
-SIDES = (-1, 1)  # the film's left (the patient's right), and its right
+SIDES = (-1, 1)  # the image's left (the patient's right), and its right
 
 
 def curve(knots: Outline, count: int = 24, *, closed: bool = False) -> Outline:

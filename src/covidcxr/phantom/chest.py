@@ -31,7 +31,7 @@ from covidcxr.phantom.film import Film, as_layer
 
 @dataclass(frozen=True, slots=True)
 class Chest:
-    """Lungs and heart on a film."""
+    """Lungs and heart on an image."""
 
     lung: Bool[np.ndarray, "height width"]
     field: Bool[np.ndarray, "height width"]
@@ -158,7 +158,7 @@ def _consolidation(rng: np.random.Generator, body: Body, severity: float) -> lis
 
 
 def draw_devices(rng: np.random.Generator, body: Body, film: Film) -> Layer:
-    """Electrodes with their wires, and a breathing tube, each on some of the films taken in bed."""
+    """Electrodes with their wires, and a breathing tube, each on some of the images taken in bed."""
     shapes: list[Shape] = []
     for _ in range(int(rng.integers(0, 4))):
         pad = np.array([rng.uniform(-0.4, 0.4), rng.uniform(0.15, 0.8)])

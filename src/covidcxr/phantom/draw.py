@@ -1,4 +1,4 @@
-"""One film and the truth about it."""
+"""One image and the truth about it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MASKS = ("lung_field", "lung", "infection")
 
 @dataclass(frozen=True, slots=True)
 class Phantom:
-    """One drawn film and the truth about it.
+    """One drawn image and the truth about it.
 
     Attributes:
         image: Grey in [0, 1]; bright = much matter in the beam.
@@ -33,7 +33,7 @@ class Phantom:
         infection: Where there is an opacity.
         label: "covid19", "pneumonia" or "normal".
         view: "PA" (upright) or "AP" (in bed).
-        seed: What the film was drawn from.
+        seed: What the image was drawn from.
     """
 
     image: Float[np.ndarray, "height width"]
@@ -63,9 +63,9 @@ def draw_phantom(
     sex: Sex | None = None,
     patient_seed: int | None = None,
 ) -> Phantom:
-    """Draw one chest film.
+    """Draw one chest radiograph.
 
-    The same arguments give the same bits. The same seed with another label gives the same film but for the
+    The same arguments give the same bits. The same seed with another label gives the same image but for the
     opacities; at another size, the same anatomy.
 
     Args:
@@ -75,10 +75,10 @@ def draw_phantom(
         view: "PA", or "AP" with a wider heart, higher diaphragm, less contrast, often wires and tubes.
         size: Height and width in pixels, each from 64 up, neither more than twice the other.
         severity: How far and how dense the opacities are, in [0, 1].
-        noise: Standard deviation of the film's grain at mid grey, in [0, 1].
+        noise: Standard deviation of the image's grain at mid grey, in [0, 1].
         marker: Whether the letter that tells the sides is in the picture.
         sex: "F" or "M"; None leaves it to the seed.
-        patient_seed: Seed of the person: films with one `patient_seed` and several `seed`s show one body at
+        patient_seed: Seed of the person: images with one `patient_seed` and several `seed`s show one body at
             several times. None = `seed`.
 
     Raises:
@@ -138,7 +138,7 @@ SOURCES = ("phantom-a", "phantom-b")
 def draw_dataset(
     count: int, *, seed: int = 0, labels: Sequence[PhantomLabel] = LABELS, size: tuple[int, int] = (512, 512)
 ) -> Iterator[Phantom]:
-    """Draw `count` films of as many persons, the labels in turn, view and severity at random.
+    """Draw `count` images of as many persons, the labels in turn, view and severity at random.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -156,19 +156,19 @@ def draw_dataset(
 def write_dataset(
     folder: str | Path, count: int, *, seed: int = 0, size: tuple[int, int] = (256, 256), patients: int | None = None
 ) -> Path:
-    """Write a data set of drawn films: `images/`, a folder a mask class, and `manifest.csv`, whose path comes back.
+    """Write a data set of drawn images: `images/`, a folder a mask class, and `manifest.csv`, whose path comes back.
 
     All masks are known: an infection mask without a set pixel says that there is no opacity. Each person has one
-    label and one source; source, view, sex and age say nothing about the label. The films of "phantom-b" are
+    label and one source; source, view, sex and age say nothing about the label. The images of "phantom-b" are
     grainier and an eighth lower.
 
     Args:
         folder: Where to; made if it is not there.
-        count: Number of films.
+        count: Number of images.
         seed: Of everything that is random.
         size: Height and width in pixels.
-        patients: Number of persons; the first ones have a film more when `count` is not a multiple of it.
-            None = two for three films.
+        patients: Number of persons; the first ones have an image more when `count` is not a multiple of it.
+            None = two for three images.
 
     Raises:
         ConfigError: If an argument is out of range.

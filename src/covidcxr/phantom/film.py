@@ -36,7 +36,7 @@ class Film:
 
     @property
     def scale(self) -> float:
-        """The film's side in pixels (of a square film of the same area)."""
+        """The image's side in pixels (of a square film of the same area)."""
         return math.sqrt(self.height * self.width)
 
     def place(self, points: Outline) -> Outline:
@@ -55,7 +55,7 @@ class Film:
         return self.soften(canvas.astype(np.float32) / 255, blur)
 
     def soften(self, layer: Layer, blur: float) -> Layer:
-        """Blur with a Gaussian of `blur` x the film's side."""
+        """Blur with a Gaussian of `blur` x the image's side."""
         sigma = blur * self.scale
         if sigma < 0.3:
             return layer
@@ -107,7 +107,7 @@ def develop(matter: Layer, film: Film, rng: np.random.Generator, view: PhantomVi
 
 
 def add_grain(image: Layer, rng: np.random.Generator, noise: float) -> Layer:
-    """Add the film's grain, of deviation `noise` at mid grey and more where it is bright."""
+    """Add the image's grain, of deviation `noise` at mid grey and more where it is bright."""
     grain = cv2.GaussianBlur(rng.standard_normal(image.shape, np.float32), (0, 0), 0.6)
     noise /= 0.474  # the deviation that the blur leaves
     return as_layer(np.clip(image + noise * grain * np.sqrt(0.5 + image), 0, 1))

@@ -6,7 +6,6 @@ Cartoons, as the chests are. Lengths are fractions of the picture; x from the mi
 from __future__ import annotations
 
 from collections.abc import Callable
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Pictures that are no frontal chest film, drawn: what a gate must refuse, in training and in tests."""
+"""Pictures that are no frontal chest radiograph, drawn: what a gate must refuse, in training and in tests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from covidcxr.errors import ConfigError
 from covidcxr.phantom.anatomy import Layer, blob
 from covidcxr.phantom.draw import check_seed, check_size
-from covidcxr.phantom.other_bodies import DRAW_BODY
 from covidcxr.phantom.film import Film, add_grain, as_layer, draw_marker
+from covidcxr.phantom.other_bodies import DRAW_BODY
 
 OtherKind: TypeAlias = Literal[
     "ct",
@@ -40,7 +40,7 @@ BODIES: tuple[str, ...] = tuple(DRAW_BODY)
 
 
 def draw_other(seed: int, kind: OtherKind, *, size: tuple[int, int] = (512, 512)) -> Float[np.ndarray, "height width"]:
-    """Draw one picture that is no frontal chest film, in [0, 1].
+    """Draw one picture that is no frontal chest radiograph, in [0, 1].
 
     The same arguments give the same bits. One in five is inverted, and bodies lie any way.
 
@@ -61,9 +61,7 @@ def draw_other(seed: int, kind: OtherKind, *, size: tuple[int, int] = (512, 512)
     rng = np.random.default_rng([4, OTHERS.index(kind), seed])
     turns, body = (int(rng.integers(4)), True) if kind in BODIES else (0, False)
     film = Film.draw(rng, rng, (size[1], size[0]) if turns % 2 else size)
-    draw: Callable[[np.random.Generator, Film], Layer] = (
-        DRAW_BODY[kind] if body else _DRAW_PICTURE[kind]
-    )
+    draw: Callable[[np.random.Generator, Film], Layer] = DRAW_BODY[kind] if body else _DRAW_PICTURE[kind]
     image = np.clip(draw(rng, film), 0, 1)
     if body:
         image = _as_film(image, rng, film)
@@ -73,7 +71,7 @@ def draw_other(seed: int, kind: OtherKind, *, size: tuple[int, int] = (512, 512)
 
 
 def _as_film(image: Layer, rng: np.random.Generator, film: Film) -> Layer:
-    """Narrow the beam, and give it the contrast, marker and grain of a film."""
+    """Narrow the beam, and give it the contrast, marker and grain of an image."""
     part = rng.uniform(0.65, 1) if rng.random() < 0.6 else 1.0
     height, width = round(film.height * part), round(film.width * part)
     top, left = (int(rng.integers(left + 1)) for left in (film.height - height, film.width - width))

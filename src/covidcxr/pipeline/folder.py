@@ -1,4 +1,4 @@
-"""Many films from disk to disk: JSON lines, masks, overlays, a contact sheet."""
+"""Many images from disk to disk: JSON lines, masks, overlays, a contact sheet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from covidcxr.pipeline.prediction import Prediction, in_words
 from covidcxr.transforms.overlay import MASK_COLORS
 from covidcxr.utils.threads import tracked
 
-__all__ = ["find_films", "load_pipeline", "predict_folder", "print_summary", "write_sheet"]
+__all__ = ["find_images", "load_pipeline", "predict_folder", "print_summary", "write_sheet"]
 
 _STYLE = """
 .key i { display: inline-block; width: .9em; height: .9em; border-radius: 2px; margin: 0 .3em 0 .9em; }
@@ -42,7 +42,7 @@ def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str
 
     Args:
         path: Where to write.
-        entries: One a film: its `name` and what `Prediction.to_dict` or `FailedPrediction.to_dict` gave.
+        entries: One an image: its `name` and what `Prediction.to_dict` or `FailedPrediction.to_dict` gave.
         summary: What `covidcxr.batch.predict_folder` counts.
     """
     cards = "\n".join(_failure(entry) if "error" in entry else _card(entry) for entry in entries)
@@ -58,12 +58,12 @@ def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
         '<link rel="icon" href="data:,">',
-        f"<title>covidcxr: {summary['films']} films</title><style>{STYLE}{_STYLE}</style></head><body>",
-        f"<h1>{summary['films']} films</h1><p>{counts}; {summary['failed']} unreadable</p>",
-        f'<p class="dim">Left out, no films: {left_out}</p>' if left_out else "",
+        f"<title>covidcxr: {summary['images']} images</title><style>{STYLE}{_STYLE}</style></head><body>",
+        f"<h1>{summary['images']} images</h1><p>{counts}; {summary['failed']} unreadable</p>",
+        f'<p class="dim">Left out, no images: {left_out}</p>' if left_out else "",
         f'<p class="key dim">Outlines:{key}</p>' if key else "",
         '<p class="notice">For research only, not for clinical use. A probability is what this model says after '
-        "calibration on its own data; on films from elsewhere it can be wrong and sure.</p>",
+        "calibration on its own data; on images from elsewhere it can be wrong and sure.</p>",
         f'<main class="grid">{cards}</main></body></html>',
     ]
     with replace_file(path) as temporary:
@@ -98,41 +98,41 @@ def _failure(entry: dict[str, Any]) -> str:
     )
 
 
-FILM_SUFFIXES = IMAGE_SUFFIXES | {""}  # DICOM files often have none
+SEARCHED_SUFFIXES = IMAGE_SUFFIXES | {""}  # DICOM files often have none
 
 
-def find_films(
+def find_images(
     paths: Sequence[str | os.PathLike[str]], root: str | os.PathLike[str] | None = None
 ) -> tuple[list[tuple[Path, str]], Counter[str]]:
-    """List the films that paths mean: files as they are, folders with all films below them, sorted.
+    """List the images that paths mean: files as they are, folders with all images below them, sorted.
 
     Args:
-        paths: Files and folders. A file that is missing or no film is kept: reading it will say what is wrong.
-        root: Name the answers by the films' paths below this folder; by default below the folder given in `paths`.
+        paths: Files and folders. A file that is missing or no image is kept: reading it will say what is wrong.
+        root: Name the answers by the images' paths below this folder; by default below the folder given in `paths`.
 
     Returns:
-        Each film's path with a name for its answers, made unique, and how many files of which suffix were left out
-        because they are no films.
+        Each image's path with a name for its answers, made unique, and how many files of which suffix were left out
+        because they are no images.
 
     Raises:
-        ConfigError: If a film does not lie below `root`.
+        ConfigError: If an image does not lie below `root`.
     """
-    films: list[tuple[Path, str]] = []
+    images: list[tuple[Path, str]] = []
     names: set[str] = set()
     left_out: Counter[str] = Counter()
     for given in map(Path, paths):
         is_folder = os.path.isdir(given)  # noqa: PTH112 - Path.is_dir raises where a folder above is locked
         for path in _files_below(given) if is_folder else [given]:
             below = _below(path, root if root is not None else given if is_folder else path.parent)
-            if is_folder and (path.suffix.lower() not in FILM_SUFFIXES or path.name.startswith(".")):
+            if is_folder and (path.suffix.lower() not in SEARCHED_SUFFIXES or path.name.startswith(".")):
                 left_out[path.suffix.lower() or path.name] += 1
                 continue
             name, number = below.as_posix(), 2
             while name in names:
                 name, number = f"{below.with_suffix('').as_posix()}-{number}{below.suffix}", number + 1
             names.add(name)
-            films.append((path, name))
-    return films, left_out
+            images.append((path, name))
+    return images, left_out
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -145,7 +145,7 @@ def _files_below(folder: Path) -> list[Path]:
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=report):
         if {"predictions.jsonl", "explanations.json"} & set(names) and "films" in folders:
-            folders.remove("films")  # our own masks, maps and overlays of an earlier run are no films
+            folders.remove("films")  # our own masks, maps and overlays of an earlier run are no images
         if (real := os.path.realpath(place)) in seen:  # a link that leads back
             folders.clear()
             continue
@@ -178,31 +178,31 @@ def predict_folder(
     device: str = "cpu",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Answer for films and write the answers into a folder.
+    """Answer for images and write the answers into a folder.
 
-    Writes `predictions.jsonl` (a line a film, as they are answered), `films/NAME.json`, `.overlay.png` and a
-    `.MASK.png` a mask class for each film, `summary.json`, and `index.html`, the contact sheet.
+    Writes `predictions.jsonl` (a line an image, as they are answered), `films/NAME.json`, `.overlay.png` and a
+    `.MASK.png` a mask class for each image, `summary.json`, and `index.html`, the contact sheet.
 
     Args:
-        paths: Films, or folders that are searched for films.
+        paths: Images, or folders that are searched for images.
         out: Where the answers go; made if need be.
-        root: Name the answers by the films' paths below this folder; by default below the folder given.
+        root: Name the answers by the images' paths below this folder; by default below the folder given.
         model: A pipeline, or where to load one from.
-        batch_size: Films a batch.
-        num_workers: Threads that read films.
+        batch_size: Images a batch.
+        num_workers: Threads that read images.
         device: Where the models run.
         progress: Show a progress bar on standard error.
 
     Returns:
-        The summary: counts of films, answers, doubts and failures, and the paths written.
+        The summary: counts of images, answers, doubts and failures, and the paths written.
 
     Raises:
-        ConfigError: If no film was found, or the device is not there.
+        ConfigError: If no image was found, or the device is not there.
         PretrainedError: If the model cannot be had.
     """
-    films, left_out = find_films(paths, root)
-    if not films:
-        raise ConfigError(f"No films found in {', '.join(map(str, paths))} (looked for {_suffixes()}).")
+    images, left_out = find_images(paths, root)
+    if not images:
+        raise ConfigError(f"No images found in {', '.join(map(str, paths))} (looked for {_suffixes()}).")
     pipeline = load_pipeline(model, device)
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
@@ -210,16 +210,16 @@ def predict_folder(
         (target / stale).unlink(missing_ok=True)
     entries = []
     answers = pipeline.predict(
-        [path for path, _ in films], batch_size=batch_size, num_workers=num_workers, on_error="return"
+        [path for path, _ in images], batch_size=batch_size, num_workers=num_workers, on_error="return"
     )
     with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
-        for (_, name), answer in tracked(zip(films, answers, strict=True), len(films), "films", progress):
+        for (_, name), answer in tracked(zip(images, answers, strict=True), len(images), "films", progress):
             entry = {"name": name, **answer.to_dict()}
             if isinstance(answer, Prediction):
                 place = target / "films" / name
                 try:
                     answer.save(place.parent, place.name)
-                except OSError as error:  # a name too long for this disk must not cost the other films
+                except OSError as error:  # a name too long for this disk must not cost the other images
                     entry = {"name": name, "error": f"The answers cannot be written: {error}", "kind": "OSError"}
             lines.write(json.dumps(entry) + "\n")
             entries.append(entry)
@@ -247,11 +247,11 @@ def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
     """Print what `predict_folder` returned, for people or as JSON."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)  # a film may be called "[red].png"
+    console = Console(highlight=False, soft_wrap=True, markup=False)  # an image may be called "[red].png"
     if as_json:
         console.file.write(json.dumps(summary) + "\n")
         return
-    console.print(f"{summary['films']} films, {summary['failed']} of them unreadable")
+    console.print(f"{summary['images']} images, {summary['failed']} of them unreadable")
     for label, count in summary["answers"].items():
         console.print(f"  {label:<14} {count}")
     for failure in summary["failures"][:10]:
@@ -280,4 +280,4 @@ def _summary(entries: list[dict[str, Any]], left_out: Counter[str], target: Path
 
 
 def _suffixes() -> str:
-    return ", ".join(sorted(suffix for suffix in FILM_SUFFIXES if suffix))
+    return ", ".join(sorted(suffix for suffix in SEARCHED_SUFFIXES if suffix))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from covidcxr.io.image import read_image, read_mask, write_mask
 from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
-from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS
+from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 
 if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline
@@ -30,14 +30,14 @@ def write_golden(pipeline: Pipeline, folder: Path) -> None:
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    films = []
-    for number, image in enumerate(_films(gated=pipeline.gate is not None)):
+    images = []
+    for number, image in enumerate(_images(gated=pipeline.gate is not None)):
         name = f"film-{number}"
         Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(folder / f"{name}.png")
         prediction = pipeline(folder / f"{name}.png")
         for mask_class, mask in prediction.masks.items():
             write_mask(folder / f"{name}.{mask_class}.png", mask)
-        films.append(
+        images.append(
             {
                 "name": name,
                 "label": prediction.label,
@@ -47,11 +47,11 @@ def write_golden(pipeline: Pipeline, folder: Path) -> None:
                 "masks": sorted(prediction.masks),
             }
         )
-    write_json(folder / "golden.json", {"films": films})
+    write_json(folder / "golden.json", {"films": images})
 
 
-def _films(*, gated: bool) -> Iterator[Float[np.ndarray, "height width"]]:
-    """Draw the films; for a gate also one that is turned, one that is inverted, and a page of text."""
+def _images(*, gated: bool) -> Iterator[Float[np.ndarray, "height width"]]:
+    """Draw the images; for a gate also one that is turned, one that is inverted, and a page of text."""
     for seed, (label, view) in enumerate(_PHANTOMS):
         yield draw_phantom(seed, label=label, view=view, size=(320, 320)).image
     if gated:
@@ -68,18 +68,18 @@ def check_golden(pipeline: Pipeline, folder: Path) -> list[str]:
         ImageReadError: If one of them cannot be read.
     """
     faults = []
-    for film in read_json(folder / "golden.json")["films"]:
-        name = film["name"]
+    for image in read_json(folder / "golden.json")["films"]:
+        name = image["name"]
         prediction = pipeline(read_image(folder / f"{name}.png"))
-        if "notes" in film and list(prediction.notes) != film["notes"]:
-            faults.append(f"{name}: corrected are {', '.join(prediction.notes) or 'nothing'}, not {film['notes']}")
-        if (NOT_A_FILM in prediction.reasons) != (NOT_A_FILM in film["reasons"]):
-            faults.append(f"{name}: it is refused as no frontal film, or no more")
-        for answer, wanted in film["probabilities"].items():
+        if "notes" in image and list(prediction.notes) != image["notes"]:
+            faults.append(f"{name}: corrected are {', '.join(prediction.notes) or 'nothing'}, not {image['notes']}")
+        if (NOT_A_FRONTAL_IMAGE in prediction.reasons) != (NOT_A_FRONTAL_IMAGE in image["reasons"]):
+            faults.append(f"{name}: it is refused as no frontal image, or no more")
+        for answer, wanted in image["probabilities"].items():
             given = prediction.probabilities.get(answer, float("nan"))
             if not abs(given - wanted) <= _PROBABILITY_TOLERANCE:
                 faults.append(f"{name}: the probability of {answer} is {given:.4f}, not {wanted:.4f}")
-        for mask_class in film["masks"]:
+        for mask_class in image["masks"]:
             wanted_mask = read_mask(folder / f"{name}.{mask_class}.png")
             given_mask = prediction.masks.get(mask_class, np.zeros_like(wanted_mask))
             total = int(wanted_mask.sum() + given_mask.sum())

@@ -41,21 +41,21 @@ class MaskReport:
     """What was drawn.
 
     Attributes:
-        films: Number of films with masks.
-        areas: From image id to the area of the lungs, a fraction of the film's.
-        small: The films whose lungs are smaller than `min_lung_area`, smallest first.
-        failed: From image id to why the film could not be read.
+        images: Number of images with masks.
+        areas: From image id to the area of the lungs, a fraction of the image's.
+        small: The images whose lungs are smaller than `min_lung_area`, smallest first.
+        failed: From image id to why the image could not be read.
         min_lung_area: The area asked for.
     """
 
-    films: int
+    images: int
     areas: dict[str, float]
     small: dict[str, float]
     failed: dict[str, str]
     min_lung_area: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, without the areas of all films, which stand in the folder's index."""
+        """Return plain data, without the areas of all images, which stand in the folder's index."""
         return {name: value for name, value in asdict(self).items() if name != "areas"}
 
 
@@ -70,21 +70,21 @@ def draw_masks(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> MaskReport:
-    """Draw the lungs of every film of a data set, for `drawn_masks` of any data module on the same films.
+    """Draw the lungs of every image of a data set, for `drawn_masks` of any data module on the same images.
 
-    Writes `IMAGE_ID.CLASS.png` (0 or 255, the film's size) a class, an index with the area of every film, and
-    `small.csv`, the films below `min_lung_area`. It can be interrupted: films whose masks are there are not drawn
-    again. A film that cannot be read costs one entry of the report.
+    Writes `IMAGE_ID.CLASS.png` (0 or 255, the image's size) a class, an index with the area of every image, and
+    `small.csv`, the images below `min_lung_area`. It can be interrupted: images whose masks are there are not drawn
+    again. An image that cannot be read costs one entry of the report.
 
     Args:
         collection: The data set.
         out: Where the masks go; made if need be.
         model: A lung segmenter, or where to load one from.
         postprocess: Clean-up steps; by default the two largest parts, holes filled.
-        min_lung_area: Films whose lungs cover less of the film are told, in [0, 1).
-        batch_size: Films a batch.
+        min_lung_area: Images whose lungs cover less of the image are told, in [0, 1).
+        batch_size: Images a batch.
         device: Where the model runs.
-        progress: Called with the films done and their number.
+        progress: Called with the images done and their number.
 
     Returns:
         The report.
@@ -109,7 +109,7 @@ def draw_masks(
     areas: dict[str, float] = {}
     failed: dict[str, str] = {}
     for done, batch in enumerate(_batches(records, batch_size), 1):
-        films = []
+        images = []
         for record in batch:
             place = Path(record.image_id)
             if place.is_absolute() or ".." in place.parts:  # its masks would be written outside `out`
@@ -120,11 +120,11 @@ def draw_masks(
                 if all(path.is_file() for path in masks.values()):
                     areas[record.image_id] = float(read_mask(masks[classes[0]]).mean())
                 else:
-                    films.append((record, collection.read_film(record)))
+                    images.append((record, collection.load_image(record)))
             except ImageReadError as error:
                 failed[record.image_id] = str(error)
-        answers = pipeline.predict([film for _, film in films], batch_size=batch_size) if films else iter(())
-        for (record, _), answer in zip(films, answers, strict=True):
+        answers = pipeline.predict([image for _, image in images], batch_size=batch_size) if images else iter(())
+        for (record, _), answer in zip(images, answers, strict=True):
             assert isinstance(answer, Prediction)
             for name in reversed(classes):  # the first one, which tells the area, is written last
                 write_mask(target / f"{record.image_id}.{name}.png", answer.masks[name])

@@ -20,7 +20,7 @@ from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
 from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, did_you_mean
 from covidcxr.io import pretrained
 from covidcxr.io.atomic import replace_file
-from covidcxr.io.image import is_one_film, read_image
+from covidcxr.io.image import is_single_image, read_image
 from covidcxr.models import (
     ClassificationModel,
     CXRModel,
@@ -28,9 +28,9 @@ from covidcxr.models import (
     SegmentationModel,
     load_model,
 )
-from covidcxr.models.network import fit_films, lungs_of
+from covidcxr.models.network import fit_images, lungs_of
 from covidcxr.pipeline.golden import write_golden
-from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_film
+from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image
 from covidcxr.pipeline.view_check import Admission, admit, check_gate
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, UPRIGHT, unfit_map
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
@@ -39,7 +39,7 @@ from covidcxr.utils.threads import one_core
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
 
-Film: TypeAlias = Float[np.ndarray, "height width"]
+Image: TypeAlias = Float[np.ndarray, "height width"]
 Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
 Finding: TypeAlias = tuple[Masks, dict[str, float], str | None, tuple[str, ...]]
 
@@ -51,21 +51,21 @@ _MODELS: dict[str, tuple[type[CXRModel], ...]] = {
 }
 _LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
 _SMALL = 5_000_000
-"""Up to so many weights in all, a single film takes half the CPU time on one core, and hardly longer."""
+"""Up to so many weights in all, a single image takes half the CPU time on one core, and hardly longer."""
 
 
 class Pipeline:
-    """Runs the models over films, from file to answer. For research, not for clinical use.
+    """Runs the models over images, from file to answer. For research, not for clinical use.
 
     Args:
-        gate: Refuses what is no frontal chest film, and finds films that are inverted or turned, which are corrected
+        gate: Refuses what is no frontal chest radiograph, and finds images that are inverted or turned, which are corrected
             where that is safe; see `covidcxr.gate`. Comes before all others.
         lung_segmenter: Draws "lung_field" (lungs without the heart) and/or "lung" (with the part behind it).
         infection_segmenter: Draws "infection"; only what lies within the lungs counts.
-        classifier: Says what the film shows; needs a lung segmenter where its region, or that of a member, is not
+        classifier: Says what the image shows; needs a lung segmenter where its region, or that of a member, is not
             "full".
         postprocess: Clean-up of the lung masks; by default the two largest parts, holes filled.
-        min_lung_area: Below this fraction of the film, lungs ("lung" where it is drawn, else "lung_field") are not
+        min_lung_area: Below this fraction of the image, lungs ("lung" where it is drawn, else "lung_field") are not
             believed and the answer is "cannot say".
         card: The model card (Markdown), kept when the pipeline is saved.
 
@@ -102,25 +102,25 @@ class Pipeline:
         return {name: getattr(self, name) for name in _MODELS if getattr(self, name) is not None}
 
     def __call__(self, image: ImageLike) -> Prediction:
-        """Answer for one film: a path, bytes, an array, a PIL image, a tensor or a DICOM data set.
+        """Answer for one image: a path, bytes, an array, a PIL image, a tensor or a DICOM data set.
 
         Raises:
-            ImageReadError: If the film cannot be read.
+            ImageReadError: If the image cannot be read.
         """
         prediction = next(self.predict([image]))
         assert isinstance(prediction, Prediction)
         return prediction
 
     def revise(self, image: ImageLike, masks: Mapping[str, Bool[np.ndarray, "height width"]]) -> Prediction:
-        """Answer for one film from masks that somebody corrected; those not given are drawn as usual.
+        """Answer for one image from masks that somebody corrected; those not given are drawn as usual.
 
         Args:
-            image: The film.
-            masks: By mask class that this pipeline draws, of the film's own size. They count as they are: neither
-                cleaned up, nor doubted for their shape; nor does a gate refuse the film, which somebody has looked at.
+            image: The image.
+            masks: By mask class that this pipeline draws, of the image's own size. They count as they are: neither
+                cleaned up, nor doubted for their shape; nor does a gate refuse the image, which somebody has looked at.
 
         Raises:
-            ImageReadError: If the film cannot be read.
+            ImageReadError: If the image cannot be read.
             ConfigError: If the pipeline does not draw such a mask, or one is of another size or holds no area.
         """
         read = _read((0, image))
@@ -134,7 +134,7 @@ class Pipeline:
                 raise ConfigError(f"This pipeline draws no mask {name!r}. {did_you_mean(name, drawn)}")
             if mask.dtype != bool or mask.shape != read[1].shape or not (mask.any() or name == "infection"):
                 raise ConfigError(
-                    f"The mask {name!r} must be true and false, of the film's size {read[1].shape} and not empty; "
+                    f"The mask {name!r} must be true and false, of the image's size {read[1].shape} and not empty; "
                     f"it is {mask.dtype} {mask.shape}."
                 )
         return self._answer([read], dict(masks))[0]
@@ -147,21 +147,21 @@ class Pipeline:
         num_workers: int = 0,
         on_error: Literal["raise", "return"] = "raise",
     ) -> Iterator[Prediction | FailedPrediction]:
-        """Answer for many films, in their order, as they come; memory does not grow with their number.
+        """Answer for many images, in their order, as they come; memory does not grow with their number.
 
         Args:
-            images: The films; a generator is consumed a batch at a time.
-            batch_size: Films a batch.
-            num_workers: Threads that read films; 0 reads in this one.
-            on_error: "raise" stops at the first film that cannot be read; "return" gives a `FailedPrediction` for
+            images: The images; a generator is consumed a batch at a time.
+            batch_size: Images a batch.
+            num_workers: Threads that read images; 0 reads in this one.
+            on_error: "raise" stops at the first image that cannot be read; "return" gives a `FailedPrediction` for
                 it and goes on.
 
         Raises:
-            ImageReadError: If a film cannot be read and `on_error` is "raise".
-            ConfigError: If an argument is out of range, or one film is given where a list is wanted.
+            ImageReadError: If an image cannot be read and `on_error` is "raise".
+            ConfigError: If an argument is out of range, or one image is given where a list is wanted.
         """
-        if is_one_film(images) or not isinstance(images, Iterable):
-            raise ConfigError("predict wants a list of films; for one film call pipeline(film).")
+        if is_single_image(images) or not isinstance(images, Iterable):
+            raise ConfigError("predict wants a list of images; for one image call pipeline(image).")
         counts: tuple[object, object] = (batch_size, num_workers)
         whole = all(isinstance(count, int) for count in counts)
         if not whole or batch_size < 1 or num_workers < 0 or on_error not in ("raise", "return"):
@@ -178,51 +178,51 @@ class Pipeline:
         try:
             while batch := list(islice(images, batch_size)):
                 read = list((pool.map if pool else map)(_read, batch))
-                answers = iter(self._answer([film for film in read if not isinstance(film, FailedPrediction)]))
-                for film in read:
-                    if isinstance(film, FailedPrediction):
+                answers = iter(self._answer([image for image in read if not isinstance(image, FailedPrediction)]))
+                for image in read:
+                    if isinstance(image, FailedPrediction):
                         if on_error == "raise":
-                            raise film.error
-                        yield film
+                            raise image.error
+                        yield image
                     else:
                         yield next(answers)
         finally:
             if pool:
                 pool.shutdown(cancel_futures=True)
 
-    def _answer(self, read: Sequence[tuple[str, Film]], given: Masks | None = None) -> list[Prediction]:
-        """Answer for films that were read; masks that are `given` take the place of drawn ones, undoubted."""
+    def _answer(self, read: Sequence[tuple[str, Image]], given: Masks | None = None) -> list[Prediction]:
+        """Answer for images that were read; masks that are `given` take the place of drawn ones, undoubted."""
         with one_core() if len(read) == 1 and self._small else nullcontext():
             return list(self._answers(read, given))
 
-    def _answers(self, read: Sequence[tuple[str, Film]], given: Masks | None) -> Iterator[Prediction]:
-        films = [film for _, film in read]
-        admissions = [Admission()] * len(films) if self.gate is None else admit(self.gate, films)
+    def _answers(self, read: Sequence[tuple[str, Image]], given: Masks | None) -> Iterator[Prediction]:
+        images = [image for _, image in read]
+        admissions = [Admission()] * len(images) if self.gate is None else admit(self.gate, images)
         if given:
             admissions = [Admission() if one.reasons else one for one in admissions]
         upright = [
-            one.orientation.correct(film) for film, one in zip(films, admissions, strict=True) if not one.reasons
+            one.orientation.correct(image) for image, one in zip(images, admissions, strict=True) if not one.reasons
         ]
         masks = [one.orientation.correct_masks(given or {}) for one in admissions if not one.reasons]
         findings = iter(self._examine(upright, masks))
-        for (image_id, film), one in zip(read, admissions, strict=True):
+        for (image_id, image), one in zip(read, admissions, strict=True):
             found, chances, label, why = ({}, {}, None, one.reasons) if one.reasons else next(findings)
             shown = one.orientation.lay_masks(found)
             way = UPRIGHT if one.reasons else one.orientation
-            yield Prediction(image_id, label, chances, why, shown, as_film(film), self.classifier, way)
+            yield Prediction(image_id, label, chances, why, shown, as_image(image), self.classifier, way)
 
-    def _examine(self, films: Sequence[Film], given: Sequence[Masks]) -> Iterator[Finding]:
-        """Find masks, probabilities, label and reasons of upright films; masks that are `given` count as they are."""
-        if not films:
+    def _examine(self, images: Sequence[Image], given: Sequence[Masks]) -> Iterator[Finding]:
+        """Find masks, probabilities, label and reasons of upright images; masks that are `given` count as they are."""
+        if not images:
             return
         masks = [dict(known) for known in given]
-        fitted: dict[Any, torch.Tensor] = {}  # of all films, for models that want one size
-        reasons: list[tuple[str, ...]] = [() for _ in films]
-        lung_maps, infection_maps = self._maps_of_both(films, fitted)
+        fitted: dict[Any, torch.Tensor] = {}  # of all images, for models that want one size
+        reasons: list[tuple[str, ...]] = [() for _ in images]
+        lung_maps, infection_maps = self._maps_of_both(images, fitted)
         if self.lung_segmenter is not None:
             if lung_maps is None:
-                lung_maps = self.lung_segmenter.predict_fitted(*fit_films(self.lung_segmenter, films, masks, fitted))
-            drawn = _draw(self.lung_segmenter, lung_maps, films, self.postprocess)
+                lung_maps = self.lung_segmenter.predict_fitted(*fit_images(self.lung_segmenter, images, masks, fitted))
+            drawn = _draw(self.lung_segmenter, lung_maps, images, self.postprocess)
             masks = [found | known for found, known in zip(drawn, given, strict=True)]
             reasons = [
                 ()
@@ -232,13 +232,13 @@ class Pipeline:
             ]
         if self.infection_segmenter is not None:
             if infection_maps is None:
-                seen = fit_films(self.infection_segmenter, films, masks, fitted)
+                seen = fit_images(self.infection_segmenter, images, masks, fitted)
                 infection_maps = self.infection_segmenter.predict_fitted(*seen)
             masks = [
                 {"infection": _within(found, new["infection"]), **found}
-                for found, new in zip(masks, _draw(self.infection_segmenter, infection_maps, films), strict=True)
+                for found, new in zip(masks, _draw(self.infection_segmenter, infection_maps, images), strict=True)
             ]
-        for found, chances, why in zip(masks, self._classify(films, masks, reasons, fitted), reasons, strict=True):
+        for found, chances, why in zip(masks, self._classify(images, masks, reasons, fitted), reasons, strict=True):
             label = None
             if self.classifier is not None and chances:
                 label, doubts = self.classifier.answer(chances)
@@ -246,31 +246,31 @@ class Pipeline:
             yield found, chances, None if why else label, why
 
     def _maps_of_both(
-        self, films: Sequence[Film], fitted: dict[Any, torch.Tensor]
+        self, images: Sequence[Image], fitted: dict[Any, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Compute the maps of lungs and infections at once, where the two segmenters have one encoder."""
         lungs, infection = self.lung_segmenter, self.infection_segmenter
         if lungs is None or infection is None or not lungs.shares_encoder(infection):
             return None, None
-        return lungs.predict_fitted_with(infection, fit_films(lungs, films, (), fitted)[0])
+        return lungs.predict_fitted_with(infection, fit_images(lungs, images, (), fitted)[0])
 
     def _classify(
         self,
-        films: Sequence[Film],
+        images: Sequence[Image],
         masks: Sequence[Masks],
         reasons: Sequence[tuple[str, ...]],
         fitted: dict[Any, torch.Tensor],
     ) -> list[dict[str, float]]:
-        """Ask the classifier about every film that shows what it wants to see."""
-        results: list[dict[str, float]] = [{} for _ in films]
+        """Ask the classifier about every image that shows what it wants to see."""
+        results: list[dict[str, float]] = [{} for _ in images]
         if self.classifier is None:
             return results
         full = not self.classifier.needs_lungs
         asked = [number for number, why in enumerate(reasons) if full or "lungs-not-found" not in why]
         if asked:
-            shown, lungs = [films[n] for n in asked], [masks[n] for n in asked]
-            known = fitted if len(asked) == len(films) else {}
-            answers = [member.predict(*fit_films(member, shown, lungs, known)) for member in self.classifier.members]
+            shown, lungs = [images[n] for n in asked], [masks[n] for n in asked]
+            known = fitted if len(asked) == len(images) else {}
+            answers = [member.predict(*fit_images(member, shown, lungs, known)) for member in self.classifier.members]
             for number, row in zip(asked, self.classifier.combine(answers).tolist(), strict=True):
                 results[number] = dict(zip(self.classifier.config.classes, row, strict=True))
         return results
@@ -350,7 +350,7 @@ class Pipeline:
     ) -> Self:
         """Load a saved pipeline.
 
-        Where the two segmenters see films alike and were saved with equal encoders, they get one, computed once a film.
+        Where the two segmenters see images alike and were saved with equal encoders, they get one, computed once an image.
 
         Args:
             source: A bundled name ("mini"), a folder, or a Hub repository "owner/name".
@@ -399,10 +399,10 @@ class Pipeline:
                 raise ConfigError(f"The {name} must draw {' or '.join(wanted)}, not {list(model.config.classes)}.")
         for name, model in self.models().items():
             if model.needs_lungs and (self.lung_segmenter is None or name == "lung_segmenter"):
-                raise ConfigError(f"The {name} sees only a region of the film: it needs a lung_segmenter.")
+                raise ConfigError(f"The {name} sees only a region of the image: it needs a lung_segmenter.")
 
 
-def _read(numbered: tuple[int, ImageLike]) -> tuple[str, Film] | FailedPrediction:
+def _read(numbered: tuple[int, ImageLike]) -> tuple[str, Image] | FailedPrediction:
     number, image = numbered
     image_id = os.fspath(image) if isinstance(image, str | os.PathLike) else f"film-{number}"
     try:
@@ -412,18 +412,18 @@ def _read(numbered: tuple[int, ImageLike]) -> tuple[str, Film] | FailedPredictio
 
 
 def _draw(
-    model: SegmentationModel, maps: torch.Tensor, films: Sequence[Film], clean: PostProcess | None = None
+    model: SegmentationModel, maps: torch.Tensor, images: Sequence[Image], clean: PostProcess | None = None
 ) -> list[Masks]:
-    """Draw each film's masks at its own size from maps at the network's size, where those of lungs are cleaned."""
+    """Draw each image's masks at its own size from maps at the network's size, where those of lungs are cleaned."""
     drawn: list[Masks] = []
-    for film, values in zip(films, maps.cpu().numpy(), strict=True):
+    for image, values in zip(images, maps.cpu().numpy(), strict=True):
         for name, plane, threshold in zip(model.config.classes, values, model.thresholds(), strict=True):
             if clean is not None and name in _LUNG_CLASSES:
                 raw = plane >= threshold
                 kept = clean(raw)
                 plane[raw & ~kept] = 0.0
                 plane[kept & ~raw] = 1.0
-        height, width = film.shape
+        height, width = image.shape
         full = unfit_map(torch.from_numpy(values)[None], (height, width), model.config.preprocess.fit)[0].numpy()
         named = zip(model.config.classes, full, model.thresholds(), strict=True)
         drawn.append({name: plane >= threshold for name, plane, threshold in named})

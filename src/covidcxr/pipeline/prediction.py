@@ -1,4 +1,4 @@
-"""What a pipeline says of one film."""
+"""What a pipeline says of one image."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _DOUBTS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The answer of a pipeline for one film. For research, not for clinical use.
+    """The answer of a pipeline for one image. For research, not for clinical use.
 
     Attributes:
-        image_id: The film's path or number, as given.
+        image_id: The image's path or number, as given.
         label: The one plausible class, or None = cannot say (see `reasons`), or no classifier.
         probabilities: By class name, calibrated; empty where the classifier could not be asked.
         reasons: Why it cannot say: ids such as "lungs-not-found"; `in_words` makes a sentence of one.
-        masks: By mask class, at the film's own size: "lung_field" (lungs without the heart), "lung" (with the part
+        masks: By mask class, at the image's own size: "lung_field" (lungs without the heart), "lung" (with the part
             behind heart and diaphragm), "infection".
-        film: The film itself, 8-bit grey, for pictures.
+        image: The image itself, 8-bit grey, for pictures.
         classifier: What was asked; for `explain`.
-        orientation: How the film lies, if a gate found it inverted or turned; see `notes`. It was corrected before
-            anything was found on it, and `film` and `masks` are as it was given.
+        orientation: How the image lies, if a gate found it inverted or turned; see `notes`. It was corrected before
+            anything was found on it, and `image` and `masks` are as it was given.
     """
 
     image_id: str
@@ -50,7 +50,7 @@ class Prediction:
     probabilities: dict[str, float]
     reasons: tuple[str, ...]
     masks: dict[str, Bool[np.ndarray, "height width"]]
-    film: UInt8[np.ndarray, "height width"] = field(repr=False)
+    image: UInt8[np.ndarray, "height width"] = field(repr=False)
     classifier: Classifier | None = field(default=None, repr=False)
     orientation: Orientation = UPRIGHT
 
@@ -71,7 +71,7 @@ class Prediction:
 
     @property
     def lung_fraction(self) -> float | None:
-        """Area of the lungs as a fraction of the film's, in [0, 1]."""
+        """Area of the lungs as a fraction of the image's, in [0, 1]."""
         return None if self.lung_mask is None else float(self.lung_mask.mean())
 
     @property
@@ -91,17 +91,17 @@ class Prediction:
             "notes": list(self.notes),
             "lung_fraction": self.lung_fraction,
             "infected_fraction": self.infected_fraction,
-            "height": self.film.shape[0],
-            "width": self.film.shape[1],
+            "height": self.image.shape[0],
+            "width": self.image.shape[1],
             "mask_areas": {name: int(mask.sum()) for name, mask in self.masks.items()},
         }
 
     def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
-        """Draw the film with the outlines of its masks, RGB; findings are tinted as well."""
-        return draw_overlay(self.film, self.masks)
+        """Draw the image with the outlines of its masks, RGB; findings are tinted as well."""
+        return draw_overlay(self.image, self.masks)
 
     def explain(self, target: str | None = None, method: str = "gradcam") -> Explanation:
-        """Show what on the film speaks for a class, in the eyes of the classifier.
+        """Show what on the image speaks for a class, in the eyes of the classifier.
 
         Args:
             target: The class; by default the answer, or where there is none the most probable class.
@@ -119,10 +119,12 @@ class Prediction:
             raise ConfigError(f"The classifier was not asked about {self.image_id}, so nothing can be explained. {why}")
         chances = self.probabilities
         target = target or self.label or max(chances, key=lambda name: chances[name])
-        film = self.orientation.correct(self.film.astype(np.float32) / 255)
-        found = explain(self.classifier, film, self.orientation.correct_masks(self.masks), target=target, method=method)
+        image = self.orientation.correct(self.image.astype(np.float32) / 255)
+        found = explain(
+            self.classifier, image, self.orientation.correct_masks(self.masks), target=target, method=method
+        )
         heat = np.ascontiguousarray(self.orientation.turn(found.heat))
-        return replace(found, heat=heat, probability=chances[target])  # of the film itself, not of its 8 bits
+        return replace(found, heat=heat, probability=chances[target])  # of the image itself, not of its 8 bits
 
     def save(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
         """Write `NAME.json`, `NAME.overlay.png` and one `NAME.MASK.png` (0 or 255) a mask class.
@@ -148,10 +150,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class FailedPrediction:
-    """A film that could not be read or answered: one entry in the report, the others go on.
+    """An image that could not be read or answered: one entry in the report, the others go on.
 
     Attributes:
-        image_id: The film's path or number, as given.
+        image_id: The image's path or number, as given.
         error: What was wrong with it.
     """
 
@@ -168,8 +170,8 @@ def in_words(reason: str) -> str:
     return _DOUBTS.get(reason) or in_words_of_gate(reason) or explain_reason(reason)
 
 
-def as_film(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
-    """Return a film in [0, 1] as 8-bit grey."""
+def as_image(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    """Return an image in [0, 1] as 8-bit grey."""
     import cv2
 
     return np.asarray(cv2.convertScaleAbs(image, alpha=255), np.uint8)

@@ -1,6 +1,6 @@
-"""Cross-validation and leave-one-source-out: one config trained several times, each time tested on other films.
+"""Cross-validation and leave-one-source-out: one config trained several times, each time tested on other images.
 
-Every film is tested once, by a model that saw neither it nor its patient (nor, without its source, any film from
+Every image is tested once, by a model that saw neither it nor its patient (nor, without its source, any image from
 there). So the rows of all parts together are scored as one test.
 """
 
@@ -21,11 +21,11 @@ __all__ = ["HeldOut", "pool_rows", "without_sources"]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which films a part of a pooled run tests.
+    """Which images a part of a pooled run tests.
 
     Attributes:
         name: Names the part and its folder: "fold-0", "without-hannover".
-        settings: Arguments of the data module by which it tests these films.
+        settings: Arguments of the data module by which it tests these images.
     """
 
     name: str
@@ -43,10 +43,10 @@ class HeldOut:
         return tuple(cls(f"fold-{number}", {"fold": number, "folds": count}) for number in range(count))
 
     def apply(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a config whose data module tests these films.
+        """Return a config whose data module tests these images.
 
         Raises:
-            ConfigError: If the config names no data module, or holds films out already.
+            ConfigError: If the config names no data module, or holds images out already.
         """
         changed = copy.deepcopy(dict(config))
         data = changed.get("data")
@@ -64,7 +64,7 @@ def without_sources(data: CXRDataModule, labels: bool = True) -> tuple[tuple[Hel
     """Return the sources that can be held out, one at a time, and why others cannot.
 
     Args:
-        data: The films.
+        data: The images.
         labels: Whether labels are learnt; else only the masks that the data module is asked for are.
 
     Returns:
@@ -80,11 +80,11 @@ def without_sources(data: CXRDataModule, labels: bool = True) -> tuple[tuple[Hel
         split = assign_splits(records, data.fractions, seed=data.split_seed, hold_out_source=source)
         left = _learnt([record for record in split if record.split == "train"], data, labels)
         if lacking := sorted(everything - left):
-            reasons[source] = f"without {source} there is no film to learn {', '.join(lacking)} from"
+            reasons[source] = f"without {source} there is no image to learn {', '.join(lacking)} from"
         else:
             parts.append(HeldOut(f"without-{re.sub(r'[^A-Za-z0-9._-]+', '_', source)}", {"hold_out_source": source}))
     if not parts:
-        why = "; ".join(reasons.values()) or "no film has a label or a mask"
+        why = "; ".join(reasons.values()) or "no image has a label or a mask"
         raise ConfigError(f"No source can be held out: {why}.")
     return tuple(parts), reasons
 
@@ -92,7 +92,7 @@ def without_sources(data: CXRDataModule, labels: bool = True) -> tuple[tuple[Hel
 def pool_rows(parts: Iterable[tuple[HeldOut, Iterable[Mapping[str, Any]]]]) -> list[dict[str, Any]]:
     """Put the rows of all parts together, each with the name of the part that tested it as `fold`.
 
-    A patient of a held-out source is tested with films of other sources, too; these count where their own is held out.
+    A patient of a held-out source is tested with images of other sources, too; these count where their own is held out.
     """
     pooled = []
     for part, rows in parts:
@@ -102,7 +102,7 @@ def pool_rows(parts: Iterable[tuple[HeldOut, Iterable[Mapping[str, Any]]]]) -> l
 
 
 def _learnt(records: Iterable[Record], data: CXRDataModule, labels: bool) -> set[str]:
-    """Return what can be learnt from films: labels, and the masks asked for."""
+    """Return what can be learnt from images: labels, and the masks asked for."""
     found: set[str] = set()
     for record in records:
         if labels:

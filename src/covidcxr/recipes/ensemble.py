@@ -82,7 +82,7 @@ class EnsembleStep:
                 raise type(error)(f"ensemble.boosting: {error}") from error
 
     def boosted(self, config: ModelConfig) -> ClassificationModel:
-        """Build the boosted member for the classes and films of another member's config.
+        """Build the boosted member for the classes and images of another member's config.
 
         Raises:
             ConfigError: If `network_args` are wrong.
@@ -122,7 +122,7 @@ def _check_count(members: int) -> None:
 
 
 def finish(model: Classifier, data: CXRDataModule, folder: Path, coverage: float | None) -> None:
-    """Calibrate on the validation films, save, score the test films, and draw."""
+    """Calibrate on the validation images, save, score the test images, and draw."""
     rows = predict_rows(model, data, "val")
     if rows:
         model.config = calibrate(model.config, rows, coverage)

@@ -80,7 +80,7 @@ class Run:
         return ["fit", "--config", self.claim_folder(), *self.words, *self._place()]
 
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Return the scores of all test films: from name to value, low, high, count and patients."""
+        """Return the scores of all test images: from name to value, low, high, count and patients."""
         scores: dict[str, dict[str, Any]] = read_json(self.folder / "scores.json")["all"]
         return scores
 
@@ -99,7 +99,7 @@ class Run:
 
 @dataclass(frozen=True)
 class PooledRun(Run):
-    """One config, trained and tested in parts, each on other test films; see `covidcxr.pooling`.
+    """One config, trained and tested in parts, each on other test images; see `covidcxr.pooling`.
 
     The parts lie in folders below `folder`, which holds the rows of all of them, scored as one test.
 
@@ -114,7 +114,7 @@ class PooledRun(Run):
         """Split a run into parts.
 
         Raises:
-            ConfigError: If its config holds films out already.
+            ConfigError: If its config holds images out already.
         """
         parts = [
             (

@@ -171,12 +171,12 @@ def run_recipe(
 
 
 def _check_settings(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> None:
-    """Build every run but its films, whose masks are not drawn yet."""
+    """Build every run but its images, whose masks are not drawn yet."""
     for one in _chosen(recipe, folder, words, only) if "model" in recipe.config else ():
         with TemporaryDirectory() as scratch:
             config = write_yaml(Path(scratch) / "config.yaml", one.config)
             place = ["--trainer.logger", "false", "--trainer.default_root_dir", scratch]
-            check(["fit", "--config", str(config), *words, *place], films=False)
+            check(["fit", "--config", str(config), *words, *place], images=False)
 
 
 def _draw_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> list[str]:
@@ -190,8 +190,8 @@ def _draw_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> list[str]
         return least
     report = draw_masks(open_data(recipe.base(), words), folder / "masks", **settings)
     print_line(
-        f"Lung masks of {report.films} films: {folder / 'masks'}. The lungs of {len(report.small)} cover less than "
-        f"{report.min_lung_area:.0%} of the film (small.csv); {len(report.failed)} films could not be read."
+        f"Lung masks of {report.images} images: {folder / 'masks'}. The lungs of {len(report.small)} cover less than "
+        f"{report.min_lung_area:.0%} of the image (small.csv); {len(report.failed)} images could not be read."
     )
     return ["--data.drawn_masks", str(folder / "masks"), *least]
 

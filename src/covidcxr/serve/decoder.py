@@ -1,4 +1,4 @@
-"""A bounded number of processes that decode uploads; one that dies, hangs or grows takes only its own film with it."""
+"""A bounded number of processes that decode uploads; one that dies, hangs or grows takes only its own image with it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SECRET = "COVIDCXR_TOKEN"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedFilm:
-    """A film as it is kept.
+    """An image as it is kept.
 
     Attributes:
         pixels: 8-bit grey, 0 = black.
         png: The same as PNG, without any metadata.
-        thumbnail: The film made small, as PNG.
+        thumbnail: The image made small, as PNG.
         sha256: Of its size and pixels.
         notes: What was done to it on the way, a sentence each.
         identifiers: DICOM identifiers by name, if they were asked for.
@@ -44,11 +44,11 @@ class DecodedFilm:
 
 
 class Decoder:
-    """Decodes films and masks in other processes.
+    """Decodes images and masks in other processes.
 
     Args:
-        workers: How many; further films wait.
-        limits: Time, memory and pixels of one film.
+        workers: How many; further images wait.
+        limits: Time, memory and pixels of one image.
         keep_identifiers: Whether DICOM identifiers are returned.
     """
 
@@ -61,7 +61,7 @@ class Decoder:
         self._running: set[Process] = set()
 
     async def start(self) -> None:
-        """Start all processes, so that the first film need not wait for one."""
+        """Start all processes, so that the first image need not wait for one."""
         free = [self._idle.get_nowait() for _ in range(self._idle.qsize())]
         for process in free:
             self._idle.put_nowait(process or await self._launch())
@@ -72,7 +72,7 @@ class Decoder:
             await self._end(process)
 
     async def film(self, content: bytes) -> DecodedFilm:
-        """Decode a film.
+        """Decode an image.
 
         Raises:
             ImageReadError: If it cannot be read, or not within its time and memory.
@@ -84,7 +84,7 @@ class Decoder:
         return DecodedFilm(grey, png, thumbnail, facts["sha256"], tuple(facts["notes"]), facts["identifiers"])
 
     async def mask(self, content: bytes, size: tuple[int, int]) -> tuple[Bool[np.ndarray, "height width"], bytes]:
-        """Decode a mask of a film's size; return it as truth and as PNG.
+        """Decode a mask of an image's size; return it as truth and as PNG.
 
         Raises:
             ImageReadError: If it is no such mask.
@@ -103,14 +103,14 @@ class Decoder:
             sound = True
         except TimeoutError as error:
             raise ImageReadError(
-                f"Decoding the film took more than {self._limits.decode_seconds:.0f} seconds. Save it as PNG."
+                f"Decoding the image took more than {self._limits.decode_seconds:.0f} seconds. Save it as PNG."
             ) from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise ImageReadError(
-                "The film ended the process that decoded it: it is damaged, or needs too much memory. Save it as PNG."
+                "The image ended the process that decoded it: it is damaged, or needs too much memory. Save it as PNG."
             ) from error
         finally:
-            if not sound and process is not None:  # also when the client went away: it is in the middle of a film
+            if not sound and process is not None:  # also when the client went away: it is in the middle of an image
                 await self._end(process)
             self._idle.put_nowait(process if sound else None)
         if "error" in facts:

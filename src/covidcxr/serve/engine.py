@@ -91,7 +91,7 @@ _BATCH_FILMS = 16
 _BATCH_PIXELS = 32_000_000
 
 
-_PATIENCE = 0.004  # seconds that a batch waits for more films
+_PATIENCE = 0.004  # seconds that a batch waits for more images
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ class Engine:
         return self._facts
 
     def predict(self, film: Pixels) -> Future[Prediction]:
-        """Answer for a film, in one batch with others that wait.
+        """Answer for an image, in one batch with others that wait.
 
         Raises:
             RefusalError: If too much waits already.
@@ -165,7 +165,7 @@ class Engine:
         return self._put(film.size, film)
 
     def revise(self, film: Pixels, masks: Mapping[str, Mask]) -> Future[Prediction]:
-        """Answer for a film from corrected masks.
+        """Answer for an image from corrected masks.
 
         Raises:
             RefusalError: If too much waits already.
@@ -173,7 +173,7 @@ class Engine:
         return self._put(film.size, lambda pipeline: pipeline.revise(film, masks))
 
     def heat(self, film: Pixels, masks: Mapping[str, Mask], target: str) -> Future[Pixels]:
-        """Draw what speaks for a class, 0 to 255 at the film's size; from corrected masks, if there are any.
+        """Draw what speaks for a class, 0 to 255 at the image's size; from corrected masks, if there are any.
 
         Raises:
             RefusalError: If too much waits already.
@@ -190,7 +190,7 @@ class Engine:
             films, waiting = self._waiting
             if films and (films + 1 > self._most[0] or waiting + pixels > self._most[1]):
                 raise RefusalError(
-                    503, f"The server is busy: {films} films wait. Ask again in a second.", retry_after=1
+                    503, f"The server is busy: {films} images wait. Ask again in a second.", retry_after=1
                 )
             self._waiting[:] = films + 1, waiting + pixels
         job = _Job(pixels, work, Future())
@@ -250,7 +250,7 @@ class Engine:
     def _answer_films(self, pipeline: Pipeline, jobs: list[_Job]) -> None:
         try:
             answers = list(pipeline.predict([job.work for job in jobs if isinstance(job.work, np.ndarray)]))
-        except Exception:  # one film must not cost the others their answers
+        except Exception:  # one image must not cost the others their answers
             for job in jobs:
                 _finish(job, lambda film=job.work: pipeline(film))  # type: ignore[misc]
             return

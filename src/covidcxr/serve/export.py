@@ -1,4 +1,4 @@
-"""From a store to a folder that trains models: films whose readers agreed, and nothing that names a patient."""
+"""From a store to a folder that trains models: images whose readers agreed, and nothing that names a patient."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["export_feedback"]
 
 
 def export_feedback(store: Store, out: str | Path) -> dict[str, int]:
-    """Write the films that may train models into a folder, which appears whole or not at all.
+    """Write the images that may train models into a folder, which appears whole or not at all.
 
     It holds `feedback.json`, `films/ID.png`, corrected masks as `masks/ID.CLASS.png`, and those that the model drew as
-    `drawn/films/ID.png.CLASS.png`. File names, comments and DICOM identifiers stay in the store; films of one DICOM
+    `drawn/films/ID.png.CLASS.png`. File names, comments and DICOM identifiers stay in the store; images of one DICOM
     patient share a number.
 
     Args:
@@ -31,7 +31,7 @@ def export_feedback(store: Store, out: str | Path) -> dict[str, int]:
         out: A folder that is not there yet, or is empty.
 
     Returns:
-        How many films, labels and corrected masks it holds.
+        How many images, labels and corrected masks it holds.
 
     Raises:
         ConfigError: If the folder holds something, or no reader agreed.
@@ -44,7 +44,7 @@ def export_feedback(store: Store, out: str | Path) -> dict[str, int]:
         )
     rows = [row for row in reversed(store.films()) if row["verdict"] is not None and row["verdict"]["consent"]]
     if not rows:
-        raise ConfigError("No reader agreed that a film may train models, so there is nothing to export.")
+        raise ConfigError("No reader agreed that an image may train models, so there is nothing to export.")
     draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
         films = [_write_film(store, row, draft, patient) for row, patient in zip(rows, _number(rows), strict=True)]
@@ -89,7 +89,7 @@ def _masks(store: Store, film_id: str) -> Iterator[tuple[str, bool, bytes]]:
 
 
 def _number(rows: list[Row]) -> Iterator[str | None]:
-    """Give each DICOM patient a number; where nobody is known, the pixels' own hash tells the same film again."""
+    """Give each DICOM patient a number; where nobody is known, the pixels' own hash tells the same image again."""
     numbers: dict[str, str] = {}
     for row in rows:
         patient = row["identifiers"].get("PatientID")

@@ -17,7 +17,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Counters of one server; no film, name or label is among them."""
+    """Counters of one server; no image, name or label is among them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -106,7 +106,7 @@ class _Reader:
         if self._name is None:
             raise RefusalError(422, f"The form holds a part that is no file called {self.wanted!r}. Send files only.")
         if len(self.parts) >= self.most:
-            raise RefusalError(413, f"That are more than {self.most} films at once. Send them in several requests.")
+            raise RefusalError(413, f"That are more than {self.most} images at once. Send them in several requests.")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._length += end - start
@@ -142,7 +142,7 @@ async def read_parts(
     """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise RefusalError(415, f"Send films as multipart/form-data, in the field {wanted!r}.")
+        raise RefusalError(415, f"Send images as multipart/form-data, in the field {wanted!r}.")
     parts = Parts()
     reader = _Reader(parts, wanted, most, file_bytes)
     try:
@@ -152,7 +152,7 @@ async def read_parts(
                 parser.write(piece)
         parser.finalize()
         if not reader.ended or not parts:
-            raise RefusalError(422, f"The form is cut short or holds no file. Send a film in the field {wanted!r}.")
+            raise RefusalError(422, f"The form is cut short or holds no file. Send an image in the field {wanted!r}.")
     except (FormParserError, UnicodeDecodeError) as error:
         parts.close()
         raise RefusalError(422, f"The form is damaged: {error}. Send it again.") from error

@@ -1,4 +1,4 @@
-"""The report of one film: what is known of it, as a page that can be printed."""
+"""The report of one image: what is known of it, as a page that can be printed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def film_report(
     masks: Mapping[str, Bool[np.ndarray, "height width"]],
     heat: tuple[str, Float[np.ndarray, "height width"]] | None = None,
 ) -> Page:
-    """Put a film's report together.
+    """Put an image's report together.
 
     Args:
-        film: As the REST interface gives it.
-        pixels: The film.
-        masks: By mask class, at the film's size.
-        heat: A class and what speaks for it, in [0, 1] at the film's size; None = not known.
+        image: As the REST interface gives it.
+        pixels: The image.
+        masks: By mask class, at the image's size.
+        heat: A class and what speaks for it, in [0, 1] at the image's size; None = not known.
 
     Returns:
         The page; every word in it that a client wrote is plain text.
@@ -53,7 +53,7 @@ def film_report(
         _reader(film),
         _origin(film),
     ]
-    return Page("Chest film, read by a model", _answer(film), facts, sections)
+    return Page("Chest radiograph, read by a model", _answer(film), facts, sections)
 
 
 def _answer(film: Mapping[str, Any]) -> str:
@@ -77,13 +77,13 @@ def _pictures(
     corrected = f"; corrected by the reader: {_list(film['corrected'])}" if film["corrected"] else ""
     pictures = [
         Picture(_png(pixels), "The film", "The film"),
-        Picture(_png(drawn), "The film with outlines of its masks", f"Masks: {_list(film['masks'])}{corrected}"),
+        Picture(_png(drawn), "The image with outlines of its masks", f"Masks: {_list(film['masks'])}{corrected}"),
     ]
     if heat is not None:
         target, values = heat
         shown = Explanation(values, target, "gradcam", film["probabilities"][target]).overlay(pixels)
         caption = f"What speaks for {_words(target)} in the eyes of the model (Grad-CAM)"
-        pictures.append(Picture(_png(shown), "The film with a heat map", caption))
+        pictures.append(Picture(_png(shown), "The image with a heat map", caption))
     return pictures
 
 
@@ -96,7 +96,7 @@ def _probabilities(film: Mapping[str, Any]) -> Section:
     if not rows:
         return Section("Answer", "The classifier was not asked.", reasons)
     table = Table(("Class", "Probability", "Plausible from", "Plausible"), rows)
-    lead = "Probabilities are calibrated for films like those of training, where all classes were equally frequent."
+    lead = "Probabilities are calibrated for images like those of training, where all classes were equally frequent."
     return Section("Answer", lead, [table, *reasons])
 
 
@@ -145,7 +145,7 @@ def _origin(film: Mapping[str, Any]) -> Section:
     rows = [
         ("Model", film["model"]),
         ("SHA-256 of the model", film["model_sha256"]),
-        ("SHA-256 of the film's pixels", film["sha256"]),
+        ("SHA-256 of the image's pixels", film["sha256"]),
         ("covidcxr", __version__),
     ]
     notes = [Words(note) for note in film["notes"]]

@@ -1,4 +1,4 @@
-"""The REST interface: films, what is known of them, and what readers say."""
+"""The REST interface: images, what is known of them, and what readers say."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 
 
 def film_routes(desk: Desk, metrics: Metrics) -> APIRouter:
-    """Return the routes below /api that have to do with films."""
+    """Return the routes below /api that have to do with images."""
     routes = APIRouter(prefix="/api")
     _add_uploads(routes, desk, metrics)
     _add_batches(routes, desk)
@@ -157,7 +157,7 @@ def film_routes(desk: Desk, metrics: Metrics) -> APIRouter:
 def _add_uploads(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
     @routes.post("/films", status_code=201, response_model=Film, openapi_extra=_form("file", _FILE))
     async def upload_film(request: Request) -> dict[str, Any]:
-        """Answer for one film (PNG, JPEG, TIFF, BMP, WebP or DICOM), and keep it."""
+        """Answer for one image (PNG, JPEG, TIFF, BMP, WebP or DICOM), and keep it."""
         with desk.admit():
             parts = await _read(request, desk.limits, "file", 1)
             try:
@@ -183,7 +183,7 @@ def _add_batches(routes: APIRouter, desk: Desk) -> None:
         openapi_extra=_form("files", {"type": "array", "items": _FILE}),
     )
     async def predict_films(request: Request) -> StreamingResponse:
-        """Answer for many films, one line of JSON each, in order and as they come; nothing is kept."""
+        """Answer for many images, one line of JSON each, in order and as they come; nothing is kept."""
         if batches.locked():
             raise RefusalError(
                 503, f"{limits.batches} large batches are being answered. Ask again later.", retry_after=10
@@ -203,7 +203,7 @@ async def _read(request: Request, limits: Limits, wanted: str, most: int) -> Par
 
 
 class _Batch(StreamingResponse):
-    """Answers for many films as lines of JSON; lets go of their files whatever happens."""
+    """Answers for many images as lines of JSON; lets go of their files whatever happens."""
 
     def __init__(self, desk: Desk, parts: Parts, batches: asyncio.Semaphore) -> None:
         super().__init__(_lines(desk, parts), media_type="application/x-ndjson")
@@ -240,43 +240,43 @@ async def _lines(desk: Desk, parts: Parts) -> AsyncIterator[str]:
 def _add_films(routes: APIRouter, desk: Desk) -> None:
     @routes.get("/films", response_model=Films)
     async def list_films() -> dict[str, Any]:
-        """Return all kept films, newest first."""
+        """Return all kept images, newest first."""
         return {"films": [film_of(row) for row in await asyncio.to_thread(desk.store.films)]}
 
     @routes.get("/films/{film_id}", response_model=Film)
     async def get_film(film_id: FilmId) -> dict[str, Any]:
-        """Return a film, with the answer of the model that runs now."""
+        """Return an image, with the answer of the model that runs now."""
         return film_of(await desk.film(film_id))
 
     @routes.delete("/films/{film_id}", status_code=204)
     async def remove_film(film_id: FilmId) -> None:
-        """Forget a film and all that was said of it."""
+        """Forget an image and all that was said of it."""
         await asyncio.to_thread(desk.store.remove, film_id)
 
 
 def _add_pictures(routes: APIRouter, desk: Desk) -> None:
     @routes.get("/films/{film_id}/{picture}.png", response_class=Response, responses=_PNG)
     async def get_picture(film_id: FilmId, picture: Name) -> Response:
-        """Return the film ("image") or its thumbnail ("thumbnail")."""
+        """Return the image ("image") or its thumbnail ("thumbnail")."""
         if picture not in ("image", "thumbnail"):
-            raise RefusalError(404, "A film has the pictures image.png and thumbnail.png.")
+            raise RefusalError(404, "An image has the pictures image.png and thumbnail.png.")
         return _png(await asyncio.to_thread(desk.store.picture, film_id, picture))
 
     @routes.get("/films/{film_id}/masks/{mask_class}.png", response_class=Response, responses=_PNG)
     async def get_mask(film_id: FilmId, mask_class: Name) -> Response:
-        """Return a mask, 0 and 255 at the film's size: the corrected one, else the drawn one."""
+        """Return a mask, 0 and 255 at the image's size: the corrected one, else the drawn one."""
         return _png(await asyncio.to_thread(desk.store.mask, film_id, mask_class))
 
     @routes.get("/films/{film_id}/heat/{target}.png", response_class=Response, responses=_PNG)
     async def get_heat(film_id: FilmId, target: Name) -> Response:
-        """Return what speaks for a class (Grad-CAM), 0 to 255 at the film's size."""
+        """Return what speaks for a class (Grad-CAM), 0 to 255 at the image's size."""
         return _png(await desk.heat(film_id, target))
 
 
 def _add_feedback(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
     @routes.put("/films/{film_id}/masks/{mask_class}", response_model=Film, openapi_extra=_PNG_BODY)
     async def correct_mask(film_id: FilmId, mask_class: Name, request: Request) -> dict[str, Any]:
-        """Answer anew from a corrected mask: a PNG of 0 and 255, of the film's size."""
+        """Answer anew from a corrected mask: a PNG of 0 and 255, of the image's size."""
         content = bytearray()
         async for piece in request.stream():
             content += piece
@@ -289,7 +289,7 @@ def _add_feedback(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
 
     @routes.put("/films/{film_id}/prior", response_model=Film)
     async def state_prior(film_id: FilmId, prior: Prior) -> dict[str, Any]:
-        """State the pre-test probabilities; the film comes back with the post-test ones."""
+        """State the pre-test probabilities; the image comes back with the post-test ones."""
         return film_of(await desk.state_prior(film_id, prior.probabilities))
 
     @routes.put("/films/{film_id}/verdict", response_model=Film)
@@ -335,7 +335,7 @@ def report_routes(desk: Desk) -> APIRouter:
 
     @routes.get("/films/{film_id}/report.json")
     async def get_json(film_id: FilmId) -> JSONResponse:
-        """Return all that is known of the film."""
+        """Return all that is known of the image."""
         film = film_of(await desk.film(film_id))
         more: dict[str, Any] = {"covidcxr": __version__, "notice": "For research only, not for clinical use."}
         if film["posterior"]:

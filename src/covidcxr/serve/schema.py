@@ -30,7 +30,7 @@ FORMULA = "post-test(c) = p(c) · pre-test(c) / trained(c), divided by its sum o
 
 
 def uniform(classes: Mapping[str, float] | tuple[str, ...]) -> dict[str, float]:
-    """Return equal shares: what classifiers see that draw their training films balanced by class."""
+    """Return equal shares: what classifiers see that draw their training images balanced by class."""
     return {name: 1 / len(classes) for name in classes}
 
 
@@ -59,8 +59,8 @@ def post_test(
 ) -> dict[str, float] | None:
     """Return post-test probabilities of exclusive classes (Bayes' rule; Saerens 2002, equation 4).
 
-    A calibrated classifier gives p(class | film) under the shares `trained` of the classes in its training. Divided by
-    them it is the likelihood of the film, up to a factor; times the pre-test probability it is the post-test one.
+    A calibrated classifier gives p(class | image) under the shares `trained` of the classes in its training. Divided by
+    them it is the likelihood of the image, up to a factor; times the pre-test probability it is the post-test one.
 
     Args:
         probabilities: The classifier's, calibrated, by class; in [0, 1].
@@ -68,7 +68,7 @@ def post_test(
         trained: Shares of the classes in training; by default equal.
 
     Returns:
-        By class, in [0, 1], sum 1; None if the film is impossible under the prior.
+        By class, in [0, 1], sum 1; None if the image is impossible under the prior.
     """
     trained = trained or uniform(dict(probabilities))
     products = {name: value * prior[name] / trained[name] for name, value in probabilities.items()}
@@ -90,7 +90,7 @@ class Prior(_In):
 
 
 class Verdict(_In):
-    """What the reader says: a class, "cannot say" or null; and whether the film may train models."""
+    """What the reader says: a class, "cannot say" or null; and whether the image may train models."""
 
     label: str | None
     comment: str = Field(default="", max_length=10_000)
@@ -130,7 +130,7 @@ class Sides(BaseModel):
 
 
 class Answer(BaseModel):
-    """What a model says of a film. Probabilities are calibrated; fractions lie in [0, 1]."""
+    """What a model says of an image. Probabilities are calibrated; fractions lie in [0, 1]."""
 
     model: str
     model_sha256: str
@@ -148,7 +148,7 @@ class Answer(BaseModel):
 
 
 class Film(Answer):
-    """A kept film, its answer, and what its reader said."""
+    """A kept image, its answer, and what its reader said."""
 
     id: str
     name: str
@@ -165,7 +165,7 @@ class Film(Answer):
 
 
 class Films(BaseModel):
-    """All kept films, newest first."""
+    """All kept images, newest first."""
 
     films: list[Film]
 

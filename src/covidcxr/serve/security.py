@@ -66,7 +66,7 @@ class Doorkeeper:
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
                 if _is_private(scope["path"]):
-                    headers.setdefault("Cache-Control", "no-store")  # films stay in no cache
+                    headers.setdefault("Cache-Control", "no-store")  # images stay in no cache
             await send(message)
 
         try:
@@ -95,7 +95,7 @@ def refusal_response(refusal: RefusalError) -> JSONResponse:
 
 
 def _is_private(path: str) -> bool:
-    """Whether it tells of films; the page itself, its files and the list of routes do not."""
+    """Whether it tells of images; the page itself, its files and the list of routes do not."""
     return path.startswith("/api") or path == "/metrics"
 
 

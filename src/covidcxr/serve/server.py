@@ -119,7 +119,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
         faults = [_fault(found) for found in error.errors()[:3]]
         status = 404 if any("film_id" in found["loc"] for found in error.errors()) else 422
-        return JSONResponse({"error": "There is no such film." if status == 404 else "; ".join(faults)}, status)
+        return JSONResponse({"error": "There is no such image." if status == 404 else "; ".join(faults)}, status)
 
     @app.exception_handler(Exception)
     async def apologise(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What the server does with films, without any HTTP: decode, answer, keep, correct, judge."""
+"""What the server does with images, without any HTTP: decode, answer, keep, correct, judge."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SMALLEST_LUNG = 0.25
 
 
 def to_answer(prediction: Prediction, facts: ModelFacts) -> dict[str, Any]:
-    """Return all that is said of a film, as JSON can hold it."""
+    """Return all that is said of an image, as JSON can hold it."""
     from covidcxr.pipeline.prediction import in_words
 
     chances = prediction.probabilities
@@ -120,16 +120,16 @@ Pixels = UInt8[np.ndarray, "height width"]
 Mask = Bool[np.ndarray, "height width"]
 
 
-_TURN = 0.05  # seconds after which a film of a large batch knocks again
+_TURN = 0.05  # seconds after which an image of a large batch knocks again
 
 
 class Desk:
-    """Answers for films and keeps what readers say of them.
+    """Answers for images and keeps what readers say of them.
 
     Args:
         engine: Asks the models.
         decoder: Opens uploads.
-        store: Keeps films.
+        store: Keeps images.
         limits: How much is taken.
     """
 
@@ -146,7 +146,7 @@ class Desk:
             RefusalError: If as many are in as may be.
         """
         if self._uploads >= self.limits.uploads:
-            raise RefusalError(503, f"The server is busy with {self._uploads} films. Ask again.", retry_after=1)
+            raise RefusalError(503, f"The server is busy with {self._uploads} images. Ask again.", retry_after=1)
         self._uploads += 1
         try:
             yield
@@ -154,7 +154,7 @@ class Desk:
             self._uploads -= 1
 
     async def add(self, name: str, content: bytes) -> Row:
-        """Answer for an uploaded film and keep it.
+        """Answer for an uploaded image and keep it.
 
         Raises:
             ImageReadError: If it cannot be read.
@@ -165,7 +165,7 @@ class Desk:
         return await asyncio.to_thread(self._keep, name, film, prediction)
 
     async def predict(self, name: str, content: bytes) -> dict[str, Any]:
-        """Answer for a film of a large batch, of which nothing is kept; waits where the server is busy.
+        """Answer for an image of a large batch, of which nothing is kept; waits where the server is busy.
 
         Raises:
             ImageReadError: If it cannot be read.
@@ -189,10 +189,10 @@ class Desk:
         }
 
     async def film(self, film_id: str) -> Row:
-        """Return a film with an answer of the model that runs now: an answer of another one is worked out anew.
+        """Return an image with an answer of the model that runs now: an answer of another one is worked out anew.
 
         Raises:
-            RefusalError: If there is no such film, or too much waits already.
+            RefusalError: If there is no such image, or too much waits already.
         """
         row = await asyncio.to_thread(self.store.film, film_id)
         if row["answer"]["model_sha256"] == self.engine.facts.sha256:
@@ -200,12 +200,12 @@ class Desk:
         return await self._revise(film_id, {})
 
     async def correct(self, film_id: str, mask_class: str, content: bytes) -> Row:
-        """Answer for a film anew, from a mask that a reader corrected.
+        """Answer for an image anew, from a mask that a reader corrected.
 
         Raises:
-            ImageReadError: If it is no mask of the film's size.
+            ImageReadError: If it is no mask of the image's size.
             ConfigError: If the model draws no such mask, or the mask holds no lung.
-            RefusalError: If there is no such film.
+            RefusalError: If there is no such image.
         """
         row = await asyncio.to_thread(self.store.film, film_id)
         if mask_class not in self.engine.facts.mask_classes:
@@ -217,7 +217,7 @@ class Desk:
         """Go back to the mask that the model draws.
 
         Raises:
-            RefusalError: If there is no such film, or its mask was not corrected.
+            RefusalError: If there is no such image, or its mask was not corrected.
         """
         row = await asyncio.to_thread(self.store.film, film_id)
         if mask_class not in row["corrected"]:
@@ -229,7 +229,7 @@ class Desk:
 
         Raises:
             ConfigError: If they are none.
-            RefusalError: If there is no such film, or its classes are not exclusive.
+            RefusalError: If there is no such image, or its classes are not exclusive.
         """
         if prior is not None:
             if not self.engine.facts.exclusive:
@@ -241,7 +241,7 @@ class Desk:
         """Keep a verdict; when this returns it is on the disk.
 
         Raises:
-            RefusalError: If there is no such film or class.
+            RefusalError: If there is no such image or class.
         """
         row = await asyncio.to_thread(self.store.film, film_id)
         classes = row["answer"]["classes"]
@@ -250,25 +250,25 @@ class Desk:
         return await asyncio.to_thread(self.store.judge, film_id, label=label, comment=comment, consent=consent)
 
     async def heat(self, film_id: str, target: str) -> bytes:
-        """Return what speaks for a class on a film, as grey PNG of the film's size.
+        """Return what speaks for a class on an image, as grey PNG of the image's size.
 
         Raises:
-            RefusalError: If there is no such film or class, or the classifier was not asked.
+            RefusalError: If there is no such image or class, or the classifier was not asked.
         """
         row = await self.film(film_id)
         if target not in self.engine.facts.classes:
             raise RefusalError(404, "The model knows no such class.")
         if not row["answer"]["probabilities"]:
-            raise RefusalError(409, "The classifier was not asked about this film, so there is nothing to explain.")
+            raise RefusalError(409, "The classifier was not asked about this image, so there is nothing to explain.")
         return await asyncio.to_thread(to_png, await self.heat_map(row, target))
 
     async def heat_map(self, row: Row, target: str) -> Pixels:
-        """Draw what speaks for a class on a film, 0 to 255 at its size."""
+        """Draw what speaks for a class on an image, 0 to 255 at its size."""
         pixels, corrected = await asyncio.to_thread(self._load, row["id"])
         return await asyncio.wrap_future(self.engine.heat(pixels, self._usable(corrected), target))
 
     async def pictures(self, row: Row) -> tuple[Pixels, dict[str, Mask]]:
-        """Return a film and its masks as they are now."""
+        """Return an image and its masks as they are now."""
 
         def load() -> tuple[Pixels, dict[str, Mask]]:
             masks = {name: png_to_mask(self.store.mask(row["id"], name)) for name in row["answer"]["masks"]}
@@ -287,7 +287,7 @@ class Desk:
         return self.store.add(name, film, answer, masks_to_png(prediction.masks))
 
     async def _revise(self, film_id: str, changes: Mapping[str, bytes | None]) -> Row:
-        """Answer anew from all corrected masks, of which some change or (None) go; one at a time for each film."""
+        """Answer anew from all corrected masks, of which some change or (None) go; one at a time for each image."""
         async with self._locks.setdefault(film_id, asyncio.Lock()):
             pixels, before = await asyncio.to_thread(self._load, film_id)
             corrected = {name: png for name, png in {**before, **changes}.items() if png is not None}
@@ -299,7 +299,7 @@ class Desk:
             return await asyncio.to_thread(self.store.revise, film_id, answer, drawn, corrected)
 
     def _load(self, film_id: str) -> tuple[Pixels, dict[str, bytes]]:
-        """Return a film and its corrected masks, as PNG."""
+        """Return an image and its corrected masks, as PNG."""
         return png_to_pixels(self.store.picture(film_id, "image")), self.store.corrected(film_id)
 
     def _usable(self, corrected: Mapping[str, bytes]) -> dict[str, Mask]:

@@ -20,17 +20,17 @@ class Limits:
 
     Attributes:
         file_bytes: Size of one uploaded file.
-        pixels: Height times width of one film.
-        films: Films kept; the oldest without a verdict or a corrected mask goes first.
+        pixels: Height times width of one image.
+        images: Images kept; the oldest without a verdict or a corrected mask goes first.
         store_bytes: Size of all kept pictures together.
-        batch_films: Films in one request for many.
+        batch_films: Images in one request for many.
         batch_bytes: Size of one request for many; it waits on the disk, not in memory.
         batches: Requests for many at once.
-        waiting_films: Films that wait for the model; above it the server is busy.
+        waiting_films: Images that wait for the model; above it the server is busy.
         waiting_pixels: Their pixels together, a byte each.
         uploads: Uploads at once, from their first byte to their answer; above it the server is busy.
-        decode_seconds: Time to decode one film.
-        decode_bytes: Memory of a worker that decodes films.
+        decode_seconds: Time to decode one image.
+        decode_bytes: Memory of a worker that decodes images.
         head_seconds: Time for a request's head.
         idle_seconds: Pause between two pieces of a body, or of an answer that is not taken.
         slow_bytes: Bytes a second that a body must bring on average, after the first `idle_seconds`.

@@ -143,7 +143,7 @@ def _open_database(where: str | Path) -> Engine:
         except ModuleNotFoundError as error:
             raise ConfigError(f"The store's database needs {error.name}: pip install {error.name}") from error
     folder = Path(where)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # films of patients are nobody else's
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # images of patients are nobody else's
     engine = create_engine(f"sqlite:///{folder / FILE}", connect_args={"timeout": 30})
     event.listen(engine, "connect", _set_up_sqlite)
     return engine
@@ -165,11 +165,11 @@ _PICTURES = {"image": films.c.image, "thumbnail": films.c.thumbnail}
 
 
 class Store:
-    """Keeps films, masks and verdicts. Whatever returns has been written to the disk.
+    """Keeps images, masks and verdicts. Whatever returns has been written to the disk.
 
     Args:
         where: Folder of an embedded SQLite database, or a database's URL.
-        most_films: Films kept; the oldest that nobody judged or corrected goes first.
+        most_films: Images kept; the oldest that nobody judged or corrected goes first.
         most_bytes: Size of their pictures together.
 
     Raises:
@@ -186,10 +186,10 @@ class Store:
         self.engine.dispose()
 
     def add(self, name: str, film: DecodedFilm, answer: Row, drawn: Mapping[str, bytes]) -> Row:
-        """Keep a film with its answer and drawn masks, and return its row; makes room first.
+        """Keep an image with its answer and drawn masks, and return its row; makes room first.
 
         Raises:
-            RefusalError: If the store is full of films with feedback.
+            RefusalError: If the store is full of images with feedback.
         """
         size = len(film.png) + len(film.thumbnail) + sum(map(len, drawn.values()))
         row = {
@@ -213,16 +213,16 @@ class Store:
             return _read(connection, row["id"])
 
     def film(self, film_id: str) -> Row:
-        """Return the row of a film, with its latest verdict and the names of its corrected masks.
+        """Return the row of an image, with its latest verdict and the names of its corrected masks.
 
         Raises:
-            RefusalError: If there is no such film.
+            RefusalError: If there is no such image.
         """
         with self.engine.connect() as connection:
             return _read(connection, film_id)
 
     def films(self) -> list[Row]:
-        """Return the rows of all films, newest first."""
+        """Return the rows of all images, newest first."""
         with self.engine.connect() as connection:
             rows = [
                 dict(row) for row in connection.execute(select(*_SHOWN).order_by(films.c.uploaded.desc())).mappings()
@@ -234,17 +234,17 @@ class Store:
         return [row | {"corrected": corrected.get(row["id"], []), "verdict": said.get(row["id"])} for row in rows]
 
     def count(self) -> int:
-        """Return the number of films."""
+        """Return the number of images."""
         with self.engine.connect() as connection:
             return connection.execute(select(func.count()).select_from(films)).scalar_one()
 
     def picture(self, film_id: str, name: str) -> bytes:
-        """Return the film ("image") or its thumbnail ("thumbnail") as PNG.
+        """Return the image ("image") or its thumbnail ("thumbnail") as PNG.
 
         Raises:
-            RefusalError: If there is no such film.
+            RefusalError: If there is no such image.
         """
-        return self._bytes(select(_PICTURES[name]).where(films.c.id == film_id), "There is no such film.")
+        return self._bytes(select(_PICTURES[name]).where(films.c.id == film_id), "There is no such image.")
 
     def mask(self, film_id: str, name: str) -> bytes:
         """Return a mask as PNG: the corrected one, else the drawn one.
@@ -253,10 +253,10 @@ class Store:
             RefusalError: If there is no such mask.
         """
         query = select(masks.c.image).where(masks.c.film == film_id, masks.c.name == name)
-        return self._bytes(query.order_by(masks.c.corrected.desc()), "This film has no such mask.")
+        return self._bytes(query.order_by(masks.c.corrected.desc()), "This image has no such mask.")
 
     def corrected(self, film_id: str) -> dict[str, bytes]:
-        """Return the corrected masks of a film as PNG, by mask class."""
+        """Return the corrected masks of an image as PNG, by mask class."""
         query = select(masks.c.name, masks.c.image).where(masks.c.film == film_id, masks.c.corrected)
         with self.engine.connect() as connection:
             return {row.name: bytes(row.image) for row in connection.execute(query)}
@@ -264,16 +264,16 @@ class Store:
     def revise(
         self, film_id: str, answer: Row, drawn: Mapping[str, bytes], corrected: Mapping[str, bytes] | None = None
     ) -> Row:
-        """Keep another answer of a film, and return its row.
+        """Keep another answer of an image, and return its row.
 
         Args:
-            film_id: The film.
+            film_id: The image.
             answer: What is said of it now.
             drawn: Masks that the model drew, as PNG.
             corrected: All masks that a reader corrected, as PNG; None leaves them as they are.
 
         Raises:
-            RefusalError: If there is no such film.
+            RefusalError: If there is no such image.
         """
         with self.engine.begin() as connection:
             self._change(connection, film_id, answer=answer)
@@ -285,20 +285,20 @@ class Store:
             return _read(connection, film_id)
 
     def state_prior(self, film_id: str, prior: Mapping[str, float] | None) -> Row:
-        """Keep the pre-test probabilities of a film, and return its row.
+        """Keep the pre-test probabilities of an image, and return its row.
 
         Raises:
-            RefusalError: If there is no such film.
+            RefusalError: If there is no such image.
         """
         with self.engine.begin() as connection:
             self._change(connection, film_id, prior=None if prior is None else dict(prior))
             return _read(connection, film_id)
 
     def judge(self, film_id: str, *, label: str | None, comment: str, consent: bool) -> Row:
-        """Keep a verdict with the answer that the reader saw, and return the film's row; earlier ones stay.
+        """Keep a verdict with the answer that the reader saw, and return the image's row; earlier ones stay.
 
         Raises:
-            RefusalError: If there is no such film.
+            RefusalError: If there is no such image.
         """
         with self.engine.begin() as connection:
             answer = _read(connection, film_id)["answer"]
@@ -308,14 +308,14 @@ class Store:
             return _read(connection, film_id)
 
     def remove(self, film_id: str) -> None:
-        """Forget a film and all that was said of it.
+        """Forget an image and all that was said of it.
 
         Raises:
-            RefusalError: If there is no such film.
+            RefusalError: If there is no such image.
         """
         with self.engine.begin() as connection:
             if not connection.execute(delete(films).where(films.c.id == film_id)).rowcount:
-                raise RefusalError(404, "There is no such film.")
+                raise RefusalError(404, "There is no such image.")
 
     def _bytes(self, query: Any, otherwise: str) -> bytes:
         with self.engine.connect() as connection:
@@ -326,10 +326,10 @@ class Store:
 
     def _change(self, connection: Connection, film_id: str, **values: Any) -> None:
         if not connection.execute(update(films).where(films.c.id == film_id).values(**values)).rowcount:
-            raise RefusalError(404, "There is no such film.")
+            raise RefusalError(404, "There is no such image.")
 
     def _make_room(self, connection: Connection, size: int) -> None:
-        """Remove the oldest films without feedback until another one fits."""
+        """Remove the oldest images without feedback until another one fits."""
         count, total = connection.execute(select(func.count(), func.coalesce(func.sum(films.c.bytes), 0))).one()
         query = select(films.c.id, films.c.bytes).where(~_has_feedback()).order_by(films.c.uploaded)
         oldest = iter(connection.execute(query.limit(100)).all() if self._is_full(count + 1, total + size) else ())
@@ -337,7 +337,7 @@ class Store:
             film = next(oldest, None)
             if film is None:
                 raise RefusalError(
-                    507, "The store is full of films with a verdict or correction: export and remove some."
+                    507, "The store is full of images with a verdict or correction: export and remove some."
                 )
             connection.execute(delete(films).where(films.c.id == film.id))
             count, total = count - 1, total - film.bytes
@@ -363,7 +363,7 @@ def _latest() -> Any:
 def _read(connection: Connection, film_id: str) -> Row:
     row = connection.execute(select(*_SHOWN).where(films.c.id == film_id)).mappings().one_or_none()
     if row is None:
-        raise RefusalError(404, "There is no such film.")
+        raise RefusalError(404, "There is no such image.")
     names = connection.execute(select(masks.c.name).where(masks.c.film == film_id, masks.c.corrected)).scalars()
     said = select(verdicts).where(verdicts.c.film == film_id).order_by(verdicts.c.number.desc()).limit(1)
     verdict = connection.execute(said).mappings().one_or_none()

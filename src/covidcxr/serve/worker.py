@@ -25,19 +25,19 @@ __all__ = ["decode_film", "decode_mask", "main", "to_png"]
 _THUMBNAIL = 160
 _IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 _ORIENTATION = 0x0112
-_SHORT_OF_MEMORY = "The file needs more memory than is given to one film. Shrink it."
+_SHORT_OF_MEMORY = "The file needs more memory than is given to one image. Shrink it."
 
 
 def decode_film(content: bytes, keep_identifiers: bool = False) -> tuple[dict[str, Any], list[bytes]]:
-    """Decode an uploaded film.
+    """Decode an uploaded image.
 
     Args:
         content: The file.
-        keep_identifiers: Whether to return who is on a DICOM film.
+        keep_identifiers: Whether to return who is on a DICOM image.
 
     Returns:
         `height`, `width`, `sha256` of the pixels, `notes` and `identifiers`; and the pixels (8-bit grey, row by row),
-        the film and its thumbnail as PNG without any metadata.
+        the image and its thumbnail as PNG without any metadata.
 
     Raises:
         ImageReadError: If it cannot be read.
@@ -61,7 +61,7 @@ def decode_mask(content: bytes, size: tuple[int, int]) -> tuple[dict[str, Any], 
 
     Args:
         content: The file.
-        size: Height and width of its film.
+        size: Height and width of its image.
 
     Returns:
         Nothing to say; and the mask, 0 or 1 a pixel, row by row, and as PNG of 0 and 255.
@@ -74,7 +74,7 @@ def decode_mask(content: bytes, size: tuple[int, int]) -> tuple[dict[str, Any], 
     grey = read_image(content)
     if grey.shape != tuple(size):
         raise ImageReadError(
-            f"The mask is {grey.shape[0]} x {grey.shape[1]} (height x width) and its film {size[0]} x {size[1]}."
+            f"The mask is {grey.shape[0]} x {grey.shape[1]} (height x width) and its image {size[0]} x {size[1]}."
         )
     if not np.logical_or(grey < 0.05, grey > 0.95).all():
         raise ImageReadError("The mask holds grey: a mask is 0 (outside) and 255 (inside). Send it as PNG.")
@@ -92,7 +92,7 @@ def to_png(pixels: UInt8[np.ndarray, "height width"]) -> bytes:
 
 
 def _remarks(content: bytes, keep_identifiers: bool) -> tuple[list[str], dict[str, str]]:
-    """Return what was done to the film on the way, and who is on it if that is asked for."""
+    """Return what was done to the image on the way, and who is on it if that is asked for."""
     from PIL import Image
 
     if not is_dicom(content[:256]):
@@ -102,7 +102,7 @@ def _remarks(content: bytes, keep_identifiers: bool) -> tuple[list[str], dict[st
     dataset = read_dicom(io.BytesIO(content), "The film", stop_before_pixels=True)
     notes = ["Inverted: the file is MONOCHROME1."] if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else []
     if dataset.get("BurnedInAnnotation") == "YES":
-        notes.append("The file says that writing is burned into the film: it may name the patient.")
+        notes.append("The file says that writing is burned into the image: it may name the patient.")
     kept = {name: str(dataset.get(name)) for name in _IDENTIFIERS if keep_identifiers and dataset.get(name)}
     return notes, kept
 
@@ -114,7 +114,7 @@ def main(orders: IO[bytes], answers: IO[bytes], memory: int, pixels: int) -> Non
         orders: Lines of JSON with `kind` ("film" or "mask"), `bytes` and the arguments, each followed by the file.
         answers: Lines of JSON, each followed by the parts that it announces.
         memory: Bytes that this process may take.
-        pixels: Height times width of a film, at most.
+        pixels: Height times width of an image, at most.
     """
     from covidcxr.io import image
 
@@ -137,7 +137,7 @@ def main(orders: IO[bytes], answers: IO[bytes], memory: int, pixels: int) -> Non
 
 
 def _warm_up() -> None:
-    """Load the decoders before the first film comes, and before memory is short."""
+    """Load the decoders before the first image comes, and before memory is short."""
     import pydicom.pixels  # noqa: F401
 
     decode_film(to_png(np.zeros((8, 8), np.uint8)))

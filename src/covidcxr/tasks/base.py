@@ -145,7 +145,7 @@ class Task(LightningModule, ABC):
         self._pretrained_backbone = pretrained_backbone
         self._frozen: list[nn.Module] = []
         self.rows: list[dict[str, Any]] = []
-        """One row a film, filled by `Trainer.test` and `Trainer.validate`: image_id, patient_id, source, scores."""
+        """One row an image, filled by `Trainer.test` and `Trainer.validate`: image_id, patient_id, source, scores."""
 
     @property
     @abstractmethod
@@ -186,7 +186,7 @@ class Task(LightningModule, ABC):
 
     @property
     def preprocess(self) -> PreprocessConfig:
-        """How films become the input of the models, which is the same for all of them."""
+        """How images become the input of the models, which is the same for all of them."""
         return next(iter(self.models.values())).config.preprocess
 
     def set_normalization(self, mean: float, std: float) -> None:
@@ -212,7 +212,7 @@ class Task(LightningModule, ABC):
         self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log scores of a test batch and keep a row a film in `rows`."""
+        """Log scores of a test batch and keep a row an image in `rows`."""
         self._step(batch, "test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -232,7 +232,7 @@ class Task(LightningModule, ABC):
         """Compare the models with a data module (or None).
 
         Raises:
-            ConfigError: If both name classes and these differ, or the sizes of their films do.
+            ConfigError: If both name classes and these differ, or the sizes of their images do.
         """
         for objective in self.objectives.values():
             objective.check_classes(data)
@@ -247,7 +247,7 @@ class Task(LightningModule, ABC):
     def lung_mask(self, batch: Batch) -> Tensor | None:
         """Return the lungs of a batch [B, 1, H, W] where the model's region needs them.
 
-        The data module has blackened its films already where its own `region` says so; doing it twice changes
+        The data module has blackened its images already where its own `region` says so; doing it twice changes
         nothing, and a model trained on somebody else's data module still gets its region.
         """
         return None if self.preprocess.region == "full" else batch.get("lung_mask")
@@ -263,7 +263,7 @@ class Task(LightningModule, ABC):
         torch.manual_seed(int.from_bytes(hashlib.sha256(step.encode()).digest()[:7], "big"))
 
     def log_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Log the scores of the films of a stage, forget them, and return what was logged."""
+        """Log the scores of the images of a stage, forget them, and return what was logged."""
         scores = {name: value for part in self.objectives.values() for name, value in part.pop_scores(stage).items()}
         for name, value in scores.items():
             shown = stage != "train" and name in _SHOWN
@@ -275,7 +275,7 @@ class Task(LightningModule, ABC):
         self.rows = []
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation films; bring the rows of all processes together."""
+        """Log the scores of the validation images; bring the rows of all processes together."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.log_scores("train")  # here, so that they stand beside those of validation
         self.log_scores("val")
@@ -286,20 +286,20 @@ class Task(LightningModule, ABC):
         self.rows = []
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores of the test films; bring the rows of all processes together."""
+        """Log the scores of the test images; bring the rows of all processes together."""
         self.log_scores("test")
         self._gather_rows()
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether films are being scored for their own sake, not between two epochs of training."""
+        """Whether images are being scored for their own sake, not between two epochs of training."""
         return self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.VALIDATING)
 
     def _gather_rows(self) -> None:
         if self.keeps_rows and self.trainer.world_size > 1:
             parts: list[list[dict[str, Any]]] = [[] for _ in range(self.trainer.world_size)]
             torch.distributed.all_gather_object(parts, self.rows)
-            unique = {row["image_id"]: row for part in parts for row in part}  # samplers repeat films to fill up
+            unique = {row["image_id"]: row for part in parts for row in part}  # samplers repeat images to fill up
             self.rows = list(unique.values())
 
     @abstractmethod

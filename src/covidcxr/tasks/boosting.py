@@ -9,7 +9,7 @@ from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.models import ClassificationModel
 from covidcxr.networks.zoo.boosted import BoostedTrees
-from covidcxr.tasks.rows import check_classes, inputs, labelled_films
+from covidcxr.tasks.rows import check_classes, inputs, labelled_images
 from covidcxr.utils.threads import tracked
 
 __all__ = ["FRACTIONS", "check_fraction", "fit_boosting"]
@@ -30,14 +30,14 @@ def fit_boosting(
 ) -> ClassificationModel:
     """Grow the trees of a model whose network is "boosted", by scikit-learn's gradient boosting (Friedman 2001).
 
-    The films are the labelled ones of the training split, each once and as it is: the data module's augmentation and
+    The images are the labelled ones of the training split, each once and as it is: the data module's augmentation and
     balance, which are made for epochs, do not count.
 
     Args:
         model: Gets the trees; as many stages, as deep, as it has room for.
-        data: The films.
+        data: The images.
         learning_rate: By how much the trees of each stage are shrunk, above 0.
-        subsample: Fraction of the films that each tree sees, in (0, 1]; below 1 = stochastic gradient boosting
+        subsample: Fraction of the images that each tree sees, in (0, 1]; below 1 = stochastic gradient boosting
             (Friedman 2002).
         max_features: Fraction of the features that each split looks at, in (0, 1]. The time taken grows with it.
         seed: Same seed (and batch size of the data module), same trees.
@@ -49,8 +49,8 @@ def fit_boosting(
     Raises:
         ConfigError: If the model is of another kind, its classes may come together or are not those of the data, or
             a number is out of range.
-        DatasetError: If a class has no training film, or a film lacks the lung mask that the region needs.
-        ImageReadError: If a film cannot be read.
+        DatasetError: If a class has no training image, or an image lacks the lung mask that the region needs.
+        ImageReadError: If an image cannot be read.
     """
     network = model.network
     if not isinstance(network, BoostedTrees) or model.config.mode == "multilabel":
@@ -98,17 +98,17 @@ def check_fraction(name: str, value: object) -> None:
 def _features(
     model: ClassificationModel, network: BoostedTrees, data: CXRDataModule, progress: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the features of the labelled training films, and their labels."""
-    films = labelled_films(data, "train", model)
+    """Return the features of the labelled training images, and their labels."""
+    images = labelled_images(data, "train", model)
     features, labels = [], []
     with torch.inference_mode():
-        for batch in tracked(films, len(films), "batches", progress):
+        for batch in tracked(images, len(images), "batches", progress):
             features.append(network.features(model.preprocess(*inputs(model, batch))).float().cpu())
             labels.append(batch["label"])
     counts = torch.cat(labels).bincount(minlength=len(model.config.classes)) if labels else torch.zeros(1)
     if not bool((counts > 0).all()):
         raise DatasetError(
-            f"Each class needs training films; {type(data).__name__} has of {', '.join(model.config.classes)}: "
+            f"Each class needs training images; {type(data).__name__} has of {', '.join(model.config.classes)}: "
             f"{', '.join(str(int(count)) for count in counts)}."
         )
     return torch.cat(features), torch.cat(labels)

@@ -17,20 +17,20 @@ from covidcxr.losses import build_classification_loss
 from covidcxr.models import ClassificationModel, NetworkModel
 from covidcxr.tasks.base import SingleTask, read_config
 from covidcxr.tasks.objective import Objective, Outcome, Stage
-from covidcxr.tasks.rows import check_classes, film_rows
+from covidcxr.tasks.rows import check_classes, image_rows
 from covidcxr.types import Batch
 
 __all__ = ["ClassificationObjective", "ClassificationTask", "default_loss"]
 
 
 class _FindingAUROC(MultilabelAUROC):
-    """Area of each finding over the films of which it is known (-1 = not known); NaN unless some have it, some not."""
+    """Area of each finding over the images of which it is known (-1 = not known); NaN unless some have it, some not."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count, average="none", ignore_index=-1)
 
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics's own needs this too
-        """Return an area a finding; torchmetrics's own fails where no film is known."""
+        """Return an area a finding; torchmetrics's own fails where no image is known."""
         probabilities, truths = _cat(self.preds), _cat(self.target)
         areas = torch.full_like(probabilities[0], torch.nan)
         for place, truth in enumerate(truths.T):
@@ -40,7 +40,7 @@ class _FindingAUROC(MultilabelAUROC):
 
 
 class ClassificationObjective(Objective):
-    """Labels; films without one are left out. See `Objective`."""
+    """Labels; images without one are left out. See `Objective`."""
 
     def __init__(self, config: ModelConfig, loss: str | nn.Module, loss_args: dict[str, Any] | None = None) -> None:
         super().__init__(config, loss, loss_args)
@@ -56,7 +56,7 @@ class ClassificationObjective(Objective):
             "balanced_accuracy": MulticlassAccuracy(count, average="macro"),
             "f1": MulticlassF1Score(count, average="macro"),
         }
-        # The area needs every film's probabilities, which is much to keep for the training films.
+        # The area needs every image's probabilities, which is much to keep for the training images.
         if stage != "train":
             rates["auroc"] = MulticlassAUROC(count, average="none")
         return MetricCollection(rates, compute_groups=False)
@@ -68,7 +68,7 @@ class ClassificationObjective(Objective):
     def measure(
         self, model: ClassificationModel, logits: Tensor, batch: Batch, stage: Stage, keep_rows: bool
     ) -> Outcome:
-        """Compare the answers to the films that have a label with their labels; see `Objective`."""
+        """Compare the answers to the images that have a label with their labels; see `Objective`."""
         places = labelled(batch)
         if not places:
             return Outcome(None, 0, [])
@@ -82,7 +82,7 @@ class ClassificationObjective(Objective):
             probabilities = model.probabilities(logits.detach().float() / model.config.temperature)
             truth = label.nan_to_num(-1).long() if label.is_floating_point() else label
             metrics.update(probabilities, truth)
-            rows = list(film_rows(batch, places, label, probabilities, self.classes)) if keep_rows else []
+            rows = list(image_rows(batch, places, label, probabilities, self.classes)) if keep_rows else []
         return Outcome(loss, len(places), rows)
 
     def _target(self, label: Tensor, logits: Tensor) -> Tensor:
@@ -90,17 +90,17 @@ class ClassificationObjective(Objective):
         return label[:, None].to(logits.dtype) if self.mode == "binary" else label
 
     def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Return the scores; a class without films is left out of their means."""
+        """Return the scores; a class without images is left out of their means."""
         metrics = cast(MetricCollection, self.metrics[f"{stage}_scores"])
         if not any(metric.update_called for metric in metrics.values()):
             return {}
-        with warnings.catch_warnings():  # a class without films makes torchmetrics warn; it is left out below
+        with warnings.catch_warnings():  # a class without images makes torchmetrics warn; it is left out below
             warnings.simplefilter("ignore", UserWarning)
             scores: dict[str, Tensor] = metrics.compute()
         if stage != "train":
             truth, areas = _cat(metrics["auroc"].target), scores["auroc"]
             present = torch.tensor([bool((truth == c).any() and (truth != c).any()) for c in range(len(areas))])
-            # Always there, NaN where only one class has films: whoever monitors it must find it.
+            # Always there, NaN where only one class has images: whoever monitors it must find it.
             scores["auroc"] = areas[~areas.isnan() if self.mode == "multilabel" else present].mean()
         metrics.reset()
         return scores
@@ -108,11 +108,11 @@ class ClassificationObjective(Objective):
 
 @final
 class ClassificationTask(SingleTask):
-    """Trains a `ClassificationModel`; films without a label are left out.
+    """Trains a `ClassificationModel`; images without a label are left out.
 
     Logs `train/loss`, and for `val` and `test` the loss, `auroc` (mean over the classes present, one against the
     rest; the one to monitor), and for exclusive classes `accuracy`, `balanced_accuracy` and `f1` (macro). The latter
-    three are logged for `train` too, over the epoch's augmented films, while the model learns.
+    three are logged for `train` too, over the epoch's augmented images, while the model learns.
 
     Args:
         model: What is trained; `task="classification"`.
@@ -129,12 +129,12 @@ class ClassificationTask(SingleTask):
         super().__init__(model, loss=loss or default_loss(read_config(model)), **settings)
 
     def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        films = labelled(batch)
-        if not films:
+        images = labelled(batch)
+        if not images:
             return {}
         values: dict[str, Any] = {key: value for key, value in batch.items() if key in Batch.__annotations__}
         # Without the others, which would move the statistics of batch norms.
-        kept = {k: v[films] if isinstance(v, Tensor) else [v[film] for film in films] for k, v in values.items()}
+        kept = {k: v[images] if isinstance(v, Tensor) else [v[image] for image in images] for k, v in values.items()}
         return super()._step(cast(Batch, kept), stage)
 
 
@@ -144,7 +144,7 @@ def default_loss(config: ModelConfig) -> str:
 
 
 def labelled(batch: Batch) -> list[int]:
-    """Return the places of the films in a batch that have a label."""
+    """Return the places of the images in a batch that have a label."""
     label = batch["label"]
     known = ~label.isnan().all(1) if label.is_floating_point() else label >= 0
     places: list[int] = known.nonzero()[:, 0].tolist()

@@ -30,7 +30,7 @@ _PARTS = ("segmentation", "classification")
 class MultiTask(Task):
     """Trains one encoder with two answers, a `SegmentationModel` and a `ClassificationModel`.
 
-    Every film teaches what is known of it, its masks, its label or both; the encoder is computed once. Logs the scores
+    Every image teaches what is known of it, its masks, its label or both; the encoder is computed once. Logs the scores
     of `SegmentationTask` and `ClassificationTask`, `loss_segmentation`, `loss_classification` and their weighted sum
     `loss`, and `val/score`, the mean of `val/dice` and `val/auroc`, which is the one to monitor.
 
@@ -102,15 +102,15 @@ class MultiTask(Task):
     def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         logits = self(batch["image"], self.lung_mask(batch))
         losses: dict[str, Tensor] = {}
-        films: dict[str, dict[str, Any]] = {}
+        images: dict[str, dict[str, Any]] = {}
         for name, objective in self.objectives.items():
             loss, known, rows = objective.measure(self.models[name], logits[name], batch, stage, self.keeps_rows)
             for row in rows:
-                films.setdefault(row["image_id"], {}).update(row)
+                images.setdefault(row["image_id"], {}).update(row)
             if loss is not None:
                 losses[name] = loss
                 self.log(f"{stage}/loss_{name}", loss, batch_size=known, sync_dist=True)
-        self.rows += films.values()
+        self.rows += images.values()
         if not losses:
             return {}
         total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
@@ -118,11 +118,11 @@ class MultiTask(Task):
         return {"loss": total} | {f"loss_{name}": loss.detach() for name, loss in losses.items()}
 
     def log_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Log the scores of both, and but for training films the mean of their chief ones."""
+        """Log the scores of both, and but for training images the mean of their chief ones."""
         scores = super().log_scores(stage)
         if stage != "train":
             chief = [scores[name] for name in ("dice", "auroc") if name in scores and not scores[name].isnan()]
-            # Always there, NaN where no film told anything: whoever monitors it must find it.
+            # Always there, NaN where no image told anything: whoever monitors it must find it.
             mean = torch.stack(chief or [torch.tensor(torch.nan, device=self.device)]).mean()
             self.log(f"{stage}/score", mean, prog_bar=True, sync_dist=True)
         return scores
@@ -162,7 +162,7 @@ def _check_pair(masks: ModelConfig, labels: ModelConfig) -> None:
     for key in ours:
         if ours[key] != theirs[key]:
             raise ConfigError(
-                f"One encoder sees one film, but preprocess.{key} is {ours[key]} for segmentation and {theirs[key]} "
+                f"One encoder sees one image, but preprocess.{key} is {ours[key]} for segmentation and {theirs[key]} "
                 f"for classification: set both alike."
             )
     for shared in set(masks.classes) & set(labels.classes):

@@ -37,8 +37,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         loss: The mean over what is known; None if nothing is.
-        known: Over how many films, or masks of films, it is the mean.
-        rows: A row a film that was scored, if rows were asked for.
+        known: Over how many images, or masks of images, it is the mean.
+        rows: A row an image that was scored, if rows were asked for.
     """
 
     loss: Tensor | None
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """The loss of a model, the scores of a stage and the rows of its films; abstract.
+    """The loss of a model, the scores of a stage and the rows of its images; abstract.
 
     Args:
         config: Of the model.
@@ -75,15 +75,15 @@ class Objective(nn.Module, ABC):
 
         Args:
             model: Which gave the logits; its temperature and thresholds count.
-            logits: Of all films of the batch.
-            batch: The films.
+            logits: Of all images of the batch.
+            batch: The images.
             stage: Where the scores belong.
             keep_rows: Whether rows are wanted.
         """
 
     @abstractmethod
     def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Return the scores of the films of a stage, by name, and forget them."""
+        """Return the scores of the images of a stage, by name, and forget them."""
 
 
 def loss_name(loss: str | nn.Module) -> str:
@@ -149,7 +149,7 @@ def build_schedule(optimizer: Optimizer, name: str, warmup: float, steps: Callab
         name: Name of the schedule.
         warmup: Fraction of all steps over which the rate rises from 0.
         steps: Tells the number of all optimiser steps; first asked after the first step, because asking Lightning
-            earlier makes it load the training films before it has restored a checkpoint's place in them.
+            earlier makes it load the training images before it has restored a checkpoint's place in them.
 
     Raises:
         UnknownNameError: If there is no such schedule.

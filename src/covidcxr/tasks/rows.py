@@ -1,4 +1,4 @@
-"""One row a film: what is known of it, and what a classifier says."""
+"""One row an image: what is known of it, and what a classifier says."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from covidcxr.models import ClassificationModel, Classifier
 from covidcxr.types import Batch, SplitName
 from covidcxr.utils.threads import tracked
 
-__all__ = ["add_traits", "check_classes", "film_rows", "inputs", "labelled_films", "predict_rows"]
+__all__ = ["add_traits", "check_classes", "image_rows", "inputs", "labelled_images", "predict_rows"]
 
 
 def predict_rows(
     model: Classifier, data: CXRDataModule, split: SplitName = "test", *, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Ask a classifier, an ensemble as well, about the labelled films of a split.
+    """Ask a classifier, an ensemble as well, about the labelled images of a split.
 
-    Every member gets the films at its own size and region, whatever the data module's; nothing is augmented.
+    Every member gets the images at its own size and region, whatever the data module's; nothing is augmented.
 
     Args:
         model: Is asked where it lies; see `torch.nn.Module.to`.
-        data: The films; their lung masks cut the regions.
+        data: The images; their lung masks cut the regions.
         split: "train", "val" or "test".
         progress: Show a progress bar on standard error.
 
@@ -38,12 +38,12 @@ def predict_rows(
 
     Raises:
         ConfigError: If the data module has other classes than the model, or there is no such split.
-        DatasetError: If a film lacks the lung mask that a region needs.
-        ImageReadError: If a film cannot be read.
+        DatasetError: If an image lacks the lung mask that a region needs.
+        ImageReadError: If an image cannot be read.
     """
     classes = model.config.classes
     check_classes(classes, data)
-    loaders = {_geometry(member): labelled_films(data, split, member) for member in model.members}
+    loaders = {_geometry(member): labelled_images(data, split, member) for member in model.members}
     rows: list[dict[str, Any]] = []
     first = next(iter(loaders.values()))
     for batches in tracked(zip(*loaders.values(), strict=True), len(first), "batches", progress):
@@ -52,25 +52,25 @@ def predict_rows(
         label = batches[0]["label"]
         if model.config.mode == "multilabel" and not label.is_floating_point():
             label = one_hot(label, len(classes)).float()  # a data module of exclusive classes: the others are absent
-        rows += film_rows(batches[0], range(len(label)), label, model.combine(answers), classes)
+        rows += image_rows(batches[0], range(len(label)), label, model.combine(answers), classes)
     return rows
 
 
-def film_rows(
+def image_rows(
     batch: Batch, places: Iterable[int], labels: Tensor, probabilities: Tensor, classes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row a film.
+    """Yield one row an image.
 
     Args:
-        batch: Names the films.
+        batch: Names the images.
         places: Which of them are meant.
-        labels: Of these films, one row each, as in `Sample`.
-        probabilities: Of these films, [films, classes].
+        labels: Of these images, one row each, as in `Sample`.
+        probabilities: Of these images, [films, classes].
         classes: Names of the classes.
     """
-    for film, label, chances in zip(places, labels, probabilities.tolist(), strict=True):
-        row: dict[str, Any] = {"image_id": batch["image_id"][film], "patient_id": batch["patient_id"][film]}
-        row |= {"source": batch["source"][film]}
+    for image, label, chances in zip(places, labels, probabilities.tolist(), strict=True):
+        row: dict[str, Any] = {"image_id": batch["image_id"][image], "patient_id": batch["patient_id"][image]}
+        row |= {"source": batch["source"][image]}
         if label.is_floating_point():
             row |= {f"label_{name}": value for name, value in zip(classes, label.tolist(), strict=True)}
         else:
@@ -79,48 +79,48 @@ def film_rows(
 
 
 def add_traits(rows: Iterable[Mapping[str, Any]], records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Write beside each row what the records tell of its film: `view`, `sex` and `age`, where any film has them.
+    """Write beside each row what the records tell of its image: `view`, `sex` and `age`, where any image has them.
 
     Args:
-        rows: A row a film, with `image_id`.
-        records: The films of the data set.
+        rows: A row an image, with `image_id`.
+        records: The images of the data set.
 
     Returns:
         New rows; what is not known is "".
     """
     rows = list(rows)
     known = {record.image_id: record for record in records}
-    films = [known.get(str(row["image_id"])) for row in rows]
-    told = [name for name in ("view", "sex", "age") if any(getattr(film, name, None) is not None for film in films)]
+    images = [known.get(str(row["image_id"])) for row in rows]
+    told = [name for name in ("view", "sex", "age") if any(getattr(image, name, None) is not None for image in images)]
 
-    def traits(film: Record | None) -> dict[str, Any]:
-        values = {name: getattr(film, name, None) for name in told}
+    def traits(image: Record | None) -> dict[str, Any]:
+        values = {name: getattr(image, name, None) for name in told}
         return {name: "" if value is None else value for name, value in values.items()}
 
-    return [{**row, **traits(film)} for row, film in zip(rows, films, strict=True)]
+    return [{**row, **traits(image)} for row, image in zip(rows, images, strict=True)]
 
 
-def labelled_films(data: CXRDataModule, split: SplitName, model: ClassificationModel) -> DataLoader[Any]:
-    """Return the labelled films of a split, in order and not augmented, at the size and region of a model.
+def labelled_images(data: CXRDataModule, split: SplitName, model: ClassificationModel) -> DataLoader[Any]:
+    """Return the labelled images of a split, in order and not augmented, at the size and region of a model.
 
     Raises:
         ConfigError: If there is no such split.
-        DatasetError: If a film lacks the lung mask that the region needs.
+        DatasetError: If an image lacks the lung mask that the region needs.
     """
     if split not in get_args(SplitName):
         raise ConfigError(f"There is no split {split!r}. {did_you_mean(split, get_args(SplitName))}")
-    films: CXRDataset = getattr(data, f"{split}_dataset")
-    labelled = ~films.labels.isnan().all(1) if films.multilabel else films.labels >= 0
+    images: CXRDataset = getattr(data, f"{split}_dataset")
+    labelled = ~images.labels.isnan().all(1) if images.multilabel else images.labels >= 0
     settings = model.config.preprocess
     seen = CXRDataset(
-        (record for record, known in zip(films.records, labelled.tolist(), strict=True) if known),
-        classes=films.classes,
-        multilabel=films.multilabel,
+        (record for record, known in zip(images.records, labelled.tolist(), strict=True) if known),
+        classes=images.classes,
+        multilabel=images.multilabel,
         image_size=settings.image_size,
         fit=settings.fit,
         region=settings.region,
         lung_dilation=settings.lung_dilation,
-        read=data.read_film,
+        read=data.load_image,
     )
     return DataLoader(seen, batch_size=data.batch_size, num_workers=data.num_workers, generator=torch.Generator())
 
@@ -140,13 +140,13 @@ def check_classes(classes: Sequence[str], data: object) -> None:
 
 
 def inputs(model: ClassificationModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Return films, and lungs where the model needs them, on the model's device."""
+    """Return images, and lungs where the model needs them, on the model's device."""
     lungs = batch.get("lung_mask") if model.needs_lungs else None
     device = model.mean.device
     return batch["image"].to(device), None if lungs is None else lungs.to(device)
 
 
 def _geometry(model: ClassificationModel) -> Hashable:
-    """Return what a film's look depends on before it is normalised: members that share it share their films."""
+    """Return what an image's look depends on before it is normalised: members that share it share their images."""
     settings = model.config.preprocess
     return settings.image_size, settings.fit, settings.region, settings.lung_dilation

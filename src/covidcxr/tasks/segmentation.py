@@ -26,12 +26,12 @@ SCORES = ("dice", "iou", "precision", "recall")
 
 
 class SegmentationObjective(Objective):
-    """Masks; those that are unknown for a film are left out. See `Objective`."""
+    """Masks; those that are unknown for an image are left out. See `Objective`."""
 
     def __init__(self, config: ModelConfig, loss: str | nn.Module, loss_args: dict[str, Any] | None = None) -> None:
         super().__init__(config, loss, loss_args)
         self.loss = build_segmentation_loss(loss, loss_args)
-        self.metrics = nn.ModuleDict({stage: FilmMeans(len(self.classes)) for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict({stage: ImageMeans(len(self.classes)) for stage in ("val", "test")})
 
     def check_classes(self, data: object) -> None:
         """Raise `ConfigError` if the data module gives other mask classes than the model draws."""
@@ -58,17 +58,17 @@ class SegmentationObjective(Objective):
         if stage != "train":
             asked = logits.detach() / model.config.temperature, target, model.thresholds()
             scores = mask_scores(*asked)
-            cast(FilmMeans, self.metrics[stage]).update(scores)
+            cast(ImageMeans, self.metrics[stage]).update(scores)
             if stage == "test" and keep_rows:
                 scores["hd95"] = mask_distances(*asked)
             rows = self._rows(batch, scores) if keep_rows else []
         return Outcome(loss, len(known_logits), rows)
 
     def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Return the mean scores of each class, and their mean over classes; training films are not scored."""
+        """Return the mean scores of each class, and their mean over classes; training images are not scored."""
         if stage == "train":
             return {}
-        metric = cast(FilmMeans, self.metrics[stage])
+        metric = cast(ImageMeans, self.metrics[stage])
         scores: dict[str, Tensor] = {}
         for score, means in metric.compute().items():
             means = means.reshape(-1)  # torchmetrics makes a scalar of a single class
@@ -81,23 +81,25 @@ class SegmentationObjective(Objective):
 
     def _rows(self, batch: Batch, scores: dict[str, Tensor]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        for film, image_id in enumerate(batch["image_id"]):
-            if bool(scores["dice"][film].isnan().all()):
+        for image, image_id in enumerate(batch["image_id"]):
+            if bool(scores["dice"][image].isnan().all()):
                 continue  # no mask of it is known: there is nothing to score
             row: dict[str, Any] = {"image_id": image_id}
-            row |= {"patient_id": batch["patient_id"][film], "source": batch["source"][film]}
+            row |= {"patient_id": batch["patient_id"][image], "source": batch["source"][image]}
             for score, values in scores.items():
-                row |= {f"{score}_{name}": value.item() for name, value in zip(self.classes, values[film], strict=True)}
+                row |= {
+                    f"{score}_{name}": value.item() for name, value in zip(self.classes, values[image], strict=True)
+                }
             rows.append(row)
         return rows
 
 
 @final
 class SegmentationTask(SingleTask):
-    """Trains a `SegmentationModel` on films with masks; a mask class that is unknown for a film is left out.
+    """Trains a `SegmentationModel` on images with masks; a mask class that is unknown for an image is left out.
 
     Logs `train/loss`, and for `val` and `test` the loss and `dice`, `iou`, `precision` and `recall`: the mean over
-    films of each class (`val/dice_lung_field`) and the mean over classes (`val/dice`, the one to monitor).
+    images of each class (`val/dice_lung_field`) and the mean over classes (`val/dice`, the one to monitor).
 
     Args:
         model: What is trained; `task="segmentation"`.
@@ -114,8 +116,8 @@ class SegmentationTask(SingleTask):
         super().__init__(model, loss=loss, **settings)
 
 
-class FilmMeans(Metric):
-    """Means of mask scores over films, class by class; films whose mask is unknown (NaN) do not count.
+class ImageMeans(Metric):
+    """Means of mask scores over images, class by class; images whose mask is unknown (NaN) do not count.
 
     Args:
         classes: Number of mask classes.
@@ -130,13 +132,13 @@ class FilmMeans(Metric):
             self.add_state(name, torch.zeros(len(SCORES), classes), dist_reduce_fx="sum")
 
     def update(self, scores: dict[str, Float[Tensor, "batch classes"]]) -> None:
-        """Add the films of a batch, as `mask_scores` scored them."""
+        """Add the images of a batch, as `mask_scores` scored them."""
         values = torch.stack([scores[name] for name in SCORES])
         self.total += values.nansum(1)
         self.count += (~values.isnan()).sum(1)
 
     def compute(self) -> dict[str, Float[Tensor, " classes"]]:
-        """Return the mean of each score for each class; NaN where no film counted."""
+        """Return the mean of each score for each class; NaN where no image counted."""
         return dict(zip(SCORES, self.total / self.count, strict=True))
 
 
@@ -145,7 +147,7 @@ def mask_scores(
     target: Float[Tensor, "batch classes height width"],
     thresholds: tuple[float, ...],
 ) -> dict[str, Float[Tensor, "batch classes"]]:
-    """Compare thresholded masks with the truth, film by film and class by class.
+    """Compare thresholded masks with the truth, image by image and class by class.
 
     Returns:
         `dice`, `iou`, `precision` and `recall` in [0, 1]; NaN where the truth is unknown. Both masks empty is 1;

@@ -41,9 +41,9 @@ __all__ = ["TrainingCLI", "check", "run"]
 
 _HELP = {
     "fit": "Train a model. Example: covidcxr fit --config mini-lungs --data.root DIR --output my-lungs",
-    "validate": "Score a model on validation films. "
+    "validate": "Score a model on validation images. "
     "Example: covidcxr validate --config mini-lungs --data.root DIR --model.init_from my-lungs",
-    "test": "Score a model on test films. "
+    "test": "Score a model on test images. "
     "Example: covidcxr test --config mini-lungs --data.root DIR --model.init_from my-lungs --output scores",
 }
 _CHIEF = ("dice_", "accuracy", "balanced_accuracy", "auroc_")
@@ -62,12 +62,12 @@ def run(words: list[str], callbacks: Sequence[Callback] = ()) -> None:
     _start(TrainingCLI, words, callbacks)
 
 
-def check(words: list[str], *, films: bool = True) -> TrainingCLI:
+def check(words: list[str], *, images: bool = True) -> TrainingCLI:
     """Build all that `run` would, and compare the model with the data, but train and score nothing.
 
     Args:
         words: The verb and its flags.
-        films: Read the data set too, and compare; without, only the settings are checked.
+        images: Read the data set too, and compare; without, only the settings are checked.
 
     Returns:
         What was built: `model` (the task), `datamodule`, `trainer`.
@@ -76,7 +76,7 @@ def check(words: list[str], *, films: bool = True) -> TrainingCLI:
         CovidCXRError: If a setting is wrong, the data are not where they should be, or weights cannot be had.
     """
     cli = _start(_CheckingCLI, words)
-    if films:
+    if images:
         cli.datamodule.setup()
         cli.model.check_data(cli.datamodule)
     return cli
@@ -176,7 +176,7 @@ class TrainingCLI(LightningCLI):
             "--coverage",
             type=float | None,
             default=None,
-            help="fit: a classifier's set of plausible answers holds the truth this often (0.9); a film with more or "
+            help="fit: a classifier's set of plausible answers holds the truth this often (0.9); an image with more or "
             "less than one plausible answer is a 'cannot say'; null = always the most probable class",
         )
 
@@ -184,7 +184,7 @@ class TrainingCLI(LightningCLI):
             "--compute_mean_std",
             type=bool,
             default=False,
-            help="fit: normalise by the mean and standard deviation of the training films, in place of preprocess.mean "
+            help="fit: normalise by the mean and standard deviation of the training images, in place of preprocess.mean "
             "and preprocess.std",
         )
 
@@ -216,16 +216,18 @@ class TrainingCLI(LightningCLI):
             raise ConfigError(f"coverage must be between 0 and 1 (or null), not {coverage}.")
 
     def before_fit(self) -> None:
-        """Make the place for the model; normalise by the training films, if so asked."""
+        """Make the place for the model; normalise by the training images, if so asked."""
         settings = self.config[self.subcommand]
         if settings.output is not None:
             Path(settings.output).mkdir(parents=True, exist_ok=True)
         if settings.compute_mean_std:
             if self.model.preprocess.steps:
-                raise ConfigError("compute_mean_std measures films as they are before preprocess.steps: leave one out.")
+                raise ConfigError(
+                    "compute_mean_std measures images as they are before preprocess.steps: leave one out."
+                )
             mean, std = compute_mean_std(self.datamodule)
             self.model.set_normalization(mean, std)
-            print_line(f"Training films: mean {mean:.4f}, standard deviation {std:.4f}.")
+            print_line(f"Training images: mean {mean:.4f}, standard deviation {std:.4f}.")
 
     def before_validate(self) -> None:
         """Score a saved model as it was saved."""
@@ -278,13 +280,13 @@ class TrainingCLI(LightningCLI):
 
     def _calibrate(self, model: ClassificationModel) -> None:
         if not self.trainer.val_dataloaders:
-            print_line("There are no validation films: the model is saved without calibration.")
+            print_line("There are no validation images: the model is saved without calibration.")
             return
         self.trainer.validate(self.model, self.datamodule, verbose=False)
         rows = answered_rows(self.model.rows)
         if rows:
             model.config = calibrate(model.config, rows, self.config[self.subcommand].coverage)
-        print_line(f"Temperature {model.config.temperature:.3f}, fitted on {len(rows)} validation films.")
+        print_line(f"Temperature {model.config.temperature:.3f}, fitted on {len(rows)} validation images.")
 
     def after_validate(self) -> None:
         """Print and write the scores, each with its patient-clustered interval."""
@@ -299,7 +301,7 @@ class TrainingCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         if not rows:
-            raise ConfigError("There is no film to score: this split of the data is empty, or has no labels or masks.")
+            raise ConfigError("There is no image to score: this split of the data is empty, or has no labels or masks.")
         if isinstance(self.datamodule, CXRDataModule):
             rows = add_traits(rows, self.datamodule.records)
         output = Path(self.config[self.subcommand].output or self.trainer.log_dir or self.trainer.default_root_dir)
@@ -379,7 +381,7 @@ def save_models(task: Task, folder: Path) -> Path:
 
 
 def score_sources(rows: list[dict[str, Any]]) -> dict[str, dict[str, Estimate]]:
-    """Score all films ("all") and, where there are several, the films of each source."""
+    """Score all images ("all") and, where there are several, the images of each source."""
     scores = {"all": score_rows(rows)}
     sources = sorted({str(row["source"]) for row in rows})
     if len(sources) > 1:
@@ -388,7 +390,7 @@ def score_sources(rows: list[dict[str, Any]]) -> dict[str, dict[str, Estimate]]:
 
 
 def write_scores(rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimate]], output: Path) -> None:
-    """Write `predictions.csv` (a row a film) and `scores.json` (all figures with their intervals)."""
+    """Write `predictions.csv` (a row an image) and `scores.json` (all figures with their intervals)."""
     import pandas as pd
 
     with replace_file(output / "predictions.csv") as draft:
@@ -399,7 +401,7 @@ def write_scores(rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimat
 
 
 def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
-    """Print one table: every score of all films, and the chief ones of each source."""
+    """Print one table: every score of all images, and the chief ones of each source."""
     from rich.table import Table
 
     table = Table("films of", "score", "value", "95 % interval", "films", "patients")
@@ -413,7 +415,7 @@ def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
                 table.add_row(*cells)
         table.add_section()
     print_table(table)
-    print_line("Intervals are bootstrapped over patients, not films.")
+    print_line("Intervals are bootstrapped over patients, not images.")
 
 
 def print_table(table: Table) -> None:

@@ -10,8 +10,8 @@ A preset is a function that returns a list of albumentations transforms; registe
 
 Flips are left to presets that say so: the heart is left, and a mirrored chest is either rare (situs inversus) or an
 error of handling that a model should notice. Our presets darken and flatten more than they brighten and sharpen,
-because chest films are bright: with equal limits, `strong` drove more than a fifth of the pixels into white in 9 % of
-the films. Gamma brightens without that.
+because chest radiographs are bright: with equal limits, `strong` drove more than a fifth of the pixels into white in 9 % of
+the images. Gamma brightens without that.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from covidcxr.registry import AUGMENTATIONS
 
 __all__ = ["Augment"]
 
-Film: TypeAlias = UInt8[np.ndarray, "height width"] | Float32[np.ndarray, "height width"]
+Image: TypeAlias = UInt8[np.ndarray, "height width"] | Float32[np.ndarray, "height width"]
 Masks: TypeAlias = UInt8[np.ndarray, "classes height width"] | Bool[np.ndarray, "classes height width"]
 
 
 class Augment:
-    """Changes a film at random, and its masks with it.
+    """Changes an image at random, and its masks with it.
 
     Args:
         transforms: Name of a preset, or albumentations transforms.
@@ -54,8 +54,8 @@ class Augment:
         except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"augment must be a preset's name or albumentations transforms: {error}") from error
 
-    def __call__(self, image: Film, masks: Masks | None = None, *, seed: int) -> tuple[Film, Masks | None]:
-        """Change one film.
+    def __call__(self, image: Image, masks: Masks | None = None, *, seed: int) -> tuple[Image, Masks | None]:
+        """Change one image.
 
         Args:
             image: Grey, [H, W]; uint8, or float32 in [0, 1] (which comes back in steps of 1 / 255).
@@ -112,7 +112,7 @@ def _albumentations() -> Any:
 
 @AUGMENTATIONS.register("none")
 def none() -> list[Any]:
-    """Leave the film alone."""
+    """Leave the image alone."""
     return []
 
 
@@ -193,6 +193,6 @@ def covidcnn2021() -> list[Any]:
 
 @AUGMENTATIONS.register("strong_flip")
 def strong_flip() -> list[Any]:
-    """Vary all that `strong` does, and mirror half of the films: for lung masks, which look alike on both sides."""
+    """Vary all that `strong` does, and mirror half of the images: for lung masks, which look alike on both sides."""
     alb = _albumentations()
     return [alb.HorizontalFlip(p=0.5), *strong()]

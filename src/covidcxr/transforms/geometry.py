@@ -26,7 +26,7 @@ __all__ = [
     "letterbox_box",
     "normalize",
     "unfit_map",
-    "NOT_A_FILM",
+    "NOT_A_FRONTAL_IMAGE",
     "ORIENTATIONS",
     "UPRIGHT",
     "Orientation",
@@ -45,10 +45,10 @@ segmenters draw it; to remove them, the wider outline, so that nothing of the lu
 
 
 def letterbox_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return where a film of `height` x `width` lies inside a letterboxed one of `size`.
+    """Return where an image of `height` x `width` lies inside a letterboxed one of `size`.
 
     Returns:
-        Top, left, height and width of the film inside the frame, in pixels; centred, aspect ratio kept.
+        Top, left, height and width of the image inside the frame, in pixels; centred, aspect ratio kept.
     """
     scale = min(size[0] / height, size[1] / width)
     new_height = min(size[0], max(1, round(height * scale)))
@@ -59,15 +59,15 @@ def letterbox_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, 
 def fit_image(
     image: Float[Tensor, "batch channels height width"], size: tuple[int, int], fit: Fit = "letterbox"
 ) -> Float[Tensor, "batch channels new_height new_width"]:
-    """Bring films to a network's size.
+    """Bring images to a network's size.
 
     Args:
-        image: Films in [0, 1].
+        image: Images in [0, 1].
         size: Height and width wanted.
         fit: "letterbox" keeps the aspect ratio and pads with 0 (black); "stretch" squeezes.
 
     Returns:
-        Films of `size`, in [0, 1]. Films that have the size already come back as they are.
+        Images of `size`, in [0, 1]. Images that have the size already come back as they are.
     """
     height, width = image.shape[-2:]
     if (height, width) == tuple(size):
@@ -87,7 +87,7 @@ def fit_mask(
     Args:
         mask: 0 or 1; NaN = unknown (a whole plane).
         size: Height and width wanted.
-        fit: As for the films.
+        fit: As for the images.
 
     Returns:
         Masks of `size`: 0, 1 or NaN.
@@ -102,7 +102,7 @@ def fit_mask(
 def unfit_map(
     values: Float[Tensor, "batch classes height width"], size: tuple[int, int], fit: Fit = "letterbox"
 ) -> Float[Tensor, "batch classes new_height new_width"]:
-    """Bring maps (probabilities, heat) at the network's size back to the films' own `size`.
+    """Bring maps (probabilities, heat) at the network's size back to the images' own `size`.
 
     The inverse of `fit_image`: padding is cut off, then the rest is resized bilinearly.
     """
@@ -146,21 +146,21 @@ def apply_region(
     """Blacken what a classifier shall not see.
 
     Args:
-        image: Films in [0, 1].
+        image: Images in [0, 1].
         lung_mask: Lungs, 0 or 1; may be None for "full".
-        region: "full", "box" (the upright rectangle around the lungs), "lungs" or "background" (the film with the lungs
+        region: "full", "box" (the upright rectangle around the lungs), "lungs" or "background" (the image with the lungs
             removed).
         dilation: By how much the lungs are widened first, as a fraction of the longer side.
 
     Raises:
-        ConfigError: If a region needs a lung mask and there is none, it is unknown (NaN) for a film, or it holds
+        ConfigError: If a region needs a lung mask and there is none, it is unknown (NaN) for an image, or it holds
             anything but 0 and 1.
     """
     if region == "full":
         return image
     if lung_mask is None or bool(lung_mask.isnan().any()):
         raise ConfigError(
-            f'region="{region}" needs the lung mask of every film. Give lung_mask=..., let a Pipeline with a lung '
+            f'region="{region}" needs the lung mask of every image. Give lung_mask=..., let a Pipeline with a lung '
             f'segmenter find it, or use region="full".'
         )
     if bool(((lung_mask != 0) & (lung_mask != 1)).any()):
@@ -192,7 +192,7 @@ def normalize(
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    # Without antialiasing, shrinking a 3,000-pixel film to 256 samples every twelfth pixel and drops the rest.
+    # Without antialiasing, shrinking a 3,000-pixel image to 256 samples every twelfth pixel and drops the rest.
     shrinks = size[0] < image.shape[-2] or size[1] < image.shape[-1]
     return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=False, antialias=shrinks)
 
@@ -220,16 +220,16 @@ class Orientation:
         """What is wrong, each by itself: "inverted", "turned-90"; empty = upright."""
         return ("inverted",) * self.inverted + (f"turned-{90 * self.turns}",) * bool(self.turns)
 
-    def lay(self, film: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "new_height new_width"]:
-        """Turn and invert an upright film, in [0, 1], so that it lies like this."""
-        return np.ascontiguousarray(self.turn(1 - film if self.inverted else film))
+    def lay(self, image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "new_height new_width"]:
+        """Turn and invert an upright image, in [0, 1], so that it lies like this."""
+        return np.ascontiguousarray(self.turn(1 - image if self.inverted else image))
 
-    def correct(self, film: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "new_height new_width"]:
-        """Make a film, in [0, 1], that lies like this upright again."""
-        return np.ascontiguousarray(self.turn_back(1 - film if self.inverted else film))
+    def correct(self, image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "new_height new_width"]:
+        """Make an image, in [0, 1], that lies like this upright again."""
+        return np.ascontiguousarray(self.turn_back(1 - image if self.inverted else image))
 
     def turn(self, plane: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "new_height new_width"]:
-        """Turn what was found on the upright film so that it fits the film as it lies."""
+        """Turn what was found on the upright image so that it fits the image as it lies."""
         return np.rot90(plane, -self.turns)
 
     def turn_back(self, plane: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "new_height new_width"]:
@@ -237,11 +237,11 @@ class Orientation:
         return np.rot90(plane, self.turns)
 
     def lay_masks(self, masks: dict[str, Bool[np.ndarray, "_ _"]]) -> dict[str, Bool[np.ndarray, "_ _"]]:
-        """Turn masks of the upright film so that they fit the film as it lies."""
+        """Turn masks of the upright image so that they fit the image as it lies."""
         return {name: np.ascontiguousarray(self.turn(mask)) for name, mask in masks.items()}
 
     def correct_masks(self, masks: dict[str, Bool[np.ndarray, "_ _"]]) -> dict[str, Bool[np.ndarray, "_ _"]]:
-        """Turn masks of the film as it lies so that they fit the upright film."""
+        """Turn masks of the image as it lies so that they fit the upright image."""
         return {name: np.ascontiguousarray(self.turn_back(mask)) for name, mask in masks.items()}
 
 
@@ -259,7 +259,7 @@ ORIENTATIONS: dict[str, Orientation] = {
 """All eight by their names, "frontal" first."""
 
 
-NOT_A_FILM = "not-a-frontal-film"
+NOT_A_FRONTAL_IMAGE = "not-a-frontal-film"
 
 
-"""The class of a gate for everything else: photographs, CT slices, lateral films, other body parts, text, noise."""
+"""The class of a gate for everything else: photographs, CT slices, lateral images, other body parts, text, noise."""

@@ -5,7 +5,7 @@
 
 A config holds the steps as plain data; another package adds its own with
 `@POSTPROCESS_STEPS.register("name")` on a function from a mask and keyword parameters to a mask. Areas and
-lengths are fractions of the film, so that a chain means the same at every size. Parts are connected over
+lengths are fractions of the image, so that a chain means the same at every size. Parts are connected over
 corners (8 neighbours), holes are not: the pair for which "enclosed" is well defined.
 """
 
@@ -45,22 +45,22 @@ DEFAULT_LUNG_STEPS: tuple[StepConfig, ...] = (
 )
 """Two lungs without holes. Holes first, so that one hole cannot make a lung the smaller part."""
 
-NOT_FOUND_AREA = 0.02  # of the film; the smallest real lungs seen cover 0.09
+NOT_FOUND_AREA = 0.02  # of the image; the smallest real lungs seen cover 0.09
 
 REASONS: dict[str, str] = {
-    "lungs-not-found": "No lungs were found. Check that this is a frontal chest film and neither inverted nor cut off.",
+    "lungs-not-found": "No lungs were found. Check that this is a frontal chest radiograph and neither inverted nor cut off.",
     "lung-area-below-15-percent": (
-        "The lungs cover less than 15 % of the film. Crop the film to the chest, or check for lungs that are "
+        "The lungs cover less than 15 % of the image. Crop the image to the chest, or check for lungs that are "
         "hidden by an opacity."
     ),
     "only-one-lung-found": (
         "Only one lung was found. Check whether the other is hidden (white-out, effusion, removed lung) or cut off."
     ),
     "lungs-not-side-by-side": (
-        "The two lungs do not lie side by side. Check whether the film is rotated by 90 degrees or shows a side view."
+        "The two lungs do not lie side by side. Check whether the image is rotated by 90 degrees or shows a side view."
     ),
 }
-"""What `lung_reasons` may answer, in words for the person who reads the film."""
+"""What `lung_reasons` may answer, in words for the person who reads the image."""
 
 
 class PostProcess(StepChain):
@@ -94,7 +94,7 @@ def lung_reasons(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.
 
     Args:
         mask: Lungs, cleaned.
-        min_area: Least area of both lungs as a fraction of the film's (0.15: Loan 2022), in [0, 1].
+        min_area: Least area of both lungs as a fraction of the image's (0.15: Loan 2022), in [0, 1].
 
     Returns:
         Ids, in a fixed order; in words: `explain_reason`. "lungs-not-found" stands alone.
@@ -128,7 +128,7 @@ def explain_reason(reason: str) -> str:
 def lung_sides(
     mask: Bool[np.ndarray, "height width"],
 ) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
-    """Return the lung on the film's left (the patient's right) and the one on the film's right; empty = not found."""
+    """Return the lung on the image's left (the patient's right) and the one on the image's right; empty = not found."""
     lungs = sorted(_lungs(mask), key=lambda lung: lung[1][0])
     nothing = np.zeros_like(mask)
     if len(lungs) == 2:
@@ -146,7 +146,7 @@ def fill_holes(
 
     Args:
         mask: What to clean.
-        max_area: Largest hole to fill, as a fraction of the film's area; None = all.
+        max_area: Largest hole to fill, as a fraction of the image's area; None = all.
 
     Raises:
         ConfigError: If `max_area` is out of range.
@@ -187,7 +187,7 @@ def largest_components(
 def remove_small_objects(
     mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.002
 ) -> Bool[np.ndarray, "height width"]:
-    """Remove connected parts smaller than `min_area`, a fraction of the film's area.
+    """Remove connected parts smaller than `min_area`, a fraction of the image's area.
 
     Raises:
         ConfigError: If `min_area` is out of range.
@@ -201,7 +201,7 @@ def remove_small_objects(
 def remove_small_holes(
     mask: Bool[np.ndarray, "height width"], *, max_area: float = 0.002
 ) -> Bool[np.ndarray, "height width"]:
-    """Fill holes up to `max_area`, a fraction of the film's area.
+    """Fill holes up to `max_area`, a fraction of the image's area.
 
     Raises:
         ConfigError: If `max_area` is out of range.
@@ -285,7 +285,7 @@ def _lungs(mask: Bool[np.ndarray, "height width"]) -> list[tuple[Bool[np.ndarray
 
 
 def _largest(areas: Int[np.ndarray, " parts"], count: int, min_share: float) -> list[int]:
-    """Numbers of the largest parts, largest first; among equals the one nearer to the film's top comes first."""
+    """Numbers of the largest parts, largest first; among equals the one nearer to the image's top comes first."""
     order = np.argsort(-areas, kind="stable")[:count]
     return [int(part) for part in order if areas[part] > 0 and areas[part] >= min_share * areas.max()]
 

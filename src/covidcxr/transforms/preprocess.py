@@ -1,12 +1,12 @@
-"""Preprocessing of films as named steps, inside the model.
+"""Preprocessing of images as named steps, inside the model.
 
     preprocess = Preprocess(["normalize", {"name": "median", "size": 3}])
     image = preprocess(image)
 
 A model's config holds the steps as plain data (`PreprocessConfig.steps`). Another package adds its own with
-`@PREPROCESS_STEPS.register("name")` on a function from films [batch, 1, height, width] in [0, 1] and keyword parameters
-to films of the same shape and range. The steps work at the network's size, on the region that the model sees; lengths
-are pixels there. Nothing is random, and nothing a convolution, which graphics cards compute in fewer digits: a film
+`@PREPROCESS_STEPS.register("name")` on a function from images [batch, 1, height, width] in [0, 1] and keyword parameters
+to images of the same shape and range. The steps work at the network's size, on the region that the model sees; lengths
+are pixels there. Nothing is random, and nothing a convolution, which graphics cards compute in fewer digits: an image
 becomes the same in training and in use.
 """
 
@@ -28,12 +28,12 @@ from covidcxr.transforms.step_chain import StepChain, StepConfig
 __all__ = [
     "Preprocess",
     "moves_pixels",
-    "equalize_film",
-    "normalize_film",
-    "sharpen_film",
+    "equalize_image",
+    "normalize_image",
+    "sharpen_image",
     "filter_median",
-    "binarize_film",
-    "crop_film",
+    "binarize_image",
+    "crop_image",
 ]
 
 Step = TypeVar("Step", bound=Callable[..., Any])
@@ -44,7 +44,7 @@ _LEAST_SPAN = 1 / 255  # one grey of 8 bits: what differs by less is noise
 
 
 class Preprocess(StepChain):
-    """A chain of preprocessing steps: call it with films.
+    """A chain of preprocessing steps: call it with images.
 
     Args:
         steps: In order: names, or tables with the key "name" and the step's parameters.
@@ -60,12 +60,12 @@ class Preprocess(StepChain):
         super().__init__(steps)
 
     def __call__(self, image: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
-        """Return the films as the steps make them; those given stay as they are."""
+        """Return the images as the steps make them; those given stay as they are."""
         return cast(Tensor, self._run(image))
 
     @property
     def moving(self) -> tuple[str, ...]:
-        """Names of the steps after which a mask of the film no longer lies where the film shows it."""
+        """Names of the steps after which a mask of the image no longer lies where the image shows it."""
         return tuple(name for name, function, _ in self._steps if getattr(function, "moves_pixels", False))
 
     @staticmethod
@@ -80,16 +80,16 @@ def moves_pixels(step: Step) -> Step:
 
 
 @PREPROCESS_STEPS.register("normalize")
-def normalize_film(
+def normalize_image(
     image: Float[Tensor, "batch 1 height width"], *, low: float = 1.0, high: float = 99.0
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Stretch each film's greys so that its percentiles `low` and `high` become 0 and 1; what lies beyond is cut off.
+    """Stretch each image's greys so that its percentiles `low` and `high` become 0 and 1; what lies beyond is cut off.
 
-    Black that letterboxing added counts. A film whose percentiles are not a grey level of 8 bits apart comes back as it
+    Black that letterboxing added counts. An image whose percentiles are not a grey level of 8 bits apart comes back as it
     is.
 
     Args:
-        image: Films in [0, 1].
+        image: Images in [0, 1].
         low: In percent, in [0, 100].
         high: In percent, in [0, 100], above `low`.
 
@@ -108,16 +108,16 @@ def normalize_film(
 
 
 @PREPROCESS_STEPS.register("equalize")
-def equalize_film(
+def equalize_image(
     image: Float[Tensor, "batch 1 height width"], *, skip_black: bool = False
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Replace each pixel by its rank among the film's 256 greys: the histogram becomes flat (Hummel 1977).
+    """Replace each pixel by its rank among the image's 256 greys: the histogram becomes flat (Hummel 1977).
 
     Whatever a scanner did to brightness, contrast or gamma alike everywhere is undone. The darkest grey becomes 0, the
-    brightest 1; a film of one grey comes back as it is.
+    brightest 1; an image of one grey comes back as it is.
 
     Args:
-        image: Films in [0, 1].
+        image: Images in [0, 1].
         skip_black: Leave out pixels that are exactly 0 and keep them so: padding, and what a region removed.
 
     Raises:
@@ -139,13 +139,13 @@ def equalize_film(
 
 
 @PREPROCESS_STEPS.register("sharpen")
-def sharpen_film(
+def sharpen_image(
     image: Float[Tensor, "batch 1 height width"], *, amount: float = 1.0, radius: float = 1.0
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Sharpen by an unsharp mask: add `amount` times the difference from the blurred film, and cut off beyond [0, 1].
+    """Sharpen by an unsharp mask: add `amount` times the difference from the blurred image, and cut off beyond [0, 1].
 
     Args:
-        image: Films in [0, 1].
+        image: Images in [0, 1].
         amount: How much is added, in [0, 10].
         radius: Standard deviation of the Gaussian blur, in pixels, in (0, 50].
 
@@ -166,7 +166,7 @@ def filter_median(
     """Replace each pixel by the median of the square around it; beyond the border the outermost pixels repeat.
 
     Args:
-        image: Films in [0, 1].
+        image: Images in [0, 1].
         size: Side of the square in pixels, odd, from 1 to 15.
 
     Raises:
@@ -182,14 +182,14 @@ def filter_median(
 
 
 @PREPROCESS_STEPS.register("binarize")
-def binarize_film(
+def binarize_image(
     image: Float[Tensor, "batch 1 height width"], *, threshold: float | None = None, keep: Kept = "film"
 ) -> Float[Tensor, "batch 1 height width"]:
     """Turn what is darker than a threshold black.
 
     Args:
-        image: Films in [0, 1].
-        threshold: In [0, 1]; None = each film's own, the best cut of its histogram in two (Otsu 1979). A film of one
+        image: Images in [0, 1].
+        threshold: In [0, 1]; None = each image's own, the best cut of its histogram in two (Otsu 1979). An image of one
             grey has none and turns black.
         keep: "film" leaves what is brighter as it is: the greys inside the lungs and of an opacity are what a
             classifier is to see, and a network pretrained on pictures expects. "mask" turns it white.
@@ -205,18 +205,18 @@ def binarize_film(
 
 @PREPROCESS_STEPS.register("crop")
 @moves_pixels
-def crop_film(
+def crop_image(
     image: Float[Tensor, "batch 1 height width"],
     *,
     threshold: float | None = None,
     largest: bool = True,
     margin: float = 0.02,
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Cut each film to the box around what is bright, and stretch that to the whole frame.
+    """Cut each image to the box around what is bright, and stretch that to the whole frame.
 
     Args:
-        image: Films in [0, 1]; one with nothing bright stays whole.
-        threshold: From which grey a pixel is bright, in [0, 1]; None = each film's own (Otsu 1979).
+        image: Images in [0, 1]; one with nothing bright stays whole.
+        threshold: From which grey a pixel is bright, in [0, 1]; None = each image's own (Otsu 1979).
         largest: Take the largest connected part only: letters and the table beside the patient do not count.
         margin: By how much the box is widened on each side, as a fraction of the frame's side, in [0, 0.5].
 
@@ -268,7 +268,7 @@ def _median(values: Sequence[Tensor]) -> Tensor:
 
 
 def _bright(image: Tensor, threshold: float | None) -> Bool[Tensor, "batch 1 height width"]:
-    """Say which pixels lie at or above a threshold; None = Otsu's, in a histogram of what greys the film has."""
+    """Say which pixels lie at or above a threshold; None = Otsu's, in a histogram of what greys the image has."""
     if threshold is not None:
         _check_number("threshold", threshold, 0, 1)
         return image >= threshold
@@ -279,7 +279,7 @@ def _bright(image: Tensor, threshold: float | None) -> Bool[Tensor, "batch 1 hei
 
 
 def _otsu(bins: Tensor) -> Tensor:
-    """Return for each film the bin up to which its pixels are dark: the variance between dark and bright is greatest.
+    """Return for each image the bin up to which its pixels are dark: the variance between dark and bright is greatest.
 
     Whole numbers as far as they go: sums of them are the same in any order, so every device finds the same bin.
     """
@@ -293,7 +293,7 @@ def _otsu(bins: Tensor) -> Tensor:
 
 
 def _largest_part(bright: Bool[Tensor, "batch 1 height width"]) -> Bool[Tensor, "batch 1 height width"]:
-    """Keep of each film's bright pixels the largest connected part (over corners, too)."""
+    """Keep of each image's bright pixels the largest connected part (over corners, too)."""
     lit = bright.flatten(1)
     parts = torch.arange(lit.shape[1], device=bright.device).expand_as(lit)  # at first each pixel is one
     while not torch.equal(parts, joined := _join(parts, bright)):

@@ -89,7 +89,7 @@ class StepChain(ABC):
             if parameter.default is parameter.empty and parameter.name not in parameters and not open_ended:
                 raise ConfigError(f"{cls._kind()} {name!r} needs a value for {parameter.name!r}.")
         try:
-            function(cls._example(), **parameters)  # a wrong value shall be an error now, not at the first film
+            function(cls._example(), **parameters)  # a wrong value shall be an error now, not at the first image
         except ConfigError as error:
             raise ConfigError(f"{cls._kind()} {name!r}: {error}") from error
         return name, function, parameters

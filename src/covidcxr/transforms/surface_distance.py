@@ -19,7 +19,7 @@ def hd95(
 ) -> float:
     """Return the 95 % Hausdorff distance: how far all but the worst twentieth of the outlines are apart.
 
-    The outline of a mask is its pixels that have one of four neighbours outside it, or beyond the film. Of each
+    The outline of a mask is its pixels that have one of four neighbours outside it, or beyond the image. Of each
     outline, the 95th percentile of the distances to the nearest pixel of the other counts; of these two, the larger
     (Huttenlocher 1993; as Metrics Reloaded, Maier-Hein 2024, defines it). MedPy's `hd95` pools both directions instead,
     which forgives a part too many in one of the masks.
@@ -30,8 +30,8 @@ def hd95(
         spacing: Distance between rows and between columns, in mm for instance; default pixels.
 
     Returns:
-        In the unit of `spacing`, from 0 up. Both empty is 0. One empty is the diagonal of the film, the largest
-        distance that there is: so a missed mask counts in a mean over films, which infinity would decide alone.
+        In the unit of `spacing`, from 0 up. Both empty is 0. One empty is the diagonal of the image, the largest
+        distance that there is: so a missed mask counts in a mean over images, which infinity would decide alone.
 
     Raises:
         ConfigError: If shapes differ, an array is not bool, or the spacing is not above 0.

@@ -31,7 +31,7 @@ _before: tuple[int, int] = (1, 1)
 def one_core() -> Iterator[None]:
     """Let torch and OpenCV compute in the calling thread alone, without threads of their own.
 
-    On a single film and a small network, or where films are shared among threads already, these would mostly wait for
+    On a single image and a small network, or where images are shared among threads already, these would mostly wait for
     each other, and burn CPU time as they wait. Several threads may be here at a time, and one of them again: when the
     last one leaves, all is as it was.
     """

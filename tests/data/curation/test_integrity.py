@@ -9,15 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from covidcxr.data import CovidQUExDataModule, CovidxCT2DataModule, CSVDataModule, FolderDataModule, Ieee8023DataModule
-from covidcxr.data.curation.integrity import check_dataset
-from covidcxr.errors import DatasetError
-from covidcxr.utils.threads import map_threads
 from fakes import (
     MASK_COLUMNS,
     SIZE,
-    draw_film,
+    draw_image,
     draw_lungs,
     write_covid_qu_ex_fake,
     write_covidx_ct2_fake,
@@ -28,6 +23,11 @@ from fakes import (
     write_table_fake,
 )
 from test_data import MAKERS
+
+from covidcxr.data import CovidQUExDataModule, CovidxCT2DataModule, CSVDataModule, FolderDataModule, Ieee8023DataModule
+from covidcxr.data.curation.integrity import check_dataset
+from covidcxr.errors import DatasetError
+from covidcxr.utils.threads import map_threads
 
 
 @pytest.fixture
@@ -50,23 +50,23 @@ def test_a_sound_copy_has_no_fault_but_its_size(name, tmp_path):
     module = MAKERS[name](tmp_path / "data")
     report = check_dataset(module, decode=True)
     assert [fault for fault in report.faults if "films of the release" not in fault] == []
-    assert report.films == len(module.records)
+    assert report.images == len(module.records)
     assert report.left_out == dict(module.left_out)
     assert report.release is None
     assert report.complete == (not module.releases)
     if not module.multilabel:
         assert sum(report.counts.values()) == len(list(module.read_records()))
-    assert json.loads(json.dumps(report.to_dict()))["films"] == report.films
+    assert json.loads(json.dumps(report.to_dict()))["films"] == report.images
 
 
 def test_every_fault_of_a_table_at_once(table):
     lines = (table / "manifest.csv").read_text().splitlines()
-    films = sorted(path for path in (table / "images").rglob("*.png"))
+    images = sorted(path for path in (table / "images").rglob("*.png"))
     masks = sorted(path for path in (table / "lungs").iterdir())
-    films[0].unlink()
+    images[0].unlink()
     masks[3].unlink()
-    films[5].write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    films[6].write_bytes(b"")
+    images[5].write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    images[6].write_bytes(b"")
     masks[8].write_bytes(b"<html>")
     write_image(masks[9], draw_lungs((20, 30)))
     lines += [lines[3], lines[5].replace(",", "", 1), lines[6][:30]]
@@ -75,12 +75,12 @@ def test_every_fault_of_a_table_at_once(table):
     expected = [
         f"Line 51 of {table / 'manifest.csv'} has 8 fields",
         f"Line 52 of {table / 'manifest.csv'} has 3 fields",
-        "1 films are listed more than once: images/south/south01_1.png",
-        f"2 files of the data set are missing (1 films, 1 masks): {films[0]}, {masks[3]}",
+        "1 images are listed more than once: images/south/south01_1.png",
+        f"2 files of the data set are missing (1 images, 1 masks): {images[0]}, {masks[3]}",
         "Films have labels that are no classes: 'other' (12)",
-        f"'{films[5]}' is no film but a Git LFS pointer",
-        f"'{films[6]}' is empty",
-        f"'{masks[8]}' is no film but text",
+        f"'{images[5]}' is no image but a Git LFS pointer",
+        f"'{images[6]}' is empty",
+        f"'{masks[8]}' is no image but text",
         f"The mask {masks[9]} is 20 x 30 pixels",
     ]
     assert len(faults) == len(expected)
@@ -99,15 +99,15 @@ def test_every_fault_of_a_published_data_set_at_once(tmp_path):
     masks = sorted((top / "Train" / "Normal" / "lung masks").iterdir())
     masks[0].unlink()
     write_image(masks[1], np.ones((40, 40), bool))
-    films = sorted((top / "Train" / "Normal" / "images").iterdir())
-    films[2].unlink()
-    films[2].symlink_to("/nowhere/film.png")
+    images = sorted((top / "Train" / "Normal" / "images").iterdir())
+    images[2].unlink()
+    images[2].symlink_to("/nowhere/film.png")
     report = check_dataset(CovidQUExDataModule(root))
     assert [fault.split(". ")[0] for fault in report.faults if "films of the release" not in fault] == [
         f"{top / 'Val' / 'Normal' / 'images'} holds no film",
         f"CovidQUExDataModule does not find {top / 'Test' / 'Non-COVID' / 'images'}",
-        f"2 files of the data set are missing (1 films, 1 masks): {films[2]}, {masks[0]}",
-        f"The mask {masks[1]} is 40 x 40 pixels, its film {films[1]} 40 x 32: they do not show the same part",
+        f"2 files of the data set are missing (1 images, 1 masks): {images[2]}, {masks[0]}",
+        f"The mask {masks[1]} is 40 x 40 pixels, its image {images[1]} 40 x 32: they do not show the same part",
     ]
     assert not report.complete
     assert "kaggle.com" in report.faults[1]
@@ -125,7 +125,7 @@ class TestCounts:
         report = check_dataset(module)
         assert (report.release, report.faults, report.complete) == ("new", [], True)
         assert report.counts == dict(module.releases["new"])
-        assert (report.films, report.left_out) == (36, {"label other": 12})
+        assert (report.images, report.left_out) == (36, {"label other": 12})
         assert "Films left out: 12 (label other)." in report.notes
 
     def test_what_lacks_of_the_nearest_release(self, module, table):
@@ -134,10 +134,10 @@ class TestCounts:
         report = check_dataset(module)
         assert report.release is None
         assert report.faults[:2] == [
-            "1 films are listed more than once: images/north/north00_0.png. List each film once.",
-            "all/covid19: 10 of 12 films of the release new.",
+            "1 images are listed more than once: images/north/north00_0.png. List each image once.",
+            "all/covid19: 10 of 12 images of the release new.",
         ]
-        assert "all/flu: 1 of 0 films of the release new." in report.faults
+        assert "all/flu: 1 of 0 images of the release new." in report.faults
 
     def test_splits_count_where_the_release_has_them(self, module, table):
         rows = [
@@ -145,13 +145,13 @@ class TestCounts:
             for i in range(9)
         ]
         for row in rows:
-            write_image(table / row["path"], draw_film(0))
+            write_image(table / row["path"], draw_image(0))
         write_csv(table / "split.csv", rows)
         module = open_table(table, table="split.csv", mask_columns=None)
         module.releases = {"1": {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 1}, "2": {"all/a": 5, "all/b": 5}}
         assert check_dataset(module).release == "1"
         module.releases = {"2": {"all/a": 5, "all/b": 5}}
-        assert check_dataset(module).faults == ["all/b: 4 of 5 films of the release 2."]
+        assert check_dataset(module).faults == ["all/b: 4 of 5 images of the release 2."]
 
 
 class TestNotes:
@@ -161,13 +161,13 @@ class TestNotes:
             for i in range(20)
         ]
         for row in rows:
-            write_image(table / row["path"], draw_film(0))
+            write_image(table / row["path"], draw_image(0))
         write_csv(table / "split.csv", rows)
         settings = {"table": "split.csv", "mask_columns": None, "label_column": None}
         report = check_dataset(open_table(table, **settings))
         assert report.complete
         assert any("leaks: 7 patients" in note for note in report.notes)
-        assert any("patients of 6 of 20 films are not known" in note for note in report.notes)
+        assert any("patients of 6 of 20 images are not known" in note for note in report.notes)
         assert not any(
             "leaks" in note for note in check_dataset(open_table(table, official_split=False, **settings)).notes
         )
@@ -181,30 +181,30 @@ class TestNotes:
         report = check_dataset(Ieee8023DataModule(write_ieee8023_fake(tmp_path)))
         assert report.left_out == {"lateral": 6, "unknown view": 12, "CT slice": 2, "CT volume": 1}
         assert "Films left out: 12 (unknown view), 6 (lateral), 2 (CT slice), 1 (CT volume)." in report.notes
-        assert sum(report.counts.values()) == report.films + 20
+        assert sum(report.counts.values()) == report.images + 20
 
 
 class TestFiles:
     def test_only_decoding_finds_what_is_cut_short(self, table):
-        film, mask = table / "images/north/north00_0.png", table / "lungs/north03_0.png"
-        cut_short(film)
-        write_image(mask, draw_film(0))  # a film in place of its mask
+        image, mask = table / "images/north/north00_0.png", table / "lungs/north03_0.png"
+        cut_short(image)
+        write_image(mask, draw_image(0))  # an image in place of its mask
         assert check_dataset(open_table(table)).complete
         faults = check_dataset(open_table(table), decode=True).faults
-        assert [str(path) in fault for path, fault in zip((film, mask), faults, strict=True)] == [True, True]
+        assert [str(path) in fault for path, fault in zip((image, mask), faults, strict=True)] == [True, True]
 
-    def test_boxes_and_masks_are_compared_with_the_film(self, tmp_path):
+    def test_boxes_and_masks_are_compared_with_the_image(self, tmp_path):
         root = write_covidx_ct2_fake(tmp_path)
         write_image(
-            root / "2A_images" / "CP_0_3112_0032.png", draw_film(0, (39, 30))
+            root / "2A_images" / "CP_0_3112_0032.png", draw_image(0, (39, 30))
         )  # its box ends at column 30, row 39
-        write_image(root / "2A_images" / "NCP_0_2577_0116.png", draw_film(0, (39, 29)))
+        write_image(root / "2A_images" / "NCP_0_2577_0116.png", draw_image(0, (39, 29)))
         (fault,) = [fault for fault in check_dataset(CovidxCT2DataModule(root)).faults if "release" not in fault]
         assert fault.startswith(
             f"The box (4, 2, 39, 30) of {root / '2A_images' / 'NCP_0_2577_0116.png'} reaches beyond"
         )
 
-    def test_no_film_is_decoded_for_headers(self, table, monkeypatch):
+    def test_no_image_is_decoded_for_headers(self, table, monkeypatch):
         monkeypatch.setattr("covidcxr.data.collection.read_image", None)
         monkeypatch.setattr("covidcxr.data.curation.integrity.read_mask", None)
         told = []
@@ -231,7 +231,7 @@ class TestFiles:
         (fault,) = report.faults
         assert "does not find" in fault
         assert "kaggle.com" in fault
-        assert (report.films, report.counts, report.complete) == (0, {}, False)
+        assert (report.images, report.counts, report.complete) == (0, {}, False)
 
 
 class TestDrawnMasks:
@@ -250,9 +250,9 @@ class TestDrawnMasks:
         assert str(table / "out" / "films") in str(caught.value)
         report = check_dataset(open_table(table, drawn_masks=table / "nowhere", where={"source": ["north", "east"]}))
         assert ["no folder of drawn masks" in fault for fault in report.faults] == [True]
-        assert report.films == 32  # the rest was looked at all the same
+        assert report.images == 32  # the rest was looked at all the same
 
-    def test_films_that_have_masks_need_none(self, table):
+    def test_images_that_have_masks_need_none(self, table):
         (table / "out").mkdir()
         settings = {"where": {"source": "north"}, "mask_columns": {"lung_field": "lung_mask"}}
         assert check_dataset(open_table(table, drawn_masks=table / "out", **settings)).complete

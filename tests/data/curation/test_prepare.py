@@ -14,7 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes import (
+    MASK_COLUMNS,
+    SIZE,
+    draw_image,
+    draw_lungs,
+    write_covid_qu_ex_fake,
+    write_covidx_ct2_fake,
+    write_csv,
+    write_folder_fake,
+    write_ieee8023_fake,
+    write_image,
+    write_table_fake,
+)
 from PIL import Image
+from prepare_slowly import Images
+from test_data import MAKERS
 
 from covidcxr.data import (
     CovidQUExDataModule,
@@ -30,21 +45,6 @@ from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.data.curation.prepared import INDEX, RECORDS, STAMP
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.image import image_size
-from fakes import (
-    MASK_COLUMNS,
-    SIZE,
-    draw_film,
-    draw_lungs,
-    write_covid_qu_ex_fake,
-    write_covidx_ct2_fake,
-    write_csv,
-    write_folder_fake,
-    write_ieee8023_fake,
-    write_image,
-    write_table_fake,
-)
-from prepare_slowly import Films
-from test_data import MAKERS
 
 SMALL: dict[str, Any] = {"image_size": (24, 24), "batch_size": 4, "augment": None}
 
@@ -92,7 +92,7 @@ def test_every_module_reads_its_copy(name, tmp_path):
     origin = type(made)(made.root, **settings)
     report = prepare_dataset(origin, tmp_path / "copy", image_size=(24, 24))
     copy = type(made)(tmp_path / "copy", **settings)
-    assert (report.films, report.written, report.failed) == (len(origin.records), len(origin.records), [])
+    assert (report.images, report.written, report.failed) == (len(origin.records), len(origin.records), [])
     assert_same_records(copy, origin)
     assert_same_samples(copy, origin)
     assert check_dataset(copy, decode=True).faults == check_dataset(origin).faults
@@ -132,10 +132,10 @@ class TestSamples:
         prepare_dataset(origin, tmp_path / "copy", image_size=(24, 24))
         assert_same_samples(open_table(tmp_path / "copy", **settings), origin)
 
-    def test_films_are_small_and_without_padding(self, table, tmp_path):
+    def test_images_are_small_and_without_padding(self, table, tmp_path):
         report = prepare_dataset(open_table(table), tmp_path / "copy", image_size=(24, 24))
-        films = [np.asarray(Image.open(path)) for path in (tmp_path / "copy" / "films").rglob("*.png")]
-        assert {(film.shape, film.dtype.name) for film in films} == {((24, 19), "uint8")}
+        images = [np.asarray(Image.open(path)) for path in (tmp_path / "copy" / "films").rglob("*.png")]
+        assert {(image.shape, image.dtype.name) for image in images} == {((24, 19), "uint8")}
         assert report.size == sum(path.stat().st_size for path in (tmp_path / "copy").rglob("*.png"))
         masks = [np.asarray(Image.open(path)) for path in (tmp_path / "copy" / "masks").rglob("*.png")]
         assert {*np.unique(masks)} == {0, 255}
@@ -219,28 +219,28 @@ class TestSettings:
 
     def test_a_reader_of_its_own_reads_the_origin_only(self, table, tmp_path):
         class Inverting(CSVDataModule):
-            def read_film(self, record: Record) -> np.ndarray:
-                return 1 - super().read_film(record)
+            def load_image(self, record: Record) -> np.ndarray:
+                return 1 - super().load_image(record)
 
         origin = Inverting(table, mask_columns=MASK_COLUMNS, **SMALL)
         prepare_dataset(origin, tmp_path / "copy", image_size=(24, 24))
         assert_same_samples(Inverting(tmp_path / "copy", mask_columns=MASK_COLUMNS, **SMALL), origin)
 
 
-class TestBrokenFilms:
+class TestBrokenImages:
     def test_cost_an_entry_each(self, table, tmp_path):
         origin = open_table(table)
-        films = [record.image_path for record in origin.records]
+        images = [record.image_path for record in origin.records]
         masks = [path for record in origin.records[10:] for path in record.mask_paths.values()]
-        films[0].write_bytes(films[0].read_bytes()[:-200])
-        films[3].unlink()
+        images[0].write_bytes(images[0].read_bytes()[:-200])
+        images[3].unlink()
         write_image(masks[0], draw_lungs((20, 30)))
         report = prepare_dataset(origin, tmp_path / "copy", image_size=(24, 24))
         told = {failure["image_id"]: failure["error"] for failure in report.failed}
         assert len(told) == 3
         assert "cannot be decoded" in told[origin.records[0].image_id]
         assert "no file" in told[origin.records[3].image_id]
-        assert (report.films, report.written, report.left_out) == (21, 21, {"cannot be read": 3})
+        assert (report.images, report.written, report.left_out) == (21, 21, {"cannot be read": 3})
         lines = (tmp_path / "copy" / "failed.jsonl").read_text().splitlines()
         assert (
             [json.loads(line) for line in lines] == report.failed == json.loads(json.dumps(report.to_dict()))["failed"]
@@ -252,14 +252,14 @@ class TestBrokenFilms:
         # Mended, they are added, and nothing else is done again.
         write_table_fake(table, patients=12)
         report = prepare_dataset(open_table(table), tmp_path / "copy", image_size=(24, 24))
-        assert (report.films, report.written, report.failed) == (24, 3, [])
+        assert (report.images, report.written, report.failed) == (24, 3, [])
         assert not (tmp_path / "copy" / "failed.jsonl").exists()
         assert_same_records(open_table(tmp_path / "copy"), open_table(table))
 
-    def test_nothing_but_broken_films_is_no_copy(self, table, tmp_path):
+    def test_nothing_but_broken_images_is_no_copy(self, table, tmp_path):
         for path in (table / "images").rglob("*.png"):
             path.write_bytes(b"<html>")
-        with pytest.raises(DatasetError, match=r"Not one of 24 films .*HTML"):
+        with pytest.raises(DatasetError, match=r"Not one of 24 images .*HTML"):
             prepare_dataset(open_table(table), tmp_path / "copy")
         assert not (tmp_path / "copy" / INDEX).exists()
 
@@ -279,16 +279,16 @@ class TestBrokenFilms:
             patch.setattr("covidcxr.data.curation.prepare.write_image", full)
             with pytest.raises(DatasetError, match=r"No space left on device\. .* goes on where it stopped"):
                 prepare_dataset(open_table(table), tmp_path / "copy")
-        assert prepare_dataset(open_table(table), tmp_path / "copy").films == 24
+        assert prepare_dataset(open_table(table), tmp_path / "copy").images == 24
 
 
 class TestPlaces:
     def test_nothing_is_written_outside(self, tmp_path):
-        """Names that lead out, meet on some disk, are too long, or are a film and a folder."""
+        """Names that lead out, meet on some disk, are too long, or are an image and a folder."""
         root, far = tmp_path / "a" / "data", str(tmp_path / "a" / "elsewhere" / "far.png")
         paths = ["../beside.png", far, "in/side.png", "In/Side.png", f"{'x' * 230}.png", "a.png", "b/../../up.png"]
         for number, path in enumerate(paths):
-            write_image(root / path, draw_film(number))
+            write_image(root / path, draw_image(number))
             write_image(root / "masks" / f"{number}.png", draw_lungs())
         rows = [{"path": path, "label": "n", "m": f"masks/{i}.png"} for i, path in enumerate(paths)]
         write_csv(root / "manifest.csv", rows)
@@ -351,7 +351,7 @@ class TestDamagedCopies:
         for content, message in (
             (whole[: len(whole) // 2], "cannot be read"),
             (b"no gzip", "cannot be read"),
-            (gzip.compress(b"".join(lines[:-1])), "tells 23 films of 24"),
+            (gzip.compress(b"".join(lines[:-1])), "tells 23 images of 24"),
             (gzip.compress(b"".join([b"{}\n", *lines[1:]])), "Line 1 of .* is damaged"),
             (gzip.compress(b"".join([b'{"image_path": "a", "size": 3}\n', *lines[1:]])), "Line 1 of .* is damaged"),
         ):
@@ -359,12 +359,12 @@ class TestDamagedCopies:
             with pytest.raises(DatasetError, match=message):
                 open_table(copy).setup()
         (copy / RECORDS).unlink()
-        with pytest.raises(DatasetError, match="0 films of 24"):
+        with pytest.raises(DatasetError, match="0 images of 24"):
             open_table(copy).setup()
 
-    def test_films(self, copy):
-        films = sorted((copy / "films").rglob("*.png"))
-        films[0].unlink()
+    def test_images(self, copy):
+        images = sorted((copy / "films").rglob("*.png"))
+        images[0].unlink()
         with pytest.raises(DatasetError, match="1 files of the data set are missing"):
             open_table(copy).setup()
 
@@ -373,12 +373,17 @@ class TestInterruption:
     @pytest.fixture
     def whole(self, table, tmp_path) -> dict[str, bytes]:
         """The files of a copy that nothing interrupted."""
-        prepare_dataset(Films(table), tmp_path / "whole", image_size=(24, 24))
+        prepare_dataset(Images(table), tmp_path / "whole", image_size=(24, 24))
         return files_of(tmp_path / "whole")
 
     def test_killed_and_resumed(self, table, tmp_path, whole):
         out = tmp_path / "copy"
-        command = [sys.executable, str(Path(__file__).parents[2] / "helpers" / "prepare_slowly.py"), str(table), str(out)]
+        command = [
+            sys.executable,
+            str(Path(__file__).parents[2] / "helpers" / "prepare_slowly.py"),
+            str(table),
+            str(out),
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
             while int(run.stdout.readline()) < 5:
                 pass
@@ -392,10 +397,10 @@ class TestInterruption:
         written = sum(name.startswith("films/") for name in pictures)
         assert 5 <= written < 24
         with pytest.raises(DatasetError, match=r"unfinished\. Run covidcxr datasets prepare again"):
-            Films(out)
+            Images(out)
         (out / "films" / f".{'0' * 32}.tmp").write_bytes(b"half a film")
-        report = prepare_dataset(Films(table), out, image_size=(24, 24))
-        assert (report.films, report.written) == (24, 24 - written)
+        report = prepare_dataset(Images(table), out, image_size=(24, 24))
+        assert (report.images, report.written) == (24, 24 - written)
         assert files_of(out) == whole
 
     @pytest.mark.parametrize("last", [STAMP, RECORDS, INDEX])
@@ -413,19 +418,19 @@ class TestInterruption:
             patch.setattr(Path, "replace", replace)
             patch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead tidy nothing
             with pytest.raises(Killed):
-                prepare_dataset(Films(table), out, image_size=(24, 24))
+                prepare_dataset(Images(table), out, image_size=(24, 24))
         assert not (out / INDEX).exists()
         assert (out / STAMP).exists() == (last != STAMP)
-        report = prepare_dataset(Films(table), out, image_size=(24, 24))
+        report = prepare_dataset(Images(table), out, image_size=(24, 24))
         assert report.written == (24 if last == STAMP else 0)
         assert files_of(out) == whole
 
     def test_a_finished_copy_stays_as_it_is(self, table, tmp_path, whole):
-        assert prepare_dataset(Films(table), tmp_path / "whole", image_size=(24, 24)).written == 0
+        assert prepare_dataset(Images(table), tmp_path / "whole", image_size=(24, 24)).written == 0
         assert files_of(tmp_path / "whole") == whole
         assert STAMP not in whole
 
     def test_progress(self, table, tmp_path):
         told = []
-        prepare_dataset(Films(table), tmp_path / "copy", progress=lambda done, total: told.append((done, total)))
+        prepare_dataset(Images(table), tmp_path / "copy", progress=lambda done, total: told.append((done, total)))
         assert told == [(done, 24) for done in range(1, 25)]

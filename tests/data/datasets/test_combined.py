@@ -1,4 +1,4 @@
-"""Several data sets as one, and copies of one film among them."""
+"""Several data sets as one, and copies of one image among them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import write_covidx_ct2_fake, write_csv, write_folder_fake, write_image, write_table_fake
 
 from covidcxr.data import (
     CombinedDataModule,
@@ -20,7 +21,7 @@ from covidcxr.data import (
     count_by,
     find_duplicates,
     find_leaks,
-    find_shared_films,
+    find_shared_images,
 )
 from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.data.curation.near_duplicates import sketch
@@ -28,7 +29,6 @@ from covidcxr.errors import ConfigError, DatasetError, UnknownNameError
 from covidcxr.io.image import read_image
 from covidcxr.phantom import draw_phantom
 from covidcxr.training.lightning_cli import open_data
-from fakes import write_covidx_ct2_fake, write_csv, write_folder_fake, write_image, write_table_fake
 
 MEMBERS: dict[str, Any] = {
     "ward": {
@@ -48,16 +48,16 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def film(seed: int) -> np.ndarray:
+def image(seed: int) -> np.ndarray:
     return (draw_phantom(seed, size=(300, 260)).image * 255).astype(np.uint8)
 
 
-def write_films(folder: Path, films: dict[str, np.ndarray], split: dict[str, str] | None = None) -> Path:
+def write_images(folder: Path, images: dict[str, np.ndarray], split: dict[str, str] | None = None) -> Path:
     rows = [
         {"path": name, "label": "a", "patient_id": name.split("_")[0], "split": (split or {}).get(name, "")}
-        for name in films
+        for name in images
     ]
-    for name, pixels in films.items():
+    for name, pixels in images.items():
         write_image(folder / name, pixels)
     write_csv(folder / "manifest.csv", rows)
     return folder
@@ -85,7 +85,7 @@ class TestCombined:
         ward = FolderDataModule(root / "ward", patient_pattern="p([0-9]+)_")
         whole = CombinedDataModule(datasets={"ward": ward}, duplicates="ignore")
         assert len(whole.records) == 24
-        np.testing.assert_array_equal(whole.read_film(whole.records[0]), read_image(root / whole.records[0].image_id))
+        np.testing.assert_array_equal(whole.load_image(whole.records[0]), read_image(root / whole.records[0].image_id))
 
     def test_from_yaml(self, root: Path) -> None:
         data = {"class_path": "covidcxr.data.datasets.combined.CombinedDataModule"}
@@ -137,18 +137,18 @@ class TestCombined:
 
 
 class TestCopies:
-    """One film in two collections: as it is, and resized."""
+    """One image in two collections: as it is, and resized."""
 
     @pytest.fixture
     def twins(self, tmp_path: Path) -> Path:
         import cv2
 
-        shared = film(0)
-        first = {"p1_0.png": shared} | {f"p{n}_0.png": film(n) for n in range(2, 6)}
-        second = {"q1_0.png": cv2.resize(shared, (200, 230)), "q2_0.png": film(2)}
-        second |= {f"q{n}_0.png": film(n + 10) for n in range(3, 6)}
-        write_films(tmp_path / "one", first, dict.fromkeys(first, "train"))
-        write_films(tmp_path / "two", second, dict.fromkeys(second, "test"))
+        shared = image(0)
+        first = {"p1_0.png": shared} | {f"p{n}_0.png": image(n) for n in range(2, 6)}
+        second = {"q1_0.png": cv2.resize(shared, (200, 230)), "q2_0.png": image(2)}
+        second |= {f"q{n}_0.png": image(n + 10) for n in range(3, 6)}
+        write_images(tmp_path / "one", first, dict.fromkeys(first, "train"))
+        write_images(tmp_path / "two", second, dict.fromkeys(second, "test"))
         return tmp_path
 
     @staticmethod
@@ -156,27 +156,27 @@ class TestCopies:
         members = {name: {"name": "csv", "root": name} for name in ("one", "two")}
         return CombinedDataModule(root, datasets=members, **settings)
 
-    def test_a_film_in_two_splits_is_refused(self, twins: Path) -> None:
-        with pytest.raises(DatasetError, match=r"2 films are there several times.*one/p1_0\.png = two/q1_0\.png"):
+    def test_a_image_in_two_splits_is_refused(self, twins: Path) -> None:
+        with pytest.raises(DatasetError, match=r"2 images are there several times.*one/p1_0\.png = two/q1_0\.png"):
             _ = self.combined(twins).records
-        with pytest.raises(DatasetError, match=r"1 films are there several times.*one/p2_0\.png = two/q2_0\.png"):
+        with pytest.raises(DatasetError, match=r"1 images are there several times.*one/p2_0\.png = two/q2_0\.png"):
             _ = self.combined(twins, near_duplicates=False).records
         assert len(self.combined(twins, duplicates="ignore").records) == 10
 
     def test_the_check_tells_of_them(self, twins: Path) -> None:
         (fault,) = check_dataset(self.combined(twins)).faults
-        assert "2 films are there several times, in different splits" in fault
+        assert "2 images are there several times, in different splits" in fault
         assert check_dataset(self.combined(twins, duplicates="ignore")).complete
 
     def test_group_keeps_the_test_copy_of_official_splits(self, twins: Path) -> None:
         whole = self.combined(twins, duplicates="group")
-        with pytest.warns(UserWarning, match="2 films are left out"):
+        with pytest.warns(UserWarning, match="2 images are left out"):
             names = {record.image_id for record in whole.records}
         assert {"two/q1_0.png", "two/q2_0.png"} <= names
         assert not {"one/p1_0.png", "one/p2_0.png"} & names
-        assert whole.left_out == {"copy of a film in another official split": 2}
+        assert whole.left_out == {"copy of an image in another official split": 2}
 
-    def test_group_makes_one_patient_of_those_who_share_a_film(self, twins: Path) -> None:
+    def test_group_makes_one_patient_of_those_who_share_a_image(self, twins: Path) -> None:
         whole = self.combined(twins, duplicates="group", official_split=False, fractions=(0.5, 0.2))
         assert len(whole.records) == 10
         splits = {record.image_id: record.split for record in whole.records}
@@ -191,9 +191,9 @@ class TestCopies:
         assert splits["one/p1_0.png"] == splits["two/q1_0.png"]
 
     def test_drop_links_the_patients_of_copies(self, twins: Path) -> None:
-        write_films(
+        write_images(
             twins / "two",
-            {"q1_0.png": film(0), "q1_1.png": film(50), "q9_0.png": film(51)},
+            {"q1_0.png": image(0), "q1_1.png": image(50), "q9_0.png": image(51)},
             {"q1_0.png": "test", "q1_1.png": "test", "q9_0.png": "test"},
         )
         whole = self.combined(twins, duplicates="drop", official_split=False)
@@ -219,28 +219,28 @@ class TestCopies:
         file = next(kept.glob("*.npz"))
         sketched: list[int] = []
 
-        def count(film: Any) -> Any:
+        def count(image: Any) -> Any:
             sketched.append(1)
-            return sketch(film)
+            return sketch(image)
 
         monkeypatch.setattr("covidcxr.data.curation.duplicates.sketch", count)
         assert find_duplicates(records, cache=kept) == first
         assert not sketched
-        write_image(twins / "one" / "p5_0.png", film(99))
+        write_image(twins / "one" / "p5_0.png", image(99))
         find_duplicates(records, cache=kept)
-        assert len(sketched) == 1, "only the film that was altered"
+        assert len(sketched) == 1, "only the image that was altered"
         file.write_bytes(file.read_bytes()[:500])
         assert find_duplicates(records, cache=kept) == find_duplicates(records)
 
 
 class TestFindDuplicates:
     def test_kinds_and_what_cannot_be_read(self, tmp_path: Path) -> None:
-        first = write_image(tmp_path / "a.png", film(1))
+        first = write_image(tmp_path / "a.png", image(1))
         (tmp_path / "b.png").write_bytes(first.read_bytes())
-        write_image(tmp_path / "c.bmp", film(1))
-        write_image(tmp_path / "d.png", film(2)[:, ::-1])
-        write_image(tmp_path / "e.png", 255 - film(2))
-        write_image(tmp_path / "f.png", film(3))
+        write_image(tmp_path / "c.bmp", image(1))
+        write_image(tmp_path / "d.png", image(2)[:, ::-1])
+        write_image(tmp_path / "e.png", 255 - image(2))
+        write_image(tmp_path / "f.png", image(3))
         (tmp_path / "g.png").write_bytes(b"no film")
         records = [Record(path, image_id=path.name) for path in sorted(tmp_path.iterdir())]
         found = find_duplicates(records)
@@ -252,26 +252,26 @@ class TestFindDuplicates:
         assert find_duplicates(records, near=False).groups == found.groups[:1]
         assert find_duplicates(records[:2], near=False).groups == (DuplicateGroup(("a.png", "b.png"), "bytes"),)
         torn = [replace(record, split="test" if record.image_id == "e.png" else "train") for record in records]
-        assert [group.image_ids for group in find_shared_films(torn)] == [("d.png", "e.png")]
+        assert [group.image_ids for group in find_shared_images(torn)] == [("d.png", "e.png")]
 
-    def test_a_film_and_its_copy_alone(self, tmp_path: Path) -> None:
-        write_image(tmp_path / "a.png", film(1))
-        write_image(tmp_path / "b.png", film(1)[20:-10, 15:-5])
+    def test_a_image_and_its_copy_alone(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "a.png", image(1))
+        write_image(tmp_path / "b.png", image(1)[20:-10, 15:-5])
         found = find_duplicates([Record(path, image_id=path.name) for path in sorted(tmp_path.iterdir())])
         assert found.groups == (DuplicateGroup(("a.png", "b.png"), "near"),)
 
     def test_nothing_to_compare(self) -> None:
         assert len(find_duplicates([])) == 0
 
-    def test_flat_films_are_no_copies_of_others(self, tmp_path: Path) -> None:
+    def test_flat_images_are_no_copies_of_others(self, tmp_path: Path) -> None:
         write_image(tmp_path / "black.png", np.zeros((64, 64), np.uint8))
         write_image(tmp_path / "grey.png", np.full((64, 48), 90, np.uint8))
-        write_image(tmp_path / "film.png", film(1))
+        write_image(tmp_path / "film.png", image(1))
         assert len(find_duplicates([Record(path) for path in sorted(tmp_path.iterdir())])) == 0
 
     @pytest.mark.real
     @pytest.mark.slow
-    def test_films_of_one_patient_are_no_copies(self, real_data: Path) -> None:
+    def test_images_of_one_patient_are_no_copies(self, real_data: Path) -> None:
         records = CSVDataModule(real_data, where={"source": "hannover"}, augment=None).unsplit_records()
         assert len(records) == 124
         assert len(find_duplicates(records)) == 0

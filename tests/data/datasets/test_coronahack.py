@@ -8,12 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fakes import write_coronahack_fake
 
 from covidcxr.data import CoronaHackDataModule, Record, count_by, find_leaks
 from covidcxr.data.collection import Collection
 from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.errors import ConfigError, DatasetError
-from fakes import write_coronahack_fake
 
 FOLDER = "Coronahack-Chest-XRay-Dataset"
 TABLE = "Chest_xray_Corona_Metadata.csv"
@@ -29,10 +29,10 @@ def test_every_field(tmp_path):
     root = write_coronahack_fake(tmp_path)
     records = CoronaHackDataModule(root, official_split=False).read_records()
     found = {record.image_path.name: record for record in records}
-    film = root / FOLDER / FOLDER / "test" / "person1_virus_2.jpeg"
-    assert found[film.name] == Record(film, "Pneumonia", "kermany-person1_virus", "kermany", "test")
-    film = root / FOLDER / FOLDER / "train" / "covid-19-pneumonia-3-day5.jpg"
-    assert found[film.name] == Record(film, "COVID-19", "ieee8023-1", "ieee8023", "train")
+    image = root / FOLDER / FOLDER / "test" / "person1_virus_2.jpeg"
+    assert found[image.name] == Record(image, "Pneumonia", "kermany-person1_virus", "kermany", "test")
+    image = root / FOLDER / FOLDER / "train" / "covid-19-pneumonia-3-day5.jpg"
+    assert found[image.name] == Record(image, "COVID-19", "ieee8023-1", "ieee8023", "train")
     assert found["covid-19-pneumonia-faint.JPG"].label == "COVID-19"
     assert found["IM-0011-0001.jpeg"].patient_id == "kermany-IM-0011"
     assert found["NORMAL2-IM-0011-0001-0002.jpeg"].patient_id == "kermany-NORMAL2-IM-0011"
@@ -63,11 +63,11 @@ def test_labels(tmp_path, labels, classes, counts):
 def test_a_copy_is_compared_with_the_labels_that_are_asked_for(tmp_path, labels, release):
     module = CoronaHackDataModule(write_coronahack_fake(tmp_path), labels=labels, official_split=False)
     (fault,) = [fault for fault in check_dataset(module).faults if fault.startswith("test/Pneumonia")]
-    assert fault == f"test/Pneumonia: 11 of 390 films of the release {release}."
+    assert fault == f"test/Pneumonia: 11 of 390 images of the release {release}."
     assert module.known_releases().keys() == {release}
 
 
-def test_what_the_official_test_films_lack_is_told(tmp_path):
+def test_what_the_official_test_images_lack_is_told(tmp_path):
     root = write_coronahack_fake(tmp_path)
     with pytest.warns(UserWarning, match=r"hold no COVID-19: .*official_split=False"):
         records = CoronaHackDataModule(root).records
@@ -86,7 +86,7 @@ def test_what_the_official_test_films_lack_is_told(tmp_path):
         CoronaHackDataModule(root, **quiet).setup()
 
 
-def test_patients_of_the_ieee8023_films(tmp_path):
+def test_patients_of_the_ieee8023_images(tmp_path):
     root = write_coronahack_fake(tmp_path, metadata=False)
     with pytest.warns(UserWarning, match=r"metadata\.csv"):
         guessed = CoronaHackDataModule(root, labels="binary").records
@@ -179,14 +179,14 @@ class TestGenuineTable:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             records = [r for r in CoronaHackDataModule(root).kept_records() if "person" in (r.patient_id or "")]
-        films: dict[str, list[tuple[int, int]]] = {"virus": [], "bacteria": []}
+        images: dict[str, list[tuple[int, int]]] = {"virus": [], "bacteria": []}
         for record in records:
-            number, kind, film = record.image_path.stem.removeprefix("person").split("_")[:3]
-            films[kind].append((int(number), int(film)))
-        for numbered in films.values():
-            in_order = [film for _, film in sorted(numbered)]
-            assert in_order == sorted(in_order)  # within a kind films are numbered in the order of the children
-        virus, bacteria = ({number for number, _ in numbered} for numbered in films.values())
+            number, kind, image = record.image_path.stem.removeprefix("person").split("_")[:3]
+            images[kind].append((int(number), int(image)))
+        for numbered in images.values():
+            in_order = [image for _, image in sorted(numbered)]
+            assert in_order == sorted(in_order)  # within a kind images are numbered in the order of the children
+        virus, bacteria = ({number for number, _ in numbered} for numbered in images.values())
         chance = sum(
             len(virus & window) * len(bacteria & window) / 20
             for window in (set(range(start, start + 20)) for start in range(1, 1700, 20))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import SIZE, write_radiography_fake
 from openpyxl import Workbook
 from PIL import Image
 
 from covidcxr.data import Covid19RadiographyDataModule, Record, count_by
 from covidcxr.errors import DatasetError
-from fakes import SIZE, write_radiography_fake
 
 TOP = "COVID-19_Radiography_Dataset"
 
@@ -50,7 +50,7 @@ def test_sources_are_read_from_urls_whatever_the_case_of_names(tmp_path):
     assert sources["Lung_Opacity-5"] == "rsna"
 
 
-def test_masks_of_another_size_lie_on_their_films(tmp_path):
+def test_masks_of_another_size_lie_on_their_images(tmp_path):
     module = Covid19RadiographyDataModule(
         write_radiography_fake(tmp_path), mask_classes=("lung_field",), image_size=SIZE, augment=None
     )
@@ -94,8 +94,8 @@ def test_missing_workbooks_cost_the_sources_and_one_warning(tmp_path):
 def test_all_that_is_broken_is_told_at_once(tmp_path):
     top = write_radiography_fake(tmp_path) / TOP
     shutil.rmtree(top / "Lung_Opacity")
-    for film in (top / "Normal" / "images").iterdir():
-        film.unlink()
+    for image in (top / "Normal" / "images").iterdir():
+        image.unlink()
     (top / "COVID" / "masks" / "COVID-3.png").unlink()
     (top / "Viral Pneumonia" / "images" / "Viral Pneumonia-2.png").unlink()
     (top / "COVID.metadata.xlsx").write_bytes(b"PK cut sho")
@@ -108,7 +108,7 @@ def test_all_that_is_broken_is_told_at_once(tmp_path):
         "COVID.* no Excel file",
         "no column 'URL'",
         "holds no film",
-        "1 masks in .*Viral Pneumonia/masks have no film: Viral Pneumonia-2",
+        "1 masks in .*Viral Pneumonia/masks have no image: Viral Pneumonia-2",
         "1 files .*COVID-3",
     )
     assert len(faults) == len(expected)

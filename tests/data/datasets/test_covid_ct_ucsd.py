@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fakes import write_covid_ct_ucsd_fake
 
 from covidcxr.data import CovidCTDataModule, Record, count_by, find_leaks
-from fakes import write_covid_ct_ucsd_fake
 
 IMAGES = "Images-processed"
 

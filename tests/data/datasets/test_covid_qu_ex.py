@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import write_covid_qu_ex_fake
 from PIL import Image
 
 from covidcxr.data import CovidQUExDataModule, Record, count_by, find_leaks
 from covidcxr.data.collection import Collection
 from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.errors import ConfigError, DatasetError
-from fakes import write_covid_qu_ex_fake
 
 LUNG = "COVID-QU-Ex_dataset/Lung Segmentation Data/Lung Segmentation Data"
 INFECTION = "COVID-QU-Ex_dataset/Infection Segmentation Data/Infection Segmentation Data"
@@ -73,9 +73,9 @@ def test_infection_masks_of_the_others_are_there_and_zero(tmp_path):
         assert drawn == (record.label == "COVID-19")
 
 
-def test_both_parts_are_one_record_a_film(tmp_path):
+def test_both_parts_are_one_record_a_image(tmp_path):
     module = CovidQUExDataModule(write_covid_qu_ex_fake(tmp_path), part="both")
-    with pytest.warns(UserWarning, match="3 of the 54 films that are in both parts"):
+    with pytest.warns(UserWarning, match="3 of the 54 images that are in both parts"):
         records = module.records
     found = {record.image_path.name: record for record in records}
     assert len(found) == len(records) == 78 - 4
@@ -102,8 +102,8 @@ def test_one_part_alone_needs_no_other(tmp_path):
 def test_all_that_is_broken_is_told_at_once(tmp_path):
     root = write_covid_qu_ex_fake(tmp_path)
     shutil.rmtree(root / LUNG / "Test" / "Normal" / "images")
-    for film in (root / LUNG / "Val" / "Non-COVID" / "images").iterdir():
-        film.unlink()
+    for image in (root / LUNG / "Val" / "Non-COVID" / "images").iterdir():
+        image.unlink()
     (root / LUNG / "Train" / "COVID-19" / "lung masks" / "covid_0.png").unlink()
     faults = faults_of(CovidQUExDataModule(root))
     assert len(faults) == 3
@@ -114,14 +114,16 @@ def test_all_that_is_broken_is_told_at_once(tmp_path):
             raise DatasetError(fault)
 
 
-def test_a_film_whose_masks_are_left_is_missed_by_the_check_only(tmp_path):
+def test_a_image_whose_masks_are_left_is_missed_by_the_check_only(tmp_path):
     root = write_covid_qu_ex_fake(tmp_path)
     (root / INFECTION / "Train" / "Normal" / "images" / "Normal (7).png").unlink()
     module = CovidQUExDataModule(root, part="infection")
     faults = check_dataset(module).faults
     assert len(faults) == 2
     for fault, folder in zip(faults, ("lung masks", "infection masks"), strict=True):
-        assert fault.startswith(f"1 masks in {root / INFECTION / 'Train' / 'Normal' / folder} have no film: Normal (7)")
+        assert fault.startswith(
+            f"1 masks in {root / INFECTION / 'Train' / 'Normal' / folder} have no image: Normal (7)"
+        )
     assert len(module.records) == 56
 
 

@@ -6,9 +6,9 @@ import warnings
 from collections import Counter
 
 import pytest
+from fakes import draw_image, write_covid_xray_5k_fake, write_image
 
 from covidcxr.data import CovidXray5kDataModule, Record
-from fakes import draw_film, write_covid_xray_5k_fake, write_image
 
 
 def faults_of(module: CovidXray5kDataModule) -> list[str]:
@@ -64,10 +64,10 @@ def test_patients_are_guessed_from_names_without_the_table(tmp_path):
     assert patients == {f"ieee8023-covid-19-pneumonia-{number}" for number in range(12)}  # two of each are one patient
 
 
-def test_the_patient_of_other_films_is_in_the_path_or_not_known(tmp_path):
+def test_the_patient_of_other_images_is_in_the_path_or_not_known(tmp_path):
     root = write_covid_xray_5k_fake(tmp_path)
     for name in ("patient00777/study1/view2_lateral.jpg", "no_finding_12.jpg"):
-        write_image(root / "data" / "train" / "non" / name, draw_film(1))
+        write_image(root / "data" / "train" / "non" / name, draw_image(1))
     module = CovidXray5kDataModule(root)
     found = {record.image_path.name: record for record in module.unsplit_records()}
     assert found["no_finding_12.jpg"].patient_id is None
@@ -79,7 +79,7 @@ def test_the_patient_of_other_films_is_in_the_path_or_not_known(tmp_path):
 
 def test_augmented_copies_are_told_with_their_counts(tmp_path):
     module = CovidXray5kDataModule(write_covid_xray_5k_fake(tmp_path, copies=70))
-    with pytest.warns(UserWarning, match="holds 86 films, 2 more than the 84 .* cut from"):
+    with pytest.warns(UserWarning, match="holds 86 images, 2 more than the 84 .* cut from"):
         assert len(module.records) == 48 + 70
 
 

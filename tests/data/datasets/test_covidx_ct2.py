@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fakes import write_covidx_ct2_fake
 
 from covidcxr.data import CovidxCT2DataModule, Record, count_by, find_leaks
 from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.errors import ConfigError
-from fakes import write_covidx_ct2_fake
 
 
 def faults_of(module: CovidxCT2DataModule) -> list[str]:
@@ -39,7 +39,7 @@ def test_every_field(tmp_path):
     )
     assert (found["137covid_patient100_SR_4_IM00024.png"].sex, found["CP_10_3112_0032.png"].sex) == ("M", None)
     assert Counter(record.split for record in found.values()) == {"train": 33, "val": 33, "test": 33}
-    assert not module.left_out  # slices of a CT module are no films to leave out
+    assert not module.left_out  # slices of a CT module are no images to leave out
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_copy_is_compared_with_the_version_that_is_asked_for(tmp_path):
     root = write_covidx_ct2_fake(tmp_path)
     faults = check_dataset(CovidxCT2DataModule(root)).faults
     assert len(faults) == 9
-    assert "train/COVID-19: 21 of 82,286 films of the release 2A." in faults
+    assert "train/COVID-19: 21 of 82,286 images of the release 2A." in faults
     assert CovidxCT2DataModule(root, version="3B").known_releases().keys() == {"3B"}
 
 

@@ -7,13 +7,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from fakes import draw_image, write_covidx_cxr3_fake, write_image
 
 from covidcxr.data import CovidxCXR3DataModule, Record, count_by, find_leaks
 from covidcxr.data.collection import Collection
 from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.data.records import projection
 from covidcxr.errors import DatasetError
-from fakes import draw_film, write_covidx_cxr3_fake, write_image
 
 REPOSITORY = "{split}_COVIDx9B.txt"
 
@@ -25,13 +25,13 @@ def faults_of(module: CovidxCXR3DataModule) -> list[str]:
 
 
 def write_lines(root: Path, name: str, *lines: str) -> Path:
-    """Write a label file and the films that it names."""
+    """Write a label file and the images that it names."""
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text("".join(f"{line}\n" for line in lines))
     split = "train" if "train" in name else "test"
     for number, line in enumerate(lines):
-        film = next(field for field in line.split()[::-1] if "." in field)
-        write_image(root / split / film, draw_film(number))
+        image = next(field for field in line.split()[::-1] if "." in field)
+        write_image(root / split / image, draw_image(number))
     return root
 
 
@@ -69,7 +69,7 @@ def test_validation_is_cut_from_training_by_patient(tmp_path):
     assert len({record.split for record in both}) == 1
 
 
-def test_films_that_cxr3_left_out_may_be_absent(tmp_path):
+def test_images_that_cxr3_left_out_may_be_absent(tmp_path):
     module = CovidxCXR3DataModule(write_covidx_cxr3_fake(tmp_path, labels=REPOSITORY))
     assert len(module.records) == 53
     assert module.left_out == {"abdomen": 2, "lateral": 1}
@@ -77,12 +77,12 @@ def test_films_that_cxr3_left_out_may_be_absent(tmp_path):
         CovidxCXR3DataModule(tmp_path, views="all").setup()
 
 
-def test_mislabelled_films_are_left_out_on_demand(tmp_path):
+def test_mislabelled_images_are_left_out_on_demand(tmp_path):
     module = CovidxCXR3DataModule(write_covidx_cxr3_fake(tmp_path), drop_mislabelled=True)
     names = {record.image_path.name for record in module.records}
     assert not names & {"0a1b2c3d.jpg", "4e5f6071.jpg"}
     assert "8293a4b5.jpg" in names  # positive
-    assert module.left_out == {"Hannover COVID-19 film, labelled otherwise": 2}
+    assert module.left_out == {"Hannover COVID-19 image, labelled otherwise": 2}
     whole = CovidxCXR3DataModule(tmp_path)
     assert len(list(whole.kept_records())) == len(names) + 2
     assert module.listed == whole.listed  # the copy is no less complete for it
@@ -135,7 +135,7 @@ def test_the_first_versions_tell_no_source(tmp_path):
     ]
 
 
-def test_validation_films_of_a_later_download_are_used(tmp_path):
+def test_validation_images_of_a_later_download_are_used(tmp_path):
     root = write_covidx_cxr3_fake(tmp_path)
     lines = (root / "train.txt").read_text().splitlines()
     (root / "val.txt").write_text("\n".join(lines[:10]))
@@ -236,7 +236,7 @@ class TestGenuineLabelFiles:
         assert counts == CovidxCXR3DataModule.releases["COVIDx9B (repository)"]
         assert counts["train/negative"] + counts["train/positive"] == 30482
 
-    def test_names_tell_the_496_films_that_cxr3_left_out_and_no_other(self, every, frontal, real_data):
+    def test_names_tell_the_496_images_that_cxr3_left_out_and_no_other(self, every, frontal, real_data):
         assert len(frontal) == 29986 + 400
         assert Counter(f"{r.split}/{r.label}" for r in frontal) == CovidxCXR3DataModule.releases["CXR-3 (Kaggle)"]
         left_out = {record.image_path.name for record in every} - {record.image_path.name for record in frontal}
@@ -272,11 +272,11 @@ class TestGenuineLabelFiles:
         stony_brook = count_by([record for record in records if record.source == "stonybrook"], "view")
         assert stony_brook == {"AP": 13592, "PA": 44}
 
-    def test_the_split_is_clean_and_mislabelled_films_are_counted(self, genuine, monkeypatch):
+    def test_the_split_is_clean_and_mislabelled_images_are_counted(self, genuine, monkeypatch):
         monkeypatch.setattr(Collection, "find_missing", lambda self, records: [])  # there are no images
         module = CovidxCXR3DataModule(genuine, drop_mislabelled=True)
         assert not find_leaks(module.records)
-        assert module.left_out == {"Hannover COVID-19 film, labelled otherwise": 84, "abdomen": 487, "lateral": 9}
+        assert module.left_out == {"Hannover COVID-19 image, labelled otherwise": 84, "abdomen": 487, "lateral": 9}
         counts = module.counts()
         assert counts["test"] == {"negative": 200, "positive": 200}
         for label, whole in (("negative", 13992 - 84), ("positive", 15994)):

@@ -1,12 +1,12 @@
-"""Hannover's repository: patients, projections, and films from before the disease."""
+"""Hannover's repository: patients, projections, and images from before the disease."""
 
 from __future__ import annotations
 
 import pytest
+from fakes import write_hannover_fake, write_manifest_fake
 
 from covidcxr.data import HannoverDataModule, count_by, find_leaks
 from covidcxr.errors import DatasetError
-from fakes import write_hannover_fake, write_manifest_fake
 
 
 def test_what_the_table_tells(tmp_path):
@@ -20,7 +20,7 @@ def test_what_the_table_tells(tmp_path):
     assert (first.patient_id, first.image_id, first.age) == ("hannover-00000000", "png/00000000.png", None)
 
 
-def test_films_long_before_admission_have_no_label(tmp_path):
+def test_images_long_before_admission_have_no_label(tmp_path):
     module = HannoverDataModule(write_hannover_fake(tmp_path))
     unlabelled = {record.image_path.stem for record in module.records if record.label is None}
     assert unlabelled == {f"{0x21:08x}", f"{0x31:08x}"}  # 10 and 23 days before; 4 days before counts
@@ -64,7 +64,7 @@ def test_a_missing_table_says_where_to_get_it(tmp_path):
 
 
 @pytest.mark.real
-def test_real_films(real_data):
+def test_real_images(real_data):
     module = HannoverDataModule(real_data, image_size=(64, 64))
     assert count_by(module.records, "label") == {"COVID-19": 124}
     assert len({record.patient_id for record in module.records}) == 33

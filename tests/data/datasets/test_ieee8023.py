@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fakes import IEEE8023_FINDINGS, write_ieee8023_fake
 
 from covidcxr.data import Ieee8023DataModule, Record, count_by
 from covidcxr.errors import ConfigError, DatasetError
-from fakes import IEEE8023_FINDINGS, write_ieee8023_fake
 
 LABELS = ("COVID-19", "COVID-19", "Pneumonia", "Pneumonia", "No Finding", "other", None, "Pneumonia")
 
@@ -51,7 +51,7 @@ def test_findings_of_all_snapshots_become_the_same_classes(tmp_path, later):
 def test_views(tmp_path):
     module = Ieee8023DataModule(write_ieee8023_fake(tmp_path))
     assert count_by(module.records, "view") == {"PA": 32, "AP": 7, "AP Supine": 7}
-    # The volume is no film; "?" and "" are unknown views.
+    # The volume is no image; "?" and "" are unknown views.
     assert module.left_out == {"lateral": 6, "unknown view": 12, "CT slice": 2, "CT volume": 1}
     everything = Ieee8023DataModule(tmp_path, views="all")
     assert len(everything.records) == 66
@@ -68,7 +68,7 @@ def test_machine_masks_are_used_on_demand(tmp_path):
         assert record.mask_paths == ({"lung_field": expected} if expected.is_file() else {})
 
 
-def test_films_of_another_day(tmp_path):
+def test_images_of_another_day(tmp_path):
     root = write_ieee8023_fake(tmp_path)
     for path in sorted((root / "images").glob("*fig0*"))[:3]:
         path.unlink()
@@ -126,24 +126,24 @@ class TestGenuineTable:
         return list(module.kept_records()), module.left_out
 
     def test_frontal_radiographs(self, real_data):
-        films, left_out = self.records(real_data)
-        assert len(films) == 578
+        images, left_out = self.records(real_data)
+        assert len(images) == 578
         assert left_out == {"CT slice": 63, "CT volume": 21, "lateral": 57, "unknown view": 39}
         # 571 of them could be obtained: 6 of COVID-19 and 1 of pneumonia could not.
         expected = {"COVID-19": 423 + 6, "Pneumonia": 80 + 1, "unknown": 50 + 1, "No Finding": 13, "other": 4}
-        assert count_by(films, "label") == expected
-        assert count_by(films, "view") == {"PA": 303, "AP Supine": 157, "AP": 118}
-        assert count_by(films, "source") == {"ieee8023": 474, "hannover": 104}
-        assert len({film.patient_id for film in films}) == 344
+        assert count_by(images, "label") == expected
+        assert count_by(images, "view") == {"PA": 303, "AP Supine": 157, "AP": 118}
+        assert count_by(images, "source") == {"ieee8023": 474, "hannover": 104}
+        assert len({image.patient_id for image in images}) == 344
 
-    def test_all_films(self, real_data):
-        films, left_out = self.records(real_data, views="all")
-        assert (len(films), left_out) == (737, {"CT volume": 21})
+    def test_all_images(self, real_data):
+        images, left_out = self.records(real_data, views="all")
+        assert (len(images), left_out) == (737, {"CT volume": 21})
         views = {"PA": 303, "AP Supine": 157, "AP": 118, "L": 57, "CT Axial": 68 - 21, "unknown": 39, "CT Coronal": 16}
-        assert count_by(films, "view") == views
-        assert count_by(films, "sex") == {"M": 420, "F": 248, "unknown": 69}
-        patients = {film.patient_id for film in films}
+        assert count_by(images, "view") == views
+        assert count_by(images, "sex") == {"M": 420, "F": 248, "unknown": 69}
+        patients = {image.patient_id for image in images}
         assert {"ieee8023-311a", "ieee8023-311b"} < patients
         assert len(patients) == 387 - 17  # of whom only a volume is listed
         (release,) = Ieee8023DataModule.releases.values()
-        assert {f"all/{label}": count for label, count in count_by(films, "label").items()} == release
+        assert {f"all/{label}": count for label, count in count_by(images, "label").items()} == release

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import write_csv, write_image, write_xrv_chexpert_fake, write_xrv_covid_fake
 from lightning.pytorch import Trainer
 
 from covidcxr.config import ModelConfig, PreprocessConfig
@@ -18,7 +19,6 @@ from covidcxr.errors import ConfigError, DatasetError, ImageReadError, UnknownNa
 from covidcxr.evaluation import score_rows
 from covidcxr.io.image import read_image
 from covidcxr.tasks import ClassificationTask
-from fakes import write_csv, write_image, write_xrv_chexpert_fake, write_xrv_covid_fake
 
 COVID = {"dataset": "COVID19_Dataset", "dataset_args": {"imgpath": "images", "csvpath": "metadata.csv"}}
 CHEXPERT = {
@@ -75,13 +75,13 @@ class TestByName:
 
     def test_labels_that_are_not_known_are_nan(self, tmp_path, xrv):
         module = XRayVisionDataModule(write_xrv_chexpert_fake(tmp_path), **CHEXPERT)
-        films = module._dataset("all")
-        assert (len(films), films.labels.dtype, films[0]["label"].shape) == (21, torch.float32, (13,))
+        images = module._dataset("all")
+        assert (len(images), images.labels.dtype, images[0]["label"].shape) == (21, torch.float32, (13,))
         dataset = xrv.CheX_Dataset(str(tmp_path), str(tmp_path / "train.csv"), views=["*"], unique_patients=False)
-        np.testing.assert_array_equal(films.labels.numpy(), truth(dataset, module.classes))
-        assert 0.1 < films.labels.isnan().float().mean() < 0.95
-        assert {record.sex for record in films.records} == {"F"}
-        assert {record.age for record in films.records} == {60.0}
+        np.testing.assert_array_equal(images.labels.numpy(), truth(dataset, module.classes))
+        assert 0.1 < images.labels.isnan().float().mean() < 0.95
+        assert {record.sex for record in images.records} == {"F"}
+        assert {record.age for record in images.records} == {60.0}
 
     def test_global_random_states_are_left_alone(self, tmp_path):
         np.random.seed(7)  # noqa: NPY002
@@ -129,7 +129,7 @@ class TestInstances:
         assert dataset[0]["img"].min() < -500  # theirs are in [-1024, 1024]
         module = XRayVisionDataModule(dataset=dataset)
         for record in module.records:
-            picture = module.read_film(record)
+            picture = module.load_image(record)
             assert picture.dtype == np.float32
             np.testing.assert_allclose(picture, read_image(record.image_path), atol=1e-4)
 
@@ -146,18 +146,18 @@ class TestInstances:
             *("COVID19_Dataset", "CheX_Dataset", "COVID19_Dataset"),
             *("CheX_Dataset", "CheX_Dataset"),
         ]
-        films = module.train_dataset
-        np.testing.assert_array_equal(films.labels.numpy(), truth(cut, module.classes))
+        images = module.train_dataset
+        np.testing.assert_array_equal(images.labels.numpy(), truth(cut, module.classes))
         for index, record in enumerate(module.records):
             unit = (cut[index]["img"][0] + 1024) / 2048
-            np.testing.assert_allclose(module.read_film(record), unit, atol=1e-6)
+            np.testing.assert_allclose(module.load_image(record), unit, atol=1e-6)
             if record.source == "COVID19_Dataset":
                 np.testing.assert_allclose(read_image(record.image_path), unit, atol=1e-4)
         assert {record.patient_id for record in module.records if record.source == "CheX_Dataset"} <= {
             f"CheX_Dataset-{patient:05d}" for patient in range(14)
         }
 
-    def test_a_film_that_is_listed_twice_counts_once(self, tmp_path, xrv):
+    def test_a_image_that_is_listed_twice_counts_once(self, tmp_path, xrv):
         both = xrv.FilterDataset(covid(xrv, tmp_path), ["COVID-19", "Viral"])
         module = XRayVisionDataModule(dataset=both)
         assert len(module.records) == len(both) // 2
@@ -175,7 +175,7 @@ class TestInstances:
             assert record.findings == {"Custom": bool(shifted.labels[place, 0])}
             assert record.source == ("CheX_Dataset" if shifted.site[place] else "COVID19_Dataset")
             unit = (shifted[place]["img"][0] + 1024) / 2048
-            np.testing.assert_allclose(module.read_film(record), unit, atol=1e-6)
+            np.testing.assert_allclose(module.load_image(record), unit, atol=1e-6)
 
     def test_workers_change_nothing(self, tmp_path, xrv):
         dataset = chexpert(xrv, tmp_path)
@@ -188,8 +188,8 @@ class TestInstances:
             torch.testing.assert_close(one["label"], other["label"], rtol=0, atol=0, equal_nan=True)
 
     def test_survives_a_process_border(self, tmp_path, xrv):
-        films = XRayVisionDataModule(dataset=chexpert(xrv, tmp_path), **SMALL).val_dataset
-        assert pickle.loads(pickle.dumps(films))[0]["image"].equal(films[0]["image"])
+        images = XRayVisionDataModule(dataset=chexpert(xrv, tmp_path), **SMALL).val_dataset
+        assert pickle.loads(pickle.dumps(images))[0]["image"].equal(images[0]["image"])
 
     def test_random_changes_are_refused(self, tmp_path, xrv):
         dataset = xrv.SubsetDataset(covid(xrv, tmp_path, data_aug=lambda image: image), [0, 1])
@@ -214,18 +214,18 @@ class TestInstances:
     def test_a_wrong_range_is_an_error(self, tmp_path, xrv, transform, match):
         module = XRayVisionDataModule(dataset=covid(xrv, tmp_path, transform=transform))
         with pytest.raises(ImageReadError, match=match):
-            module.read_film(module.records[0])
+            module.load_image(module.records[0])
 
     def test_their_own_transforms_are_fine(self, tmp_path, xrv):
         module = XRayVisionDataModule(dataset=covid(xrv, tmp_path, transform=xrv.XRayCenterCrop()))
-        assert module.read_film(module.records[0]).shape == (32, 32)
+        assert module.load_image(module.records[0]).shape == (32, 32)
 
-    def test_a_film_that_is_not_there_is_named(self, tmp_path, xrv):
+    def test_a_image_that_is_not_there_is_named(self, tmp_path, xrv):
         module = XRayVisionDataModule(dataset=covid(xrv, tmp_path))
         records = module.records
         records[0].image_path.unlink()
         with pytest.raises(ImageReadError, match=records[0].image_id):
-            module.read_film(records[0])
+            module.load_image(records[0])
 
     def test_unknown_patients_are_told(self, tmp_path, xrv):
         for patient in range(12):

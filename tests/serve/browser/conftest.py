@@ -118,7 +118,7 @@ def page(driver: object, server: str) -> ReadingPage:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three films, one a label; the name of the third wants to be a part of the page."""
+    """Three images, one a label; the name of the third wants to be a part of the page."""
     folder = tmp_path_factory.mktemp("films")
     named = {"covid19": "first.png", "pneumonia": "second.png", "normal": "<img src=x onerror=document.title=1>.png"}
     for seed, (label, name) in zip((13, 14, 3), named.items(), strict=True):
@@ -128,7 +128,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that says it is a film."""
+    """A file that says it is an image."""
     path = tmp_path_factory.mktemp("broken") / "broken.png"
-    path.write_bytes(b"no film at all")
+    path.write_bytes(b"no image at all")
     return path

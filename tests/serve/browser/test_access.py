@@ -1,4 +1,4 @@
-"""How the page may be used: by keys alone, in any light and width, many films at once, with a token."""
+"""How the page may be used: by keys alone, in any light and width, many images at once, with a token."""
 
 from __future__ import annotations
 
@@ -180,13 +180,13 @@ def test_a_token_comes_in_the_address_and_does_not_stay_there(
     assert TOKEN not in page.driver.current_url
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "a film, its picture and its masks")
+    wait(page.loaded, "an image, its picture and its masks")
     film = page.films()[0]
     page.click("#report-json")
     report = wait(lambda: next(downloads.glob(f"*{film['id']}*.json"), None), "the report")
     assert json.loads(report.read_text(encoding="utf-8"))
     page.driver.refresh()
-    wait(page.loaded, "the film after a reload")
+    wait(page.loaded, "the image after a reload")
     assert page.complaints() == []
 
 

@@ -1,4 +1,4 @@
-"""From films to a report, as a reader goes, in a real browser: every figure on the page is the pipeline's own."""
+"""From images to a report, as a reader goes, in a real browser: every figure on the page is the pipeline's own."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_worklist_sorts(page: ReadingPage, phantoms: list[Path]) -> None:
         for film in page.films()
     }
     page.click("#head-probability button")
-    wait(lambda: page.names() == sorted(order, key=lambda name: -chances[name]), "the surest film first")
+    wait(lambda: page.names() == sorted(order, key=lambda name: -chances[name]), "the surest image first")
     assert page.one("#head-name").get_attribute("aria-sort") == "none"
     page.choose(page.names()[0])
     page.press("j", "j", "k")
@@ -105,7 +105,7 @@ def test_a_corrected_mask_changes_the_answer(page: ReadingPage, phantoms: list[P
     assert film["revised"]
 
     page.driver.refresh()
-    wait(page.loaded, "the film after a reload")
+    wait(page.loaded, "the image after a reload")
     assert page.probabilities() == {name: percent(chance) for name, chance in truth.probabilities.items()}
     page.click("#redraw")
     wait(lambda: page.probabilities() == before, "the first answer")
@@ -135,7 +135,7 @@ def test_a_pre_test_probability_is_weighed_by_bayes_rule(page: ReadingPage, phan
     assert page.one("#formula math").is_displayed()
     assert len(page.all("#worked li")) == len(film["classes"])
     page.driver.refresh()
-    wait(page.loaded, "the film after a reload")
+    wait(page.loaded, "the image after a reload")
     assert shown() == shares
     page.click("#no-prior")
     wait(lambda: page.films()[0]["prior"] is None and set(shown().values()) == {"\N{EN DASH}"}, "no prior")
@@ -157,7 +157,7 @@ def test_a_verdict_is_kept_and_found_again(page: ReadingPage, phantoms: list[Pat
     wait(lambda: page.text("#saved").startswith("Saved "), "the verdict to be saved")
 
     page.driver.refresh()
-    wait(page.loaded, "the film after a reload")
+    wait(page.loaded, "the image after a reload")
     assert page.text("#film-name") == phantoms[0].name
     assert page.one("#comment").get_property("value") == comment
     assert page.one("#labels input[value=pneumonia]").is_selected()
@@ -168,7 +168,7 @@ def test_a_verdict_is_kept_and_found_again(page: ReadingPage, phantoms: list[Pat
     assert page.driver.title.startswith(phantoms[0].name)
     other = next(film["id"] for film in page.films() if film["name"] == phantoms[1].name)
     page.script("location.hash = `#film=${arguments[0]}`", other)
-    wait(lambda: page.text("#film-name") == phantoms[1].name, "the film that the address names")
+    wait(lambda: page.text("#film-name") == phantoms[1].name, "the image that the address names")
     assert page.complaints() == []
 
 
@@ -208,7 +208,7 @@ def test_a_film_is_removed(page: ReadingPage, phantoms: list[Path]) -> None:
     assert len(page.films()) == 2
     page.click("#remove")
     page.driver.switch_to.alert.accept()
-    wait(lambda: page.text("#film-name") == phantoms[1].name, "the film that is left")
+    wait(lambda: page.text("#film-name") == phantoms[1].name, "the image that is left")
     assert [film["name"] for film in page.films()] == page.names() == [phantoms[1].name]
 
 

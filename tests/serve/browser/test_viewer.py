@@ -29,7 +29,7 @@ def test_overlays_are_toggled_by_keys(page: ReadingPage, phantoms: list[Path]) -
     np.testing.assert_array_equal(page.stage(), full)
     page.press("o")
     bare = page.stage()
-    assert (bare[..., 0] == bare[..., 1]).all()  # grey: nothing but the film
+    assert (bare[..., 0] == bare[..., 1]).all()  # grey: nothing but the image
     assert (bare[..., 1] == bare[..., 2]).all()
     page.press("o", *(str(number) for number, _ in enumerate(page.all("#toggles button"), 1)))
     np.testing.assert_array_equal(page.stage(), bare)  # all masks are hidden, one by one

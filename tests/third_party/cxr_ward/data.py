@@ -1,4 +1,4 @@
-"""The ward's films: `FINDING/PATIENT-NUMBER.png`."""
+"""The ward's images: `FINDING/PATIENT-NUMBER.png`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class WardDataModule(CXRDataModule):
         self.ward = ward
 
     def read_records(self) -> Iterable[Record]:
-        """Return a record a film."""
+        """Return a record an image."""
         for path in sorted(self.root.glob("*/*.png")):
             yield Record(path, label=path.parent.name, patient_id=path.stem.partition("-")[0], source=self.ward)

@@ -18,7 +18,7 @@ class Brier(nn.Module):
         self.scale = scale
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean over films and classes."""
+        """Return the mean over images and classes."""
         truth = one_hot(target, logits.shape[1])
         return self.scale * (logits.float().softmax(1) - truth).square().mean()
 

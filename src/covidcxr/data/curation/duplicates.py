@@ -1,4 +1,4 @@
-"""Copies of one film among many: the same bytes, the same pixels, or the same picture after changes."""
+"""Copies of one image among many: the same bytes, the same pixels, or the same picture after changes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_image
 from covidcxr.utils.threads import Progress, map_threads
 
-__all__ = ["DuplicateGroup", "Duplicates", "find_duplicates", "find_shared_films", "Linked"]
+__all__ = ["DuplicateGroup", "Duplicates", "find_duplicates", "find_shared_images", "Linked"]
 
 T = TypeVar("T", int, str)
 
@@ -81,8 +81,8 @@ class Duplicates:
     """What `find_duplicates` found; iterating gives the groups.
 
     Attributes:
-        groups: Copies, in the order of their first films.
-        failed: From image id to why a film could not be read; it was compared with none.
+        groups: Copies, in the order of their first images.
+        failed: From image id to why an image could not be read; it was compared with none.
     """
 
     groups: tuple[DuplicateGroup, ...]
@@ -97,7 +97,7 @@ class Duplicates:
 
 @dataclass(frozen=True, slots=True)
 class _Print:
-    """What is kept of one film: hashes of its file and of its pixels, and its sketch."""
+    """What is kept of one image: hashes of its file and of its pixels, and its sketch."""
 
     file: str
     pixels: str
@@ -112,19 +112,19 @@ def find_duplicates(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Duplicates:
-    """Find copies of one film among films: equal files, equal pixels, and pictures that were changed.
+    """Find copies of one image among images: equal files, equal pixels, and pictures that were changed.
 
     Near copies are found after cropping (15 % of each side), resizing, squeezing, turning (5 degrees), mirroring,
-    inversion, changes of brightness and contrast, re-encoding, frames and burnt-in text. Films of one patient taken at
-    different times are no copies. A copy by pixels or picture has its own file; what was read of a film is kept in
+    inversion, changes of brightness and contrast, re-encoding, frames and burnt-in text. Images of one patient taken at
+    different times are no copies. A copy by pixels or picture has its own file; what was read of an image is kept in
     `cache`, so that the next search opens only what is new.
 
     Args:
-        records: The films.
+        records: The images.
         near: Also find copies that were changed; else only equal pictures.
-        read: Opens a record's film, grey in [0, 1]; by default from its `image_path`.
+        read: Opens a record's image, grey in [0, 1]; by default from its `image_path`.
         cache: Folder for what was read; None = not kept.
-        progress: Told how many films of how many were read.
+        progress: Told how many images of how many were read.
 
     Returns:
         The groups, and what could not be read.
@@ -158,8 +158,8 @@ def find_duplicates(
     return Duplicates(tuple(_groups(records, prints, links)), failed)
 
 
-def find_shared_films(records: Sequence[Record], **search: Any) -> list[DuplicateGroup]:
-    """Find the films that lie in more than one split; `search` are arguments of `find_duplicates`."""
+def find_shared_images(records: Sequence[Record], **search: Any) -> list[DuplicateGroup]:
+    """Find the images that lie in more than one split; `search` are arguments of `find_duplicates`."""
     splits = {record.image_id: record.split for record in records}
     found = find_duplicates(records, **search)
     return [group for group in found if len({splits[name] for name in group.image_ids} - {None}) > 1]
@@ -167,19 +167,19 @@ def find_shared_films(records: Sequence[Record], **search: Any) -> list[Duplicat
 
 def _fingerprint(record: Record, read: Reader, near: bool) -> _Print | CovidCXRError:
     try:
-        film = _grey(read(record))
+        image = _grey(read(record))
     except CovidCXRError as error:
         return error
-    pixels = hashlib.sha256(repr(film.shape).encode() + film.tobytes()).hexdigest()
+    pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
     try:
         file = hashlib.sha256(record.image_path.read_bytes()).hexdigest()
-    except OSError:  # a film that is no file of its own
+    except OSError:  # an image that is no file of its own
         file = ""
-    return _Print(file, pixels, sketch(film) if near else NO_SKETCH)
+    return _Print(file, pixels, sketch(image) if near else NO_SKETCH)
 
 
-def _grey(film: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
-    return np.asarray((film * 255).round(), np.uint8)
+def _grey(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    return np.asarray((image * 255).round(), np.uint8)
 
 
 def _near(
@@ -190,7 +190,7 @@ def _near(
     store: _Store,
 ) -> list[tuple[int, int]]:
     """Return the pairs that are one picture, beside those that are linked already."""
-    surplus = {other for _, other in links}  # an equal film need not be compared a second time
+    surplus = {other for _, other in links}  # an equal image need not be compared a second time
     numbers = [number for number in prints if number not in surplus]
     kept: dict[int, UInt8[np.ndarray, "height width"]] = {}
     found = []
@@ -200,7 +200,7 @@ def _near(
         if pair in store.compared:
             found += [(one, other)] * store.compared[pair]
             continue
-        kept = {number: film for number, film in kept.items() if number >= one}  # candidates come in order
+        kept = {number: image for number, image in kept.items() if number >= one}  # candidates come in order
         for number in (one, other):
             if number not in kept:
                 kept[number] = _grey(read(records[number]))
@@ -238,7 +238,7 @@ class _Store:
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self._path = None if folder is None else Path(folder) / f"fingerprints-{_VERSION}.npz"
         self.compared: dict[str, bool] = {}
-        """From the pixel hashes of two films to whether they are copies."""
+        """From the pixel hashes of two images to whether they are copies."""
         self._prints: dict[str, _Print] = self._load()
         self._saved = len(self._prints) + len(self.compared)
 
@@ -268,7 +268,7 @@ class _Store:
                     words=np.concatenate([one.words for one in sketches]),
                 )
         except OSError as error:
-            warnings.warn(f"What was read of the films cannot be kept: {error}. Name another folder.", stacklevel=4)
+            warnings.warn(f"What was read of the images cannot be kept: {error}. Name another folder.", stacklevel=4)
 
     def _load(self) -> dict[str, _Print]:
         if self._path is None or not self._path.is_file():
@@ -287,7 +287,7 @@ class _Store:
 
 
 def _key(record: Record) -> str:
-    """Return path, size and time of change of the film's file; "" for a film that is no file of its own."""
+    """Return path, size and time of change of the image's file; "" for an image that is no file of its own."""
     try:
         state = record.image_path.stat()
     except OSError:

@@ -27,16 +27,16 @@ class CheckReport:
     """What `check_dataset` finds.
 
     Attributes:
-        films: Number of films that the data module would use.
+        images: Number of images that the data module would use.
         left_out: Number of those that it would not, by reason.
-        counts: All films that the data set lists, with its own labels, as "split/label" -> number; "all" where it
+        counts: All images that the data set lists, with its own labels, as "split/label" -> number; "all" where it
             gives no split.
         release: The published release whose counts these are; None = of none, or none is known.
         faults: What is wrong with the copy, a sentence each.
         notes: What to know of it that is no fault, a sentence each.
     """
 
-    films: int
+    images: int
     left_out: dict[str, int]
     counts: dict[str, int]
     release: str | None
@@ -58,9 +58,9 @@ def check_dataset(collection: Collection, *, decode: bool = False, progress: Pro
 
     Args:
         collection: The data set.
-        decode: Also decode every film and mask. Else only their headers are read, which does not find a file that was
+        decode: Also decode every image and mask. Else only their headers are read, which does not find a file that was
             cut short.
-        progress: Told how many films of how many are looked at.
+        progress: Told how many images of how many are looked at.
 
     Raises:
         ConfigError: If the data module's own settings contradict the data set.
@@ -68,7 +68,7 @@ def check_dataset(collection: Collection, *, decode: bool = False, progress: Pro
     with _warned() as warned, collection.collected_faults() as faults:
         records = collection.unsplit_records()
         if not records and not faults:
-            collection.fault(collection.no_film())
+            collection.fault(collection.no_image())
         if records:
             try:
                 collection.split_records(records)  # tells of what is in two splits
@@ -80,11 +80,11 @@ def check_dataset(collection: Collection, *, decode: bool = False, progress: Pro
     )
     every = [*faults, *differences, *_check_labels(collection, records), *chain.from_iterable(examined)]
     return CheckReport(
-        films=len(records),
+        images=len(records),
         left_out=dict(collection.left_out.most_common()),
         counts=dict(collection.listed),
         release=release,
-        faults=list(dict.fromkeys(every)),  # a film that is listed twice is looked at twice
+        faults=list(dict.fromkeys(every)),  # an image that is listed twice is looked at twice
         notes=list(dict.fromkeys([*warned, *_notes(collection, records)])),
     )
 
@@ -99,7 +99,7 @@ def _compare(listed: Mapping[str, int], releases: Mapping[str, Mapping[str, int]
             return release, []
         if nearest is None or sum(gaps.values()) < nearest[0]:
             different = [
-                f"{key}: {found.get(key, 0):,} of {expected.get(key, 0):,} films of the release {release}."
+                f"{key}: {found.get(key, 0):,} of {expected.get(key, 0):,} images of the release {release}."
                 for key, gap in gaps.items()
                 if gap
             ]
@@ -109,8 +109,8 @@ def _compare(listed: Mapping[str, int], releases: Mapping[str, Mapping[str, int]
 
 def _without_splits(listed: Mapping[str, int]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for key, films in listed.items():
-        counts[f"all/{key.partition('/')[2]}"] += films
+    for key, images in listed.items():
+        counts[f"all/{key.partition('/')[2]}"] += images
     return counts
 
 
@@ -125,12 +125,12 @@ def _check_labels(collection: Collection, records: list[Record]) -> list[str]:
 
 
 def _examine(collection: Collection, record: Record, decode: bool) -> list[str]:
-    """Look at a film and its masks; files that are not there were told of before."""
+    """Look at an image and its masks; files that are not there were told of before."""
     faults = []
     whole = None
     try:
         if _reads_itself(collection) or record.image_path.is_file():
-            whole = _film_size(collection, record, decode)
+            whole = _image_size(collection, record, decode)
         if whole is not None:
             box_slices(record, whole)
     except CovidCXRError as error:
@@ -146,15 +146,15 @@ def _examine(collection: Collection, record: Record, decode: bool) -> list[str]:
     return faults
 
 
-def _film_size(collection: Collection, record: Record, decode: bool) -> tuple[int, int] | None:
+def _image_size(collection: Collection, record: Record, decode: bool) -> tuple[int, int] | None:
     if decode:
-        return _shape(collection.read_film(record))
+        return _shape(collection.load_image(record))
     return None if _reads_itself(collection) else image_size(record.image_path)
 
 
 def _reads_itself(collection: Collection) -> bool:
-    """Whether the data set has a reader of its own: then its films need be no files, and their headers mean nothing."""
-    return collection.prepared is None and type(collection).read_film is not Collection.read_film
+    """Whether the data set has a reader of its own: then its images need be no files, and their headers mean nothing."""
+    return collection.prepared is None and type(collection).load_image is not Collection.load_image
 
 
 def _shape(picture: Any) -> tuple[int, int]:
@@ -163,12 +163,12 @@ def _shape(picture: Any) -> tuple[int, int]:
 
 def _notes(collection: Collection, records: list[Record]) -> Iterator[str]:
     if collection.left_out:
-        reasons = ", ".join(f"{films:,} ({reason})" for reason, films in collection.left_out.most_common())
+        reasons = ", ".join(f"{images:,} ({reason})" for reason, images in collection.left_out.most_common())
         yield f"Films left out: {reasons}."
     if unknown := sum(record.patient_id is None for record in records):
         yield (
-            f"The patients of {unknown:,} of {len(records):,} films are not known: each film counts as a patient of "
-            f"its own, so films of one patient may train and test."
+            f"The patients of {unknown:,} of {len(records):,} images are not known: each image counts as a patient of "
+            f"its own, so images of one patient may train and test."
         )
 
 

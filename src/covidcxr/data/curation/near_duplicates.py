@@ -1,8 +1,8 @@
-"""Are two films one picture? By local features and the fine structure beneath them.
+"""Are two images one picture? By local features and the fine structure beneath them.
 
-A hash of 64 bits does not tell on radiographs: all chests look alike when they are small. So a film is described by
-SIFT features (Lowe 2004, as RootSIFT: Arandjelovic 2012). Films that share rare features are candidates; a candidate is
-a copy if one affine map lays many features of one film upon those of the other, and the fine structure then agrees in
+A hash of 64 bits does not tell on radiographs: all chests look alike when they are small. So an image is described by
+SIFT features (Lowe 2004, as RootSIFT: Arandjelovic 2012). Images that share rare features are candidates; a candidate is
+a copy if one affine map lays many features of one image upon those of the other, and the fine structure then agrees in
 most places. Mirroring and inversion only permute what SIFT describes, so they are found by permuting it back.
 """
 
@@ -21,28 +21,28 @@ __all__ = ["MIN_INLIERS", "MIN_LIKENESS", "NO_SKETCH", "Sketch", "find_candidate
 Grey = UInt8[np.ndarray, "height width"]
 
 MIN_INLIERS, MIN_LIKENESS = 20, 0.75
-"""From where on two films are one picture. Measured on 1,486 films without copies: of their 1,440 pairs of one patient
+"""From where on two images are one picture. Measured on 1,486 images without copies: of their 1,440 pairs of one patient
 the most alike reached 0.70, the next 0.63; of 300 pairs of different patients none more than 0.15. Of 120 copies each
 that were re-encoded, resized, cropped, brightened, equalised, inverted, mirrored, turned or marked, all reached 0.80;
 of those to which all of this was done at once, 66 % reached 0.75."""
 
 _SMALL, _LARGE = 160, 384  # longest side in pixels: for candidates, for the comparison
-_TABLES, _BITS, _COMMON = 4, 20, 0.02  # words a feature, bits a word, share of films beyond which a word tells nothing
-_NEIGHBOURS, _MIN_SHARED = 12, 5  # candidates a film; features that must lie alike on both
+_TABLES, _BITS, _COMMON = 4, 20, 0.02  # words a feature, bits a word, share of images beyond which a word tells nothing
+_NEIGHBOURS, _MIN_SHARED = 12, 5  # candidates an image; features that must lie alike on both
 _PLACES = np.arange(128).reshape(4, 4, 8)
 _INVERTED = _PLACES[::-1, ::-1].ravel()
 _MIRRORED = _PLACES[::-1][:, :, (-np.arange(8)) % 8].ravel()
 _VIEWS = np.stack([_PLACES.ravel(), _MIRRORED, _MIRRORED[_INVERTED], _INVERTED])
-"""How the 128 numbers of a feature change places when the film is as it is, mirrored, both, inverted."""
+"""How the 128 numbers of a feature change places when the image is as it is, mirrored, both, inverted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """What is kept of a film to find candidates.
+    """What is kept of an image to find candidates.
 
     Attributes:
-        points: Where its features lie, x and y, in pixels of the small film.
-        words: The features as words, a column a table; mirrored and inverted films have the same.
+        points: Where its features lie, x and y, in pixels of the small image.
+        words: The features as words, a column a table; mirrored and inverted images have the same.
     """
 
     points: Float32[np.ndarray, "features 2"]
@@ -50,20 +50,20 @@ class Sketch:
 
 
 NO_SKETCH = Sketch(np.zeros((0, 2), np.float32), np.zeros((0, _TABLES), np.int64))
-"""Of a film that is only compared exactly."""
+"""Of an image that is only compared exactly."""
 
 
-def sketch(film: Grey) -> Sketch:
-    """Describe a film by a few hundred features of its small picture, without its flat border."""
-    points, features = _features(_shrunk(_without_border(film), _SMALL), 200)
+def sketch(image: Grey) -> Sketch:
+    """Describe an image by a few hundred features of its small picture, without its flat border."""
+    points, features = _features(_shrunk(_without_border(image), _SMALL), 200)
     return Sketch(points, _words(features))
 
 
 def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
-    """Find the pairs of films that share rare features, in the same places.
+    """Find the pairs of images that share rare features, in the same places.
 
     Returns:
-        Numbers of two films, the lower first, each pair once, in order.
+        Numbers of two images, the lower first, each pair once, in order.
     """
     import scipy.sparse as sparse
 
@@ -75,24 +75,24 @@ def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     holds = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)))
     holds.sum_duplicates()
     holds.data[:] = 1
-    films = np.asarray(holds.sum(0)).ravel()
-    useful = np.flatnonzero((films > 1) & (films <= max(2, _COMMON * len(sketches))))
+    images = np.asarray(holds.sum(0)).ravel()
+    useful = np.flatnonzero((images > 1) & (images <= max(2, _COMMON * len(sketches))))
     holds = holds[:, useful]
-    rare = np.log(max(len(sketches), 1000) / films[useful])  # among a few films, a word that all have still tells
+    rare = np.log(max(len(sketches), 1000) / images[useful])  # among a few images, a word that all have still tells
     weighted = holds @ sparse.diags(rare.astype(np.float32))
     pairs: set[tuple[int, int]] = set()
-    for start in range(0, len(sketches), 512):  # all at once would be the square of the films
+    for start in range(0, len(sketches), 512):  # all at once would be the square of the images
         shared = (weighted[start : start + 512] @ holds.T).tocsr()
         for row in range(shared.shape[0]):
-            film, begin, end = start + row, shared.indptr[row], shared.indptr[row + 1]
+            image, begin, end = start + row, shared.indptr[row], shared.indptr[row + 1]
             others, scores = shared.indices[begin:end], shared.data[begin:end]
             best = others[np.lexsort((others, -scores))][: _NEIGHBOURS + 1]
-            pairs.update((min(film, int(other)), max(film, int(other))) for other in best if other != film)
+            pairs.update((min(image, int(other)), max(image, int(other))) for other in best if other != image)
     return (pair for pair in sorted(pairs) if _lie_alike(sketches[pair[0]], sketches[pair[1]]))
 
 
-def likeness(film: Grey, other: Grey) -> tuple[int, float]:
-    """Compare two films.
+def likeness(image: Grey, other: Grey) -> tuple[int, float]:
+    """Compare two images.
 
     Returns:
         How many features one affine map lays upon each other, and how far the fine structure agrees: the median over
@@ -100,8 +100,8 @@ def likeness(film: Grey, other: Grey) -> tuple[int, float]:
     """
     import cv2
 
-    film, other = _shrunk(film, _LARGE), _shrunk(other, _LARGE)
-    points, features = _features(film, 500)
+    image, other = _shrunk(image, _LARGE), _shrunk(other, _LARGE)
+    points, features = _features(image, 500)
     other_points, other_features = _features(other, 500)
     matches = [_match(features, other_features[:, view]) for view in _VIEWS]
     view = max(range(len(matches)), key=lambda number: len(matches[number][0]))
@@ -111,40 +111,40 @@ def likeness(film: Grey, other: Grey) -> tuple[int, float]:
     warp, inside = _affine(other_points[there], points[here], 3, 2000)
     if warp is None:
         return 0, 0.0
-    height, width = film.shape
+    height, width = image.shape
     laid = cv2.warpAffine(other.astype(np.float32), warp, (width, height))
     covered = cv2.warpAffine(np.ones(other.shape, np.float32), warp, (width, height))
     covered = (cv2.erode(covered, np.ones((9, 9))) > 0.99).astype(np.float32)
     if view >= 2:
         laid = 255 - laid
-    return inside, _agreement(_fine(film.astype(np.float32), covered), _fine(laid, covered), covered)
+    return inside, _agreement(_fine(image.astype(np.float32), covered), _fine(laid, covered), covered)
 
 
-def _shrunk(film: Grey, side: int) -> Grey:
+def _shrunk(image: Grey, side: int) -> Grey:
     import cv2
 
-    scale = side / max(film.shape)
-    size = (max(8, round(film.shape[1] * scale)), max(8, round(film.shape[0] * scale)))
-    shrunk: Grey = cv2.resize(film, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    scale = side / max(image.shape)
+    size = (max(8, round(image.shape[1] * scale)), max(8, round(image.shape[0] * scale)))
+    shrunk: Grey = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     return shrunk
 
 
-def _without_border(film: Grey, flat: int = 12) -> Grey:
+def _without_border(image: Grey, flat: int = 12) -> Grey:
     """Cut rows and columns at the edges that have one grey: letterboxing, frames."""
-    kept = film
+    kept = image
     for _ in range(2):
         for axis in (0, 1):
             low, high = np.percentile(kept, (2, 98), axis=1 - axis)
             found = np.flatnonzero(high - low > flat)
             if len(found):
                 kept = kept.take(range(found[0], found[-1] + 1), axis=axis)
-    return kept if min(kept.shape) >= 16 else film
+    return kept if min(kept.shape) >= 16 else image
 
 
-def _features(film: Grey, count: int) -> tuple[Float32[np.ndarray, "features 2"], Float32[np.ndarray, "features 128"]]:
+def _features(image: Grey, count: int) -> tuple[Float32[np.ndarray, "features 2"], Float32[np.ndarray, "features 128"]]:
     import cv2
 
-    even = cv2.createCLAHE(2.0, (8, 8)).apply(film)
+    even = cv2.createCLAHE(2.0, (8, 8)).apply(image)
     # OpenCV's types do not know SIFT, which it has since 4.4.
     finder: Any = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.005, edgeThreshold=20)  # type: ignore[attr-defined]
     found, values = finder.detectAndCompute(even, None)
@@ -219,23 +219,23 @@ def _lie_alike(one: Sketch, other: Sketch) -> bool:
     return warp is not None and inside >= _MIN_SHARED
 
 
-def _fine(film: np.ndarray, covered: np.ndarray) -> np.ndarray:
+def _fine(image: np.ndarray, covered: np.ndarray) -> np.ndarray:
     """Keep details of a few pixels, and give them the same strength everywhere."""
     import cv2
 
     def blur(values: np.ndarray, sigma: float) -> np.ndarray:
         return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma))
 
-    detail = blur(film, 1) - blur(film, 4)
+    detail = blur(image, 1) - blur(image, 4)
     weight = blur(covered, 10) + 1e-6
     mean = blur(detail * covered, 10) / weight
     variance = blur(detail * detail * covered, 10) / weight - mean * mean
     return np.asarray((detail - mean) / np.sqrt(np.maximum(variance, 0) + 1))
 
 
-def _agreement(film: np.ndarray, other: np.ndarray, covered: np.ndarray, parts: int = 6) -> float:
-    """Return the median correlation over the parts of the film that both show and that are not flat."""
-    height, width = film.shape
+def _agreement(image: np.ndarray, other: np.ndarray, covered: np.ndarray, parts: int = 6) -> float:
+    """Return the median correlation over the parts of the image that both show and that are not flat."""
+    height, width = image.shape
     found = []
     for row in range(parts):
         for column in range(parts):
@@ -244,6 +244,6 @@ def _agreement(film: np.ndarray, other: np.ndarray, covered: np.ndarray, parts: 
                 column * width // parts : (column + 1) * width // parts,
             ]
             seen = covered[part] > 0
-            if seen.mean() > 0.6 and film[part].std() > 0.3 and other[part].std() > 0.3:
-                found.append(np.corrcoef(film[part][seen], other[part][seen])[0, 1])
+            if seen.mean() > 0.6 and image[part].std() > 0.3 and other[part].std() > 0.3:
+                found.append(np.corrcoef(image[part][seen], other[part][seen])[0, 1])
     return float(np.median(found)) if len(found) > 3 else 0.0

@@ -1,4 +1,4 @@
-"""Compact copies of data sets: every film resized once, for fast epochs and for moving to a training machine."""
+"""Compact copies of data sets: every image resized once, for fast epochs and for moving to a training machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.collection import Collection
 from covidcxr.data.curation.prepared import FORMAT_VERSION, INDEX, RECORDS, STAMP, read_index, to_json
-from covidcxr.data.dataset import fit_film
+from covidcxr.data.dataset import fit_record
 from covidcxr.data.files import find_twice
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
@@ -33,7 +33,7 @@ __all__ = ["PrepareReport", "prepare_dataset", "digest", "file_names", "safe_nam
 _UNSAFE = re.compile(r'[\x00-\x1f<>:"|?*\\]|(^|/)\.{0,2}(/|$)|\.png/', re.IGNORECASE)
 
 
-"""What no name of a file may hold, on any system: a way out of its folder, and a film that is a folder, too."""
+"""What no name of a file may hold, on any system: a way out of its folder, and an image that is a folder, too."""
 
 
 _LONGEST = 200
@@ -43,11 +43,11 @@ _LONGEST = 200
 
 
 def file_names(image_ids: Iterable[str]) -> dict[str, str]:
-    """Name the files of films, without ending, below a folder of our own.
+    """Name the files of images, without ending, below a folder of our own.
 
     Returns:
         From image id to name: itself, or a digest of it where it would lead out of the folder, or meet another one on a
-        disk that knows no upper case. It does not depend on the order of the films.
+        disk that knows no upper case. It does not depend on the order of the images.
     """
     alike = Counter(name.casefold() for name in image_ids)
     return {name: safe_name(name if alike[name.casefold()] == 1 else f"{name}-{digest(name)}") for name in image_ids}
@@ -76,15 +76,15 @@ class PrepareReport:
 
     Attributes:
         out: Folder of the copy.
-        films: Number of films in it.
+        images: Number of images in it.
         written: How many of them were written now; the others were there from an earlier run.
-        size: Bytes of all films and masks.
-        left_out: Number of films that are not in it, by reason.
-        failed: Films that could not be read, each with `image_id` and `error`; they are in `failed.jsonl`, too.
+        size: Bytes of all images and masks.
+        left_out: Number of images that are not in it, by reason.
+        failed: Images that could not be read, each with `image_id` and `error`; they are in `failed.jsonl`, too.
     """
 
     out: Path
-    films: int
+    images: int
     written: int
     size: int
     left_out: dict[str, int]
@@ -96,7 +96,7 @@ class PrepareReport:
 
 
 class _Copied(NamedTuple):
-    """A film in the copy, or why it is not there."""
+    """An image in the copy, or why it is not there."""
 
     record: Record
     written: bool = False
@@ -113,26 +113,26 @@ def prepare_dataset(
     num_workers: int = 2,
     progress: Progress | None = None,
 ) -> PrepareReport:
-    """Write a compact copy of a data set: its films and masks at one size, as 8-bit PNG, and their records.
+    """Write a compact copy of a data set: its images and masks at one size, as 8-bit PNG, and their records.
 
     Give the copy's folder as `root` to the same data module, with the same settings, and it has the same records; at
-    the same `image_size` its samples are the same to the bit. Films that `views` leaves out are not copied; labels are
+    the same `image_size` its samples are the same to the bit. Images that `views` leaves out are not copied; labels are
     the data set's own, so `label_map` and the split can be chosen anew.
 
-    It can be interrupted at any moment: started again, it goes on where it stopped. A film or mask that cannot be read
-    costs its film only.
+    It can be interrupted at any moment: started again, it goes on where it stopped. An image or mask that cannot be read
+    costs its image only.
 
     Args:
         collection: The data set.
         out: Where the copy goes: a new or empty folder, or one where the same copy was begun.
-        image_size: Height and width of the frame that films are to be fitted to.
+        image_size: Height and width of the frame that images are to be fitted to.
         fit: "letterbox" keeps the aspect ratio (the black padding is not stored), "stretch" does not.
         num_workers: Threads that read, resize and write.
-        progress: Told how many films of how many are done.
+        progress: Told how many images of how many are done.
 
     Raises:
         ConfigError: If a setting is wrong, or `out` holds something else.
-        DatasetError: If the data set is not there or contradicts itself, no film can be read, or the disk is full.
+        DatasetError: If the data set is not there or contradicts itself, no image can be read, or the disk is full.
     """
     geometry = PreprocessConfig(image_size=image_size, fit=fit)
     if num_workers < 1:
@@ -162,20 +162,20 @@ def _check_place(collection: Collection, target: Path) -> None:
         raise ConfigError(f"{collection.root} is a compact copy already. Prepare another one from the data set itself.")
     if target.resolve().is_relative_to(collection.root.resolve()):
         raise ConfigError(
-            f"{target} lies in the data set's own folder {collection.root}, where its films would be taken for more of "
+            f"{target} lies in the data set's own folder {collection.root}, where its images would be taken for more of "
             f"the data set. Choose a folder beside it."
         )
 
 
 def _check_records(collection: Collection, records: Sequence[Record]) -> None:
     if not records:
-        raise collection.no_film()
+        raise collection.no_image()
     for message in find_twice(records):
         raise DatasetError(message)
 
 
 def _plan(collection: Collection, geometry: PreprocessConfig) -> dict[str, Any]:
-    """Return what decides how the films of a copy look; a copy is gone on with only if it is the same."""
+    """Return what decides how the images of a copy look; a copy is gone on with only if it is the same."""
     origin = f"{collection.root.resolve()} {collection.drawn_masks and collection.drawn_masks.resolve()}"
     plan = {
         "format_version": FORMAT_VERSION,
@@ -211,7 +211,7 @@ def _claim(target: Path, plan: dict[str, Any]) -> None:
 def _copy(
     record: Record, *, collection: Collection, target: Path, geometry: PreprocessConfig, names: dict[str, str]
 ) -> _Copied:
-    """Write a film and its masks, unless they are all there."""
+    """Write an image and its masks, unless they are all there."""
     name = f"{names[record.image_id]}.png"
     masks = {mask: Path("masks", safe_name(mask), name) for mask in record.mask_paths}
     copied = replace(record, image_path=Path("films", name), mask_paths=masks, box=None)
@@ -219,8 +219,8 @@ def _copy(
     missing = not all(path.is_file() for path in paths)
     if missing:
         try:
-            fitted = fit_film(
-                record, collection.read_film(record), geometry.image_size, geometry.fit, record.mask_paths
+            fitted = fit_record(
+                record, collection.load_image(record), geometry.image_size, geometry.fit, record.mask_paths
             )
         except (ImageReadError, DatasetError) as error:
             return _Copied(record, error=str(error))
@@ -233,11 +233,11 @@ def _copy(
 def _report(collection: Collection, target: Path, copies: Sequence[_Copied]) -> PrepareReport:
     failed = [{"image_id": each.record.image_id, "error": each.error} for each in copies if each.error is not None]
     if len(failed) == len(copies):
-        raise DatasetError(f"Not one of {len(failed)} films can be copied. The first: {failed[0]['error']}")
+        raise DatasetError(f"Not one of {len(failed)} images can be copied. The first: {failed[0]['error']}")
     left_out = dict(collection.left_out.most_common())
     return PrepareReport(
         out=target,
-        films=len(copies) - len(failed),
+        images=len(copies) - len(failed),
         written=sum(each.written for each in copies),
         size=sum(each.size for each in copies),
         left_out={**left_out, "cannot be read": len(failed)} if failed else left_out,
@@ -254,7 +254,7 @@ def _finish(collection: Collection, report: PrepareReport, plan: dict[str, Any],
     index = {
         **plan,
         "classes": collection.own_classes or collection.classes,
-        "films": report.films,
+        "films": report.images,
         "listed": dict(collection.listed),
         "left_out": report.left_out,
     }

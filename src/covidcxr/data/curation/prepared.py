@@ -25,7 +25,7 @@ INDEX = "covidcxr-prepared.json"
 STAMP = "covidcxr-preparing.json"
 """What an unfinished copy is to become; it is written first and goes when the copy is finished."""
 RECORDS = "records.jsonl.gz"
-"""The films of the copy, a line each."""
+"""The images of the copy, a line each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class Prepared:
         settings: What the data module was told when it was copied.
         views: Which views it holds.
         drawn_masks: Whether it holds drawn masks.
-        min_lung_area: The least area of drawn lungs that its films have.
+        min_lung_area: The least area of drawn lungs that its images have.
         classes: Its classes, before any `label_map`.
-        image_size: Height and width of the frame that films were fitted to.
+        image_size: Height and width of the frame that images were fitted to.
         fit: How.
-        films: Number of films.
-        listed: Films that the data set lists, as in `Collection`.
-        left_out: Films that are not in the copy, as in `Collection`.
+        images: Number of images.
+        listed: Images that the data set lists, as in `Collection`.
+        left_out: Images that are not in the copy, as in `Collection`.
     """
 
     root: Path
@@ -56,7 +56,7 @@ class Prepared:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     fit: Fit
-    films: int
+    images: int
     listed: Mapping[str, int]
     left_out: Mapping[str, int]
 
@@ -96,21 +96,21 @@ class Prepared:
         self._check(collection)
         collection.listed.update(self.listed)
         collection.left_out.update(self.left_out)
-        path, films = self.root / RECORDS, 0
+        path, images = self.root / RECORDS, 0
         for number, line in read_lines(path, fault=collection.fault) if path.is_file() else ():
             try:
                 record = _from_json(line, self.root)
             except (ValueError, TypeError, KeyError, AttributeError):
                 collection.fault(DatasetError(f"Line {number} of {path} is damaged. Copy it again from its origin."))
                 continue
-            films += 1
+            images += 1
             yield record
-        if films != self.films:
-            message = f"{path} tells {films} films of {self.films}. Copy it again from its origin."
+        if images != self.images:
+            message = f"{path} tells {images} images of {self.images}. Copy it again from its origin."
             collection.fault(DatasetError(message))
 
     def check_geometry(self, image_size: tuple[int, int], fit: Fit) -> None:
-        """Compare a data module's geometry with the copy's; warn if films would be enlarged.
+        """Compare a data module's geometry with the copy's; warn if images would be enlarged.
 
         Raises:
             ConfigError: If they are fitted in another way.
@@ -123,7 +123,7 @@ class Prepared:
         if image_size[0] > self.image_size[0] or image_size[1] > self.image_size[1]:
             warnings.warn(
                 f"image_size is {tuple(image_size)}, but the compact copy in {self.root} was prepared at "
-                f"{self.image_size}: films are enlarged and show no more for it. Prepare a larger copy.",
+                f"{self.image_size}: images are enlarged and show no more for it. Prepare a larger copy.",
                 stacklevel=2,
             )
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CombinedDataModule", "Duplicates"]
 
 Duplicates: TypeAlias = Literal["refuse", "group", "drop", "ignore"]
-"""What is done about one film that is there several times."""
+"""What is done about one image that is there several times."""
 
 _OURS = {
     "image_size",
@@ -52,26 +52,26 @@ class CombinedDataModule(CXRDataModule):
           quex: {name: covid_qu_ex, root: quex, label_map: {COVID-19: covid19, Non-COVID: pneumonia, Normal: normal}}
           covidx: {name: covidx_cxr3, root: covidx, label_map: {positive: covid19, negative: null}}
 
-    Image and patient ids get the member's name in front. Collections copy from each other, so one film may be in
-    several, even in two splits: copies are looked for when the records are read. That opens every film once (later runs
+    Image and patient ids get the member's name in front. Collections copy from each other, so one image may be in
+    several, even in two splits: copies are looked for when the records are read. That opens every image once (later runs
     use what was kept in `fingerprints`); with "ignore" none is opened.
 
     Args:
         root: Folder to which the members' roots are relative.
         datasets: The members by name. Size, augmentation, splits and the like are the combination's own.
         classes: Names and order of the classes; null = those of the members, in order, each once.
-        duplicates: "refuse" = error if one film is in two splits; "group" = copies count as one patient, so they share
+        duplicates: "refuse" = error if one image is in two splits; "group" = copies count as one patient, so they share
             a split, and where official splits keep them apart the copy outside the test split is left out; "drop" =
             only the first copy is kept; "ignore" = copies are not looked for.
         near_duplicates: Also look for copies that were cropped, resized, written anew, ...; else only for equal
             pictures.
-        fingerprints: Folder where what was read of the films is kept, for the next time; null = `root`.
+        fingerprints: Folder where what was read of the images is kept, for the next time; null = `root`.
         base: Further settings of `CXRDataModule`.
 
     Raises:
         ConfigError: If a setting is wrong, or a member's is one that the combination has.
         UnknownNameError: If there is no such data set.
-        DatasetError: If a member's labels are no classes, or one film is in two splits.
+        DatasetError: If a member's labels are no classes, or one image is in two splits.
     """
 
     layout = "the members' folders, or nothing where members have absolute roots"
@@ -88,7 +88,7 @@ class CombinedDataModule(CXRDataModule):
         **base: Any,
     ) -> None:
         if "views" in base:
-            raise ConfigError("views is a setting of each member, whose films may be of another kind.")
+            raise ConfigError("views is a setting of each member, whose images may be of another kind.")
         super().__init__(root, views="all", **base)
         if duplicates not in get_args(Duplicates):
             raise ConfigError(f"duplicates must be one of {', '.join(get_args(Duplicates))}, not {duplicates!r}.")
@@ -114,7 +114,7 @@ class CombinedDataModule(CXRDataModule):
                 if classes is not None and label not in classes:
                     raise DatasetError(
                         f"The label {label!r} of {name} is no class. {did_you_mean(label, classes)} Rename it, or "
-                        f"leave its films out, by the label_map of {name}."
+                        f"leave its images out, by the label_map of {name}."
                     )
         if self.prepared is None:
             self.set_classes(named if classes is None else classes)
@@ -130,17 +130,17 @@ class CombinedDataModule(CXRDataModule):
                 self._faults.extend(f"{name}: {fault}" for fault in faults)
             self.left_out.update({f"{name}: {reason}": count for reason, count in one.left_out.items()})
 
-    def read_film(self, record: Record) -> Float[np.ndarray, "height width"]:
-        """Open a film as its member does."""
+    def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
+        """Open an image as its member does."""
         name, _, image_id = record.image_id.partition("/")
-        return self.datasets[name].read_film(replace(record, image_id=image_id))
+        return self.datasets[name].load_image(replace(record, image_id=image_id))
 
     def find_missing(self, records: Iterable[Record]) -> list[str]:
         """Return nothing: the members have looked for their files."""
         return []
 
     def unsplit_records(self) -> list[Record]:
-        """Read the members' films; copies of one film are grouped or dropped, as `duplicates` says."""
+        """Read the members' images; copies of one image are grouped or dropped, as `duplicates` says."""
         records = super().unsplit_records()
         if self.duplicates in ("refuse", "ignore"):
             return records
@@ -150,10 +150,10 @@ class CombinedDataModule(CXRDataModule):
         return [record for record in records if record.image_id not in surplus]
 
     def check_splits(self, records: list[Record]) -> None:
-        """Look for patients, and unless copies are dealt with otherwise for films, that are in two splits.
+        """Look for patients, and unless copies are dealt with otherwise for images, that are in two splits.
 
         Raises:
-            DatasetError: If one film is, and `duplicates` is "refuse".
+            DatasetError: If one image is, and `duplicates` is "refuse".
         """
         super().check_splits(records)
         if self.duplicates != "refuse":
@@ -163,7 +163,7 @@ class CombinedDataModule(CXRDataModule):
         if torn:
             pairs = [" = ".join(group.image_ids) for group in torn]
             raise DatasetError(
-                f"{len(torn)} films are there several times, in different splits: {some_of(pairs, 3)}. "
+                f"{len(torn)} images are there several times, in different splits: {some_of(pairs, 3)}. "
                 f'duplicates="group" keeps copies in one split, "drop" keeps the first, "ignore" lets them be.'
             )
 
@@ -171,12 +171,12 @@ class CombinedDataModule(CXRDataModule):
         from covidcxr.data.curation.duplicates import find_duplicates
 
         found = find_duplicates(
-            records, near=self.near_duplicates, read=self.read_film, cache=self.fingerprints / ".covidcxr-fingerprints"
+            records, near=self.near_duplicates, read=self.load_image, cache=self.fingerprints / ".covidcxr-fingerprints"
         )
         return list(found)
 
     def _drop(self, copies: list[DuplicateGroup]) -> set[str]:
-        """Return all copies but the first of each film."""
+        """Return all copies but the first of each image."""
         surplus = {name for group in copies for name in group.image_ids[1:]}
         self.left_out["copy of another film"] += len(surplus)
         return surplus
@@ -192,9 +192,9 @@ class CombinedDataModule(CXRDataModule):
             kept = next((split for split in ("test", "val", "train") if split in fixed), None)
             surplus |= {name for name in group.image_ids if splits[name] not in (kept, None)}
         if surplus:
-            self.left_out["copy of a film in another official split"] += len(surplus)
+            self.left_out["copy of an image in another official split"] += len(surplus)
             warnings.warn(
-                f"{len(surplus)} films are left out of training or validation, because official splits have a copy of "
+                f"{len(surplus)} images are left out of training or validation, because official splits have a copy of "
                 f"them in another part.",
                 stacklevel=2,
             )
@@ -226,7 +226,7 @@ class CombinedDataModule(CXRDataModule):
 
 
 def _link_patients(records: list[Record], copies: list[DuplicateGroup]) -> list[Record]:
-    """Make one patient of all patients who share a film."""
+    """Make one patient of all patients who share an image."""
     patients = {record.image_id: record.patient for record in records}
     linked: Linked[str] = Linked()
     for group in copies:

@@ -1,4 +1,4 @@
-"""CoronaHack (Kaggle 2020): the Kermany set of children, and some films of the ieee8023 collection."""
+"""CoronaHack (Kaggle 2020): the Kermany set of children, and some images of the ieee8023 collection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RELEASES = {"covid": "2020", "binary": "2020, labels=binary", "detailed": "2020
 _COLUMNS = ("X_ray_image_name", "Label", "Dataset_type", "Label_1_Virus_category", "Label_2_Virus_category")
 _FOLDER = "Coronahack-Chest-XRay-Dataset"
 # Names are person<n>_virus_<film>, person<n>_bacteria_<film>, IM-<n>-... and NORMAL2-IM-<n>-... Each kind counts its
-# children anew, through train and test: within a kind films are numbered in the order of the children, and 979 numbers
+# children anew, through train and test: within a kind images are numbered in the order of the children, and 979 numbers
 # are in virus and bacteria where chance gives 978 (in the two normal kinds 328, chance 329). No kind has a number in
 # both splits, and Kermany et al. call their test patients independent. So the kind is part of the patient.
 _KERMANY = re.compile(r"person\d+_(virus|bacteria)(?=_)|(NORMAL2-)?IM-\d+(?=-)")
@@ -38,15 +38,15 @@ _KERMANY = re.compile(r"person\d+_(virus|bacteria)(?=_)|(NORMAL2-)?IM-\d+(?=-)")
 
 @DATASETS.register("coronahack")
 class CoronaHackDataModule(CXRDataModule):
-    """5,840 films of children with viral, bacterial or no pneumonia (Kermany), 70 of the ieee8023 collection.
+    """5,840 images of children with viral, bacterial or no pneumonia (Kermany), 70 of the ieee8023 collection.
 
-    The test films of the authors are used as such; validation is cut from training. Put the `metadata.csv` of the
-    ieee8023 collection into `root`, and the patients of its films are read from it; else they are grouped by name.
+    The test images of the authors are used as such; validation is cut from training. Put the `metadata.csv` of the
+    ieee8023 collection into `root`, and the patients of its images are read from it; else they are grouped by name.
 
     Args:
         root: The unpacked download.
         labels: "covid" = Normal, Pneumonia, COVID-19; "binary" = Normal, Pneumonia; "detailed" = by the cause that the
-            table tells. The official test films hold no COVID-19: see `official_split`.
+            table tells. The official test images hold no COVID-19: see `official_split`.
         base: Further settings of `CXRDataModule`.
 
     Raises:
@@ -63,13 +63,13 @@ class CoronaHackDataModule(CXRDataModule):
         "Govi P. CoronaHack: Chest X-Ray-Dataset. Kaggle 2020; Kermany D.S. et al. Cell 2018, "
         "10.1016/j.cell.2018.02.010; Cohen J.P. et al. arXiv:2006.11988"
     )
-    license: ClassVar[str] = "Kermany's films CC BY 4.0; films of the ieee8023 collection each their own"
+    license: ClassVar[str] = "Kermany's images CC BY 4.0; images of the ieee8023 collection each their own"
     caveats: ClassVar[tuple[str, ...]] = (
-        "The 624 test films hold no COVID-19: all 58 are for training. official_split=False splits anew by patient.",
+        "The 624 test images hold no COVID-19: all 58 are for training. official_split=False splits anew by patient.",
         "Children of 1 to 5 years against adults with COVID-19: age alone separates the classes.",
-        "Source is label: COVID-19, SARS, Streptococcus and ARDS films are of ieee8023, all others but one of Kermany.",
-        "SARS (4 films), Streptococcus (5) and ARDS (2) are too few to learn from.",
-        "The folders hold some 23 films more than the 5,910 of the table; they are ignored.",
+        "Source is label: COVID-19, SARS, Streptococcus and ARDS images are of ieee8023, all others but one of Kermany.",
+        "SARS (4 images), Streptococcus (5) and ARDS (2) are too few to learn from.",
+        "The folders hold some 23 images more than the 5,910 of the table; they are ignored.",
         "Extended copies of the table are about: one has 6,197 rows.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
@@ -120,7 +120,7 @@ class CoronaHackDataModule(CXRDataModule):
         table = Table(path, fault=self.fault)
         for name in _COLUMNS:
             table.require(name)
-        top = self._find_films()
+        top = self._find_images()
         patients = SeriesPatients(self.root, self.fault)
         tested: set[str | None] = set()
         for line, row in table:
@@ -134,7 +134,7 @@ class CoronaHackDataModule(CXRDataModule):
             yield record
         self._warn_of_untested([label for label in self.classes if label not in tested])
 
-    def _find_films(self) -> Path:
+    def _find_images(self) -> Path:
         tops = (self.root / _FOLDER / _FOLDER, self.root / _FOLDER, self.root)
         for top in tops:
             if (top / "train").is_dir():
@@ -144,12 +144,12 @@ class CoronaHackDataModule(CXRDataModule):
 
     def _record(self, top: Path, row: Mapping[str, str], patients: SeriesPatients) -> Record:
         split = split_name(row["Dataset_type"])
-        film = top / split / row["X_ray_image_name"]
-        child = _KERMANY.match(film.name)
+        image = top / split / row["X_ray_image_name"]
+        child = _KERMANY.match(image.name)
         return Record(
-            image_path=film,
+            image_path=image,
             label=self._label(row),
-            patient_id=f"kermany-{child[0]}" if child else patients.of(film),
+            patient_id=f"kermany-{child[0]}" if child else patients.of(image),
             source="kermany" if child else "ieee8023",
             split=split,
         )
@@ -167,7 +167,7 @@ class CoronaHackDataModule(CXRDataModule):
     def _warn_of_untested(self, untested: list[str]) -> None:
         if untested and self.official_split and self.folds is None and self.hold_out_source is None:
             warnings.warn(
-                f"The official test films of CoronaHack hold no {', '.join(untested)}: a score on them says nothing of "
+                f"The official test images of CoronaHack hold no {', '.join(untested)}: a score on them says nothing of "
                 f"it. official_split=False splits anew by patient; label_map leaves a class out.",
                 stacklevel=2,
             )

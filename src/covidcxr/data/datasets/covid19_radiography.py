@@ -40,9 +40,9 @@ _SOURCES = {  # part of a URL in the tables -> the collection
 
 @DATASETS.register("covid19_radiography")
 class Covid19RadiographyDataModule(CXRDataModule):
-    """21,165 films with lung masks from eight collections; no official split, no patients.
+    """21,165 images with lung masks from eight collections; no official split, no patients.
 
-    The source of a film is read from the workbook of its class, if that is there. The releases before 2021 have no
+    The source of an image is read from the workbook of its class, if that is there. The releases before 2021 have no
     masks and no Lung_Opacity: `label_map: {Lung_Opacity: null}` takes the class away.
     """
 
@@ -60,9 +60,9 @@ class Covid19RadiographyDataModule(CXRDataModule):
     license: ClassVar[str] = "data files (c) their original authors; the sources have their own terms"
     caveats: ClassVar[tuple[str, ...]] = (
         "Source is label: Lung_Opacity is RSNA's, Viral Pneumonia Kermany's, Normal of both, COVID of neither.",
-        "All 1,345 Viral Pneumonia films and 1,341 of 10,192 Normal films are of children, COVID films of adults.",
-        "Patients are not told: films of one patient may train and test.",
-        "2,473 of 3,616 COVID films are of BIMCV, 183 of Hannover, 400 of COVID-CXNet: do not test on those.",
+        "All 1,345 Viral Pneumonia images and 1,341 of 10,192 Normal images are of children, COVID images of adults.",
+        "Patients are not told: images of one patient may train and test.",
+        "2,473 of 3,616 COVID images are of BIMCV, 183 of Hannover, 400 of COVID-CXNet: do not test on those.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "first release": {"all/COVID": 219, "all/Normal": 1341, "all/Viral Pneumonia": 1345},
@@ -76,13 +76,13 @@ class Covid19RadiographyDataModule(CXRDataModule):
     }
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film, class by class."""
+        """Return a record an image, class by class."""
         top = self._find_top()
         folders = self._class_folders(top)
         tables = {_label_of(path): path for path in top.glob("*.metadata.xlsx")}
         if unknown := [label for label in folders if label not in tables]:
             warnings.warn(
-                f"The sources of the {', '.join(unknown)} films in {self.root} are not known, and with them what a "
+                f"The sources of the {', '.join(unknown)} images in {self.root} are not known, and with them what a "
                 f"model can learn in place of the disease. Put the workbooks of the download there (*.metadata.xlsx).",
                 stacklevel=2,
             )
@@ -90,18 +90,18 @@ class Covid19RadiographyDataModule(CXRDataModule):
             sources = self._read_sources(tables[label]) if label in tables else {}
             # Masks lie beside the images under the same names: nothing is looked for further below.
             image_folder = folder / "images" if (folder / "images").is_dir() else folder
-            films = find_images(image_folder)
-            if not films:
-                self.fault(DatasetError(f"{image_folder} holds no film. Unpack the download again."))
-            for message in find_orphans(films, folder / "masks") if films else ():
+            images = find_images(image_folder)
+            if not images:
+                self.fault(DatasetError(f"{image_folder} holds no image. Unpack the download again."))
+            for message in find_orphans(images, folder / "masks") if images else ():
                 self.remark(message)
             has_masks = (folder / "masks").is_dir()
-            for film in films:
+            for image in images:
                 yield Record(
-                    film,
+                    image,
                     label,
-                    source=sources.get(_plain(film.stem), "unknown"),
-                    mask_paths={"lung_field": folder / "masks" / film.name} if has_masks else {},
+                    source=sources.get(_plain(image.stem), "unknown"),
+                    mask_paths={"lung_field": folder / "masks" / image.name} if has_masks else {},
                 )
 
     def _find_top(self) -> Path:
@@ -122,7 +122,7 @@ class Covid19RadiographyDataModule(CXRDataModule):
         return {label: found[label] for label in _CLASSES if label in found}
 
     def _read_sources(self, path: Path) -> dict[str, str]:
-        """Read from film, plainly spelt, to collection: the tables write names in another case than the files."""
+        """Read from image, plainly spelt, to collection: the tables write names in another case than the files."""
         try:
             table = Table(path, fault=self.fault)
             name, url = table.require("FILE NAME"), table.require("URL")

@@ -1,4 +1,4 @@
-"""The films of COVID-CXNet (Haghanifar 2020): COVID-19, gathered from articles and the web."""
+"""The images of COVID-CXNet (Haghanifar 2020): COVID-19, gathered from articles and the web."""
 
 from __future__ import annotations
 
@@ -25,53 +25,53 @@ _NUMBER = re.compile(r"\d+")
 
 @DATASETS.register("covid_cxnet")
 class CovidCXNetDataModule(CXRDataModule):
-    """About 900 COVID-19 films from articles, societies' pages and other collections, one class only.
+    """About 900 COVID-19 images from articles, societies' pages and other collections, one class only.
 
-    Films bear numbers ("374.PNG", "280-.jpg", "446p.jpg"). `metadata.csv` tells patient, view, sex and age of those
-    from 260 up that are not Hannover's. The endings of its file names are not those of the files, so films are found
+    Images bear numbers ("374.PNG", "280-.jpg", "446p.jpg"). `metadata.csv` tells patient, view, sex and age of those
+    from 260 up that are not Hannover's. The endings of its file names are not those of the files, so images are found
     in it by their numbers.
 
-    A `manifest.csv` with films of source "cxnet" is read in place of the published files.
+    A `manifest.csv` with images of source "cxnet" is read in place of the published files.
     """
 
     classes = (_LABEL,)
     homepage: ClassVar[str] = "https://github.com/armiro/COVID-CXNet"
-    layout: ClassVar[str] = "the folder chest_xray_images/covid19 (or covid19, or its films directly) and metadata.csv"
+    layout: ClassVar[str] = "the folder chest_xray_images/covid19 (or covid19, or its images directly) and metadata.csv"
     citation: ClassVar[str] = (
         "Haghanifar A., Molahasani Majdabadi M., Choi Y., Deivalakshmi S., Ko S. COVID-CXNet: Detecting COVID-19 in "
-        "Frontal Chest X-ray Images using Deep Learning. arXiv:2006.13807; films: 10.6084/m9.figshare.12580328"
+        "Frontal Chest X-ray Images using Deep Learning. arXiv:2006.13807; images: 10.6084/m9.figshare.12580328"
     )
-    license: ClassVar[str] = "CC BY 4.0 as the repository states; films come from many places with owners of their own"
+    license: ClassVar[str] = "CC BY 4.0 as the repository states; images come from many places with owners of their own"
     caveats: ClassVar[tuple[str, ...]] = (
         "There is one class only: join it with another data set to classify, and then the source tells the class.",
-        "About half of the films do not tell their patient: films of one patient may train and test.",
-        "Many films are in the ieee8023 collection too, and 510 to 673 and 686 to 706 are Hannover's: do not train on "
+        "About half of the images do not tell their patient: images of one patient may train and test.",
+        "Many images are in the ieee8023 collection too, and 510 to 673 and 686 to 706 are Hannover's: do not train on "
         "one and test on another.",
-        'A "-" behind the number means that the film shows nothing abnormal, a "p" that the patient is a child.',
+        'A "-" behind the number means that the image shows nothing abnormal, a "p" that the patient is a child.',
         "Films are figures of articles and web pages, with letters, arrows, crops and traces of earlier compression.",
     )
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film of the folder, or a row of the manifest."""
+        """Return a record an image of the folder, or a row of the manifest."""
         listed = read_manifest(self.root, ("cxnet",), {"covid19": _LABEL}, self.fault)
         yield from listed or self._read_published()
 
     def _read_published(self) -> Iterator[Record]:
         rows = self._read_table()
-        films = self._films()
-        numbers = [int(found[0]) if (found := _NUMBER.match(film.name)) else -1 for film in films]
+        images = self._images()
+        numbers = [int(found[0]) if (found := _NUMBER.match(image.name)) else -1 for image in images]
         unknown = sum(number not in rows for number in numbers)
         if unknown:
             warnings.warn(
-                f"{self.root / 'metadata.csv'} does not tell the patients of {unknown} of {len(films)} films: each "
-                f"counts as a patient of its own, so films of one patient may train and test.",
+                f"{self.root / 'metadata.csv'} does not tell the patients of {unknown} of {len(images)} images: each "
+                f"counts as a patient of its own, so images of one patient may train and test.",
                 stacklevel=2,
             )
-        for film, number in zip(films, numbers, strict=True):
+        for image, number in zip(images, numbers, strict=True):
             row = rows.get(number, {})
             patient = row.get("patient_id")
             yield Record(
-                film,
+                image,
                 _LABEL,
                 f"cxnet-{patient}" if patient else None,
                 "cxnet",
@@ -80,15 +80,15 @@ class CovidCXNetDataModule(CXRDataModule):
                 age=parse_age(row.get("age", "")),
             )
 
-    def _films(self) -> list[Path]:
+    def _images(self) -> list[Path]:
         folders = (self.root / "chest_xray_images" / "covid19", self.root / "covid19", self.root)
-        films = next((films for folder in folders if folder.is_dir() and (films := find_images(folder))), [])
-        if not films:
+        images = next((images for folder in folders if folder.is_dir() and (images := find_images(folder))), [])
+        if not images:
             self.fault(self.not_found(folders[0] / "*"))
-        return films
+        return images
 
     def _read_table(self) -> dict[int, dict[str, str]]:
-        """Read from the number of a film to its row."""
+        """Read from the number of an image to its row."""
         path = self.root / "metadata.csv"
         if not path.is_file():
             self.fault(self.not_found(path))

@@ -32,15 +32,15 @@ _MASKS = {
 
 @DATASETS.register("covid_qu_ex")
 class CovidQUExDataModule(CXRDataModule):
-    """33,920 films with lung masks; a smaller part with infection masks, too.
+    """33,920 images with lung masks; a smaller part with infection masks, too.
 
-    The infection masks of Non-COVID and Normal are all zero. They say that the film shows no COVID-19, not that its
-    lungs are clear: in Non-COVID films nobody drew the other infection that they show.
+    The infection masks of Non-COVID and Normal are all zero. They say that the image shows no COVID-19, not that its
+    lungs are clear: in Non-COVID images nobody drew the other infection that they show.
 
     Args:
         root: Folder of the two parts, or the folder that holds it.
-        part: "lung" = the large part; "infection" = the part with infection masks; "both" = the films of both by file
-            name, each with all its masks. A film that is in both takes its split from the lung part.
+        part: "lung" = the large part; "infection" = the part with infection masks; "both" = the images of both by file
+            name, each with all its masks. An image that is in both takes its split from the lung part.
         base: Further settings of `CXRDataModule`.
 
     Raises:
@@ -61,12 +61,12 @@ class CovidQUExDataModule(CXRDataModule):
         "CC BY-SA 4.0, as far as is known; the sources (BIMCV, RSNA, NIH, Kermany, ieee8023, ...) have their own terms"
     )
     caveats: ClassVar[tuple[str, ...]] = (
-        "Only 8,078 COVID-19 films (BIMCV, 3,186 patients) tell patient and source; for all others neither is known.",
-        "324 COVID-19 films of the lung part are lateral by their names and left out by default.",
-        "404 BIMCV films have no view in their names; they are kept.",
+        "Only 8,078 COVID-19 images (BIMCV, 3,186 patients) tell patient and source; for all others neither is known.",
+        "324 COVID-19 images of the lung part are lateral by their names and left out by default.",
+        "404 BIMCV images have no view in their names; they are kept.",
         "The infection masks of Non-COVID and Normal are all zero: a mask file does not mean an infection.",
-        "A film may be in both parts with different splits: do not train on one part and test on the other.",
-        "Normal and Non-COVID films come from other collections than COVID-19 films, some of them of children.",
+        "An image may be in both parts with different splits: do not train on one part and test on the other.",
+        "Normal and Non-COVID images come from other collections than COVID-19 images, some of them of children.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "2021, lung part": {
@@ -94,7 +94,7 @@ class CovidQUExDataModule(CXRDataModule):
         return self.releases if self.part == "lung" else {}
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film, split by split."""
+        """Return a record an image, split by split."""
         return self._read_both() if self.part == "both" else self._read_part(self.part)
 
     def _read_part(self, part: str) -> Iterator[Record]:
@@ -106,23 +106,23 @@ class CovidQUExDataModule(CXRDataModule):
             if not image_folder.is_dir():
                 self.fault(self.not_found(image_folder))
                 continue
-            films = find_images(image_folder)
-            if not films:
-                self.fault(DatasetError(f"{image_folder} holds no film. Unpack the download again."))
+            images = find_images(image_folder)
+            if not images:
+                self.fault(DatasetError(f"{image_folder} holds no image. Unpack the download again."))
             masks = {name: image_folder.with_name(folder) for name, folder in _MASKS[part].items()}
-            for folder in masks.values() if films else ():
-                for message in find_orphans(films, folder):
+            for folder in masks.values() if images else ():
+                for message in find_orphans(images, folder):
                     self.remark(message)
-            for film in films:
-                bimcv = re.match(r"sub-(S\d+)_", film.name)
+            for image in images:
+                bimcv = re.match(r"sub-(S\d+)_", image.name)
                 yield Record(
-                    image_path=film,
+                    image_path=image,
                     label=label,
                     patient_id=f"bimcv-{bimcv[1]}" if bimcv else None,
                     source="bimcv" if bimcv else "unknown",
                     split=split_name(split),
-                    mask_paths={name: folder / film.name for name, folder in masks.items()},
-                    view=bimcv_view(film.name),
+                    mask_paths={name: folder / image.name for name, folder in masks.items()},
+                    view=bimcv_view(image.name),
                 )
 
     def _read_both(self) -> Iterator[Record]:
@@ -136,7 +136,7 @@ class CovidQUExDataModule(CXRDataModule):
         yield from infection.values()
         if torn and self.official_split:
             warnings.warn(
-                f"{torn} of the {shared} films that are in both parts of {self.root} lie in different splits there. "
+                f"{torn} of the {shared} images that are in both parts of {self.root} lie in different splits there. "
                 f"They take the split of the lung part.",
                 stacklevel=2,
             )

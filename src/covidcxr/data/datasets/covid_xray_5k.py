@@ -19,16 +19,16 @@ from covidcxr.types import SplitName
 __all__ = ["CovidXray5kDataModule"]
 
 _PUBLISHED = 84
-"""COVID-19 films for training, as published; 420 with their augmented copies."""
+"""COVID-19 images for training, as published; 420 with their augmented copies."""
 
 
 @DATASETS.register("covid_xray_5k")
 class CovidXray5kDataModule(CXRDataModule):
-    """184 COVID-19 films that a radiologist chose, 5,000 films of CheXpert with and without findings.
+    """184 COVID-19 images that a radiologist chose, 5,000 images of CheXpert with and without findings.
 
-    The authors give training and test films; validation is cut from training, unless there is a folder val. Put the
-    `metadata.csv` of the ieee8023 collection into `root`, and the patients of the COVID-19 films are read from it;
-    else films are grouped by their names, which finds only some of the series.
+    The authors give training and test images; validation is cut from training, unless there is a folder val. Put the
+    `metadata.csv` of the ieee8023 collection into `root`, and the patients of the COVID-19 images are read from it;
+    else images are grouped by their names, which finds only some of the series.
     """
 
     classes = ("non", "covid")  # the authors' own reader orders them by name: covid is 0 there
@@ -42,13 +42,13 @@ class CovidXray5kDataModule(CXRDataModule):
         "images using deep transfer learning. Med Image Anal 2020, 10.1016/j.media.2020.101794"
     )
     license: ClassVar[str] = (
-        "none of its own; CheXpert's research agreement forbids to pass films on; ieee8023: each film its own"
+        "none of its own; CheXpert's research agreement forbids to pass images on; ieee8023: each image its own"
     )
     caveats: ClassVar[tuple[str, ...]] = (
-        "Source is label: all COVID-19 films are of ieee8023, all others of CheXpert.",
+        "Source is label: all COVID-19 images are of ieee8023, all others of CheXpert.",
         "non means not COVID-19, not healthy: it holds other findings.",
-        "The 84 training films of COVID-19 may lie there together with 336 augmented copies: 420.",
-        "There is no list of patients: those of ieee8023 films need its metadata.csv, or are guessed from file names.",
+        "The 84 training images of COVID-19 may lie there together with 336 augmented copies: 420.",
+        "There is no list of patients: those of ieee8023 images need its metadata.csv, or are guessed from file names.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "v3 with augmented copies": {"train/covid": 420, "train/non": 2000, "test/covid": 100, "test/non": 3000},
@@ -56,7 +56,7 @@ class CovidXray5kDataModule(CXRDataModule):
     }
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film, split by split."""
+        """Return a record an image, split by split."""
         top, splits = self._find_splits()
         if "train" not in splits:
             self.fault(self.not_found(top / "train"))
@@ -65,11 +65,11 @@ class CovidXray5kDataModule(CXRDataModule):
         patients = SeriesPatients(self.root, self.fault)
         for split in splits:
             for label in ("non", "covid"):
-                films = self._films(top / split / label)
+                images = self._images(top / split / label)
                 if split == "train" and label == "covid":
-                    _warn_of_copies(top, len(films))
-                for film in films:
-                    yield self._record(film, label, split, patients)
+                    _warn_of_copies(top, len(images))
+                for image in images:
+                    yield self._record(image, label, split, patients)
 
     def _find_splits(self) -> tuple[Path, list[SplitName]]:
         for top in (self.root, self.root / "data", self.root / "data_upload_v3"):
@@ -78,24 +78,24 @@ class CovidXray5kDataModule(CXRDataModule):
                 return top, splits
         return self.root, []
 
-    def _films(self, folder: Path) -> list[Path]:
-        """List the films of a class, also those in folders by finding below it."""
+    def _images(self, folder: Path) -> list[Path]:
+        """List the images of a class, also those in folders by finding below it."""
         if not folder.is_dir():
             self.fault(self.not_found(folder))
             return []
-        films = _find_below(folder)
-        if not films:
-            self.fault(DatasetError(f"The class folder {folder} holds no film. Unpack the download again."))
-        return films
+        images = _find_below(folder)
+        if not images:
+            self.fault(DatasetError(f"The class folder {folder} holds no image. Unpack the download again."))
+        return images
 
-    def _record(self, film: Path, label: str, split: SplitName, patients: SeriesPatients) -> Record:
+    def _record(self, image: Path, label: str, split: SplitName, patients: SeriesPatients) -> Record:
         if label == "covid":
-            return Record(film, label, patients.of(film), "ieee8023", split)
+            return Record(image, label, patients.of(image), "ieee8023", split)
         # "Edema-patient00051-study1-view1_frontal.jpg", or the path that it has in CheXpert
-        path = film.relative_to(self.root).as_posix()
-        patient, view = re.search(r"patient\d+", path), re.search("frontal|lateral", film.name)
+        path = image.relative_to(self.root).as_posix()
+        patient, view = re.search(r"patient\d+", path), re.search("frontal|lateral", image.name)
         return Record(
-            film,
+            image,
             label,
             f"chexpert-{patient[0]}" if patient else None,
             "chexpert",
@@ -105,14 +105,14 @@ class CovidXray5kDataModule(CXRDataModule):
 
 
 def _find_below(folder: Path) -> list[Path]:
-    return find_images(folder) + [film for inner in list_folders(folder) for film in _find_below(inner)]
+    return find_images(folder) + [image for inner in list_folders(folder) for image in _find_below(inner)]
 
 
 def _warn_of_copies(top: Path, count: int) -> None:
     if count > _PUBLISHED:
         warnings.warn(
-            f"{top / 'train' / 'covid'} holds {count} films, {count - _PUBLISHED} more than the {_PUBLISHED} that were "
-            f"published without augmentation: the others may be copies of them. Validation films that are cut from "
+            f"{top / 'train' / 'covid'} holds {count} images, {count - _PUBLISHED} more than the {_PUBLISHED} that were "
+            f"published without augmentation: the others may be copies of them. Validation images that are cut from "
             f"training may then have copies in training. Remove the copies, or do not trust validation.",
             stacklevel=2,
         )

@@ -27,9 +27,9 @@ _STONY_BROOK = re.compile(r"A\d+-.*-NA-(?P<study>\w+)-\d+-[\d.]+-(?P<projection>
 
 @DATASETS.register("covidx_cxr3")
 class CovidxCXR3DataModule(CXRDataModule):
-    """30,882 films of the version 9B; CXR-3 is the same without 496 that are no frontal chest films.
+    """30,882 images of the version 9B; CXR-3 is the same without 496 that are no frontal chest radiographs.
 
-    The official test films are kept; validation is cut from training by patient, unless the copy brings its own: the
+    The official test images are kept; validation is cut from training by patient, unless the copy brings its own: the
     page at Kaggle has since been updated to CXR-4, which has a folder val and a `val.txt`.
 
     Args:
@@ -37,7 +37,7 @@ class CovidxCXR3DataModule(CXRDataModule):
         version: Names the label files: "9B" = `train_COVIDx9B.txt`, "CXR-3A" = `train_COVIDx_CXR-3A.txt`, ... in `root`
             or its folder labels; else the `train.txt` of Kaggle. Those that end in A, and 5 and before, have the
             classes normal, pneumonia and COVID-19. Say "CXR-4" if that is what you have.
-        drop_mislabelled: Leave out the films of the Hannover COVID-19 repository that are labelled as not COVID-19.
+        drop_mislabelled: Leave out the images of the Hannover COVID-19 repository that are labelled as not COVID-19.
         base: Further settings of `CXRDataModule`.
 
     Raises:
@@ -55,15 +55,15 @@ class CovidxCXR3DataModule(CXRDataModule):
         "CXR-3. arXiv:2206.03671"
     )
     license: ClassVar[str] = (
-        "label files: AGPL-3.0; films: the terms of their sources (RICORD CC BY-NC 4.0, Stony Brook of TCIA, RSNA, ...)"
+        "label files: AGPL-3.0; images: the terms of their sources (RICORD CC BY-NC 4.0, Stony Brook of TCIA, RSNA, ...)"
     )
     caveats: ClassVar[tuple[str, ...]] = (
         "In the test set all 200 positives are of RICORD and all 200 negatives of RSNA: the source alone is the label.",
-        "The repository's 9B has 496 films that CXR-3 left out: 487 abdominal and 9 lateral ones, left out by default.",
-        "84 negatives of cohen are films of the Hannover COVID-19 repository: drop_mislabelled=True leaves them out.",
+        "The repository's 9B has 496 images that CXR-3 left out: 487 abdominal and 9 lateral ones, left out by default.",
+        "84 negatives of cohen are images of the Hannover COVID-19 repository: drop_mislabelled=True leaves them out.",
         "Negatives are not healthy: they mix no finding with pneumonia that is not COVID-19.",
-        "86 % of the positives in training are of one hospital (stonybrook), nearly all portable AP films.",
-        "Ten training patients, of cohen and actmed, have films of both labels.",
+        "86 % of the positives in training are of one hospital (stonybrook), nearly all portable AP images.",
+        "Ten training patients, of cohen and actmed, have images of both labels.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "COVIDx7A": {
@@ -129,7 +129,7 @@ class CovidxCXR3DataModule(CXRDataModule):
                     self.fault(DatasetError(f"{message} {', '.join(self._labels)}. The file may be cut short."))
                     continue
                 if self.drop_mislabelled and _is_mislabelled(record):
-                    self.left_out["Hannover COVID-19 film, labelled otherwise"] += 1
+                    self.left_out["Hannover COVID-19 image, labelled otherwise"] += 1
                     self.listed[f"{split}/{record.label}"] += 1  # for the counts of the release
                 else:
                     yield record

@@ -1,4 +1,4 @@
-"""Any table of films as a data set."""
+"""Any table of images as a data set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Filter = Mapping[str, str | Sequence[str]]
 
 @DATASETS.register("csv")
 class CSVDataModule(CXRDataModule):
-    """Films listed in a table: CSV, TSV or Parquet, one row a film, columns by name.
+    """Films listed in a table: CSV, TSV or Parquet, one row an image, columns by name.
 
     Optional columns that are "auto" are used if the table has a column of that very name; null means that the table
     has none. Two mask conventions in one column become two mask classes like this (YAML):
@@ -41,11 +41,11 @@ class CSVDataModule(CXRDataModule):
     Args:
         root: Folder to which paths in the table are relative.
         table: File name of the table, relative to `root`.
-        path_column: The film's file.
+        path_column: The image's file.
         label_column: Its class; empty = not labelled.
         label_columns: In place of `label_column` where classes are not exclusive: one column a class, which holds 1 if
-            the film shows it and 0 if not; empty, or -1 as CheXpert writes "uncertain", = not known.
-        patient_column: Who is on it. With null every film counts as a patient of its own: then films of one patient
+            the image shows it and 0 if not; empty, or -1 as CheXpert writes "uncertain", = not known.
+        patient_column: Who is on it. With null every image counts as a patient of its own: then images of one patient
             may train and test.
         source_column: "auto" = "source".
         split_column: Official split; "auto" = "split".
@@ -54,14 +54,14 @@ class CSVDataModule(CXRDataModule):
         age_column: "auto" = "age".
         mask_columns: From mask class to the column of its files (null = none), or to
             `{column: ..., where: {COLUMN: [VALUES]}}` for rows of some kind only. With `empty: {COLUMN: [VALUES]}`
-            beside it, training films of these rows that have no such mask count as showing nothing of it, say films
+            beside it, training images of these rows that have no such mask count as showing nothing of it, say images
             without a finding nothing of an infection; validation and test keep to drawn masks.
         classes: Names and order of the classes, after `label_map`; null = all labels found, sorted, or `label_columns`.
         where: Keep only rows that have one of these values, in each of these columns.
         exclude: Leave out rows that have one of these values, in any of these columns.
-        test_only: Rows that never train or validate, by the same kind of filter as `exclude`, say of films whose
+        test_only: Rows that never train or validate, by the same kind of filter as `exclude`, say of images whose
             licence does not allow it. Their patients test, in a cross-validation in their fold only. The table is then
-            split as a whole, before `where` and `exclude`, so that recipes on different films of it agree on who tests.
+            split as a whole, before `where` and `exclude`, so that recipes on different images of it agree on who tests.
         base: Further settings of `CXRDataModule`.
 
     Raises:
@@ -69,7 +69,7 @@ class CSVDataModule(CXRDataModule):
         ConfigError: If a setting is wrong.
     """
 
-    layout: ClassVar[str] = "a table and the films that it names"
+    layout: ClassVar[str] = "a table and the images that it names"
 
     def __init__(
         self,
@@ -145,17 +145,17 @@ class CSVDataModule(CXRDataModule):
                 self.fault(error)
 
     def split_records(self, records: list[Record]) -> list[Record]:
-        """Split the films; with `test_only` the whole table, of which the rows that are kept take their splits.
+        """Split the images; with `test_only` the whole table, of which the rows that are kept take their splits.
 
-        So recipes that use different films of one table, say those with masks and those with labels, agree on who
+        So recipes that use different images of one table, say those with masks and those with labels, agree on who
         tests. A compact copy holds the kept rows only and cannot be split like this.
 
         Raises:
             ConfigError: If the settings do not fit each other.
-            DatasetError: If the films do not fit the settings.
+            DatasetError: If the images do not fit the settings.
         """
         if self.prepared is not None and self.settings["test_only"]:
-            raise ConfigError("A compact copy does not tell which films test_only means: train from its origin.")
+            raise ConfigError("A compact copy does not tell which images test_only means: train from its origin.")
         if not self.settings["test_only"]:
             return [self._without_finding(record) for record in super().split_records(records)]
         listed: list[Record] = []
@@ -177,7 +177,7 @@ class CSVDataModule(CXRDataModule):
         return kept
 
     def _without_finding(self, record: Record) -> Record:
-        """Forget, of films that do not train, which masks are taken to be empty."""
+        """Forget, of images that do not train, which masks are taken to be empty."""
         return replace(record, empty_masks=()) if record.empty_masks and record.split != "train" else record
 
     def _listed(self) -> Iterator[tuple[Record, dict[str, str]]]:
@@ -202,7 +202,7 @@ class CSVDataModule(CXRDataModule):
         except DatasetError as error:
             raise DatasetError(f"Line {line} of {self._table.path}: {error}") from error
         if not value["path"]:
-            raise DatasetError(f"Line {line} of {self._table.path} names no film.")
+            raise DatasetError(f"Line {line} of {self._table.path} names no image.")
         return Record(
             image_path=self.root / value["path"],
             label=value["label"] or None,
@@ -279,7 +279,7 @@ class _Filter:
             seen.add(row[column])
 
     def check(self) -> None:
-        """Refuse a value that is nowhere: a misspelt one would keep or drop films in silence."""
+        """Refuse a value that is nowhere: a misspelt one would keep or drop images in silence."""
         for column, values in self._wanted.items():
             for value in sorted(values):
                 if any(_fits(seen, {value}) for seen in self._seen[column]):

@@ -22,11 +22,11 @@ _LABELS = {"covid19": "covid19", "pneumonia": "pneumonia", "nofindings": "normal
 
 @DATASETS.register("darkcovidnet")
 class DarkCovidNetDataModule(CXRDataModule):
-    """125 COVID-19 films of the ieee8023 collection, 500 pneumonia and 500 no-finding films of NIH ChestX-ray8.
+    """125 COVID-19 images of the ieee8023 collection, 500 pneumonia and 500 no-finding images of NIH ChestX-ray8.
 
-    The published copy tells the patients of the NIH films (the first 8 digits of the name) but not those of the
-    COVID-19 films: put the `metadata.csv` of the ieee8023 collection (covid-chestxray-dataset) into `root`, and they
-    are read from there; else films are grouped by their names, which finds only some of the series.
+    The published copy tells the patients of the NIH images (the first 8 digits of the name) but not those of the
+    COVID-19 images: put the `metadata.csv` of the ieee8023 collection (covid-chestxray-dataset) into `root`, and they
+    are read from there; else images are grouped by their names, which finds only some of the series.
 
     A `darkcovidnet_subset.csv` beside a `manifest.csv` is read in place of the published folders.
     """
@@ -39,47 +39,49 @@ class DarkCovidNetDataModule(CXRDataModule):
         "Comput Biol Med 2020, 10.1016/j.compbiomed.2020.103792"
     )
     license: ClassVar[str] = (
-        "NIH films: no restriction on use; COVID-19 films: each its own, see the ieee8023 collection"
+        "NIH images: no restriction on use; COVID-19 images: each its own, see the ieee8023 collection"
     )
     caveats: ClassVar[tuple[str, ...]] = (
-        "Source is label: COVID-19 films are of ieee8023, all others of NIH; what tells the sources apart, the file "
+        "Source is label: COVID-19 images are of ieee8023, all others of NIH; what tells the sources apart, the file "
         "header too, tells COVID-19 apart.",
-        "The NIH films are of some 680 patients, 21 of whom are in both classes: split by patient, not by film.",
-        "NIH labels were mined from reports by text analysis and are noisy; COVID-19 films are figures of articles.",
-        "COVID-19 films are often AP or supine, normal ones PA; age and sex differ too.",
+        "The NIH images are of some 680 patients, 21 of whom are in both classes: split by patient, not by image.",
+        "NIH labels were mined from reports by text analysis and are noisy; COVID-19 images are figures of articles.",
+        "COVID-19 images are often AP or supine, normal ones PA; age and sex differ too.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "2020": {"all/covid19": 125, "all/pneumonia": 500, "all/normal": 500}
     }
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film, from the published folders or from the tables."""
+        """Return a record an image, from the published folders or from the tables."""
         if (self.root / "darkcovidnet_subset.csv").is_file():
             yield from self._read_tables()
             return
         patients = SeriesPatients(self.root, self.fault)
         for folder, label in self._class_folders():
-            films = find_images(folder)
-            if not films:
-                self.fault(DatasetError(f"The class folder {folder} holds no film. Unpack the download again."))
-            for film in films:
-                if re.match(r"\d{8}_\d{3}", film.name):
-                    yield Record(film, label, f"nih-{film.name[:8]}", "nih")
+            images = find_images(folder)
+            if not images:
+                self.fault(DatasetError(f"The class folder {folder} holds no image. Unpack the download again."))
+            for image in images:
+                if re.match(r"\d{8}_\d{3}", image.name):
+                    yield Record(image, label, f"nih-{image.name[:8]}", "nih")
                 else:
-                    yield Record(film, label, patients.of(film), "ieee8023")
+                    yield Record(image, label, patients.of(image), "ieee8023")
 
     def _read_tables(self) -> list[Record]:
         path = self.root / "darkcovidnet_subset.csv"
         subset = Table(path, fault=self.fault)
         column = subset.require("path")
         wanted = {self.root / row[column] for _, row in subset}
-        films = [
-            film for film in read_manifest(self.root, ("ieee8023", "nih"), {}, self.fault) if film.image_path in wanted
+        images = [
+            image
+            for image in read_manifest(self.root, ("ieee8023", "nih"), {}, self.fault)
+            if image.image_path in wanted
         ]
-        if lacking := sorted(map(str, wanted.difference(film.image_path for film in films))):
-            message = f"{path} names {len(lacking)} films that manifest.csv does not list: {some_of(lacking)}."
+        if lacking := sorted(map(str, wanted.difference(image.image_path for image in images))):
+            message = f"{path} names {len(lacking)} images that manifest.csv does not list: {some_of(lacking)}."
             self.fault(DatasetError(f"{message} Put the manifest of the same collection beside it."))
-        return films
+        return images
 
     def _class_folders(self) -> Iterator[tuple[Path, str]]:
         """Find the class folders, however they are spelt, here or one level below."""

@@ -26,7 +26,7 @@ class FeedbackDataModule(CXRDataModule):
     """Films with a reader's verdict and corrected masks, as `covidcxr feedback` exports them from a server's store.
 
     Classes are those that the readers could choose from. Where DICOM identifiers were not kept nobody knows whose a
-    film is: then the same film twice counts as one patient, and two films of one patient may train and test.
+    image is: then the same image twice counts as one patient, and two images of one patient may train and test.
 
     Args:
         root: Folder of the export. Lungs that the model drew lie in its folder `drawn`: set `drawn_masks` to it where
@@ -37,8 +37,8 @@ class FeedbackDataModule(CXRDataModule):
         DatasetError: If it is no export, damaged, or of a newer covidcxr.
     """
 
-    layout: ClassVar[str] = "feedback.json and the films that it names, as `covidcxr feedback STORE --out ROOT` writes"
-    license: ClassVar[str] = "that of the films; for those who may see them"
+    layout: ClassVar[str] = "feedback.json and the images that it names, as `covidcxr feedback STORE --out ROOT` writes"
+    license: ClassVar[str] = "that of the images; for those who may see them"
 
     def __init__(self, root: str | PathLike[str], **base: Any) -> None:
         super().__init__(root, **base)
@@ -47,14 +47,14 @@ class FeedbackDataModule(CXRDataModule):
             self.set_classes(self._index["classes"])
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film."""
-        for film in self._index["films"]:
+        """Return a record an image."""
+        for image in self._index["films"]:
             yield Record(
-                self.root / film["film"],
-                label=film["label"],
-                patient_id=film["patient"] or film["sha256"],
+                self.root / image["film"],
+                label=image["label"],
+                patient_id=image["patient"] or image["sha256"],
                 source="feedback",
-                mask_paths={name: self.root / place for name, place in film["masks"].items()},
+                mask_paths={name: self.root / place for name, place in image["masks"].items()},
             )
 
     def _read_index(self, path: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class FeedbackDataModule(CXRDataModule):
             if index["format_version"] > FORMAT_VERSION:
                 raise DatasetError(f"{path} was written by a newer covidcxr. Update: pip install -U covidcxr")
             known = {"film": str, "sha256": str, "label": str | None, "patient": str | None, "masks": dict}
-            sound = all(isinstance(film[key], kind) for film in index["films"] for key, kind in known.items())
+            sound = all(isinstance(image[key], kind) for image in index["films"] for key, kind in known.items())
             if not sound or not all(isinstance(name, str) for name in index["classes"]):
                 raise TypeError("a value is of the wrong kind")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -26,13 +26,13 @@ class FolderDataModule(CXRDataModule):
 
     Args:
         root: Folder of the class folders, or of the split folders (train, val or valid, test).
-        patient_pattern: Regular expression, searched in a film's file name; its first group is the patient id. Without
-            it every film counts as a patient of its own: then films of one patient may train and test.
+        patient_pattern: Regular expression, searched in an image's file name; its first group is the patient id. Without
+            it every image counts as a patient of its own: then images of one patient may train and test.
         source_pattern: The same for the source.
         base: Further settings of `CXRDataModule`.
 
     Raises:
-        DatasetError: If there is no class folder, or one without films.
+        DatasetError: If there is no class folder, or one without images.
         ConfigError: If a pattern is no regular expression with a group.
     """
 
@@ -55,21 +55,21 @@ class FolderDataModule(CXRDataModule):
             self.set_classes(sorted({folder.name for folder, _ in self._folders}))
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film, class by class."""
+        """Return a record an image, class by class."""
         if self._patient is None:
             warnings.warn(
-                f"The patients of the films in {self.root} are not known, so films of one patient may train and test. "
+                f"The patients of the images in {self.root} are not known, so images of one patient may train and test. "
                 f"If the file names tell the patient, give patient_pattern.",
                 stacklevel=2,
             )
         for folder, split in self._folders:
-            films = find_images(folder)
-            if not films:
-                self.fault(DatasetError(f"The class folder {folder} holds no film. Fill it, or remove it."))
-            patients = _search(self._patient, films)
-            sources = _search(self._source, films)
-            for film, patient, source in zip(films, patients, sources, strict=True):
-                yield Record(film, folder.name, patient, source or "unknown", split)
+            images = find_images(folder)
+            if not images:
+                self.fault(DatasetError(f"The class folder {folder} holds no image. Fill it, or remove it."))
+            patients = _search(self._patient, images)
+            sources = _search(self._source, images)
+            for image, patient, source in zip(images, patients, sources, strict=True):
+                yield Record(image, folder.name, patient, source or "unknown", split)
 
     def _class_folders(self) -> list[tuple[Path, SplitName | None]]:
         if not self.root.is_dir():
@@ -105,19 +105,19 @@ def _compile(name: str, pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
-def _search(pattern: re.Pattern[str] | None, films: list[Path]) -> list[str | None]:
+def _search(pattern: re.Pattern[str] | None, images: list[Path]) -> list[str | None]:
     """Search in each file name.
 
     Raises:
         DatasetError: If the pattern is not found in a name.
     """
     if pattern is None:
-        return [None] * len(films)
-    found = [pattern.search(film.name) for film in films]
-    lacking = [film.name for film, match in zip(films, found, strict=True) if match is None]
+        return [None] * len(images)
+    found = [pattern.search(image.name) for image in images]
+    lacking = [image.name for image, match in zip(images, found, strict=True) if match is None]
     if lacking:
         raise DatasetError(
-            f"The pattern {pattern.pattern!r} does not fit {len(lacking)} file names in {films[0].parent}: "
+            f"The pattern {pattern.pattern!r} does not fit {len(lacking)} file names in {images[0].parent}: "
             f"{some_of(lacking)}. Widen it."
         )
     return [match[1] for match in found if match is not None]

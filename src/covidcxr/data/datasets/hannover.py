@@ -17,19 +17,19 @@ __all__ = ["HannoverDataModule"]
 
 _LABEL = "COVID-19"
 _COLUMNS = ("patient_id", "image_id", "sex", "age", "admission_offset", "projection")
-_BEFORE = 7  # days before admission, from which up the authors no longer count a film as positive
+_BEFORE = 7  # days before admission, from which up the authors no longer count an image as positive
 
 
 @DATASETS.register("hannover")
 class HannoverDataModule(CXRDataModule):
-    """243 films of 71 COVID-19 patients of one German hospital, with patients and projections.
+    """243 images of 71 COVID-19 patients of one German hospital, with patients and projections.
 
-    The table tells no diagnosis, because every patient had COVID-19, but how many days before admission a film was
+    The table tells no diagnosis, because every patient had COVID-19, but how many days before admission an image was
     taken (`admission_offset`, below zero = after it). By the authors' own rule it counts as positive if that is less
-    than 7 days, as unknown up to 14, and as negative beyond. Films of 7 days and more have no label here: they are not
+    than 7 days, as unknown up to 14, and as negative beyond. Images of 7 days and more have no label here: they are not
     COVID-19, and nobody says that they are normal.
 
-    A `manifest.csv` with films of source "hannover" is read in place of the published files.
+    A `manifest.csv` with images of source "hannover" is read in place of the published files.
     """
 
     classes = (_LABEL,)
@@ -42,15 +42,15 @@ class HannoverDataModule(CXRDataModule):
     license: ClassVar[str] = "CC BY 3.0"
     caveats: ClassVar[tuple[str, ...]] = (
         "There is one class only: join it with another data set to classify, and then the source tells the class.",
-        "COVID-19 is the patient's diagnosis: not every film shows it.",
-        "Four of the 71 patients have 79 of the 243 films, taken over up to two months.",
-        "Most films are in the ieee8023 collection and in COVID-CXNet too: do not train on one and test on another.",
+        "COVID-19 is the patient's diagnosis: not every image shows it.",
+        "Four of the 71 patients have 79 of the 243 images, taken over up to two months.",
+        "Most images are in the ieee8023 collection and in COVID-CXNet too: do not train on one and test on another.",
         "The PNG files are reduced to 8 bits and look alike, of low contrast: the source is easy to recognise.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {"July 2020": {"all/COVID-19": 240, "all/unknown": 3}}
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film, from the published table or from the manifest."""
+        """Return a record an image, from the published table or from the manifest."""
         listed = read_manifest(self.root, ("hannover",), {"covid19": _LABEL}, self.fault)
         yield from listed or self._read_published()
 

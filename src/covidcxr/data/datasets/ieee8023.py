@@ -35,7 +35,7 @@ class Ieee8023DataModule(CXRDataModule):
         root: A clone of the repository, of any day.
         machine_masks: Use `annotations/lungVAE-masks` as "lung_field". A network drew them, no human: to train a
             segmenter on them is to copy that network.
-        missing: "refuse" = films that are listed but not there are an error; "skip" = they are left out and counted,
+        missing: "refuse" = images that are listed but not there are an error; "skip" = they are left out and counted,
             for a table and a folder that are of different days.
         base: Further settings of `CXRDataModule`.
 
@@ -50,14 +50,14 @@ class Ieee8023DataModule(CXRDataModule):
         "Cohen J.P., Morrison P., Dao L., Roth K., Duong T.Q., Ghassemi M. COVID-19 Image Data Collection: Prospective "
         "Predictions Are the Future. MELBA 2020, arXiv:2006.11988"
     )
-    license: ClassVar[str] = "each film its own (column license); blank = unknown, 239 of 758 rows of July 2020"
+    license: ClassVar[str] = "each image its own (column license); blank = unknown, 239 of 758 rows of July 2020"
     caveats: ClassVar[tuple[str, ...]] = (
         "Films are figures of articles and web pages: letters, arrows, cropping, 150 to more than 4,000 pixels.",
         "100 of 758 rows of July 2020 are still to be labelled (todo), 1 is Unknown: they count as not labelled.",
         "39 radiographs of July 2020 have no view: they count as unknown view and are left out by default.",
         "84 rows of July 2020 are CT: 63 slices, and 21 volumes that are not in the repository and never read.",
-        "104 films of July 2020 are copies of the Hannover repository (source hannover): do not test one on the other.",
-        "Films that are listed and films that are there differ from day to day: keep table and folder of one clone.",
+        "104 images of July 2020 are copies of the Hannover repository (source hannover): do not test one on the other.",
+        "Films that are listed and images that are there differ from day to day: keep table and folder of one clone.",
         "The lung masks in annotations were drawn by a network (lungVAE), not by a human.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
@@ -100,7 +100,7 @@ class Ieee8023DataModule(CXRDataModule):
             if row["folder"] == "volumes":
                 self.left_out["CT volume"] += 1
             elif not row["filename"]:
-                self.fault(DatasetError(f"Line {line} of {path} names no film."))
+                self.fault(DatasetError(f"Line {line} of {path} names no image."))
             elif there is not None and row["filename"] not in there:
                 self.left_out["listed, not there"] += 1
             else:

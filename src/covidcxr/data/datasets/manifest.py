@@ -1,4 +1,4 @@
-"""Films of several data sets that one table lists: `manifest.csv`, a row a film, beside the films and their masks."""
+"""Films of several data sets that one table lists: `manifest.csv`, a row an image, beside the images and their masks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LUNGS = {"montgomery": "lung_field", "shenzhen": "lung_field"}  # all others: V
 def read_manifest(
     root: Path, sources: Collection[str], labels: Mapping[str, str], fault: Callable[[DatasetError], None]
 ) -> list[Record]:
-    """Read the films of some sources from the `manifest.csv` of a collection.
+    """Read the images of some sources from the `manifest.csv` of a collection.
 
     Args:
         root: Folder of the collection.
@@ -32,7 +32,7 @@ def read_manifest(
         fault: Told of rows that are damaged.
 
     Returns:
-        The films, in the table's order; none where there is no such table, or one of other data sets.
+        The images, in the table's order; none where there is no such table, or one of other data sets.
     """
     path = root / "manifest.csv"
     if not path.is_file():
@@ -57,15 +57,15 @@ def _record(root: Path, row: Mapping[str, str], labels: Mapping[str, str]) -> Re
     )
 
 
-# Films of one patient: "...-day3", "...-PA", "...fig1a"; what is left after the cut names the series.
+# Images of one patient: "...-day3", "...-PA", "...fig1a"; what is left after the cut names the series.
 _SERIES = re.compile(r"[-_. ](day-?\d+|[a-d]|pa|ap|l)$|(?<=\d)[a-d]$", re.IGNORECASE)
 
 
 class SeriesPatients:
-    """Tells the patients of films that were taken from the ieee8023 collection under their own names.
+    """Tells the patients of images that were taken from the ieee8023 collection under their own names.
 
     Args:
-        root: Folder that may hold the collection's `metadata.csv`, which knows them. Without it films are grouped by
+        root: Folder that may hold the collection's `metadata.csv`, which knows them. Without it images are grouped by
             their names, which finds only some of the series; a warning says so.
         fault: Told of damaged rows of that table.
     """
@@ -79,11 +79,11 @@ class SeriesPatients:
             self._known = {Path(row[name]).stem: row[patient] for _, row in rows}
             return
         warnings.warn(
-            f"The patients of the COVID-19 films in {root} are guessed from file names, which misses many: films of "
+            f"The patients of the COVID-19 images in {root} are guessed from file names, which misses many: images of "
             f"one patient may train and test. Put the metadata.csv of the ieee8023 collection there.",
             stacklevel=2,
         )
 
-    def of(self, film: Path) -> str:
-        """Return the patient of a film, "ieee8023-..."."""
-        return f"ieee8023-{self._known.get(film.stem) or _SERIES.sub('', film.stem)}"
+    def of(self, image: Path) -> str:
+        """Return the patient of an image, "ieee8023-..."."""
+        return f"ieee8023-{self._known.get(image.stem) or _SERIES.sub('', image.stem)}"

@@ -24,7 +24,7 @@ from covidcxr.registry import DATASETS
 
 __all__ = ["XRayVisionDataModule", "Part", "find_part", "find_parts"]
 
-_FILES = {  # columns that name a film, and how its file is called after it, as far as that is known
+_FILES = {  # columns that name an image, and how its file is called after it, as far as that is known
     "Image Index": "{}",
     "ImageID": "{}",
     "PngPath": "{}",
@@ -56,7 +56,7 @@ def find_parts(dataset: Any) -> Iterator[Any]:
 
 
 def find_part(dataset: Any, index: int) -> tuple[Any, int]:
-    """Find the data set of files that a film comes from, and its place in that."""
+    """Find the data set of files that an image comes from, and its place in that."""
     while True:
         if hasattr(dataset, "datasets"):  # MergeDataset
             part, start = int(dataset.which_dataset[index]), int(dataset.offset[index])
@@ -70,7 +70,7 @@ def find_part(dataset: Any, index: int) -> tuple[Any, int]:
 
 
 class Part:
-    """A data set of files: tells what its table says of a film.
+    """A data set of files: tells what its table says of an image.
 
     Args:
         dataset: A data set of TorchXRayVision that holds no other.
@@ -91,7 +91,7 @@ class Part:
         return "patientid" in self._facts
 
     def record(self, index: int, findings: Mapping[str, bool]) -> Record:
-        """Return the record of the film at a place."""
+        """Return the record of the image at a place."""
         name = str(index) if self._names is None else self._names[index]
         said = {fact: _text(values[index]) for fact, values in self._facts.items()}
         sexes = [letter for letter, fact in (("M", "sex_male"), ("F", "sex_female")) if said.get(fact) == "True"]
@@ -126,19 +126,19 @@ class XRayVisionDataModule(CXRDataModule):
     """Any data set of TorchXRayVision: NIH, CheXpert, MIMIC, PadChest, RSNA, VinDr, ... and several of them merged.
 
     Its pathologies are the classes, which are not exclusive; what it labels NaN is not known. Pictures come to
-    [0, 1]. Where it does not tell patients, every film counts as a patient of its own.
+    [0, 1]. Where it does not tell patients, every image counts as a patient of its own.
 
     Args:
         root: Folder to which paths in `dataset_args` are relative.
         dataset: Name of one of its classes, say "NIH_Dataset"; or, from Python, a data set, also a merged, filtered,
             relabelled or cut-down one, without `data_aug`.
         dataset_args: Arguments of that class, all that end in "path" relative to `root`. Mind its own defaults: most
-            keep PA films only, and one film a patient (`{views: ["*"], unique_patients: false}` keeps all).
+            keep PA images only, and one image a patient (`{views: ["*"], unique_patients: false}` keeps all).
         base: Further settings of `CXRDataModule`.
 
     Raises:
         UnknownNameError: If it has no such data set.
-        ConfigError: If an argument is wrong, or the data set changes its films at random.
+        ConfigError: If an argument is wrong, or the data set changes its images at random.
         DatasetError: If its files are not there, or its labels are grades.
     """
 
@@ -152,8 +152,8 @@ class XRayVisionDataModule(CXRDataModule):
     caveats: ClassVar[tuple[str, ...]] = (
         "Labels of most of these data sets were mined from reports by text analysis and are noisy.",
         "unique_patients=True takes the first known value of each column: labels of CheXpert and MIMIC then mix those "
-        "of several films of a patient.",
-        "RSNA, SIIM and NIH_Google hold films of NIH patients: merged with NIH, they share patients under other names.",
+        "of several images of a patient.",
+        "RSNA, SIIM and NIH_Google hold images of NIH patients: merged with NIH, they share patients under other names.",
     )
 
     def __init__(
@@ -183,13 +183,13 @@ class XRayVisionDataModule(CXRDataModule):
         for part in find_parts(self.dataset):
             if getattr(part, "data_aug", None) is not None:
                 raise ConfigError(
-                    f"The {type(part).__name__} has data_aug, which would change validation and test films at random. "
+                    f"The {type(part).__name__} has data_aug, which would change validation and test images at random. "
                     f"Build it without, and augment by augment=."
                 )
         self.classes = tuple(name for name in map(str, self.dataset.pathologies) if name)
 
     def read_records(self) -> Iterator[Record]:
-        """Return a record a film; a film that is listed again (a row for each box, say) counts as left out."""
+        """Return a record an image; an image that is listed again (a row for each box, say) counts as left out."""
         self._places.clear()
         parts: dict[int, Part] = {}
         for place, findings in enumerate(self._findings()):
@@ -204,13 +204,13 @@ class XRayVisionDataModule(CXRDataModule):
             yield record
         if silent := sorted({part.source for part in parts.values() if not part.tells_patients}):
             warnings.warn(
-                f"{', '.join(silent)} tells no patients: each film counts as a patient of its own, so films of one "
+                f"{', '.join(silent)} tells no patients: each image counts as a patient of its own, so images of one "
                 f"patient may train and test.",
                 stacklevel=2,
             )
 
-    def read_film(self, record: Record) -> Float[np.ndarray, "height width"]:
-        """Open a film through TorchXRayVision: grey, in [0, 1].
+    def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
+        """Open an image through TorchXRayVision: grey, in [0, 1].
 
         Raises:
             ImageReadError: If it cannot be read, or is not in [-1024, 1024] there.
@@ -227,7 +227,7 @@ class XRayVisionDataModule(CXRDataModule):
         return []
 
     def _findings(self) -> Iterator[dict[str, bool]]:
-        """Return what is known of each film; films of which the same is known share it."""
+        """Return what is known of each image; images of which the same is known share it."""
         names = list(map(str, self.dataset.pathologies))
         labels = np.asarray(self.dataset.labels, dtype=np.float32)
         if labels.shape != (len(self.dataset), len(names)):
@@ -285,10 +285,10 @@ def _to_unit(picture: np.ndarray, name: str) -> Float[np.ndarray, "height width"
     if picture.ndim != 3 or picture.shape[0] != 1 or not picture.size:
         raise ImageReadError(f"{name} is of shape {picture.shape}, not [1, height, width]. Leave transform out.")
     low, high = float(picture.min()), float(picture.max())
-    # A film within 0 ... 255 is none of theirs: it would be a narrow band of light grey.
+    # An image within 0 ... 255 is none of theirs: it would be a narrow band of light grey.
     if not (low >= -_WHITE - 1 and high <= _WHITE + 1) or (low >= 0 and high <= 255):
         raise ImageReadError(
-            f"{name} lies in [{low:g}, {high:g}], but TorchXRayVision's films lie in [-1024, 1024]. "
+            f"{name} lies in [{low:g}, {high:g}], but TorchXRayVision's images lie in [-1024, 1024]. "
             f"Scale by torchxrayvision.utils.normalize."
         )
     unit: Float[np.ndarray, "height width"] = ((picture[0] + _WHITE) / (2 * _WHITE)).clip(0, 1)

@@ -1,4 +1,4 @@
-"""What a gate learns from: films as they are, turned and inverted, and pictures that are no frontal chest film."""
+"""What a gate learns from: images as they are, turned and inverted, and pictures that are no frontal chest radiograph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import LABELS, OTHERS, VIEWS, draw_other, draw_phantom
 from covidcxr.registry import DATASETS
-from covidcxr.transforms.geometry import NOT_A_FILM, ORIENTATIONS
+from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.types import SplitName
 
 __all__ = ["GateDataModule", "cut_out", "shuffle_tiles"]
@@ -30,16 +30,16 @@ _SPLITTING = ("fractions", "fold", "folds", "hold_out_source", "split_seed")
 
 @DATASETS.register("gate")
 class GateDataModule(CXRDataModule):
-    """The films of another data set, each in all eight orientations, among pictures that are no frontal chest film.
+    """The images of another data set, each in all eight orientations, among pictures that are no frontal chest radiograph.
 
-    The latter are drawn (`covidcxr.phantom.draw_other`), or real films spoilt: a small part cut out, or tiles shuffled,
-    so that neither "it was drawn" nor "it has a film's grain" tells anything. Drawn chests stand among the films for
-    the same reason. Nothing is written: pictures are made when they are read. The source of a picture is its film's, or
-    the kind of what is no film.
+    The latter are drawn (`covidcxr.phantom.draw_other`), or real images spoilt: a small part cut out, or tiles shuffled,
+    so that neither "it was drawn" nor "it has an image's grain" tells anything. Drawn chests stand among the images for
+    the same reason. Nothing is written: pictures are made when they are read. The source of a picture is its image's, or
+    the kind of what is no image.
 
     Args:
-        root: Folder of the films.
-        films: The data set that has them: its name and settings, `{name: csv, table: manifest.csv, ...}`. It splits
+        root: Folder of the images.
+        images: The data set that has them: its name and settings, `{name: csv, table: manifest.csv, ...}`. It splits
             them, by the settings of splitting that are given here.
         drawn: Number of drawn pictures of each kind, and of drawn chests; split by number.
         base: Further settings of `CXRDataModule`.
@@ -49,17 +49,17 @@ class GateDataModule(CXRDataModule):
         UnknownNameError: If there is no such data set.
     """
 
-    classes = (*ORIENTATIONS, NOT_A_FILM)
-    layout = "the films of the data set that the setting films names"
-    caveats = ("CT slices, lateral films and other body parts are drawn: a score on them does not tell of real ones.",)
+    classes = (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE)
+    layout = "the images of the data set that the setting images names"
+    caveats = ("CT slices, lateral images and other body parts are drawn: a score on them does not tell of real ones.",)
 
     def __init__(
-        self, root: str | PathLike[str], *, films: Mapping[str, Any] | None = None, drawn: int = 300, **base: Any
+        self, root: str | PathLike[str], *, images: Mapping[str, Any] | None = None, drawn: int = 300, **base: Any
     ) -> None:
         super().__init__(root, **base)
         if drawn < 10:
             raise ConfigError(f"drawn must be a whole number from 10 up, not {drawn!r}.")
-        settings = {"name": "csv", **(films or {})}
+        settings = {"name": "csv", **(images or {})}
         self.drawn = drawn
         self.settings = {"films": settings, "drawn": drawn}
         if self.prepared is not None:
@@ -69,18 +69,18 @@ class GateDataModule(CXRDataModule):
         arguments = {key: value for key, value in settings.items() if key != "name"}
         arguments |= {key: base[key] for key in _SPLITTING if key in base}
         try:
-            self.films: CXRDataModule = DATASETS.get(settings["name"])(self.root, augment=None, **arguments)
+            self.images: CXRDataModule = DATASETS.get(settings["name"])(self.root, augment=None, **arguments)
         except TypeError as error:
             raise ConfigError(f"films ({settings['name']}) refuses its settings: {error}.") from error
 
     def read_records(self) -> Iterator[Record]:
-        """Return every film in eight orientations and spoilt in two ways, then what is drawn."""
-        for film in self.films.records:
-            plain = replace(film, mask_paths={}, findings={})
+        """Return every image in eight orientations and spoilt in two ways, then what is drawn."""
+        for image in self.images.records:
+            plain = replace(image, mask_paths={}, findings={})
             for name in ORIENTATIONS:
-                yield replace(plain, label=name, image_id=f"{name}/{film.image_id}")
+                yield replace(plain, label=name, image_id=f"{name}/{image.image_id}")
             for way in _SPOILT:
-                yield replace(plain, label=NOT_A_FILM, source=way, image_id=f"{way}/{film.image_id}")
+                yield replace(plain, label=NOT_A_FRONTAL_IMAGE, source=way, image_id=f"{way}/{image.image_id}")
         for number in range(self.drawn):
             split, path = self._split(number), Path("drawn", f"{number:05d}")
             for name in ORIENTATIONS:
@@ -88,13 +88,13 @@ class GateDataModule(CXRDataModule):
                 yield Record(path, name, chest, "drawn chest", split, image_id=f"{name}/{chest}")
             for kind in OTHERS:
                 picture = f"{kind}/{path}"
-                yield Record(path, NOT_A_FILM, picture, kind, split, image_id=picture)
+                yield Record(path, NOT_A_FRONTAL_IMAGE, picture, kind, split, image_id=picture)
 
-    def read_film(self, record: Record) -> Float[np.ndarray, "height width"]:
+    def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
         """Open or draw a picture.
 
         Raises:
-            ImageReadError: If a film cannot be read.
+            ImageReadError: If an image cannot be read.
         """
         name, _, image_id = record.image_id.partition("/")
         seed = zlib.crc32(record.image_id.encode())  # of what is random: the same on every machine
@@ -103,19 +103,21 @@ class GateDataModule(CXRDataModule):
         if record.source == "drawn chest":
             seed = zlib.crc32(image_id.encode())
             label, view = LABELS[seed % len(LABELS)], VIEWS[seed // 3 % len(VIEWS)]
-            film = draw_phantom(seed, label=label, view=view, size=_DRAWN_SIZES[seed // 6 % len(_DRAWN_SIZES)]).image
+            image = draw_phantom(seed, label=label, view=view, size=_DRAWN_SIZES[seed // 6 % len(_DRAWN_SIZES)]).image
         else:
-            film = self.films.read_film(replace(record, image_id=image_id))
+            image = self.images.load_image(replace(record, image_id=image_id))
         if name == "cut-out":
-            return cut_out(film, np.random.default_rng(seed))
-        return shuffle_tiles(film, np.random.default_rng(seed)) if name == "shuffled" else ORIENTATIONS[name].lay(film)
+            return cut_out(image, np.random.default_rng(seed))
+        return (
+            shuffle_tiles(image, np.random.default_rng(seed)) if name == "shuffled" else ORIENTATIONS[name].lay(image)
+        )
 
     def split_records(self, records: list[Record]) -> list[Record]:
-        """Keep the splits of the films' data set, and those that drawn pictures have by their numbers."""
+        """Keep the splits of the images' data set, and those that drawn pictures have by their numbers."""
         return records if self.prepared is None else super().split_records(records)
 
     def find_missing(self, records: Iterable[Record]) -> list[str]:
-        """Look for the films; what is drawn has no file."""
+        """Look for the images; what is drawn has no file."""
         return find_missing(record for record in records if record.image_path.parts[:1] != ("drawn",))
 
     def _split(self, number: int) -> SplitName:
@@ -126,17 +128,17 @@ class GateDataModule(CXRDataModule):
         return "train" if place < self.fractions[0] else "val" if place < sum(self.fractions) else "test"
 
 
-def cut_out(film: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Cut a part of 15 to 40 % of the sides out of a film: too little to be one."""
-    height, width = (max(8, round(side * rng.uniform(0.15, 0.4))) for side in film.shape)
-    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(film.shape, (height, width), strict=True))
-    return film[top : top + height, left : left + width].copy()
+def cut_out(image: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
+    """Cut a part of 15 to 40 % of the sides out of an image: too little to be one."""
+    height, width = (max(8, round(side * rng.uniform(0.15, 0.4))) for side in image.shape)
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(image.shape, (height, width), strict=True))
+    return image[top : top + height, left : left + width].copy()
 
 
-def shuffle_tiles(film: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Cut a film into 3 x 3 to 5 x 5 tiles, and lay them in another order, some turned."""
+def shuffle_tiles(image: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
+    """Cut an image into 3 x 3 to 5 x 5 tiles, and lay them in another order, some turned."""
     count = int(rng.integers(3, 6))
-    tall, wide = (max(1, side // count) for side in film.shape)
-    tiles = [film[r * tall : (r + 1) * tall, c * wide : (c + 1) * wide] for r in range(count) for c in range(count)]
+    tall, wide = (max(1, side // count) for side in image.shape)
+    tiles = [image[r * tall : (r + 1) * tall, c * wide : (c + 1) * wide] for r in range(count) for c in range(count)]
     laid = [np.rot90(tiles[number], 2 * int(rng.integers(2))) for number in rng.permutation(len(tiles))]
     return np.block([[laid[r * count + c] for c in range(count)] for r in range(count)])

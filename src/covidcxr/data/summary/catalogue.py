@@ -1,4 +1,4 @@
-"""What is known of every data set without a film of it, and how one is opened by its name."""
+"""What is known of every data set without an image of it, and how one is opened by its name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_datasets() -> list[dict[str, Any]]:
 
     Returns:
         One entry a data set, by name: `name`, `what` (a line), `modality`, `classes`, `release` (that which is read
-        unless told otherwise, else the newest) and `films` of it; for a data set that cannot be loaded `name` and
+        unless told otherwise, else the newest) and `images` of it; for a data set that cannot be loaded `name` and
         `error`.
     """
     return [_entry(name) for name in DATASETS.names()]

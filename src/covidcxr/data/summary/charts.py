@@ -1,4 +1,4 @@
-"""Bars: the films of each class by source, and the ages of each class."""
+"""Bars: the images of each class by source, and the ages of each class."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _NAMES, _COUNTS, _HEIGHT = 190, 70, 220
 
 
 def draw_charts(records: Sequence[Record], *, title: str) -> Image.Image:
-    """Draw the films of each class as bars, parted by source, and below them the ages, parted by class.
+    """Draw the images of each class as bars, parted by source, and below them the ages, parted by class.
 
     Args:
-        records: The films.
+        records: The images.
         title: Name of the data set, for the heading.
     """
     by_label: dict[str, list[Record]] = {}
@@ -35,19 +35,19 @@ def draw_charts(records: Sequence[Record], *, title: str) -> Image.Image:
         for label in labels_shown(record):
             by_label.setdefault(label, []).append(record)
     by_label = dict(sorted(by_label.items(), key=lambda item: -len(item[1])))
-    classes = _few({name: count_by(films, "source") for name, films in by_label.items()})
+    classes = _few({name: count_by(images, "source") for name, images in by_label.items()})
     exclusive = sum(map(len, by_label.values())) == len(records)
-    ages = {name: count_ages(films) for name, films in (by_label if exclusive else {"films": records}).items()}
+    ages = {name: count_ages(images) for name, images in (by_label if exclusive else {"films": records}).items()}
     bands = [band for band in count_ages(records) if band != "unknown"]
     by_age = _few({band: {name: counts.get(band, 0) for name, counts in ages.items()} for band in bands})
     height = 2 * _MARGIN + _TITLE + _LEGEND + _BAR * len(classes)
     picture = Image.new("RGB", (_WIDTH, height + (_TITLE + _LEGEND + _HEIGHT + 60 if bands else 0)), "white")
     draw = ImageDraw.Draw(picture)
-    _draw_heading(draw, f"{title}: films of each class, by source", classes, _MARGIN)
+    _draw_heading(draw, f"{title}: images of each class, by source", classes, _MARGIN)
     _draw_rows(draw, classes, _MARGIN + _TITLE + _LEGEND)
     if bands:
         unknown = count_ages(records).get("unknown", 0)
-        silent = f" ({unknown:,} films do not tell)" if unknown else ""
+        silent = f" ({unknown:,} images do not tell)" if unknown else ""
         _draw_heading(draw, f"Age in years{', by class' if exclusive else ''}{silent}", by_age, height)
         _draw_columns(draw, by_age, height + _TITLE + _LEGEND)
     return picture

@@ -1,4 +1,4 @@
-"""The contact sheet of a data set: a few films of each class and source, side by side, with their outlines."""
+"""The contact sheet of a data set: a few images of each class and source, side by side, with their outlines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from covidcxr.utils.threads import Progress
 
 __all__ = [
     "Row",
-    "choose_films",
+    "choose_images",
     "draw_contact_sheet",
     "DIM",
     "INK",
@@ -83,37 +83,37 @@ _FAULT: Color = (179, 38, 30)
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the sheet: films of one class and one source, or of what is left of the class.
+    """A row of the sheet: images of one class and one source, or of what is left of the class.
 
     Attributes:
         label: Their class, or "unknown".
         source: Their source, or how many sources are gathered here.
-        count: Number of films that the chosen ones stand for.
+        count: Number of images that the chosen ones stand for.
         patients: Number of patients on those.
-        films: The chosen ones.
+        images: The chosen ones.
     """
 
     label: str
     source: str
     count: int
     patients: int
-    films: tuple[Record, ...]
+    images: tuple[Record, ...]
 
 
-def choose_films(
+def choose_images(
     records: Sequence[Record], classes: Sequence[str], *, columns: int = 6, sources: int = 4, seed: int = 0
 ) -> list[Row]:
-    """Choose films for a contact sheet: of each class and source a few, of as many patients as there are.
+    """Choose images for a contact sheet: of each class and source a few, of as many patients as there are.
 
     Args:
-        records: The films.
+        records: The images.
         classes: Order of the rows; other labels follow.
-        columns: Films a row.
-        sources: Rows a class; the sources with fewest films share the last.
+        columns: Images a row.
+        sources: Rows a class; the sources with fewest images share the last.
         seed: Seeds the choice.
 
     Returns:
-        The rows, by class and then by number of films.
+        The rows, by class and then by number of images.
     """
     rng = np.random.default_rng(seed)
     labels: dict[str, list[Record]] = {name: [] for name in classes}
@@ -121,23 +121,23 @@ def choose_films(
         for label in labels_shown(record):
             labels.setdefault(label, []).append(record)
     rows = []
-    for label, films in labels.items():
-        names = list(count_by(films, "source"))
+    for label, images in labels.items():
+        names = list(count_by(images, "source"))
         shown = names if len(names) <= sources else names[: sources - 1]
-        groups = [(name, [film for film in films if film.source == name]) for name in shown]
+        groups = [(name, [image for image in images if image.source == name]) for name in shown]
         if len(shown) < len(names):
-            groups.append((f"{len(names) - len(shown)} more sources", [f for f in films if f.source not in shown]))
+            groups.append((f"{len(names) - len(shown)} more sources", [f for f in images if f.source not in shown]))
         for source, group in groups:
-            patients = len({film.patient for film in group})
+            patients = len({image.patient for image in group})
             rows.append(Row(label, source, len(group), patients, _one_a_patient(group, columns, rng)))
     return rows
 
 
-def _one_a_patient(films: Sequence[Record], most: int, rng: np.random.Generator) -> tuple[Record, ...]:
-    """Draw films; a patient comes again only when all are there."""
-    drawn = [films[place] for place in rng.permutation(len(films))]
+def _one_a_patient(images: Sequence[Record], most: int, rng: np.random.Generator) -> tuple[Record, ...]:
+    """Draw images; a patient comes again only when all are there."""
+    drawn = [images[place] for place in rng.permutation(len(images))]
     first: dict[str, Record] = {}
-    again = [film for film in drawn if first.setdefault(film.patient, film) is not film]
+    again = [image for image in drawn if first.setdefault(image.patient, image) is not image]
     return tuple([*first.values(), *again][:most])
 
 
@@ -150,41 +150,41 @@ def draw_contact_sheet(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Image.Image:
-    """Draw a few films of each class and source, letterboxed to equal tiles, with the outlines of their masks.
+    """Draw a few images of each class and source, letterboxed to equal tiles, with the outlines of their masks.
 
-    A film that cannot be read is a tile that says so. The picture shows films of the data set: its terms hold for it.
+    An image that cannot be read is a tile that says so. The picture shows images of the data set: its terms hold for it.
 
     Args:
         data: The data set.
         title: Its name, for the heading.
-        columns: Films a row.
-        tile: Height and width of a film in pixels.
-        seed: Seeds the choice of films.
-        progress: Told how many films of how many are drawn.
+        columns: Images a row.
+        tile: Height and width of an image in pixels.
+        seed: Seeds the choice of images.
+        progress: Told how many images of how many are drawn.
     """
-    rows = choose_films(data.records, data.classes, columns=columns, seed=seed)
-    films = CXRDataset(
-        (replace(record, label=None, findings={}) for row in rows for record in row.films),
+    rows = choose_images(data.records, data.classes, columns=columns, seed=seed)
+    images = CXRDataset(
+        (replace(record, label=None, findings={}) for row in rows for record in row.images),
         classes=(),
         mask_classes=tuple(count_by(data.records, "mask")),
         image_size=(tile, tile),
-        read=data.read_film,
+        read=data.load_image,
     )
     width = 2 * _MARGIN + columns * (tile + _GAP) - _GAP
     height = _TITLE + len(rows) * (_HEADING + tile + _CAPTION) + 2 * _MARGIN
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    _draw_title(draw, f"{title}: {_number(len(data.records), 'film')}", films.mask_classes, width)
+    _draw_title(draw, f"{title}: {_number(len(data.records), 'film')}", images.mask_classes, width)
     index, top = 0, _MARGIN + _TITLE
     for row in rows:
         _draw_heading(draw, row, top, width)
-        for place, record in enumerate(row.films):
+        for place, record in enumerate(row.images):
             corner = (_MARGIN + place * (tile + _GAP), top + _HEADING)
-            _draw_film(sheet, films, index, corner)
+            _draw_image(sheet, images, index, corner)
             _draw_caption(draw, record, (corner[0], corner[1] + tile + 6), tile)
             index += 1
             if progress is not None:
-                progress(index, len(films))
+                progress(index, len(images))
         top += _HEADING + tile + _CAPTION
     return sheet
 
@@ -202,7 +202,7 @@ def _draw_title(draw: ImageDraw.ImageDraw, title: str, masks: Iterable[str], wid
 
 
 def _draw_heading(draw: ImageDraw.ImageDraw, row: Row, top: int, width: int) -> None:
-    """Write what the films of a row are, over a thin line."""
+    """Write what the images of a row are, over a thin line."""
     draw.line((_MARGIN, top, width - _MARGIN, top), LINE)
     draw.text((_MARGIN, top + 12), row.label, INK, font(22))
     counts = f"{_number(row.count, 'film')} of {_number(row.patients, 'patient')}"
@@ -210,24 +210,24 @@ def _draw_heading(draw: ImageDraw.ImageDraw, row: Row, top: int, width: int) -> 
     draw.text((x, top + 15), shortened(draw, f"{row.source}   {counts}", 18, width - _MARGIN - x), DIM, font(18))
 
 
-def _draw_film(sheet: Image.Image, films: CXRDataset, index: int, corner: tuple[int, int]) -> None:
+def _draw_image(sheet: Image.Image, images: CXRDataset, index: int, corner: tuple[int, int]) -> None:
     try:
-        sheet.paste(Image.fromarray(_with_outlines(films, index)), corner)
+        sheet.paste(Image.fromarray(_with_outlines(images, index)), corner)
     except CovidCXRError:
-        tile = films.geometry.image_size[0]
+        tile = images.geometry.image_size[0]
         draw = ImageDraw.Draw(sheet)
         draw.rectangle((*corner, corner[0] + tile - 1, corner[1] + tile - 1), outline=LINE)
         draw.text((corner[0] + tile / 2, corner[1] + tile / 2), "cannot be read", _FAULT, font(18), anchor="mm")
 
 
-def _with_outlines(films: CXRDataset, index: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Return a film with its masks as a prediction would show them."""
-    sample = films[index]
-    film = (sample["image"][0] * 255).round().byte().numpy()
-    planes = sample["mask"].numpy() if films.mask_classes else ()
-    masks = {name: plane > 0 for name, plane in zip(films.mask_classes, planes, strict=True)}
-    known = {name: mask for name, mask in masks.items() if name in films.records[index].mask_paths}
-    return draw_overlay(film, known)
+def _with_outlines(images: CXRDataset, index: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Return an image with its masks as a prediction would show them."""
+    sample = images[index]
+    image = (sample["image"][0] * 255).round().byte().numpy()
+    planes = sample["mask"].numpy() if images.mask_classes else ()
+    masks = {name: plane > 0 for name, plane in zip(images.mask_classes, planes, strict=True)}
+    known = {name: mask for name, mask in masks.items() if name in images.records[index].mask_paths}
+    return draw_overlay(image, known)
 
 
 def _draw_caption(draw: ImageDraw.ImageDraw, record: Record, corner: tuple[int, int], width: int) -> None:

@@ -25,34 +25,34 @@ def compute_mean_std(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[float, float]:
-    """Compute the mean and standard deviation of the training films' pixels, one film in memory at a time.
+    """Compute the mean and standard deviation of the training images' pixels, one image in memory at a time.
 
-    Films are taken at the data module's size, without augmentation, before a region is cut, and without the black
+    Images are taken at the data module's size, without augmentation, before a region is cut, and without the black
     frame that letterboxing adds; every pixel counts alike.
 
     Args:
-        datamodule: The data set; the films of its training split are read.
+        datamodule: The data set; the images of its training split are read.
         sample: Read only that many of them, drawn at random; None = all.
         seed: Seeds the draw.
-        progress: Told after each film how many of how many are read.
+        progress: Told after each image how many of how many are read.
 
     Returns:
-        Mean and standard deviation, for films in [0, 1].
+        Mean and standard deviation, for images in [0, 1].
 
     Raises:
         ConfigError: If `sample` is not at least 1.
-        DatasetError: If there is no training film.
-        ImageReadError: If a film cannot be read.
+        DatasetError: If there is no training image.
+        ImageReadError: If an image cannot be read.
     """
-    films = datamodule.train_dataset
-    if len(films) == 0:
-        raise DatasetError(f"{type(datamodule).__name__} has no training film to compute a mean from.")
+    images = datamodule.train_dataset
+    if len(images) == 0:
+        raise DatasetError(f"{type(datamodule).__name__} has no training image to compute a mean from.")
     if sample is not None and sample < 1:
-        raise ConfigError(f"sample must be a number of films from 1 up (or null = all), not {sample}.")
-    order = np.random.default_rng(seed).permutation(len(films))[:sample].tolist()
-    histogram = np.zeros(256, np.int64)  # films are uint8 at this point, so the sums are exact in any order
+        raise ConfigError(f"sample must be a number of images from 1 up (or null = all), not {sample}.")
+    order = np.random.default_rng(seed).permutation(len(images))[:sample].tolist()
+    histogram = np.zeros(256, np.int64)  # images are uint8 at this point, so the sums are exact in any order
     for done, index in enumerate(sorted(order), 1):
-        histogram += np.bincount(films.pixels(index).ravel(), minlength=256)
+        histogram += np.bincount(images.pixels(index).ravel(), minlength=256)
         if progress is not None:
             progress(done, len(order))
     grey = np.arange(256) / 255
@@ -74,18 +74,18 @@ def survey(
     sample: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Count the films of a data set by all that is known of them.
+    """Count the images of a data set by all that is known of them.
 
     Args:
-        data: The data set; its films are opened for `pixels` only.
-        pixels: Also compute the mean and standard deviation of the training films' grey values, at the data module's
+        data: The data set; its images are opened for `pixels` only.
+        pixels: Also compute the mean and standard deviation of the training images' grey values, at the data module's
             size.
-        sample: Do so over that many training films, drawn at random; None = over all.
-        progress: Told how many training films of how many were read.
+        sample: Do so over that many training images, drawn at random; None = over all.
+        progress: Told how many training images of how many were read.
 
     Returns:
-        `films`, `left_out` (by reason), `label`, `view`, `sex`, `age` (bands), `source`, `split`, `mask` (films by
-        value), `label_by_source` and `label_by_split` (films by label for each), `patients`, `pixels`, and `notes`:
+        `images`, `left_out` (by reason), `label`, `view`, `sex`, `age` (bands), `source`, `split`, `mask` (images by
+        value), `label_by_source` and `label_by_split` (images by label for each), `patients`, `pixels`, and `notes`:
         what to know before trusting a number measured on it, a sentence each. What is not stated counts as "unknown".
 
     Raises:
@@ -115,12 +115,12 @@ def survey(
 
 
 def labels_shown(record: Record) -> tuple[str, ...]:
-    """Return the labels for which a film counts; "none of these" where classes are not exclusive and it shows none."""
+    """Return the labels for which an image counts; "none of these" where classes are not exclusive and it shows none."""
     return labels_of(record) or ("none of these",)
 
 
 def count_ages(records: Iterable[Record]) -> dict[str, int]:
-    """Count films by bands of ten years, youngest first, without a gap; those whose age is not known come last."""
+    """Count images by bands of ten years, youngest first, without a gap; those whose age is not known come last."""
     bands = Counter(None if record.age is None else min(int(record.age) // 10, 9) for record in records)
     unknown = bands.pop(None, 0)
     known = [band for band in bands if band is not None]
@@ -141,13 +141,13 @@ def _cross(
 
 
 def _count_patients(records: Sequence[Record]) -> dict[str, Any]:
-    """Count the patients, and how many have how many films; films without a patient stand apart."""
-    films = Counter(record.patient_id for record in records)
-    unknown = films.pop(None, 0)
-    by_films = Counter(films.values())
+    """Count the patients, and how many have how many images; images without a patient stand apart."""
+    images = Counter(record.patient_id for record in records)
+    unknown = images.pop(None, 0)
+    by_images = Counter(images.values())
     return {
-        "patients": len(films),
-        "by_films": {str(number): by_films[number] for number in sorted(by_films)},
+        "patients": len(images),
+        "by_films": {str(number): by_images[number] for number in sorted(by_images)},
         "films_of_unknown_patients": unknown,
     }
 
@@ -157,9 +157,15 @@ def _grey_values(data: CXRDataModule, sample: int | None, progress: Progress | N
         mean, std = compute_mean_std(data, sample=sample, progress=progress)
     except ImageReadError as error:  # the counts are right all the same
         return {"error": str(error)}
-    films = len(data.train_dataset)
+    images = len(data.train_dataset)
     size = list(data.geometry.image_size)
-    return {"mean": mean, "std": std, "films": min(films, sample or films), "training_films": films, "image_size": size}
+    return {
+        "mean": mean,
+        "std": std,
+        "films": min(images, sample or images),
+        "training_films": images,
+        "image_size": size,
+    }
 
 
 def what_the_source_tells(by_source: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -173,23 +179,23 @@ def what_the_source_tells(by_source: Mapping[str, Mapping[str, int]]) -> list[st
     if len(totals) < 2:
         return []
     if len(labelled) == 1:
-        return ["All films come from one source: a score on them says nothing of another hospital."]
+        return ["All images come from one source: a score on them says nothing of another hospital."]
     only: dict[str, list[str]] = {}
     for source, labels in labelled.items():
         if len(labels) == 1:
             only.setdefault(next(iter(labels)), []).append(source)
-    sentences = [f"Every film of {_and(sources)} is of class {label}." for label, sources in only.items()]
+    sentences = [f"Every image of {_and(sources)} is of class {label}." for label, sources in only.items()]
     where = {label: {source for source, labels in labelled.items() if label in labels} for label in totals}
     apart = [f"{one} and {other}" for one, other in combinations(totals, 2) if not where[one] & where[other]]
     sentences += [f"No source holds both {pair}: the source alone tells these two apart." for pair in apart[:_MOST]]
     if len(apart) > _MOST:
         sentences.append(f"That holds for {len(apart) - _MOST} more pairs of classes.")
-    films, (best, most) = totals.total(), totals.most_common(1)[0]
+    images, (best, most) = totals.total(), totals.most_common(1)[0]
     guessed = sum(max(labels.values()) for labels in labelled.values())
     return [
         *sentences,
-        f"Guessing by the source, without a look at the film, is right for {100 * guessed / films:.1f} % of the films; "
-        f'always guessing "{best}" for {100 * most / films:.1f} %.',
+        f"Guessing by the source, without a look at the image, is right for {100 * guessed / images:.1f} % of the images; "
+        f'always guessing "{best}" for {100 * most / images:.1f} %.',
     ]
 
 
@@ -199,7 +205,7 @@ def _two_labels(records: Iterable[Record]) -> list[str]:
         if record.label is not None:
             labels.setdefault(record.patient, set()).add(record.label)
     several = sum(len(found) > 1 for found in labels.values())
-    return [f"{several} patients have films of more than one class."] if several else []
+    return [f"{several} patients have images of more than one class."] if several else []
 
 
 def _and(names: Sequence[str]) -> str:

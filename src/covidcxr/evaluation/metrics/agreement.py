@@ -23,7 +23,7 @@ __all__ = [
     "PLACES",
     "SEVERITIES",
     "Agreement",
-    "film_agreement",
+    "image_agreement",
     "infected_fractions",
     "limits_of_agreement",
 ]
@@ -34,7 +34,7 @@ PLACES: dict[str, str] = {
     "left": "left lung",
     **{f"{side}_{zone}": f"{side} {zone} zone" for side in ("right", "left") for zone in ("upper", "middle", "lower")},
 }
-"""Where infection is measured, in words. The sides are the patient's: the right lung lies on the film's left. The zones
+"""Where infection is measured, in words. The sides are the patient's: the right lung lies on the image's left. The zones
 are the thirds of each lung by its own height."""
 
 SEVERITIES: dict[str, str] = {
@@ -60,10 +60,10 @@ def infected_fractions(
 
     Args:
         infection: Outline of the infection; what lies outside the lungs does not count.
-        lungs: Lungs of an upright film.
+        lungs: Lungs of an upright image.
 
     Returns:
-        Fractions in [0, 1] by the names of `PLACES`; those of which the film shows nothing are absent.
+        Fractions in [0, 1] by the names of `PLACES`; those of which the image shows nothing are absent.
 
     Raises:
         ConfigError: If the masks are not of one shape.
@@ -79,13 +79,13 @@ def infected_fractions(
     return {name: float((infection & parts[name]).sum() / parts[name].sum()) for name in PLACES if parts[name].any()}
 
 
-def film_agreement(
+def image_agreement(
     drawn: Mapping[str, Bool[np.ndarray, "height width"]], true: Mapping[str, Bool[np.ndarray, "height width"]]
 ) -> dict[str, float | str]:
-    """Measure the infected fractions of one film by both outlines of the infection.
+    """Measure the infected fractions of one image by both outlines of the infection.
 
     Args:
-        drawn: The pipeline's masks of an upright film: "infection", "lung_field" and/or "lung".
+        drawn: The pipeline's masks of an upright image: "infection", "lung_field" and/or "lung".
         true: The reader's.
 
     Returns:
@@ -120,13 +120,13 @@ def film_agreement(
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Bias and limits of agreement of two measurements of the same films (Bland and Altman, Lancet 1986).
+    """Bias and limits of agreement of two measurements of the same images (Bland and Altman, Lancet 1986).
 
     Attributes:
         bias: Mean of the differences, predicted less read.
-        lower: 1.96 standard deviations of the differences below the bias; NaN of a single film.
+        lower: 1.96 standard deviations of the differences below the bias; NaN of a single image.
         upper: As much above it.
-        predicted: The films that count: one number each.
+        predicted: The images that count: one number each.
         read: The same by the reader.
     """
 
@@ -150,40 +150,40 @@ def limits_of_agreement(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Agreement:
-    """Compare two measurements of the same films (Bland and Altman, Lancet 1986).
+    """Compare two measurements of the same images (Bland and Altman, Lancet 1986).
 
-    The spread is that of films. Intervals are resampled over patients, as in `bootstrap`.
+    The spread is that of images. Intervals are resampled over patients, as in `bootstrap`.
 
     Args:
-        predicted: One number a film; NaN = not measured: the film does not count.
+        predicted: One number an image; NaN = not measured: the image does not count.
         read: The same by the reader.
-        patient_ids: Patient of each film; None or NaN = unknown, taken as a patient of its own.
+        patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
         confidence: Nominal coverage of the intervals.
 
     Raises:
-        ConfigError: If lengths differ, or no film has both numbers.
+        ConfigError: If lengths differ, or no image has both numbers.
     """
     check_length(len(predicted), patient_ids)
     check_length(len(read), patient_ids)
     differences = predicted - read
     known = ~np.isnan(differences)
     if not known.any():
-        raise ConfigError("No film has both numbers, predicted and read: there is nothing to compare.")
+        raise ConfigError("No image has both numbers, predicted and read: there is nothing to compare.")
     middle = float(differences[known].mean())
     centred = differences - middle  # or small spreads around a large bias are lost in rounding
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         mean, square = weighted_mean(weights, centred), weighted_mean(weights, centred**2)
-        films = weights @ known.astype(float)
-        spread = REACH * np.sqrt(ratio((square - mean**2).clip(0) * films, films - 1))
+        images = weights @ known.astype(float)
+        spread = REACH * np.sqrt(ratio((square - mean**2).clip(0) * images, images - 1))
         return {"bias": middle + mean, "lower": middle + mean - spread, "upper": middle + mean + spread}
 
     found = bootstrap_many(
         compute,
         groups=patient_ids,
-        films=dict.fromkeys(("bias", "lower", "upper"), known),
+        images=dict.fromkeys(("bias", "lower", "upper"), known),
         resamples=resamples,
         seed=seed,
         confidence=confidence,

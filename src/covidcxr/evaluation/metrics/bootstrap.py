@@ -1,8 +1,8 @@
 """Any statistic with a patient-clustered bootstrap interval, vectorised over the resamples.
 
-A resample draws as many patients as there are, with replacement; a film's weight is how often its patient was
+A resample draws as many patients as there are, with replacement; an image's weight is how often its patient was
 drawn. So a statistic is a function of weights [resamples, films] that returns one number a resample, and the
-whole bootstrap is matrix work: no film is ever copied, and all scores of a table share their resamples.
+whole bootstrap is matrix work: no image is ever copied, and all scores of a table share their resamples.
 
     bootstrap(weighted_mean, dice, groups=patient_ids)
     bootstrap(weighted_mean, dice_a - dice_b, groups=patient_ids)        # paired difference of two models
@@ -25,7 +25,7 @@ from covidcxr.errors import ConfigError
 __all__ = ["Estimate", "bootstrap", "bootstrap_many", "PatientIds", "check_length"]
 
 PatientIds: TypeAlias = Sequence[Hashable] | np.ndarray
-"""One id a film; None or NaN = unknown."""
+"""One id an image; None or NaN = unknown."""
 
 CHUNK = 200_000
 """Weights held at a time (1.6 MB): a processor's cache holds them, which makes them fast to go through."""
@@ -36,11 +36,11 @@ class Estimate:
     """A number and its doubt.
 
     Attributes:
-        value: The number on all films; NaN where it is not defined (the AUROC of a class without films).
+        value: The number on all images; NaN where it is not defined (the AUROC of a class without images).
         low: Lower end of the interval; NaN where fewer than two patients stand behind the number.
         high: Upper end.
-        count: Films that the number is about.
-        patients: Patients that these films come from.
+        count: Images that the number is about.
+        patients: Patients that these images come from.
     """
 
     value: float
@@ -73,22 +73,22 @@ def bootstrap(
 
     Args:
         statistic: `statistic(weights, *values)` -> one number a resample; weights are float [resamples, films].
-        *values: Arrays whose first axis is films, handed to the statistic as they are.
-        groups: Patient of each film; None or NaN = unknown, taken as a patient of its own.
+        *values: Arrays whose first axis is images, handed to the statistic as they are.
+        groups: Patient of each image; None or NaN = unknown, taken as a patient of its own.
         resamples: How often to resample.
         seed: Same seed, same interval.
         confidence: Nominal coverage of the interval, in (0, 1). Those of 95 % were measured to hold a mean in 94 % with
-            10, 30 or 60 patients of three films each, and a share of 0.7 to 0.97 in 94 to 98 % with 10 to 200. An AUROC
+            10, 30 or 60 patients of three images each, and a share of 0.7 to 0.97 in 94 to 98 % with 10 to 200. An AUROC
             of 0.95 they held in 92 % with 30 patients, half of them sick, and in 94 to 95 % with 60 or more.
         share: The number is a share in [0, 1], such as a sensitivity or an AUROC. Its interval is Wilson's for as many
-            independent films as would spread like the resamples (Dean and Pagano 2015): it stays in [0, 1], and holds
+            independent images as would spread like the resamples (Dean and Pagano 2015): it stays in [0, 1], and holds
             where the number is at 0 or 1 and no resample moves it.
 
     Returns:
         The estimate. Resamples in which the number is not defined are left out of the interval.
 
     Raises:
-        ConfigError: If there are no films, lengths differ, or a setting is out of range.
+        ConfigError: If there are no images, lengths differ, or a setting is out of range.
     """
 
     def table(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -105,7 +105,7 @@ def bootstrap_many(
     statistics: Callable[[Float[np.ndarray, "resamples films"]], Mapping[str, Float[np.ndarray, " resamples"]]],
     *,
     groups: PatientIds,
-    films: Mapping[str, Bool[np.ndarray, " films"]] | None = None,
+    images: Mapping[str, Bool[np.ndarray, " films"]] | None = None,
     shares: Collection[str] = (),
     errors: Collection[str] = (),
     resamples: int = 1000,
@@ -116,8 +116,8 @@ def bootstrap_many(
 
     Args:
         statistics: Weights -> one number a resample, by name.
-        groups: Patient of each film.
-        films: By name, the films that a number is about (of a sensitivity: those of the class); default all.
+        groups: Patient of each image.
+        images: By name, the images that a number is about (of a sensitivity: those of the class); default all.
         shares: Names of the numbers that are shares in [0, 1]; see `bootstrap`.
         errors: Names of numbers from 0 up that chance alone raises, such as a calibration error: resampling raises
             them again by as much, so their interval is mirrored at the value (the reverse percentile interval).
@@ -129,7 +129,7 @@ def bootstrap_many(
         Estimates by name, in the order of `statistics`.
 
     Raises:
-        ConfigError: If there are no films or a setting is out of range.
+        ConfigError: If there are no images or a setting is out of range.
     """
     if not 0 < confidence < 1 or resamples < 1:
         raise ConfigError(f"confidence must be in (0, 1) and resamples above 0, not {confidence} and {resamples}.")
@@ -140,7 +140,7 @@ def bootstrap_many(
     everyone = np.ones(len(patient), bool)
     table = {}
     for name, value in whole.items():
-        about = everyone if films is None else films.get(name, everyone)
+        about = everyone if images is None else images.get(name, everyone)
         patients = len(np.unique(patient[about]))
         values = np.concatenate([part[name] for part in drawn])
         find = _share_interval if name in shares else _error_interval if name in errors else _interval
@@ -149,27 +149,27 @@ def bootstrap_many(
     return table
 
 
-def check_length(films: int, groups: PatientIds) -> None:
+def check_length(images: int, groups: PatientIds) -> None:
     """Refuse a table whose columns differ in length.
 
     Raises:
-        ConfigError: If there is not one patient id a film.
+        ConfigError: If there is not one patient id an image.
     """
-    if films != len(groups):
-        raise ConfigError(f"There are {films} films but {len(groups)} patient ids: give one for each film.")
+    if images != len(groups):
+        raise ConfigError(f"There are {images} images but {len(groups)} patient ids: give one for each image.")
 
 
 def _number(groups: PatientIds) -> Integer[np.ndarray, " films"]:
     """Return patients as numbers from 0; each unknown one is a patient of its own."""
     if not len(groups):
-        raise ConfigError("There are no films to score.")
+        raise ConfigError("There are no images to score.")
     numbers: dict[Any, int] = {}
     # A table's missing id is None or NaN, and NaN alone differs from itself.
     return np.array([numbers.setdefault(object() if g is None or g != g else g, len(numbers)) for g in groups])
 
 
 def _resample(patient: np.ndarray, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resamples films"]]:
-    """Yield the films' weights, a chunk of resamples at a time."""
+    """Yield the images' weights, a chunk of resamples at a time."""
     rng = np.random.default_rng(seed)
     patients = int(patient.max()) + 1
     step = max(1, CHUNK // len(patient))
@@ -211,15 +211,15 @@ def _error_interval(values: np.ndarray, value: float, confidence: float, patient
 
 
 def _share_interval(values: np.ndarray, value: float, confidence: float, patients: int) -> tuple[float, float]:
-    """Return Wilson's interval (1927) for as many independent films as would spread like the resamples.
+    """Return Wilson's interval (1927) for as many independent images as would spread like the resamples.
 
-    Near 0 and 1 percentiles miss: where no film is answered wrongly, none is in any resample.
+    Near 0 and 1 percentiles miss: where no image is answered wrongly, none is in any resample.
     """
     if patients < 2 or not len(values):
         return math.nan, math.nan
     variance = float(np.var(values)) * patients / (patients - 1)
-    films = patients if value in (0, 1) else value * (1 - value) / variance if variance else math.inf
-    doubt = _student(confidence, patients) ** 2 / films
+    images = patients if value in (0, 1) else value * (1 - value) / variance if variance else math.inf
+    doubt = _student(confidence, patients) ** 2 / images
     middle, half = value + doubt / 2, math.sqrt(doubt * value * (1 - value) + doubt**2 / 4)
     # At 0 and 1 the end is the value itself, but for rounding.
     return max(0.0, min(value, (middle - half) / (1 + doubt))), min(1.0, max(value, (middle + half) / (1 + doubt)))

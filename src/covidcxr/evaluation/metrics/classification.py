@@ -48,13 +48,13 @@ class Statistics:
 
     Attributes:
         compute: Weights [resamples, films] -> one number a resample, by name.
-        films: By name, the films that a number is about.
+        images: By name, the images that a number is about.
         shares: Names of the numbers that are shares in [0, 1]; see `bootstrap_many`.
         errors: Names of the numbers that chance alone raises.
     """
 
     compute: Callable[[Float[np.ndarray, "resamples films"]], Mapping[str, np.ndarray]]
-    films: Mapping[str, Bool[np.ndarray, " films"]]
+    images: Mapping[str, Bool[np.ndarray, " films"]]
     shares: Collection[str] = ()
     errors: Collection[str] = ()
 
@@ -65,7 +65,7 @@ class Statistics:
         return bootstrap_many(
             self.compute,
             groups=patient_ids,
-            films=self.films,
+            images=self.images,
             shares=self.shares,
             errors=self.errors,
             resamples=resamples,
@@ -86,13 +86,13 @@ def classification_metrics(
 ) -> dict[str, Estimate]:
     """Score a classifier of exclusive classes; its answer is the most probable class.
 
-    A class without films has no sensitivity, F1, AUROC or average precision (NaN), and the means over classes leave it
+    A class without images has no sensitivity, F1, AUROC or average precision (NaN), and the means over classes leave it
     out: it never counts as 0.
 
     Args:
-        probabilities: One row a film.
-        labels: Index of the true class of each film.
-        patient_ids: Patient of each film; None or NaN = unknown, taken as a patient of its own.
+        probabilities: One row an image.
+        labels: Index of the true class of each image.
+        patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
         classes: Names, in the order of the columns.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
@@ -123,7 +123,7 @@ def classification_statistics(
     answers = probabilities.argmax(1)
     present = np.isin(np.arange(len(classes)), labels)
     rankings = [Ranking(column, labels == c) for c, column in enumerate(probabilities.T)]
-    # Of these the rest are means or sums over films, one column each: brier, then the bins of the calibration error.
+    # Of these the rest are means or sums over images, one column each: brier, then the bins of the calibration error.
     columns = np.column_stack([brier_of(probabilities, labels), calibration_gaps(probabilities, labels, BINS)])
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -143,19 +143,19 @@ def classification_statistics(
         scores |= {"brier": ratio(brier, total), "ece": ratio(np.abs(gaps).sum(0), total)}
         return scores | by_class(per_class, classes)
 
-    films: dict[str, np.ndarray] = {}
+    images: dict[str, np.ndarray] = {}
     for c, name in enumerate(classes):
-        films |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
-        films |= {f"specificity_{name}": labels != c, f"precision_{name}": answers == c}
+        images |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
+        images |= {f"specificity_{name}": labels != c, f"precision_{name}": answers == c}
     means = {"accuracy", "balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision"}
     means |= {f"macro_{curve}" for curve in CURVES}
-    return Statistics(compute, films, means | films.keys(), errors=("ece",))
+    return Statistics(compute, images, means | images.keys(), errors=("ece",))
 
 
 def brier_of(
     probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"]
 ) -> Float[np.ndarray, " films"]:
-    """Return the squared distance of a film's probabilities from its truth; of two classes, the second one's alone."""
+    """Return the squared distance of an image's probabilities from its truth; of two classes, the second one's alone."""
     squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels])
     distance: np.ndarray = squares[:, 1] if squares.shape[1] == 2 else squares.sum(1)
     return distance
@@ -170,7 +170,7 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
         raise ConfigError(
             f"Probabilities of shape {probabilities.shape} and labels of shape {labels.shape} do not fit: they must "
-            f"be [films, classes] and [films], with one film or more."
+            f"be [films, classes] and [films], with one image or more."
         )
     check_probabilities(probabilities)
     check_labels(labels, probabilities.shape[1])
@@ -184,7 +184,7 @@ def check_labels(labels: np.ndarray, outputs: int) -> None:
     """
     classes = max(outputs, 2)
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
-        raise ConfigError(f"Labels must be whole numbers from 0 to {classes - 1}: leave unlabelled films out.")
+        raise ConfigError(f"Labels must be whole numbers from 0 to {classes - 1}: leave unlabelled images out.")
 
 
 CURVES = ("auroc", "average_precision")
@@ -221,7 +221,7 @@ def areas_of(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.n
 
 
 def rates_of(hits: np.ndarray, true: np.ndarray, called: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the rates of each class against the rest, [resamples, classes], from weights of films."""
+    """Return the rates of each class against the rest, [resamples, classes], from weights of images."""
     others = total - true
     return {
         "sensitivity": ratio(hits, true),
@@ -247,15 +247,15 @@ def finding_metrics(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Score a classifier of findings, of which a film may show several or none.
+    """Score a classifier of findings, of which an image may show several or none.
 
     A finding is called from its threshold up. What is not labelled is left out, finding by finding. Means over
     findings leave out those that are nowhere, and for the AUROC those that are everywhere.
 
     Args:
-        probabilities: One row a film.
-        truths: 1 = the film shows it, 0 = it does not, NaN = not labelled.
-        patient_ids: Patient of each film; None or NaN = unknown, taken as a patient of its own.
+        probabilities: One row an image.
+        truths: 1 = the image shows it, 0 = it does not, NaN = not labelled.
+        patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
         classes: Names, in the order of the columns.
         thresholds: From which probability a finding is called: one for all, or by name.
         resamples: How often to resample patients.
@@ -308,14 +308,14 @@ def finding_statistics(
         per_class["brier"] = np.stack([weighted_mean(weights, column) for column in squares.T], axis=1)
         return scores | by_class(per_class, classes)
 
-    films: dict[str, np.ndarray] = {f"macro_{name}": known[:, kept].any(1) for name, kept in both.items()}
-    shares = set(films)
+    images: dict[str, np.ndarray] = {f"macro_{name}": known[:, kept].any(1) for name, kept in both.items()}
+    shares = set(images)
     for c, name in enumerate(classes):
         about = dict.fromkeys(CURVES, known) | {"sensitivity": true, "f1": true}
         about |= {"specificity": absent, "precision": called, "brier": known}
-        films |= {f"{part}_{name}": which[:, c] for part, which in about.items()}
+        images |= {f"{part}_{name}": which[:, c] for part, which in about.items()}
         shares |= {f"{part}_{name}" for part in about if part != "brier"}
-    return Statistics(compute, films, shares)
+    return Statistics(compute, images, shares)
 
 
 def _thresholds(thresholds: float | Mapping[str, float], classes: Sequence[str]) -> np.ndarray:

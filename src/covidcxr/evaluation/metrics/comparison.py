@@ -1,4 +1,4 @@
-"""Differences between two models on the same films, and between two groups of films, with their doubt."""
+"""Differences between two models on the same images, and between two groups of images, with their doubt."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def compare_rows(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Compare two models on the same films: the paired difference of every score that both have.
+    """Compare two models on the same images: the paired difference of every score that both have.
 
-    Films are matched by `image_id`. Both models are scored on the same resampled patients, so what makes a film hard
+    Images are matched by `image_id`. Both models are scored on the same resampled patients, so what makes an image hard
     for both of them cancels: the interval is narrower than that of either score.
 
     Args:
         rows: Of the one model; see `score_rows`.
         others: Of the other one.
-        common: Compare on the films that both have; else films that only one of them has are an error.
+        common: Compare on the images that both have; else images that only one of them has are an error.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Returns:
         Differences, the first model minus the second, under the names of the scores. Where the interval leaves out 0,
-        the films tell the models apart.
+        the images tell the models apart.
 
     Raises:
-        ConfigError: If films are in one of them only or twice in one, their truths or the classes differ, or there is
+        ConfigError: If images are in one of them only or twice in one, their truths or the classes differ, or there is
             nothing that both were scored on.
     """
     first, second = Answers.read(rows), Answers.read(others)
@@ -71,15 +71,15 @@ def unpaired_difference(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Estimate how far a statistic of some films is above that of others: two hospitals, women and men, two views.
+    """Estimate how far a statistic of some images is above that of others: two hospitals, women and men, two views.
 
-    Patients of both are drawn together; one who has films in both is drawn with all of them.
+    Patients of both are drawn together; one who has images in both is drawn with all of them.
 
     Args:
         statistic: As for `bootstrap`.
-        first: What the statistic takes besides weights, of the one group of films.
+        first: What the statistic takes besides weights, of the one group of images.
         second: The same of the other.
-        groups: Patient of each film, of the one group and of the other; None or NaN = unknown.
+        groups: Patient of each image, of the one group and of the other; None or NaN = unknown.
         resamples: How often to resample.
         seed: Same seed, same interval.
         confidence: Nominal coverage of the interval, in (0, 1).
@@ -88,15 +88,15 @@ def unpaired_difference(
         The first minus the second.
 
     Raises:
-        ConfigError: If there are no films, lengths differ, or a setting is out of range.
+        ConfigError: If there are no images, lengths differ, or a setting is out of range.
     """
     for values, ids in zip((first, second), groups, strict=True):
         for array in values:
             check_length(len(array), ids)
-    films = len(groups[0])
+    images = len(groups[0])
 
     def difference(weights: np.ndarray) -> np.ndarray:
-        gap: np.ndarray = statistic(weights[:, :films], *first) - statistic(weights[:, films:], *second)
+        gap: np.ndarray = statistic(weights[:, :images], *first) - statistic(weights[:, images:], *second)
         return gap
 
     everyone = [*groups[0], *groups[1]]
@@ -104,17 +104,17 @@ def unpaired_difference(
 
 
 def _match(first: Answers, second: Answers, common: bool) -> tuple[Answers, Answers]:
-    """Return the same films of both, in the order of the first."""
+    """Return the same images of both, in the order of the first."""
     places = [_places(first), _places(second)]
     shared = [name for name in places[0] if name in places[1]]
     alone = [len(one) - len(shared) for one in places]
     if any(alone) and not common:
         raise ConfigError(
-            f"The models were not tested on the same films: {alone[0]} films have an answer of the first model only, "
+            f"The models were not tested on the same images: {alone[0]} images have an answer of the first model only, "
             f"{alone[1]} of the second only. Compare on the {len(shared)} common ones with common=True."
         )
     if not shared:
-        raise ConfigError("The two models were tested on different films: no image_id is in the rows of both.")
+        raise ConfigError("The two models were tested on different images: no image_id is in the rows of both.")
     one, other = (np.array([place[name] for name in shared]) for place in places)
     return first.take(one), second.take(other)
 
@@ -125,7 +125,7 @@ def _places(answers: Answers) -> dict[str, int]:
         raise ConfigError("Films are matched by image_id, which some rows lack.")
     places = {str(name): place for place, name in enumerate(names)}
     if len(places) < len(names):
-        raise ConfigError(f"{len(names) - len(places)} films are in the rows of one model more than once.")
+        raise ConfigError(f"{len(names) - len(places)} images are in the rows of one model more than once.")
     return places
 
 
@@ -138,7 +138,7 @@ def _check_truths(first: Answers, second: Answers) -> None:
     order = [second.classes.index(name) for name in first.classes]
     differ = ~((first.truths == second.truths[:, order]) | np.isnan(first.truths) & np.isnan(second.truths[:, order]))
     if differ.any():
-        raise ConfigError(f"{differ.any(1).sum()} films have another truth in the rows of the second model.")
+        raise ConfigError(f"{differ.any(1).sum()} images have another truth in the rows of the second model.")
 
 
 def _subtract(first: Statistics, second: Statistics) -> Statistics:
@@ -146,5 +146,5 @@ def _subtract(first: Statistics, second: Statistics) -> Statistics:
         one, other = first.compute(weights), second.compute(weights)
         return {name: values - other[name] for name, values in one.items() if name in other}
 
-    films = {name: films | second.films[name] for name, films in first.films.items() if name in second.films}
-    return Statistics(compute, films)
+    images = {name: images | second.images[name] for name, images in first.images.items() if name in second.images}
+    return Statistics(compute, images)

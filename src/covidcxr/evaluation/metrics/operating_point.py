@@ -1,4 +1,4 @@
-"""Where a classifier says yes: a threshold chosen on validation films, and what it comes to where it is used."""
+"""Where a classifier says yes: a threshold chosen on validation images, and what it comes to where it is used."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class OperatingPoint:
         threshold: It is called from this probability up.
         wanted: What was asked for, "sensitivity" or "specificity".
         least: How much of it was asked for, in (0, 1].
-        chosen_on: Which films it was chosen on.
-        films: How many they were.
+        chosen_on: Which images it was chosen on.
+        images: How many they were.
         patients: How many patients they came from.
     """
 
@@ -39,13 +39,13 @@ class OperatingPoint:
     wanted: str
     least: float
     chosen_on: str
-    films: int
+    images: int
     patients: int
 
     def __str__(self) -> str:
         return (
             f"{self.class_name} from {self.threshold:.3f} up, chosen for a {self.wanted} of {self.least:.0%} on "
-            f"{self.films} {self.chosen_on} of {self.patients} patients"
+            f"{self.images} {self.chosen_on} of {self.patients} patients"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,21 +62,21 @@ def choose_threshold(
 ) -> float:
     """Find the threshold that reaches a wanted sensitivity, or specificity, and costs least of the other.
 
-    A film is called positive from the threshold up. Choose on validation films: on the films that a threshold was
+    An image is called positive from the threshold up. Choose on validation images: on the images that a threshold was
     chosen on it looks better than it is.
 
     Args:
         probability: Of the class, in [0, 1].
-        positive: Which films are of the class.
-        sensitivity: Wanted share of positive films that are called, in (0, 1]: the highest threshold that reaches it.
-        specificity: Wanted share of other films that are not called, in (0, 1]: the lowest probability found that
+        positive: Which images are of the class.
+        sensitivity: Wanted share of positive images that are called, in (0, 1]: the highest threshold that reaches it.
+        specificity: Wanted share of other images that are not called, in (0, 1]: the lowest probability found that
             reaches it; just above all of them if none does.
 
     Returns:
         One of the probabilities, but for the case just told.
 
     Raises:
-        ConfigError: If not exactly one of the two is wanted, it is out of range, or there are no films to reach it on.
+        ConfigError: If not exactly one of the two is wanted, it is out of range, or there are no images to reach it on.
     """
     wanted = sensitivity if specificity is None else specificity
     if (sensitivity is None) == (specificity is None) or wanted is None or not 0 < wanted <= 1:
@@ -85,11 +85,11 @@ def choose_threshold(
             f"specificity={specificity}."
         )
     if probability.shape != positive.shape or np.isnan(probability).any():
-        raise ConfigError("Each film needs a probability, without NaN, and whether it is positive.")
+        raise ConfigError("Each image needs a probability, without NaN, and whether it is positive.")
     about = np.sort(probability[positive if specificity is None else ~positive])
     if not len(about):
-        raise ConfigError(f"There are no {'positive' if specificity is None else 'negative'} films to choose on.")
-    least = math.ceil(wanted * len(about) - 1e-9)  # films to be right; 1e-9: 10 * 0.9 may be 9.000...01
+        raise ConfigError(f"There are no {'positive' if specificity is None else 'negative'} images to choose on.")
+    least = math.ceil(wanted * len(about) - 1e-9)  # images to be right; 1e-9: 10 * 0.9 may be 9.000...01
     if specificity is None:
         return float(about[len(about) - least])
     above = probability[probability > about[least - 1]]
@@ -104,14 +104,14 @@ def choose_point(
     specificity: float | None = None,
     chosen_on: str = "validation films",
 ) -> OperatingPoint:
-    """Choose an operating point on the rows of validation films; see `choose_threshold`.
+    """Choose an operating point on the rows of validation images; see `choose_threshold`.
 
     Args:
         rows: See `score_rows`.
         class_name: The class to call.
-        sensitivity: Wanted share of its films that are called.
-        specificity: Wanted share of other films that are not called.
-        chosen_on: What these films are, in words.
+        sensitivity: Wanted share of its images that are called.
+        specificity: Wanted share of other images that are not called.
+        chosen_on: What these images are, in words.
 
     Raises:
         ConfigError: If there is no such class, or nothing to choose on; see `choose_threshold`.
@@ -135,15 +135,15 @@ def score_at(
 ) -> dict[str, Estimate]:
     """Score a class against the rest at an operating point, with what its answers are worth where it is used.
 
-    Films of a test set are rarely as sick as those of a ward, and predictive values depend on it: give the prevalence
+    Images of a test set are rarely as sick as those of a ward, and predictive values depend on it: give the prevalence
     of the place. In every resample they follow from its sensitivity and specificity by `predictive_values`, so their
     intervals carry the doubt of both.
 
     Args:
-        rows: Of test films, on which the point was not chosen; see `score_rows`.
+        rows: Of test images, on which the point was not chosen; see `score_rows`.
         class_name: The class that is called.
         point: From which probability up.
-        prevalence: Share of patients who are positive, in (0, 1); None = that of the films, with its own doubt.
+        prevalence: Share of patients who are positive, in (0, 1); None = that of the images, with its own doubt.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
@@ -167,16 +167,16 @@ def score_at(
         ppv, npv = predictive_values(found, spared, share)
         return {"sensitivity": found, "specificity": spared, "ppv": ppv, "npv": npv, "prevalence": share}
 
-    films = {"sensitivity": positive, "specificity": ~positive}
+    images = {"sensitivity": positive, "specificity": ~positive}
     if prevalence is None:
-        films |= {"ppv": called, "npv": ~called}
+        images |= {"ppv": called, "npv": ~called}
     shares = ("sensitivity", "specificity", *(("ppv", "npv", "prevalence") if prevalence is None else ()))
-    found = Statistics(compute, films, shares).estimate(answers.patients, resamples, seed)
+    found = Statistics(compute, images, shares).estimate(answers.patients, resamples, seed)
     return found if prevalence is None else found | _with_doubt(found, prevalence)
 
 
 def _with_doubt(found: Mapping[str, Estimate], prevalence: float) -> dict[str, Estimate]:
-    """Widen predictive values that no resample moves, since no film is answered wrongly, by the doubt that is left."""
+    """Widen predictive values that no resample moves, since no image is answered wrongly, by the doubt that is left."""
     sensitivity, specificity, ppv, npv = (found[name] for name in ("sensitivity", "specificity", "ppv", "npv"))
     if specificity.value == 1:
         ppv = replace(ppv, low=predictive_values(sensitivity.value, specificity.low, prevalence)[0])

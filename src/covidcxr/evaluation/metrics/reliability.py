@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, in bins; and how sets of plausible answers do on test films."""
+"""Whether probabilities mean what they say, in bins; and how sets of plausible answers do on test images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReliabilityBin:
         low: Lower end of the bin, outside it.
         high: Upper end, inside it.
         confidence: Mean probability given.
-        share: Share of the films of which it was true.
+        share: Share of the images of which it was true.
     """
 
     low: float
@@ -54,8 +54,8 @@ class Reliability:
     """How the probabilities given compare with what came true (DeGroot and Fienberg 1983).
 
     Attributes:
-        of: What the probabilities are of: "the answer", the most probable class of each film; or a class.
-        bins: Those that hold films.
+        of: What the probabilities are of: "the answer", the most probable class of each image; or a class.
+        bins: Those that hold images.
         ece: Expected calibration error over these bins.
         brier: Brier score, of all classes or of the class; see `classification_metrics`.
     """
@@ -76,7 +76,7 @@ class Reliability:
 
         what = "the most probable class" if self.of == "the answer" else self.of
         lead = (
-            f"Of the films to which {what} was given a probability of 0.8, eight in ten should be right: on the dotted "
+            f"Of the images to which {what} was given a probability of 0.8, eight in ten should be right: on the dotted "
             f"line. Below it the model is too sure, above it not sure enough."
         )
         alt = f"Reliability diagram: expected calibration error {self.ece}, Brier score {self.brier}"
@@ -94,8 +94,8 @@ def measure_reliability(
     """Compare probabilities with what came true, in bins of equal width.
 
     Args:
-        rows: Of films that the model was neither trained nor calibrated on; see `score_rows`.
-        class_name: Whose probability; None = that of each film's most probable class, of exclusive classes.
+        rows: Of images that the model was neither trained nor calibrated on; see `score_rows`.
+        class_name: Whose probability; None = that of each image's most probable class, of exclusive classes.
         bins: Number of bins.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
@@ -117,16 +117,16 @@ def measure_reliability(
         true = positive.astype(float)
         distance = np.square(confidence - true)
     if not len(answers):
-        raise ConfigError("There are no labelled films with an answer.")
+        raise ConfigError("There are no labelled images with an answer.")
     inside = np.eye(bins, dtype=bool)[bin_of(confidence, bins)]
     filled = np.flatnonzero(inside.any(0)).tolist()
     columns = [inside * column[:, None] for column in (np.ones_like(true), true, confidence)]
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        films, right, given = (weights @ column for column in columns)
-        scores = {str(place): ratio(right[:, place], films[:, place]) for place in filled}
+        images, right, given = (weights @ column for column in columns)
+        scores = {str(place): ratio(right[:, place], images[:, place]) for place in filled}
         return scores | {
-            "ece": ratio(np.abs(right - given).sum(1), films.sum(1)),
+            "ece": ratio(np.abs(right - given).sum(1), images.sum(1)),
             "brier": weighted_mean(weights, distance),
         }
 
@@ -157,7 +157,7 @@ def score_sets(
     A class is plausible from its threshold up, as in `covidcxr.ClassificationModel.answer`.
 
     Args:
-        rows: Of test films, on which the thresholds were not fitted; see `score_rows`.
+        rows: Of test images, on which the thresholds were not fitted; see `score_rows`.
         thresholds: By class name, say `model.config.thresholds`; see `calibrate`.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
@@ -193,37 +193,37 @@ def score_sets(
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {name: weighted_mean(weights, value) for name, value in values.items()}
 
-    films = {name: about for name, (_, about) in columns.items()}
-    return Statistics(compute, films, films.keys() - {"set_size"}).estimate(answers.patients, resamples, seed)
+    images = {name: about for name, (_, about) in columns.items()}
+    return Statistics(compute, images, images.keys() - {"set_size"}).estimate(answers.patients, resamples, seed)
 
 
 def of_class(answers: Answers, name: str) -> tuple[Answers, np.ndarray, np.ndarray]:
-    """Return the films for which it is known whether they are of a class, its probability and whether they are.
+    """Return the images for which it is known whether they are of a class, its probability and whether they are.
 
     Raises:
-        ConfigError: If there is no such class, or no such film.
+        ConfigError: If there is no such class, or no such image.
     """
     if name not in answers.classes:
         raise ConfigError(f"There is no class {name!r}. {did_you_mean(name, answers.classes)}")
     number = answers.classes.index(name)
     answers = answers.take(~np.isnan(answers.truths[:, number]))
     if not len(answers):
-        raise ConfigError(f"No film tells whether it is {name}.")
+        raise ConfigError(f"No image tells whether it is {name}.")
     return answers, answers.probabilities[:, number], answers.truths[:, number] == 1
 
 
 COLDEST, HOTTEST = 0.05, 20.0
 
 
-"""Limits of the temperature: on films that are all answered right the best one would be 0."""
+"""Limits of the temperature: on images that are all answered right the best one would be 0."""
 
 
 def fit_temperature(logits: Float[np.ndarray, "films outputs"], labels: Integer[np.ndarray, " films"]) -> float:
     """Find the temperature that makes a classifier's probabilities most likely (Guo 2017).
 
     Args:
-        logits: Of validation films; one column = sigmoid of the second class, else softmax over the columns.
-        labels: Index of the true class of each film.
+        logits: Of validation images; one column = sigmoid of the second class, else softmax over the columns.
+        labels: Index of the true class of each image.
 
     Returns:
         T in [0.05, 20]: divide logits by it before softmax or sigmoid. Above 1 = the classifier was too sure.
@@ -240,10 +240,10 @@ def fit_temperature(logits: Float[np.ndarray, "films outputs"], labels: Integer[
         )
     check_labels(labels, logits.shape[1])
     logits = two_columns(logits.astype(float), 0.0)
-    films = np.arange(len(labels))
+    images = np.arange(len(labels))
 
     def cost(log_temperature: float) -> float:
-        return -float(log_softmax(logits / math.exp(log_temperature), axis=1)[films, labels].mean())
+        return -float(log_softmax(logits / math.exp(log_temperature), axis=1)[images, labels].mean())
 
     best = minimize_scalar(cost, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded")
     return math.exp(best.x)
@@ -252,15 +252,15 @@ def fit_temperature(logits: Float[np.ndarray, "films outputs"], labels: Integer[
 def expected_calibration_error(
     probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], bins: int = 15
 ) -> float:
-    """Return how far confidence is from accuracy, mean over films in bins of equal width (Naeini 2015; Guo 2017).
+    """Return how far confidence is from accuracy, mean over images in bins of equal width (Naeini 2015; Guo 2017).
 
     Args:
-        probabilities: One row a film; one column = probability of the second class.
-        labels: Index of the true class of each film.
+        probabilities: One row an image; one column = probability of the second class.
+        labels: Index of the true class of each image.
         bins: Number of bins of the top class's probability.
 
     Returns:
-        In [0, 1]; 0 = calibrated. It is biased upwards when bins hold few films.
+        In [0, 1]; 0 = calibrated. It is biased upwards when bins hold few images.
 
     Raises:
         ConfigError: If shapes differ, a label is out of range or a probability is not in [0, 1].
@@ -276,16 +276,16 @@ def conformal_threshold(
 ) -> float:
     """Find the probability from which a class belongs to the answer (split conformal; Sadinle 2019, LAC).
 
-    The set of classes at or above it holds the truth of a new film with at least this probability, as long as new
-    films come like these: same hospitals, same mix of classes, one film a patient.
+    The set of classes at or above it holds the truth of a new image with at least this probability, as long as new
+    images come like these: same hospitals, same mix of classes, one image a patient.
 
     Args:
-        probabilities: Of films that were not trained on; one column = probability of the second class.
-        labels: Index of the true class of each film.
-        coverage: Wanted share of films whose set holds the truth, in (0, 1).
+        probabilities: Of images that were not trained on; one column = probability of the second class.
+        labels: Index of the true class of each image.
+        coverage: Wanted share of images whose set holds the truth, in (0, 1).
 
     Returns:
-        In [0, 1]. It is 0 (every class belongs) when there are too few films to promise the coverage.
+        In [0, 1]. It is 0 (every class belongs) when there are too few images to promise the coverage.
 
     Raises:
         ConfigError: If shapes differ, a label is out of range, or coverage is not in (0, 1).
@@ -293,7 +293,7 @@ def conformal_threshold(
     check_predictions(probabilities, labels)
     if not 0 < coverage < 1:
         raise ConfigError(f"coverage must be in (0, 1), not {coverage}.")
-    films = len(labels)
-    of_truth = np.sort(two_columns(probabilities, 1.0)[np.arange(films), labels])
-    rank = math.ceil((films + 1) * coverage - 1e-9)  # finite-sample correction; 1e-9: 10 * 0.9 may be 9.000...01
-    return float(of_truth[films - rank]) if rank <= films else 0.0
+    images = len(labels)
+    of_truth = np.sort(two_columns(probabilities, 1.0)[np.arange(images), labels])
+    rank = math.ceil((images + 1) * coverage - 1e-9)  # finite-sample correction; 1e-9: 10 * 0.9 may be 9.000...01
+    return float(of_truth[images - rank]) if rank <= images else 0.0

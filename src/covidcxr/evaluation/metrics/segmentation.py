@@ -1,4 +1,4 @@
-"""Scores of masks: film by film, and their means with patient-clustered intervals."""
+"""Scores of masks: image by image, and their means with patient-clustered intervals."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def segmentation_metrics(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Average scores of masks over films.
+    """Average scores of masks over images.
 
     Args:
-        scores: By name (`"dice_lung"`), one score a film; NaN = the true mask is unknown: the film does not count.
-        patient_ids: Patient of each film; None or NaN = unknown, taken as a patient of its own.
+        scores: By name (`"dice_lung"`), one score an image; NaN = the true mask is unknown: the image does not count.
+        patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
         confidence: Nominal coverage of the intervals.
 
     Returns:
-        Means over films, under the names of `scores`.
+        Means over images, under the names of `scores`.
 
     Raises:
-        ConfigError: If lengths differ or there are no films.
+        ConfigError: If lengths differ or there are no images.
     """
     for values in scores.values():
         check_length(len(values), patient_ids)

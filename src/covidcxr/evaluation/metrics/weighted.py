@@ -1,6 +1,6 @@
 """Statistics for `bootstrap`: each takes weights [resamples, films] first and returns one number a resample.
 
-Unknown values (NaN) are left out, and what is not defined in a resample (the AUROC of one kind of film) is NaN.
+Unknown values (NaN) are left out, and what is not defined in a resample (the AUROC of one kind of image) is NaN.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Ranking:
 
     Args:
         scores: Higher = more likely positive; NaN = unknown, left out.
-        positive: Which films are positive.
+        positive: Which images are positive.
     """
 
     def __init__(self, scores: Float[np.ndarray, " films"], positive: Bool[np.ndarray, " films"]) -> None:
-        films = np.flatnonzero(~np.isnan(scores))
-        self._films = films[np.argsort(-scores[films], kind="stable")]
-        falling, sick = -scores[self._films], np.flatnonzero(positive[self._films])
+        images = np.flatnonzero(~np.isnan(scores))
+        self._images = images[np.argsort(-scores[images], kind="stable")]
+        falling, sick = -scores[self._images], np.flatnonzero(positive[self._images])
         self._sick = sick
-        # How many films score as high as each sick one, or higher; and how many of them are sick
+        # How many images score as high as each sick one, or higher; and how many of them are sick
         self._called = np.searchsorted(falling, falling[sick], side="right")
         self._above = np.searchsorted(falling, falling[sick], side="left")
         self._found = np.searchsorted(sick, self._called)
@@ -50,17 +50,17 @@ class Ranking:
         self, weights: Float[np.ndarray, "resamples films"]
     ) -> tuple[Float[np.ndarray, " resamples"], Float[np.ndarray, " resamples"]]:
         """Return the area under the ROC curve and the average precision in each resample."""
-        weights = np.take(weights, self._films, axis=1)
-        highest = np.zeros((len(weights), len(self._films) + 1))  # [:, k] = weight of the k films that score highest
+        weights = np.take(weights, self._images, axis=1)
+        highest = np.zeros((len(weights), len(self._images) + 1))  # [:, k] = weight of the k images that score highest
         np.cumsum(weights, axis=1, out=highest[:, 1:])
         sick = np.take(weights, self._sick, axis=1)
         called, above = np.take(highest, self._called, axis=1), np.take(highest, self._above, axis=1)
         hits = np.take(np.cumsum(sick, axis=1), self._found - 1, axis=1)
         total = sick.sum(1)
         healthy = highest[:, -1] - total
-        # Of all films that score higher (ties half), sick ones make half of all pairs of sick films.
+        # Of all images that score higher (ties half), sick ones make half of all pairs of sick images.
         losses = (np.einsum("rf,rf->r", sick, called + above) - total**2) / 2
-        precision = np.divide(hits, called, out=hits, where=called > 0)  # else the film has no weight
+        precision = np.divide(hits, called, out=hits, where=called > 0)  # else the image has no weight
         return (
             1 - ratio(losses, total * healthy),
             ratio(np.einsum("rf,rf->r", sick, precision), total),
@@ -72,12 +72,12 @@ def weighted_auroc(
     scores: Float[np.ndarray, " films"],
     positive: Bool[np.ndarray, " films"],
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the area under the ROC curve in each resample: P(a sick film scores above a healthy one), ties half.
+    """Return the area under the ROC curve in each resample: P(a sick image scores above a healthy one), ties half.
 
     Args:
-        weights: Weight of each film.
+        weights: Weight of each image.
         scores: Higher = more likely positive; NaN = unknown, left out.
-        positive: Which films are positive.
+        positive: Which images are positive.
 
     Returns:
         In [0, 1]; NaN where a resample holds only one kind.
@@ -90,17 +90,17 @@ def weighted_average_precision(
     scores: Float[np.ndarray, " films"],
     positive: Bool[np.ndarray, " films"],
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the average precision in each resample: the mean, over sick films, of the precision at their score.
+    """Return the average precision in each resample: the mean, over sick images, of the precision at their score.
 
-    Films of one score are called together, and nothing is interpolated (Davis and Goadrich 2006).
+    Images of one score are called together, and nothing is interpolated (Davis and Goadrich 2006).
 
     Args:
-        weights: Weight of each film.
+        weights: Weight of each image.
         scores: Higher = more likely positive; NaN = unknown, left out.
-        positive: Which films are positive.
+        positive: Which images are positive.
 
     Returns:
-        In [0, 1]; NaN where a resample holds no positive film. Guessing gives the share of positive films.
+        In [0, 1]; NaN where a resample holds no positive image. Guessing gives the share of positive images.
     """
     return Ranking(scores, positive).areas(weights)[1]
 
@@ -130,7 +130,7 @@ def weighted_calibration_error(
 def calibration_gaps(
     probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], bins: int
 ) -> Float[np.ndarray, "films bins"]:
-    """Return what each film adds to the gap between accuracy and confidence of its bin."""
+    """Return what each image adds to the gap between accuracy and confidence of its bin."""
     probabilities = two_columns(probabilities, 1.0)
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
     gaps = np.zeros((len(labels), bins))

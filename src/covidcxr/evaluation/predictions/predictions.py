@@ -1,4 +1,4 @@
-"""Rows of predictions, wherever they were made, as one tidy table: what was asked, answered and true of each film."""
+"""Rows of predictions, wherever they were made, as one tidy table: what was asked, answered and true of each image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from covidcxr.errors import ConfigError, did_you_mean
 __all__ = ["TRAITS", "Answers", "looked_for"]
 
 TRAITS = ("source", "view", "sex", "age", "fold")
-"""What films are grouped by."""
+"""What images are grouped by."""
 
 NOT_STATED = "not stated"
 
@@ -30,12 +30,12 @@ class Answers:
     """Films with their truth and a model's answer.
 
     Attributes:
-        rows: A row a film, with plain text and numbers.
+        rows: A row an image, with plain text and numbers.
         classes: Names of the classes; empty where only masks were drawn.
-        exclusive: Whether a film is of one class alone; else classes are findings.
+        exclusive: Whether an image is of one class alone; else classes are findings.
         truths: [films, classes]: 1, 0, or NaN = not labelled.
         probabilities: [films, classes] in [0, 1]; NaN = not answered.
-        masks: By score ("dice_lung"): one number a film, NaN = the true mask is not known.
+        masks: By score ("dice_lung"): one number an image, NaN = the true mask is not known.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -57,7 +57,7 @@ class Answers:
             ConfigError: If there are no rows, nothing in them can be scored, or a value is out of range.
         """
         if not rows:
-            raise ConfigError("There are no films to evaluate.")
+            raise ConfigError("There are no images to evaluate.")
         tidy = tuple({str(name): _tidied(value) for name, value in row.items()} for row in rows)
         for number, row in enumerate(tidy, 1):
             row["image_id"] = str(row.get("image_id") or f"row {number}")
@@ -84,7 +84,7 @@ class Answers:
 
     @cached_property
     def patients(self) -> list[str | None]:
-        """Patient of each film; None = not known."""
+        """Patient of each image; None = not known."""
         return [row.get("patient_id") for row in self.rows]
 
     @property
@@ -94,30 +94,30 @@ class Answers:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Number of each film's class; only of exclusive classes and films that are labelled."""
+        """Number of each image's class; only of exclusive classes and images that are labelled."""
         numbers: np.ndarray = self.truths.argmax(1)
         return numbers
 
     @cached_property
     def scored(self) -> Answers:
-        """The films that have both a label and an answer."""
+        """The images that have both a label and an answer."""
         if not self.classes:
             return self.take(np.zeros(len(self), bool))
         known = ~np.isnan(self.truths).all(1) & ~np.isnan(self.probabilities).any(1)
         return self if known.all() else self.take(known)
 
-    def take(self, films: Bool[np.ndarray, " films"] | Integer[np.ndarray, " taken"]) -> Answers:
-        """Return some of the films: which, or their places."""
+    def take(self, images: Bool[np.ndarray, " films"] | Integer[np.ndarray, " taken"]) -> Answers:
+        """Return some of the images: which, or their places."""
         return replace(
             self,
-            rows=tuple(self.rows[film] for film in np.arange(len(self))[films]),
-            truths=self.truths[films],
-            probabilities=self.probabilities[films],
-            masks={name: values[films] for name, values in self.masks.items()},
+            rows=tuple(self.rows[image] for image in np.arange(len(self))[images]),
+            truths=self.truths[images],
+            probabilities=self.probabilities[images],
+            masks={name: values[images] for name, values in self.masks.items()},
         )
 
     def trait(self, name: str) -> np.ndarray:
-        """Return one of `TRAITS` for each film as text; what is empty is "not stated", ages are bands."""
+        """Return one of `TRAITS` for each image as text; what is empty is "not stated", ages are bands."""
         values = [row.get(name) for row in self.rows]
         if name == "age":
             return np.array([_age_band(value) for value in values])
@@ -132,7 +132,7 @@ class Answers:
         return _numbers(self.rows, name)
 
     def groups(self, name: str) -> dict[str, Bool[np.ndarray, " films"]]:
-        """Return the films of each value of a trait, by name; empty where no film tells it."""
+        """Return the images of each value of a trait, by name; empty where no image tells it."""
         values = self.trait(name)
         found = sorted(set(values.tolist()) - {NOT_STATED}, key=_in_order)
         if not found:
@@ -140,14 +140,14 @@ class Answers:
         return {value: values == value for value in (*found, *([NOT_STATED] if NOT_STATED in values else []))}
 
     def number_of(self, patients_of: Bool[np.ndarray, " films"] | None = None) -> int:
-        """Count the patients of some films (default all); each unknown one is a patient of its own."""
+        """Count the patients of some images (default all); each unknown one is a patient of its own."""
         kept = range(len(self)) if patients_of is None else np.flatnonzero(patients_of).tolist()
-        ids = [self.patients[film] for film in kept]
+        ids = [self.patients[image] for image in kept]
         return len({one for one in ids if one is not None}) + sum(one is None for one in ids)
 
 
 def looked_for(answers: Answers, wanted: str | None = None) -> int | None:
-    """Choose the class whose films must not be missed: the wanted one, else COVID-19, else the last of two.
+    """Choose the class whose images must not be missed: the wanted one, else COVID-19, else the last of two.
 
     Returns:
         Its number; None where no class stands out.
@@ -205,17 +205,17 @@ def _truths(rows: Sequence[Mapping[str, Any]], classes: tuple[str, ...], exclusi
         return np.stack([_numbers(rows, _LABEL + name) for name in classes], axis=1)
     truths = np.full((len(rows), len(classes)), math.nan)
     numbers = {name: number for number, name in enumerate(classes)}
-    for film, row in enumerate(rows):
+    for image, row in enumerate(rows):
         label = row.get("label")
         if label is None:
             continue
         if str(label) not in numbers:
             raise ConfigError(
-                f"The film {row.get('image_id', film + 1)} has the label {label!r}, for which there is no probability. "
+                f"The image {row.get('image_id', image + 1)} has the label {label!r}, for which there is no probability. "
                 f"{did_you_mean(str(label), classes)}"
             )
-        truths[film] = 0
-        truths[film, numbers[str(label)]] = 1
+        truths[image] = 0
+        truths[image, numbers[str(label)]] = 1
     return truths
 
 

@@ -1,4 +1,4 @@
-"""A pipeline asked about the films of a data set: a row a film, and what was drawn and seen on it."""
+"""A pipeline asked about the images of a data set: a row an image, and what was drawn and seen on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from covidcxr.data.dataset import box_slices, check_mask_size
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError, did_you_mean
-from covidcxr.evaluation.metrics.agreement import film_agreement
+from covidcxr.evaluation.metrics.agreement import image_agreement
 from covidcxr.evaluation.metrics.segmentation import dice_score, iou_score, precision_score, recall_score
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_mask
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from covidcxr.data.collection import Collection
     from covidcxr.explain import Explanation
 
-__all__ = ["open_pipeline", "pipeline_rows", "read_record", "true_masks", "write_rows", "FilmShelf", "Look"]
+__all__ = ["open_pipeline", "pipeline_rows", "read_record", "true_masks", "write_rows", "ImageLookup", "Look"]
 
 Masks = Mapping[str, Bool[np.ndarray, "height width"]]
 
@@ -53,8 +53,8 @@ def open_pipeline(
 
     Args:
         source: A bundled name, a folder (of a pipeline or of one model) or a Hub repository.
-        lungs: Where the lungs come from for a classifier that sees a region of the film.
-        outlines: Draw the lungs beside a single classifier of the full film too, to be looked at.
+        lungs: Where the lungs come from for a classifier that sees a region of the image.
+        outlines: Draw the lungs beside a single classifier of the full image too, to be looked at.
 
     Raises:
         PretrainedError: If it cannot be had.
@@ -82,31 +82,31 @@ def pipeline_rows(
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Ask a pipeline about the films of a split.
+    """Ask a pipeline about the images of a split.
 
-    A film that cannot be read costs its own answer: its row tells the `error`.
+    An image that cannot be read costs its own answer: its row tells the `error`.
 
     Args:
         pipeline: What is asked.
-        data: The films.
-        split: "train", "val" or "test"; None = all films.
-        batch_size: Films a batch.
+        data: The images.
+        split: "train", "val" or "test"; None = all images.
+        batch_size: Images a batch.
         progress: Told how many of how many are done.
 
     Returns:
-        A row a film: `image_id`, `patient_id`, `source`, `split`, `view`, `sex`, `age`; `label`, or `label_CLASS` of
+        A row an image: `image_id`, `patient_id`, `source`, `split`, `view`, `sex`, `age`; `label`, or `label_CLASS` of
         findings; `probability_CLASS`; `answer` ("" = cannot say), `plausible` and `reasons` (joined by ";");
         `dice_MASK`, `iou_MASK`, ... of the masks whose truth is known; and where a reader outlined the infection what
         `covidcxr.evaluation.agreement.film_agreement` measures.
 
     Raises:
-        ConfigError: If there is no such split, no film in it, or none has a label that the classifier knows.
+        ConfigError: If there is no such split, no image in it, or none has a label that the classifier knows.
     """
     if split not in (None, "train", "val", "test"):
         raise ConfigError(f"There is no split {split!r}. {did_you_mean(str(split), ('train', 'val', 'test', 'all'))}")
     records = [record for record in data.records if split is None or record.split == split]
     if not records:
-        raise ConfigError(f"No film of {type(data).__name__} is in the split {split!r}.")
+        raise ConfigError(f"No image of {type(data).__name__} is in the split {split!r}.")
     rows: list[dict[str, Any]] = []
     waiting = iter(records)
     while batch := list(islice(waiting, batch_size)):
@@ -121,32 +121,32 @@ def _check_labels(pipeline: Pipeline, rows: Sequence[Mapping[str, Any]], records
     labelled = {record.label for record in records if record.label is not None}
     if pipeline.classifier is not None and labelled and not any(row.get("label") for row in rows):
         raise ConfigError(
-            f"The classifier knows {', '.join(pipeline.classifier.config.classes)}, the films are labelled "
+            f"The classifier knows {', '.join(pipeline.classifier.config.classes)}, the images are labelled "
             f"{', '.join(sorted(labelled))}: rename labels with --data.label_map '{{OLD: NEW}}'."
         )
 
 
 def _ask(pipeline: Pipeline, data: Collection, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    films: list[Float[np.ndarray, "height width"] | CovidCXRError] = []
+    images: list[Float[np.ndarray, "height width"] | CovidCXRError] = []
     for record in records:
         try:
-            films.append(read_record(data, record))
+            images.append(read_record(data, record))
         except CovidCXRError as error:
-            films.append(error)
-    read = [film for film in films if not isinstance(film, CovidCXRError)]
+            images.append(error)
+    read = [image for image in images if not isinstance(image, CovidCXRError)]
     answers = pipeline.predict(read, batch_size=len(read)) if read else iter(())
-    for record, film in zip(records, films, strict=True):
+    for record, image in zip(records, images, strict=True):
         row = _truth(pipeline, record)
-        if isinstance(film, CovidCXRError):
-            yield row | _answer(pipeline, None) | {"error": str(film)}
+        if isinstance(image, CovidCXRError):
+            yield row | _answer(pipeline, None) | {"error": str(image)}
             continue
         answer = next(answers)
         assert isinstance(answer, Prediction)
         row |= _answer(pipeline, answer)
         try:
-            true = true_masks(record, film.shape)
+            true = true_masks(record, image.shape)
             row |= _mask_scores(answer.masks, true)
-            row |= film_agreement(
+            row |= image_agreement(
                 answer.orientation.correct_masks(answer.masks), answer.orientation.correct_masks(true)
             )
         except CovidCXRError as error:
@@ -188,26 +188,26 @@ def _mask_scores(drawn: Masks, true: Masks) -> dict[str, float]:
 
 
 def read_record(data: Collection, record: Record) -> Float[np.ndarray, "height width"]:
-    """Open a film and cut it to its box.
+    """Open an image and cut it to its box.
 
     Raises:
         ImageReadError: If it cannot be read.
         DatasetError: If its box does not suit it.
     """
-    film = data.read_film(record)
-    return film[box_slices(record, (film.shape[0], film.shape[1]))]
+    image = data.load_image(record)
+    return image[box_slices(record, (image.shape[0], image.shape[1]))]
 
 
 def true_masks(record: Record, size: tuple[int, int]) -> dict[str, Bool[np.ndarray, "height width"]]:
-    """Read the true masks of a film at the film's size.
+    """Read the true masks of an image at the image's size.
 
     Args:
-        record: The film.
+        record: The image.
         size: Its height and width, those of its box where it has one.
 
     Raises:
         ImageReadError: If a mask cannot be read.
-        DatasetError: If a mask cannot be of this film.
+        DatasetError: If a mask cannot be of this image.
     """
     found = {}
     for name, path in record.mask_paths.items():
@@ -233,27 +233,27 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What there is to be seen of one film.
+    """What there is to be seen of one image.
 
     Attributes:
-        film: Grey, in [0, 1].
+        image: Grey, in [0, 1].
         answer: What the pipeline says of it; None = there is no pipeline.
         heat: Where its classifier looked; None = nothing to explain.
         masks: The true ones.
     """
 
-    film: Float[np.ndarray, "height width"] = field(repr=False)
+    image: Float[np.ndarray, "height width"] = field(repr=False)
     answer: Prediction | None
     heat: Explanation | None
     masks: Mapping[str, Bool[np.ndarray, "height width"]] = field(repr=False)
 
 
-class FilmShelf:
-    """The films behind rows, to be looked at again.
+class ImageLookup:
+    """The images behind rows, to be looked at again.
 
     Args:
-        data: The films.
-        pipeline_of: Finds the pipeline that answered for a row; None = films are shown without answers.
+        data: The images.
+        pipeline_of: Finds the pipeline that answered for a row; None = images are shown without answers.
     """
 
     def __init__(
@@ -264,29 +264,29 @@ class FilmShelf:
         self._pipeline_of = pipeline_of or (lambda row: None)
 
     def look(self, row: Mapping[str, Any], target: str | None = None) -> Look | None:
-        """Open the film of a row, ask its pipeline again and explain a class.
+        """Open the image of a row, ask its pipeline again and explain a class.
 
         Args:
-            row: Names the film.
+            row: Names the image.
             target: The class to explain.
 
         Returns:
-            None if the film is not on the shelf or cannot be read.
+            None if the image is not on the shelf or cannot be read.
         """
         record = self._records.get(str(row["image_id"]))
         if record is None:
             return None
         try:
-            film = read_record(self.data, record)
-            masks = true_masks(record, film.shape)
-        except CovidCXRError:  # one bad film costs one entry of a gallery
+            image = read_record(self.data, record)
+            masks = true_masks(record, image.shape)
+        except CovidCXRError:  # one bad image costs one entry of a gallery
             return None
         pipeline = self._pipeline_of(row)
-        answer = None if pipeline is None else pipeline(film)
+        answer = None if pipeline is None else pipeline(image)
         heat = None
         if answer is not None and answer.probabilities:
             try:
                 heat = answer.explain(target if target in answer.probabilities else None)
             except ConfigError:  # a network without a layer that keeps places
                 heat = None
-        return Look(film, answer, heat, masks)
+        return Look(image, answer, heat, masks)

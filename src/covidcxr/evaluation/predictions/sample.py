@@ -1,4 +1,4 @@
-"""The films that a model is asked about: of a data set, a part of it, as many patients as possible."""
+"""The images that a model is asked about: of a data set, a part of it, as many patients as possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from covidcxr.data import Record
 from covidcxr.data.collection import Collection
-from covidcxr.data.dataset import box_slices, fit_film
+from covidcxr.data.dataset import box_slices, fit_record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
 from covidcxr.explain import Explanation, explain_many
 from covidcxr.explain.engine import evaluating
@@ -27,65 +27,65 @@ from covidcxr.transforms.geometry import LUNGS_OF_REGION
 from covidcxr.types import SplitName
 from covidcxr.utils.threads import tracked
 
-__all__ = ["Asked", "FilmSample", "Films", "as_pipeline", "ExplainedFilm", "explained_films"]
+__all__ = ["Asked", "ImageSample", "Images", "as_pipeline", "ExplainedImage", "explained_images"]
 
 Asked: TypeAlias = Pipeline | ClassificationModel | EnsembleModel | SegmentationModel
 
 
-"""What can be asked about films from end to end; a classifier of a region needs the pipeline that draws its lungs."""
+"""What can be asked about images from end to end; a classifier of a region needs the pipeline that draws its lungs."""
 
 
-Films: TypeAlias = Collection | Sequence[Record | str | os.PathLike[str]]
+Images: TypeAlias = Collection | Sequence[Record | str | os.PathLike[str]]
 
 
-"""A data module, of which one split counts, or films: records or paths."""
+"""A data module, of which one split counts, or images: records or paths."""
 
 
-class FilmSample:
+class ImageSample:
     """Films with what is known of them, read when their turn comes.
 
     Args:
-        data: A data module, or records or paths of films.
+        data: A data module, or records or paths of images.
         split: Of a data module: "train", "val" or "test"; None = all.
-        max_films: Most films; None = all. They are drawn so that no patient has two before every patient has one.
-        seed: Of the draw; it depends on the films' names and not on their order.
+        max_images: Most images; None = all. They are drawn so that no patient has two before every patient has one.
+        seed: Of the draw; it depends on the images' names and not on their order.
 
     Attributes:
-        records: The films, in the order of the data.
-        failed: From image id to why a film could not be read; filled as films are read.
+        records: The images, in the order of the data.
+        failed: From image id to why an image could not be read; filled as images are read.
 
     Raises:
-        ConfigError: If there is no film, or `max_films` is below 1.
+        ConfigError: If there is no image, or `max_images` is below 1.
     """
 
     def __init__(
-        self, data: Films, *, split: SplitName | None = "test", max_films: int | None = None, seed: int = 0
+        self, data: Images, *, split: SplitName | None = "test", max_images: int | None = None, seed: int = 0
     ) -> None:
         self._data = data if isinstance(data, Collection) else None
         if isinstance(data, Collection):
             records = [record for record in data.records if split in (None, record.split)]
         elif isinstance(data, str | os.PathLike):
-            raise ConfigError(f"Give a data module or a list of films, not one path: [{os.fspath(data)!r}].")
+            raise ConfigError(f"Give a data module or a list of images, not one path: [{os.fspath(data)!r}].")
         else:
             records = [one if isinstance(one, Record) else Record(Path(one)) for one in data]
-        if not records or (max_films is not None and max_films < 1):
-            raise ConfigError(f"There is no film to ask about (split={split!r}, max_films={max_films}).")
-        self.records = records if max_films is None else _draw(records, max_films, seed)
+        if not records or (max_images is not None and max_images < 1):
+            raise ConfigError(f"There is no image to ask about (split={split!r}, max_films={max_images}).")
+        self.records = records if max_images is None else _draw(records, max_images, seed)
         self.failed: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.records)
 
     def batches(self, size: int) -> Iterator[list[tuple[Record, Float[np.ndarray, "_ _"]]]]:
-        """Yield records with their films, a batch at a time; films that cannot be read go to `failed`."""
+        """Yield records with their images, a batch at a time; images that cannot be read go to `failed`."""
         read = (found for record in self.records if (found := self._read(record)) is not None)
         while batch := list(islice(read, size)):
             yield batch
 
     def _read(self, record: Record) -> tuple[Record, Float[np.ndarray, "_ _"]] | None:
         try:
-            film = read_image(record.image_path) if self._data is None else self._data.read_film(record)
-            cut = film if record.box is None else film[box_slices(record, (film.shape[0], film.shape[1]))]
+            image = read_image(record.image_path) if self._data is None else self._data.load_image(record)
+            cut = image if record.box is None else image[box_slices(record, (image.shape[0], image.shape[1]))]
         except (ImageReadError, DatasetError) as error:
             self.failed[record.image_id] = str(error)
             return None
@@ -93,20 +93,20 @@ class FilmSample:
 
 
 def _draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """Draw films in rounds, one of each patient a round."""
+    """Draw images in rounds, one of each patient a round."""
     rng = np.random.default_rng(seed)
     named = sorted(range(len(records)), key=lambda number: records[number].image_id)
-    films: dict[str, list[int]] = {}
+    images: dict[str, list[int]] = {}
     for number in rng.permutation(named):
-        films.setdefault(records[number].patient, []).append(int(number))
-    turns = (enumerate(own) for own in films.values())
+        images.setdefault(records[number].patient, []).append(int(number))
+    turns = (enumerate(own) for own in images.values())
     rounds = sorted((turn, place, number) for place, own in enumerate(turns) for turn, number in own)
     return [records[number] for number in sorted(number for _, _, number in rounds[:count])]
 
 
 @contextmanager
 def as_pipeline(model: Asked) -> Iterator[Pipeline]:
-    """Give the pipeline that answers for films: the one given, or one of the model alone; the model stays as it is.
+    """Give the pipeline that answers for images: the one given, or one of the model alone; the model stays as it is.
 
     Raises:
         ConfigError: If a classifier sees a region, for which only a pipeline can find the lungs.
@@ -123,29 +123,29 @@ def as_pipeline(model: Asked) -> Iterator[Pipeline]:
 
 
 @dataclass(frozen=True, eq=False)
-class ExplainedFilm:
-    """One film, explained.
+class ExplainedImage:
+    """One image, explained.
 
     Attributes:
         record: What is known of it.
-        film: Grey, in [0, 1].
+        image: Grey, in [0, 1].
         explanation: Of the class asked for; None where the classifier could not be asked.
         lungs: By mask class: as the pipeline draws them, else as the data set does; may be empty.
     """
 
     record: Record
-    film: Float[np.ndarray, "height width"]
+    image: Float[np.ndarray, "height width"]
     explanation: Explanation | None
     lungs: Mapping[str, Bool[np.ndarray, "height width"]]
 
 
-def explained_films(
-    model: Asked, sample: FilmSample, *, target: str | None, method: str, batch_size: int, progress: bool
-) -> Iterator[ExplainedFilm]:
-    """Explain the films of a sample; those that cannot be read go to its `failed`.
+def explained_images(
+    model: Asked, sample: ImageSample, *, target: str | None, method: str, batch_size: int, progress: bool
+) -> Iterator[ExplainedImage]:
+    """Explain the images of a sample; those that cannot be read go to its `failed`.
 
     Raises:
-        ConfigError: If there is no classifier, or no film can be read.
+        ConfigError: If there is no classifier, or no image can be read.
         UnknownNameError: If there is no such class or method.
     """
     count = 0
@@ -156,35 +156,35 @@ def explained_films(
         for batch in tracked(batches, -(-len(sample) // batch_size), "batches", progress):
             answers = [
                 one
-                for one in pipeline.predict([film for _, film in batch], batch_size=batch_size)
+                for one in pipeline.predict([image for _, image in batch], batch_size=batch_size)
                 if isinstance(one, Prediction)
             ]
             asked = [number for number, answer in enumerate(answers) if answer.probabilities]
             ways = [answers[n].orientation for n in asked]
-            films = [way.correct(batch[n][1]) for n, way in zip(asked, ways, strict=True)]
+            images = [way.correct(batch[n][1]) for n, way in zip(asked, ways, strict=True)]
             lungs = [way.correct_masks(answers[n].masks) for n, way in zip(asked, ways, strict=True)]
-            maps = explain_many(pipeline.classifier, films, lungs, target=target, method=method, batch_size=batch_size)
+            maps = explain_many(pipeline.classifier, images, lungs, target=target, method=method, batch_size=batch_size)
             found = {
                 n: replace(seen, heat=way.turn(seen.heat).copy())
                 for n, way, seen in zip(asked, ways, maps, strict=True)
             }
-            for number, ((record, film), answer) in enumerate(zip(batch, answers, strict=True)):
+            for number, ((record, image), answer) in enumerate(zip(batch, answers, strict=True)):
                 count += 1
-                drawn = answer.masks if pipeline.lung_segmenter is not None else _given_lungs(record, film)
-                yield ExplainedFilm(record, film, found.get(number), drawn)
+                drawn = answer.masks if pipeline.lung_segmenter is not None else _given_lungs(record, image)
+                yield ExplainedImage(record, image, found.get(number), drawn)
     if not count:
-        raise ConfigError(f"None of {len(sample)} films can be read: {next(iter(sample.failed.values()))}")
+        raise ConfigError(f"None of {len(sample)} images can be read: {next(iter(sample.failed.values()))}")
 
 
 def _given_lungs(
-    record: Record, film: Float[np.ndarray, "height width"]
+    record: Record, image: Float[np.ndarray, "height width"]
 ) -> dict[str, Bool[np.ndarray, "height width"]]:
-    """Read the lungs that the data set draws, at the film's size; what cannot be read is unknown."""
+    """Read the lungs that the data set draws, at the image's size; what cannot be read is unknown."""
     names = [name for name in LUNGS_OF_REGION["background"] if name in record.mask_paths]
-    if record.box is not None or not names:  # the film was cut, its masks are not
+    if record.box is not None or not names:  # the image was cut, its masks are not
         return {}
     try:
-        masks = fit_film(record, film, (film.shape[0], film.shape[1]), "stretch", names).masks
+        masks = fit_record(record, image, (image.shape[0], image.shape[1]), "stretch", names).masks
     except (ImageReadError, DatasetError):
         return {}
     return {name: mask > 0 for name, mask in masks.items()}

@@ -1,4 +1,4 @@
-"""Scores of a table of predictions, a row a film, as `covidcxr test` writes it, and calibration by it."""
+"""Scores of a table of predictions, a row an image, as `covidcxr test` writes it, and calibration by it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PROBABILITY = "probability_"
 ROUNDING = 0.02
 
 
-"""How far from 1 the sum of a film's probabilities may be: tables hold them rounded."""
+"""How far from 1 the sum of an image's probabilities may be: tables hold them rounded."""
 
 
 def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
@@ -49,7 +49,7 @@ def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed
     Args:
         rows: What a task keeps in `rows`, or what was read from a CSV: `patient_id`, and scores of masks
             (`dice_lung`, ...; empty = the mask is not known), or `probability_CLASS` with `label` (exclusive classes)
-            or `label_CLASS` (findings, empty = not labelled), or both. A film without label or answer is left out of
+            or `label_CLASS` (findings, empty = not labelled), or both. An image without label or answer is left out of
             the scores of answers.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
@@ -72,7 +72,7 @@ def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
     """Read predictions, made here or elsewhere, for `score_rows` and all else that takes rows.
 
     Args:
-        path: A table (CSV, TSV, Parquet, Excel), a row a film: `label` and `probability_CLASS` for each class (of two
+        path: A table (CSV, TSV, Parquet, Excel), a row an image: `label` and `probability_CLASS` for each class (of two
             classes one will do), or `label_CLASS` (1, 0, empty = not labelled) and `probability_CLASS` for each
             finding, or scores of masks (`dice_lung`, ...). With `image_id` models can be compared, with `patient_id`
             intervals hold for patients; other columns are kept. What is empty is not known.
@@ -85,7 +85,7 @@ def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
         ConfigError: If columns are missing, or a value is wrong: says which, and in which line.
 
     Warns:
-        UserWarning: If there are no patients: every film counts as one of its own, and intervals may be too narrow.
+        UserWarning: If there are no patients: every image counts as one of its own, and intervals may be too narrow.
     """
     from covidcxr.io.tables import Table  # brings Lightning, which scores alone do without
 
@@ -98,8 +98,8 @@ def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
             rows.append(row | _read_numbers(row, numbers))
             if exclusive:
                 _check_answer(rows[-1], exclusive)
-            if (film := row.get("image_id")) and seen.setdefault(film, line) != line:
-                raise ConfigError(f"the film {film} stands in line {seen[film]} already")
+            if (image := row.get("image_id")) and seen.setdefault(image, line) != line:
+                raise ConfigError(f"the image {image} stands in line {seen[image]} already")
         except ConfigError as error:
             faults.append(f"line {line}: {error}.")
     if faults:
@@ -107,28 +107,28 @@ def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
         raise ConfigError(f"The predictions in {table.path} cannot be scored, {faults[0]}{more}")
     if "patient_id" not in table.columns:
         message = (
-            f"{table.path} tells no patient_id: every film counts as a patient of its own, so where patients have "
+            f"{table.path} tells no patient_id: every image counts as a patient of its own, so where patients have "
         )
-        warnings.warn(message + "several films the intervals are too narrow.", UserWarning, stacklevel=2)
+        warnings.warn(message + "several images the intervals are too narrow.", UserWarning, stacklevel=2)
     return rows
 
 
 def answer_statistics(answers: Answers) -> Statistics:
-    """Prepare the scores of the answers to films that are labelled; see `score_rows`."""
+    """Prepare the scores of the answers to images that are labelled; see `score_rows`."""
     if answers.exclusive:
         return classification_statistics(answers.probabilities, answers.labels, answers.classes)
     return finding_statistics(answers.probabilities, answers.truths, answers.classes)
 
 
 def answered_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows that hold probabilities: a film without a label has none, though its masks may be scored."""
+    """Return the rows that hold probabilities: an image without a label has none, though its masks may be scored."""
     columns = {name for row in rows for name in row if name.startswith(_PROBABILITY)}
     asked = {*columns, "label"} if any("label" in row for row in rows) else columns
     return [row for row in rows if columns and all(row.get(name, "") not in ("", None) for name in asked)]
 
 
 def calibrate(config: Config, rows: Sequence[Mapping[str, Any]], coverage: float | None = None) -> Config:
-    """Fit a classifier's temperature, and the thresholds of its answer sets, on the rows of validation films.
+    """Fit a classifier's temperature, and the thresholds of its answer sets, on the rows of validation images.
 
     Args:
         config: The classifier or ensemble that gave the probabilities; of exclusive classes.
@@ -144,7 +144,7 @@ def calibrate(config: Config, rows: Sequence[Mapping[str, Any]], coverage: float
     """
     answers = Answers.read(rows).scored if rows else None
     if config.mode == "multilabel" or config.task != "classification" or not answers:
-        raise ConfigError(f"Only exclusive classes of labelled films are calibrated, not {config.mode} {config.task}.")
+        raise ConfigError(f"Only exclusive classes of labelled images are calibrated, not {config.mode} {config.task}.")
     if set(answers.classes) != set(config.classes):
         raise ConfigError(f"The rows are of {list(answers.classes)}, the model is of {list(config.classes)}.")
     order = [answers.classes.index(name) for name in config.classes]
@@ -234,12 +234,12 @@ class RunFolder:
     config: Mapping[str, Any] = field(repr=False)
 
     def pipeline_of(self, row: Mapping[str, Any]) -> Pipeline | None:
-        """Load what was asked about a film: of a run in parts, the part that tested it."""
+        """Load what was asked about an image: of a run in parts, the part that tested it."""
         folder = self.models.get(str(row.get("fold") or ""), self.models.get(""))
         return None if folder is None else _open(folder)
 
     def validation_rows(self, data: CXRDataModule) -> list[dict[str, Any]] | None:
-        """Ask the classifier of a whole run about its validation films; None if there is no such thing.
+        """Ask the classifier of a whole run about its validation images; None if there is no such thing.
 
         Args:
             data: What it was trained on, split alike.

@@ -20,7 +20,7 @@ from covidcxr.pipeline.prediction import in_words
 __all__ = ["Abstention", "score_abstention"]
 
 _TITLES = {
-    "answered": "share of films answered",
+    "answered": "share of images answered",
     "right": "right among those answered",
     "right_if_forced": "right if it always had to say",
     "covered": "the truth is among the plausible answers",
@@ -32,14 +32,14 @@ class Abstention:
     """Answers and "cannot say".
 
     Attributes:
-        films: Films that were asked about.
-        scores: `answered` (share), and of labelled films `right` (share of right answers among those given),
+        images: Images that were asked about.
+        scores: `answered` (share), and of labelled images `right` (share of right answers among those given),
             `right_if_forced` (the most probable class), `covered` (the truth is among the plausible answers).
-        reasons: Why it could not say, and for how many films.
-        errors: Films that could not be read, with the reason.
+        reasons: Why it could not say, and for how many images.
+        errors: Images that could not be read, with the reason.
     """
 
-    films: int
+    images: int
     scores: Mapping[str, Estimate]
     reasons: Mapping[str, int]
     errors: Mapping[str, str]
@@ -55,11 +55,11 @@ class Abstention:
         if self.reasons:
             rows = [[_sentence(reason), str(count)] for reason, count in self.reasons.items()]
             blocks.append(Table(["why it could not say", "films"], rows))
-        for film, error in list(self.errors.items())[:5]:
-            blocks.append(Words(f"{film}: {error}", warning=True))
+        for image, error in list(self.errors.items())[:5]:
+            blocks.append(Words(f"{image}: {error}", warning=True))
         if len(self.errors) > 5:
-            blocks.append(Words(f"{len(self.errors) - 5} more films could not be read; report.json lists them."))
-        return [Section("When it cannot say", f"Of {self.films} films that were asked about.", blocks)]
+            blocks.append(Words(f"{len(self.errors) - 5} more images could not be read; report.json lists them."))
+        return [Section("When it cannot say", f"Of {self.images} images that were asked about.", blocks)]
 
 
 def score_abstention(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> Abstention | None:
@@ -88,7 +88,7 @@ def score_abstention(answers: Answers, *, resamples: int = 1000, seed: int = 0) 
     scores = bootstrap_many(
         lambda weights: {name: weighted_mean(weights, column) for name, column in values.items()},
         groups=answers.patients,
-        films={name: ~np.isnan(column) for name, column in values.items()},
+        images={name: ~np.isnan(column) for name, column in values.items()},
         shares=tuple(values),
         resamples=resamples,
         seed=seed,
@@ -99,4 +99,4 @@ def score_abstention(answers: Answers, *, resamples: int = 1000, seed: int = 0) 
 
 
 def _sentence(reason: str) -> str:
-    return "The film cannot be read." if reason == "cannot-be-read" else in_words(reason)
+    return "The image cannot be read." if reason == "cannot-be-read" else in_words(reason)

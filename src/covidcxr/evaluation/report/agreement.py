@@ -41,9 +41,9 @@ class InfectionAgreement:
         places: Bias and limits of agreement, by the names of `covidcxr.evaluation.agreement.PLACES`.
         dice: Dice of the infection, by the names of `covidcxr.evaluation.agreement.SEVERITIES`.
         outside: Share of the reader's infection that lies outside the lungs and so counts in no fraction; means over
-            films on which a reader outlined any.
-        lungs: In how many films the lungs are those of the "reader" and of the "pipeline".
-        left_out: Films that do not count, by reason.
+            images on which a reader outlined any.
+        lungs: In how many images the lungs are those of the "reader" and of the "pipeline".
+        left_out: Images that do not count, by reason.
     """
 
     places: Mapping[str, Agreement]
@@ -61,7 +61,7 @@ class InfectionAgreement:
         blocks: list[Block] = []
         if self.places:
             figure = plot_agreement({PLACES[place]: one for place, one in self.places.items()})
-            shown = "Solid: bias. Dashed: limits of agreement. Pale: their intervals. A dot a film."
+            shown = "Solid: bias. Dashed: limits of agreement. Pale: their intervals. A dot an image."
             alt = "Bland-Altman plots of the infected fraction: predicted less read over their mean"
             blocks += [self._fractions(), as_picture(figure, alt, shown), self._severities()]
             blocks.append(Words(self._whose_lungs()))
@@ -69,7 +69,7 @@ class InfectionAgreement:
             blocks.append(Words(left))
         lead = (
             "How much of the lungs is infected, predicted and as readers outlined it, within the same lungs. The bias "
-            "is the mean of predicted less read. Between the limits of agreement lie 95 % of the films, if differences "
+            "is the mean of predicted less read. Between the limits of agreement lie 95 % of the images, if differences "
             "are spread normally (Bland and Altman, Lancet 1986)."
         )
         return [Section("Infected fraction", lead, blocks)]
@@ -97,7 +97,7 @@ class InfectionAgreement:
         return Table(["infected, as read", "films", "patients", "Dice of the infection"], rows, caption)
 
     def _whose_lungs(self) -> str:
-        told = f"The lungs are the reader's on {self.lungs['reader']} films, else the pipeline's."
+        told = f"The lungs are the reader's on {self.lungs['reader']} images, else the pipeline's."
         if self.outside is not None:
             one = self.outside
             part = f"{100 * one.value:.1f} %"
@@ -141,7 +141,7 @@ def _draw_agreement(axis: Axes, one: Agreement) -> None:
 
 
 def score_agreement(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> InfectionAgreement | None:
-    """Compare infected fractions with the readers'; None where no film has an infection outlined by both.
+    """Compare infected fractions with the readers'; None where no image has an infection outlined by both.
 
     Args:
         answers: Rows of `covidcxr.evaluation.films.pipeline_rows`.
@@ -175,7 +175,7 @@ def score_agreement(answers: Answers, *, resamples: int = 1000, seed: int = 0) -
 
 
 def _standing(row: Mapping[str, Any]) -> str:
-    """Return whose lungs a film is measured in, else why it is not measured."""
+    """Return whose lungs an image is measured in, else why it is not measured."""
     return "error" if row.get("error") else str(row.get("lungs_by") or "no-reader")
 
 
@@ -187,7 +187,7 @@ def _fraction(answers: Answers, name: str) -> np.ndarray:
 
 
 def _dice_by_severity(answers: Answers) -> dict[str, np.ndarray]:
-    """Return the Dice of each film, NaN but for the films of a severity; severities without films are absent."""
+    """Return the Dice of each image, NaN but for the images of a severity; severities without images are absent."""
     dice, found = answers.numbers("dice_infection"), [row.get("severity") for row in answers.rows]
     if unknown := set(found) - {*SEVERITIES, None}:
         raise ConfigError(f"The column 'severity' must hold {', '.join(SEVERITIES)}, not {unknown.pop()!r}.")

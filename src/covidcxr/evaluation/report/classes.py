@@ -36,8 +36,8 @@ def plot_curves(
     """Draw the curves of classes, each against the rest.
 
     Args:
-        answers: The films.
-        classes: Numbers of the classes to draw; those without films of both kinds are left out.
+        answers: The images.
+        classes: Numbers of the classes to draw; those without images of both kinds are left out.
         point: Specificity, sensitivity and precision at an operating point, which is marked.
 
     Returns:
@@ -89,9 +89,9 @@ class ClassScores:
 
     Attributes:
         scores: By name, as `classification_metrics` or `finding_metrics` names them.
-        support: By class: films and patients.
+        support: By class: images and patients.
         confusion: Rows = true class, columns = answer, in the order of `support`; empty for findings.
-        answers: The films behind them.
+        answers: The images behind them.
     """
 
     scores: Mapping[str, Estimate]
@@ -106,22 +106,22 @@ class ClassScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        support = {name: {"films": films, "patients": patients} for name, (films, patients) in self.support.items()}
+        support = {name: {"films": images, "patients": patients} for name, (images, patients) in self.support.items()}
         return {"scores": plain(self.scores), "support": support, "confusion": plain(self.confusion)}
 
     def sections(self) -> list[Section]:
         """Return the parts of the report."""
-        absent = [name for name, (films, _) in self.support.items() if not films]
+        absent = [name for name, (images, _) in self.support.items() if not images]
         blocks: list[Block] = [
-            Words(f"No film shows {name}: it has no sensitivity and no AUROC.", warning=True) for name in absent
+            Words(f"No image shows {name}: it has no sensitivity and no AUROC.", warning=True) for name in absent
         ]
         if self.means:
             figure = plot_estimates({in_words(name): one for name, one in self.means.items()}, title="all classes")
             blocks.append(as_picture(figure, "Scores over all classes with their intervals"))
         found = [part for part in _PARTS if any(f"{part}_{name}" in self.scores for name in self.support)]
         rows = [
-            [name, str(films), str(patients), *(_cell(self.scores.get(f"{part}_{name}")) for part in found)]
-            for name, (films, patients) in self.support.items()
+            [name, str(images), str(patients), *(_cell(self.scores.get(f"{part}_{name}")) for part in found)]
+            for name, (images, patients) in self.support.items()
         ]
         blocks.append(Table(["class", "films", "patients", *map(in_words, found)], rows, "Each class"))
         lead = "One class against the rest; the answer is the most probable one."
@@ -146,19 +146,19 @@ def score_classes(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> 
     """Score a classifier.
 
     Args:
-        answers: The films.
+        answers: The images.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Returns:
-        None where there is no classifier, or no film is both labelled and answered.
+        None where there is no classifier, or no image is both labelled and answered.
     """
     answers = answers.scored
     if not len(answers) or not answers.classes:
         return None
     support = {
-        name: (int(films.sum()), answers.number_of(films))
-        for name, films in zip(answers.classes, (answers.truths == 1).T, strict=True)
+        name: (int(images.sum()), answers.number_of(images))
+        for name, images in zip(answers.classes, (answers.truths == 1).T, strict=True)
     }
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     if not answers.exclusive:
@@ -173,7 +173,7 @@ def score_classes(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> 
 
 
 def exclusive_rows(answers: Answers) -> list[dict[str, Any]]:
-    """Return rows of labelled films as the pictures want them."""
+    """Return rows of labelled images as the pictures want them."""
     names = [on_picture(name) for name in answers.classes]
     if len(set(names)) < len(names):
         names = [f"{number} {name}" for number, name in enumerate(names, 1)]
@@ -196,10 +196,10 @@ class PointScores:
     Attributes:
         class_name: The class that is called.
         threshold: From this probability up.
-        point: How the threshold was chosen; None = there were no validation films: it is 0.5.
-        prevalence: Share of the sick where the answers are used; None = as in these films.
+        point: How the threshold was chosen; None = there were no validation images: it is 0.5.
+        prevalence: Share of the sick where the answers are used; None = as in these images.
         scores: `sensitivity`, `specificity`, `ppv`, `npv`, `prevalence`.
-        answers: The films behind them.
+        answers: The images behind them.
     """
 
     class_name: str
@@ -223,12 +223,12 @@ class PointScores:
         """Return the part of the report."""
         if self.point is None:
             words = Words(
-                f"No validation films were given, so no threshold could be chosen: {self.class_name} is called from a "
+                f"No validation images were given, so no threshold could be chosen: {self.class_name} is called from a "
                 f"probability of 0.5 up.",
                 warning=True,
             )
         else:
-            words = Words(f"The threshold: {self.point}. These films took no part in the choice.")
+            words = Words(f"The threshold: {self.point}. These images took no part in the choice.")
         where = "these films" if self.prevalence is None else f"a place where {self.prevalence:.1%} are sick"
         names = {"ppv": f"PPV in {where}", "npv": f"NPV in {where}"}
         rows = [
@@ -241,7 +241,7 @@ class PointScores:
         found = self._share_right()
         mark = self.scores["specificity"].value, self.scores["sensitivity"].value, found
         if picture := plot_curves(self.answers, [number], mark):
-            caption = "Left the ROC curve, right precision and recall on these films; the cross is the operating point"
+            caption = "Left the ROC curve, right precision and recall on these images; the cross is the operating point"
             blocks.append(as_picture(picture, f"Curves of {self.class_name} against the rest", caption))
         lead = f"How often {self.class_name} is found, and what a yes and a no are worth."
         return [Section("Operating point", lead, blocks)]
@@ -262,19 +262,19 @@ def score_point(
     resamples: int = 1000,
     seed: int = 0,
 ) -> PointScores | None:
-    """Choose a threshold on validation films and score it on others.
+    """Choose a threshold on validation images and score it on others.
 
     Args:
-        answers: The films.
-        validation: Other films of the same model; None = there are none: the threshold is 0.5.
+        answers: The images.
+        validation: Other images of the same model; None = there are none: the threshold is 0.5.
         positive: Number of the class looked for.
-        sensitivity: What is wanted of the threshold on the validation films, in (0, 1].
-        prevalence: Share of the sick where the answers are used; None = as in these films.
+        sensitivity: What is wanted of the threshold on the validation images, in (0, 1].
+        prevalence: Share of the sick where the answers are used; None = as in these images.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Returns:
-        None where no class is looked for, or no film tells whether it is of that class.
+        None where no class is looked for, or no image tells whether it is of that class.
     """
     answers = answers.scored
     if positive is None or not len(answers):

@@ -15,12 +15,12 @@ from covidcxr.evaluation.predictions.predictions import TRAITS, Answers
 from covidcxr.evaluation.report.mask_scores import MaskScores
 from covidcxr.evaluation.report.subgroups import find_groups
 from covidcxr.page import Block, Gallery, Picture, Section, Table, Words
-from covidcxr.pipeline.prediction import Prediction, as_film
+from covidcxr.pipeline.prediction import Prediction, as_image
 
 if TYPE_CHECKING:
-    from covidcxr.evaluation.predictions.run_pipeline import FilmShelf, Look
+    from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, Look
 
-__all__ = ["Mistake", "MistakeGroup", "Mistakes", "find_mistakes", "FilmGallery", "draw_gallery"]
+__all__ = ["Mistake", "MistakeGroup", "Mistakes", "find_mistakes", "ImageGallery", "draw_gallery"]
 
 SHOWN = 12
 
@@ -30,7 +30,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Mistake:
-    """A film that was answered wrong.
+    """An image that was answered wrong.
 
     Attributes:
         image_id: Names it.
@@ -55,16 +55,16 @@ class Mistake:
 
 @dataclass(frozen=True)
 class MistakeGroup:
-    """Mistakes among the films of a group.
+    """Mistakes among the images of a group.
 
     Attributes:
-        trait: "source", "view", "sex", "age", "fold", or "" = all films.
+        trait: "source", "view", "sex", "age", "fold", or "" = all images.
         name: The trait's value.
-        missed: Films of the class looked for that were called something else.
-        sick: Films of that class.
+        missed: Images of the class looked for that were called something else.
+        sick: Images of that class.
         sick_patients: Their patients.
-        alarms: Other films that were called that class.
-        others: Films of other classes.
+        alarms: Other images that were called that class.
+        others: Images of other classes.
         other_patients: Their patients.
     """
 
@@ -85,7 +85,7 @@ class Mistakes:
     Attributes:
         positive: The class looked for; of findings or several classes without one, "a class".
         mistakes: Surest first.
-        groups: All films first.
+        groups: All images first.
     """
 
     positive: str
@@ -110,7 +110,7 @@ class Mistakes:
     def sections(self) -> list[Section]:
         """Return the part of the report, without pictures."""
         if not self.mistakes:
-            return [Section("Errors", "No film was answered wrong.")]
+            return [Section("Errors", "No image was answered wrong.")]
         blocks: list[Block] = []
         if self.groups:
             blocks.append(self._group_table())
@@ -139,14 +139,14 @@ class Mistakes:
 
 
 def find_mistakes(answers: Answers, *, positive: int | None) -> Mistakes | None:
-    """Find the films that were answered wrong.
+    """Find the images that were answered wrong.
 
     Args:
-        answers: The films. Of exclusive classes the most probable is the answer; of findings those from 0.5 up.
+        answers: The images. Of exclusive classes the most probable is the answer; of findings those from 0.5 up.
         positive: Number of the class looked for.
 
     Returns:
-        None where there is no classifier, or no film is both labelled and answered.
+        None where there is no classifier, or no image is both labelled and answered.
     """
     answers = answers.scored
     if not len(answers) or not answers.classes:
@@ -163,13 +163,13 @@ def _exclusive(answers: Answers, positive: int | None) -> Sequence[Mistake]:
     return [
         _mistake(
             answers,
-            film,
+            image,
             answers.classes[truth],
             answers.classes[answer],
-            float(answers.probabilities[film, answer]),
+            float(answers.probabilities[image, answer]),
             kinds[truth == positive] if positive in (truth, answer) else "mixed up",
         )
-        for film, (truth, answer) in enumerate(zip(answers.labels.tolist(), called.tolist(), strict=True))
+        for image, (truth, answer) in enumerate(zip(answers.labels.tolist(), called.tolist(), strict=True))
         if truth != answer
     ]
 
@@ -177,17 +177,17 @@ def _exclusive(answers: Answers, positive: int | None) -> Sequence[Mistake]:
 def _findings(answers: Answers) -> Sequence[Mistake]:
     found = []
     called = answers.probabilities >= 0.5
-    for film, c in np.argwhere(~np.isnan(answers.truths) & ((answers.truths == 1) != called)).tolist():
-        name, chance = answers.classes[c], float(answers.probabilities[film, c])
-        if called[film, c]:
-            found.append(_mistake(answers, film, f"no {name}", name, chance, "false alarm"))
+    for image, c in np.argwhere(~np.isnan(answers.truths) & ((answers.truths == 1) != called)).tolist():
+        name, chance = answers.classes[c], float(answers.probabilities[image, c])
+        if called[image, c]:
+            found.append(_mistake(answers, image, f"no {name}", name, chance, "false alarm"))
         else:
-            found.append(_mistake(answers, film, name, f"no {name}", 1 - chance, "missed"))
+            found.append(_mistake(answers, image, name, f"no {name}", 1 - chance, "missed"))
     return found
 
 
-def _mistake(answers: Answers, film: int, truth: str, answer: str, confidence: float, kind: str) -> Mistake:
-    row = answers.rows[film]
+def _mistake(answers: Answers, image: int, truth: str, answer: str, confidence: float, kind: str) -> Mistake:
+    row = answers.rows[image]
     image_id, patient, source, fold = (
         "" if row.get(name) is None else str(row[name]) for name in ("image_id", "patient_id", "source", "fold")
     )
@@ -199,20 +199,20 @@ def _groups(answers: Answers, positive: int) -> Sequence[MistakeGroup]:
     most_probable = answers.probabilities.argmax(1) == positive
     called = most_probable if answers.exclusive else answers.probabilities[:, positive] >= 0.5
     everyone = {("", "all films"): np.ones(len(answers), bool)}
-    found = {(trait, name): films for trait in TRAITS for name, films in find_groups(answers, trait).items()}
+    found = {(trait, name): images for trait in TRAITS for name, images in find_groups(answers, trait).items()}
     seen = {trait for trait in TRAITS if len(answers.groups(trait)) > 1}
     return [
         MistakeGroup(
             trait,
             name,
-            int((films & known & truth & ~called).sum()),
-            int((films & truth).sum()),
-            answers.number_of(films & truth),
-            int((films & known & ~truth & called).sum()),
-            int((films & known & ~truth).sum()),
-            answers.number_of(films & known & ~truth),
+            int((images & known & truth & ~called).sum()),
+            int((images & truth).sum()),
+            answers.number_of(images & truth),
+            int((images & known & ~truth & called).sum()),
+            int((images & known & ~truth).sum()),
+            answers.number_of(images & known & ~truth),
         )
-        for (trait, name), films in (everyone | found).items()
+        for (trait, name), images in (everyone | found).items()
         if not trait or trait in seen
     ]
 
@@ -220,20 +220,20 @@ def _groups(answers: Answers, positive: int) -> Sequence[MistakeGroup]:
 HEIGHT = 320
 
 
-"""Of a film in the gallery, in pixels."""
+"""Of an image in the gallery, in pixels."""
 
 
 TRUE_COLOR = (60, 230, 120)
 
 
 @dataclass(frozen=True)
-class FilmGallery:
+class ImageGallery:
     """Films to look at.
 
     Attributes:
         mistakes: Of the surest wrong answers.
         masks: Of the worst masks.
-        missing: How many films were to be shown and could not be found or read.
+        missing: How many images were to be shown and could not be found or read.
     """
 
     mistakes: tuple[Picture, ...] = field(repr=False)
@@ -249,10 +249,10 @@ class FilmGallery:
         """Return the parts of the report."""
         sections = []
         outlines = "; ".join(f"{name.replace('_', ' ')} {word}" for name, word in _COLOR_WORDS.items())
-        key = Words(f"Outlines: {outlines}; true masks green. These are films of patients: mind who sees this page.")
+        key = Words(f"Outlines: {outlines}; true masks green. These are images of patients: mind who sees this page.")
         if self.mistakes:
             blocks: list[Block] = [key, Gallery(self.mistakes)]
-            lead = "Left the film with its masks, right what spoke for the wrong answer, where a model was at hand."
+            lead = "Left the image with its masks, right what spoke for the wrong answer, where a model was at hand."
             sections.append(Section("The surest errors", lead, blocks))
         if self.masks:
             sections.append(
@@ -262,7 +262,7 @@ class FilmGallery:
             sections[-1] = Section(
                 sections[-1].title,
                 sections[-1].lead,
-                [*sections[-1].blocks, Words(f"{self.missing} more films could not be found or read.")],
+                [*sections[-1].blocks, Words(f"{self.missing} more images could not be found or read.")],
             )
         return sections
 
@@ -271,13 +271,13 @@ _COLOR_WORDS = {"lung": "violet", "lung_field": "blue", "infection": "red"}
 
 
 def draw_gallery(
-    answers: Answers, shelf: FilmShelf, *, mistakes: Mistakes | None = None, masks: MaskScores | None = None
-) -> FilmGallery | None:
-    """Open the films of errors and of bad masks again and draw them.
+    answers: Answers, shelf: ImageLookup, *, mistakes: Mistakes | None = None, masks: MaskScores | None = None
+) -> ImageGallery | None:
+    """Open the images of errors and of bad masks again and draw them.
 
     Args:
         answers: The rows.
-        shelf: The films and the pipelines that answered.
+        shelf: The images and the pipelines that answered.
         mistakes: Their surest ones are shown.
         masks: Their worst ones are shown.
 
@@ -294,7 +294,7 @@ def draw_gallery(
             continue
         source = f", {one.source}" if one.source else ""
         caption = f"{one.image_id}{source}: is {one.truth}, called {one.answer} ({one.confidence:.2f})"
-        wrong.append(Picture(_as_png(_film_and_heat(look)), f"Film of {one.truth} called {one.answer}", caption))
+        wrong.append(Picture(_as_png(_image_and_heat(look)), f"Film of {one.truth} called {one.answer}", caption))
     for image_id, name, dice in masks.worst[: SHOWN // 2] if masks else ():
         look = shelf.look(rows[image_id])
         if look is None:
@@ -302,24 +302,24 @@ def draw_gallery(
             continue
         caption = f"{image_id}: {name.replace('_', ' ')}, Dice {dice:.3f}"
         bad.append(Picture(_as_png([_with_outlines(look, [name])]), f"Film whose {name} fits badly", caption))
-    return FilmGallery(tuple(wrong), tuple(bad), missing) if wrong or bad else None
+    return ImageGallery(tuple(wrong), tuple(bad), missing) if wrong or bad else None
 
 
-def _film_and_heat(look: Look) -> list[UInt8[np.ndarray, "height width 3"]]:
+def _image_and_heat(look: Look) -> list[UInt8[np.ndarray, "height width 3"]]:
     drawn = list(look.answer.masks) if look.answer is not None else []
     pictures = [_with_outlines(look, drawn)]
     if look.heat is not None:
-        pictures.append(look.heat.overlay(as_film(look.film)))
+        pictures.append(look.heat.overlay(as_image(look.image)))
     return pictures
 
 
 def _with_outlines(look: Look, names: Sequence[str]) -> UInt8[np.ndarray, "height width 3"]:
     import cv2
 
-    film = as_film(look.film)
+    image = as_image(look.image)
     masks = {} if look.answer is None else {name: mask for name, mask in look.answer.masks.items() if name in names}
-    picture = Prediction("", None, {}, (), masks, film).overlay()
-    thickness = max(1, round(max(film.shape) / 300))
+    picture = Prediction("", None, {}, (), masks, image).overlay()
+    thickness = max(1, round(max(image.shape) / 300))
     for name, mask in look.masks.items():
         if name in names or not names:
             outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
 from covidcxr.evaluation.predictions.predictions import Answers, looked_for
-from covidcxr.evaluation.predictions.run_pipeline import FilmShelf
+from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
 from covidcxr.evaluation.report.abstention import score_abstention
 from covidcxr.evaluation.report.agreement import score_agreement
 from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
@@ -54,7 +54,7 @@ class Evaluation:
 
     Attributes:
         name: Names the model or the run.
-        answers: The films.
+        answers: The images.
         positive: The class looked for; None = none.
         verdict: In a sentence, and in a table of questions.
         parts: By name, in the order of the page; each has `to_dict` and `sections`.
@@ -118,7 +118,7 @@ class Evaluation:
     def page(self) -> Page:
         """Return the page."""
         notes = [
-            "For research only, not for clinical use. Intervals are of 95 %, resampled over patients, not films.",
+            "For research only, not for clinical use. Intervals are of 95 %, resampled over patients, not images.",
             *self.notes,
         ]
         return Page(f"Evaluation of {self.name}", self.verdict.sentence, self.facts, self.sections(), " ".join(notes))
@@ -133,22 +133,22 @@ def evaluate_rows(
     sensitivity: float = 0.95,
     prevalence: float | None = None,
     parts: Mapping[str, Part | None] | None = None,
-    shelf: FilmShelf | None = None,
+    shelf: ImageLookup | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluate predictions, made here or elsewhere.
 
     Args:
-        rows: A row a film, as `covidcxr test` writes them; see `covidcxr.evaluation.read_rows`.
-        validation: Rows of validation films, on which the operating point is chosen; None = there are none.
+        rows: A row an image, as `covidcxr test` writes them; see `covidcxr.evaluation.read_rows`.
+        validation: Rows of validation images, on which the operating point is chosen; None = there are none.
         name: Names the model or the run.
         positive: The class looked for; by default COVID-19, or the second of two.
-        sensitivity: What is wanted of the operating point on validation films, in (0, 1].
-        prevalence: Share of the sick where the answers are used, for predictive values; None = as in these films.
+        sensitivity: What is wanted of the operating point on validation images, in (0, 1].
+        prevalence: Share of the sick where the answers are used, for predictive values; None = as in these images.
         parts: Further parts, by name: an audit of the data ("audit"), "regions", "held_out", "robustness", ...; the
             verdict takes them into account.
-        shelf: The films behind the rows: the surest errors and the worst masks are shown. None = no film is opened.
+        shelf: The images behind the rows: the surest errors and the worst masks are shown. None = no image is opened.
         resamples: How often to resample patients.
         seed: Same seed, same numbers.
 
@@ -218,12 +218,14 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> dict[str, Path]:
 def _notes(answers: Answers) -> list[str]:
     notes = []
     if not answers.patients_known:
-        notes.append("No patients are told: every film counts as a patient of its own, so intervals may be too narrow.")
+        notes.append(
+            "No patients are told: every image counts as a patient of its own, so intervals may be too narrow."
+        )
     elif any(patient is None for patient in answers.patients):
         lacking = sum(patient is None for patient in answers.patients)
-        notes.append(f"The patients of {lacking} films are not known: each counts as one of its own.")
+        notes.append(f"The patients of {lacking} images are not known: each counts as one of its own.")
     if answers.classes and (left := len(answers) - len(answers.scored)):
-        notes.append(f"{left} films have no label or no answer and count in no score of classes.")
+        notes.append(f"{left} images have no label or no answer and count in no score of classes.")
     if answers.number_of() < LEAST:
         notes.append(f"There are fewer than {LEAST} patients: no interval of so few is to be trusted.")
     return notes

@@ -1,4 +1,4 @@
-"""The few scores by which groups of films, models and shortcuts are compared, on any part of the films."""
+"""The few scores by which groups of images, models and shortcuts are compared, on any part of the images."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Weights: TypeAlias = Float[np.ndarray, "resamples films"]
 
 @dataclass(frozen=True)
 class Score:
-    """A score that can be asked of any part of the films.
+    """A score that can be asked of any part of the images.
 
     Attributes:
-        statistic: Weights [resamples, films] and the films that count -> one number a resample.
-        kinds: The films of each kind that it needs: of an AUROC those with the class and those without.
+        statistic: Weights [resamples, films] and the images that count -> one number a resample.
+        kinds: The images of each kind that it needs: of an AUROC those with the class and those without.
         chance: What guessing scores; None = no such thing.
     """
 
@@ -48,9 +48,9 @@ class Score:
     kinds: tuple[Bool[np.ndarray, " films"], ...] = field(repr=False)
     chance: float | None = None
 
-    def too_few(self, answers: Answers, films: Bool[np.ndarray, " films"]) -> int | None:
-        """Return how few patients of a kind there are among the films, if fewer than `LEAST`; else None."""
-        least = min(answers.number_of(films & kind) for kind in self.kinds)
+    def too_few(self, answers: Answers, images: Bool[np.ndarray, " films"]) -> int | None:
+        """Return how few patients of a kind there are among the images, if fewer than `LEAST`; else None."""
+        least = min(answers.number_of(images & kind) for kind in self.kinds)
         return least if least < LEAST else None
 
 
@@ -59,7 +59,7 @@ def chief_scores(answers: Answers, positive: int | None = None) -> dict[str, Sco
     `specificity`; of findings `auroc`; of masks their Dice.
 
     Args:
-        answers: All films; those without label or answer count in no score of classes.
+        answers: All images; those without label or answer count in no score of classes.
         positive: Number of the class looked for.
     """  # noqa: D205 - one purpose, two lines
     scores: dict[str, Score] = {}
@@ -86,14 +86,14 @@ def _auroc(answers: Answers, known: np.ndarray, positive: int | None) -> Score:
     kinds = [known[:, c] & (answers.truths[:, c] == kind) for c in asked for kind in (1, 0)]
     present = [kind for kind in kinds if kind.any()] or kinds
 
-    ranked: dict[bytes, list[Ranking]] = {}  # films are sorted once, not once for every few resamples
+    ranked: dict[bytes, list[Ranking]] = {}  # images are sorted once, not once for every few resamples
 
-    def statistic(weights: Weights, films: np.ndarray) -> np.ndarray:
-        part = films.tobytes()
+    def statistic(weights: Weights, images: np.ndarray) -> np.ndarray:
+        part = images.tobytes()
         if part not in ranked:
-            told = [c for c in asked if _both(answers.truths[films, c], known[films, c])]
-            ranked[part] = [rank(answers.probabilities[films, c], answers.truths[films, c]) for c in told]
-        areas = [ranking.areas(weights[:, films])[0] for ranking in ranked[part]]
+            told = [c for c in asked if _both(answers.truths[images, c], known[images, c])]
+            ranked[part] = [rank(answers.probabilities[images, c], answers.truths[images, c]) for c in told]
+        areas = [ranking.areas(weights[:, images])[0] for ranking in ranked[part]]
         return np.asarray(np.mean(areas, axis=0)) if areas else np.full(len(weights), np.nan)
 
     return Score(statistic, tuple(present), 0.5)
@@ -115,39 +115,39 @@ def _rates(answers: Answers, known: np.ndarray, positive: int | None) -> dict[st
 
 
 def _mean(values: np.ndarray) -> Callable[[Weights, np.ndarray], np.ndarray]:
-    def statistic(weights: Weights, films: np.ndarray) -> np.ndarray:
-        return weighted_mean(weights[:, films], values[films])
+    def statistic(weights: Weights, images: np.ndarray) -> np.ndarray:
+        return weighted_mean(weights[:, images], values[images])
 
     return statistic
 
 
 def rank(score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"]) -> Ranking:
-    """Sort films for the AUROC of a class against the rest; those of which either is unknown (NaN) are left out."""
+    """Sort images for the AUROC of a class against the rest; those of which either is unknown (NaN) are left out."""
     return Ranking(np.where(np.isnan(truth), np.nan, score), truth == 1)
 
 
 def stratified_auroc(
     weights: Weights, score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"], strata: np.ndarray
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the AUROC of a class against the rest, comparing only films of the same stratum.
+    """Return the AUROC of a class against the rest, comparing only images of the same stratum.
 
-    It is the share of pairs (one film with the class, one without, both of one source, say) that are ranked right.
+    It is the share of pairs (one image with the class, one without, both of one source, say) that are ranked right.
 
     Args:
         weights: [resamples, films].
         score: NaN = not answered.
         truth: 1, 0 or NaN = not labelled.
-        strata: Stratum of each film.
+        strata: Stratum of each image.
     """
     right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
     known = ~np.isnan(truth) & ~np.isnan(score)
     for stratum in np.unique(strata):
-        films = (strata == stratum) & known
-        sick = truth[films] == 1
+        images = (strata == stratum) & known
+        sick = truth[images] == 1
         if sick.any() and not sick.all():
-            drawn = weights[:, films]
+            drawn = weights[:, images]
             count = drawn[:, sick].sum(1) * drawn[:, ~sick].sum(1)
-            right += np.nan_to_num(weighted_auroc(drawn, score[films], sick)) * count
+            right += np.nan_to_num(weighted_auroc(drawn, score[images], sick)) * count
             pairs += count
     return ratio(right, pairs)
 

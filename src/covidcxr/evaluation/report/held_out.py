@@ -1,4 +1,4 @@
-"""Leave-one-source-out: every source tested by a model that never saw a film from there."""
+"""Leave-one-source-out: every source tested by a model that never saw an image from there."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class HeldOutSources:
 
     Attributes:
         pooled: Scores over all of them.
-        sources: By held-out source, the scores of its films.
-        mixed: By held-out source (and "all"), the scores of the same films where the source was trained on.
+        sources: By held-out source, the scores of its images.
+        mixed: By held-out source (and "all"), the scores of the same images where the source was trained on.
         losses: By score: mixed less held out, paired; empty without a mixed test.
     """
 
@@ -48,9 +48,9 @@ class HeldOutSources:
         if name is not None:
             shown = {"all held-out sources": self.pooled[name]}
             if "all" in self.mixed:
-                shown["the same films, source trained on"] = self.mixed["all"][name]
+                shown["the same images, source trained on"] = self.mixed["all"][name]
             figure = plot_estimates(shown, title=in_words(name), chance=0.5 if "auroc" in name else None)
-            blocks.append(as_picture(figure, f"{in_words(name)} on held-out sources and on the same films when mixed"))
+            blocks.append(as_picture(figure, f"{in_words(name)} on held-out sources and on the same images when mixed"))
         if self.losses:
             told = "; ".join(
                 f"{in_words(one)} {-self.losses[one].value:+.3f} " + _ends(self.losses[one])
@@ -58,12 +58,12 @@ class HeldOutSources:
             )
             blocks.append(Words(f"From the mixed test to sources that were never seen: {told}."))
         else:
-            blocks.append(Words("No mixed test of the same films was given beside it, so the loss cannot be told."))
+            blocks.append(Words("No mixed test of the same images was given beside it, so the loss cannot be told."))
         blocks.append(self._table())
         blocks.append(
             Words("A source with one label has no AUROC. Scores over all sources pool answers of several models.")
         )
-        lead = "Each source was tested by a model that never saw a film from there: as if from another hospital."
+        lead = "Each source was tested by a model that never saw an image from there: as if from another hospital."
         return [Section("Held-out sources", lead, blocks)]
 
     def _table(self) -> Table:
@@ -85,16 +85,16 @@ def is_held_out(rows: Rows) -> bool:
 
 
 def score_held_out(rows: Rows, mixed: Rows | None = None, *, resamples: int = 1000, seed: int = 0) -> HeldOutSources:
-    """Score leave-one-source-out, beside a mixed test of the same films.
+    """Score leave-one-source-out, beside a mixed test of the same images.
 
     Args:
         rows: Pooled rows whose `fold` is "without-SOURCE".
-        mixed: Rows of a test of the same films in which no source was held out, say a cross-validation.
+        mixed: Rows of a test of the same images in which no source was held out, say a cross-validation.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Raises:
-        ConfigError: If the two tests have no film in common.
+        ConfigError: If the two tests have no image in common.
     """
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     parts: dict[str, list[Mapping[str, Any]]] = {}
@@ -107,8 +107,8 @@ def score_held_out(rows: Rows, mixed: Rows | None = None, *, resamples: int = 10
     same = [row for row in mixed if str(row.get("image_id")) in tested]
     beside: dict[str, Mapping[str, Estimate]] = {"all": score_rows(same, **settings)} if same else {}
     for source, part in parts.items():
-        films = {str(row.get("image_id")) for row in part}
-        if found := [row for row in same if str(row.get("image_id")) in films]:
+        images = {str(row.get("image_id")) for row in part}
+        if found := [row for row in same if str(row.get("image_id")) in images]:
             beside[source] = score_rows(found, **settings)
     losses = compare_rows(mixed, rows, common=True, **settings)
     return HeldOutSources(score_rows(rows, **settings), held, beside, losses)

@@ -1,4 +1,4 @@
-"""Scores of masks as part of a report: how well they fit, and the films on which they fit worst."""
+"""Scores of masks as part of a report: how well they fit, and the images on which they fit worst."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class MaskScores:
     """Scores of masks.
 
     Attributes:
-        scores: Means over films, by name ("dice_lung").
-        worst: Image id, mask class and Dice of the films on which masks fit worst, worst first.
-        dice: By mask class: Dice of each film where the true mask is known.
+        scores: Means over images, by name ("dice_lung").
+        worst: Image id, mask class and Dice of the images on which masks fit worst, worst first.
+        dice: By mask class: Dice of each image where the true mask is known.
     """
 
     scores: Mapping[str, Estimate]
@@ -48,7 +48,7 @@ class MaskScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        worst = [{"image_id": film, "mask": name, "dice": dice} for film, name, dice in self.worst]
+        worst = [{"image_id": image, "mask": name, "dice": dice} for image, name, dice in self.worst]
         return {"scores": plain(self.scores), "worst": worst}
 
     def sections(self) -> list[Section]:
@@ -63,11 +63,11 @@ class MaskScores:
         if self.dice:
             blocks.append(self._picture())
         if self.worst:
-            cells = [[film, name.replace("_", " "), f"{dice:.3f}"] for film, name, dice in self.worst[: SHOWN // 2]]
+            cells = [[image, name.replace("_", " "), f"{dice:.3f}"] for image, name, dice in self.worst[: SHOWN // 2]]
             blocks.append(Table(["film", "mask", "Dice"], cells, "Where masks fit worst"))
         if "hd95" in found:
             blocks.append(Words("HD95: 95 % of the outline lies within so many pixels of the true one; 0 = perfect."))
-        lead = "How drawn masks overlap with the true ones; means over films whose true mask is known. 1 = perfect."
+        lead = "How drawn masks overlap with the true ones; means over images whose true mask is known. 1 = perfect."
         return [Section("Masks", lead, blocks)]
 
     def _picture(self) -> Any:
@@ -75,14 +75,14 @@ class MaskScores:
         for number, (axis, (name, values)) in enumerate(zip(axes, self.dice.items(), strict=True)):
             axis.hist(values, bins=np.linspace(0, 1, 41).tolist(), color=COLORS[number % len(COLORS)])
             axis.set(title=on_picture(name.replace("_", " ")), xlabel="Dice", ylabel="films", xlim=(0, 1))
-        return as_picture(figure, "How many films have which Dice", "Films by their Dice")
+        return as_picture(figure, "How many images have which Dice", "Films by their Dice")
 
 
 def score_masks(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> MaskScores | None:
-    """Average the scores of masks over films; None where no film has any.
+    """Average the scores of masks over images; None where no image has any.
 
     Args:
-        answers: The films.
+        answers: The images.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
     """
@@ -91,9 +91,9 @@ def score_masks(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> Ma
     scores = segmentation_metrics(answers.masks, answers.patients, resamples=resamples, seed=seed)
     dice = {name.removeprefix("dice_"): values for name, values in answers.masks.items() if name.startswith("dice_")}
     every = [
-        (str(answers.rows[film]["image_id"]), name, float(values[film]))
+        (str(answers.rows[image]["image_id"]), name, float(values[image]))
         for name, values in dice.items()
-        for film in np.flatnonzero(~np.isnan(values)).tolist()
+        for image in np.flatnonzero(~np.isnan(values)).tolist()
     ]
     worst = tuple(sorted(every, key=lambda entry: entry[2])[:SHOWN])
     return MaskScores(scores, worst, {name: values[~np.isnan(values)] for name, values in dice.items()})

@@ -16,7 +16,7 @@ KEPT = (
     "classes", "masks", "agreement", "answers", "point", "regions", "held_out", "shortcuts", "groups", "robustness",
     "lineage",
 )  # fmt: skip
-"""The parts of an evaluation that belong on a card: no film is named there."""
+"""The parts of an evaluation that belong on a card: no image is named there."""
 
 
 def model_card(evaluation: Evaluation) -> Page:
@@ -33,23 +33,23 @@ def model_card(evaluation: Evaluation) -> Page:
             "turned away by its answers."
         ),
         Words(
-            "Films that differ from those of this test (other hospitals, machines, children, lateral views, films of a "
+            "Films that differ from those of this test (other hospitals, machines, children, lateral views, images of a "
             "screen) were not asked about: there its scores are unknown."
         ),
     ]
     limits = [Words(note) for note in evaluation.notes]
-    limits.append(Words("Intervals are of 95 %, resampled over patients, not films."))
+    limits.append(Words("Intervals are of 95 %, resampled over patients, not images."))
     kept = [one for name in KEPT for one in evaluation.part_sections.get(name, ())]
     sections = [
         Section("What it is for", "", use),
         *evaluation.verdict.sections(),
         Section("How it was scored", "", limits),
-        *map(_without_films, kept),
+        *map(_without_images, kept),
     ]
     return Page(f"Model card: {evaluation.name}", evaluation.verdict.sentence, evaluation.facts, sections)
 
 
-def _without_films(section: Section) -> Section:
+def _without_images(section: Section) -> Section:
     def kept() -> Iterator[Words | Table]:
         for block in section.blocks:
             if isinstance(block, Words) or (isinstance(block, Table) and "film" not in block.columns):

@@ -1,4 +1,4 @@
-"""Several models on the same films side by side: compared runs, and the control that takes the lungs away."""
+"""Several models on the same images side by side: compared runs, and the control that takes the lungs away."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class Versus:
 
     Attributes:
         first: The model that the others are compared with.
-        scores: By model, the chief scores of its own films.
-        differences: By model but the first: paired differences, that model less the first, on the films of both.
-        films: By model but the first: how many films both were tested on.
+        scores: By model, the chief scores of its own images.
+        differences: By model but the first: paired differences, that model less the first, on the images of both.
+        images: By model but the first: how many images both were tested on.
     """
 
     first: str
     scores: Mapping[str, Mapping[str, Estimate]]
     differences: Mapping[str, Mapping[str, Estimate]]
-    films: Mapping[str, int]
+    images: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {"scores": plain(self.scores), "differences": plain(self.differences), "films": plain(self.films)}
+        return {"scores": plain(self.scores), "differences": plain(self.differences), "films": plain(self.images)}
 
     def sections(self) -> list[Section]:
         """Return the part of the report."""
         lead = (
             f"Every model beside {self.first}, on the same resampled patients: where the interval of a difference "
-            f"leaves out 0, these films tell the two apart."
+            f"leaves out 0, these images tell the two apart."
         )
         return [Section("Models compared", lead, self.blocks())]
 
@@ -61,7 +61,7 @@ class Versus:
             blocks.append(as_picture(figure, f"{in_words(name)} of each model"))
         names = list(dict.fromkeys(name for found in self.differences.values() for name in main_scores(found)))[:4]
         rows = [
-            [model, str(self.films[model]), *(_signed(found[name]) if name in found else "-" for name in names)]
+            [model, str(self.images[model]), *(_signed(found[name]) if name in found else "-" for name in names)]
             for model, found in self.differences.items()
         ]
         if rows:
@@ -72,11 +72,11 @@ class Versus:
 
 @dataclass(frozen=True)
 class RegionControl:
-    """One model trained three times: on the whole film, on the lungs alone, and on the film without them.
+    """One model trained three times: on the whole image, on the lungs alone, and on the image without them.
 
     Attributes:
         name: Of what differs besides the region; "" = nothing.
-        versus: The regions, compared with the film without the lungs.
+        versus: The regions, compared with the image without the lungs.
         runs: Names of the runs behind them.
     """
 
@@ -91,7 +91,7 @@ class RegionControl:
 
     @property
     def lungs_add(self) -> Estimate | None:
-        """AUROC on the whole film less that without the lungs, paired."""
+        """AUROC on the whole image less that without the lungs, paired."""
         return self.versus.differences.get("full", {}).get("macro_auroc")
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class RegionControl:
     def sections(self) -> list[Section]:
         """Return the part of the report."""
         lead = (
-            "The same network, trained and tested on the whole film, on the lungs alone and on the film with the lungs "
+            "The same network, trained and tested on the whole image, on the lungs alone and on the image with the lungs "
             "removed. What the last one scores is no merit of the first."
         )
         blocks = [*self.versus.blocks(), *(Words(text) for text in self._in_words())]
@@ -115,13 +115,13 @@ class RegionControl:
             if name is None or region not in whole:
                 continue
             gap = found[name]
-            told = f"{whole[region]} against the film without lungs: {in_words(name)} {_signed(gap)}. "
+            told = f"{whole[region]} against the image without lungs: {in_words(name)} {_signed(gap)}. "
             if gap.low > 0:
-                told += "The lungs add something that the rest of the film does not have."
+                told += "The lungs add something that the rest of the image does not have."
             elif gap.high < 0:
                 told += "It is worse: the answer lies outside the lungs."
             else:
-                told += "No difference is shown: these films do not show that the answer needs the lungs."
+                told += "No difference is shown: these images do not show that the answer needs the lungs."
             texts.append(told)
         left = self.background
         if left is not None and left.low > 0.5:
@@ -156,7 +156,7 @@ class Controls:
 def compare_models(
     models: Mapping[str, Rows], first: str | None = None, *, resamples: int = 1000, seed: int = 0
 ) -> Versus | None:
-    """Compare models with one of them, on the films that both were tested on.
+    """Compare models with one of them, on the images that both were tested on.
 
     Args:
         models: Rows by name.
@@ -168,7 +168,7 @@ def compare_models(
         None where there is one model only.
 
     Raises:
-        ConfigError: If two models have no film or class in common.
+        ConfigError: If two models have no image or class in common.
     """
     if len(models) < 2:
         return None

@@ -33,7 +33,7 @@ class Lineage:
 
     Attributes:
         command: As it was given.
-        data: Facts about the films: see `data_facts`; of a bare table its path and hash.
+        data: Facts about the images: see `data_facts`; of a bare table its path and hash.
         model: Facts about the model: its source, configs, and by file the SHA-256 of its weights.
         seed: Of the resampling.
         resamples: How often patients were resampled.
@@ -101,7 +101,7 @@ def data_facts(data: CXRDataModule, name: str = "") -> dict[str, Any]:
         "sources": ", ".join(sorted({record.source for record in records})),
         "left out": ", ".join(f"{count} {reason}" for reason, count in data.left_out.items()),
         "counts": counts,
-        "sha256 of the list of films (image_id, label, patient_id, split, size of the file)": hash_records(records),
+        "sha256 of the list of images (image_id, label, patient_id, split, size of the file)": hash_records(records),
     }
 
 
@@ -112,7 +112,7 @@ def model_facts(source: str) -> dict[str, Any]:
         source: A bundled name, a folder or a Hub repository.
     """
     folder = pretrained.fetch(source)
-    trained = "not known here: if it was trained on films of this test, its scores mean nothing"
+    trained = "not known here: if it was trained on images of this test, its scores mean nothing"
     return {"source": source, "trained on": trained, "sha256 of the weights": hash_weights(folder)}
 
 
@@ -135,7 +135,7 @@ def run_facts(run: RunFolder) -> dict[str, Any]:
 
 
 def hash_records(records: Iterable[Record]) -> str:
-    """Return the SHA-256 of a list of films: what they are called, labelled and split, and how large their files are.
+    """Return the SHA-256 of a list of images: what they are called, labelled and split, and how large their files are.
 
     Args:
         records: In any order.
@@ -168,7 +168,7 @@ def _hash(entries: Iterable[Sequence[str]]) -> str:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # not every film is a file: slices of a volume, films that are not there
+    except OSError:  # not every image is a file: slices of a volume, images that are not there
         return -1
 
 

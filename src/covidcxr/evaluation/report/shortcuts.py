@@ -29,18 +29,18 @@ Key: TypeAlias = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """The model's AUROC beside what needs no film, class by class against the rest.
+    """The model's AUROC beside what needs no image, class by class against the rest.
 
     Attributes:
-        model: AUROC of the model on all films; the mean over the classes.
+        model: AUROC of the model on all images; the mean over the classes.
         classes: By class: the model's AUROC. Of two exclusive classes one stands for both.
         guesses: By trait and class: AUROC of a guess from this trait alone, learnt on the other patients.
         leads: By trait and class: the model's AUROC less that of the guess, on the same resamples.
-        within: By trait ("source", "view") and class: AUROC among films that share the trait: the share of pairs, one
+        within: By trait ("source", "view") and class: AUROC among images that share the trait: the share of pairs, one
             with the class and one without, that are ranked right. NaN where no group holds both.
         losses: By trait and class: the AUROC of all pairs less that within the trait.
         by_group: By "trait group": the model's AUROC in each group with ten patients or more of all kinds.
-        one_label: By trait: how many groups hold films of one label alone, and how many groups there are.
+        one_label: By trait: how many groups hold images of one label alone, and how many groups there are.
     """
 
     model: Estimate
@@ -58,12 +58,14 @@ class Shortcuts:
 
     def sections(self) -> list[Section]:
         """Return the parts of the report."""
-        guessed = "How well a label is guessed without a film, from how frequent it is among others of the same group."
-        within = "A model that knows where a film comes from, or how it was taken, gains nothing from it here."
+        guessed = (
+            "How well a label is guessed without an image, from how frequent it is among others of the same group."
+        )
+        within = "A model that knows where an image comes from, or how it was taken, gains nothing from it here."
         told: dict[str, Estimate] = {}
         inside: dict[str, Estimate] = {}
         for name in self._shown():
-            told[f"this model, {name}"] = inside[f"all films, {name}"] = self.classes[name]
+            told[f"this model, {name}"] = inside[f"all images, {name}"] = self.classes[name]
             told |= {f"the {trait} alone, {name}": found[name] for trait, found in self.guesses.items()}
             inside |= {f"within one {trait}, {name}": found[name] for trait, found in self.within.items()}
         inside |= {f"only {group}": one for group, one in self.by_group.items()}
@@ -87,12 +89,12 @@ class Shortcuts:
 
     def _guesses_in_words(self) -> list[str]:
         texts = [
-            f"{pure} of {groups} {trait} groups hold films of one label alone: there the {trait} is the label."
+            f"{pure} of {groups} {trait} groups hold images of one label alone: there the {trait} is the label."
             for trait, (pure, groups) in self.one_label.items()
             if pure and groups > 1
         ]
         if not self.guesses:
-            texts.append("Neither source, view, sex nor age differs between these films, as far as the rows tell.")
+            texts.append("Neither source, view, sex nor age differs between these images, as far as the rows tell.")
         return texts
 
     def _within_in_words(self) -> list[str]:
@@ -100,10 +102,10 @@ class Shortcuts:
         for trait in ("source", "view"):
             found = self.within.get(trait)
             if found is None:
-                texts.append(f"The {trait} is not told, or all films share it.")
+                texts.append(f"The {trait} is not told, or all images share it.")
             elif lacking := [name for name, one in found.items() if math.isnan(one.value)]:
                 texts.append(
-                    f"No {trait} holds films both with and without {', '.join(lacking)}: what this model scores for it "
+                    f"No {trait} holds images both with and without {', '.join(lacking)}: what this model scores for it "
                     f"within one {trait} cannot be told from these data."
                 )
         return texts
@@ -113,13 +115,13 @@ def find_shortcuts(answers: Answers, *, positive: int | None, resamples: int = 1
     """Compare a classifier with guesses from the rows, and score it within one source and one view.
 
     Args:
-        answers: The films.
+        answers: The images.
         positive: Number of the class looked for.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Returns:
-        None where there is no classifier, or no film is both labelled and answered.
+        None where there is no classifier, or no image is both labelled and answered.
     """
     answers = answers.scored
     if not len(answers) or not answers.classes:
@@ -130,10 +132,10 @@ def find_shortcuts(answers: Answers, *, positive: int | None, resamples: int = 1
     guesses = {trait: _guess(answers, trait) for trait in strata}
     score = chief_scores(answers, positive)["auroc"]
     groups = {
-        f"{trait} {name}": films
+        f"{trait} {name}": images
         for trait in within
-        for name, films in find_groups(answers, trait).items()
-        if score.too_few(answers, films) is None
+        for name, images in find_groups(answers, trait).items()
+        if score.too_few(answers, images) is None
     }
 
     ranked = {c: rank(answers.probabilities[:, c], answers.truths[:, c]) for c in asked}
@@ -150,20 +152,20 @@ def find_shortcuts(answers: Answers, *, positive: int | None, resamples: int = 1
             for trait in within:
                 numbers["within", trait, name] = stratified_auroc(weights, model, truth, strata[trait])
                 numbers["loss", trait, name] = whole - numbers["within", trait, name]
-        return numbers | {("group", name, ""): score.statistic(weights, films) for name, films in groups.items()}
+        return numbers | {("group", name, ""): score.statistic(weights, images) for name, images in groups.items()}
 
-    films: dict[Key, np.ndarray] = {("group", name, ""): members for name, members in groups.items()}
+    images: dict[Key, np.ndarray] = {("group", name, ""): members for name, members in groups.items()}
     for c in asked:
         name, known = answers.classes[c], ~np.isnan(answers.truths[:, c])
-        films["class", "", name] = known
-        films |= {("guess", trait, name): known for trait in strata}
+        images["class", "", name] = known
+        images |= {("guess", trait, name): known for trait in strata}
         mixed = {trait: known & _mixed(answers.truths[:, c], strata[trait]) for trait in within}
-        films |= {(kind, trait, name): one for trait, one in mixed.items() for kind in ("within", "loss")}
+        images |= {(kind, trait, name): one for trait, one in mixed.items() for kind in ("within", "loss")}
     names = {"\0".join(key): key for key in table(np.ones((1, len(answers))))}
     estimates = bootstrap_many(
         lambda weights: {"\0".join(key): one for key, one in table(weights).items()},
         groups=answers.patients,
-        films={"\0".join(key): one for key, one in films.items()},
+        images={"\0".join(key): one for key, one in images.items()},
         shares=[name for name, key in names.items() if key[0] not in ("lead", "loss")],
         resamples=resamples,
         seed=seed,
@@ -190,7 +192,7 @@ def find_shortcuts(answers: Answers, *, positive: int | None, resamples: int = 1
 
 
 def _guess(answers: Answers, trait: str) -> Float[np.ndarray, "films classes"]:
-    """Return how frequent each class is among the films of other patients that share the trait."""
+    """Return how frequent each class is among the images of other patients that share the trait."""
     values, folds = answers.trait(trait), _folds(answers)
     guess = np.full(answers.truths.shape, np.nan)
     for fold in range(FOLDS):
@@ -206,11 +208,11 @@ def _guess(answers: Answers, trait: str) -> Float[np.ndarray, "films classes"]:
 
 def _folds(answers: Answers) -> np.ndarray:
     """Deal the patients out to folds, those with the same truths evenly, so that no fold is richer in a class."""
-    films: dict[object, list[int]] = {}
-    for film, patient in enumerate(answers.patients):
-        films.setdefault(("film", film) if patient is None else patient, []).append(film)
+    images: dict[object, list[int]] = {}
+    for image, patient in enumerate(answers.patients):
+        images.setdefault(("film", image) if patient is None else patient, []).append(image)
     truth = np.nan_to_num(answers.truths, nan=0.5)
-    by_truth = sorted(films.values(), key=lambda members: (tuple(truth[members].mean(0)), len(members), members))
+    by_truth = sorted(images.values(), key=lambda members: (tuple(truth[members].mean(0)), len(members), members))
     folds = np.empty(len(answers), int)
     for number, members in enumerate(by_truth):
         folds[members] = number % FOLDS
@@ -218,11 +220,11 @@ def _folds(answers: Answers) -> np.ndarray:
 
 
 def _mixed(truth: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Return the films whose group holds films with and without a class."""
+    """Return the images whose group holds images with and without a class."""
     mixed = np.zeros(len(truth), bool)
     for stratum in np.unique(strata):
-        films = strata == stratum
-        mixed[films] = bool((truth[films] == 1).any() and (truth[films] == 0).any())
+        images = strata == stratum
+        mixed[images] = bool((truth[images] == 1).any() and (truth[images] == 0).any())
     return mixed
 
 

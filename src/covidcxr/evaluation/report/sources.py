@@ -64,7 +64,7 @@ class LearningCurves:
         axes[0].legend(frameon=False, fontsize=8)
         trained = f"{len(self.histories)} trainings, a thin line each" if several else "One training"
         picture = as_picture(figure, "Learning curves of training and validation")
-        lead = f"{trained}. Validation films chose the epoch that was kept, so their scores flatter."
+        lead = f"{trained}. Validation images chose the epoch that was kept, so their scores flatter."
         return [Section("Learning curves", lead, [picture])]
 
 
@@ -75,7 +75,7 @@ class Source:
     Attributes:
         name: Names it among the others.
         variant: The variants of its recipe that it stands for; "" = none.
-        rows: A row a film.
+        rows: A row an image.
         run: The folder that they come from; None = a table.
     """
 
@@ -86,7 +86,7 @@ class Source:
 
     @property
     def held_out(self) -> bool:
-        """Whether every film was tested by a model that never saw its source."""
+        """Whether every image was tested by a model that never saw its source."""
         return is_held_out(self.rows)
 
 
@@ -120,7 +120,7 @@ def relate_sources(
 ) -> tuple[Source, dict[str, Part | None]]:
     """Choose the model that the report is about, and compare the others with it.
 
-    Of runs that differ in the region, it is the one that saw the whole film; of others the first. A run in which
+    Of runs that differ in the region, it is the one that saw the whole image; of others the first. A run in which
     sources were held out is shown beside the mixed one of the same variant, if that is there. Models that know other
     classes are not compared with it.
 
@@ -133,7 +133,7 @@ def relate_sources(
         The model, and the parts "regions", "held_out", "compared" and "learning" of its report.
 
     Raises:
-        ConfigError: If models to be compared have no film in common, or know other classes.
+        ConfigError: If models to be compared have no image in common, or know other classes.
     """
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     mixed = [one for one in sources if not one.held_out] or list(sources)

@@ -24,12 +24,12 @@ MOST = 12
 
 @dataclass(frozen=True)
 class Group:
-    """The films that share a trait.
+    """The images that share a trait.
 
     Attributes:
         trait: "source", "view", "sex", "age" or "fold".
         name: The trait's value.
-        films: Number of films.
+        images: Number of images.
         patients: Number of patients.
         support: Patients by class; of findings those who show it.
         scores: By name.
@@ -39,7 +39,7 @@ class Group:
 
     trait: str
     name: str
-    films: int
+    images: int
     patients: int
     support: Mapping[str, int]
     scores: Mapping[str, Estimate]
@@ -66,7 +66,7 @@ class Subgroups:
 
     Attributes:
         groups: In the order of traits and sizes.
-        alone: By trait: the one value that all films share, or "" where no film tells it.
+        alone: By trait: the one value that all images share, or "" where no image tells it.
     """
 
     groups: tuple[Group, ...]
@@ -102,7 +102,7 @@ class Subgroups:
         if self.groups and names:
             blocks.append(self._table([name for name in names if name != "accuracy" or "sensitivity" not in names][:3]))
         for trait, value in self.alone.items():
-            blocks.append(Words(f"All films have the {trait} {value}." if value else f"No film tells its {trait}."))
+            blocks.append(Words(f"All images have the {trait} {value}." if value else f"No image tells its {trait}."))
         lead = (
             f"Scores of each group, with the patients behind them. A score that rests on fewer than {LEAST} patients "
             f"of a kind is not shown."
@@ -113,7 +113,7 @@ class Subgroups:
         rows = [
             [
                 group.title,
-                str(group.films),
+                str(group.images),
                 f"{group.patients}{_by_class(group.support)}",
                 *(group.cell(name) for name in names),
                 _gap_cell(group, names[0]),
@@ -138,10 +138,10 @@ class Subgroups:
 
 
 def score_groups(answers: Answers, *, positive: int | None = None, resamples: int = 1000, seed: int = 0) -> Subgroups:
-    """Score the films of each source, view, sex, age band and fold.
+    """Score the images of each source, view, sex, age band and fold.
 
     Args:
-        answers: The films.
+        answers: The images.
         positive: Number of the class looked for.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
@@ -159,12 +159,12 @@ def score_groups(answers: Answers, *, positive: int | None = None, resamples: in
 
 
 def find_groups(answers: Answers, trait: str) -> dict[str, Bool[np.ndarray, " films"]]:
-    """Return the films of each value of a trait; beyond a dozen the smallest are taken together."""
+    """Return the images of each value of a trait; beyond a dozen the smallest are taken together."""
     found = answers.groups(trait)
     if len(found) <= MOST:
         return found
     by_size = sorted(found, key=lambda name: -int(found[name].sum()))
-    kept = {name: films for name, films in found.items() if name in by_size[: MOST - 1]}
+    kept = {name: images for name, images in found.items() if name in by_size[: MOST - 1]}
     others = np.any([found[name] for name in by_size[MOST - 1 :]], axis=0)
     return kept | {f"{len(found) - len(kept)} smaller ones": others}
 
@@ -179,14 +179,16 @@ def _score_trait(
 ) -> list[Group]:
     few = {
         (group, name): count
-        for group, films in found.items()
+        for group, images in found.items()
         for name, score in scores.items()
-        if (count := score.too_few(answers, films)) is not None
+        if (count := score.too_few(answers, images)) is not None
     }
     largest = {name: _largest(found, name, few) for name in scores}
 
     def table(weights: np.ndarray) -> dict[str, np.ndarray]:
-        values = {(g, n): score.statistic(weights, films) for n, score in scores.items() for g, films in found.items()}
+        values = {
+            (g, n): score.statistic(weights, images) for n, score in scores.items() for g, images in found.items()
+        }
         numbers = {f"score {g} {n}": one for (g, n), one in values.items()}
         return numbers | {
             f"gap {g} {n}": one - values[str(other), n]
@@ -194,15 +196,15 @@ def _score_trait(
             if (other := largest[n]) not in (None, g)
         }
 
-    films = {
+    images = {
         f"{kind} {g} {n}": members & np.any(score.kinds, axis=0)
         for kind in ("score", "gap")
         for n, score in scores.items()
         for g, members in found.items()
     }
-    shares = [name for name in films if name.startswith("score ") and "hd95" not in name]
+    shares = [name for name in images if name.startswith("score ") and "hd95" not in name]
     estimates = bootstrap_many(
-        table, groups=answers.patients, films=films, shares=shares, resamples=resamples, seed=seed
+        table, groups=answers.patients, images=images, shares=shares, resamples=resamples, seed=seed
     )
     return [
         Group(
@@ -220,7 +222,7 @@ def _score_trait(
 
 
 def _largest(found: Mapping[str, np.ndarray], score: str, few: Mapping[tuple[str, str], int]) -> str | None:
-    """Return the group with the most films of those in which the score can be told."""
+    """Return the group with the most images of those in which the score can be told."""
     able = [name for name in found if (name, score) not in few]
     return max(able, key=lambda name: int(found[name].sum())) if able else None
 

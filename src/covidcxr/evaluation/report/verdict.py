@@ -44,21 +44,21 @@ class Evidence:
 
     Attributes:
         about: What the model does, in words that follow its name: "tells covid19 from normal".
-        score: Its AUROC on all films.
-        films: Number of films.
+        score: Its AUROC on all images.
+        images: Number of images.
         rarest: Patients of the rarer kind: with, or without, what is looked for.
         patients_known: Whether the rows tell patients.
         shortcuts: What the rows alone tell.
         probe: Name and AUROC of the best probe that sees no lung.
         background: AUROC of the same model trained and tested without the lungs.
-        lungs_add: AUROC on the whole film less that without the lungs, paired.
+        lungs_add: AUROC on the whole image less that without the lungs, paired.
         held_out: AUROC on sources that were never trained on.
         held_out_loss: AUROC of the mixed test less that on held-out sources, paired; None = no mixed test is given.
     """
 
     about: str
     score: Estimate
-    films: int
+    images: int
     rarest: int
     patients_known: bool = True
     shortcuts: Shortcuts | None = None
@@ -133,7 +133,7 @@ def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
         for weight in ("for", "against", "doubt", "open")
     }
     patients = f"{evidence.score.patients} patients" if evidence.patients_known else "unknown patients"
-    basis = f"On these {evidence.films} films of {patients}"
+    basis = f"On these {evidence.images} images of {patients}"
     if findings[0].weight == "against":
         return f"{basis} it is not shown that this model {evidence.about} better than by chance: {findings[0].reason}."
     sure = f"{basis} this model {evidence.about} with an AUROC of {_short(evidence.score)}"
@@ -152,9 +152,9 @@ def _above_chance(evidence: Evidence) -> Finding:
     score, question = evidence.score, "Is the score better than chance?"
     told = f"AUROC {_long(score)}; {evidence.rarest} patients of the rarer kind."
     if not evidence.patients_known:
-        told += " Patients are not known: every film counts as one, so the interval is too narrow."
+        told += " Patients are not known: every image counts as one, so the interval is too narrow."
     if math.isnan(score.value):
-        return Finding(question, "The films are all of one kind: there is no AUROC.", "against", "all are of one kind")
+        return Finding(question, "The images are all of one kind: there is no AUROC.", "against", "all are of one kind")
     if math.isnan(score.low) or score.low <= 0.5:
         return Finding(question, told, "against", f"its AUROC is {_short(score)}")
     return Finding(question, told, "doubt" if evidence.rarest < FEW_PATIENTS else "for", f"AUROC {_short(score)}")
@@ -192,7 +192,7 @@ def _probe(name: str, probe: Estimate, score: Estimate) -> Finding:
 def _region(background: Estimate, lungs_add: Estimate) -> Finding:
     question = "Is it worse without the lungs?"
     told = (
-        f"The same model on films with the lungs removed scores AUROC {_long(background)}; the whole film adds "
+        f"The same model on images with the lungs removed scores AUROC {_long(background)}; the whole image adds "
         f"{lungs_add.value:+.3f} [{lungs_add.low:+.3f}, {lungs_add.high:+.3f}]."
     )
     if not lungs_add.low > 0:
@@ -227,29 +227,29 @@ def _guessed(shortcuts: Shortcuts) -> list[Finding]:
 def _within(shortcuts: Shortcuts) -> list[Finding]:
     found = []
     for trait, by_class in shortcuts.within.items():
-        question = f"Does it hold among films of one {trait}?"
+        question = f"Does it hold among images of one {trait}?"
         known = {name: one for name, one in by_class.items() if not math.isnan(one.value)}
         lacking = [name for name in by_class if name not in known]
         told = [
             f"{name} {_long(one)}, {-shortcuts.losses[trait][name].value:+.3f} from all films"
             for name, one in known.items()
         ]
-        told += [f"no {trait} holds films both with and without {', '.join(lacking)}"] if lacking else []
-        words = f"AUROC among films of one {trait}: {'; '.join(told)}."
+        told += [f"no {trait} holds images both with and without {', '.join(lacking)}"] if lacking else []
+        words = f"AUROC among images of one {trait}: {'; '.join(told)}."
         if lacking:
-            reason = f"no {trait} holds films both with and without {', '.join(lacking)}"
+            reason = f"no {trait} holds images both with and without {', '.join(lacking)}"
             found.append(Finding(question, words, "against", reason))
             continue
         name, worst = min(known.items(), key=lambda entry: entry[1].value - shortcuts.classes[entry[0]].value)
         loss = shortcuts.losses[trait][name]
         if math.isnan(worst.low) or worst.low <= 0.5:
-            reason = f"among films of one {trait} it is not shown to be better than chance ({name} {_short(worst)})"
+            reason = f"among images of one {trait} it is not shown to be better than chance ({name} {_short(worst)})"
             found.append(Finding(question, words, "against", reason))
         elif loss.low > 0 and loss.value > CLEAR_LOSS:
-            reason = f"among films of one {trait} it falls to {_short(worst)} ({name})"
+            reason = f"among images of one {trait} it falls to {_short(worst)} ({name})"
             found.append(Finding(question, words, "doubt", reason))
         else:
-            found.append(Finding(question, words, "for", f"it holds among films of one {trait}"))
+            found.append(Finding(question, words, "for", f"it holds among images of one {trait}"))
     return found
 
 
@@ -279,7 +279,7 @@ def _short(one: Estimate) -> str:
 
 
 def _long(one: Estimate) -> str:
-    return f"{_short(one)} ({one.count} films of {one.patients} patients)"
+    return f"{_short(one)} ({one.count} images of {one.patients} patients)"
 
 
 def _joined(reasons: Sequence[str]) -> str:
@@ -290,7 +290,7 @@ def weigh(answers: Answers, positive: int | None, parts: Mapping[str, Any]) -> V
     """Return the verdict on an evaluation.
 
     Args:
-        answers: The films.
+        answers: The images.
         positive: Number of the class looked for.
         parts: Of the evaluation, by name; "shortcuts", "audit", "regions", "held_out" and "masks" count.
     """
@@ -298,7 +298,7 @@ def weigh(answers: Answers, positive: int | None, parts: Mapping[str, Any]) -> V
     if not isinstance(shortcuts, Shortcuts):
         if isinstance(masks, MaskScores):
             return Verdict(_masks_in_words(masks))
-        return Verdict("No film has both a label and an answer: there is nothing to score.")
+        return Verdict("No image has both a label and an answer: there is nothing to score.")
     scored = answers.scored
     columns = range(len(answers.classes)) if positive is None else [positive]
     kinds = [scored.truths[:, c] == kind for c in columns for kind in (1, 0)]
@@ -331,11 +331,11 @@ def _masks_in_words(masks: MaskScores) -> str:
     if not dice:
         return "Masks were scored, but not by their Dice; see below."
     told = "; ".join(
-        f"{name.replace('_', ' ')} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] on {one.count} films of "
+        f"{name.replace('_', ' ')} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] on {one.count} images of "
         f"{one.patients} patients"
         for name, one in dice.items()
     )
-    return f"Drawn masks overlap with the true ones by a Dice of: {told}. Films from elsewhere can do worse."
+    return f"Drawn masks overlap with the true ones by a Dice of: {told}. Images from elsewhere can do worse."
 
 
 def _best_probe(audit: Any) -> tuple[str, Estimate] | None:

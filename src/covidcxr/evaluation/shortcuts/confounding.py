@@ -1,4 +1,4 @@
-"""Is the label bound to where a film comes from, and which comparisons do the data allow?"""
+"""Is the label bound to where an image comes from, and which comparisons do the data allow?"""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class CrossTable:
     Attributes:
         column: "source" or "view".
         labels: The rows.
-        values: The columns, most films first.
-        films: Number of films of each.
+        values: The columns, most images first.
+        images: Number of images of each.
         patients: Number of patients of each.
         cramers_v: How closely the two are bound, from 0 to 1, corrected for chance (Bergsma 2013); NaN where there is
             one value or one label.
@@ -61,7 +61,7 @@ class CrossTable:
     column: str
     labels: tuple[str, ...]
     values: tuple[str, ...]
-    films: Integer[np.ndarray, "labels values"]
+    images: Integer[np.ndarray, "labels values"]
     patients: Integer[np.ndarray, "labels values"]
     cramers_v: Estimate
 
@@ -70,7 +70,7 @@ class CrossTable:
         """The values that hold one label only, with it."""
         return {
             value: self.labels[int(column.argmax())]
-            for value, column in zip(self.values, self.films.T, strict=True)
+            for value, column in zip(self.values, self.images.T, strict=True)
             if (column > 0).sum() == 1
         }
 
@@ -91,7 +91,7 @@ class CrossTable:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        named = [dict(zip(self.values, row, strict=True)) for row in self.films.tolist()]
+        named = [dict(zip(self.values, row, strict=True)) for row in self.images.tolist()]
         people = [dict(zip(self.values, row, strict=True)) for row in self.patients.tolist()]
         return {
             "column": self.column,
@@ -114,20 +114,20 @@ def cross_table(
 
     Args:
         column: Its name.
-        question: Holds the labels; films that do not count are left out.
-        values: What the column says of each film.
-        patients: Patient of each film.
+        question: Holds the labels; images that do not count are left out.
+        values: What the column says of each image.
+        patients: Patient of each image.
         seed: Seeds the interval.
     """
-    films = np.flatnonzero(question.labels >= 0)
-    named = ["not stated" if (value := values[n]) is None else value for n in films.tolist()]
+    images = np.flatnonzero(question.labels >= 0)
+    named = ["not stated" if (value := values[n]) is None else value for n in images.tolist()]
     frequent = [name for name, _ in sorted(Counter(named).items(), key=lambda item: (-item[1], item[0]))]
     kept = frequent if len(frequent) <= _MOST else [*frequent[: _MOST - 1], f"{len(frequent) - _MOST + 1} more"]
     place = {name: number for number, name in enumerate(kept)}
     number = np.array([place.get(name, len(kept) - 1) for name in named])
     rows, columns = len(question.classes), len(kept)
-    cell = question.labels[films] * columns + number
-    owners = patients[films]
+    cell = question.labels[images] * columns + number
+    owners = patients[images]
     counts = np.bincount(cell, minlength=rows * columns).reshape(rows, columns)
     people = np.zeros(rows * columns, int)
     for own, _ in set(zip(cell.tolist(), owners.tolist(), strict=True)):
@@ -137,7 +137,7 @@ def cross_table(
     def table(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {"v": _cramers_v((weights @ indicator).reshape(-1, rows, columns))}
 
-    resamples = min(1000, max(200, 20_000_000 // len(films)))
+    resamples = min(1000, max(200, 20_000_000 // len(images)))
     v = bootstrap_many(table, groups=owners.tolist(), resamples=resamples, seed=seed)["v"]
     return CrossTable(column, question.classes, tuple(kept), counts, people.reshape(rows, columns), v)
 

@@ -1,4 +1,4 @@
-"""What a film tells beside its lungs, as numbers: table, file header, frame, corners, grey values, background."""
+"""What an image tells beside its lungs, as numbers: table, file header, frame, corners, grey values, background."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ __all__ = [
     "thumbnail",
     "Header",
     "read_header",
-    "Films",
+    "Images",
     "Segmenter",
     "Steps",
-    "look_at_films",
+    "look_at_images",
     "no_steps",
     "reads_itself",
 ]
@@ -69,8 +69,8 @@ class Sheet:
     """The features of one probe.
 
     Attributes:
-        values: A row a film; NaN = not stated.
-        known: The films that have features at all; the others' rows mean nothing.
+        values: A row an image; NaN = not stated.
+        known: The images that have features at all; the others' rows mean nothing.
     """
 
     values: Float[np.ndarray, "films columns"]
@@ -78,7 +78,7 @@ class Sheet:
 
     @property
     def tells(self) -> bool:
-        """Whether anything differs from film to film."""
+        """Whether anything differs from image to image."""
         rows = self.values[self.known]
         return bool(len(rows)) and bool((rows != rows[0]).any() and not np.isnan(rows).all())
 
@@ -110,19 +110,19 @@ def shape_features(size: tuple[int, int]) -> list[float]:
     return [float(height), float(width), width / height, float(height == width)]
 
 
-def grey_features(film: Float[np.ndarray, "height width"]) -> list[float]:
+def grey_features(image: Float[np.ndarray, "height width"]) -> list[float]:
     """Return brightness, contrast, percentiles, spread of grey values, share of black and white, and sharpness."""
-    shares = np.histogram(film, bins=32, range=(0, 1))[0] / film.size
+    shares = np.histogram(image, bins=32, range=(0, 1))[0] / image.size
     entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    edges = float(np.abs(cv2.Laplacian(film, cv2.CV_32F)).mean())
-    extremes = [float((film <= 0.01).mean()), float((film >= 0.99).mean())]
-    return [float(film.mean()), float(film.std()), *np.percentile(film, _PERCENTILES), entropy, *extremes, edges]
+    edges = float(np.abs(cv2.Laplacian(image, cv2.CV_32F)).mean())
+    extremes = [float((image <= 0.01).mean()), float((image >= 0.99).mean())]
+    return [float(image.mean()), float(image.std()), *np.percentile(image, _PERCENTILES), entropy, *extremes, edges]
 
 
-def border_features(film: Float[np.ndarray, "height width"]) -> list[float]:
+def border_features(image: Float[np.ndarray, "height width"]) -> list[float]:
     """Return for each side how wide its frame of one grey is, and how grey and how uneven the outermost 2 % are."""
     found: list[float] = []
-    for side in (film, film[::-1], film.T, film.T[::-1]):
+    for side in (image, image[::-1], image.T, image.T[::-1]):
         half = side[: max(1, len(side) // 2)]
         plain = half.std(axis=1) < 0.01
         width = len(plain) if plain.all() else int(plain.argmin())
@@ -131,34 +131,34 @@ def border_features(film: Float[np.ndarray, "height width"]) -> list[float]:
     return found
 
 
-def corner_features(film: Float[np.ndarray, "height width"]) -> list[float]:
-    """Return a small picture of each corner, an eighth of the film's shorter side, and its darkest and brightest."""
-    side = max(1, min(film.shape) // 8)
+def corner_features(image: Float[np.ndarray, "height width"]) -> list[float]:
+    """Return a small picture of each corner, an eighth of the image's shorter side, and its darkest and brightest."""
+    side = max(1, min(image.shape) // 8)
     found: list[float] = []
-    for corner in (film[:side, :side], film[:side, -side:], film[-side:, :side], film[-side:, -side:]):
+    for corner in (image[:side, :side], image[:side, -side:], image[-side:, :side], image[-side:, -side:]):
         found += [*_shrunk(corner, _CORNER).ravel().tolist(), float(corner.min()), float(corner.max())]
     return found
 
 
-def thumbnail(film: Float[np.ndarray, "height width"]) -> list[float]:
-    """Return the film, squeezed to a small square: its shape is a probe of its own."""
-    return list(_shrunk(film, THUMBNAIL).ravel().tolist())
+def thumbnail(image: Float[np.ndarray, "height width"]) -> list[float]:
+    """Return the image, squeezed to a small square: its shape is a probe of its own."""
+    return list(_shrunk(image, THUMBNAIL).ravel().tolist())
 
 
 def background_features(
-    film: Float[np.ndarray, "height width"], lungs: Bool[np.ndarray, "height width"]
+    image: Float[np.ndarray, "height width"], lungs: Bool[np.ndarray, "height width"]
 ) -> list[float]:
-    """Return a thumbnail of the film without the lungs, the hole filled from around it, and statistics of the rest.
+    """Return a thumbnail of the image without the lungs, the hole filled from around it, and statistics of the rest.
 
     The hole is filled because its outline would carry what the lungs look like.
 
     Args:
-        film: In [0, 1].
+        image: In [0, 1].
         lungs: What is taken out, widened already.
     """
     kept = (~lungs).astype(np.float32)
     weight = _shrunk(kept, THUMBNAIL)
-    grey = _shrunk(film * kept, THUMBNAIL)
+    grey = _shrunk(image * kept, THUMBNAIL)
     filled = np.divide(grey, weight, out=np.zeros_like(grey), where=weight > 0.25)
     hole = weight <= 0.25
     for sigma in (1.5, 3.0, 6.0, 12.0):  # from near to far, until nothing is open
@@ -167,22 +167,22 @@ def background_features(
         reached = hole & (spread > 0.02)
         filled[reached] = around[reached] / spread[reached]
         hole &= ~reached
-    outside = film[~lungs] if (~lungs).any() else film.ravel()
+    outside = image[~lungs] if (~lungs).any() else image.ravel()
     statistics = [float(outside.mean()), float(outside.std()), *np.percentile(outside, _PERCENTILES)]
     return [*filled.ravel().tolist(), *statistics]
 
 
-def _shrunk(film: Float[np.ndarray, "height width"], side: int) -> Float[np.ndarray, "side side"]:
-    kind = cv2.INTER_AREA if min(film.shape) >= side else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(np.ascontiguousarray(film, np.float32), (side, side), interpolation=kind))
+def _shrunk(image: Float[np.ndarray, "height width"], side: int) -> Float[np.ndarray, "side side"]:
+    kind = cv2.INTER_AREA if min(image.shape) >= side else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(np.ascontiguousarray(image, np.float32), (side, side), interpolation=kind))
 
 
 @dataclass(frozen=True)
 class Header:
-    """A film's file without its pixels.
+    """An image's file without its pixels.
 
     Attributes:
-        size: Height and width of the film.
+        size: Height and width of the image.
         file_bytes: Size of the file.
         format: "PNG", "JPEG", "DICOM", ...
         mode: "L", "RGB", "I;16", ...; of DICOM photometric interpretation and bits.
@@ -200,7 +200,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read a film's header; no pixel is decoded.
+    """Read an image's header; no pixel is decoded.
 
     Raises:
         ImageReadError: If it cannot be read.
@@ -243,7 +243,7 @@ DILATION = 0.08
 
 
 """By how much lungs are widened before they are taken out, as a fraction of the longer side: with half of it, opacities
-at the rim of drawn films' lungs could still be told."""
+at the rim of drawn images' lungs could still be told."""
 
 
 _THREADS = 4
@@ -256,15 +256,15 @@ _BATCH = 16
 
 
 @dataclass
-class Films:
-    """What was read of the films, by their place among the records.
+class Images:
+    """What was read of the images, by their place among the records.
 
     Attributes:
         headers: Headers of files.
         sizes: Height and width.
-        pixels: From probe to the features of a film.
-        failed: From image id to why a film could not be read.
-        without_lungs: Number of films on which no lungs were found, so that none could be taken out.
+        pixels: From probe to the features of an image.
+        failed: From image id to why an image could not be read.
+        without_lungs: Number of images on which no lungs were found, so that none could be taken out.
     """
 
     headers: dict[int, Header] = field(default_factory=dict)
@@ -276,7 +276,7 @@ class Films:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A film after reading: what was taken from it at its own size, and a smaller copy."""
+    """An image after reading: what was taken from it at its own size, and a smaller copy."""
 
     size: tuple[int, int]
     found: dict[str, list[float]]
@@ -284,11 +284,11 @@ class _Opened:
 
 
 def reads_itself(data: Collection) -> bool:
-    """Whether the data set has a reader of its own: then its films need be no files, and have no header."""
-    return data.prepared is None and type(data).read_film is not Collection.read_film
+    """Whether the data set has a reader of its own: then its images need be no files, and have no header."""
+    return data.prepared is None and type(data).load_image is not Collection.load_image
 
 
-def look_at_films(
+def look_at_images(
     data: Collection,
     records: Sequence[Record],
     chosen: Sequence[int],
@@ -296,36 +296,41 @@ def look_at_films(
     pixels: Sequence[int],
     segmenter: Segmenter,
     steps: Steps,
-) -> Films:
-    """Read headers and pixels; a film that cannot be read costs one entry.
+) -> Images:
+    """Read headers and pixels; an image that cannot be read costs one entry.
 
     Args:
-        data: Opens the films.
-        records: All films of the data set.
+        data: Opens the images.
+        records: All images of the data set.
         chosen: Places of those whose files are there.
         pixels: Places of those to be opened.
         segmenter: Draws the lungs to be taken out; None = they are not.
         steps: Shows progress.
     """
-    films = Films()
+    images = Images()
     if not reads_itself(data):
         with steps("file headers") as progress:
             read = map_threads(lambda n: _header(records[n]), chosen, threads=_THREADS, progress=progress)
             for number, header in zip(chosen, read, strict=True):
                 if isinstance(header, Header):
-                    films.headers[number] = header
-                    films.sizes[number] = header.size
+                    images.headers[number] = header
+                    images.sizes[number] = header.size
                 else:
-                    films.failed[records[number].image_id] = str(header)
+                    images.failed[records[number].image_id] = str(header)
     if pixels:
         _look_at_pixels(
-            films, data, records, [n for n in pixels if records[n].image_id not in films.failed], segmenter, steps
+            images, data, records, [n for n in pixels if records[n].image_id not in images.failed], segmenter, steps
         )
-    return films
+    return images
 
 
 def _look_at_pixels(
-    films: Films, data: Collection, records: Sequence[Record], chosen: Sequence[int], segmenter: Segmenter, steps: Steps
+    images: Images,
+    data: Collection,
+    records: Sequence[Record],
+    chosen: Sequence[int],
+    segmenter: Segmenter,
+    steps: Steps,
 ) -> None:
     pipeline = None if segmenter is None else _pipeline(segmenter)
     waiting: list[tuple[int, Float[np.ndarray, "height width"]]] = []
@@ -333,16 +338,16 @@ def _look_at_pixels(
         read = map_threads(lambda n: _open(data, records[n]), chosen, threads=_THREADS, progress=progress)
         for number, opened in zip(chosen, read, strict=True):
             if not isinstance(opened, _Opened):
-                films.failed[records[number].image_id] = str(opened)
+                images.failed[records[number].image_id] = str(opened)
                 continue
-            films.sizes[number] = opened.size
+            images.sizes[number] = opened.size
             for name, values in opened.found.items():
-                films.pixels.setdefault(name, {})[number] = values
+                images.pixels.setdefault(name, {})[number] = values
             if pipeline is not None:
                 waiting.append((number, opened.small))
             if len(waiting) == _BATCH:
-                _without_lungs(films, waiting, pipeline)
-        _without_lungs(films, waiting, pipeline)
+                _without_lungs(images, waiting, pipeline)
+        _without_lungs(images, waiting, pipeline)
 
 
 def _header(record: Record) -> Header | CovidCXRError:
@@ -354,16 +359,16 @@ def _header(record: Record) -> Header | CovidCXRError:
 
 def _open(data: Collection, record: Record) -> _Opened | CovidCXRError:
     try:
-        whole = data.read_film(record)
-        film = whole[box_slices(record, (whole.shape[0], whole.shape[1]))]
+        whole = data.load_image(record)
+        image = whole[box_slices(record, (whole.shape[0], whole.shape[1]))]
     except CovidCXRError as error:
         return error
-    scale = min(1.0, _LONGEST / max(film.shape))
-    size = max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale))
-    small = film if scale == 1 else np.asarray(cv2.resize(film, size, interpolation=cv2.INTER_AREA))
+    scale = min(1.0, _LONGEST / max(image.shape))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = image if scale == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     found = {
-        "border": border_features(film),
-        "corners": corner_features(film),
+        "border": border_features(image),
+        "corners": corner_features(image),
         "grey": grey_features(small),
         "thumbnail": thumbnail(small),
     }
@@ -380,20 +385,20 @@ def _pipeline(segmenter: str | os.PathLike[str] | SegmentationModel) -> Pipeline
 
 
 def _without_lungs(
-    films: Films, waiting: list[tuple[int, Float[np.ndarray, "height width"]]], pipeline: Pipeline | None
+    images: Images, waiting: list[tuple[int, Float[np.ndarray, "height width"]]], pipeline: Pipeline | None
 ) -> None:
-    """Take the features of the films without their lungs; empties `waiting`."""
+    """Take the features of the images without their lungs; empties `waiting`."""
     if pipeline is None or not waiting:
         return
-    table = films.pixels.setdefault("background", {})
-    answers = pipeline.predict([film for _, film in waiting], batch_size=_BATCH)
-    for (number, film), answer in zip(waiting, answers, strict=True):
+    table = images.pixels.setdefault("background", {})
+    answers = pipeline.predict([image for _, image in waiting], batch_size=_BATCH)
+    for (number, image), answer in zip(waiting, answers, strict=True):
         assert isinstance(answer, Prediction)
         lungs = next((answer.masks[name] for name in LUNGS_OF_REGION["background"] if name in answer.masks), None)
         if lungs is None or "lungs-not-found" in answer.reasons:
-            films.without_lungs += 1
+            images.without_lungs += 1
         else:
-            table[number] = background_features(film, _widened(lungs))
+            table[number] = background_features(image, _widened(lungs))
     waiting.clear()
 
 

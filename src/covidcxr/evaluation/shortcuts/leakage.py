@@ -1,4 +1,4 @@
-"""What is in training and in testing at once: patients, copies of films, and what a random split would do."""
+"""What is in training and in testing at once: patients, copies of images, and what a random split would do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from covidcxr.data.records import Record, find_leaks
 __all__ = ["Copies", "Leakage", "RandomSplit", "find_leakage"]
 
 HELD_OUT = 0.2
-"""Share of the films that the random split by image holds out."""
+"""Share of the images that the random split by image holds out."""
 
 _SEEDS = 20
 
@@ -25,17 +25,17 @@ class RandomSplit:
     """What a random split by image, not by patient, would leak.
 
     Attributes:
-        share: Mean over random splits: of the films held out, how many have their patient in training too.
+        share: Mean over random splits: of the images held out, how many have their patient in training too.
         low: Least of the splits.
         high: Most of the splits.
-        films: Films that are split.
+        images: Images that are split.
         patients: Patients that they come from.
     """
 
     share: float
     low: float
     high: float
-    films: int
+    images: int
     patients: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,10 +49,10 @@ class Copies:
 
     Attributes:
         groups: Each set of copies: their image ids and what they share.
-        across_splits: Those with films in two parts of the official split.
-        across_patients: Those with films of two patients, whom no split by patient keeps together.
-        contradicting: Those with films of two labels.
-        compared: Films that were compared.
+        across_splits: Those with images in two parts of the official split.
+        across_patients: Those with images of two patients, whom no split by patient keeps together.
+        contradicting: Those with images of two labels.
+        compared: Images that were compared.
     """
 
     groups: tuple[DuplicateGroup, ...]
@@ -75,21 +75,21 @@ class Leakage:
     """What leaks, or would.
 
     Attributes:
-        split: Films of each part of the official split; empty = there is none.
-        shared_patients: Patients with films in more than one part.
-        shared_films: Films for validation or testing whose patient is in training too.
-        contradictory: Patients with films of more than one label, with these labels.
-        contradictory_films: Films of these patients.
-        unknown_patients: Films whose patient is not known: each counts as a patient of its own.
-        random: What a random split by image would leak, by label, and of "all" films.
-        copies: Films that are there twice; None = not searched.
+        split: Images of each part of the official split; empty = there is none.
+        shared_patients: Patients with images in more than one part.
+        shared_images: Images for validation or testing whose patient is in training too.
+        contradictory: Patients with images of more than one label, with these labels.
+        contradictory_images: Images of these patients.
+        unknown_patients: Images whose patient is not known: each counts as a patient of its own.
+        random: What a random split by image would leak, by label, and of "all" images.
+        copies: Images that are there twice; None = not searched.
     """
 
     split: dict[str, int]
     shared_patients: int
-    shared_films: int
+    shared_images: int
     contradictory: dict[str, list[str]]
-    contradictory_films: int
+    contradictory_images: int
     unknown_patients: int
     random: dict[str, RandomSplit]
     copies: Copies | None
@@ -99,9 +99,9 @@ class Leakage:
         return {
             "official_split": self.split,
             "patients_in_several_parts": self.shared_patients,
-            "films_whose_patient_trains": self.shared_films,
+            "films_whose_patient_trains": self.shared_images,
             "patients_with_several_labels": self.contradictory,
-            "films_of_these_patients": self.contradictory_films,
+            "films_of_these_patients": self.contradictory_images,
             "films_of_unknown_patients": self.unknown_patients,
             "random_split_by_image": {name: one.to_dict() for name, one in self.random.items()},
             "random_split_holds_out": HELD_OUT,
@@ -120,10 +120,10 @@ def find_leakage(
     """Find what leaks.
 
     Args:
-        records: The films, with their official split or none.
+        records: The images, with their official split or none.
         patients: Patient of each.
         copies: What `find_duplicates` found among them; None = it was not asked.
-        exclusive: Whether a film has one label; else patients cannot contradict themselves.
+        exclusive: Whether an image has one label; else patients cannot contradict themselves.
         seed: Seeds the random splits.
     """
     leaks = find_leaks(records)
@@ -138,9 +138,9 @@ def find_leakage(
     return Leakage(
         split=split,
         shared_patients=len(leaks),
-        shared_films=sum(record.split in ("val", "test") and record.patient in training for record in records),
+        shared_images=sum(record.split in ("val", "test") and record.patient in training for record in records),
         contradictory=several,
-        contradictory_films=sum(record.patient in several for record in records),
+        contradictory_images=sum(record.patient in several for record in records),
         unknown_patients=sum(record.patient_id is None for record in records),
         random=_random_split(records, patients, seed),
         copies=None if copies is None else _copies(records, copies),
@@ -148,18 +148,18 @@ def find_leakage(
 
 
 def _random_split(records: Sequence[Record], patients: np.ndarray, seed: int) -> dict[str, RandomSplit]:
-    """Split by image, as one should not; where there is an official test set, the films that it leaves."""
-    open_films = np.array([record.split not in ("val", "test") for record in records])
-    if not open_films.any():
-        open_films[:] = True
-    films = np.flatnonzero(open_films)
-    labels = np.array([records[n].label or "" for n in films.tolist()])
-    owners = np.unique(patients[films], return_inverse=True)[1]
-    about = {"all": np.ones(len(films), bool)} | {name: labels == name for name in sorted({*labels.tolist()} - {""})}
+    """Split by image, as one should not; where there is an official test set, the images that it leaves."""
+    open_images = np.array([record.split not in ("val", "test") for record in records])
+    if not open_images.any():
+        open_images[:] = True
+    images = np.flatnonzero(open_images)
+    labels = np.array([records[n].label or "" for n in images.tolist()])
+    owners = np.unique(patients[images], return_inverse=True)[1]
+    about = {"all": np.ones(len(images), bool)} | {name: labels == name for name in sorted({*labels.tolist()} - {""})}
     shares: dict[str, list[float]] = {name: [] for name in about}
     for number in range(_SEEDS):
-        held_out = np.zeros(len(films), bool)
-        chosen = np.random.default_rng([seed, number]).permutation(len(films))[: max(1, round(HELD_OUT * len(films)))]
+        held_out = np.zeros(len(images), bool)
+        chosen = np.random.default_rng([seed, number]).permutation(len(images))[: max(1, round(HELD_OUT * len(images)))]
         held_out[chosen] = True
         trains = np.bincount(owners[~held_out], minlength=owners.max() + 1) > 0
         for name, own in about.items():

@@ -41,21 +41,21 @@ ModelName: TypeAlias = Literal["table", "forest", "pixels"]
 over pixels."""
 
 
-_MOST_TRAINING_FILMS = 20_000
+_MOST_TRAINING_IMAGES = 20_000
 
 
 _TREES = 60
 
 
-_TREE_FILMS = 2_000  # each tree of a forest sees no more: that bounds the time for any number of films
+_TREE_IMAGES = 2_000  # each tree of a forest sees no more: that bounds the time for any number of images
 
 
 def answer(
     model: ModelName, values: np.ndarray, labels: np.ndarray, asked: np.ndarray, classes: int, seed: int
 ) -> Float[np.ndarray, "films classes"]:
-    """Train a classifier in which every class weighs alike, and return its probabilities for other films."""
-    if len(values) > _MOST_TRAINING_FILMS:
-        kept = np.sort(np.random.default_rng(seed).permutation(len(values))[:_MOST_TRAINING_FILMS])
+    """Train a classifier in which every class weighs alike, and return its probabilities for other images."""
+    if len(values) > _MOST_TRAINING_IMAGES:
+        kept = np.sort(np.random.default_rng(seed).permutation(len(values))[:_MOST_TRAINING_IMAGES])
         values, labels = values[kept], labels[kept]
     trained = _classifier(model, len(values), seed)
     trained.fit(values, labels)
@@ -64,7 +64,7 @@ def answer(
     return answers
 
 
-def _classifier(name: ModelName, films: int, seed: int) -> Any:
+def _classifier(name: ModelName, images: int, seed: int) -> Any:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -74,7 +74,7 @@ def _classifier(name: ModelName, films: int, seed: int) -> Any:
         return RandomForestClassifier(
             n_estimators=_TREES,
             min_samples_leaf=3,
-            max_samples=min(films, _TREE_FILMS),
+            max_samples=min(images, _TREE_IMAGES),
             class_weight="balanced",
             random_state=seed,
         )
@@ -92,7 +92,7 @@ class Probe:
         title: Its name in words.
         sees: What it is shown, in words that complete "... sees nothing but ...".
         model: Its classifier.
-        blind: Whether it sees no lung. Those that see the whole film coarsely are no proof of a shortcut: an opacity
+        blind: Whether it sees no lung. Those that see the whole image coarsely are no proof of a shortcut: an opacity
             may be seen in a thumbnail.
         kind: "column" of the table, or "film".
     """
@@ -115,9 +115,9 @@ PROBES = (
     Probe("shape", "film shape", "height, width and their ratio", "forest"),
     Probe("border", "border", "the outermost 2 % of each side, and frames of one grey", "forest"),
     Probe("corners", "corners", "a small picture of each corner", "pixels"),
-    Probe("background", "lungs removed", "the film without the lungs, as a thumbnail", "pixels"),
+    Probe("background", "lungs removed", "the image without the lungs, as a thumbnail", "pixels"),
     Probe("grey", "grey values", "brightness, contrast and other grey statistics of the film", "forest", blind=False),
-    Probe("thumbnail", "thumbnail", "the film squeezed to 24 x 24 pixels", "pixels", blind=False),
+    Probe("thumbnail", "thumbnail", "the image squeezed to 24 x 24 pixels", "pixels", blind=False),
 )
 
 
@@ -131,19 +131,19 @@ class Question:
     Attributes:
         name: "label", "source", or the name of a finding.
         classes: The answers.
-        labels: Index of the true answer of each film; -1 = the film does not count.
+        labels: Index of the true answer of each image; -1 = the image does not count.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: Integer[np.ndarray, " films"]
 
-    def among(self, films: Bool[np.ndarray, " films"], patients: np.ndarray, least: int) -> Question:
-        """Return the question for some of the films; answers with fewer than `least` patients drop out."""
+    def among(self, images: Bool[np.ndarray, " films"], patients: np.ndarray, least: int) -> Question:
+        """Return the question for some of the images; answers with fewer than `least` patients drop out."""
         labels = np.full(len(self.labels), -1)
         kept: list[str] = []
         for number, name in enumerate(self.classes):
-            own = films & (self.labels == number)
+            own = images & (self.labels == number)
             if len(np.unique(patients[own])) >= least:
                 labels[own] = len(kept)
                 kept.append(name)
@@ -160,7 +160,7 @@ class ProbeScore:
         balanced_accuracy: Mean sensitivity; chance is 1 / number of answers.
         accuracy: Share of right answers; to be held against `majority`.
         majority: Share of the most frequent answer.
-        by_class: AUROC of each answer against the rest, counted over the films of the answer.
+        by_class: AUROC of each answer against the rest, counted over the images of the answer.
         alarm: Whether the answer that it tells best stands out above chance, with all that was tried allowed for.
         seconds: What it cost.
     """
@@ -203,27 +203,27 @@ def cross_validate(
     patients: Integer[np.ndarray, " films"],
     seed: int,
 ) -> ProbeScore:
-    """Score a probe on films of patients that it was not trained on.
+    """Score a probe on images of patients that it was not trained on.
 
     Args:
         probe: What it sees.
         sheet: Its features.
-        question: What it is asked; films without features do not count.
-        folds: Fold of each film; no patient is in two.
-        patients: Patient of each film.
+        question: What it is asked; images without features do not count.
+        folds: Fold of each image; no patient is in two.
+        patients: Patient of each image.
         seed: Seeds classifier and resamples.
     """
     start = time.perf_counter()
-    films = np.flatnonzero(sheet.known & (question.labels >= 0))
-    labels, values, fold = question.labels[films], sheet.values[films], folds[films]
-    answers = np.full((len(films), len(question.classes)), 1 / len(question.classes))
+    images = np.flatnonzero(sheet.known & (question.labels >= 0))
+    labels, values, fold = question.labels[images], sheet.values[images], folds[images]
+    answers = np.full((len(images), len(question.classes)), 1 / len(question.classes))
     weighted = answers.copy()
     for number in np.unique(fold):
         train, test = fold != number, fold == number
         if len(np.unique(labels[train])) > 1:
             answers[test] = answer(probe.model, values[train], labels[train], values[test], len(question.classes), seed)
             weighted[test] = answers[test] * np.bincount(labels[train], minlength=len(question.classes))
-    score = score_answers(probe, answers, weighted, question.classes, labels, patients[films], seed)
+    score = score_answers(probe, answers, weighted, question.classes, labels, patients[images], seed)
     return replace(score, seconds=time.perf_counter() - start)
 
 
@@ -236,7 +236,7 @@ def train_and_test(
     patients: Integer[np.ndarray, " films"],
     seed: int,
 ) -> ProbeScore | None:
-    """Train a probe on some films and score it on others, as an official split wants it; None if one lacks a class."""
+    """Train a probe on some images and score it on others, as an official split wants it; None if one lacks a class."""
     start = time.perf_counter()
     usable = sheet.known & (question.labels >= 0)
     train, test = train & usable, test & usable
@@ -267,7 +267,7 @@ def score_answers(
         weighted: The same with the frequencies of training, for plain accuracy.
         classes: The answers' names.
         labels: Index of the true one.
-        patients: Patient of each film.
+        patients: Patient of each image.
         seed: Seeds the resamples.
     """
     count = len(classes)
@@ -287,8 +287,8 @@ def score_answers(
         return rows | {f"auroc {name}": areas[c] for c, name in enumerate(classes) if present[c]}
 
     resamples = min(1000, max(200, 20_000_000 // len(labels)))
-    films = {f"auroc {name}": labels == c for c, name in enumerate(classes)}
-    found = bootstrap_many(table, groups=patients.tolist(), films=films, resamples=resamples, seed=seed)
+    images = {f"auroc {name}": labels == c for c, name in enumerate(classes)}
+    found = bootstrap_many(table, groups=patients.tolist(), images=images, resamples=resamples, seed=seed)
     return ProbeScore(
         probe,
         found["auroc"],
@@ -302,14 +302,14 @@ def score_answers(
 MARGIN = 0.1
 
 
-"""How far above 0.5 an AUROC must be to be worth an alarm: on many films less is certain, but harmless."""
+"""How far above 0.5 an AUROC must be to be worth an alarm: on many images less is certain, but harmless."""
 
 
 SCATTER = 1.4
 
 
 """By how much a cross-validated AUROC scatters wider than its interval says, which holds its classifiers for given; on
-clean data 1.3 was measured (375 audits' worth of probes, 60 to 600 films). No interval is free of it (Bengio and
+clean data 1.3 was measured (375 audits' worth of probes, 60 to 600 images). No interval is free of it (Bengio and
 Grandvalet 2004)."""
 
 
@@ -330,7 +330,7 @@ def standard_error(one: Estimate, patients: int) -> float:
     that of the Mann-Whitney statistic (Mann and Whitney 1947), here with patients for units.
 
     Args:
-        one: The AUROC, counted over the films of the answer.
+        one: The AUROC, counted over the images of the answer.
         patients: Patients of all answers.
     """
     others = max(1, patients - one.patients)

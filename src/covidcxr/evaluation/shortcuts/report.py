@@ -61,12 +61,12 @@ def draw_probes(panels_of: Mapping[str, Sequence[ProbeScore]]) -> Figure:
 
 
 def draw_cross_table(table: CrossTable) -> Figure:
-    """Draw the films of each label by another column, shaded by their share of the column."""
-    shares = table.films / table.films.sum(0, keepdims=True).clip(1)
-    rows, columns = table.films.shape
+    """Draw the images of each label by another column, shaded by their share of the column."""
+    shares = table.images / table.images.sum(0, keepdims=True).clip(1)
+    rows, columns = table.images.shape
     figure, (axis,) = panels(1, width=min(11, 2.6 + 0.95 * columns), height=1.1 + 0.5 * rows)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), count in np.ndenumerate(table.films):
+    for (row, column), count in np.ndenumerate(table.images):
         color = "white" if shares[row, column] > 0.6 else INK
         axis.text(column, row, f"{count:,}" if count else "·", ha="center", va="center", color=color, fontsize=8)
     axis.set(xticks=range(columns), yticks=range(rows), xlabel=table.column)
@@ -78,15 +78,15 @@ def draw_cross_table(table: CrossTable) -> Figure:
 
 
 def draw_random_split(splits: Mapping[str, RandomSplit]) -> Figure:
-    """Draw how many of the films that a random split by image holds out have their patient in training."""
+    """Draw how many of the images that a random split by image holds out have their patient in training."""
     figure, (axis,) = panels(1, width=7.5, height=0.9 + 0.3 * len(splits))
     places = range(len(splits), 0, -1)
     for place, one in zip(places, splits.values(), strict=True):
         axis.barh(place, one.share, color=COLORS[1], height=0.6)
         axis.text(one.share + 0.01, place, f"{one.share:.0%}", va="center", fontsize=8, color=INK)
-    axis.set(xlim=(0, 1.08), yticks=places, xlabel="share of the films held out whose patient is in training too")
+    axis.set(xlim=(0, 1.08), yticks=places, xlabel="share of the images held out whose patient is in training too")
     axis.set_yticklabels(
-        [f"{name}  ({one.films:,} films of {one.patients:,} patients)" for name, one in splits.items()]
+        [f"{name}  ({one.images:,} images of {one.patients:,} patients)" for name, one in splits.items()]
     )
     axis.grid(visible=True, axis="x", color=LINE)
     axis.grid(visible=False, axis="y")
@@ -98,9 +98,9 @@ _HEADS = ("what it sees", "AUROC", "told best", "balanced accuracy", "accuracy")
 
 def make_page(audit: DataAudit) -> Page:
     """Return the report of an audit."""
-    facts = [("films", f"{audit.films:,}"), ("patients", f"{audit.patients:,}")]
+    facts = [("films", f"{audit.images:,}"), ("patients", f"{audit.patients:,}")]
     for question in audit.questions[:1]:
-        facts.append(("labels", str(len(question.films))))
+        facts.append(("labels", str(len(question.images))))
         if question.by_source is not None:
             facts.append(("sources", str(len(question.by_source.values))))
         for one in question.alarms[:2]:
@@ -116,7 +116,9 @@ def make_sections(audit: DataAudit) -> list[Section]:
     for question in audit.questions:
         parts += _of_question(question, many=len(audit.questions) > 1)
     if audit.sources is not None and audit.sources.probes:
-        lead = "The same probes, asked where a film comes from. What tells the sources apart is at hand as a shortcut."
+        lead = (
+            "The same probes, asked where an image comes from. What tells the sources apart is at hand as a shortcut."
+        )
         parts.append(Section("What tells the sources apart", lead, list(_probes({"source": audit.sources.probes}))))
     return [*parts, _leakage(audit), _method(audit)]
 
@@ -138,17 +140,17 @@ def _probe_rows(scores: Sequence[ProbeScore]) -> Iterator[tuple[str, ...]]:
 def _of_question(question: QuestionAudit, *, many: bool) -> Iterator[Section]:
     of = f": {question.name}" if many else ""
     lead = (
-        "Each probe is a small classifier that is shown one thing and no lung; the grey ones see the whole film, but "
+        "Each probe is a small classifier that is shown one thing and no lung; the grey ones see the whole image, but "
         "too coarsely for a reader. 0.5 is chance. Orange stands out, with all that was tried allowed for."
     )
     yield Section(
         f"What can be scored without looking at a lung{of}", lead, list(_probes({question.name: question.probes}))
     )
     if question.official:
-        lead = "Trained on the official training films, scored on the official test films."
+        lead = "Trained on the official training images, scored on the official test images."
         yield Section(f"On the official split{of}", lead, list(_probes({"official test films": question.official})))
     if question.within:
-        lead = "What is left when all films come from one source, or show one view; labels rare there drop out."
+        lead = "What is left when all images come from one source, or show one view; labels rare there drop out."
         blocks = list(_probes(question.within, table=False))
         blocks.append(_roofs(question.within))
         yield Section(f"Within one source, within one view{of}", lead, blocks)
@@ -208,10 +210,10 @@ def _confounding(table: CrossTable, of: str) -> Section:
         lead += f" One label only: {list_words([f'{value} ({label})' for value, label in single.items()])}."
     alt = "; ".join(
         f"{label}: " + ", ".join(f"{value} {count}" for value, count in zip(table.values, row, strict=True))
-        for label, row in zip(table.labels, table.films.tolist(), strict=True)
+        for label, row in zip(table.labels, table.images.tolist(), strict=True)
     )
     blocks: list[Block] = [
-        as_picture(draw_cross_table(table), alt, f"Films; darker = more of the {table.column}'s films.")
+        as_picture(draw_cross_table(table), alt, f"Films; darker = more of the {table.column}'s images.")
     ]
     blocks.append(Words(f"What can be compared within one {table.column}:"))
     blocks += [Words(words) for words in supported_words(table)[:12]]
@@ -224,8 +226,8 @@ def _leakage(audit: DataAudit) -> Section:
     rows = [("Official split, films", parts)]
     if len(leakage.split) > 1:
         rows.append(("Patients in more than one part", f"{leakage.shared_patients:,}"))
-        rows.append(("Films for validation or testing whose patient trains", f"{leakage.shared_films:,}"))
-    rows.append(("Patients with films of several labels", f"{len(leakage.contradictory):,}"))
+        rows.append(("Films for validation or testing whose patient trains", f"{leakage.shared_images:,}"))
+    rows.append(("Patients with images of several labels", f"{len(leakage.contradictory):,}"))
     rows.append(("Films whose patient is not known", f"{leakage.unknown_patients:,}"))
     copies = leakage.copies
     if copies is None:
@@ -243,7 +245,7 @@ def _leakage(audit: DataAudit) -> Section:
         alt = ", ".join(f"{name} {one.share:.0%}" for name, one in leakage.random.items())
         caption = f"What a random split by image, with {HELD_OUT:.0%} held out, would leak; mean of 20 splits."
         blocks.append(as_picture(draw_random_split(leakage.random), alt, caption))
-    return Section("What leaks", "Films of one patient, and copies of one film, belong into one part.", blocks)
+    return Section("What leaks", "Films of one patient, and copies of one image, belong into one part.", blocks)
 
 
 def _method(audit: DataAudit) -> Section:
@@ -254,7 +256,7 @@ def _method(audit: DataAudit) -> Section:
         f"AUROC of 0.60 or more that is {audit.threshold:.1f} standard errors above chance: over all {audit.tests} "
         f"AUROCs, one in forty audits of clean data would raise an alarm.",
         "What is not found is not proven absent: these are small classifiers. Lungs are taken out as the segmenter "
-        "draws them: the convex hull of each, widened; opacity beyond that stays in the film.",
+        "draws them: the convex hull of each, widened; opacity beyond that stays in the image.",
     ]
     blocks: list[Block] = [Words(text) for text in (*words, *audit.notes)]
     if audit.skipped:

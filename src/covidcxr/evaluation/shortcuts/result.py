@@ -22,17 +22,17 @@ class QuestionAudit:
 
     Attributes:
         name: "label"; the name of a finding where classes are not exclusive; or "source".
-        films: Number of films of each answer.
+        images: Number of images of each answer.
         patients: Number of patients of each answer.
-        probes: Scores over all films, cross-validated with patients whole.
-        official: Scores on the official test films after training on the others; empty = there is no official split.
-        within: The same as `probes`, among the films of one source or view only, by "view AP", "source nih", ...
+        probes: Scores over all images, cross-validated with patients whole.
+        official: Scores on the official test images after training on the others; empty = there is no official split.
+        within: The same as `probes`, among the images of one source or view only, by "view AP", "source nih", ...
         by_source: The answers by source.
         by_view: The answers by view.
     """
 
     name: str
-    films: Mapping[str, int]
+    images: Mapping[str, int]
     patients: Mapping[str, int]
     probes: tuple[ProbeScore, ...] = ()
     official: tuple[ProbeScore, ...] = ()
@@ -58,7 +58,7 @@ class QuestionAudit:
         """Return plain data for JSON."""
         return {
             "name": self.name,
-            "films": dict(self.films),
+            "films": dict(self.images),
             "patients": dict(self.patients),
             "probes": [one.to_dict() for one in self.probes],
             "official_test": [one.to_dict() for one in self.official],
@@ -74,15 +74,15 @@ class DataAudit:
 
     Attributes:
         name: Name of the data set.
-        films: Number of films.
-        patients: Number of patients; a film of an unknown one counts as a patient of its own.
+        images: Number of images.
+        patients: Number of patients; an image of an unknown one counts as a patient of its own.
         questions: How well each probe tells the label; where classes are not exclusive, each of the most frequent
             findings.
         sources: How well each probe tells the source; None = there is one source.
         leakage: What leaks.
         skipped: From probe to why it was not run.
-        missing: Number of films that are not on the disk.
-        failed: From image id to why a film could not be read.
+        missing: Number of images that are not on the disk.
+        failed: From image id to why an image could not be read.
         tests: Number of AUROCs among which an alarm must stand out.
         settings: How it was measured.
         notes: What to know of it, a sentence each.
@@ -90,7 +90,7 @@ class DataAudit:
     """
 
     name: str
-    films: int
+    images: int
     patients: int
     questions: tuple[QuestionAudit, ...]
     sources: QuestionAudit | None
@@ -132,7 +132,7 @@ class DataAudit:
             "name": self.name,
             "verdict": self.verdict,
             "findings": self.findings,
-            "films": self.films,
+            "films": self.images,
             "patients": self.patients,
             "questions": [question.to_dict() for question in self.questions],
             "sources": None if self.sources is None else self.sources.to_dict(),

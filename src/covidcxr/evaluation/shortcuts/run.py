@@ -19,12 +19,12 @@ from covidcxr.data.splits import k_folds
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation.shortcuts.confounding import cross_table
 from covidcxr.evaluation.shortcuts.features import (
-    Films,
     Header,
+    Images,
     Segmenter,
     Sheet,
     Steps,
-    look_at_films,
+    look_at_images,
     no_steps,
     one_hot,
     reads_itself,
@@ -42,21 +42,21 @@ _PIXELS = ("border", "corners", "background", "grey", "thumbnail")
 
 
 def make_sheets(
-    data: Collection, records: Sequence[Record], films: Films, *, pixels: bool, segmenter: bool
+    data: Collection, records: Sequence[Record], images: Images, *, pixels: bool, segmenter: bool
 ) -> tuple[dict[str, Sheet], dict[str, str]]:
     """Return the features by probe, and from the other probes to why there are none.
 
     Args:
         data: The data set.
-        records: Its films.
-        films: What was read of them.
-        pixels: Whether films were to be opened.
+        records: Its images.
+        images: What was read of them.
+        pixels: Whether images were to be opened.
         segmenter: Whether lungs were to be taken out.
     """
-    sheets = {**_columns(records), **_headers(data, len(records), films)}
-    sheets["shape"] = _sheet(len(records), {n: shape_features(size) for n, size in films.sizes.items()})
+    sheets = {**_columns(records), **_headers(data, len(records), images)}
+    sheets["shape"] = _sheet(len(records), {n: shape_features(size) for n, size in images.sizes.items()})
     for name in _PIXELS:
-        sheets[name] = _sheet(len(records), films.pixels.get(name, {}))
+        sheets[name] = _sheet(len(records), images.pixels.get(name, {}))
     kept = {name: sheet for name, sheet in sheets.items() if sheet.tells}
     skipped: dict[str, str] = {}
     for name in (*sheets, "facts", "header"):
@@ -67,9 +67,9 @@ def make_sheets(
         elif name == "background" and not segmenter:
             skipped[name] = "no segmenter was given"
         elif name == "header" and (data.prepared is not None or reads_itself(data)):
-            skipped[name] = "the films are not in their own files" if data.prepared is None else "a compact copy"
-        elif name in (*_PIXELS, "header", "shape") and not films.sizes:
-            skipped[name] = "no film is on the disk"
+            skipped[name] = "the images are not in their own files" if data.prepared is None else "a compact copy"
+        elif name in (*_PIXELS, "header", "shape") and not images.sizes:
+            skipped[name] = "no image is on the disk"
         elif name == "facts":
             skipped[name] = "fewer than two of them are stated"
         else:
@@ -88,11 +88,11 @@ def _columns(records: Sequence[Record]) -> dict[str, Sheet]:
     return sheets
 
 
-def _headers(data: Collection, count: int, films: Films) -> dict[str, Sheet]:
-    if data.prepared is not None or not films.headers:
+def _headers(data: Collection, count: int, images: Images) -> dict[str, Sheet]:
+    if data.prepared is not None or not images.headers:
         return {}
-    places = list(films.headers)
-    found: list[Header] = list(films.headers.values())
+    places = list(images.headers)
+    found: list[Header] = list(images.headers.values())
     words = [one_hot([getattr(one, name) for one in found]) for name in ("format", "mode", "entries")]
     numbers = np.array([[one.file_bytes, one.quantization] for one in found], float)
     rows = np.concatenate([numbers, *words], axis=1)
@@ -100,7 +100,7 @@ def _headers(data: Collection, count: int, films: Films) -> dict[str, Sheet]:
 
 
 def _sheet(count: int, rows: Mapping[int, Sequence[float]]) -> Sheet:
-    """Lay the rows of some films out among all films."""
+    """Lay the rows of some images out among all images."""
     width = len(next(iter(rows.values()))) if rows else 1
     values = np.full((count, width), np.nan)
     known = np.zeros(count, bool)
@@ -114,7 +114,7 @@ class AskedTable:
     """What all probes share.
 
     Attributes:
-        records: The films.
+        records: The images.
         patients: Patient of each.
         folds: Fold of each; no patient is in two.
         sheets: Features by probe.
@@ -136,7 +136,7 @@ def ask_all(
     """Ask every probe every question.
 
     Args:
-        table: What is known of the films.
+        table: What is known of the images.
         asked: The questions for the label.
         source: The question for the source; None = there is one source.
         seconds: Told what each probe took.
@@ -183,11 +183,11 @@ def ask_all(
 
 
 def _counts(question: Question, patients: np.ndarray) -> tuple[dict[str, int], dict[str, int]]:
-    films, people = {}, {}
+    images, people = {}, {}
     for number, name in enumerate(question.classes):
         own = question.labels == number
-        films[name], people[name] = int(own.sum()), len(np.unique(patients[own]))
-    return films, people
+        images[name], people[name] = int(own.sum()), len(np.unique(patients[own]))
+    return images, people
 
 
 def _strata(table: AskedTable, question: Question) -> dict[str, Question]:
@@ -195,7 +195,7 @@ def _strata(table: AskedTable, question: Question) -> dict[str, Question]:
 
 
 def _askable(table: AskedTable, question: Question) -> Iterator[tuple[Probe, Sheet, Question]]:
-    """Yield the probes that can be asked, with the question narrowed to the films that they know."""
+    """Yield the probes that can be asked, with the question narrowed to the images that they know."""
     for probe in PROBES:
         sheet = table.sheets.get(probe.name)
         if sheet is None or probe.name == question.name:
@@ -216,7 +216,7 @@ def _cross_validated(table: AskedTable, question: Question, seconds: dict[str, f
 
 
 def _official(table: AskedTable, question: Question) -> tuple[ProbeScore, ...]:
-    """Train on the official training and validation films, score on the official test films."""
+    """Train on the official training and validation images, score on the official test images."""
     test = np.array([record.split == "test" for record in table.records])
     train = np.array([record.split in ("train", "val") for record in table.records])
     if not test.any() or not train.any():
@@ -241,29 +241,29 @@ def audit_data(
     pixels: bool = True,
     duplicates: bool = True,
     segmenter: Segmenter = "mini",
-    max_films: int = 5000,
+    max_images: int = 5000,
     cache: str | os.PathLike[str] | None = None,
     progress: Steps | None = None,
 ) -> DataAudit:
     """Audit a data set before anything is trained on it.
 
-    Small classifiers are asked for the label, and for the source, of films of which they see no lung: a column of the
-    table, the file's header, the film's shape, its border and corners, the film with the lungs removed (Maguolo and
+    Small classifiers are asked for the label, and for the source, of images of which they see no lung: a column of the
+    table, the file's header, the image's shape, its border and corners, the image with the lungs removed (Maguolo and
     Nanni 2021; DeGrave 2021). What they score is no merit of a model. They are cross-validated with patients whole;
     official splits are set aside for that, and scored beside it.
 
-    Films that are missing or cannot be read are counted, and the audit goes on without them.
+    Images that are missing or cannot be read are counted, and the audit goes on without them.
 
     Args:
         data: The data set.
         name: Its name in the report; by default that of its class.
         folds: Folds of the cross-validation, from 3 up.
         seed: Seeds folds, classifiers and intervals: same seed, same figures.
-        pixels: Open the films; else only tables and file headers are read.
-        duplicates: Search for films that are there twice; opens every film.
+        pixels: Open the images; else only tables and file headers are read.
+        duplicates: Search for images that are there twice; opens every image.
         segmenter: Draws the lungs that are taken out: a bundled name, a folder, a Hub repository or a model; None =
             that probe is left out.
-        max_films: Most films that the probes of pixels open; patients are drawn at random.
+        max_images: Most images that the probes of pixels open; patients are drawn at random.
         cache: Folder that keeps what the search for duplicates read; None = not kept.
         progress: From the name of a step to a progress bar, as `covidcxr.datasets.console.show_progress`.
 
@@ -272,35 +272,35 @@ def audit_data(
 
     Raises:
         ConfigError: If a setting is out of range.
-        DatasetError: If the data set is not there or has no film.
+        DatasetError: If the data set is not there or has no image.
         PretrainedError: If the segmenter cannot be had.
     """
-    if max_films < 1:
-        raise ConfigError(f"max_films must be 1 or more, not {max_films}.")
+    if max_images < 1:
+        raise ConfigError(f"max_films must be 1 or more, not {max_images}.")
     steps, seconds, notes = progress or no_steps, dict[str, float](), list[str]()
     with _timed(seconds, "records"):
         records = _read(data, notes)
         patients = np.unique([record.patient for record in records], return_inverse=True)[1]
         there = _there(data, records)
-    opened = _sample(there, patients, max_films, seed) if pixels else []
+    opened = _sample(there, patients, max_images, seed) if pixels else []
     if len(opened) < len(there) and pixels:
-        notes.append(f"Pixels: {len(opened):,} of {len(there):,} films were opened, whole patients drawn at random.")
+        notes.append(f"Pixels: {len(opened):,} of {len(there):,} images were opened, whole patients drawn at random.")
     with _timed(seconds, "films"):
-        films = look_at_films(data, records, there, pixels=opened, segmenter=segmenter, steps=steps)
+        images = look_at_images(data, records, there, pixels=opened, segmenter=segmenter, steps=steps)
     copies = None
     if duplicates and pixels and there:
         with _timed(seconds, "duplicates"), steps("duplicates") as bar:
             every = [records[number] for number in there]
-            copies = find_duplicates(every, read=data.read_film, cache=cache, progress=bar)
-    sheets, skipped = make_sheets(data, records, films, pixels=pixels, segmenter=segmenter is not None)
+            copies = find_duplicates(every, read=data.load_image, cache=cache, progress=bar)
+    sheets, skipped = make_sheets(data, records, images, pixels=pixels, segmenter=segmenter is not None)
     table = AskedTable(records, patients, _fold_numbers(records, folds, seed), sheets, max(folds, 10), seed)
     asked = ask_labels(data, records, patients, folds, notes)
     with steps("probes") as bar:
         questions, sources = ask_all(table, asked, ask_source(records, patients, folds), seconds, bar)
-    _note_films(notes, data, films, len(records) - len(there))
+    _note_images(notes, data, images, len(records) - len(there))
     audit = DataAudit(
         name=name or type(data).__name__.removesuffix("DataModule"),
-        films=len(records),
+        images=len(records),
         patients=int(patients.max()) + 1,
         questions=questions,
         sources=sources,
@@ -309,9 +309,9 @@ def audit_data(
         ),
         skipped=skipped,
         missing=len(records) - len(there),
-        failed=films.failed,
+        failed=images.failed,
         tests=0,
-        settings={"folds": folds, "seed": seed, "pixels": pixels, "opened": len(opened), "max_films": max_films},
+        settings={"folds": folds, "seed": seed, "pixels": pixels, "opened": len(opened), "max_films": max_images},
         notes=notes,
         seconds=seconds,
     )
@@ -323,34 +323,34 @@ def _read(data: Collection, notes: list[str]) -> list[Record]:
     with data.collected_faults() as faults:
         records = data.unsplit_records()
     if not records:
-        raise DatasetError(faults[0]) if faults else data.no_film()
+        raise DatasetError(faults[0]) if faults else data.no_image()
     told = [fault for fault in faults if " files of the data set are missing" not in fault]
     notes += told[:3]
     if len(told) > 3:
         notes.append(f"{len(told) - 3} more faults of the data set; covidcxr datasets check tells them all.")
     if data.left_out:
-        reasons = ", ".join(f"{films:,} ({reason})" for reason, films in data.left_out.most_common())
+        reasons = ", ".join(f"{images:,} ({reason})" for reason, images in data.left_out.most_common())
         notes.append(f"Films left out: {reasons}.")
     return records
 
 
 def _there(data: Collection, records: Sequence[Record]) -> list[int]:
-    """Return the places of the films that are on the disk."""
+    """Return the places of the images that are on the disk."""
     if reads_itself(data):
         return list(range(len(records)))
     return [number for number, record in enumerate(records) if record.image_path.is_file()]
 
 
 def _sample(there: Sequence[int], patients: np.ndarray, most: int, seed: int) -> list[int]:
-    """Return the places of at most so many films, of whole patients."""
+    """Return the places of at most so many images, of whole patients."""
     if len(there) <= most:
         return list(there)
-    films = Counter(patients[list(there)].tolist())
+    images = Counter(patients[list(there)].tolist())
     kept, count = set[int](), 0
-    for patient in np.random.default_rng(seed).permutation(sorted(films)).tolist():
-        if count + films[patient] <= most:
+    for patient in np.random.default_rng(seed).permutation(sorted(images)).tolist():
+        if count + images[patient] <= most:
             kept.add(patient)
-            count += films[patient]
+            count += images[patient]
     return [number for number in there if int(patients[number]) in kept]
 
 
@@ -361,13 +361,15 @@ def _fold_numbers(records: Sequence[Record], folds: int, seed: int) -> Integer[n
     return numbers
 
 
-def _note_films(notes: list[str], data: Collection, films: Films, missing: int) -> None:
+def _note_images(notes: list[str], data: Collection, images: Images, missing: int) -> None:
     if missing:
-        notes.append(f"{missing:,} films are not on the disk: of these only the table was read.")
-    if films.failed:
-        notes.append(f"{len(films.failed):,} films cannot be read; they are named in audit.json.")
-    if films.without_lungs:
-        notes.append(f"On {films.without_lungs:,} films no lungs were found; they do not count for the lungs removed.")
+        notes.append(f"{missing:,} images are not on the disk: of these only the table was read.")
+    if images.failed:
+        notes.append(f"{len(images.failed):,} images cannot be read; they are named in audit.json.")
+    if images.without_lungs:
+        notes.append(
+            f"On {images.without_lungs:,} images no lungs were found; they do not count for the lungs removed."
+        )
     if data.prepared is not None:
         notes.append(
             "This is a compact copy: its files were written anew, so their headers tell nothing of the originals'."

@@ -26,7 +26,7 @@ def ask_labels(
 
     Args:
         data: Names the classes.
-        records: The films.
+        records: The images.
         patients: Patient of each.
         least: Patients that each answer must have.
         notes: Told what is left out.
@@ -41,7 +41,7 @@ def ask_labels(
     if lost := [name for name in classes if name not in question.classes]:
         notes.append(f"Labels with fewer than {least} patients are left out: {', '.join(lost)}.")
     if without := int((labels < 0).sum()):
-        notes.append(f"{without:,} films have no label, or one that is no class; no probe is asked about them.")
+        notes.append(f"{without:,} images have no label, or one that is no class; no probe is asked about them.")
     return [question] if len(question.classes) > 1 else []
 
 
@@ -74,9 +74,9 @@ def strata(records: Sequence[Record], question: Question, patients: np.ndarray, 
     """Return the question within each view and each source in which two answers are found, the largest first.
 
     Args:
-        records: The films.
+        records: The images.
         question: What is asked of all.
-        patients: Patient of each film.
+        patients: Patient of each image.
         least: Patients that an answer must have to count there.
     """
     roofs = {

@@ -71,18 +71,18 @@ def what_can_be_compared(question: QuestionAudit) -> str:
 
 
 def _places(table: CrossTable, pair: Pair) -> str:
-    """Name the sources that have both labels, and their share of the films of the two."""
+    """Name the sources that have both labels, and their share of the images of the two."""
     rows = [table.labels.index(label) for label in pair.labels]
     columns = [table.values.index(value) for value in pair.supported]
-    films = table.films[rows]
-    share = films[:, columns].sum() / films.sum()
+    images = table.images[rows]
+    share = images[:, columns].sum() / images.sum()
     return f"{list_words(pair.supported[:3])}: {share:.0%} of their films"
 
 
 def named(score: ProbeScore) -> str:
     """Name what a probe sees."""
     if score.probe.name == "background":
-        return "the film with the lungs removed"
+        return "the image with the lungs removed"
     return f"the {score.probe.title}"
 
 
@@ -124,15 +124,15 @@ def say_verdict(audit: DataAudit) -> str:
         return _all_clear(audit)
     question = max(loud, key=lambda one: one.alarms[0].best[1].value)
     source = question.get("source")
-    films = [one for one in question.alarms if one.probe.kind == "film"]
+    images = [one for one in question.alarms if one.probe.kind == "film"]
     if source is not None and source.alarm:
-        first = f"The source of a film alone tells {told(question, source)}"
-        also = f", and so does {named(films[0])} ({figure(films[0].best[1])})" if films else ""
+        first = f"The source of an image alone tells {told(question, source)}"
+        also = f", and so does {named(images[0])} ({figure(images[0].best[1])})" if images else ""
         compared = what_can_be_compared(question)
-        return f"{first}{also}: a score on these films taken together measures the source; {compared}."
+        return f"{first}{also}: a score on these images taken together measures the source; {compared}."
     best = question.alarms[0]
     return (
-        f"{capital(named(best))} alone tells {told(question, best)}: a score on these films may be owed to it, "
+        f"{capital(named(best))} alone tells {told(question, best)}: a score on these images may be owed to it, "
         f"not to the lungs."
     )
 
@@ -170,7 +170,7 @@ def _all_clear(audit: DataAudit) -> str:
         )
     return (
         f"No shortcut found by these probes: none of {count} that see no lung stands out above chance on "
-        f"{audit.films:,} films of {audit.patients:,} patients (one with an AUROC of {least:.2f} would have been "
+        f"{audit.images:,} images of {audit.patients:,} patients (one with an AUROC of {least:.2f} would have been "
         f"noticed)."
     )
 
@@ -193,23 +193,23 @@ def _of_question(question: QuestionAudit) -> Iterator[tuple[float, str]]:
             best = max(blind, key=lambda one: (one.accuracy.value, one.probe.name == "source"))
             yield (
                 1.2 + _excess(best),
-                f"On the official test films, {named(best)} alone is right on {best.accuracy.value:.1%} "
-                f"[{best.accuracy.low:.1%}, {best.accuracy.high:.1%}] of {best.accuracy.count:,} films; always the "
+                f"On the official test images, {named(best)} alone is right on {best.accuracy.value:.1%} "
+                f"[{best.accuracy.low:.1%}, {best.accuracy.high:.1%}] of {best.accuracy.count:,} images; always the "
                 f"most frequent answer is right on {best.majority:.1%}.",
             )
-    yield from _of_films(question)
+    yield from _of_images(question)
     columns = [one for one in question.alarms if one.probe.kind == "column" and one.probe.name != "source"]
     if columns:
         said = [f"{one.probe.title} ({told_short(one)})" for one in columns[:3]]
-        words = f"Columns of the table tell the {question.name} without any film: {list_words(said)}"
+        words = f"Columns of the table tell the {question.name} without any image: {list_words(said)}"
         yield 0.5 + _excess(columns[0]), f"{words}{_also_within(question, 'column')}."
 
 
-def _of_films(question: QuestionAudit) -> Iterator[tuple[float, str]]:
-    films = [one for one in question.alarms if one.probe.kind == "film"]
+def _of_images(question: QuestionAudit) -> Iterator[tuple[float, str]]:
+    images = [one for one in question.alarms if one.probe.kind == "film"]
     within = _also_within(question, "film")
-    if films:
-        best, others = films[0], films[1:]
+    if images:
+        best, others = images[0], images[1:]
         more = list_words([f"{named(one)} ({told_short(one)})" for one in others])
         yield (
             0.9 + _excess(best),
@@ -217,7 +217,7 @@ def _of_films(question: QuestionAudit) -> Iterator[tuple[float, str]]:
             f"{f'; to some degree so do {more}' if more else ''}{within}.",
         )
     elif within:
-        yield 0.6, f"On all films together no trace of the film stands out{within}."
+        yield 0.6, f"On all images together no trace of the image stands out{within}."
 
 
 def _also_within(question: QuestionAudit, kind: str) -> str:
@@ -240,7 +240,7 @@ def _of_splits(audit: DataAudit) -> Iterator[tuple[float, str]]:
     if leakage.shared_patients:
         said.append(
             f"{leakage.shared_patients:,} patients are in more than one part of the official split "
-            f"({leakage.shared_films:,} films for validation or testing have their patient in training)"
+            f"({leakage.shared_images:,} images for validation or testing have their patient in training)"
         )
     copies = leakage.copies
     if copies is not None and copies.across_splits:
@@ -256,7 +256,7 @@ def _of_splits(audit: DataAudit) -> Iterator[tuple[float, str]]:
 
 
 def _of_patients(audit: DataAudit) -> Iterator[tuple[float, str]]:
-    """Yield what films of one patient would do to a random split by image, and patients with two labels."""
+    """Yield what images of one patient would do to a random split by image, and patients with two labels."""
     leakage = audit.leakage
     said, weight = [], 0.3
     whole = leakage.random.get("all")
@@ -272,12 +272,12 @@ def _of_patients(audit: DataAudit) -> Iterator[tuple[float, str]]:
         weight += 0.6 * max(one.share for one in leakage.random.values())
     if leakage.contradictory:
         said.append(
-            f"{len(leakage.contradictory):,} patients have films of more than one label "
-            f"({leakage.contradictory_films:,} films)"
+            f"{len(leakage.contradictory):,} patients have images of more than one label "
+            f"({leakage.contradictory_images:,} images)"
         )
     if leakage.unknown_patients:
         said.append(
-            f"the patients of {leakage.unknown_patients:,} films are not known: no split can keep these together"
+            f"the patients of {leakage.unknown_patients:,} images are not known: no split can keep these together"
         )
     if said:
         yield weight, f"{capital('; '.join(said))}."

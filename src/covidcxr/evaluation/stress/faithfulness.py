@@ -1,4 +1,4 @@
-"""Are a classifier's heat maps true to it? Deletion and insertion over many films."""
+"""Are a classifier's heat maps true to it? Deletion and insertion over many images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.weighted import weighted_mean
 from covidcxr.evaluation.plots import COLORS, as_picture, panels
-from covidcxr.evaluation.predictions.sample import Asked, ExplainedFilm, Films, FilmSample, explained_films
+from covidcxr.evaluation.predictions.sample import Asked, ExplainedImage, Images, ImageSample, explained_images
 from covidcxr.explain import CURVES, Faithfulness, faithfulness
 from covidcxr.models import Classifier
 from covidcxr.models.network import lungs_of
@@ -37,7 +37,7 @@ class MapFaithfulness:
             more than chance.
         fractions: The share of what the model sees that was taken away or shown, from 0 to 1.
         curves: By name, the mean probability of the class at these fractions.
-        failed: From image id to why a film could not be read.
+        failed: From image id to why an image could not be read.
     """
 
     method: str
@@ -58,11 +58,11 @@ class MapFaithfulness:
             words = f"The maps of {self.method} tell a part of what the model answers by"
         else:
             words = f"The maps of {self.method} tell no more than random ones of what the model answers by"
-        return f"{words}: against random maps they better {figures} (area under the curve, {self.count} films)."
+        return f"{words}: against random maps they better {figures} (area under the curve, {self.count} images)."
 
     @property
     def count(self) -> int:
-        """Number of films."""
+        """Number of images."""
         return self.scores["deletion"].count
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,44 +90,44 @@ class MapFaithfulness:
 
 def map_faithfulness(
     model: Asked,
-    data: Films,
+    data: Images,
     *,
     split: SplitName | None = "test",
     method: str = "gradcam",
     target: str | None = None,
     steps: int = 20,
-    max_films: int | None = None,
+    max_images: int | None = None,
     batch_size: int = 8,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
 ) -> MapFaithfulness:
-    """Measure deletion and insertion of a classifier's heat maps over many films, beside random maps.
+    """Measure deletion and insertion of a classifier's heat maps over many images, beside random maps.
 
-    Films are measured at the model's size; films whose map is empty are left out.
+    Images are measured at the model's size; images whose map is empty are left out.
 
     Args:
-        model: A pipeline, or a classifier of the full film.
-        data: A data module, or records or paths of films.
-        split: Of a data module: "train", "val" or "test"; None = all films.
+        model: A pipeline, or a classifier of the full image.
+        data: A data module, or records or paths of images.
+        split: Of a data module: "train", "val" or "test"; None = all images.
         method: A name of `covidcxr.explain.METHODS`.
-        target: The class; None = each film's most probable one.
-        steps: In how many steps a film is taken away and shown.
-        max_films: Most films, drawn from as many patients as possible; None = all.
-        batch_size: Films a batch.
+        target: The class; None = each image's most probable one.
+        steps: In how many steps an image is taken away and shown.
+        max_images: Most images, drawn from as many patients as possible; None = all.
+        batch_size: Images a batch.
         resamples: How often to resample patients.
         seed: Of the draw, the random maps and the intervals.
         progress: Show a progress bar on standard error.
 
     Raises:
-        ConfigError: If there are no films, no map could be made, there is no classifier, or a classifier of a region
+        ConfigError: If there are no images, no map could be made, there is no classifier, or a classifier of a region
             is given without its pipeline.
         UnknownNameError: If there is no such class or method.
     """
-    sample = FilmSample(data, split=split, max_films=max_films, seed=seed)
+    sample = ImageSample(data, split=split, max_images=max_images, seed=seed)
     patients: list[str] = []
     measured: list[Faithfulness] = []
-    found = explained_films(model, sample, target=target, method=method, batch_size=batch_size, progress=progress)
+    found = explained_images(model, sample, target=target, method=method, batch_size=batch_size, progress=progress)
     for number, one in enumerate(found):
         if one.explanation is not None and not one.explanation.empty:
             classifier = model.classifier if isinstance(model, Pipeline) else model
@@ -136,9 +136,9 @@ def map_faithfulness(
             measured.append(_measure(classifier, one, steps, seed + number))
     if not measured:
         raise ConfigError(
-            f"None of {len(sample)} films has a heat map that is not empty, so there is nothing to measure."
+            f"None of {len(sample)} images has a heat map that is not empty, so there is nothing to measure."
         )
-    areas = {name: np.concatenate([film.area(name) for film in measured]) for name in CURVES}
+    areas = {name: np.concatenate([image.area(name) for image in measured]) for name in CURVES}
     areas["deletion_gain"] = areas["random_deletion"] - areas["deletion"]
     areas["insertion_gain"] = areas["insertion"] - areas["random_insertion"]
     scores = bootstrap_many(
@@ -147,20 +147,20 @@ def map_faithfulness(
         resamples=resamples,
         seed=seed,
     )
-    curves = {name: np.concatenate([getattr(film, name) for film in measured]).mean(0) for name in CURVES}
+    curves = {name: np.concatenate([getattr(image, name) for image in measured]).mean(0) for name in CURVES}
     return MapFaithfulness(method, scores, measured[0].fractions, curves, dict(sample.failed))
 
 
-def _measure(model: Classifier, one: ExplainedFilm, steps: int, seed: int) -> Faithfulness:
-    """Measure one film at the size of the largest member, without padding, which nobody could take away."""
+def _measure(model: Classifier, one: ExplainedImage, steps: int, seed: int) -> Faithfulness:
+    """Measure one image at the size of the largest member, without padding, which nobody could take away."""
     assert one.explanation is not None
     settings = [member.config.preprocess for member in model.members]
     frame = max((own.image_size for own in settings), key=math.prod)
-    size = letterbox_box(one.film.shape[0], one.film.shape[1], frame)[2:]
-    film, heat = (torch.from_numpy(array)[None, None] for array in (one.film, one.explanation.heat))
+    size = letterbox_box(one.image.shape[0], one.image.shape[1], frame)[2:]
+    image, heat = (torch.from_numpy(array)[None, None] for array in (one.image, one.explanation.heat))
     region = next((own.region for own in settings if own.region != "full"), None)
     lungs = None
     if region is not None:
         lungs = fit_mask(torch.from_numpy(lungs_of(one.lungs, region))[None, None].float(), size, "stretch")
-    film, heat = (fit_image(tensor, size, "stretch") for tensor in (film, heat))
-    return faithfulness(model, film, heat[:, 0], one.explanation.target, lungs, steps=steps, seed=seed)
+    image, heat = (fit_image(tensor, size, "stretch") for tensor in (image, heat))
+    return faithfulness(model, image, heat[:, 0], one.explanation.target, lungs, steps=steps, seed=seed)

@@ -1,7 +1,7 @@
-"""Small changes of a film that change nothing of what it shows.
+"""Small changes of an image that change nothing of what it shows.
 
-All work on films as float [height, width] in [0, 1], in units of the film's own size, so that they mean the same for
-any scanner. Whatever is random follows from the seed and the film's name.
+All work on images as float [height, width] in [0, 1], in units of the image's own size, so that they mean the same for
+any scanner. Whatever is random follows from the seed and the image's name.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 
 __all__ = ["PERTURBATIONS", "Perturbation", "find_perturbations"]
 
-Film = Float[np.ndarray, "_ _"]  # changed films may be of another size
+Image = Float[np.ndarray, "_ _"]  # changed images may be of another size
 
 _GRAIN = 512
-"""Noise is drawn on a grid of at most so many cells along the longer side: on a film of 3,000 pixels noise of single
-pixels is gone once the film has the network's size."""
+"""Noise is drawn on a grid of at most so many cells along the longer side: on an image of 3,000 pixels noise of single
+pixels is gone once the image has the network's size."""
 
 
 _CANVAS = 1024
-"""Letters are drawn on a film of this longer side."""
+"""Letters are drawn on an image of this longer side."""
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """A named change of a film.
+    """A named change of an image.
 
     Attributes:
         name: Of the kind of change ("rotation").
         strength: How much, as it is shown ("5 degrees").
-        change: From a film in [0, 1] and a generator to the changed film in [0, 1], of any size.
-        moves: Whether it moves what the film shows: then masks are moved alike before they are compared.
+        change: From an image in [0, 1] and a generator to the changed image in [0, 1], of any size.
+        moves: Whether it moves what the image shows: then masks are moved alike before they are compared.
     """
 
     name: str
     strength: str
-    change: Callable[[Film, np.random.Generator], Film]
+    change: Callable[[Image, np.random.Generator], Image]
     moves: bool = False
 
     @property
@@ -51,85 +51,85 @@ class Perturbation:
         """Name and strength."""
         return f"{self.name}, {self.strength}" if self.strength else self.name
 
-    def __call__(self, film: Film, *, image_id: str = "", seed: int = 0) -> Film:
-        """Return the changed film, float32 in [0, 1]; the one given stays as it is.
+    def __call__(self, image: Image, *, image_id: str = "", seed: int = 0) -> Image:
+        """Return the changed image, float32 in [0, 1]; the one given stays as it is.
 
         Raises:
-            ConfigError: If the change does not give a film.
+            ConfigError: If the change does not give an image.
         """
         words = f"{seed}/{self.title}/{image_id}".encode("utf-8", "surrogateescape")
         rng = np.random.default_rng(int.from_bytes(blake2b(words, digest_size=8).digest(), "little"))
-        changed = np.asarray(self.change(film.copy(), rng))
+        changed = np.asarray(self.change(image.copy(), rng))
         if changed.ndim != 2 or changed.size == 0 or not np.isfinite(changed).all():
-            raise ConfigError(f"The perturbation {self.title!r} gave no film but an array {changed.shape}.")
+            raise ConfigError(f"The perturbation {self.title!r} gave no image but an array {changed.shape}.")
         return np.asarray(np.clip(changed, 0, 1), np.float32)
 
     def move(self, mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-        """Return a mask of the film as it lies on the changed film."""
+        """Return a mask of the image as it lies on the changed image."""
         return self(mask.astype(np.float32)) >= 0.5 if self.moves else mask
 
 
-def _rotate(film: Film, rng: np.random.Generator, *, degrees: float) -> Film:
-    height, width = film.shape
+def _rotate(image: Image, rng: np.random.Generator, *, degrees: float) -> Image:
+    height, width = image.shape
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    return cv2.warpAffine(film, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _contrast(film: Film, rng: np.random.Generator, *, factor: float) -> Film:
-    return np.asarray(film.mean() + factor * (film - film.mean()))
+def _contrast(image: Image, rng: np.random.Generator, *, factor: float) -> Image:
+    return np.asarray(image.mean() + factor * (image - image.mean()))
 
 
-def _gamma(film: Film, rng: np.random.Generator, *, power: float) -> Film:
-    return film**power
+def _gamma(image: Image, rng: np.random.Generator, *, power: float) -> Image:
+    return image**power
 
 
-def _brighten(film: Film, rng: np.random.Generator, *, step: float) -> Film:
-    return film + step
+def _brighten(image: Image, rng: np.random.Generator, *, step: float) -> Image:
+    return image + step
 
 
-def _noise(film: Film, rng: np.random.Generator, *, deviation: float) -> Film:
-    height, width = film.shape
-    shrink = min(1.0, _GRAIN / max(film.shape))
+def _noise(image: Image, rng: np.random.Generator, *, deviation: float) -> Image:
+    height, width = image.shape
+    shrink = min(1.0, _GRAIN / max(image.shape))
     cells = (max(1, round(height * shrink)), max(1, round(width * shrink)))
     grain = rng.standard_normal(cells, np.float32)
-    return np.asarray(film + deviation * cv2.resize(grain, (width, height), interpolation=cv2.INTER_NEAREST))
+    return np.asarray(image + deviation * cv2.resize(grain, (width, height), interpolation=cv2.INTER_NEAREST))
 
 
-def _blur(film: Film, rng: np.random.Generator, *, fraction: float) -> Film:
-    return cv2.GaussianBlur(film, (0, 0), max(fraction * max(film.shape), 1e-3), borderType=cv2.BORDER_REPLICATE)
+def _blur(image: Image, rng: np.random.Generator, *, fraction: float) -> Image:
+    return cv2.GaussianBlur(image, (0, 0), max(fraction * max(image.shape), 1e-3), borderType=cv2.BORDER_REPLICATE)
 
 
-def _jpeg(film: Film, rng: np.random.Generator, *, quality: int) -> Film:
-    grey = np.rint(film * 255).astype(np.uint8)
+def _jpeg(image: Image, rng: np.random.Generator, *, quality: int) -> Image:
+    grey = np.rint(image * 255).astype(np.uint8)
     _, code = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(code, cv2.IMREAD_GRAYSCALE), np.float32) / 255
 
 
-def _shrink(film: Film, rng: np.random.Generator, *, side: int) -> Film:
-    """Bring the longer side to so many pixels and back; a film that is smaller stays as it is."""
-    height, width = film.shape
-    scale = side / max(film.shape)
+def _shrink(image: Image, rng: np.random.Generator, *, side: int) -> Image:
+    """Bring the longer side to so many pixels and back; an image that is smaller stays as it is."""
+    height, width = image.shape
+    scale = side / max(image.shape)
     if scale >= 1:
-        return film
+        return image
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(cv2.resize(film, small, interpolation=cv2.INTER_AREA), (width, height))
+    return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))
 
 
-def _invert(film: Film, rng: np.random.Generator) -> Film:
-    return 1 - film
+def _invert(image: Image, rng: np.random.Generator) -> Image:
+    return 1 - image
 
 
-def _frame(film: Film, rng: np.random.Generator, *, fraction: float, grey: float) -> Film:
-    wide = max(1, round(fraction * max(film.shape)))
-    film[:wide] = film[-wide:] = grey
-    film[:, :wide] = film[:, -wide:] = grey
-    return film
+def _frame(image: Image, rng: np.random.Generator, *, fraction: float, grey: float) -> Image:
+    wide = max(1, round(fraction * max(image.shape)))
+    image[:wide] = image[-wide:] = grey
+    image[:, :wide] = image[:, -wide:] = grey
+    return image
 
 
-def _letter(film: Film, rng: np.random.Generator, *, text: str, left: bool) -> Film:
+def _letter(image: Image, rng: np.random.Generator, *, text: str, left: bool) -> Image:
     """Write white letters of 6 % of the longer side into an upper corner, over what is there."""
-    scale = _CANVAS / max(film.shape)  # drawn large: letters of a few pixels would lose their strokes
-    height, width = (max(1, round(side * scale)) for side in film.shape)
+    scale = _CANVAS / max(image.shape)  # drawn large: letters of a few pixels would lose their strokes
+    height, width = (max(1, round(side * scale)) for side in image.shape)
     tall, margin, font = round(0.06 * _CANVAS), round(0.03 * _CANVAS), cv2.FONT_HERSHEY_SIMPLEX
     thick = round(tall / 4)
     size = cv2.getFontScaleFromHeight(font, tall, thick)
@@ -137,17 +137,17 @@ def _letter(film: Film, rng: np.random.Generator, *, text: str, left: bool) -> F
     canvas = np.zeros((height, width), np.uint8)
     place = (margin if left else width - margin - wide, margin + tall)
     cv2.putText(canvas, text, place, font, size, 255, thick, cv2.LINE_AA)
-    cover = np.asarray(cv2.resize(canvas, film.shape[::-1], interpolation=cv2.INTER_AREA), np.float32) / 255
-    return np.asarray(film + cover * (1 - film))
+    cover = np.asarray(cv2.resize(canvas, image.shape[::-1], interpolation=cv2.INTER_AREA), np.float32) / 255
+    return np.asarray(image + cover * (1 - image))
 
 
-def _crop(film: Film, rng: np.random.Generator, *, fraction: float) -> Film:
-    rows, columns = (round(fraction * side) for side in film.shape)
-    return film[rows : film.shape[0] - rows, columns : film.shape[1] - columns]
+def _crop(image: Image, rng: np.random.Generator, *, fraction: float) -> Image:
+    rows, columns = (round(fraction * side) for side in image.shape)
+    return image[rows : image.shape[0] - rows, columns : image.shape[1] - columns]
 
 
-def _flip(film: Film, rng: np.random.Generator) -> Film:
-    return film[:, ::-1].copy()
+def _flip(image: Image, rng: np.random.Generator) -> Image:
+    return image[:, ::-1].copy()
 
 
 def _table() -> dict[str, tuple[Perturbation, ...]]:

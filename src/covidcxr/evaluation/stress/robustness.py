@@ -1,4 +1,4 @@
-"""Do answers hold when a film changes in ways that change nothing of the lungs?"""
+"""Do answers hold when an image changes in ways that change nothing of the lungs?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.segmentation import dice_score, segmentation_metrics
 from covidcxr.evaluation.metrics.weighted import weighted_auroc, weighted_mean
 from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels
-from covidcxr.evaluation.predictions.sample import Asked, Films, FilmSample, as_pipeline
+from covidcxr.evaluation.predictions.sample import Asked, Images, ImageSample, as_pipeline
 from covidcxr.evaluation.stress.perturbations import Perturbation, find_perturbations
 from covidcxr.models import Classifier
 from covidcxr.page import Block, Section, Table
@@ -54,16 +54,16 @@ def compare_answers(
     """Score answers by how they differ from the first ones, on the same resamples of patients.
 
     Args:
-        records: The films.
+        records: The images.
         classifier: What was asked.
         clean: The first answers.
-        others: Further answers to the same films, by name.
+        others: Further answers to the same images, by name.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Returns:
         `accuracy` and `macro_auroc` of the first answers, and by name the scores of `robustness.Effect`; those
-        without a film are left out.
+        without an image are left out.
     """
     classes, exclusive = classifier.config.classes, classifier.config.mode != "multilabel"
     truth = np.array([_truth(record, classes) for record in records])
@@ -84,13 +84,13 @@ def compare_answers(
             rows[f"{name}{_SEPARATOR}macro_auroc_change"] = change
         return rows
 
-    films = {name: ~np.isnan(values) for name, values in columns.items()}
-    films["macro_auroc"] = _labelled(truth, first)
+    images = {name: ~np.isnan(values) for name, values in columns.items()}
+    images["macro_auroc"] = _labelled(truth, first)
     for name, values in chances.items():
-        films[f"{name}{_SEPARATOR}macro_auroc_change"] = _labelled(truth, values + first)
+        images[f"{name}{_SEPARATOR}macro_auroc_change"] = _labelled(truth, values + first)
     groups = [record.patient for record in records]
-    shares = [name for name in films if name.rpartition(_SEPARATOR)[2] in _SHARES]
-    found = bootstrap_many(table, groups=groups, films=films, shares=shares, resamples=resamples, seed=seed)
+    shares = [name for name in images if name.rpartition(_SEPARATOR)[2] in _SHARES]
+    found = bootstrap_many(table, groups=groups, images=images, shares=shares, resamples=resamples, seed=seed)
     scores: dict[str, Any] = {name: {} for name in ("", *others)}
     for key, one in found.items():
         name, _, score = key.rpartition(_SEPARATOR)
@@ -102,7 +102,7 @@ def compare_answers(
 def _changes(
     classifier: Classifier, truth: Probabilities, first: Probabilities, values: Probabilities
 ) -> dict[str, Column]:
-    """Return what differs on each film; NaN where it is not known."""
+    """Return what differs on each image; NaN where it is not known."""
     asked = ~np.isnan(first[:, 0])
     both = asked & ~np.isnan(values[:, 0])
     was, now = _calls(first, classifier), _calls(values, classifier)
@@ -117,7 +117,7 @@ def _changes(
 
 
 def _truth(record: Record, classes: Sequence[str]) -> list[float]:
-    """Return for each class whether the film shows it; NaN = not known."""
+    """Return for each class whether the image shows it; NaN = not known."""
     if record.findings:
         return [float(record.findings[name]) if name in record.findings else math.nan for name in classes]
     return [float(record.label == name) if record.label in classes else math.nan for name in classes]
@@ -148,7 +148,7 @@ def _labelled(truth: Probabilities, chances: Probabilities) -> Bool[np.ndarray, 
 
 
 def _macro_auroc(weights: np.ndarray, truth: Probabilities, chances: Probabilities) -> Float[np.ndarray, " resamples"]:
-    """Return the mean AUROC of the classes that there are films with and without."""
+    """Return the mean AUROC of the classes that there are images with and without."""
     areas = []
     for column, scores in zip(truth.T, chances.T, strict=True):
         known = ~np.isnan(column + scores)
@@ -165,10 +165,10 @@ class Effect:
         name: Of the kind of perturbation.
         strength: How much.
         scores: Of a classifier `changed` (share of the answers that are others: the most probable class, or of
-            findings those that are called), `unanswered` (share of answered films that get no answer any more, since
+            findings those that are called), `unanswered` (share of answered images that get no answer any more, since
             their lungs are not found), `shift` (mean absolute change of the probability that changes most), and of
-            labelled films the paired differences `accuracy_change` and `macro_auroc_change`, perturbed minus clean. Of
-            masks `dice_CLASS`, the overlap with the mask of the clean film, moved as the film was.
+            labelled images the paired differences `accuracy_change` and `macro_auroc_change`, perturbed minus clean. Of
+            masks `dice_CLASS`, the overlap with the mask of the clean image, moved as the image was.
     """
 
     name: str
@@ -191,14 +191,14 @@ class Robustness:
     """What perturbations do to a model.
 
     Attributes:
-        films: Number of films asked about.
+        images: Number of images asked about.
         patients: Number of patients they come from.
-        clean: `accuracy` and `macro_auroc` on the films as they are, where they have labels.
+        clean: `accuracy` and `macro_auroc` on the images as they are, where they have labels.
         effects: A perturbation each, in the order asked for.
-        failed: From image id to why a film could not be read.
+        failed: From image id to why an image could not be read.
     """
 
-    films: int
+    images: int
     patients: int
     clean: dict[str, Estimate]
     effects: tuple[Effect, ...]
@@ -218,9 +218,7 @@ class Robustness:
             if not self.ranked(name):
                 return "Nothing was answered, so nothing can be compared."
             worst = self.ranked(name)[-1]
-            return (
-                f"The masks are changed most by {worst.title}: Dice {worst.scores[name]} with those of the clean films."
-            )
+            return f"The masks are changed most by {worst.title}: Dice {worst.scores[name]} with those of the clean images."
         most = " and ".join(f"{one.title} ({_share(one.scores['changed'])})" for one in ranked[:2])
         words = f"Most answers are changed by {most}."
         letters = [one for one in ranked if one.name == "letter"]
@@ -234,7 +232,7 @@ class Robustness:
         """Return plain data for JSON."""
         return {
             "summary": self.summary,
-            "films": self.films,
+            "films": self.images,
             "patients": self.patients,
             "clean": {name: one.to_dict() for name, one in self.clean.items()},
             "effects": [one.to_dict() for one in self.effects],
@@ -244,8 +242,8 @@ class Robustness:
     def sections(self) -> list[Section]:
         """Return the part of a report."""
         lead = (
-            f"{self.summary} Each of {self.films} films was changed in ways that leave the lungs as they are, and the "
-            f"model was asked again. Nothing changes by chance: the same film gets the same answer."
+            f"{self.summary} Each of {self.images} images was changed in ways that leave the lungs as they are, and the "
+            f"model was asked again. Nothing changes by chance: the same image gets the same answer."
         )
         dice = dict.fromkeys(name for one in self.effects for name in one.scores if name.startswith("dice_"))
         titles = {"changed": "answers that change", "macro_auroc_change": "macro AUROC, change"}
@@ -254,7 +252,9 @@ class Robustness:
         blocks: list[Block] = []
         if shown:
             alt = f"By perturbation: {', '.join(shown.values())}"
-            caption = f"{alt}; with 95 % intervals over patients. Answers and masks are compared with the clean film's."
+            caption = (
+                f"{alt}; with 95 % intervals over patients. Answers and masks are compared with the clean image's."
+            )
             blocks.append(as_picture(_plot(self.effects, shown), alt, caption))
         if top := self.ranked()[:5]:
             blocks.append(_table(top))
@@ -263,27 +263,27 @@ class Robustness:
 
 def robustness(
     model: Asked,
-    data: Films,
+    data: Images,
     *,
     split: SplitName | None = "test",
     perturbations: Sequence[str | Perturbation] | None = None,
-    max_films: int | None = None,
+    max_images: int | None = None,
     batch_size: int = 16,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
 ) -> Robustness:
-    """Ask about films as they are and perturbed, and compare the answers film by film.
+    """Ask about images as they are and perturbed, and compare the answers image by image.
 
-    A pipeline draws the lungs on the perturbed film itself, as it would in use.
+    A pipeline draws the lungs on the perturbed image itself, as it would in use.
 
     Args:
-        model: A pipeline, a classifier of the full film, or a segmenter.
-        data: A data module, or records or paths of films; labels are used where they are the model's classes.
-        split: Of a data module: "train", "val" or "test"; None = all films.
+        model: A pipeline, a classifier of the full image, or a segmenter.
+        data: A data module, or records or paths of images; labels are used where they are the model's classes.
+        split: Of a data module: "train", "val" or "test"; None = all images.
         perturbations: Kinds of `PERTURBATIONS`, or one's own `Perturbation`; None = all.
-        max_films: Most films, drawn from as many patients as possible; None = all.
-        batch_size: Films a batch.
+        max_images: Most images, drawn from as many patients as possible; None = all.
+        batch_size: Images a batch.
         resamples: How often to resample patients.
         seed: Of the draw, of what is random in perturbations, and of the intervals.
         progress: Show a progress bar on standard error.
@@ -292,12 +292,12 @@ def robustness(
         The effects; the same seed gives the same bits.
 
     Raises:
-        ConfigError: If there are no films, none can be read, or a classifier of a region is given without its
+        ConfigError: If there are no images, none can be read, or a classifier of a region is given without its
             pipeline.
         UnknownNameError: If there is no such perturbation.
     """
     changes = find_perturbations(perturbations)
-    sample = FilmSample(data, split=split, max_films=max_films, seed=seed)
+    sample = ImageSample(data, split=split, max_images=max_images, seed=seed)
     records: list[Record] = []
     clean: list[Prediction] = []
     changed: dict[str, list[Prediction]] = {one.title: [] for one in changes}
@@ -306,16 +306,16 @@ def robustness(
         batches = sample.batches(batch_size)
         for batch in tracked(batches, -(-len(sample) // batch_size), "batches", progress):
             records += [record for record, _ in batch]
-            before = _ask(pipeline, [film for _, film in batch])
+            before = _ask(pipeline, [image for _, image in batch])
             clean += map(_without_pixels, before)
             for change in changes:
-                films = [change(film, image_id=record.image_id, seed=seed) for record, film in batch]
-                found = _ask(pipeline, films)
+                images = [change(image, image_id=record.image_id, seed=seed) for record, image in batch]
+                found = _ask(pipeline, images)
                 overlaps[change.title] += [_overlaps(*pair, change) for pair in zip(before, found, strict=True)]
                 changed[change.title] += map(_without_pixels, found)
         classifier = pipeline.classifier
     if not records:
-        raise ConfigError(f"None of {len(sample)} films can be read: {next(iter(sample.failed.values()))}")
+        raise ConfigError(f"None of {len(sample)} images can be read: {next(iter(sample.failed.values()))}")
     settings = {"resamples": resamples, "seed": seed}
     scores = {title: _score_masks(records, found, **settings) for title, found in overlaps.items()}
     first: dict[str, Estimate] = {}
@@ -326,19 +326,19 @@ def robustness(
     return Robustness(len(records), len({record.patient for record in records}), first, effects, dict(sample.failed))
 
 
-def _ask(pipeline: Pipeline, films: Sequence[Float[np.ndarray, "_ _"]]) -> list[Prediction]:
-    found = list(pipeline.predict(films, batch_size=len(films)))
+def _ask(pipeline: Pipeline, images: Sequence[Float[np.ndarray, "_ _"]]) -> list[Prediction]:
+    found = list(pipeline.predict(images, batch_size=len(images)))
     return [one for one in found if isinstance(one, Prediction)]  # all: arrays can be read
 
 
 def _without_pixels(one: Prediction) -> Prediction:
-    """Keep the answer alone: masks and films of many perturbations would fill the memory."""
-    return Prediction(one.image_id, one.label, one.probabilities, one.reasons, {}, one.film[:1, :1])
+    """Keep the answer alone: masks and images of many perturbations would fill the memory."""
+    return Prediction(one.image_id, one.label, one.probabilities, one.reasons, {}, one.image[:1, :1])
 
 
 def _overlaps(clean: Prediction, found: Prediction, change: Perturbation) -> dict[str, float]:
     return {
-        # A gate that refuses the changed film leaves it without masks: the change cost all of them.
+        # A gate that refuses the changed image leaves it without masks: the change cost all of them.
         f"dice_{name}": dice_score(found.masks[name], change.move(mask)) if name in found.masks else 0.0
         for name, mask in clean.masks.items()
     }
@@ -347,7 +347,7 @@ def _overlaps(clean: Prediction, found: Prediction, change: Perturbation) -> dic
 def _score_masks(
     records: Sequence[Record], overlaps: Sequence[Mapping[str, float]], **settings: int
 ) -> dict[str, Estimate]:
-    """Average what was measured on each film; one that a gate refused unchanged has no masks to compare."""
+    """Average what was measured on each image; one that a gate refused unchanged has no masks to compare."""
     known = [number for number, one in enumerate(overlaps) if one]
     columns = {name: np.array([overlaps[n][name] for n in known]) for name in overlaps[known[0]]} if known else {}
     groups = [records[number].patient for number in known]

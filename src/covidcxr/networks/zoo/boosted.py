@@ -163,10 +163,10 @@ def _rounded_down(threshold: float) -> np.float32:
 
 
 def _initial_scores(boosting: Any) -> NDArray[np.float64]:
-    """Return what is left of a film's scores without the trees, one an output."""
-    film = np.zeros((1, boosting.n_features_in_), np.float32)
-    trees = [np.array([tree.predict(film)[0] for tree in row]) for row in boosting.estimators_]
-    scores: NDArray[np.float64] = boosting.decision_function(film).reshape(-1) - boosting.learning_rate * sum(trees)
+    """Return what is left of an image's scores without the trees, one an output."""
+    image = np.zeros((1, boosting.n_features_in_), np.float32)
+    trees = [np.array([tree.predict(image)[0] for tree in row]) for row in boosting.estimators_]
+    scores: NDArray[np.float64] = boosting.decision_function(image).reshape(-1) - boosting.learning_rate * sum(trees)
     return scores
 
 

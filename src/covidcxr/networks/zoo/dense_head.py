@@ -20,14 +20,14 @@ class DenseHeadNetwork(nn.Module):
     """A backbone, its features flattened, and dense layers with ReLU between them.
 
     Args:
-        backbone: Films to features [batch, channels, rows, columns].
+        backbone: Images to features [batch, channels, rows, columns].
         features: Channels, rows and columns of the features.
         hidden: Outputs of the dense layers before the answering one.
         num_classes: Number of outputs.
-        image_size: Height and width of the films that give these features.
+        image_size: Height and width of the images that give these features.
 
     Raises:
-        ConfigError: If nothing is left of films of this size.
+        ConfigError: If nothing is left of images of this size.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class DenseHeadNetwork(nn.Module):
         super().__init__()
         channels, rows, columns = features
         if not (rows and columns):
-            raise ConfigError(f"Nothing is left of films of {image_size} after all strides: use a larger image_size.")
+            raise ConfigError(f"Nothing is left of images of {image_size} after all strides: use a larger image_size.")
         self.image_size = tuple(image_size)
         self.backbone = backbone
         self.head = nn.Sequential(nn.Flatten())
@@ -53,11 +53,11 @@ class DenseHeadNetwork(nn.Module):
         """Return logits [batch, outputs].
 
         Raises:
-            ConfigError: If the films do not have the size that the network was built for.
+            ConfigError: If the images do not have the size that the network was built for.
         """
         if (size := tuple(image.shape[-2:])) != self.image_size:
             raise ConfigError(
-                f"This network was built for films of {self.image_size}, not {size}: build it with that image_size."
+                f"This network was built for images of {self.image_size}, not {size}: build it with that image_size."
             )
         return cast(Tensor, self.head(self.backbone(image)))
 
@@ -68,7 +68,7 @@ def covidcnn2021(
 ) -> nn.Module:
     """Build two convolutions of stride 3 and two dense layers, for one image size.
 
-    For films of 256x256 in three channels and one output these are the 422,177 parameters of the student project
+    For images of 256x256 in three channels and one output these are the 422,177 parameters of the student project
     "Covid-19 detection with X-Ray images" (2021). It tells the layers, their sizes and strides; the activation (ReLU
     here) and the rate of its two dropouts it does not.
 
@@ -79,7 +79,7 @@ def covidcnn2021(
         dropout: Fraction of the features dropped after each pooling, in [0, 1].
 
     Raises:
-        ConfigError: If nothing is left of films of this size.
+        ConfigError: If nothing is left of images of this size.
     """
     backbone = nn.Sequential(
         *(nn.Conv2d(in_channels, 64, 3, stride=3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)),
@@ -95,7 +95,7 @@ def vgg16_head(
 ) -> nn.Module:
     """Build the convolutions of VGG16 with dense layers of 1024, 512 and the outputs, for one image size.
 
-    For films of 256x256 in three channels and one output these are the 48,795,457 parameters of Wali 2021
+    For images of 256x256 in three channels and one output these are the 48,795,457 parameters of Wali 2021
     ("Detecting COVID-19 from Medical X-Ray Images"). The activation of the dense layers (ReLU here) is not told there.
 
     Args:
@@ -106,7 +106,7 @@ def vgg16_head(
             torchvision or timm.
 
     Raises:
-        ConfigError: If nothing is left of films of this size.
+        ConfigError: If nothing is left of images of this size.
         PretrainedError: If pretrained weights cannot be had.
     """
     from torchvision.models.vgg import cfgs, make_layers

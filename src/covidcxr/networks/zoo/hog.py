@@ -21,10 +21,10 @@ _CLIP = 0.2
 
 @CLASSIFICATION_NETWORKS.register("hog")
 class HOG(nn.Module):
-    """A linear model of histograms of oriented gradients (Dalal and Triggs 2005) and of a thumbnail of the film.
+    """A linear model of histograms of oriented gradients (Dalal and Triggs 2005) and of a thumbnail of the image.
 
     With its few thousand weights it cannot learn what a convolutional network learns of a scanner, so it is the
-    baseline that a network must beat on films of a source that it has not seen. It wants strong weight decay.
+    baseline that a network must beat on images of a source that it has not seen. It wants strong weight decay.
 
     Args:
         in_channels: Channels of the input; their mean is taken.

@@ -56,7 +56,7 @@ class _Encoder(nn.Module):
 class ResidualUNet(nn.Module):
     """U-Net (Ronneberger 2015) of residual blocks (Zhang 2018, arXiv:1711.10684), for any image size.
 
-    Films are padded at the right and at the bottom, by repeating their edge, to a size that can be halved often
+    Images are padded at the right and at the bottom, by repeating their edge, to a size that can be halved often
     enough, and the logits are cropped again.
 
     Args:

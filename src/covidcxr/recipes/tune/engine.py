@@ -133,7 +133,7 @@ class Reporter(Callback):
         numbers = [value for value in self.values if not math.isnan(value)]
         if not numbers:
             raise ConfigError(
-                "No validation film gave a score to search by: give validation films, of more than one class."
+                "No validation image gave a score to search by: give validation images, of more than one class."
             )
         return max(numbers)
 
@@ -156,9 +156,9 @@ def tune(
     storage: str | None = None,
     seed: int = 0,
 ) -> Findings:
-    """Search the settings that a recipe leaves open, by the score of the validation films.
+    """Search the settings that a recipe leaves open, by the score of the validation images.
 
-    The score is the best of all epochs of the one that the task says to watch (`val/auroc`, `val/dice`). Test films are
+    The score is the best of all epochs of the one that the task says to watch (`val/auroc`, `val/dice`). Test images are
     not touched. Processes with the same recipe and the same study share its trials; a trial whose process died is
     queued anew; a finished one is not repeated. With one process, the same seed gives the same trials.
 

@@ -194,7 +194,6 @@ class Findings:
 
     def draw(self) -> None:
         """Draw the course of the search, the weight of its parameters, and each one's values."""
-
         rows = [row for row in self.rows if row["value"] is not None]
         if not rows:
             return
@@ -249,10 +248,10 @@ class Findings:
         told = ", ".join(f"{count} {state}" for state, count in counts.items())
         print_line(f"{told}. Trials and pictures: {self.folder}")
         if rows:
-            print_line(f"No test film was touched. Score the best trial on them, once:\n  {shlex.join(self.test())}")
+            print_line(f"No test image was touched. Score the best trial on them, once:\n  {shlex.join(self.test())}")
 
     def test(self) -> list[str]:
-        """Return the command that scores the best trial on the test films."""
+        """Return the command that scores the best trial on the test images."""
         best = self.best
         assert best is not None
         recipe, model = self.folder / "best.yaml", trial_folder(self.folder, best["trial"]) / "model"
@@ -267,7 +266,7 @@ class Findings:
         count = sum(row["state"] in ("complete", "pruned", "failed") for row in self.rows)
         return (
             f"{self.recipe.about} Found by `{words}`, study {self.study.study_name}: trial {best['trial']}, the best "
-            f"of {count} by {self.monitor} ({in_words(best['value'])}, on the films it was chosen by)."
+            f"of {count} by {self.monitor} ({in_words(best['value'])}, on the images it was chosen by)."
         ).strip()
 
 
