@@ -7,14 +7,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["MODULES", "NAMES", "find", "install"]
+__all__ = ["MODULES", "NAMES", "find", "install", "old_arguments"]
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 MODULES = {
     "audit_verb": "cli.audit",
@@ -210,6 +214,41 @@ def find(module: str, name: str) -> Any:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     place, _, renamed = present.rpartition(".")
     return getattr(import_module(f"covidcxr.{place}"), renamed)
+
+
+def old_arguments(**renamed: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Return a decorator that lets a function be called with the old names of its keyword arguments too.
+
+    Args:
+        renamed: From old to present name. Type checkers know the present one only.
+
+    Returns:
+        The decorator.
+
+    Example:
+        ```python
+        from covidcxr.aliases import old_arguments
+
+        @old_arguments(max_films="max_images")
+        def draw(*, max_images: int) -> int:
+            return max_images
+
+        assert draw(**{"max_films": 3}) == draw(max_images=3) == 3
+        ```
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @wraps(function)
+        def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+            for old in renamed.keys() & keywords.keys():
+                if renamed[old] in keywords:
+                    raise TypeError(f"{old} is the old name of {renamed[old]}: give one of them.")
+                keywords[renamed[old]] = keywords.pop(old)
+            return function(*arguments, **keywords)
+
+        return call
+
+    return decorate
 
 
 class _Alias(ModuleType):

@@ -36,7 +36,9 @@ def add_audit(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     audit.add_argument("--out", metavar="DIR", help="where audit.html and audit.json go (audit/NAME)")
     audit.add_argument("--folds", type=int, default=5, metavar="N", help="folds of the cross-validation (%(default)s)")
     audit.add_argument("--seed", type=int, default=0, metavar="N", help="seeds folds and probes (%(default)s)")
-    audit.add_argument("--max-images", "--max-films", type=int, default=5000, metavar="N", help="most images to open (%(default)s)")
+    audit.add_argument(
+        "--max-images", "--max-films", type=int, default=5000, metavar="N", help="most images to open (%(default)s)"
+    )
     audit.add_argument("--no-pixels", action="store_true", help="open no image: tables and file headers only")
     audit.add_argument("--no-duplicates", action="store_true", help="do not search for images that are there twice")
     audit.add_argument("--model", default="mini", help="the lung segmenter: bundled name, folder, Hub id (%(default)s)")

@@ -84,7 +84,14 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
         "--attention", action=argparse.BooleanOptionalAction, help="measure how much it looks at the lungs (yes)"
     )
     verb.add_argument("--robustness", action="store_true", help="ask again about changed images, which takes longer")
-    verb.add_argument("--max-images", "--max-films", type=int, default=200, metavar="N", help="of those two, most images (%(default)s)")
+    verb.add_argument(
+        "--max-images",
+        "--max-films",
+        type=int,
+        default=200,
+        metavar="N",
+        help="of those two, most images (%(default)s)",
+    )
     verb.add_argument(
         "--gallery", action=argparse.BooleanOptionalAction, default=True, help="show images where at hand"
     )

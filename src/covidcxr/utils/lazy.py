@@ -24,7 +24,10 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
 
     Example:
         ```python
-        __getattr__, __dir__ = lazy_names(__name__, {"Record": "records"})
+        from covidcxr.utils.lazy import lazy_names
+
+        load, names = lazy_names("covidcxr.data", {"Record": "records"})
+        assert load("Record").__name__ == "Record" and names() == ["Record"]
         ```
     """
 
