@@ -11,7 +11,7 @@ from covidcxr.pipeline.prediction import in_words
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("films", nargs="*", help="image files; none = drawn films")
+    parser.add_argument("films", nargs="*", help="image files; none = drawn images")
     parser.add_argument("--model", default="mini", help="bundled name, folder or Hub repository")
     parser.add_argument("--out", help="folder for masks and overlays; by default a new temporary one")
     options = parser.parse_args()

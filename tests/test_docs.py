@@ -96,7 +96,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for image in sorted((desk / "phantoms" / "images").iterdir())[:3]:
         shutil.copy(image, desk / "films")
     shutil.copy(desk / "films" / "phantom-00000.png", desk / "film.png")
-    (desk / "films" / "broken.png").write_text("no film")
+    (desk / "films" / "broken.png").write_text("no image")
     preprocess = PreprocessConfig(image_size=(64, 64))
     classes = ("covid19", "normal", "pneumonia")
     classifier = ModelConfig("classification", "timm:mobilenetv3_small_050", classes, preprocess=preprocess)
@@ -235,7 +235,7 @@ def test_the_table_of_data_sets_tells_what_they_tell() -> None:
     ours = [name for name in registry.DATASETS.names() if registry.DATASETS.get(name).__module__.startswith("covidcxr")]
     rows = []
     for facts in map(describe_dataset, ours):
-        images = "" if facts["films"] is None else f"{facts['images']:,}"
+        images = "" if facts["films"] is None else f"{facts['films']:,}"
         classes = ", ".join(facts["classes"]) or "as found"
         cells = (f"`{facts['name']}`", f"`{facts['class']}`", facts["what"], classes, images, facts["license"])
         rows.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")

@@ -68,7 +68,7 @@ def read_images(page: ReadingPage, images: list[Path]) -> None:
     page.click("#heat")
 
     page.open(f"#film={page.images()[0]['id']}", scheme="light")
-    wait(page.loaded, "the film")
+    wait(page.loaded, "the image")
     page.press("e")
     page.slide("#size", 56)
     page.drag((-120, -60), (4, 20), (6, 30), (4, 30), (2, 30), (0, 30), (-6, 30))
@@ -81,7 +81,7 @@ def read_images(page: ReadingPage, images: list[Path]) -> None:
     wait(lambda: not page.one("#discard").is_enabled(), "the mask as it was")
 
     page.open(f"#film={page.images()[0]['id']}", size=(390, 844))
-    wait(page.loaded, "the film")
+    wait(page.loaded, "the image")
     photograph(page, "page-narrow.webp")
 
 

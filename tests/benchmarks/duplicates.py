@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--copies", type=int, default=25, help="copies a kind of change")
-    parser.add_argument("--films", type=int, help="take only so many films")
+    parser.add_argument("--films", type=int, help="take only so many images")
     options = parser.parse_args()
     originals = CSVDataModule(options.folder, augment=None).unsplit_records()[: options.images]
     images = {record.image_id: (read_image(record.image_path) * 255).round().astype(np.uint8) for record in originals}
@@ -129,7 +129,7 @@ def main() -> None:
     table = np.array([hashes[record.image_id] for record in originals])
     apart = (table[:, None] != table[None]).sum(2)[np.triu_indices(len(originals), 1)]
     print(f"{'pairs falsely called copies':40} {false:8} {(apart <= 10).sum():8}")
-    print(f"{len(records)} images, {len(apart)} pairs of originals, {1000 * spent / len(records):.0f} ms CPU a film")
+    print(f"{len(records)} images, {len(apart)} pairs of originals, {1000 * spent / len(records):.0f} ms CPU an image")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Layout:
 
     def summary(self) -> dict[str, float]:
         """Return the figures alone."""
-        described = 1 - len(self.without_sections) / self.public_functions
+        described = 1 - len(self.without_sections) / max(1, self.public_functions)
         return {
             "top_level": len(self.top_level),
             "modules": self.modules,

@@ -108,7 +108,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     for name, row in found.items():
-        print(f"{row['images']} {name}: {row['original_mb']:.1f} MB, copy {row['copy_mb']:.1f} MB")
+        print(f"{row['films']} {name}: {row['original_mb']:.1f} MB, copy {row['copy_mb']:.1f} MB")
         print(f"  prepared in {row['prepare_ms']:.1f} ms CPU an image, once")
         for words in ("plain", "augmented"):
             original, copied = row[f"{words}_original_ms"], row[f"{words}_copy_ms"]

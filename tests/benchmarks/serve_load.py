@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=int, default=500)
     parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--side", type=int, default=1024, help="height and width of a film")
+    parser.add_argument("--side", type=int, default=1024, help="height and width of an image")
     parser.add_argument("--model", default="mini")
     options = parser.parse_args()
     drawn = [pixels_of(image_png(seed, LABELS[seed % 3], (options.side,) * 2)) for seed in range(12)]
@@ -108,7 +108,7 @@ def load(client: httpx.Client, pid: int, drawn: list[np.ndarray], images: int, c
     batches = re.search(r"^covidcxr_batch_films_count (\S+)", client.get("/metrics").text, re.MULTILINE)
     assert batches is not None
     print(f"{images} images, {clients} clients: {len(lost)} lost, {len(faults)} errors, {busy[0]} times busy")
-    print(f"{images / whole:.1f} films/s, {spent / images:.3f} s of CPU a film")
+    print(f"{images / whole:.1f} films/s, {spent / images:.3f} s of CPU an image")
     print(f"p50 {p50:.2f} s, p95 {p95:.2f} s, longest {max(seconds):.2f} s")
     print(
         f"{(images + 1) / float(batches[1]):.1f} images a batch; memory {before:.0f} MB before, {peak[0]:.0f} MB at most"

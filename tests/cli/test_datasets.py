@@ -178,7 +178,7 @@ def test_prepare_unpacks_first_and_names_what_cannot_be_read(
 ) -> None:
     whole = write_table_fake(tmp_path / "whole", patients=6)
     bad = next((whole / "images" / "south").iterdir())
-    bad.write_bytes(b"no film")
+    bad.write_bytes(b"no image")
     archive = shutil.make_archive(str(tmp_path / "films"), "zip", whole)
     words = ["prepare", "csv", "--root", tmp_path / "root", "--out", tmp_path / "copy", "--archive", archive]
     report = said(capsys, *words, code=1)
@@ -242,7 +242,7 @@ def test_counting_opens_no_image(
 def test_a_image_that_cannot_be_read_costs_the_mean_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_table_fake(tmp_path / "table", patients=6)
     for image in (root / "images").rglob("*.png"):
-        image.write_bytes(b"no film")
+        image.write_bytes(b"no image")
     found = said(capsys, "stats", "csv", "--root", root, "--out", tmp_path / "out")
     assert found["films"] == 12
     assert ".png" in found["pixels"]["error"]
@@ -363,7 +363,7 @@ def test_a_sheet_shows_outlines_and_what_cannot_be_read(tmp_path: Path) -> None:
         assert near[0].sum() > 100  # below the key
         assert not near[1].any()
     for image in (root / "images" / "east").iterdir():
-        image.write_bytes(b"no film")
+        image.write_bytes(b"no image")
     assert draw_contact_sheet(data, title="fakes", columns=4, tile=96).size == sheet.size
 
 

@@ -35,7 +35,7 @@ def images(tmp_path: Path) -> Path:
     write_image(folder / "a.jpg", 2)
     write_image(folder / "ward 3" / "a.png", 3)
     write_image(folder / "<b>bold & 'odd'.png", 4)
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no film")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     (folder / "notes.txt").write_text("no image either, and left out")
     return folder
 

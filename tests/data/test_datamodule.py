@@ -151,7 +151,7 @@ class TestDataset:
         sample = dataset(boxed, mask_classes=("lung_field",))[0]
         np.testing.assert_array_equal((sample["image"][0] * 255).round().numpy(), draw_image(0)[4:28, 2:26])
         np.testing.assert_array_equal(sample["mask"][0].numpy(), draw_lungs()[4:28, 2:26])
-        with pytest.raises(DatasetError, match="beyond the film"):
+        with pytest.raises(DatasetError, match="beyond the image"):
             dataset(replace(picture, box=(0, 0, 41, 10)))[0]
 
     @pytest.mark.parametrize(("region", "inside"), [("lungs", True), ("background", False)])
@@ -187,7 +187,7 @@ class TestDataset:
             dataset(picture, cache="disk")
 
     def test_a_bad_image_is_named(self, picture):
-        picture.image_path.write_bytes(b"no film")
+        picture.image_path.write_bytes(b"no image")
         with pytest.raises(ImageReadError, match=r"film\.png"):
             dataset(picture)[0]
 
@@ -809,7 +809,7 @@ class TestCSV:
             ({"mask_columns": {"lung": {"column": "lung_mask", "where": {"source": "nort"}}}}, DatasetError, "'north'"),
             ({"where": {"source": ["nowhere"]}}, DatasetError, "'nowhere'"),
             ({"where": {"soruce": ["north"]}}, DatasetError, "Did you mean 'source'"),
-            ({"where": {"source": "north"}, "exclude": {"source": "north"}}, DatasetError, "finds no film"),
+            ({"where": {"source": "north"}, "exclude": {"source": "north"}}, DatasetError, "finds no image"),
             ({"classes": ["covid19"]}, DatasetError, "label_map"),
         ],
     )
@@ -822,11 +822,11 @@ class TestCSV:
         ("text", "match"),
         [
             ("", "is empty"),
-            ("path,label,patient_id\n", "finds no film"),
+            ("path,label,patient_id\n", "finds no image"),
             ("path,label,patient_id\na.png,x,1\nb.png,x\n", "Line 3 .* 2 fields"),
             ('path,label,patient_id\na.png,"x,1\n', "cannot be read"),
             ("path,label,patient_id\na.png,x,1\na.png,x,1\n", r"more than once: a\.png"),
-            ("path,label,patient_id\n,x,1\n", "Line 2 .* names no film"),
+            ("path,label,patient_id\n,x,1\n", "Line 2 .* names no image"),
             ("path,label,label,patient_id\na.png,x,x,1\n", "one name"),
         ],
     )
@@ -1014,7 +1014,7 @@ class TestFolder:
             with pytest.raises(error, match=match):
                 FolderDataModule(tmp_path, patient_pattern=pattern).setup()
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DatasetError, match="holds no film"):
+        with pytest.raises(DatasetError, match="holds no image"):
             FolderDataModule(tmp_path, patient_pattern="p(.+)_").setup()
         with pytest.raises(DatasetError, match="no class folder"):
             FolderDataModule(tmp_path / "empty")
@@ -1052,7 +1052,7 @@ class TestDarkCovidNet:
     def test_an_empty_class(self, tmp_path):
         for picture in (write_darkcovidnet_fake(tmp_path) / "X-Ray Image DataSet" / "Pneumonia").iterdir():
             picture.unlink()
-        with pytest.raises(DatasetError, match="Pneumonia holds no film"):
+        with pytest.raises(DatasetError, match="Pneumonia holds no image"):
             DarkCovidNetDataModule(tmp_path).setup()
 
     def test_a_missing_class(self, tmp_path):
@@ -1071,7 +1071,7 @@ class TestStatistics:
         np.testing.assert_allclose(compute_mean_std(wide), (pixels.mean(), pixels.std()), atol=1e-12)
 
     def test_nothing_to_compute_from(self, tmp_path):
-        with pytest.raises(DatasetError, match="no training film"):
+        with pytest.raises(DatasetError, match="no training image"):
             compute_mean_std(CSVDataModule(write_table_fake(tmp_path), fractions=(0.0, 0.5)))
 
 

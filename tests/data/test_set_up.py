@@ -20,7 +20,7 @@ FEW, MANY = 500, 2000
 
 
 def write_empty_images(root: Path, records: int) -> Path:
-    """Films and masks that are there, and empty: who opens one gets an error."""
+    """Images and masks that are there, and empty: who opens one gets an error."""
     rows = []
     for number in range(records):
         name = f"{number // 500}/{number}.png"
@@ -98,5 +98,5 @@ def test_the_search_for_cycles_is_paused_and_goes_on(roots, monkeypatch):
 def test_reports_stay_small_where_every_image_is_broken(roots, tmp_path):
     report = check_dataset(set_up(roots[FEW]))
     assert len(report.faults) == 2 * FEW  # each image, each mask
-    with pytest.raises(DatasetError, match="Not one of 500 films"):
+    with pytest.raises(DatasetError, match="Not one of 500 images"):
         prepare_dataset(set_up(roots[FEW]), tmp_path / "copy")

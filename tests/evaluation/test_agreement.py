@@ -180,14 +180,14 @@ def test_the_plot_shows_every_image() -> None:
 
 
 class Images:
-    """Films as a data module gives them, without one."""
+    """Images as a data module gives them, without one."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
 
     def read_record_pixels(self, record: Record) -> np.ndarray:
         if record.source == "broken":
-            raise ImageReadError("a broken film")
+            raise ImageReadError("a broken image")
         return read_image(record.image_path)
 
 
@@ -300,7 +300,7 @@ def test_images_that_do_not_count_are_counted(pictures: Images) -> None:
     assert found.places["lungs"].bias.count == 12
     told = str(found.sections())
     assert "1 without a reader's infection mask; 1 without lungs" in told
-    assert "the reader's on 11 films" in told
+    assert "the reader's on 11 images" in told
 
 
 def test_without_a_reader_or_without_infection_there_is_no_section(pictures: Images) -> None:

@@ -287,7 +287,7 @@ def test_coverage_of_the_interval_by_many_simulations(kind: str, level: float, p
 
 
 def test_images_resampled_one_by_one_would_cover_far_less() -> None:
-    """Films of one patient are alike: that is what clustering is for."""
+    """Images of one patient are alike: that is what clustering is for."""
     rng, simulations = np.random.default_rng(6), 400
     ids = np.repeat(np.arange(60), 3)
     held = 0
@@ -356,7 +356,7 @@ def test_bootstrap_refuses_wrong_settings(settings: dict, message: str) -> None:
 
 
 def test_no_images_at_all() -> None:
-    with pytest.raises(ConfigError, match="no films"):
+    with pytest.raises(ConfigError, match="no images"):
         bootstrap_many(lambda weights: {}, groups=[])
 
 

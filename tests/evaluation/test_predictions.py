@@ -103,7 +103,7 @@ def test_what_is_empty_is_not_known() -> None:
     rows = draw_rows(30)
     extra = [{**rows[0], "image_id": "x", "label": ""}, {**rows[0], "image_id": "y", "probability_covid": ""}]
     assert score_rows(rows + extra, resamples=20)["accuracy"] == score_rows(rows, resamples=20)["accuracy"]
-    with pytest.raises(ConfigError, match="no films"):
+    with pytest.raises(ConfigError, match="no images"):
         score_rows([])
     with pytest.raises(ConfigError, match="nothing to score"):
         score_rows([{"image_id": "x"}])
@@ -213,7 +213,7 @@ def test_images_of_one_model_only_are_an_error_that_counts_them() -> None:
         compare_rows(rows[3:], others[:25], resamples=10)
     found = compare_rows(rows[3:], others[:25], common=True, resamples=10)
     assert found["accuracy"] == compare_rows(rows[3:25], others[3:25], resamples=10)["accuracy"]
-    with pytest.raises(ConfigError, match="different films"):
+    with pytest.raises(ConfigError, match="different images"):
         compare_rows(rows[:10], others[10:], common=True)
     with pytest.raises(ConfigError, match="1 images are in the rows of one model more than once"):
         compare_rows([*rows, rows[0]], others)
@@ -266,7 +266,7 @@ def test_thresholds_at_the_ends() -> None:
     for wrong in ({}, {"sensitivity": 0.9, "specificity": 0.9}, {"sensitivity": 0}, {"specificity": 1.1}):
         with pytest.raises(ConfigError, match="Say one of sensitivity and specificity"):
             choose_threshold(probability, positive, **wrong)
-    with pytest.raises(ConfigError, match="no positive films"):
+    with pytest.raises(ConfigError, match="no positive images"):
         choose_threshold(probability, np.zeros(3, bool), sensitivity=0.9)
 
 

@@ -44,7 +44,7 @@ def make_rows(
     source: str | None = None,
     **more: Any,
 ) -> list[dict[str, Any]]:
-    """Films of patients with one label each; `source="label"` makes the source decide it, else it is drawn."""
+    """Images of patients with one label each; `source="label"` makes the source decide it, else it is drawn."""
     rng = np.random.default_rng(seed)
     rows = []
     for patient in range(patients):
@@ -112,7 +112,7 @@ def test_everything_is_written_and_every_number_is_in_the_json(tmp_path: Path) -
         assert f"<h2>{title}</h2>" in text
     found = json.loads(paths["json"].read_text(encoding="utf-8"))
     assert found["classes"]["scores"]["macro_auroc"]["patients"] == 90
-    assert found["point"]["point"]["chosen_on"] == "validation films"
+    assert found["point"]["point"]["chosen_on"] == "validation images"
     assert found["point"]["scores"]["ppv"]["value"] < found["classes"]["scores"]["precision_covid19"]["value"]
     assert sum(map(sum, found["classes"]["confusion"])) == found["films"] == len(evaluation.answers)
     wrong = sum(row[i] for i, row in enumerate(found["classes"]["confusion"]))
@@ -263,7 +263,7 @@ def test_within_a_source_the_source_gains_nothing() -> None:
 
 def test_a_source_that_decides_the_label_is_said_first() -> None:
     evaluation = evaluate_rows(make_rows(source="label"), resamples=100)
-    assert "the source alone decides the label of every film" in evaluation.verdict.sentence
+    assert "the source alone decides the label of every image" in evaluation.verdict.sentence
     shortcuts = evaluation.to_dict()["shortcuts"]
     assert shortcuts["guesses"]["source"]["covid19"]["value"] == 1
     assert shortcuts["one_label"]["source"] == [2, 2]
@@ -439,7 +439,7 @@ def test_a_pipeline_is_asked_and_its_masks_are_scored(phantoms: Path, tmp_path: 
 
 def open_image(record: Any, broken: Any) -> Any:
     if record == broken:
-        raise ImageReadError("a broken film")
+        raise ImageReadError("a broken image")
     return read_image(record.image_path)
 
 
@@ -476,7 +476,7 @@ def test_the_verb_takes_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([], "Say what to evaluate"),
         (["x.csv", "--model", "mini"], "not both"),
         (["--model", "mini"], "Say which data set is meant"),
-        (["here.csv", "--audit"], "An audit needs the films"),
+        (["here.csv", "--audit"], "An audit needs the images"),
         (["here.csv", "--nonsense"], "knows no --nonsense"),
     ],
 )

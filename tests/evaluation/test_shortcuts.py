@@ -287,13 +287,13 @@ class TestWhatIsNotThere:
     def test_no_pixels(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 60, plant=mode), pixels=False)
         assert loud(audit) == {"header"}
-        assert audit.skipped["corners"] == "films were not to be opened"
+        assert audit.skipped["corners"] == "images were not to be opened"
 
     def test_at_most_so_many_images_are_opened(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 80), segmenter=None, duplicates=False, max_images=41)
         assert audit.questions[0].get("grey").auroc.count == 40
         assert audit.questions[0].get("grey").auroc.patients == 20
-        assert "Pixels: 40 of 80 films" in " ".join(audit.notes)
+        assert "Pixels: 40 of 80 images" in " ".join(audit.notes)
 
     def test_one_label(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 30, labels=1), segmenter=None, duplicates=False)

@@ -70,7 +70,7 @@ def corner_reader() -> ClassificationModel:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """Films of 12 patients; the upper left corner is a little brighter where the label is covid19."""
+    """Images of 12 patients; the upper left corner is a little brighter where the label is covid19."""
     folder = tmp_path_factory.mktemp("films")
     records = []
     for number in range(24):
@@ -143,7 +143,7 @@ def test_perturbations_are_found_by_name() -> None:
         find_perturbations(["rotations"])
     with pytest.raises(ConfigError, match="name and strength of its own"):
         find_perturbations([IDENTITY, IDENTITY])
-    with pytest.raises(ConfigError, match="gave no film"):
+    with pytest.raises(ConfigError, match="gave no image"):
         Perturbation("odd", "", lambda image, rng: image[0])(np.zeros((8, 8), np.float32))
 
 
@@ -199,7 +199,7 @@ def test_the_figures_are_those_counted_by_hand(images: list[Record]) -> None:
 
 
 def test_images_without_labels_or_that_cannot_be_read(images: list[Record], tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_text("no film")
+    (tmp_path / "broken.png").write_text("no image")
     paths = [record.image_path for record in images[:4]]
     found = robustness(corner_reader(), [*paths, tmp_path / "broken.png"], perturbations=["blur"], progress=False)
     assert (found.images, found.patients) == (4, 4)
@@ -317,7 +317,7 @@ def test_heat_in_the_lungs_is_told_from_heat_elsewhere(with_lungs: list[Record],
 
 
 def test_attention_counts_what_it_leaves_out(with_lungs: list[Record], tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_text("no film")
+    (tmp_path / "broken.png").write_text("no image")
     dark = tmp_path / "dark.png"
     write_image(dark, np.zeros((64, 64), np.float32))
     records = [*with_lungs[:3], Record(tmp_path / "broken.png"), Record(dark)]

@@ -308,14 +308,14 @@ def test_what_cannot_be_explained_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         explain(model, image, target="covid")
     with pytest.raises(UnknownNameError, match="Did you mean 'gradcam'"):
         explain(model, image, method="grad-cam")
-    with pytest.raises(ConfigError, match="one lung mask and one target a film"):
+    with pytest.raises(ConfigError, match="one lung mask and one target an image"):
         explain_many(model, [image], target=["covid19", "normal"])
     lungs = spots(region="lungs")
     with pytest.raises(ConfigError, match="needs the lung mask"):
         explain(lungs, image)
     with pytest.raises(ConfigError, match="its image's size"):
         explain(lungs, image, np.ones((32, 32), bool))
-    with pytest.raises(ConfigError, match="draw it over its own film"):
+    with pytest.raises(ConfigError, match="draw it over its own image"):
         explain(model, image).overlay(image[:32])
     model.network = nn.Sequential(nn.Flatten(), nn.Linear(64 * 64, 3))
     with pytest.raises(ConfigError, match="no layer whose output is a map"):
@@ -423,7 +423,7 @@ def test_faithfulness_takes_away_only_what_is_seen() -> None:
     assert len(set(np.round(found.deletion[0], 6))) > 3  # else all the first steps would be spent outside
     again = faithfulness(spots(region="lungs"), image, outside, ["covid19"], lungs, steps=4)
     np.testing.assert_array_equal(found.random_deletion, again.random_deletion)
-    with pytest.raises(ConfigError, match="one map a film"):
+    with pytest.raises(ConfigError, match="one map an image"):
         faithfulness(spots(), image, outside, "covid19", steps=0)
     with pytest.raises(UnknownNameError, match="no class"):
         faithfulness(spots(), image, outside, "covid")
@@ -447,7 +447,7 @@ def test_images_are_explained_from_the_command_line(tmp_path: Path, capsys: pyte
     images = tmp_path / "films"
     for number, label in enumerate(("covid19", "normal")):
         write_image(images / "ward" / f"{label}.png", draw_phantom(number, label=label, size=(96, 90)).image)
-    (images / "broken.png").write_text("no film")
+    (images / "broken.png").write_text("no image")
     write_image(images / "black.png", np.zeros((90, 90), np.float32))
     out = images / "heat"
     assert main(["explain", str(images), "--target", "covid19", "--out", str(out), "--json"]) == 1

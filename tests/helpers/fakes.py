@@ -55,9 +55,9 @@ def write_folder_fake(
             for image in range(2 * patients):
                 patient = f"{split}{place}{image // 2:02d}"
                 write_image(folder / f"p{patient}_{image % 2}.png", draw_image(1000 * place + image))
-            (folder / "Thumbs.db").write_bytes(b"no film")
-            (folder / ".hidden.png").write_bytes(b"no film")
-            (folder / "notes.txt").write_text("no film")
+            (folder / "Thumbs.db").write_bytes(b"no image")
+            (folder / ".hidden.png").write_bytes(b"no image")
+            (folder / "notes.txt").write_text("no image")
     return root
 
 
@@ -319,7 +319,7 @@ def write_findings_fake(root: Path, patients: int = 20) -> Path:
 
 
 def write_xrv_covid_fake(root: Path) -> Path:
-    """Films and table as TorchXRayVision's COVID19_Dataset reads them."""
+    """Images and table as TorchXRayVision's COVID19_Dataset reads them."""
     rows = []
     findings = ("Pneumonia/Viral/COVID-19", "Pneumonia/Bacterial", "No Finding", "todo")
     for patient in range(16):
@@ -340,7 +340,7 @@ def write_xrv_covid_fake(root: Path) -> Path:
 
 
 def write_xrv_chexpert_fake(root: Path, patients: int = 14) -> Path:
-    """Films and table as TorchXRayVision's CheX_Dataset reads them, with gaps and uncertain labels."""
+    """Images and table as TorchXRayVision's CheX_Dataset reads them, with gaps and uncertain labels."""
     rows = []
     for patient in range(patients):
         for image in range(1 + patient % 2):
@@ -355,7 +355,7 @@ def write_xrv_chexpert_fake(root: Path, patients: int = 14) -> Path:
 
 
 def write_xrv_nih_fake(root: Path, patients: int = 20) -> Path:
-    """Films and table as TorchXRayVision's NIH_Dataset reads them; every third patient has an AP image besides."""
+    """Images and table as TorchXRayVision's NIH_Dataset reads them; every third patient has an AP image besides."""
     rows = []
     for patient in range(patients):
         for image, view in enumerate(("PA", "AP")[: 1 + (patient % 3 == 0)]):

@@ -103,7 +103,7 @@ class TestGoodArchives:
         path, root = pack(tmp_path, "tar.gz"), tmp_path / "root"
         root.mkdir()
         (root / ".download.tar.gz.unpacking" / "data").mkdir(parents=True)  # as a killed run leaves it
-        (root / ".download.tar.gz.unpacking" / "data" / "train").write_bytes(b"half a film")
+        (root / ".download.tar.gz.unpacking" / "data" / "train").write_bytes(b"half an image")
 
         def killed(*_: object, **__: object) -> None:
             raise KeyboardInterrupt

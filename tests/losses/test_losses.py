@@ -293,7 +293,7 @@ TARGETS = {
     "findings": (3, torch.tensor([[0.0, 1, 1], [1, 0, 0], [0, 0, 1], [1, 1, 0]])),
     "findings with gaps": (3, torch.tensor([[0.0, torch.nan, 1], [1, 0, 0], [torch.nan] * 3, [1, 1, 0]])),
     "one finding": (1, torch.tensor([[0.0], [1], [1], [0]])),
-    "two classes, one film": (2, torch.tensor([1])),
+    "two classes, one image": (2, torch.tensor([1])),
 }
 NOT_ZERO = {"label_smoothing": "its smallest value is at the softened label"}
 
@@ -318,7 +318,7 @@ def test_label_loss_contract(label_loss_name: str, kind: str) -> None:
     loss = build_classification_loss(label_loss_name)
     logits = torch.randn(len(target), outputs, generator=torch.Generator().manual_seed(1)).requires_grad_()
     if not accepts(loss, logits, target):
-        assert kind not in ("classes", "two classes, one film"), "every loss takes class indices"
+        assert kind not in ("classes", "two classes, one image"), "every loss takes class indices"
         return
     value = loss(logits, target)
     value.backward()

@@ -123,11 +123,11 @@ def test_widened_lungs_let_more_be_seen() -> None:
 def test_a_region_needs_the_lungs_of_every_image() -> None:
     model = build(classifier(preprocess={"region": "lungs"}))
     image = images(2, 1, 64, 64)
-    with pytest.raises(ConfigError, match='region="lungs" needs the lung mask of every film'):
+    with pytest.raises(ConfigError, match='region="lungs" needs the lung mask of every image'):
         model.predict(image)
     unknown = torch.ones(2, 1, 64, 64)
     unknown[1] = torch.nan
-    with pytest.raises(ConfigError, match="every film"):
+    with pytest.raises(ConfigError, match="every image"):
         model.predict(image, unknown)
 
 

@@ -1,4 +1,4 @@
-"""Film in, answer out: every part of the pipeline, its saved form, and the bundled weights."""
+"""Image in, answer out: every part of the pipeline, its saved form, and the bundled weights."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_images_are_read_as_they_are_needed(small: Pipeline) -> None:
 
 
 def test_a_bad_image_is_one_entry(small: Pipeline, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no film")
+    (tmp_path / "text.png").write_text("no image")
     good = picture()
     answers = list(small.predict([good, tmp_path / "text.png", good, tmp_path / "none.png"], on_error="return"))
     assert [type(answer) for answer in answers] == [Prediction, FailedPrediction, Prediction, FailedPrediction]

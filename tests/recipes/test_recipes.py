@@ -323,7 +323,7 @@ class TestSteps:
         assert {line.split(",")[0] for line in lines[1:]} == small
         data = CSVDataModule(images, table="bare.csv", drawn_masks=tmp_path / "out" / "masks", min_lung_area=0.25)
         assert {record.image_id for record in data.records} == set(index["areas"]) - small
-        assert data.left_out == {"lungs below 25% of the film": len(small)}
+        assert data.left_out == {"lungs below 25% of the image": len(small)}
         counts = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
         tested = sum(record.split == "test" for record in data.records)
         assert {run: entry["scores"]["accuracy"]["count"] for run, entry in counts.items()} == {

@@ -177,7 +177,7 @@ def blind(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tests = [record for record in data.records if record.split == "test"]
     assert tests
     for record in tests:
-        record.image_path.write_text("no film")
+        record.image_path.write_text("no image")
     return root
 
 
@@ -362,7 +362,7 @@ class TestEnds:
     def test_one_without_a_score_says_so(self, tmp_path: Path, pretend: Any) -> None:
         pretend[0] = [float("nan"), float("nan")]
         found = tune(read(tmp_path), tmp_path / "out", trials=1)
-        assert "validation film" in found.rows[0]["error"]
+        assert "validation image" in found.rows[0]["error"]
         assert found.best is None
         assert not (tmp_path / "out" / "best.yaml").exists()
 

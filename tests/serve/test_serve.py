@@ -165,7 +165,7 @@ def test_what_was_done_to_a_film_is_noted(client: httpx.Client) -> None:
 def test_many_films_are_answered_in_order_and_not_kept(client: httpx.Client) -> None:
     before = client.get("/api/health").json()["films"]
     contents = [film_png(seed) for seed in range(18)]
-    contents[5] = b"no film"
+    contents[5] = b"no image"
     files = [("files", (f"{number}.png", content)) for number, content in enumerate(contents)]
     with client.stream("POST", "/api/predict", files=files) as response:
         assert response.headers["content-type"] == "application/x-ndjson"

@@ -36,7 +36,7 @@ CLASSES = ("covid19", "normal", "pneumonia")
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Films of which every third has no label, and every fourth no masks."""
+    """Images of which every third has no label, and every fourth no masks."""
     table = write_dataset(tmp_path_factory.mktemp("phantoms"), 40, seed=5, size=(64, 64))
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -203,7 +203,7 @@ def test_a_region_needs_lungs(region: str) -> None:
     image = noise(2, 1, 8, 8)
     unknown = torch.stack([torch.ones(1, 8, 8), torch.full((1, 8, 8), torch.nan)])
     for lungs in (None, unknown):
-        with pytest.raises(ConfigError, match=f'region="{region}" needs the lung mask of every film'):
+        with pytest.raises(ConfigError, match=f'region="{region}" needs the lung mask of every image'):
             apply_region(image, lungs, region)  # type: ignore[arg-type]
 
 

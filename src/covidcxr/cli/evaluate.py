@@ -95,7 +95,7 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--gallery", action=argparse.BooleanOptionalAction, default=True, help="show images where at hand"
     )
-    verb.add_argument("--batch-size", type=int, default=16, metavar="N", help="films a batch (%(default)s)")
+    verb.add_argument("--batch-size", type=int, default=16, metavar="N", help="images a batch (%(default)s)")
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
 
 
@@ -140,7 +140,7 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
     write_rows(rows, Path(options.out) / "predictions.csv")
     validation = None
     if split == "test" and pipeline.classifier is not None and any(one.split == "val" for one in data.records):
-        with show_progress("validation films") as progress:
+        with show_progress("validation images") as progress:
             validation = pipeline_rows(pipeline, data, "val", batch_size=options.batch_size, progress=progress)
     facts = {**data_facts(data, name), "split that was asked about": options.split}
     lineage = Lineage(_command(), facts, model_facts(options.model), options.seed, options.resamples)

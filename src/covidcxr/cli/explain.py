@@ -24,7 +24,7 @@ _EXAMPLES = """examples:
   covidcxr explain film.png --method occlusion --out heat"""
 
 _SHOWN = 100
-"""Films on the page: each takes some 200 kB of it. All are in the folder."""
+"""Images on the page: each takes some 200 kB of it. All are in the folder."""
 
 _WIDE = 420
 """Longer side of an image on the page, in pixels."""
@@ -40,7 +40,7 @@ def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    explain.add_argument("paths", nargs="+", metavar="FILM", help="films, or folders that are searched for films")
+    explain.add_argument("paths", nargs="+", metavar="FILM", help="films, or folders that are searched for images")
     explain.add_argument("--out", required=True, metavar="DIR", help="where the maps and the page go")
     explain.add_argument("--model", default="mini", help="bundled name, folder or Hub repository (%(default)s)")
     explain.add_argument(
@@ -166,7 +166,7 @@ def _sections(shown: Sequence[tuple[str, Picture, Picture]], entries: Sequence[d
         yield Section("Not explained", "", [Table(("Film", "Why"), failed)])
     left = len(entries) - len(failed) - len(shown)
     if left > 0:
-        yield Section("More films", f"{left} more maps are in the folder beside this page.")
+        yield Section("More images", f"{left} more maps are in the folder beside this page.")
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -184,7 +184,7 @@ def _explain(options: argparse.Namespace) -> int:
     if options.json:
         console.file.write(json.dumps(summary) + "\n")
     else:
-        console.print(f"{summary['images']} images, {summary['failed']} of them not explained")
+        console.print(f"{summary['films']} images, {summary['failed']} of them not explained")
         for entry in summary["entries"]:
             if "error" in entry or entry["note"]:
                 console.print(f"{entry['name']}: {entry.get('error') or entry['note']}")

@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 _TRAINING = {
     "fit": "train a model (LightningCLI: every argument of Trainer, task and data module is a flag and a YAML key)",
-    "validate": "score a model on the validation films",
+    "validate": "score a model on the validation images",
     "test": "score a model on the test images, with patient-clustered intervals",
 }
 

@@ -16,7 +16,7 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog="example: covidcxr predict films/ extra.dcm --model mini --out answers",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="films, or folders that are searched for films")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="films, or folders that are searched for images")
     predict.add_argument("--out", required=True, metavar="DIR", help="where the answers go")
     predict.add_argument("--root", metavar="DIR", help="name the answers by the images' paths below DIR")
     _add_common(predict)
@@ -31,7 +31,7 @@ def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         epilog="examples:\n  covidcxr demo\n  covidcxr demo my-films/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.add_argument("paths", nargs="*", metavar="PATH", help="your images or folders; none = drawn films")
+    demo.add_argument("paths", nargs="*", metavar="PATH", help="your images or folders; none = drawn images")
     demo.add_argument("--out", default="covidcxr-demo", metavar="DIR", help="where the answers go (%(default)s)")
     demo.add_argument("--no-open", action="store_true", help="print the page's path, do not open it")
     _add_common(demo)
@@ -40,7 +40,7 @@ def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="mini", help="bundled name, folder or Hub repository (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="films a batch (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images a batch (%(default)s)")
     parser.add_argument(
         "--num-workers", type=int, default=2, metavar="N", help="threads that read images (%(default)s)"
     )

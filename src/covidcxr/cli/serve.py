@@ -106,6 +106,6 @@ def _feedback(options: argparse.Namespace) -> int:
         counts = export_feedback(store, options.out)
     finally:
         store.close()
-    words = f"{counts['images']} images, {counts['labels']} with a label, {counts['corrected_masks']} corrected masks"
+    words = f"{counts['films']} images, {counts['labels']} with a label, {counts['corrected_masks']} corrected masks"
     sys.stdout.write(f"{json.dumps(counts) if options.json else words}\n")
     return 0

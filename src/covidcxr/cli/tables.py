@@ -82,9 +82,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     for note in report["notes"]:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     if report["complete"]:
-        console.print(f"Nothing is missing: {report['images']:,} images to use.")
+        console.print(f"Nothing is missing: {report['films']:,} images to use.")
     else:
-        console.print(f"{len(report['faults']):,} fault(s); {report['images']:,} images are listed to be used.")
+        console.print(f"{len(report['faults']):,} fault(s); {report['films']:,} images are listed to be used.")
 
 
 def print_copy(report: Mapping[str, Any]) -> None:
@@ -93,7 +93,7 @@ def print_copy(report: Mapping[str, Any]) -> None:
     there = report["films"] - report["written"]
     before = f" ({there:,} of them by an earlier run)" if there else ""
     console.print(
-        f"{report['images']:,} images{before}, {report['size'] / 1e6:,.1f} MB: {report['out']}", soft_wrap=True
+        f"{report['films']:,} images{before}, {report['size'] / 1e6:,.1f} MB: {report['out']}", soft_wrap=True
     )
     for reason, images in report["left_out"].items():
         console.print(f"left out: {images:,} ({reason})", style="yellow")
@@ -110,7 +110,7 @@ def print_copy(report: Mapping[str, Any]) -> None:
 def print_masks(report: Mapping[str, Any]) -> None:
     """Print what `draw_masks` did."""
     console = screen()
-    console.print(f"Lung masks of {report['images']:,} images: {report['out']}", soft_wrap=True)
+    console.print(f"Lung masks of {report['films']:,} images: {report['out']}", soft_wrap=True)
     console.print(
         f"The lungs of {len(report['small']):,} cover less than {report['min_lung_area']:.0%} of the image: small.csv"
     )
@@ -128,7 +128,7 @@ def print_survey(found: Mapping[str, Any]) -> None:
     """Print what `survey` returned."""
     console = screen()
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in found["left_out"].items())
-    console.print(f"{found['images']:,} films" + (f"; left out: {left_out}" if left_out else ""), style="bold")
+    console.print(f"{found['films']:,} images" + (f"; left out: {left_out}" if left_out else ""), style="bold")
     tables = [_counts(key, found[key], found["films"]) for key in ("view", "sex", "age", "mask") if found[key]]
     for name in ("split", "source"):
         console.print(_cross(name, found))
@@ -213,7 +213,7 @@ def _patients(patients: Mapping[str, Any]) -> str:
 def _pixels(pixels: Mapping[str, Any]) -> str:
     if "error" in pixels:
         return f"No mean and standard deviation: {pixels['error']}"
-    images = f"{pixels['images']:,} of {pixels['training_films']:,} training films"
+    images = f"{pixels['films']:,} of {pixels['training_films']:,} training images"
     size = " x ".join(map(str, pixels["image_size"]))
     return f"Grey values: mean {pixels['mean']:.4f}, standard deviation {pixels['std']:.4f} ({images}, at {size})."
 

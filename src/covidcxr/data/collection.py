@@ -299,7 +299,7 @@ class Collection(Faults, ABC):
                     own = record
                     record = drawn.add(record)
                     if record is not own and drawn.area(record) < self.min_lung_area:
-                        self.left_out[f"lungs below {self.min_lung_area:.0%} of the film"] += 1
+                        self.left_out[f"lungs below {self.min_lung_area:.0%} of the image"] += 1
                         continue
                 yield record
             if drawn:

@@ -132,7 +132,7 @@ def _fit_mask(
     return frame
 
 
-def label_numbers(records: Sequence[Record], classes: Sequence[str]) -> Int[Tensor, " films"]:
+def label_numbers(records: Sequence[Record], classes: Sequence[str]) -> Int[Tensor, " images"]:
     """Number the labels by their place in `classes`; -1 = not labelled.
 
     Raises:
@@ -143,14 +143,14 @@ def label_numbers(records: Sequence[Record], classes: Sequence[str]) -> Int[Tens
     unknown = [f"{label!r} ({count})" for label, count in sorted(found.items()) if label not in places]
     if unknown:
         raise DatasetError(
-            f"Films have labels that are no classes: {', '.join(unknown)}. The classes are {tuple(classes)}. "
+            f"Images have labels that are no classes: {', '.join(unknown)}. The classes are {tuple(classes)}. "
             f"Add them to the classes, rename them by label_map, or leave the images out (label_map: LABEL: null)."
         )
     numbers = [-1 if record.label is None else places[record.label] for record in records]
     return torch.tensor(numbers, dtype=torch.int64)
 
 
-def finding_table(records: Sequence[Record], classes: Sequence[str]) -> Float[Tensor, "films classes"]:
+def finding_table(records: Sequence[Record], classes: Sequence[str]) -> Float[Tensor, "images classes"]:
     """Write findings as 1 = shown, 0 = not shown, NaN = not known.
 
     Raises:
@@ -174,7 +174,7 @@ def finding_table(records: Sequence[Record], classes: Sequence[str]) -> Float[Te
 
 
 class CXRDataset(Dataset[Sample]):
-    """Films as samples.
+    """Images as samples.
 
     Reads an image, cuts its box, brings it to `image_size`, augments image and masks together, and cuts the region.
 

@@ -116,7 +116,7 @@ Balance = Literal["none", "class", "source", "class+source"]
 """What is drawn equally often: classes, sources, or classes and within each class its sources."""
 
 
-def class_weights(labels: Int[Tensor, " films"], classes: Sequence[str]) -> Float[Tensor, " classes"]:
+def class_weights(labels: Int[Tensor, " images"], classes: Sequence[str]) -> Float[Tensor, " classes"]:
     """Weigh classes inversely to their frequency; the mean over the images is 1.
 
     Args:
@@ -135,7 +135,7 @@ def class_weights(labels: Int[Tensor, " films"], classes: Sequence[str]) -> Floa
     return torch.tensor([counts.total() / (len(classes) * counts[place]) for place in range(len(classes))])
 
 
-def positive_weights(labels: Float[Tensor, "films classes"], classes: Sequence[str]) -> Float[Tensor, " classes"]:
+def positive_weights(labels: Float[Tensor, "images classes"], classes: Sequence[str]) -> Float[Tensor, " classes"]:
     """Weigh findings by how many images without them there are for each image with them.
 
     Args:
@@ -155,7 +155,7 @@ def positive_weights(labels: Float[Tensor, "films classes"], classes: Sequence[s
     return without / with_it
 
 
-def sampling_weights(records: Sequence[Record], balance: Balance) -> Float64[Tensor, " films"] | None:
+def sampling_weights(records: Sequence[Record], balance: Balance) -> Float64[Tensor, " images"] | None:
     """Weigh images so that the groups of `balance` are drawn equally often; None for "none"."""
     if balance == "none":
         return None

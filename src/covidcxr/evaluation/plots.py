@@ -169,7 +169,7 @@ def plot_estimates(
     axis.set(ylim=(0.4, len(shown) + 0.6), yticks=places, xlim=limits)
     axis.set_title(title, fontsize=9, color=INK)
     axis.set_yticklabels([f"{name}  ({one.count})" for name, one in shown.items()])
-    axis.set_xlabel("value and 95 % interval over patients; in brackets the films", fontsize=8, color=INK)
+    axis.set_xlabel("value and 95 % interval over patients; in brackets the images", fontsize=8, color=INK)
     axis.grid(visible=True, axis="x", color=LINE)
     axis.grid(visible=False, axis="y")
     return figure

@@ -29,9 +29,9 @@ _CELLS = 7
 """A random map is noise of so many cells a side, smoothed: as coarse as a class activation map."""
 
 _BATCH = 32
-"""Films that the classifier is asked about at a time."""
+"""Images that the classifier is asked about at a time."""
 
-Curves = Float[np.ndarray, "films steps"]
+Curves = Float[np.ndarray, "images steps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Faithfulness:
     random_deletion: Curves = field(repr=False)
     random_insertion: Curves = field(repr=False)
 
-    def area(self, curve: str) -> Float[np.ndarray, " films"]:
+    def area(self, curve: str) -> Float[np.ndarray, " images"]:
         """Return the area under a curve of `CURVES` for each image, in [0, 1]: a good map deletes low, inserts high."""
         values: np.ndarray = getattr(self, curve)
         return np.asarray(np.trapezoid(values, self.fractions, axis=1))

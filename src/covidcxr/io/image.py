@@ -1,4 +1,4 @@
-"""Films and masks: from a file, bytes or an object in memory to grey numbers, and back to PNG.
+"""Images and masks: from a file, bytes or an object in memory to grey numbers, and back to PNG.
 
 What a file holds is told by its first bytes, never by its name: in real collections a `.jpg` is now and
 then a PNG, and a `.png` a WebP. Whatever cannot be read is an `ImageReadError` that says what to do.
@@ -54,7 +54,7 @@ _FOREIGN = {  # first bytes of files that often lie where an image should
     b"GIF8": "a GIF. Save it as PNG",
     b"8BPS": "a Photoshop file. Save it as PNG",
     b"PK\x03\x04": "a ZIP archive. Unpack it first",
-    b"\x1f\x8b": "packed with gzip. Unpack it first; volumes (.nii.gz) are no films",
+    b"\x1f\x8b": "packed with gzip. Unpack it first; volumes (.nii.gz) are no images",
 }
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _WIDTH, _HEIGHT = 262, 258, 256, 257  # TIFF tags

@@ -113,10 +113,10 @@ def check_images(image: Tensor) -> None:
         ConfigError: If they are not [batch, 1, H, W] in [0, 1].
     """
     if image.ndim != 4 or image.shape[1] != 1 or image.numel() == 0:
-        raise ConfigError(f"Films must be grey [batch, 1, height, width], not {tuple(image.shape)}.")
+        raise ConfigError(f"Images must be grey [batch, 1, height, width], not {tuple(image.shape)}.")
     low, high = (float(value) for value in image.aminmax())
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # also refuses NaN
-        raise ConfigError(f"Films must be in [0, 1], not [{low:.4g}, {high:.4g}]: read them with read_image.")
+        raise ConfigError(f"Images must be in [0, 1], not [{low:.4g}, {high:.4g}]: read them with read_image.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Film in, one probability a class out."""
+"""Image in, one probability a class out."""
 
 from __future__ import annotations
 

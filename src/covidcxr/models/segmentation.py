@@ -1,4 +1,4 @@
-"""Film in, masks out."""
+"""Image in, masks out."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
         '<link rel="icon" href="data:,">',
-        f"<title>covidcxr: {summary['images']} images</title><style>{STYLE}{_STYLE}</style></head><body>",
-        f"<h1>{summary['images']} images</h1><p>{counts}; {summary['failed']} unreadable</p>",
+        f"<title>covidcxr: {summary['films']} images</title><style>{STYLE}{_STYLE}</style></head><body>",
+        f"<h1>{summary['films']} images</h1><p>{counts}; {summary['failed']} unreadable</p>",
         f'<p class="dim">Left out, no images: {left_out}</p>' if left_out else "",
         f'<p class="key dim">Outlines:{key}</p>' if key else "",
         '<p class="notice">For research only, not for clinical use. A probability is what this model says after '
@@ -81,7 +81,7 @@ def _card(entry: dict[str, Any]) -> str:
     )
     said = [*entry["reasons"], *entry["notes"]]
     doubts = "".join(f'<p class="doubt">{escape(in_words(word))}</p>' for word in said)
-    parts = (("lung_fraction", "lungs {:.0%} of the film"), ("infected_fraction", "infected {:.0%} of the lungs"))
+    parts = (("lung_fraction", "lungs {:.0%} of the image"), ("infected_fraction", "infected {:.0%} of the lungs"))
     areas = [words.format(entry[part]) for part, words in parts if entry[part] is not None]
     answer = escape(entry["label"] or ("cannot say" if entry["probabilities"] or entry["reasons"] else ""))
     return (
@@ -251,7 +251,7 @@ def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
     if as_json:
         console.file.write(json.dumps(summary) + "\n")
         return
-    console.print(f"{summary['images']} images, {summary['failed']} of them unreadable")
+    console.print(f"{summary['films']} images, {summary['failed']} of them unreadable")
     for label, count in summary["answers"].items():
         console.print(f"  {label:<14} {count}")
     for failure in summary["failures"][:10]:

@@ -28,7 +28,7 @@ from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
-from covidcxr.transforms.geometry import LUNGS_OF_REGION
+from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess
 
 __all__ = ["MaskReport", "draw_masks"]
@@ -98,7 +98,7 @@ def draw_masks(
     if not isinstance(least, int | float) or not 0 <= least < 1:
         raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}.")
     segmenter = model if isinstance(model, SegmentationModel) else SegmentationModel.from_pretrained(model)
-    classes = [name for name in LUNGS_OF_REGION["lungs"] if name in segmenter.config.classes]
+    classes = [name for name in LUNG_CLASSES if name in segmenter.config.classes]
     if not classes:
         raise ConfigError(f"The segmenter draws {', '.join(segmenter.config.classes)}, which are no lungs.")
     steps = PostProcess() if postprocess is None else PostProcess(postprocess)

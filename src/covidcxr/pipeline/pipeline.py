@@ -1,4 +1,4 @@
-"""Film in; lungs, infection, and a calibrated answer or "cannot say" with a reason out. No Lightning here."""
+"""Image in; lungs, infection, and a calibrated answer or "cannot say" with a reason out. No Lightning here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from covidcxr.models.network import fit_images, lungs_of
 from covidcxr.pipeline.golden import write_golden
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image
 from covidcxr.pipeline.view_check import Admission, admit, check_gate
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, UPRIGHT, unfit_map
+from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, unfit_map
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
 from covidcxr.types import ImageLike
 from covidcxr.utils.threads import one_core
@@ -49,7 +49,6 @@ _MODELS: dict[str, tuple[type[CXRModel], ...]] = {
     "infection_segmenter": (SegmentationModel,),
     "classifier": (ClassificationModel, EnsembleModel),
 }
-_LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
 _SMALL = 5_000_000
 """Up to so many weights in all, a single image takes half the CPU time on one core, and hardly longer."""
 
@@ -61,7 +60,9 @@ class Pipeline:
         gate: Refuses what is no frontal chest radiograph, and finds images that are inverted or turned, which are corrected
             where that is safe; see `covidcxr.gate`. Comes before all others.
         lung_segmenter: Draws "lung_field" (lungs without the heart) and/or "lung" (with the part behind it).
-        infection_segmenter: Draws "infection"; only what lies within the lungs counts.
+        infection_segmenter: Draws findings: "infection", of which only what lies within the lungs counts, and any
+            others ("effusion", "nodule", ...), which are kept as they are drawn. Of a class that both segmenters draw,
+            the lung segmenter's mask is kept.
         classifier: Says what the image shows; needs a lung segmenter where its region, or that of a member, is not
             "full".
         postprocess: Clean-up of the lung masks; by default the two largest parts, holes filled.
@@ -132,7 +133,7 @@ class Pipeline:
         for name, mask in masks.items():
             if name not in drawn:
                 raise ConfigError(f"This pipeline draws no mask {name!r}. {did_you_mean(name, drawn)}")
-            if mask.dtype != bool or mask.shape != read[1].shape or not (mask.any() or name == "infection"):
+            if mask.dtype != bool or mask.shape != read[1].shape or not (mask.any() or name not in LUNG_CLASSES):
                 raise ConfigError(
                     f"The mask {name!r} must be true and false, of the image's size {read[1].shape} and not empty; "
                     f"it is {mask.dtype} {mask.shape}."
@@ -226,7 +227,7 @@ class Pipeline:
             masks = [found | known for found, known in zip(drawn, given, strict=True)]
             reasons = [
                 ()
-                if known.keys() & set(_LUNG_CLASSES)
+                if known.keys() & set(LUNG_CLASSES)
                 else lung_reasons(_coarse(lungs_of(found, "background")), min_area=self.min_lung_area)
                 for found, known in zip(masks, given, strict=True)
             ]
@@ -234,10 +235,8 @@ class Pipeline:
             if infection_maps is None:
                 seen = fit_images(self.infection_segmenter, images, masks, fitted)
                 infection_maps = self.infection_segmenter.predict_fitted(*seen)
-            masks = [
-                {"infection": _within(found, new["infection"]), **found}
-                for found, new in zip(masks, _draw(self.infection_segmenter, infection_maps, images), strict=True)
-            ]
+            drawn = _draw(self.infection_segmenter, infection_maps, images)
+            masks = [_clip_infection(new, known) | known for new, known in zip(drawn, masks, strict=True)]
         for found, chances, why in zip(masks, self._classify(images, masks, reasons, fitted), reasons, strict=True):
             label = None
             if self.classifier is not None and chances:
@@ -393,10 +392,13 @@ class Pipeline:
             check_gate(self.gate)
         if not 0 <= self.min_lung_area < 1:
             raise ConfigError(f"min_lung_area must be in [0, 1), not {self.min_lung_area}.")
-        for name, wanted in (("lung_segmenter", _LUNG_CLASSES), ("infection_segmenter", ("infection",))):
-            model = getattr(self, name)
-            if model is not None and not set(wanted) & set(model.config.classes):
-                raise ConfigError(f"The {name} must draw {' or '.join(wanted)}, not {list(model.config.classes)}.")
+        lungs, findings = self.lung_segmenter, self.infection_segmenter
+        if lungs is not None and not set(LUNG_CLASSES) & set(lungs.config.classes):
+            drawn = list(lungs.config.classes)
+            raise ConfigError(f"The lung_segmenter must draw {' or '.join(LUNG_CLASSES)}, not {drawn}.")
+        if findings is not None and set(findings.config.classes) <= set(LUNG_CLASSES):
+            drawn = list(findings.config.classes)
+            raise ConfigError(f"The infection_segmenter must draw infection or another finding, not {drawn}.")
         for name, model in self.models().items():
             if model.needs_lungs and (self.lung_segmenter is None or name == "lung_segmenter"):
                 raise ConfigError(f"The {name} sees only a region of the image: it needs a lung_segmenter.")
@@ -418,7 +420,7 @@ def _draw(
     drawn: list[Masks] = []
     for image, values in zip(images, maps.cpu().numpy(), strict=True):
         for name, plane, threshold in zip(model.config.classes, values, model.thresholds(), strict=True):
-            if clean is not None and name in _LUNG_CLASSES:
+            if clean is not None and name in LUNG_CLASSES:
                 raw = plane >= threshold
                 kept = clean(raw)
                 plane[raw & ~kept] = 0.0
@@ -430,10 +432,15 @@ def _draw(
     return drawn
 
 
-def _within(masks: Masks, infection: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    """Keep of an infection what lies in any of the lungs, where these are known."""
-    lungs = [masks[name] for name in _LUNG_CLASSES if name in masks]
-    return infection & np.logical_or.reduce(lungs) if lungs else infection
+def _clip_infection(findings: Masks, masks: Masks) -> Masks:
+    """Keep of an infection, which is a part of the lungs by definition, what lies in any of those that are known.
+
+    Other findings (an effusion, a device) may lie elsewhere and stay as they were drawn.
+    """
+    lungs = [masks[name] for name in LUNG_CLASSES if name in masks]
+    if "infection" not in findings or not lungs:
+        return findings
+    return findings | {"infection": findings["infection"] & np.logical_or.reduce(lungs)}
 
 
 def _coarse(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:

@@ -16,7 +16,7 @@ from covidcxr.io.image import write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import Classifier
 from covidcxr.pipeline.view_check import in_words_of_gate
-from covidcxr.transforms.geometry import UPRIGHT, Orientation
+from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
 from covidcxr.transforms.postprocess import explain_reason
 
@@ -70,6 +70,24 @@ class Prediction:
         return self.masks.get("infection")
 
     @property
+    def film(self) -> UInt8[np.ndarray, "height width"]:
+        """The image, under its name in 0.1.0."""
+        return self.image
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The mask classes that are no lungs: "infection" and whatever else the segmenters draw."""
+        return tuple(name for name in self.masks if name not in LUNG_CLASSES)
+
+    @property
+    def finding_fractions(self) -> dict[str, float]:
+        """Area of each finding within the lungs as a fraction of theirs, in [0, 1]; empty where no lungs are known."""
+        lungs = self.lung_mask
+        if lungs is None or not lungs.any():
+            return {}
+        return {name: float((self.masks[name] & lungs).sum() / lungs.sum()) for name in self.findings}
+
+    @property
     def lung_fraction(self) -> float | None:
         """Area of the lungs as a fraction of the image's, in [0, 1]."""
         return None if self.lung_mask is None else float(self.lung_mask.mean())
@@ -77,9 +95,7 @@ class Prediction:
     @property
     def infected_fraction(self) -> float | None:
         """Area of the infection as a fraction of the lungs', in [0, 1]; None where either is not known."""
-        if self.infection_mask is None or self.lung_mask is None or not self.lung_mask.any():
-            return None
-        return float((self.infection_mask & self.lung_mask).sum() / self.lung_mask.sum())
+        return self.finding_fractions.get("infection")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON; masks by their areas only."""
@@ -91,6 +107,7 @@ class Prediction:
             "notes": list(self.notes),
             "lung_fraction": self.lung_fraction,
             "infected_fraction": self.infected_fraction,
+            "finding_fractions": self.finding_fractions,
             "height": self.image.shape[0],
             "width": self.image.shape[1],
             "mask_areas": {name: int(mask.sum()) for name, mask in self.masks.items()},

@@ -112,7 +112,7 @@ def run_recipe(
     Args:
         recipe: What to run.
         folder: Where the runs go.
-        words: Command-line words of `covidcxr fit` that change every run, say `["--data.root", "films"]`.
+        words: Command-line words of `covidcxr fit` that change every run, say `["--data.root", "images"]`.
         only: Run only those whose name holds one of these variants (or is one of these names).
         folds: Train and test every run in so many folds, patients whole, and score all of them as one.
         leave_one_source_out: Train every run once without each source, test on that source, and score all as one.

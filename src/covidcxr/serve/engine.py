@@ -142,7 +142,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Films that wait or are being answered."""
+        """Images that wait or are being answered."""
         return self._waiting[0]
 
     @property

@@ -28,10 +28,10 @@ class Metrics:
             registry=self.registry,
             buckets=_SECONDS,
         )
-        self.films = Counter("covidcxr_films", "Uploaded films", ("outcome",), registry=self.registry)
+        self.films = Counter("covidcxr_films", "Uploaded images", ("outcome",), registry=self.registry)
         self.verdicts = Counter("covidcxr_verdicts", "Saved verdicts", registry=self.registry)
         self.batches = Histogram(
-            "covidcxr_batch_films", "Films answered as one batch", registry=self.registry, buckets=_BATCHES
+            "covidcxr_batch_films", "Images answered as one batch", registry=self.registry, buckets=_BATCHES
         )
         self.model_seconds = Counter(
             "covidcxr_model_seconds", "Time in which the models worked", registry=self.registry
@@ -44,9 +44,9 @@ class Metrics:
 
     def watch(self, engine: Engine, store: Store) -> None:
         """Ask how much waits and how much is kept whenever somebody looks."""
-        waiting = Gauge("covidcxr_waiting_films", "Films that wait for the model", registry=self.registry)
+        waiting = Gauge("covidcxr_waiting_films", "Images that wait for the model", registry=self.registry)
         waiting.set_function(lambda: engine.waiting)
-        kept = Gauge("covidcxr_kept_films", "Films in the store", registry=self.registry)
+        kept = Gauge("covidcxr_kept_films", "Images in the store", registry=self.registry)
         kept.set_function(store.count)
 
     def text(self) -> bytes:

@@ -76,7 +76,7 @@ def _pictures(
     drawn = Prediction("", None, {}, (), dict(masks), pixels).overlay()
     corrected = f"; corrected by the reader: {_list(film['corrected'])}" if film["corrected"] else ""
     pictures = [
-        Picture(_png(pixels), "The film", "The film"),
+        Picture(_png(pixels), "The image", "The image"),
         Picture(_png(drawn), "The image with outlines of its masks", f"Masks: {_list(film['masks'])}{corrected}"),
     ]
     if heat is not None:
@@ -119,7 +119,7 @@ def _post_test(film: Mapping[str, Any]) -> Section:
 def _areas(film: Mapping[str, Any]) -> Section:
     sides = film["infected_by_lung"]
     shares = (
-        ("Lungs, of the film", film["lung_fraction"]),
+        ("Lungs, of the image", film["lung_fraction"]),
         ("Infected, of both lungs", film["infected_fraction"]),
         ("Infected, of the patient's right lung", sides["right"]),
         ("Infected, of the patient's left lung", sides["left"]),

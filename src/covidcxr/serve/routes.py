@@ -125,7 +125,7 @@ Name = Annotated[str, Path(max_length=80)]
 _AHEAD = 16
 
 
-"""Films of a large batch in work at once."""
+"""Images of a large batch in work at once."""
 
 
 _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}

@@ -1,4 +1,4 @@
-"""Films and what readers said of them, in one database: a picture and its row come and go together."""
+"""Images and what readers said of them, in one database: a picture and its row come and go together."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def _remarks(content: bytes, keep_identifiers: bool) -> tuple[list[str], dict[st
         with Image.open(io.BytesIO(content)) as picture:
             turned = picture.getexif().get(_ORIENTATION, 1) != 1
         return (["Turned upright as the file's orientation says."] if turned else []), {}
-    dataset = read_dicom(io.BytesIO(content), "The film", stop_before_pixels=True)
+    dataset = read_dicom(io.BytesIO(content), "The image", stop_before_pixels=True)
     notes = ["Inverted: the file is MONOCHROME1."] if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else []
     if dataset.get("BurnedInAnnotation") == "YES":
         notes.append("The file says that writing is burned into the image: it may name the patient.")

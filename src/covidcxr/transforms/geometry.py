@@ -19,6 +19,7 @@ from covidcxr.types import Fit, Region
 
 __all__ = [
     "LUNGS_OF_REGION",
+    "LUNG_CLASSES",
     "apply_region",
     "dilate",
     "fit_image",
@@ -38,6 +39,9 @@ LUNGS_OF_REGION: dict[Region, tuple[str, ...]] = {
     "lungs": ("lung_field", "lung"),
     "background": ("lung", "lung_field"),
 }
+
+LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
+"""The mask classes that are lungs; every other class is a finding."""
 
 
 """The mask classes that a region is cut by, best first: to keep the lungs, the field without heart and diaphragm, as

@@ -10,6 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from covidcxr.transforms.geometry import LUNG_CLASSES
+
 __all__ = ["MASK_COLORS", "draw_overlay", "mask_color"]
 
 Color: TypeAlias = tuple[int, int, int]
@@ -20,8 +22,6 @@ MASK_COLORS: dict[str, Color] = {
     "infection": (255, 90, 60),
 }
 """Outline colour (RGB) of the mask classes that covidcxr's own models draw; `mask_color` has one for every class."""
-
-_LUNGS = ("lung", "lung_field")
 
 
 def mask_color(mask_class: str) -> Color:
@@ -58,7 +58,7 @@ def draw_overlay(
     thickness = max(1, round(max(image.shape) / 300))
     for mask_class, mask in masks.items():
         color = mask_color(mask_class)
-        if mask_class not in _LUNGS:
+        if mask_class not in LUNG_CLASSES:
             picture[mask] = (0.7 * picture[mask] + 0.3 * np.array(color, dtype=np.uint8)).astype(np.uint8)
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, color, thickness, cv2.LINE_AA)

@@ -32,7 +32,7 @@ from covidcxr.utils.threads import map_threads
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Films of three classes, masks of two kinds."""
+    """Images of three classes, masks of two kinds."""
     return write_table_fake(tmp_path / "data")
 
 
@@ -49,7 +49,7 @@ def cut_short(path: Path) -> None:
 def test_a_sound_copy_has_no_fault_but_its_size(name, tmp_path):
     module = MAKERS[name](tmp_path / "data")
     report = check_dataset(module, decode=True)
-    assert [fault for fault in report.faults if "films of the release" not in fault] == []
+    assert [fault for fault in report.faults if "images of the release" not in fault] == []
     assert report.images == len(module.records)
     assert report.left_out == dict(module.left_out)
     assert report.release is None
@@ -77,7 +77,7 @@ def test_every_fault_of_a_table_at_once(table):
         f"Line 52 of {table / 'manifest.csv'} has 3 fields",
         "1 images are listed more than once: images/south/south01_1.png",
         f"2 files of the data set are missing (1 images, 1 masks): {images[0]}, {masks[3]}",
-        "Films have labels that are no classes: 'other' (12)",
+        "Images have labels that are no classes: 'other' (12)",
         f"'{images[5]}' is no image but a Git LFS pointer",
         f"'{images[6]}' is empty",
         f"'{masks[8]}' is no image but text",
@@ -103,8 +103,8 @@ def test_every_fault_of_a_published_data_set_at_once(tmp_path):
     images[2].unlink()
     images[2].symlink_to("/nowhere/film.png")
     report = check_dataset(CovidQUExDataModule(root))
-    assert [fault.split(". ")[0] for fault in report.faults if "films of the release" not in fault] == [
-        f"{top / 'Val' / 'Normal' / 'images'} holds no film",
+    assert [fault.split(". ")[0] for fault in report.faults if "images of the release" not in fault] == [
+        f"{top / 'Val' / 'Normal' / 'images'} holds no image",
         f"CovidQUExDataModule does not find {top / 'Test' / 'Non-COVID' / 'images'}",
         f"2 files of the data set are missing (1 images, 1 masks): {images[2]}, {masks[0]}",
         f"The mask {masks[1]} is 40 x 40 pixels, its image {images[1]} 40 x 32: they do not show the same part",
@@ -126,7 +126,7 @@ class TestCounts:
         assert (report.release, report.faults, report.complete) == ("new", [], True)
         assert report.counts == dict(module.releases["new"])
         assert (report.images, report.left_out) == (36, {"label other": 12})
-        assert "Films left out: 12 (label other)." in report.notes
+        assert "Images left out: 12 (label other)." in report.notes
 
     def test_what_lacks_of_the_nearest_release(self, module, table):
         lines = (table / "manifest.csv").read_text().splitlines()
@@ -180,7 +180,7 @@ class TestNotes:
     def test_what_is_left_out(self, tmp_path):
         report = check_dataset(Ieee8023DataModule(write_ieee8023_fake(tmp_path)))
         assert report.left_out == {"lateral": 6, "unknown view": 12, "CT slice": 2, "CT volume": 1}
-        assert "Films left out: 12 (unknown view), 6 (lateral), 2 (CT slice), 1 (CT volume)." in report.notes
+        assert "Images left out: 12 (unknown view), 6 (lateral), 2 (CT slice), 1 (CT volume)." in report.notes
         assert sum(report.counts.values()) == report.images + 20
 
 
@@ -222,7 +222,7 @@ class TestFiles:
         faults = check_dataset(module).faults
         assert any(f"{table / 'manifest.csv.gz'}, after line" in fault for fault in faults)
 
-    @pytest.mark.parametrize("gone", ["root", "films"])
+    @pytest.mark.parametrize("gone", ["root", "images"])
     def test_no_data_set_at_all(self, tmp_path, gone):
         root = tmp_path / "data"
         if gone == "films":
@@ -245,7 +245,7 @@ class TestDrawnMasks:
 
     def test_a_folder_without_one_fitting_mask_is_refused(self, table):
         write_image(table / "out" / "films" / "other.png.lung.png", draw_lungs())
-        with pytest.raises(DatasetError, match="for none of 24 films") as caught:
+        with pytest.raises(DatasetError, match="for none of 24 images") as caught:
             open_table(table, drawn_masks=table / "out").setup()
         assert str(table / "out" / "films") in str(caught.value)
         report = check_dataset(open_table(table, drawn_masks=table / "nowhere", where={"source": ["north", "east"]}))

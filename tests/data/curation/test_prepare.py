@@ -199,7 +199,7 @@ class TestSettings:
         prepare_dataset(open_table(table), tmp_path / "copy", image_size=(24, 24), fit="stretch")
         with pytest.raises(ConfigError, match='fit="stretch", not "letterbox"'):
             open_table(tmp_path / "copy")
-        with pytest.warns(UserWarning, match="films are enlarged") as caught:
+        with pytest.warns(UserWarning, match="images are enlarged") as caught:
             open_table(tmp_path / "copy", fit="stretch", image_size=(24, 32)).setup()
         assert len(caught) == 1
         open_table(tmp_path / "copy", fit="stretch", image_size=(16, 24)).setup()
@@ -398,7 +398,7 @@ class TestInterruption:
         assert 5 <= written < 24
         with pytest.raises(DatasetError, match=r"unfinished\. Run covidcxr datasets prepare again"):
             Images(out)
-        (out / "films" / f".{'0' * 32}.tmp").write_bytes(b"half a film")
+        (out / "films" / f".{'0' * 32}.tmp").write_bytes(b"half an image")
         report = prepare_dataset(Images(table), out, image_size=(24, 24))
         assert (report.images, report.written) == (24, 24 - written)
         assert files_of(out) == whole

@@ -210,7 +210,7 @@ class TestCopies:
     def test_drop_keeps_the_first(self, twins: Path) -> None:
         whole = self.combined(twins, duplicates="drop")
         assert len(whole.records) == 8
-        assert whole.left_out == {"copy of another film": 2}
+        assert whole.left_out == {"copy of another image": 2}
 
     def test_fingerprints_are_kept_and_damage_is_survived(self, twins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         kept = twins / ".covidcxr-fingerprints"
@@ -241,7 +241,7 @@ class TestFindDuplicates:
         write_image(tmp_path / "d.png", image(2)[:, ::-1])
         write_image(tmp_path / "e.png", 255 - image(2))
         write_image(tmp_path / "f.png", image(3))
-        (tmp_path / "g.png").write_bytes(b"no film")
+        (tmp_path / "g.png").write_bytes(b"no image")
         records = [Record(path, image_id=path.name) for path in sorted(tmp_path.iterdir())]
         found = find_duplicates(records)
         assert found.groups == (

@@ -148,7 +148,7 @@ class TestGenuineTable:
         monkeypatch.setattr(Collection, "find_missing", lambda self, records: [])  # there are no images
         return tmp_path
 
-    @pytest.mark.filterwarnings("ignore:The patients of the COVID-19 films", "ignore:The official test films")
+    @pytest.mark.filterwarnings("ignore:The patients of the COVID-19 images", "ignore:The official test images")
     @pytest.mark.parametrize(
         ("labels", "release"),
         [("covid", "2020"), ("binary", "2020, labels=binary"), ("detailed", "2020, labels=detailed")],

@@ -85,7 +85,7 @@ def test_missing_workbooks_cost_the_sources_and_one_warning(tmp_path):
     root = write_radiography_fake(tmp_path)
     for label in ("COVID", "Normal"):
         (root / TOP / f"{label}.metadata.xlsx").unlink()
-    with pytest.warns(UserWarning, match="sources of the COVID, Normal films") as caught:
+    with pytest.warns(UserWarning, match="sources of the COVID, Normal images") as caught:
         records = Covid19RadiographyDataModule(root).records
     assert len(caught) == 1
     assert count_by(records, "source") == {"unknown": 16, "kermany": 8, "rsna": 8}
@@ -107,7 +107,7 @@ def test_all_that_is_broken_is_told_at_once(tmp_path):
         "does not find .*Lung_Opacity",
         "COVID.* no Excel file",
         "no column 'URL'",
-        "holds no film",
+        "holds no image",
         "1 masks in .*Viral Pneumonia/masks have no image: Viral Pneumonia-2",
         "1 files .*COVID-3",
     )

@@ -42,7 +42,7 @@ def test_where_the_images_may_lie(tmp_path, place):
 
 def test_unknown_patients_are_told_with_their_count(tmp_path):
     module = CovidCXNetDataModule(write_covid_cxnet_fake(tmp_path, tabled=20))
-    with pytest.warns(UserWarning, match="patients of 8 of 28 films"):
+    with pytest.warns(UserWarning, match="patients of 8 of 28 images"):
         records = module.records
     assert sum(record.patient_id is None for record in records) == 8
     assert count_by(records, "label") == {"COVID-19": 28}

@@ -108,7 +108,7 @@ def test_all_that_is_broken_is_told_at_once(tmp_path):
     faults = faults_of(CovidQUExDataModule(root))
     assert len(faults) == 3
     for fault, part in zip(
-        faults, ("Non-COVID/images holds no film", "does not find", "1 files .*covid_0"), strict=True
+        faults, ("Non-COVID/images holds no image", "does not find", "1 files .*covid_0"), strict=True
     ):
         with pytest.raises(DatasetError, match=part):
             raise DatasetError(fault)

@@ -91,7 +91,7 @@ def test_broken_copies(tmp_path):
     (data / "test" / "non").rename(tmp_path / "elsewhere")
     faults = faults_of(CovidXray5kDataModule(root))
     assert len(faults) == 2
-    assert f"{data / 'train' / 'covid'} holds no film" in faults[0]
+    assert f"{data / 'train' / 'covid'} holds no image" in faults[0]
     assert f"does not find {data / 'test' / 'non'}" in faults[1]
     assert "github.com/shervinmin/DeepCovid" in faults[1]
 

@@ -91,7 +91,7 @@ def test_broken_copies(tmp_path):
     faults = faults_of(Ieee8023DataModule(root))
     assert len(faults) == 3
     assert "Line 6 of" in faults[0]
-    assert "names no film" in faults[0]
+    assert "names no image" in faults[0]
     assert f"Line {line} of {table} has 6 fields, the header has 29" in faults[1]
     assert faults[2].startswith("1 files of the data set are missing")
     table.write_text(whole[: whole.index('"Wuhan') + 4])

@@ -36,7 +36,7 @@ def test_axe_finds_nothing(
     assert findings(page) == []
     page.upload(*phantoms, broken)
     page.settled()
-    wait(page.loaded, "a film")
+    wait(page.loaded, "an image")
     page.press("e")
     assert findings(page) == []
     assert page.script("return document.documentElement.scrollWidth") <= size[0]
@@ -48,7 +48,7 @@ def test_axe_finds_nothing(
 def test_everything_is_reached_by_keys(page: ReadingPage, phantoms: list[Path]) -> None:
     page.upload(*phantoms[:2])
     page.settled()
-    wait(page.loaded, "a film")
+    wait(page.loaded, "an image")
     page.script("document.activeElement.blur()")
     wanted = page.script("""
       return [...document.querySelectorAll("button, a[href], input, select, textarea, canvas")]
@@ -71,7 +71,7 @@ def test_everything_is_reached_by_keys(page: ReadingPage, phantoms: list[Path]) 
 def test_a_mask_is_corrected_without_a_mouse(page: ReadingPage, phantoms: list[Path]) -> None:
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "a film")
+    wait(page.loaded, "an image")
     before = page.probabilities()
     page.press("e")
     page.script("document.getElementById('canvas').focus()")
@@ -84,7 +84,7 @@ def test_a_mask_is_corrected_without_a_mouse(page: ReadingPage, phantoms: list[P
 def test_keys_rest_while_somebody_types_or_turned_them_off(page: ReadingPage, phantoms: list[Path]) -> None:
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "a film")
+    wait(page.loaded, "an image")
     page.one("#comment").send_keys("i o e ?")
     assert page.one("#comment").get_property("value") == "i o e ?"
     assert page.one("#invert").get_attribute("aria-pressed") == "false"
@@ -115,7 +115,7 @@ def test_films_are_dropped_on_the_page_many_at_once(page: ReadingPage, tmp_path:
       document.getElementById("desk").remove();
       document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
     """)
-    wait(lambda: len(page.names()) == len(films), "all films")
+    wait(lambda: len(page.names()) == len(films), "all images")
     page.settled()
     assert sorted(page.names()) == [film.name for film in films]
     assert page.complaints() == []
@@ -150,7 +150,7 @@ def test_a_film_that_is_too_large_is_not_sent(
 def test_nothing_is_asked_of_the_network(page: ReadingPage, phantoms: list[Path]) -> None:
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "a film")
+    wait(page.loaded, "an image")
     asked = page.script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert len(asked) > 20
     assert [name for name in asked if not name.startswith((f"{page.url}/", f"blob:{page.url}/"))] == []

@@ -71,13 +71,13 @@ def test_the_worklist_sorts(page: ReadingPage, phantoms: list[Path]) -> None:
     assert page.one("#head-name").get_attribute("aria-sort") == "none"
     page.choose(page.names()[0])
     page.press("j", "j", "k")
-    wait(lambda: page.text("#film-name") == page.names()[1], "the second film")
+    wait(lambda: page.text("#film-name") == page.names()[1], "the second image")
 
 
 def test_a_corrected_mask_changes_the_answer(page: ReadingPage, phantoms: list[Path], pipeline: Pipeline) -> None:
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "the film")
+    wait(page.loaded, "the image")
     over_the_right_lung = [(-230, -240), *[(0, 60)] * 8, (70, 0), *[(0, -60)] * 8]
     film, drawn, before = page.films()[0], page.stage(), page.probabilities()
     mask_before = page.picture(film, "masks/lung_field")
@@ -116,7 +116,7 @@ def test_a_corrected_mask_changes_the_answer(page: ReadingPage, phantoms: list[P
 def test_a_pre_test_probability_is_weighed_by_bayes_rule(page: ReadingPage, phantoms: list[Path]) -> None:
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "the film")
+    wait(page.loaded, "the image")
     field = page.one("[data-class=covid19] input[type=number]")
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys("4")
@@ -175,7 +175,7 @@ def test_a_verdict_is_kept_and_found_again(page: ReadingPage, phantoms: list[Pat
 def test_the_report_is_downloaded(page: ReadingPage, phantoms: list[Path], downloads: Path) -> None:
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "the film")
+    wait(page.loaded, "the image")
     film = page.films()[0]
     page.click("#report-json")
     page.click("#report-pdf")

@@ -15,7 +15,7 @@ from covidcxr.transforms.overlay import MASK_COLORS
 def test_overlays_are_toggled_by_keys(page: ReadingPage, phantoms: list[Path]) -> None:
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "the film")
+    wait(page.loaded, "the image")
     full = page.stage()
     for button in page.all("#toggles button"):
         color = button.find_element(By.TAG_NAME, "i").value_of_css_property("background-color")
@@ -54,7 +54,7 @@ def test_overlays_are_toggled_by_keys(page: ReadingPage, phantoms: list[Path]) -
 def test_window_level_zoom_and_pan(page: ReadingPage, phantoms: list[Path]) -> None:
     page.upload(phantoms[0])
     page.settled()
-    wait(page.loaded, "the film")
+    wait(page.loaded, "the image")
     page.press("o", "z")
     plain, film = page.stage(), page.picture(page.films()[0], "image")
     height, width = film.shape

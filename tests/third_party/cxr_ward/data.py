@@ -9,7 +9,7 @@ from covidcxr import CXRDataModule, Record
 
 
 class WardDataModule(CXRDataModule):
-    """Films of one ward, by finding.
+    """Images of one ward, by finding.
 
     Args:
         root: Folder with a folder a finding.

@@ -65,7 +65,7 @@ Reader = Callable[[Record], Float[np.ndarray, "height width"]]
 
 @dataclass(frozen=True, slots=True)
 class DuplicateGroup:
-    """Films that are one picture.
+    """Images that are one picture.
 
     Attributes:
         image_ids: Their ids, in the order of the records; two or more.

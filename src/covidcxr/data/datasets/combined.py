@@ -178,7 +178,7 @@ class CombinedDataModule(CXRDataModule):
     def _drop(self, copies: list[DuplicateGroup]) -> set[str]:
         """Return all copies but the first of each image."""
         surplus = {name for group in copies for name in group.image_ids[1:]}
-        self.left_out["copy of another film"] += len(surplus)
+        self.left_out["copy of another image"] += len(surplus)
         return surplus
 
     def _drop_torn(self, records: list[Record], copies: list[DuplicateGroup]) -> set[str]:

@@ -48,7 +48,7 @@ class CovidCXNetDataModule(CXRDataModule):
         "Many images are in the ieee8023 collection too, and 510 to 673 and 686 to 706 are Hannover's: do not train on "
         "one and test on another.",
         'A "-" behind the number means that the image shows nothing abnormal, a "p" that the patient is a child.',
-        "Films are figures of articles and web pages, with letters, arrows, crops and traces of earlier compression.",
+        "Images are figures of articles and web pages, with letters, arrows, crops and traces of earlier compression.",
     )
 
     def read_records(self) -> Iterator[Record]:

@@ -28,7 +28,7 @@ Filter = Mapping[str, str | Sequence[str]]
 
 @DATASETS.register("csv")
 class CSVDataModule(CXRDataModule):
-    """Films listed in a table: CSV, TSV or Parquet, one row an image, columns by name.
+    """Images listed in a table: CSV, TSV or Parquet, one row an image, columns by name.
 
     Optional columns that are "auto" are used if the table has a column of that very name; null means that the table
     has none. Two mask conventions in one column become two mask classes like this (YAML):

@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 
 @DATASETS.register("feedback")
 class FeedbackDataModule(CXRDataModule):
-    """Films with a reader's verdict and corrected masks, as `covidcxr feedback` exports them from a server's store.
+    """Images with a reader's verdict and corrected masks, as `covidcxr feedback` exports them from a server's store.
 
     Classes are those that the readers could choose from. Where DICOM identifiers were not kept nobody knows whose a
     image is: then the same image twice counts as one patient, and two images of one patient may train and test.

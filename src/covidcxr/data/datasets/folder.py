@@ -22,7 +22,7 @@ __all__ = ["FolderDataModule"]
 
 @DATASETS.register("folder")
 class FolderDataModule(CXRDataModule):
-    """Films in one folder a class: `root/CLASS/*.png`, or with official splits `root/train/CLASS/*.png`.
+    """Images in one folder a class: `root/CLASS/*.png`, or with official splits `root/train/CLASS/*.png`.
 
     Args:
         root: Folder of the class folders, or of the split folders (train, val or valid, test).

@@ -34,7 +34,7 @@ class HannoverDataModule(CXRDataModule):
 
     classes = (_LABEL,)
     homepage: ClassVar[str] = "https://github.com/ml-workgroup/covid-19-image-repository"
-    layout: ClassVar[str] = "data.csv and the folder png with its films"
+    layout: ClassVar[str] = "data.csv and the folder png with its images"
     citation: ClassVar[str] = (
         "Winther H.B., Laser H., Gerbel S. et al. COVID-19 Image Repository. Hannover Medical School 2020, "
         "10.6084/m9.figshare.12275009"

@@ -29,7 +29,7 @@ _HANNOVER = "github.com/ml-workgroup/covid-19-image-repository"
 
 @DATASETS.register("ieee8023_covid_chestxray")
 class Ieee8023DataModule(CXRDataModule):
-    """Films of articles and of public collections, gathered in 2020: COVID-19, other pneumonia, few normal ones.
+    """Images of articles and of public collections, gathered in 2020: COVID-19, other pneumonia, few normal ones.
 
     Args:
         root: A clone of the repository, of any day.
@@ -52,12 +52,12 @@ class Ieee8023DataModule(CXRDataModule):
     )
     license: ClassVar[str] = "each image its own (column license); blank = unknown, 239 of 758 rows of July 2020"
     caveats: ClassVar[tuple[str, ...]] = (
-        "Films are figures of articles and web pages: letters, arrows, cropping, 150 to more than 4,000 pixels.",
+        "Images are figures of articles and web pages: letters, arrows, cropping, 150 to more than 4,000 pixels.",
         "100 of 758 rows of July 2020 are still to be labelled (todo), 1 is Unknown: they count as not labelled.",
         "39 radiographs of July 2020 have no view: they count as unknown view and are left out by default.",
         "84 rows of July 2020 are CT: 63 slices, and 21 volumes that are not in the repository and never read.",
         "104 images of July 2020 are copies of the Hannover repository (source hannover): do not test one on the other.",
-        "Films that are listed and images that are there differ from day to day: keep table and folder of one clone.",
+        "Images that are listed and images that are there differ from day to day: keep table and folder of one clone.",
         "The lung masks in annotations were drawn by a network (lungVAE), not by a human.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {

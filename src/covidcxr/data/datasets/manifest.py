@@ -1,4 +1,4 @@
-"""Films of several data sets that one table lists: `manifest.csv`, a row an image, beside the images and their masks."""
+"""Images of several data sets that one table lists: `manifest.csv`, a row an image, beside the images and their masks."""
 
 from __future__ import annotations
 

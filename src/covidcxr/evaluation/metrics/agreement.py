@@ -43,7 +43,7 @@ SEVERITIES: dict[str, str] = {
     "moderate": "moderate, 25 to 50 %",
     "severe": "severe, over 50 %",
 }
-"""Films by how much of both lungs the reader outlined, in words; "none" = the reader outlined nothing at all. The cuts
+"""Images by how much of both lungs the reader outlined, in words; "none" = the reader outlined nothing at all. The cuts
 are those of Wong 2020 (Radiology), who score each lung by 25, 50 and 75 %; that both lungs are taken together, that the
 upper two parts are one, and the names are ours."""
 
@@ -133,8 +133,8 @@ class Agreement:
     bias: Estimate
     lower: Estimate
     upper: Estimate
-    predicted: Float[np.ndarray, " films"] = field(repr=False)
-    read: Float[np.ndarray, " films"] = field(repr=False)
+    predicted: Float[np.ndarray, " images"] = field(repr=False)
+    read: Float[np.ndarray, " images"] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return bias and limits."""
@@ -142,8 +142,8 @@ class Agreement:
 
 
 def limits_of_agreement(
-    predicted: Float[np.ndarray, " films"],
-    read: Float[np.ndarray, " films"],
+    predicted: Float[np.ndarray, " images"],
+    read: Float[np.ndarray, " images"],
     patient_ids: PatientIds,
     *,
     resamples: int = 1000,

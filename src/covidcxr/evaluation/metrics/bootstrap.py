@@ -1,7 +1,7 @@
 """Any statistic with a patient-clustered bootstrap interval, vectorised over the resamples.
 
 A resample draws as many patients as there are, with replacement; an image's weight is how often its patient was
-drawn. So a statistic is a function of weights [resamples, films] that returns one number a resample, and the
+drawn. So a statistic is a function of weights [resamples, images] that returns one number a resample, and the
 whole bootstrap is matrix work: no image is ever copied, and all scores of a table share their resamples.
 
     bootstrap(weighted_mean, dice, groups=patient_ids)
@@ -72,7 +72,7 @@ def bootstrap(
     (Hesterberg 2015, the expanded percentile interval).
 
     Args:
-        statistic: `statistic(weights, *values)` -> one number a resample; weights are float [resamples, films].
+        statistic: `statistic(weights, *values)` -> one number a resample; weights are float [resamples, images].
         *values: Arrays whose first axis is images, handed to the statistic as they are.
         groups: Patient of each image; None or NaN = unknown, taken as a patient of its own.
         resamples: How often to resample.
@@ -102,10 +102,10 @@ def bootstrap(
 
 
 def bootstrap_many(
-    statistics: Callable[[Float[np.ndarray, "resamples films"]], Mapping[str, Float[np.ndarray, " resamples"]]],
+    statistics: Callable[[Float[np.ndarray, "resamples images"]], Mapping[str, Float[np.ndarray, " resamples"]]],
     *,
     groups: PatientIds,
-    images: Mapping[str, Bool[np.ndarray, " films"]] | None = None,
+    images: Mapping[str, Bool[np.ndarray, " images"]] | None = None,
     shares: Collection[str] = (),
     errors: Collection[str] = (),
     resamples: int = 1000,
@@ -159,7 +159,7 @@ def check_length(images: int, groups: PatientIds) -> None:
         raise ConfigError(f"There are {images} images but {len(groups)} patient ids: give one for each image.")
 
 
-def _number(groups: PatientIds) -> Integer[np.ndarray, " films"]:
+def _number(groups: PatientIds) -> Integer[np.ndarray, " images"]:
     """Return patients as numbers from 0; each unknown one is a patient of its own."""
     if not len(groups):
         raise ConfigError("There are no images to score.")
@@ -168,7 +168,7 @@ def _number(groups: PatientIds) -> Integer[np.ndarray, " films"]:
     return np.array([numbers.setdefault(object() if g is None or g != g else g, len(numbers)) for g in groups])
 
 
-def _resample(patient: np.ndarray, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resamples films"]]:
+def _resample(patient: np.ndarray, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resamples images"]]:
     """Yield the images' weights, a chunk of resamples at a time."""
     rng = np.random.default_rng(seed)
     patients = int(patient.max()) + 1

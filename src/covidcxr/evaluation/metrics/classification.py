@@ -47,14 +47,14 @@ class Statistics:
     """A table of scores that waits for weights.
 
     Attributes:
-        compute: Weights [resamples, films] -> one number a resample, by name.
+        compute: Weights [resamples, images] -> one number a resample, by name.
         images: By name, the images that a number is about.
         shares: Names of the numbers that are shares in [0, 1]; see `bootstrap_many`.
         errors: Names of the numbers that chance alone raises.
     """
 
-    compute: Callable[[Float[np.ndarray, "resamples films"]], Mapping[str, np.ndarray]]
-    images: Mapping[str, Bool[np.ndarray, " films"]]
+    compute: Callable[[Float[np.ndarray, "resamples images"]], Mapping[str, np.ndarray]]
+    images: Mapping[str, Bool[np.ndarray, " images"]]
     shares: Collection[str] = ()
     errors: Collection[str] = ()
 
@@ -75,8 +75,8 @@ class Statistics:
 
 
 def classification_metrics(
-    probabilities: Float[np.ndarray, "films classes"],
-    labels: Integer[np.ndarray, " films"],
+    probabilities: Float[np.ndarray, "images classes"],
+    labels: Integer[np.ndarray, " images"],
     patient_ids: PatientIds,
     classes: Sequence[str],
     *,
@@ -115,7 +115,7 @@ def classification_metrics(
 
 
 def classification_statistics(
-    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], classes: Sequence[str]
+    probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"], classes: Sequence[str]
 ) -> Statistics:
     """Prepare the scores of `classification_metrics`, which says more."""
     check_predictions(probabilities, labels)
@@ -153,8 +153,8 @@ def classification_statistics(
 
 
 def brier_of(
-    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"]
-) -> Float[np.ndarray, " films"]:
+    probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"]
+) -> Float[np.ndarray, " images"]:
     """Return the squared distance of an image's probabilities from its truth; of two classes, the second one's alone."""
     squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels])
     distance: np.ndarray = squares[:, 1] if squares.shape[1] == 2 else squares.sum(1)
@@ -165,12 +165,12 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
     """Refuse predictions that cannot be scored.
 
     Raises:
-        ConfigError: If `probabilities` is not [films, classes] in [0, 1], or `labels` not as many class indices.
+        ConfigError: If `probabilities` is not [images, classes] in [0, 1], or `labels` not as many class indices.
     """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
         raise ConfigError(
             f"Probabilities of shape {probabilities.shape} and labels of shape {labels.shape} do not fit: they must "
-            f"be [films, classes] and [films], with one image or more."
+            f"be [images, classes] and [images], with one image or more."
         )
     check_probabilities(probabilities)
     check_labels(labels, probabilities.shape[1])
@@ -237,8 +237,8 @@ def by_class(per_class: Mapping[str, np.ndarray], classes: Sequence[str]) -> dic
 
 
 def finding_metrics(
-    probabilities: Float[np.ndarray, "films classes"],
-    truths: Float[np.ndarray, "films classes"],
+    probabilities: Float[np.ndarray, "images classes"],
+    truths: Float[np.ndarray, "images classes"],
     patient_ids: PatientIds,
     classes: Sequence[str],
     *,
@@ -277,15 +277,15 @@ def finding_metrics(
 
 
 def finding_statistics(
-    probabilities: Float[np.ndarray, "films classes"],
-    truths: Float[np.ndarray, "films classes"],
+    probabilities: Float[np.ndarray, "images classes"],
+    truths: Float[np.ndarray, "images classes"],
     classes: Sequence[str],
     thresholds: float | Mapping[str, float] = 0.5,
 ) -> Statistics:
     """Prepare the scores of `finding_metrics`, which says more."""
     if probabilities.ndim != 2 or truths.shape != probabilities.shape:
         raise ConfigError(
-            f"Probabilities and truths must be [films, classes], not {probabilities.shape}, {truths.shape}."
+            f"Probabilities and truths must be [images, classes], not {probabilities.shape}, {truths.shape}."
         )
     check_probabilities(probabilities)
     check_classes(probabilities, classes, least=1)

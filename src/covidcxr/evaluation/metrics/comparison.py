@@ -122,7 +122,7 @@ def _match(first: Answers, second: Answers, common: bool) -> tuple[Answers, Answ
 def _places(answers: Answers) -> dict[str, int]:
     names = [row.get("image_id") for row in answers.rows]
     if None in names:
-        raise ConfigError("Films are matched by image_id, which some rows lack.")
+        raise ConfigError("Images are matched by image_id, which some rows lack.")
     places = {str(name): place for place, name in enumerate(names)}
     if len(places) < len(names):
         raise ConfigError(f"{len(names) - len(places)} images are in the rows of one model more than once.")

@@ -54,8 +54,8 @@ class OperatingPoint:
 
 
 def choose_threshold(
-    probability: Float[np.ndarray, " films"],
-    positive: Bool[np.ndarray, " films"],
+    probability: Float[np.ndarray, " images"],
+    positive: Bool[np.ndarray, " images"],
     *,
     sensitivity: float | None = None,
     specificity: float | None = None,
@@ -102,7 +102,7 @@ def choose_point(
     *,
     sensitivity: float | None = None,
     specificity: float | None = None,
-    chosen_on: str = "validation films",
+    chosen_on: str = "validation images",
 ) -> OperatingPoint:
     """Choose an operating point on the rows of validation images; see `choose_threshold`.
 

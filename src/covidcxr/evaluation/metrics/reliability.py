@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Films to which about the same probability was given.
+    """Images to which about the same probability was given.
 
     Attributes:
         low: Lower end of the bin, outside it.
@@ -218,7 +218,7 @@ COLDEST, HOTTEST = 0.05, 20.0
 """Limits of the temperature: on images that are all answered right the best one would be 0."""
 
 
-def fit_temperature(logits: Float[np.ndarray, "films outputs"], labels: Integer[np.ndarray, " films"]) -> float:
+def fit_temperature(logits: Float[np.ndarray, "images outputs"], labels: Integer[np.ndarray, " images"]) -> float:
     """Find the temperature that makes a classifier's probabilities most likely (Guo 2017).
 
     Args:
@@ -236,7 +236,7 @@ def fit_temperature(logits: Float[np.ndarray, "films outputs"], labels: Integer[
 
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels) or not np.isfinite(logits).all():
         raise ConfigError(
-            f"Logits must be finite [films, outputs] with one label each, not {logits.shape} with {labels.shape}."
+            f"Logits must be finite [images, outputs] with one label each, not {logits.shape} with {labels.shape}."
         )
     check_labels(labels, logits.shape[1])
     logits = two_columns(logits.astype(float), 0.0)
@@ -250,7 +250,7 @@ def fit_temperature(logits: Float[np.ndarray, "films outputs"], labels: Integer[
 
 
 def expected_calibration_error(
-    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], bins: int = 15
+    probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"], bins: int = 15
 ) -> float:
     """Return how far confidence is from accuracy, mean over images in bins of equal width (Naeini 2015; Guo 2017).
 
@@ -272,7 +272,7 @@ def expected_calibration_error(
 
 
 def conformal_threshold(
-    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], coverage: float = 0.9
+    probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"], coverage: float = 0.9
 ) -> float:
     """Find the probability from which a class belongs to the answer (split conformal; Sadinle 2019, LAC).
 

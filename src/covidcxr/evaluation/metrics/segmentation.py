@@ -16,7 +16,7 @@ __all__ = ["dice_score", "iou_score", "mask_statistics", "precision_score", "rec
 
 
 def segmentation_metrics(
-    scores: Mapping[str, Float[np.ndarray, " films"]],
+    scores: Mapping[str, Float[np.ndarray, " images"]],
     patient_ids: PatientIds,
     *,
     resamples: int = 1000,
@@ -43,7 +43,7 @@ def segmentation_metrics(
     return mask_statistics(scores).estimate(patient_ids, resamples, seed, confidence)
 
 
-def mask_statistics(scores: Mapping[str, Float[np.ndarray, " films"]]) -> Statistics:
+def mask_statistics(scores: Mapping[str, Float[np.ndarray, " images"]]) -> Statistics:
     """Prepare the means of `segmentation_metrics`, which says more."""
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:

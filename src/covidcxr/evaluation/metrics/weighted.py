@@ -1,4 +1,4 @@
-"""Statistics for `bootstrap`: each takes weights [resamples, films] first and returns one number a resample.
+"""Statistics for `bootstrap`: each takes weights [resamples, images] first and returns one number a resample.
 
 Unknown values (NaN) are left out, and what is not defined in a resample (the AUROC of one kind of image) is NaN.
 """
@@ -22,21 +22,23 @@ __all__ = [
 ]
 
 
-def weighted_mean(weights: Float[np.ndarray, "resamples films"], values: np.ndarray) -> Float[np.ndarray, " resamples"]:
-    """Return the mean of `values` [films] (float, int or bool) in each resample; NaN = unknown, left out."""
+def weighted_mean(
+    weights: Float[np.ndarray, "resamples images"], values: np.ndarray
+) -> Float[np.ndarray, " resamples"]:
+    """Return the mean of `values` [images] (float, int or bool) in each resample; NaN = unknown, left out."""
     known = ~np.isnan(values)
     return ratio(weights @ np.where(known, values, 0.0), weights @ known.astype(float))
 
 
 class Ranking:
-    """Films in the order of their scores, sorted once for all resamples.
+    """Images in the order of their scores, sorted once for all resamples.
 
     Args:
         scores: Higher = more likely positive; NaN = unknown, left out.
         positive: Which images are positive.
     """
 
-    def __init__(self, scores: Float[np.ndarray, " films"], positive: Bool[np.ndarray, " films"]) -> None:
+    def __init__(self, scores: Float[np.ndarray, " images"], positive: Bool[np.ndarray, " images"]) -> None:
         images = np.flatnonzero(~np.isnan(scores))
         self._images = images[np.argsort(-scores[images], kind="stable")]
         falling, sick = -scores[self._images], np.flatnonzero(positive[self._images])
@@ -47,7 +49,7 @@ class Ranking:
         self._found = np.searchsorted(sick, self._called)
 
     def areas(
-        self, weights: Float[np.ndarray, "resamples films"]
+        self, weights: Float[np.ndarray, "resamples images"]
     ) -> tuple[Float[np.ndarray, " resamples"], Float[np.ndarray, " resamples"]]:
         """Return the area under the ROC curve and the average precision in each resample."""
         weights = np.take(weights, self._images, axis=1)
@@ -68,9 +70,9 @@ class Ranking:
 
 
 def weighted_auroc(
-    weights: Float[np.ndarray, "resamples films"],
-    scores: Float[np.ndarray, " films"],
-    positive: Bool[np.ndarray, " films"],
+    weights: Float[np.ndarray, "resamples images"],
+    scores: Float[np.ndarray, " images"],
+    positive: Bool[np.ndarray, " images"],
 ) -> Float[np.ndarray, " resamples"]:
     """Return the area under the ROC curve in each resample: P(a sick image scores above a healthy one), ties half.
 
@@ -86,9 +88,9 @@ def weighted_auroc(
 
 
 def weighted_average_precision(
-    weights: Float[np.ndarray, "resamples films"],
-    scores: Float[np.ndarray, " films"],
-    positive: Bool[np.ndarray, " films"],
+    weights: Float[np.ndarray, "resamples images"],
+    scores: Float[np.ndarray, " images"],
+    positive: Bool[np.ndarray, " images"],
 ) -> Float[np.ndarray, " resamples"]:
     """Return the average precision in each resample: the mean, over sick images, of the precision at their score.
 
@@ -106,9 +108,9 @@ def weighted_average_precision(
 
 
 def weighted_confusion(
-    weights: Float[np.ndarray, "resamples films"],
-    labels: Integer[np.ndarray, " films"],
-    answers: Integer[np.ndarray, " films"],
+    weights: Float[np.ndarray, "resamples images"],
+    labels: Integer[np.ndarray, " images"],
+    answers: Integer[np.ndarray, " images"],
     classes: int,
 ) -> Float[np.ndarray, "resamples classes classes"]:
     """Return the confusion matrix of each resample: rows = true class, columns = answer."""
@@ -118,9 +120,9 @@ def weighted_confusion(
 
 
 def weighted_calibration_error(
-    weights: Float[np.ndarray, "resamples films"],
-    probabilities: Float[np.ndarray, "films classes"],
-    labels: Integer[np.ndarray, " films"],
+    weights: Float[np.ndarray, "resamples images"],
+    probabilities: Float[np.ndarray, "images classes"],
+    labels: Integer[np.ndarray, " images"],
     bins: int = 15,
 ) -> Float[np.ndarray, " resamples"]:
     """Return the expected calibration error in each resample; see `expected_calibration_error`."""
@@ -128,8 +130,8 @@ def weighted_calibration_error(
 
 
 def calibration_gaps(
-    probabilities: Float[np.ndarray, "films classes"], labels: Integer[np.ndarray, " films"], bins: int
-) -> Float[np.ndarray, "films bins"]:
+    probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"], bins: int
+) -> Float[np.ndarray, "images bins"]:
     """Return what each image adds to the gap between accuracy and confidence of its bin."""
     probabilities = two_columns(probabilities, 1.0)
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
@@ -138,7 +140,7 @@ def calibration_gaps(
     return gaps
 
 
-def bin_of(confidence: Float[np.ndarray, " films"], bins: int) -> Integer[np.ndarray, " films"]:
+def bin_of(confidence: Float[np.ndarray, " images"], bins: int) -> Integer[np.ndarray, " images"]:
     """Return the bin, of so many of equal width in [0, 1], of each number; bins are open below and closed above."""
     numbers: np.ndarray = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return numbers

@@ -27,23 +27,23 @@ _EMPTY = {"", "nan"}
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Films with their truth and a model's answer.
+    """Images with their truth and a model's answer.
 
     Attributes:
         rows: A row an image, with plain text and numbers.
         classes: Names of the classes; empty where only masks were drawn.
         exclusive: Whether an image is of one class alone; else classes are findings.
-        truths: [films, classes]: 1, 0, or NaN = not labelled.
-        probabilities: [films, classes] in [0, 1]; NaN = not answered.
+        truths: [images, classes]: 1, 0, or NaN = not labelled.
+        probabilities: [images, classes] in [0, 1]; NaN = not answered.
         masks: By score ("dice_lung"): one number an image, NaN = the true mask is not known.
     """
 
     rows: tuple[dict[str, Any], ...]
     classes: tuple[str, ...]
     exclusive: bool
-    truths: Float[np.ndarray, "films classes"]
-    probabilities: Float[np.ndarray, "films classes"]
-    masks: Mapping[str, Float[np.ndarray, " films"]]
+    truths: Float[np.ndarray, "images classes"]
+    probabilities: Float[np.ndarray, "images classes"]
+    masks: Mapping[str, Float[np.ndarray, " images"]]
 
     @classmethod
     def read(cls, rows: Sequence[Mapping[str, Any]]) -> Answers:
@@ -106,7 +106,7 @@ class Answers:
         known = ~np.isnan(self.truths).all(1) & ~np.isnan(self.probabilities).any(1)
         return self if known.all() else self.take(known)
 
-    def take(self, images: Bool[np.ndarray, " films"] | Integer[np.ndarray, " taken"]) -> Answers:
+    def take(self, images: Bool[np.ndarray, " images"] | Integer[np.ndarray, " taken"]) -> Answers:
         """Return some of the images: which, or their places."""
         return replace(
             self,
@@ -123,7 +123,7 @@ class Answers:
             return np.array([_age_band(value) for value in values])
         return np.array([NOT_STATED if value is None else str(value) for value in values])
 
-    def numbers(self, name: str) -> Float[np.ndarray, " films"]:
+    def numbers(self, name: str) -> Float[np.ndarray, " images"]:
         """Return any column of numbers; NaN = not known.
 
         Raises:
@@ -131,7 +131,7 @@ class Answers:
         """
         return _numbers(self.rows, name)
 
-    def groups(self, name: str) -> dict[str, Bool[np.ndarray, " films"]]:
+    def groups(self, name: str) -> dict[str, Bool[np.ndarray, " images"]]:
         """Return the images of each value of a trait, by name; empty where no image tells it."""
         values = self.trait(name)
         found = sorted(set(values.tolist()) - {NOT_STATED}, key=_in_order)
@@ -139,7 +139,7 @@ class Answers:
             return {}
         return {value: values == value for value in (*found, *([NOT_STATED] if NOT_STATED in values else []))}
 
-    def number_of(self, patients_of: Bool[np.ndarray, " films"] | None = None) -> int:
+    def number_of(self, patients_of: Bool[np.ndarray, " images"] | None = None) -> int:
         """Count the patients of some images (default all); each unknown one is a patient of its own."""
         kept = range(len(self)) if patients_of is None else np.flatnonzero(patients_of).tolist()
         ids = [self.patients[image] for image in kept]

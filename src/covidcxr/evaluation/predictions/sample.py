@@ -42,7 +42,7 @@ Images: TypeAlias = Collection | Sequence[Record | str | os.PathLike[str]]
 
 
 class ImageSample:
-    """Films with what is known of them, read when their turn comes.
+    """Images with what is known of them, read when their turn comes.
 
     Args:
         data: A data module, or records or paths of images.

@@ -54,7 +54,7 @@ class Abstention:
         blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it answers and how often it is right")]
         if self.reasons:
             rows = [[_sentence(reason), str(count)] for reason, count in self.reasons.items()]
-            blocks.append(Table(["why it could not say", "films"], rows))
+            blocks.append(Table(["why it could not say", "images"], rows))
         for image, error in list(self.errors.items())[:5]:
             blocks.append(Words(f"{image}: {error}", warning=True))
         if len(self.errors) > 5:

@@ -107,7 +107,7 @@ class InfectionAgreement:
 
     def _left_out(self) -> str:
         told = [f"{count} {_LEFT_OUT[reason]}" for reason, count in self.left_out.items()]
-        return f"Films left out: {'; '.join(told)}." if told else ""
+        return f"Images left out: {'; '.join(told)}." if told else ""
 
 
 def plot_agreement(agreements: Mapping[str, Agreement]) -> Figure:
@@ -124,7 +124,7 @@ def plot_agreement(agreements: Mapping[str, Agreement]) -> Figure:
         _draw_agreement(axis, one)
         axis.set_title(f"{title} ({one.bias.count})", fontsize=9, color=INK)
         axis.set(ylim=(-reach, reach), xlim=(-3, 103))
-    figure.supxlabel("mean of predicted and read, % of the area; in brackets the films", fontsize=8, color=INK)
+    figure.supxlabel("mean of predicted and read, % of the area; in brackets the images", fontsize=8, color=INK)
     figure.supylabel("predicted less read, percentage points", fontsize=8, color=INK)
     return figure
 
@@ -144,7 +144,7 @@ def score_agreement(answers: Answers, *, resamples: int = 1000, seed: int = 0) -
     """Compare infected fractions with the readers'; None where no image has an infection outlined by both.
 
     Args:
-        answers: Rows of `covidcxr.evaluation.films.pipeline_rows`.
+        answers: Rows of `covidcxr.evaluation.predictions.run_pipeline.pipeline_rows`.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 

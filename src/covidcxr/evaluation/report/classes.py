@@ -133,7 +133,7 @@ class ClassScores:
     def _curves(self) -> Section:
         rows = exclusive_rows(self.answers)
         blocks: list[Block] = [
-            as_picture(plot_confusion(rows), "Confusion matrix", "Share of the true class, and number of films"),
+            as_picture(plot_confusion(rows), "Confusion matrix", "Share of the true class, and number of images"),
         ]
         several = range(len(self.answers.classes)) if len(self.answers.classes) > 2 else []
         if curves := plot_curves(self.answers, several):
@@ -229,14 +229,14 @@ class PointScores:
             )
         else:
             words = Words(f"The threshold: {self.point}. These images took no part in the choice.")
-        where = "these films" if self.prevalence is None else f"a place where {self.prevalence:.1%} are sick"
+        where = "these images" if self.prevalence is None else f"a place where {self.prevalence:.1%} are sick"
         names = {"ppv": f"PPV in {where}", "npv": f"NPV in {where}"}
         rows = [
             [names.get(name, in_words(name)), f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", _basis(one)]
             for name, one in self.scores.items()
             if name != "prevalence"
         ]
-        blocks: list[Block] = [words, Table(["score", "value", "95 % interval", "films (patients)"], rows)]
+        blocks: list[Block] = [words, Table(["score", "value", "95 % interval", "images (patients)"], rows)]
         number = self.answers.classes.index(self.class_name)
         found = self._share_right()
         mark = self.scores["specificity"].value, self.scores["sensitivity"].value, found

@@ -198,7 +198,7 @@ def _groups(answers: Answers, positive: int) -> Sequence[MistakeGroup]:
     truth, known = answers.truths[:, positive] == 1, ~np.isnan(answers.truths[:, positive])
     most_probable = answers.probabilities.argmax(1) == positive
     called = most_probable if answers.exclusive else answers.probabilities[:, positive] >= 0.5
-    everyone = {("", "all films"): np.ones(len(answers), bool)}
+    everyone = {("", "all images"): np.ones(len(answers), bool)}
     found = {(trait, name): images for trait in TRAITS for name, images in find_groups(answers, trait).items()}
     seen = {trait for trait in TRAITS if len(answers.groups(trait)) > 1}
     return [
@@ -228,7 +228,7 @@ TRUE_COLOR = (60, 230, 120)
 
 @dataclass(frozen=True)
 class ImageGallery:
-    """Films to look at.
+    """Images to look at.
 
     Attributes:
         mistakes: Of the surest wrong answers.
@@ -294,14 +294,14 @@ def draw_gallery(
             continue
         source = f", {one.source}" if one.source else ""
         caption = f"{one.image_id}{source}: is {one.truth}, called {one.answer} ({one.confidence:.2f})"
-        wrong.append(Picture(_as_png(_image_and_heat(look)), f"Film of {one.truth} called {one.answer}", caption))
+        wrong.append(Picture(_as_png(_image_and_heat(look)), f"Image of {one.truth} called {one.answer}", caption))
     for image_id, name, dice in masks.worst[: SHOWN // 2] if masks else ():
         look = shelf.look(rows[image_id])
         if look is None:
             missing += 1
             continue
         caption = f"{image_id}: {name.replace('_', ' ')}, Dice {dice:.3f}"
-        bad.append(Picture(_as_png([_with_outlines(look, [name])]), f"Film whose {name} fits badly", caption))
+        bad.append(Picture(_as_png([_with_outlines(look, [name])]), f"Image whose {name} fits badly", caption))
     return ImageGallery(tuple(wrong), tuple(bad), missing) if wrong or bad else None
 
 

@@ -31,7 +31,7 @@ LEAST = 10
 LONGEST = 32
 """Letters of a name on a picture."""
 
-Weights: TypeAlias = Float[np.ndarray, "resamples films"]
+Weights: TypeAlias = Float[np.ndarray, "resamples images"]
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Score:
     """A score that can be asked of any part of the images.
 
     Attributes:
-        statistic: Weights [resamples, films] and the images that count -> one number a resample.
+        statistic: Weights [resamples, images] and the images that count -> one number a resample.
         kinds: The images of each kind that it needs: of an AUROC those with the class and those without.
         chance: What guessing scores; None = no such thing.
     """
 
-    statistic: Callable[[Weights, Bool[np.ndarray, " films"]], Float[np.ndarray, " resamples"]] = field(repr=False)
-    kinds: tuple[Bool[np.ndarray, " films"], ...] = field(repr=False)
+    statistic: Callable[[Weights, Bool[np.ndarray, " images"]], Float[np.ndarray, " resamples"]] = field(repr=False)
+    kinds: tuple[Bool[np.ndarray, " images"], ...] = field(repr=False)
     chance: float | None = None
 
-    def too_few(self, answers: Answers, images: Bool[np.ndarray, " films"]) -> int | None:
+    def too_few(self, answers: Answers, images: Bool[np.ndarray, " images"]) -> int | None:
         """Return how few patients of a kind there are among the images, if fewer than `LEAST`; else None."""
         least = min(answers.number_of(images & kind) for kind in self.kinds)
         return least if least < LEAST else None
@@ -121,20 +121,20 @@ def _mean(values: np.ndarray) -> Callable[[Weights, np.ndarray], np.ndarray]:
     return statistic
 
 
-def rank(score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"]) -> Ranking:
+def rank(score: Float[np.ndarray, " images"], truth: Float[np.ndarray, " images"]) -> Ranking:
     """Sort images for the AUROC of a class against the rest; those of which either is unknown (NaN) are left out."""
     return Ranking(np.where(np.isnan(truth), np.nan, score), truth == 1)
 
 
 def stratified_auroc(
-    weights: Weights, score: Float[np.ndarray, " films"], truth: Float[np.ndarray, " films"], strata: np.ndarray
+    weights: Weights, score: Float[np.ndarray, " images"], truth: Float[np.ndarray, " images"], strata: np.ndarray
 ) -> Float[np.ndarray, " resamples"]:
     """Return the AUROC of a class against the rest, comparing only images of the same stratum.
 
     It is the share of pairs (one image with the class, one without, both of one source, say) that are ranked right.
 
     Args:
-        weights: [resamples, films].
+        weights: [resamples, images].
         score: NaN = not answered.
         truth: 1, 0 or NaN = not labelled.
         strata: Stratum of each image.

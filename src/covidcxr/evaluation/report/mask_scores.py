@@ -75,7 +75,7 @@ class MaskScores:
         for number, (axis, (name, values)) in enumerate(zip(axes, self.dice.items(), strict=True)):
             axis.hist(values, bins=np.linspace(0, 1, 41).tolist(), color=COLORS[number % len(COLORS)])
             axis.set(title=on_picture(name.replace("_", " ")), xlabel="Dice", ylabel="films", xlim=(0, 1))
-        return as_picture(figure, "How many images have which Dice", "Films by their Dice")
+        return as_picture(figure, "How many images have which Dice", "Images by their Dice")
 
 
 def score_masks(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> MaskScores | None:

@@ -33,7 +33,7 @@ def model_card(evaluation: Evaluation) -> Page:
             "turned away by its answers."
         ),
         Words(
-            "Films that differ from those of this test (other hospitals, machines, children, lateral views, images of a "
+            "Images that differ from those of this test (other hospitals, machines, children, lateral views, images of a "
             "screen) were not asked about: there its scores are unknown."
         ),
     ]

@@ -65,7 +65,7 @@ class Versus:
             for model, found in self.differences.items()
         ]
         if rows:
-            heads = ["model", "films of both", *(f"difference in {in_words(name)}" for name in names)]
+            heads = ["model", "images of both", *(f"difference in {in_words(name)}" for name in names)]
             blocks.append(Table(heads, rows, f"Less {self.first}, paired"))
         return blocks
 
@@ -109,7 +109,7 @@ class RegionControl:
 
     def _in_words(self) -> list[str]:
         texts = []
-        whole = {"full": "The whole film", "lungs": "The lungs alone"}
+        whole = {"full": "The whole image", "lungs": "The lungs alone"}
         for region, found in self.versus.differences.items():
             name = next(iter(main_scores(found)), None)
             if name is None or region not in whole:

@@ -71,7 +71,7 @@ class Lineage:
         if counts := self.data.get("counts"):
             heads = ["split", "films", "patients", "sources"]
             rows = [[split, *(str(numbers[head]) for head in heads[1:])] for split, numbers in counts.items()]
-            blocks.append(Table(heads, rows, "Films of each split"))
+            blocks.append(Table(heads, rows, "Images of each split"))
         blocks.append(Table(["what", "value"], facts, "Run"))
         return [Section("Where it comes from", "", blocks)]
 

@@ -70,7 +70,7 @@ class Shortcuts:
             inside |= {f"within one {trait}, {name}": found[name] for trait, found in self.within.items()}
         inside |= {f"only {group}": one for group, one in self.by_group.items()}
         return [
-            Section("What needs no film", guessed, [*map(Words, self._guesses_in_words()), *_picture(told)]),
+            Section("What needs no image", guessed, [*map(Words, self._guesses_in_words()), *_picture(told)]),
             Section(
                 "Within one source and one view",
                 within,
@@ -191,7 +191,7 @@ def find_shortcuts(answers: Answers, *, positive: int | None, resamples: int = 1
     )
 
 
-def _guess(answers: Answers, trait: str) -> Float[np.ndarray, "films classes"]:
+def _guess(answers: Answers, trait: str) -> Float[np.ndarray, "images classes"]:
     """Return how frequent each class is among the images of other patients that share the trait."""
     values, folds = answers.trait(trait), _folds(answers)
     guess = np.full(answers.truths.shape, np.nan)

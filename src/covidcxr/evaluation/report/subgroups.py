@@ -158,7 +158,7 @@ def score_groups(answers: Answers, *, positive: int | None = None, resamples: in
     return Subgroups(tuple(groups), alone)
 
 
-def find_groups(answers: Answers, trait: str) -> dict[str, Bool[np.ndarray, " films"]]:
+def find_groups(answers: Answers, trait: str) -> dict[str, Bool[np.ndarray, " images"]]:
     """Return the images of each value of a trait; beyond a dozen the smallest are taken together."""
     found = answers.groups(trait)
     if len(found) <= MOST:
@@ -172,7 +172,7 @@ def find_groups(answers: Answers, trait: str) -> dict[str, Bool[np.ndarray, " fi
 def _score_trait(
     answers: Answers,
     trait: str,
-    found: Mapping[str, Bool[np.ndarray, " films"]],
+    found: Mapping[str, Bool[np.ndarray, " images"]],
     scores: Mapping[str, Score],
     resamples: int,
     seed: int,

@@ -217,7 +217,7 @@ def _guessed(shortcuts: Shortcuts) -> list[Finding]:
     told = f"The {trait} alone tells {name} with an AUROC of {_long(guess)}; the model is {lead.value:+.3f} from it."
     pure, groups = shortcuts.one_label.get(trait, (0, 0))
     if pure and pure == groups:
-        return [Finding(question, told, "against", f"the {trait} alone decides the label of every film")]
+        return [Finding(question, told, "against", f"the {trait} alone decides the label of every image")]
     if guess.low > 0.5 and guess.value >= BLIND:
         weight: Weight = "doubt" if lead.low > 0 else "against"
         return [Finding(question, told, weight, f"the {trait} alone tells {name} with an AUROC of {_short(guess)}")]
@@ -231,7 +231,7 @@ def _within(shortcuts: Shortcuts) -> list[Finding]:
         known = {name: one for name, one in by_class.items() if not math.isnan(one.value)}
         lacking = [name for name in by_class if name not in known]
         told = [
-            f"{name} {_long(one)}, {-shortcuts.losses[trait][name].value:+.3f} from all films"
+            f"{name} {_long(one)}, {-shortcuts.losses[trait][name].value:+.3f} from all images"
             for name, one in known.items()
         ]
         told += [f"no {trait} holds images both with and without {', '.join(lacking)}"] if lacking else []
@@ -265,7 +265,7 @@ def _elsewhere(evidence: Evidence) -> Finding:
         )
     told = f"AUROC {_long(score)} on held-out sources"
     if loss is not None:
-        told += f", {-loss.value:+.3f} [{-loss.high:+.3f}, {-loss.low:+.3f}] from the mixed test on the same films"
+        told += f", {-loss.value:+.3f} [{-loss.high:+.3f}, {-loss.low:+.3f}] from the mixed test on the same images"
     told += "."
     if math.isnan(score.low) or score.low <= 0.5:
         return Finding(question, told, "against", f"on sources that it never saw it scores {_short(score)}")

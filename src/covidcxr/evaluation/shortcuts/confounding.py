@@ -107,7 +107,7 @@ def cross_table(
     column: str,
     question: Question,
     values: Sequence[str | None],
-    patients: Integer[np.ndarray, " films"],
+    patients: Integer[np.ndarray, " images"],
     seed: int = 0,
 ) -> CrossTable:
     """Count labels by a column.

@@ -73,8 +73,8 @@ class Sheet:
         known: The images that have features at all; the others' rows mean nothing.
     """
 
-    values: Float[np.ndarray, "films columns"]
-    known: Bool[np.ndarray, " films"]
+    values: Float[np.ndarray, "images columns"]
+    known: Bool[np.ndarray, " images"]
 
     @property
     def tells(self) -> bool:
@@ -83,7 +83,7 @@ class Sheet:
         return bool(len(rows)) and bool((rows != rows[0]).any() and not np.isnan(rows).all())
 
 
-def one_hot(values: Sequence[str | None]) -> Float[np.ndarray, "films columns"]:
+def one_hot(values: Sequence[str | None]) -> Float[np.ndarray, "images columns"]:
     """Write a column of words as 0 and 1; what is not stated is a value of its own."""
     named = ["not stated" if value is None else value for value in values]
     kept = sorted(name for name, _ in Counter(named).most_common(_CATEGORIES))

@@ -45,7 +45,7 @@ class RandomSplit:
 
 @dataclass(frozen=True)
 class Copies:
-    """Films that are one picture, as `find_duplicates` tells them from their pixels.
+    """Images that are one picture, as `find_duplicates` tells them from their pixels.
 
     Attributes:
         groups: Each set of copies: their image ids and what they share.
@@ -111,7 +111,7 @@ class Leakage:
 
 def find_leakage(
     records: Sequence[Record],
-    patients: Integer[np.ndarray, " films"],
+    patients: Integer[np.ndarray, " images"],
     *,
     copies: Duplicates | None,
     exclusive: bool,

@@ -52,7 +52,7 @@ _TREE_IMAGES = 2_000  # each tree of a forest sees no more: that bounds the time
 
 def answer(
     model: ModelName, values: np.ndarray, labels: np.ndarray, asked: np.ndarray, classes: int, seed: int
-) -> Float[np.ndarray, "films classes"]:
+) -> Float[np.ndarray, "images classes"]:
     """Train a classifier in which every class weighs alike, and return its probabilities for other images."""
     if len(values) > _MOST_TRAINING_IMAGES:
         kept = np.sort(np.random.default_rng(seed).permutation(len(values))[:_MOST_TRAINING_IMAGES])
@@ -116,7 +116,7 @@ PROBES = (
     Probe("border", "border", "the outermost 2 % of each side, and frames of one grey", "forest"),
     Probe("corners", "corners", "a small picture of each corner", "pixels"),
     Probe("background", "lungs removed", "the image without the lungs, as a thumbnail", "pixels"),
-    Probe("grey", "grey values", "brightness, contrast and other grey statistics of the film", "forest", blind=False),
+    Probe("grey", "grey values", "brightness, contrast and other grey statistics of the image", "forest", blind=False),
     Probe("thumbnail", "thumbnail", "the image squeezed to 24 x 24 pixels", "pixels", blind=False),
 )
 
@@ -136,9 +136,9 @@ class Question:
 
     name: str
     classes: tuple[str, ...]
-    labels: Integer[np.ndarray, " films"]
+    labels: Integer[np.ndarray, " images"]
 
-    def among(self, images: Bool[np.ndarray, " films"], patients: np.ndarray, least: int) -> Question:
+    def among(self, images: Bool[np.ndarray, " images"], patients: np.ndarray, least: int) -> Question:
         """Return the question for some of the images; answers with fewer than `least` patients drop out."""
         labels = np.full(len(self.labels), -1)
         kept: list[str] = []
@@ -199,8 +199,8 @@ def cross_validate(
     probe: Probe,
     sheet: Sheet,
     question: Question,
-    folds: Integer[np.ndarray, " films"],
-    patients: Integer[np.ndarray, " films"],
+    folds: Integer[np.ndarray, " images"],
+    patients: Integer[np.ndarray, " images"],
     seed: int,
 ) -> ProbeScore:
     """Score a probe on images of patients that it was not trained on.
@@ -231,9 +231,9 @@ def train_and_test(
     probe: Probe,
     sheet: Sheet,
     question: Question,
-    train: Bool[np.ndarray, " films"],
-    test: Bool[np.ndarray, " films"],
-    patients: Integer[np.ndarray, " films"],
+    train: Bool[np.ndarray, " images"],
+    test: Bool[np.ndarray, " images"],
+    patients: Integer[np.ndarray, " images"],
     seed: int,
 ) -> ProbeScore | None:
     """Train a probe on some images and score it on others, as an official split wants it; None if one lacks a class."""
@@ -252,11 +252,11 @@ def train_and_test(
 
 def score_answers(
     probe: Probe,
-    answers: Float[np.ndarray, "films classes"],
-    weighted: Float[np.ndarray, "films classes"],
+    answers: Float[np.ndarray, "images classes"],
+    weighted: Float[np.ndarray, "images classes"],
     classes: Sequence[str],
-    labels: Integer[np.ndarray, " films"],
-    patients: Integer[np.ndarray, " films"],
+    labels: Integer[np.ndarray, " images"],
+    patients: Integer[np.ndarray, " images"],
     seed: int,
 ) -> ProbeScore:
     """Score answers with patient-clustered 95 % intervals.

@@ -148,7 +148,7 @@ def _of_question(question: QuestionAudit, *, many: bool) -> Iterator[Section]:
     )
     if question.official:
         lead = "Trained on the official training images, scored on the official test images."
-        yield Section(f"On the official split{of}", lead, list(_probes({"official test films": question.official})))
+        yield Section(f"On the official split{of}", lead, list(_probes({"official test images": question.official})))
     if question.within:
         lead = "What is left when all images come from one source, or show one view; labels rare there drop out."
         blocks = list(_probes(question.within, table=False))
@@ -223,15 +223,15 @@ def _confounding(table: CrossTable, of: str) -> Section:
 def _leakage(audit: DataAudit) -> Section:
     leakage = audit.leakage
     parts = ", ".join(f"{name} {count:,}" for name, count in leakage.split.items()) or "none"
-    rows = [("Official split, films", parts)]
+    rows = [("Official split, images", parts)]
     if len(leakage.split) > 1:
         rows.append(("Patients in more than one part", f"{leakage.shared_patients:,}"))
-        rows.append(("Films for validation or testing whose patient trains", f"{leakage.shared_images:,}"))
+        rows.append(("Images for validation or testing whose patient trains", f"{leakage.shared_images:,}"))
     rows.append(("Patients with images of several labels", f"{len(leakage.contradictory):,}"))
-    rows.append(("Films whose patient is not known", f"{leakage.unknown_patients:,}"))
+    rows.append(("Images whose patient is not known", f"{leakage.unknown_patients:,}"))
     copies = leakage.copies
     if copies is None:
-        rows.append(("Films that are there twice", "not searched"))
+        rows.append(("Images that are there twice", "not searched"))
     else:
         rows.append((f"Pictures that are there twice, among {copies.compared:,}", f"{len(copies.groups):,}"))
         rows.append(("... in more than one part", f"{copies.across_splits:,}"))
@@ -245,7 +245,7 @@ def _leakage(audit: DataAudit) -> Section:
         alt = ", ".join(f"{name} {one.share:.0%}" for name, one in leakage.random.items())
         caption = f"What a random split by image, with {HELD_OUT:.0%} held out, would leak; mean of 20 splits."
         blocks.append(as_picture(draw_random_split(leakage.random), alt, caption))
-    return Section("What leaks", "Films of one patient, and copies of one image, belong into one part.", blocks)
+    return Section("What leaks", "Images of one patient, and copies of one image, belong into one part.", blocks)
 
 
 def _method(audit: DataAudit) -> Section:

@@ -63,7 +63,7 @@ def make_sheets(
         if name in kept or name in skipped:
             continue
         if name in _PIXELS and not pixels:
-            skipped[name] = "films were not to be opened"
+            skipped[name] = "images were not to be opened"
         elif name == "background" and not segmenter:
             skipped[name] = "no segmenter was given"
         elif name == "header" and (data.prepared is not None or reads_itself(data)):
@@ -73,7 +73,7 @@ def make_sheets(
         elif name == "facts":
             skipped[name] = "fewer than two of them are stated"
         else:
-            skipped[name] = "it is not stated, or the same for all films"
+            skipped[name] = "it is not stated, or the same for all images"
     return kept, skipped
 
 
@@ -123,8 +123,8 @@ class AskedTable:
     """
 
     records: Sequence[Record]
-    patients: Integer[np.ndarray, " films"]
-    folds: Integer[np.ndarray, " films"]
+    patients: Integer[np.ndarray, " images"]
+    folds: Integer[np.ndarray, " images"]
     sheets: dict[str, Sheet]
     least: int
     seed: int
@@ -330,7 +330,7 @@ def _read(data: Collection, notes: list[str]) -> list[Record]:
         notes.append(f"{len(told) - 3} more faults of the data set; covidcxr datasets check tells them all.")
     if data.left_out:
         reasons = ", ".join(f"{images:,} ({reason})" for reason, images in data.left_out.most_common())
-        notes.append(f"Films left out: {reasons}.")
+        notes.append(f"Images left out: {reasons}.")
     return records
 
 
@@ -354,7 +354,7 @@ def _sample(there: Sequence[int], patients: np.ndarray, most: int, seed: int) ->
     return [number for number in there if int(patients[number]) in kept]
 
 
-def _fold_numbers(records: Sequence[Record], folds: int, seed: int) -> Integer[np.ndarray, " films"]:
+def _fold_numbers(records: Sequence[Record], folds: int, seed: int) -> Integer[np.ndarray, " images"]:
     numbers = np.zeros(len(records), int)
     for fold, roles in enumerate(k_folds(records, folds, seed=seed)):
         numbers[[record.split == "test" for record in roles]] = fold

@@ -76,7 +76,7 @@ def _places(table: CrossTable, pair: Pair) -> str:
     columns = [table.values.index(value) for value in pair.supported]
     images = table.images[rows]
     share = images[:, columns].sum() / images.sum()
-    return f"{list_words(pair.supported[:3])}: {share:.0%} of their films"
+    return f"{list_words(pair.supported[:3])}: {share:.0%} of their images"
 
 
 def named(score: ProbeScore) -> str:

@@ -25,7 +25,7 @@ from covidcxr.types import SplitName
 __all__ = ["Attention", "AttentionRow", "attention"]
 
 _SHOWN = 6
-"""Films with the least heat in the lungs that are shown."""
+"""Images with the least heat in the lungs that are shown."""
 
 _WIDE = 360
 """Longer side of their pictures."""
@@ -114,7 +114,7 @@ class Attention:
     def sections(self) -> list[Section]:
         """Return the part of a report."""
         blocks: list[Block] = []
-        groups = {"all films": self.overall, **self.by_class}
+        groups = {"all images": self.overall, **self.by_class}
         groups |= {f"source {name}": one for name, one in self.by_source.items()}
         shown = {name: one["share"] for name, one in groups.items() if not math.isnan(one["share"].value)}
         if shown:
@@ -214,7 +214,7 @@ def _row(one: ExplainedImage, dilation: float) -> AttentionRow:
 
 
 def _score(
-    rows: Sequence[AttentionRow], groups: Mapping[str, Bool[np.ndarray, " films"]], resamples: int, seed: int
+    rows: Sequence[AttentionRow], groups: Mapping[str, Bool[np.ndarray, " images"]], resamples: int, seed: int
 ) -> dict[str, dict[str, Estimate]]:
     share, chance = np.array([row.share for row in rows]), np.array([row.chance for row in rows])
     chance = np.where(np.isnan(share), math.nan, chance)  # of the same images
@@ -225,7 +225,7 @@ def _score(
         for name, column in columns.items()
     }
 
-    def table(weights: Float[np.ndarray, "resamples films"]) -> dict[str, np.ndarray]:
+    def table(weights: Float[np.ndarray, "resamples images"]) -> dict[str, np.ndarray]:
         return {"\0".join(key): weighted_mean(weights, column) for key, column in values.items()}
 
     images = {"\0".join(key): ~np.isnan(column) for key, column in values.items()}

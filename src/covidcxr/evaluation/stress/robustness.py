@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Effect", "Robustness", "robustness", "compare_answers"]
 
-Probabilities: TypeAlias = Float[np.ndarray, "films classes"]
+Probabilities: TypeAlias = Float[np.ndarray, "images classes"]
 
 
-Column = Float[np.ndarray, " films"]
+Column = Float[np.ndarray, " images"]
 
 
 _SEPARATOR = "\0"
@@ -75,7 +75,7 @@ def compare_answers(
     for name, values in chances.items():
         columns |= {f"{name}{_SEPARATOR}{key}": one for key, one in _changes(classifier, truth, first, values).items()}
 
-    def table(weights: Float[np.ndarray, "resamples films"]) -> dict[str, np.ndarray]:
+    def table(weights: Float[np.ndarray, "resamples images"]) -> dict[str, np.ndarray]:
         rows = {name: weighted_mean(weights, values) for name, values in columns.items()}
         rows["macro_auroc"] = _macro_auroc(weights, truth, first)
         for name, values in chances.items():
@@ -127,7 +127,7 @@ def _chances(found: Sequence[Prediction], classes: Sequence[str]) -> Probabiliti
     return np.array([[one.probabilities.get(name, math.nan) for name in classes] for one in found])
 
 
-def _calls(chances: Probabilities, classifier: Classifier) -> Bool[np.ndarray, "films classes"]:
+def _calls(chances: Probabilities, classifier: Classifier) -> Bool[np.ndarray, "images classes"]:
     """Return which classes are called: the most probable one, or the findings from their thresholds up."""
     config = classifier.config
     if config.mode == "multilabel":
@@ -143,7 +143,7 @@ def _where(known: np.ndarray, values: np.ndarray) -> Column:
     return np.where(known, values.astype(float), math.nan)
 
 
-def _labelled(truth: Probabilities, chances: Probabilities) -> Bool[np.ndarray, " films"]:
+def _labelled(truth: Probabilities, chances: Probabilities) -> Bool[np.ndarray, " images"]:
     return np.asarray(~np.isnan(truth + chances).all(1))
 
 

@@ -165,7 +165,7 @@ def tune(
     Args:
         recipe: What to search; has a `search`.
         folder: Where the results go.
-        words: Command-line words of `covidcxr fit` that change every trial, say `["--data.root", "films"]`.
+        words: Command-line words of `covidcxr fit` that change every trial, say `["--data.root", "images"]`.
         trials: How many finished trials the study shall have, those of all processes together, 1 or more.
         sampler: "tpe" (tree-structured Parzen estimators: Bergstra et al. 2011, "Algorithms for hyper-parameter
             optimization") or "random" (Bergstra and Bengio 2012).
