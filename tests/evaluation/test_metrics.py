@@ -435,7 +435,7 @@ def test_calibration_error_at_the_ends() -> None:
     assert expected_calibration_error(edge, np.array([1, 1]), bins=2) == 0.375
 
 
-@pytest.mark.parametrize(("films", "coverage"), [(9, 0.9), (50, 0.9), (200, 0.8), (999, 0.95)])
+@pytest.mark.parametrize(("images", "coverage"), [(9, 0.9), (50, 0.9), (200, 0.8), (999, 0.95)])
 def test_conformal_threshold_against_numpy(images: int, coverage: float) -> None:
     rng = np.random.default_rng(13)
     probabilities, labels = rng.dirichlet([1, 1, 1], images), rng.integers(0, 3, images)

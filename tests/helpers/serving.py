@@ -14,13 +14,15 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pydicom
 import torch
 from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from covidcxr import Pipeline
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.models import ClassificationModel
 from covidcxr.phantom import PhantomLabel, draw_phantom
-from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.serve import ServeSettings
 from covidcxr.serve.server import Server
 
@@ -106,3 +108,21 @@ def answer_of(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return answer
+
+
+def dicom_of(pixels: Any, **tags: Any) -> bytes:
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.PixelData = np.ascontiguousarray(pixels, np.uint8).tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()

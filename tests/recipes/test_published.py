@@ -14,6 +14,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from counting import LIBRARY_COUNTS, count
 from fakes import (
     draw_image,
     draw_lungs,
@@ -30,7 +31,6 @@ from fakes import (
     write_radiography_fake,
     write_xrv_nih_fake,
 )
-from test_networks import LIBRARY_COUNTS, count
 from torch import nn
 from torchvision.models import get_model_weights
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tiny import TINY
 
 from covidcxr.cli import main
 from covidcxr.data import CSVDataModule, compute_mean_std
@@ -25,34 +26,6 @@ from covidcxr.phantom import write_dataset
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.sweep import chief_scores, run_recipe
 from covidcxr.training.recipe import Recipe, recipe_paths
-
-TINY: dict[str, Any] = {
-    "about": "A tiny classifier.",
-    "model": {
-        "class_path": "classification",
-        "init_args": {
-            "model": {
-                "task": "classification",
-                "network": "timm:test_resnet",
-                "classes": ["covid19", "normal", "pneumonia"],
-                "preprocess": {"image_size": [32, 32]},
-            },
-            "loss": "cross_entropy",
-        },
-    },
-    "data": {"class_path": "csv", "init_args": {"image_size": [32, 32], "batch_size": 16, "cache": "memory"}},
-    "trainer": {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    },
-    "compare": {
-        "loss": {"plain": {}, "focal": {"model.init_args.loss": "focal"}},
-        "lr": {"slow": {"model.init_args.lr": 0.001}, "fast": {"model.init_args.lr": 0.01}},
-    },
-}
 
 
 @pytest.fixture(scope="module")

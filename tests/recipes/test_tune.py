@@ -20,7 +20,7 @@ import torch
 import yaml
 from fakes import write_radiography_fake
 from lightning.pytorch.trainer.states import TrainerFn
-from test_recipes import TINY
+from tiny import TINY
 
 import covidcxr.recipes.tune.engine
 import covidcxr.recipes.tune.study

@@ -18,8 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from serving import TOKEN, answer_of, film_png, pixels_of, png_of, raw, running, small_pipeline, upload
-from test_serve import dicom_of
+from serving import TOKEN, answer_of, dicom_of, film_png, pixels_of, png_of, raw, running, small_pipeline, upload
 
 from covidcxr import Pipeline
 from covidcxr.errors import ImageReadError

@@ -18,8 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving import film_png, pixels_of, png_of, running, small_pipeline, upload
-from test_serve import dicom_of
+from serving import dicom_of, film_png, pixels_of, png_of, running, small_pipeline, upload
 
 from covidcxr import Pipeline
 from covidcxr.cli import main

@@ -16,11 +16,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from serving import CLASSES, TOKEN, film_png, pixels_of, png_of, running, small_pipeline, upload
+from serving import CLASSES, TOKEN, dicom_of, film_png, pixels_of, png_of, running, small_pipeline, upload
 
 from covidcxr import Pipeline
 from covidcxr.cli import main
@@ -41,24 +39,6 @@ def pipeline() -> Pipeline:
 def client(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with running(tmp_path_factory.mktemp("store"), pipeline) as client:
         yield client
-
-
-def dicom_of(pixels: Any, **tags: Any) -> bytes:
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit, dataset.PixelRepresentation = 7, 0
-    dataset.PixelData = np.ascontiguousarray(pixels, np.uint8).tobytes()
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 # Images

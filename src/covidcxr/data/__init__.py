@@ -141,7 +141,7 @@ __getattr__, __dir__ = lazy_names(
         "GateDataModule": "datasets.view_check",
         "DuplicateGroup": "curation.duplicates",
         "find_duplicates": "curation.duplicates",
-        "find_shared_films": "curation.duplicates",
+        "find_shared_images": "curation.duplicates",
         "CovidQUExDataModule": "datasets.covid_qu_ex",
         "CovidxCXR3DataModule": "datasets.covidx_cxr3",
         "CoronaHackDataModule": "datasets.coronahack",

@@ -22,7 +22,7 @@ from fakes import (
     write_image,
     write_table_fake,
 )
-from test_data import MAKERS
+from makers import MAKERS
 
 from covidcxr.data import CovidQUExDataModule, CovidxCT2DataModule, CSVDataModule, FolderDataModule, Ieee8023DataModule
 from covidcxr.data.curation.integrity import check_dataset

@@ -27,9 +27,9 @@ from fakes import (
     write_image,
     write_table_fake,
 )
+from makers import MAKERS
 from PIL import Image
 from prepare_slowly import Images
-from test_data import MAKERS
 
 from covidcxr.data import (
     CovidQUExDataModule,
