@@ -135,7 +135,16 @@ class ModelConfig:
             class, or the class to the set of plausible answers. Segmentation and multilabel default to 0.5;
             without any, a multiclass or binary classifier answers with its most probable class.
         temperature: Logits are divided by it before they become probabilities (Guo 2017); above 0.
+        positive: The class whose sensitivity and specificity count, one of `classes`; None = not said.
         format_version: Version of the saved format.
+
+    Example:
+        ```python
+        from covidcxr import ModelConfig
+
+        config = ModelConfig("classification", "timm:resnet18", ("normal", "tuberculosis"), positive="tuberculosis")
+        assert ModelConfig.from_dict(config.to_dict()) == config
+        ```
     """
 
     task: TaskName
@@ -146,6 +155,7 @@ class ModelConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     thresholds: dict[str, float] = field(default_factory=dict)
     temperature: float = 1.0
+    positive: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -167,6 +177,8 @@ class ModelConfig:
         if not isinstance(self.network, str):
             raise ConfigError(f"network must be a name, not {self.network!r}.")
         _check_classes(self.task, self.mode, self.classes)
+        if self.positive is not None and self.positive not in self.classes:
+            raise ConfigError(f"positive names the class {self.positive!r}. {did_you_mean(self.positive, self.classes)}")
         for name, threshold in self.thresholds.items():
             if name not in self.classes:
                 raise ConfigError(f"thresholds names the class {name!r}. {did_you_mean(name, self.classes)}")
@@ -211,7 +223,7 @@ class ModelConfig:
         data["classes"] = list(self.classes)
         lists = ("image_size", "mean", "std", "steps")
         data["preprocess"] |= {name: list(data["preprocess"][name]) for name in lists}
-        return data
+        return _without_unsaid(data)
 
 
 @dataclass(frozen=True)
@@ -225,6 +237,7 @@ class EnsembleConfig:
         vote: "soft" = mean of the members' probabilities, "hard" = share of the members that answer so.
         thresholds: As in `ModelConfig`.
         temperature: As in `ModelConfig`; the members' own come before it.
+        positive: As in `ModelConfig`.
         task: "classification".
         format_version: Version of the saved format.
     """
@@ -235,6 +248,7 @@ class EnsembleConfig:
     vote: Vote = "soft"
     thresholds: dict[str, float] = field(default_factory=dict)
     temperature: float = 1.0
+    positive: str | None = None
     task: TaskName = "classification"
     format_version: int = FORMAT_VERSION
 
@@ -249,6 +263,7 @@ class EnsembleConfig:
             mode=self.mode,
             thresholds=self.thresholds,
             temperature=self.temperature,
+            positive=self.positive,
             format_version=self.format_version,
         )
         _set(self, "classes", one.classes)
@@ -286,7 +301,12 @@ class EnsembleConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads back."""
-        return {**dataclasses.asdict(self), "classes": list(self.classes)}
+        return _without_unsaid({**dataclasses.asdict(self), "classes": list(self.classes)})
+
+
+def _without_unsaid(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a positive class that nobody said, so that releases without the key can read the config."""
+    return {key: value for key, value in data.items() if key != "positive" or value is not None}
 
 
 def _check_classes(task: TaskName, mode: Mode, classes: tuple[str, ...]) -> None:

@@ -101,7 +101,7 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
 
 def _add_scores(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--validation", metavar="CSV", help="predictions of validation images: they choose the threshold")
-    verb.add_argument("--positive", metavar="CLASS", help="the class looked for (COVID-19, or the second of two)")
+    verb.add_argument("--positive", metavar="CLASS", help="the class whose sensitivity counts (that of the model)")
     verb.add_argument(
         "--sensitivity", type=float, default=0.95, metavar="F", help="wanted on validation images (%(default)s)"
     )
@@ -149,7 +149,8 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
         parts["audit"] = _audit(data, name, options)
     parts |= _looks(pipeline, data, split, options)
     shelf = ImageLookup(data, lambda row: pipeline) if options.gallery else None
-    return _evaluate(options, rows, validation, options.name or f"{options.model} on {name}", parts, shelf)
+    positive = None if pipeline.classifier is None else pipeline.classifier.config.positive
+    return _evaluate(options, rows, validation, options.name or f"{options.model} on {name}", parts, shelf, positive)
 
 
 def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
@@ -182,7 +183,8 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
     parts["lineage"] = Lineage(
         _command(), facts, {} if run is None else run_facts(run), options.seed, options.resamples
     )
-    return _evaluate(options, main.rows, validation, options.name or main.name, parts, shelf)
+    positive = None if run is None else run.positive
+    return _evaluate(options, main.rows, validation, options.name or main.name, parts, shelf, positive)
 
 
 def _evaluate(
@@ -192,6 +194,7 @@ def _evaluate(
     name: str,
     parts: Mapping[str, Part | None],
     shelf: ImageLookup | None,
+    positive: str | None,
 ) -> Evaluation:
     from covidcxr.evaluation.report import evaluate_rows
 
@@ -199,7 +202,7 @@ def _evaluate(
         rows,
         validation=validation,
         name=name,
-        positive=options.positive,
+        positive=options.positive or positive,
         sensitivity=options.sensitivity,
         prevalence=options.prevalence,
         parts=parts,

@@ -64,6 +64,7 @@ class EnsembleModel(Classifier):
             vote,
             dict(thresholds or {}),
             temperature,
+            first.positive,
         )
         self._members = nn.ModuleList(members.values())
 

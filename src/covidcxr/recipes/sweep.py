@@ -48,6 +48,12 @@ class Comparison:
     runs: tuple[Run, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def positive(self) -> str | None:
+        """The positive class, which the configs of the runs say; None = they do not, or not the same."""
+        said = {_classifier_config(run.config).get("positive") for run in self.runs if run.config}
+        return said.pop() if len(said) == 1 else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: of each run the variants that it stands for and its scores, or what went wrong."""
         axes = list(self.recipe.compare)
@@ -69,14 +75,14 @@ class Comparison:
             draft.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), encoding="utf-8")
         draw_comparison(
             {name: entry["scores"] for name, entry in data["runs"].items()},
-            chief_scores(data["runs"].values()),
+            chief_scores(data["runs"].values(), self.positive),
             self.folder / "comparison.png",
         )
 
     def table(self) -> list[list[str]]:
         """Return the table in words: a header, and a row a run, each figure with its interval."""
         data = self.to_dict()["runs"]
-        names = chief_scores(data.values())
+        names = chief_scores(data.values(), self.positive)
         table = [[*self.recipe.compare, *(name.replace("_", " ") for name in names), "films", "patients"]]
         for entry in data.values():
             scores = entry["scores"]
@@ -141,6 +147,8 @@ def run_recipe(
     if pooled:
         held_out = HeldOut.folds(folds) if folds is not None else _sources(recipe, words)
         runs = tuple(PooledRun.of(one, held_out) for one in runs)
+    if recipe.compare:
+        _check_positive(recipe, runs)
     for one in runs:
         one.claim_folder()
     todo = [one for one in runs if not one.finished]
@@ -168,6 +176,25 @@ def run_recipe(
     if recipe.compare and any(one.finished for one in runs):
         comparison.write()
     return comparison
+
+
+def _classifier_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a config says of the classifier: that of a classification task or the one of a multitask."""
+    settings = config.get("model", {}).get("init_args", {})
+    found = settings.get("classification") or settings.get("model") or {}
+    return found if isinstance(found, Mapping) and found.get("task") == "classification" else {}
+
+
+def _check_positive(recipe: Recipe, runs: Sequence[Run]) -> None:
+    """Ask for the positive class of two before anything is trained: the table shows its scores."""
+    for run in runs:
+        config = _classifier_config(run.config)
+        classes: Sequence[str] = config.get("classes") or []
+        if len(classes) == 2 and config.get("mode") != "multilabel" and config.get("positive") is None:
+            raise ConfigError(
+                f"Which class of {run.name or recipe.name} is the positive one, {classes[0]} or {classes[1]}? Say it "
+                f"beside `classes` in the recipe: `positive: CLASS`."
+            )
 
 
 def _check_settings(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> None:
@@ -233,14 +260,21 @@ def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]
     return [*extra, whole]
 
 
-def chief_scores(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Choose the scores that a table shows: those of answers, and all of masks, or beside answers two.
+def chief_scores(runs: Iterable[Mapping[str, Any]], positive: str | None = None) -> list[str]:
+    """Choose the scores that a table shows: those of predictions, and all of masks, or beside predictions two.
 
-    Of two classes the second one is looked for, as everywhere; of more the means are shown.
+    Of two classes the scores of the positive one are shown; of more the means.
+
+    Args:
+        runs: Of each run its `scores`, by name.
+        positive: The positive class; needed where the runs have two classes.
+
+    Returns:
+        Names of scores.
     """
     found = list(dict.fromkeys(name for entry in runs for name in entry["scores"]))
     names = [name.removeprefix("sensitivity_") for name in found if name.startswith("sensitivity_")]
-    of_two = ("accuracy", *(f"{score}_{names[1]}" for score in _TWO_CLASSES)) if len(names) == 2 else _CLASSES
+    of_two = ("accuracy", *(f"{score}_{positive}" for score in _TWO_CLASSES)) if len(names) == 2 else _CLASSES
     classes = [name for name in of_two if name in found]
     masks = [name for start in _MASKS[: 2 if classes else None] for name in found if name.startswith(start)]
     return [*classes, *masks] or found

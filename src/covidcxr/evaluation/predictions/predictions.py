@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr.errors import ConfigError, did_you_mean
 
-__all__ = ["TRAITS", "Answers", "looked_for"]
+__all__ = ["TRAITS", "Answers", "find_positive"]
 
 TRAITS = ("source", "view", "sex", "age", "fold")
 """What images are grouped by."""
@@ -36,6 +36,7 @@ class Answers:
         truths: [images, classes]: 1, 0, or NaN = not labelled.
         probabilities: [images, classes] in [0, 1]; NaN = not answered.
         masks: By score ("dice_lung"): one number an image, NaN = the true mask is not known.
+        one_column: The class whose probability alone was given, which makes it the positive one; None = all were given.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -44,6 +45,7 @@ class Answers:
     truths: Float[np.ndarray, "images classes"]
     probabilities: Float[np.ndarray, "images classes"]
     masks: Mapping[str, Float[np.ndarray, " images"]]
+    one_column: str | None = None
 
     @classmethod
     def read(cls, rows: Sequence[Mapping[str, Any]]) -> Answers:
@@ -73,11 +75,12 @@ class Answers:
         if ((probabilities < 0) | (probabilities > 1)).any():
             raise ConfigError("Probabilities must be in [0, 1]: apply softmax or sigmoid to logits first.")
         exclusive = not any(_LABEL + name in names for name in classes)
+        one_column = classes[0] if exclusive and len(classes) == 1 else None
         if exclusive and classes:
             classes, probabilities = _two_classes(tidy, classes, probabilities)
         truths = _truths(tidy, classes, exclusive)
         shape = (len(tidy), len(classes))
-        return cls(tidy, classes, exclusive, truths.reshape(shape), probabilities.reshape(shape), masks)
+        return cls(tidy, classes, exclusive, truths.reshape(shape), probabilities.reshape(shape), masks, one_column)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,25 +149,32 @@ class Answers:
         return len({one for one in ids if one is not None}) + sum(one is None for one in ids)
 
 
-def looked_for(answers: Answers, wanted: str | None = None) -> int | None:
-    """Choose the class whose images must not be missed: the wanted one, else COVID-19, else the last of two.
+def find_positive(predictions: Answers, positive: str | None = None) -> int | None:
+    """Return the number of the positive class, whose sensitivity and specificity count. It is never guessed.
+
+    Args:
+        predictions: The predictions.
+        positive: The class that the model, the run or the user names; None = nobody did.
 
     Returns:
-        Its number; None where no class stands out.
+        Its number; None where nobody named one and there are findings, or more than two classes.
 
     Raises:
-        ConfigError: If the wanted class is not among the classes.
+        ConfigError: If there is no such class, or there are two exclusive classes and nobody said which is positive.
     """
-    if wanted is not None:
-        if wanted not in answers.classes:
-            raise ConfigError(f"There is no class {wanted!r}. {did_you_mean(wanted, answers.classes)}")
-        return answers.classes.index(wanted)
-    covid = [
-        number for number, name in enumerate(answers.classes) if "covid" in name.lower() and "non" not in name.lower()
-    ]
-    if covid:
-        return covid[0]
-    return 1 if answers.exclusive and len(answers.classes) == 2 else None
+    classes = predictions.classes
+    if positive is None and predictions.one_column is not None:
+        positive = predictions.one_column
+    if positive is None:
+        if predictions.exclusive and len(classes) == 2:
+            raise ConfigError(
+                f"Which of the two classes is the positive one, {classes[0]!r} or {classes[1]!r}? Say it: --positive "
+                f"CLASS on the command line, positive= in Python, or `positive` in the config of the model."
+            )
+        return None
+    if positive not in classes:
+        raise ConfigError(f"There is no class {positive!r}. {did_you_mean(positive, classes)}")
+    return classes.index(positive)
 
 
 def _tidied(value: Any) -> Any:

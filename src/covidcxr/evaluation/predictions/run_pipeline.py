@@ -25,7 +25,7 @@ from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationMode
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.tasks.rows import add_traits
-from covidcxr.transforms.geometry import fit_mask
+from covidcxr.transforms.geometry import LUNG_CLASSES, fit_mask
 from covidcxr.transforms.surface_distance import hd95
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def open_pipeline(
         helper = Pipeline.from_pretrained(lungs).lung_segmenter if model.needs_lungs or outlines else None
         return Pipeline(classifier=model, lung_segmenter=helper)
     assert isinstance(model, SegmentationModel)
-    part = "infection_segmenter" if "infection" in model.config.classes else "lung_segmenter"
+    classes = set(model.config.classes)
+    draws_lungs = bool(classes & set(LUNG_CLASSES)) and "infection" not in classes
+    part = "lung_segmenter" if draws_lungs else "infection_segmenter"
     parts: dict[str, Any] = {part: model}
     return Pipeline(**parts)
 

@@ -23,6 +23,7 @@ from covidcxr.evaluation.metrics.reliability import conformal_threshold, fit_tem
 from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
 from covidcxr.evaluation.predictions.predictions import MASKS, Answers
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
+from covidcxr.io.pretrained import read_json
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks.rows import predict_rows
 
@@ -232,6 +233,15 @@ class RunFolder:
     histories: Mapping[str, list[dict[str, float]]] = field(repr=False)
     models: Mapping[str, Path]
     config: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def positive(self) -> str | None:
+        """The positive class that the config of its model says; None = it says none."""
+        for folder in self.models.values():
+            for path in (folder / "config.json", folder / "classifier" / "config.json"):  # of a single model, of a pipeline
+                if path.is_file():
+                    return read_json(path).get("positive")
+        return None
 
     def pipeline_of(self, row: Mapping[str, Any]) -> Pipeline | None:
         """Load what was asked about an image: of a run in parts, the part that tested it."""

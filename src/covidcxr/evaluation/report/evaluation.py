@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
-from covidcxr.evaluation.predictions.predictions import Answers, looked_for
+from covidcxr.evaluation.predictions.predictions import Answers, find_positive
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
 from covidcxr.evaluation.report.abstention import score_abstention
 from covidcxr.evaluation.report.agreement import score_agreement
@@ -55,7 +55,7 @@ class Evaluation:
     Attributes:
         name: Names the model or the run.
         answers: The images.
-        positive: The class looked for; None = none.
+        positive: The class whose sensitivity and specificity count; None = not said.
         verdict: In a sentence, and in a table of questions.
         parts: By name, in the order of the page; each has `to_dict` and `sections`.
         notes: What the reader must know of the rows.
@@ -143,7 +143,8 @@ def evaluate_rows(
         rows: A row an image, as `covidcxr test` writes them; see `covidcxr.evaluation.read_rows`.
         validation: Rows of validation images, on which the operating point is chosen; None = there are none.
         name: Names the model or the run.
-        positive: The class looked for; by default COVID-19, or the second of two.
+        positive: The class whose sensitivity and specificity count. Of two exclusive classes it must be said (where
+            only one has a probability it is that one); of more, None = there is none.
         sensitivity: What is wanted of the operating point on validation images, in (0, 1].
         prevalence: Share of the sick where the answers are used, for predictive values; None = as in these images.
         parts: Further parts, by name: an audit of the data ("audit"), "regions", "held_out", "robustness", ...; the
@@ -153,10 +154,11 @@ def evaluate_rows(
         seed: Same seed, same numbers.
 
     Raises:
-        ConfigError: If there are no rows, nothing in them can be scored, or a setting is out of range.
+        ConfigError: If there are no rows, nothing in them can be scored, nobody said which of two classes is positive,
+            or a setting is out of range.
     """
     answers = Answers.read(rows)
-    number = looked_for(answers, positive)
+    number = find_positive(answers, positive)
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     asked = None if validation is None else Answers.read(validation)
     found: dict[str, Part | None] = {
