@@ -194,6 +194,8 @@ MODULES = {
 """From the name of a module in 0.1.0 to its present name, both below `covidcxr`."""
 
 NAMES = {
+    "training.TrainingCLI": "training.session.Session",
+    "training.run": "cli.fit.train",
     "pipeline.prediction.MASK_COLORS": "transforms.overlay.MASK_COLORS",
 }
 """From a public name of 0.1.0 in its present module to its present name, both below `covidcxr`."""

@@ -40,7 +40,8 @@ from covidcxr.data.files import MASK_INDEX
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
 from covidcxr.pipeline.lung_masks import draw_masks
 from covidcxr.recipes.sweep import run_recipe
-from covidcxr.training.lightning_cli import TrainingCLI, check, open_data
+from covidcxr.training.parser import open_data
+from covidcxr.training.session import check
 from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
 from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 

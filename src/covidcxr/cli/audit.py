@@ -81,7 +81,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _open(options: argparse.Namespace) -> tuple[CXRDataModule, str]:
     """Build the data module that is asked for, and name it."""
-    from covidcxr.training.lightning_cli import open_data
+    from covidcxr.training.parser import open_data
     from covidcxr.training.recipe import Recipe, data_class
 
     if other := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:

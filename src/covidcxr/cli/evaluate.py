@@ -243,7 +243,7 @@ def _looks(
 
 def _open_data(options: argparse.Namespace, config: Mapping[str, Any]) -> tuple[CXRDataModule, str]:
     """Build the data module that is asked for, else that of a run's config, and name it."""
-    from covidcxr.training.lightning_cli import open_data
+    from covidcxr.training.parser import open_data
     from covidcxr.training.recipe import data_class
 
     _check_words(options)

@@ -13,7 +13,7 @@ from covidcxr.cli.datasets import add_datasets
 from covidcxr.cli.doctor import add_doctor
 from covidcxr.cli.evaluate import add_evaluate
 from covidcxr.cli.explain import add_explain
-from covidcxr.cli.fit import train
+from covidcxr.cli.fit import VERBS, train
 from covidcxr.cli.predict import add_demo, add_predict
 from covidcxr.cli.recipes import add_recipes
 from covidcxr.cli.serve import add_feedback, add_serve
@@ -21,12 +21,6 @@ from covidcxr.cli.tune import add_tune
 from covidcxr.errors import CovidCXRError
 
 __all__ = ["main"]
-
-_TRAINING = {
-    "fit": "train a model (LightningCLI: every argument of Trainer, task and data module is a flag and a YAML key)",
-    "validate": "score a model on the validation images",
-    "test": "score a model on the test images, with patient-clustered intervals",
-}
 
 _EPILOG = """examples:
   covidcxr demo                                        drawn images through the whole pipeline
@@ -55,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # read when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in _TRAINING:  # LightningCLI has a parser of its own
+    if words and words[0] in VERBS:  # they have a parser of their own
         return _guarded(lambda: train(words))
     options, more = _parser().parse_known_args(words)
     if more and not getattr(options, "takes_more", False):
@@ -90,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     add_predict(verbs)
     add_demo(verbs)
-    for verb, purpose in _TRAINING.items():
-        verbs.add_parser(verb, help=purpose, add_help=False)  # main() hands these to LightningCLI before
+    for verb, purpose in VERBS.items():
+        verbs.add_parser(verb, help=purpose, add_help=False)  # main() hands these on before
     add_evaluate(verbs)
     add_audit(verbs)
     add_explain(verbs)

@@ -63,7 +63,7 @@ def _tune(options: argparse.Namespace) -> int:
             seed=options.seed,
         )
     if options.json:
-        from covidcxr.training.lightning_cli import print_line
+        from covidcxr.utils.console import print_line
 
         print_line(json.dumps(findings.to_dict(), indent=2))
     else:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from lightning.pytorch.callbacks import Callback
 
-from covidcxr.evaluation import read_rows
+from covidcxr import training
 from covidcxr.evaluation.plots import draw_run
+from covidcxr.evaluation.predictions.table import print_scores, read_rows, score_sources, write_scores
 from covidcxr.io.pretrained import read_json
 from covidcxr.recipes.cross_validation import HeldOut, pool_rows
-from covidcxr.training.lightning_cli import check, print_line, print_scores, run, score_sources, write_scores
+from covidcxr.training.parser import apply_words
 from covidcxr.training.recipe import claim, write_yaml
+from covidcxr.training.session import Session
+from covidcxr.utils.console import print_line
 
 __all__ = ["PooledRun", "Run"]
 
@@ -27,8 +32,18 @@ class Run:
     Attributes:
         name: The variants that it stands for, joined by "+"; "" if nothing is compared.
         folder: Holds config.yaml, model/ (for `from_pretrained`), scores.json, predictions.csv, history.json, pictures.
-        config: What LightningCLI reads.
+        config: The recipe's config: plain data.
         words: Command-line words that change the config.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.recipes import Run
+
+        run = Run("focal+slow", Path("runs/focal+slow"), {"seed_everything": 0})
+        assert not run.finished
+        ```
     """
 
     name: str
@@ -41,23 +56,32 @@ class Run:
         """Whether the run was fitted and tested."""
         return (self.folder / "scores.json").is_file()
 
-    def check(self) -> None:
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The config as it runs: complete, with the words applied, in this folder and without a logger."""
+        settings = apply_words(self.config, self.words)
+        settings["trainer"] |= {"logger": False, "default_root_dir": str(self.folder)}
+        return settings
+
+    def check(self) -> Session:
         """Build everything and train nothing.
+
+        Returns:
+            What was built.
 
         Raises:
             CovidCXRError: If a setting is wrong.
         """
-        check(self.fit_words())
+        self.claim_folder()
+        return training.check(self.settings)
 
     def go(self) -> None:
         """Fit, test and draw; what was reached before is not repeated."""
         self.fit()
         if not self.finished:
-            # The training wrote down its own config there, with the checkpoint that it was resumed from.
-            config = self.claim_folder()
-            tested = ["--model.init_from", str(self.folder / "model"), "--output", str(self.folder)]
-            run(["test", "--config", config, *self.words, *self._place(), *tested])
-            self.claim_folder()  # and so did the test
+            model = copy.deepcopy(self.settings["model"])
+            model["init_args"]["init_from"] = str(self.folder / "model")
+            training.test({**self.settings, "model": model, "output": str(self.folder), "ckpt_path": None})
         self.tidy()
 
     def tidy(self) -> None:
@@ -68,33 +92,30 @@ class Run:
             shutil.rmtree(checkpoints, ignore_errors=True)
 
     def fit(self, callbacks: Sequence[Callback] = ()) -> None:
-        """Train, unless that was done."""
-        config, model = self.claim_folder(), self.folder / "model"
-        if not (model / "history.json").is_file():  # the last that is written
-            last = self.folder / "checkpoints" / "last.ckpt"
-            resume = ["--ckpt_path", str(last)] if last.is_file() else []
-            run(["fit", "--config", config, *self.words, *self._place(), "--output", str(model), *resume], callbacks)
+        """Train, unless that was done; a training that was interrupted goes on.
 
-    def fit_words(self) -> list[str]:
-        """Take the folder and return the command-line words that fit the run; see `claim_folder`."""
-        return ["fit", "--config", self.claim_folder(), *self.words, *self._place()]
+        Args:
+            callbacks: Join those of the config.
+        """
+        self.claim_folder()
+        model, last = self.folder / "model", self.folder / "checkpoints" / "last.ckpt"
+        if not (model / "history.json").is_file():  # the last that is written
+            resume = {"ckpt_path": str(last)} if last.is_file() else {}
+            training.fit({**self.settings, "output": str(model), **resume}, callbacks=callbacks)
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Return the scores of all test images: from name to value, low, high, count and patients."""
         scores: dict[str, dict[str, Any]] = read_json(self.folder / "scores.json")["all"]
         return scores
 
-    def _place(self) -> list[str]:
-        return ["--trainer.logger", "false", "--trainer.default_root_dir", str(self.folder)]
-
-    def claim_folder(self) -> str:
-        """Take the folder for these settings and return the path of the config in it.
+    def claim_folder(self) -> None:
+        """Take the folder for these settings, and write them into it.
 
         Raises:
             ConfigError: If it holds a run with other settings.
         """
         claim(self.folder, self.config, self.words)
-        return str(write_yaml(self.folder / "config.yaml", self.config))
+        write_yaml(self.folder / "config.yaml", self.settings)
 
 
 @dataclass(frozen=True)
@@ -125,33 +146,35 @@ class PooledRun(Run):
         ]
         return cls(run.name, run.folder, run.config, run.words, parts)
 
-    def check(self) -> None:
-        """Build everything of every part and train nothing.
+    def check(self) -> Session:
+        """Build everything of every part that is not finished, and train nothing.
+
+        Returns:
+            What was built of the last part.
 
         Raises:
             CovidCXRError: If a setting is wrong.
         """
-        for _, one in self.parts:
-            if not one.finished:
-                one.check()
+        sessions = [part.check() for _, part in self.parts if not part.finished]
+        return sessions[-1] if sessions else super().check()
 
     def go(self) -> None:
         """Fit and test every part that is not finished, and score all of them together."""
-        for number, (part, one) in enumerate(self.parts, 1):
-            if not one.finished:
+        for number, (part, run) in enumerate(self.parts, 1):
+            if not run.finished:
                 print_line(f"Part {number} of {len(self.parts)}: {part.name}")
-            one.go()
-        rows = pool_rows((part, read_rows(one.folder / "predictions.csv")) for part, one in self.parts)
+            run.go()
+        rows = pool_rows((part, read_rows(run.folder / "predictions.csv")) for part, run in self.parts)
         scores = score_sources(rows)
         write_scores(rows, scores, self.folder)
         draw_run(self.folder)
         print_scores(scores)
 
-    def claim_folder(self) -> str:
-        """Take the folder for these settings and parts, and return the path of the config in it.
+    def claim_folder(self) -> None:
+        """Take the folder for these settings and parts, and write them into it.
 
         Raises:
             ConfigError: If it holds a run with other settings.
         """
         claim(self.folder, [self.config, [part.name for part, _ in self.parts]], self.words)
-        return str(write_yaml(self.folder / "config.yaml", self.config))
+        write_yaml(self.folder / "config.yaml", self.settings)

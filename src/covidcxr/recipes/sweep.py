@@ -10,10 +10,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from covidcxr import training
 from covidcxr.config import check_keys
+from covidcxr.data import CXRDataModule
 from covidcxr.data.files import MASK_INDEX
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation.plots import draw_comparison
@@ -22,8 +23,9 @@ from covidcxr.pipeline.lung_masks import draw_masks
 from covidcxr.recipes.cross_validation import HeldOut, without_sources
 from covidcxr.recipes.ensemble import EnsembleStep
 from covidcxr.recipes.run import PooledRun, Run
-from covidcxr.training.lightning_cli import check, open_data, print_line, print_table
-from covidcxr.training.recipe import Recipe, claim, write_yaml
+from covidcxr.training.parser import open_data
+from covidcxr.training.recipe import Recipe, claim
+from covidcxr.utils.console import print_line, print_table
 
 __all__ = ["Comparison", "run_recipe"]
 
@@ -200,10 +202,7 @@ def _check_positive(recipe: Recipe, runs: Sequence[Run]) -> None:
 def _check_settings(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> None:
     """Build every run but its images, whose masks are not drawn yet."""
     for one in _chosen(recipe, folder, words, only) if "model" in recipe.config else ():
-        with TemporaryDirectory() as scratch:
-            config = write_yaml(Path(scratch) / "config.yaml", one.config)
-            place = ["--trainer.logger", "false", "--trainer.default_root_dir", scratch]
-            check(["fit", "--config", str(config), *words, *place], images=False)
+        training.check(one.settings, images=False)
 
 
 def _draw_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> list[str]:
@@ -235,7 +234,7 @@ def _sources(recipe: Recipe, words: Sequence[str]) -> tuple[HeldOut, ...]:
 def _check_ensemble(recipe: Recipe, folder: Path, runs: Sequence[Run], step: EnsembleStep) -> None:
     """Build what the ensemble adds to the runs, and take its folders; see `claim`."""
     if not (folder / "ensemble" / "scores.json").is_file():
-        step.check(check(runs[0].fit_words()).model, [one.name for one in runs])
+        step.check(runs[0].check().task, [one.name for one in runs])
     words = runs[0].words
     if step.boosting:
         claim(folder / "boosting", [dict(step.boosting), runs[0].config], words)
@@ -245,16 +244,17 @@ def _check_ensemble(recipe: Recipe, folder: Path, runs: Sequence[Run], step: Ens
 def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]:
     """Fit the boosted member, if there is one, and combine all members; what is finished is not repeated."""
     first = runs[0]
-    cli = check(first.fit_words())
-    coverage = cli.config["fit"].coverage
+    session = first.check()
+    data, coverage = session.data, session.settings.coverage
+    assert isinstance(data, CXRDataModule)
     extra = [Run("boosting", folder / "boosting", {})] if step.boosting else []
     for one in extra:
         if not one.finished:
-            step.fit_boosted(cli.model.model.config, cli.datamodule, one.folder, coverage)
+            step.fit_boosted(next(iter(session.task.models.values())).config, data, one.folder, coverage)
     whole = Run("ensemble", folder / "ensemble", {})
     if not whole.finished:
         members = {one.name: one.folder / "model" for one in (*runs, *extra)}
-        step.combine(members, cli.datamodule, whole.folder, coverage)
+        step.combine(members, data, whole.folder, coverage)
     for one in (*extra, whole):
         one.tidy()
     return [*extra, whole]

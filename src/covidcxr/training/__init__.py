@@ -9,39 +9,24 @@ from typing import TYPE_CHECKING
 
 from covidcxr.utils.lazy import lazy_names
 
-__all__ = [
-    "RECIPE_KEYS",
-    "Recipe",
-    "claim",
-    "data_class",
-    "recipe_paths",
-    "task_class",
-    "without_root",
-    "write_yaml",
-]
+__all__ = ["Recipe", "Session", "build", "check", "fit", "open_data", "recipe_paths", "test", "validate"]
 
 if TYPE_CHECKING:
-    from covidcxr.training.recipe import (
-        RECIPE_KEYS,
-        Recipe,
-        claim,
-        data_class,
-        recipe_paths,
-        task_class,
-        without_root,
-        write_yaml,
-    )
+    from covidcxr.training.parser import open_data
+    from covidcxr.training.recipe import Recipe, recipe_paths
+    from covidcxr.training.session import Session, build, check, fit, test, validate
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "RECIPE_KEYS": "recipe",
         "Recipe": "recipe",
-        "claim": "recipe",
-        "data_class": "recipe",
+        "Session": "session",
+        "build": "session",
+        "check": "session",
+        "fit": "session",
+        "open_data": "parser",
         "recipe_paths": "recipe",
-        "task_class": "recipe",
-        "without_root": "recipe",
-        "write_yaml": "recipe",
+        "test": "session",
+        "validate": "session",
     },
 )

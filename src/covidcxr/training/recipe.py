@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import yaml
 
+from covidcxr.aliases import MODULES
 from covidcxr.config import check_keys
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.io.atomic import replace_file
@@ -168,7 +169,7 @@ def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
     Raises:
         ConfigError: If others have reached anything in it; a run that failed its check has not.
     """
-    text = json.dumps([settings, without_root(words)], sort_keys=True, default=str)
+    text = json.dumps([_as_hashed(settings), without_root(words)], sort_keys=True, default=str)
     stamp = folder / "settings.sha256"
     digest = hashlib.sha256(text.encode()).hexdigest()
     differs = stamp.is_file() and stamp.read_text(encoding="utf-8").strip() != digest
@@ -177,6 +178,23 @@ def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
     with replace_file(stamp) as draft:
         draft.write_text(digest + "\n", encoding="utf-8")
     return digest
+
+
+def _as_hashed(settings: Any) -> Any:
+    """Return settings as 0.1.0 spelt them, so that its runs are known again: classes by the modules of that time.
+
+    Which class is positive is left out: it changes no training.
+    """
+    if isinstance(settings, Mapping):
+        kept = {key: value for key, value in settings.items() if key != "positive"}
+        return {key: _old_path(value) if key == "class_path" else _as_hashed(value) for key, value in kept.items()}
+    return [_as_hashed(value) for value in settings] if isinstance(settings, list | tuple) else settings
+
+
+def _old_path(path: object) -> object:
+    module, _, name = str(path).removeprefix("covidcxr.").rpartition(".")
+    old = sorted((old for old, present in MODULES.items() if present == module), key=len)
+    return f"covidcxr.{old[0]}.{name}" if old else path
 
 
 def without_root(words: Sequence[str]) -> list[str]:

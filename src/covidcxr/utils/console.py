@@ -1,4 +1,4 @@
-"""What goes to the terminal besides tables: a progress bar, and warnings as sentences of a report."""
+"""What goes to the terminal: tables, lines, a progress bar, and warnings as sentences of a report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 from rich import progress
 from rich.console import Console
+from rich.table import Table
 
 from covidcxr.utils.threads import Progress
 
-__all__ = ["collect_notes", "screen", "show_progress"]
+__all__ = ["collect_notes", "print_line", "print_table", "screen", "show_progress"]
 
 
 def screen() -> Console:
@@ -41,3 +42,21 @@ def collect_notes() -> Iterator[list[str]]:
         warnings.simplefilter("always", UserWarning)
         yield notes
     notes += dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning)
+
+
+def print_table(table: Table) -> None:
+    """Print a table; in a log it may be wide, since a log is read in an editor.
+
+    Args:
+        table: The table.
+    """
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def print_line(text: str) -> None:
+    """Print a line as it is.
+
+    Args:
+        text: Names in brackets are no markup.
+    """
+    Console(highlight=False, soft_wrap=True, markup=False).print(text)

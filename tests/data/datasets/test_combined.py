@@ -28,7 +28,7 @@ from covidcxr.data.curation.near_duplicates import sketch
 from covidcxr.errors import ConfigError, DatasetError, UnknownNameError
 from covidcxr.io.image import read_image
 from covidcxr.phantom import draw_phantom
-from covidcxr.training.lightning_cli import open_data
+from covidcxr.training.parser import open_data
 
 MEMBERS: dict[str, Any] = {
     "ward": {

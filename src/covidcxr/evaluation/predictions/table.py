@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from covidcxr.evaluation.metrics.reliability import conformal_threshold, fit_tem
 from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
 from covidcxr.evaluation.predictions.predictions import MASKS, Answers
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
+from covidcxr.io.atomic import replace_file
 from covidcxr.io.pretrained import read_json
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks.rows import predict_rows
@@ -30,12 +32,24 @@ from covidcxr.tasks.rows import predict_rows
 if TYPE_CHECKING:
     from covidcxr.io.tables import Table
 
-__all__ = ["answer_statistics", "answered_rows", "calibrate", "read_rows", "score_rows", "RunFolder", "read_folder"]
+__all__ = [
+    "answer_statistics",
+    "answered_rows",
+    "calibrate",
+    "read_rows",
+    "score_rows",
+    "score_sources",
+    "write_scores",
+    "print_scores",
+    "RunFolder",
+    "read_folder",
+]
 
 Config = TypeVar("Config", bound=ModelConfig | EnsembleConfig)
 
 
 _PROBABILITY = "probability_"
+_HEADLINE = ("dice_", "accuracy", "balanced_accuracy", "auroc_")
 
 
 ROUNDING = 0.02
@@ -112,6 +126,63 @@ def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
         )
         warnings.warn(message + "several images the intervals are too narrow.", UserWarning, stacklevel=2)
     return rows
+
+
+def score_sources(rows: list[dict[str, Any]]) -> dict[str, dict[str, Estimate]]:
+    """Score all images ("all") and, where there are several, the images of each source.
+
+    Args:
+        rows: A row an image, each with its `source`.
+
+    Returns:
+        From "all" or the source to its scores, by name.
+    """
+    scores = {"all": score_rows(rows)}
+    sources = sorted({str(row["source"]) for row in rows})
+    if len(sources) > 1:
+        scores |= {source: score_rows([row for row in rows if row["source"] == source]) for source in sources}
+    return scores
+
+
+def write_scores(rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimate]], output: Path) -> None:
+    """Write `predictions.csv` (a row an image) and `scores.json` (all figures with their intervals).
+
+    Args:
+        rows: A row an image.
+        scores: What `score_sources` returned.
+        output: The folder.
+    """
+    import pandas as pd
+
+    with replace_file(output / "predictions.csv") as draft:
+        pd.DataFrame(rows).to_csv(draft, index=False)
+    plain = {part: {name: value.to_dict() for name, value in table.items()} for part, table in scores.items()}
+    with replace_file(output / "scores.json") as draft:
+        draft.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
+def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
+    """Print one table: every score of all images, and the headline scores of each source.
+
+    Args:
+        scores: What `score_sources` returned.
+    """
+    from rich.table import Table
+
+    from covidcxr.utils.console import print_line, print_table
+
+    table = Table("images of", "score", "value", "95 % interval", "images", "patients")
+    for column in table.columns[:4]:
+        column.no_wrap = True
+    for part, estimates in scores.items():
+        for name, estimate in estimates.items():
+            if part == "all" or (name.startswith(_HEADLINE) and not math.isnan(estimate.value)):
+                interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
+                cells = (part, name, f"{estimate.value:.3f}", interval, str(estimate.count), str(estimate.patients))
+                table.add_row(*cells)
+        table.add_section()
+    print_table(table)
+    print_line("Intervals are bootstrapped over patients, not images.")
 
 
 def answer_statistics(answers: Answers) -> Statistics:
@@ -238,7 +309,10 @@ class RunFolder:
     def positive(self) -> str | None:
         """The positive class that the config of its model says; None = it says none."""
         for folder in self.models.values():
-            for path in (folder / "config.json", folder / "classifier" / "config.json"):  # of a single model, of a pipeline
+            for path in (
+                folder / "config.json",
+                folder / "classifier" / "config.json",
+            ):  # of a single model, of a pipeline
                 if path.is_file():
                     return read_json(path).get("positive")
         return None

@@ -25,9 +25,9 @@ from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.tune.findings import Findings, trial_folder
 from covidcxr.recipes.tune.study import claims, retry
-from covidcxr.training.lightning_cli import print_line
 from covidcxr.training.recipe import Recipe, claim
 from covidcxr.training.search_space import Choice
+from covidcxr.utils.console import print_line
 
 if TYPE_CHECKING:
     import optuna

@@ -1,0 +1,124 @@
+"""What a training writes down as it goes: its config and the scores of each epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from covidcxr.training.recipe import write_yaml
+
+__all__ = ["ConfigRecord", "History"]
+
+
+class ConfigRecord(Callback):
+    """Writes the config of a training, as it ran, into `config.yaml` of the trainer's log folder.
+
+    Args:
+        config: Plain data.
+
+    Example:
+        ```python
+        from covidcxr.training.history import ConfigRecord
+
+        assert ConfigRecord({"seed_everything": 0}).config == {"seed_everything": 0}
+        ```
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file.
+
+        Args:
+            trainer: Names the folder.
+            pl_module: What is trained.
+            stage: "fit", "validate" or "test".
+        """
+        folder = trainer.log_dir or trainer.default_root_dir  # asked on every rank: loggers broadcast it
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            write_yaml(Path(folder) / "config.yaml", self.config)
+
+
+class History(Callback):
+    """Keeps what was logged in each epoch, in the checkpoint too, so that a resumed training has the whole curve.
+
+    Attributes:
+        epochs: From name ("train/loss", "val/auroc", ...) to value, an entry an epoch, with its number, from 0, as
+            "epoch". `train/loss`, and its parts if it has several, are means over the epoch's batches.
+
+    Example:
+        ```python
+        from covidcxr.training.history import History
+
+        history = History()
+        history.load_state_dict({"epochs": [{"epoch": 0, "val/auroc": 0.7}]})
+        assert history.epochs[0]["val/auroc"] == 0.7
+        ```
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self._losses: list[dict[str, Tensor]] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the losses of the epoch before.
+
+        Args:
+            trainer: Runs the training.
+            pl_module: What is trained.
+        """
+        self._losses = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note a batch's loss and its parts, unless nothing could be learnt from it.
+
+        Args:
+            trainer: Runs the training.
+            pl_module: What is trained.
+            outputs: From name of a loss to its value; None = no image of the batch has a label or mask.
+            batch: The batch.
+            batch_idx: Its number in the epoch.
+        """
+        if outputs:
+            self._losses.append({name: value.detach() for name, value in outputs.items()})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch; the checkpoint, which keeps it, is written after this.
+
+        Args:
+            trainer: Runs the training, and has the logged values.
+            pl_module: What is trained.
+        """
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        means = {"train/loss": math.nan}
+        for name in dict.fromkeys(name for losses in self._losses for name in losses):
+            means[f"train/{name}"] = (
+                torch.stack([losses[name] for losses in self._losses if name in losses]).mean().item()
+            )
+        entry: dict[str, float] = {**logged, **means, "epoch": trainer.current_epoch}
+        self.epochs = [*(old for old in self.epochs if old["epoch"] < trainer.current_epoch), entry]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state_dict: What `state_dict` returned.
+        """
+        self.epochs = state_dict["epochs"]

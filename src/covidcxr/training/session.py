@@ -1,0 +1,331 @@
+"""Training, validation and testing of a config: one function each, by Lightning's own Trainer.
+
+The command line, a recipe, a fold, a sweep and a trial of `tune` all train through these functions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from covidcxr.data import CXRDataModule, compute_mean_std
+from covidcxr.errors import ConfigError
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.predictions.table import answered_rows, calibrate, print_scores, score_sources, write_scores
+from covidcxr.io.atomic import replace_file
+from covidcxr.models import ClassificationModel, NetworkModel, load_model
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.tasks import MultiTask, Task
+from covidcxr.tasks.rows import add_traits
+from covidcxr.training.history import ConfigRecord, History
+from covidcxr.training.parser import make_parser, own_errors, read_settings, to_plain
+from covidcxr.utils.console import print_line
+
+__all__ = ["Session", "build", "check", "fit", "test", "validate"]
+
+Scores = dict[str, dict[str, Estimate]]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a config builds.
+
+    Attributes:
+        settings: All settings, defaults included.
+        task: What is trained, with its model.
+        data: The data module.
+        trainer: Lightning's Trainer.
+        history: Keeps the scores of each epoch.
+
+    Example:
+        ```python
+        from covidcxr.training import build
+
+        model = {"task": "classification", "network": "cnn19", "classes": ["covid19", "normal"], "positive": "covid19"}
+        session = build({
+            "model": {"class_path": "ClassificationTask", "init_args": {"model": model}},
+            "data": {"class_path": "CSVDataModule", "init_args": {"root": "phantoms"}},
+            "trainer": {"max_epochs": 1, "logger": False, "accelerator": "cpu"},
+        })
+        assert session.trainer.max_epochs == 1
+        ```
+    """
+
+    settings: Namespace
+    task: Task
+    data: LightningDataModule
+    trainer: Trainer
+    history: History
+
+    @property
+    def output(self) -> Path | None:
+        """The folder for the trained model or the scores; None = none was asked for."""
+        return None if self.settings.output is None else Path(self.settings.output)
+
+
+def build(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record: bool = False) -> Session:
+    """Build the task, the data module and the Trainer of a config; nothing is read and nothing trained.
+
+    Args:
+        config: Plain data: `model`, `data`, `trainer` and the other keys of `covidcxr fit`, as a recipe's YAML has them.
+        callbacks: Join those of the config.
+        record: Write `config.yaml` into the log folder when the Trainer begins.
+
+    Returns:
+        What was built.
+
+    Raises:
+        CovidCXRError: If a setting is wrong, or weights cannot be had.
+    """
+    settings = read_settings(config)
+    _seed(settings.seed_everything)
+    with own_errors():
+        objects = make_parser().instantiate_classes(settings)
+    history = History()
+    more = [*callbacks, history, *([ConfigRecord(to_plain(settings))] if record else [])]
+    trainer = _make_trainer(dict(objects.trainer.items()), more, objects.model.monitor)
+    return Session(settings, objects.model, objects.data, trainer, history)
+
+
+def check(config: Mapping[str, Any], *, images: bool = True) -> Session:
+    """Build all that a training would, and compare the model with the data, but train and score nothing.
+
+    Args:
+        config: See `build`.
+        images: Read the list of images too, and compare; without, only the settings are checked.
+
+    Returns:
+        What was built.
+
+    Raises:
+        CovidCXRError: If a setting is wrong, the data are not where they should be, or weights cannot be had.
+    """
+    with _quiet_lightning():
+        session = build(config)
+        if images:
+            session.data.setup("fit")
+            session.task.check_data(session.data)
+    return session
+
+
+def fit(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record: bool = False) -> Session:
+    """Train a model, and save the best one, calibrated, into the folder `output` of the config.
+
+    Args:
+        config: See `build`. `ckpt_path` names a checkpoint to resume from.
+        callbacks: Join those of the config.
+        record: Write `config.yaml` into the log folder.
+
+    Returns:
+        What was trained.
+
+    Raises:
+        CovidCXRError: If a setting is wrong.
+    """
+    with _quiet_lightning():
+        session = build(config, callbacks=callbacks, record=record)
+        if session.output is not None:
+            session.output.mkdir(parents=True, exist_ok=True)
+        if session.settings.compute_mean_std:
+            _normalize(session)
+        session.trainer.fit(session.task, session.data, **_checkpoint(session.settings))
+        if session.output is not None and session.trainer.is_global_zero:
+            _save(session, session.output)
+    return session
+
+
+def validate(config: Mapping[str, Any], *, record: bool = False) -> Scores:
+    """Score a model on the validation images; print the scores and write them into the folder `output`.
+
+    Args:
+        config: See `build`. `model.init_args.init_from` names a saved model, or `ckpt_path` a checkpoint.
+        record: Write `config.yaml` into the log folder.
+
+    Returns:
+        Scores with their intervals: of all images ("all") and of each source, by name.
+
+    Raises:
+        CovidCXRError: If a setting is wrong, or there is nothing to score.
+    """
+    return _score(config, lambda session: session.trainer.validate, record)
+
+
+def test(config: Mapping[str, Any], *, record: bool = False) -> Scores:
+    """Score a model on the test images; print the scores and write them into the folder `output`.
+
+    Args:
+        config: See `build`. `model.init_args.init_from` names a saved model, or `ckpt_path` a checkpoint.
+        record: Write `config.yaml` into the log folder.
+
+    Returns:
+        Scores with their intervals: of all images ("all") and of each source, by name.
+
+    Raises:
+        CovidCXRError: If a setting is wrong, or there is nothing to score.
+    """
+    return _score(config, lambda session: session.trainer.test, record)
+
+
+def save_models(task: Task, folder: Path) -> Path:
+    """Write what was trained into a folder: the two models of a `MultiTask` as a pipeline, where they make one.
+
+    Args:
+        task: What was trained.
+        folder: Where to.
+
+    Returns:
+        The folder.
+    """
+    if isinstance(task, MultiTask):
+        for part in ("lung_segmenter", "infection_segmenter"):
+            parts: dict[str, Any] = {part: task.segmenter, "classifier": task.classifier}
+            try:
+                pipeline = Pipeline(**parts)
+            except ConfigError:  # the pipeline knows what a part must draw
+                continue
+            return pipeline.save_pretrained(folder)
+    return task.save_pretrained(folder)
+
+
+def _score(config: Mapping[str, Any], stage: Callable[[Session], Callable[..., Any]], record: bool) -> Scores:
+    with _quiet_lightning():
+        session = build(config, record=record)
+        _take_saved_model(session)
+        stage(session)(session.task, session.data, verbose=session.settings.verbose, **_checkpoint(session.settings))
+        return _report(session) if session.trainer.is_global_zero else {}
+
+
+def _seed(seed: bool | int) -> None:
+    if seed is not False:
+        seed_everything(None if seed is True else seed, workers=True)
+
+
+def _checkpoint(settings: Namespace) -> dict[str, Any]:
+    return {"ckpt_path": settings.ckpt_path, "weights_only": settings.weights_only}
+
+
+def _make_trainer(settings: dict[str, Any], more: Sequence[Callback], monitor: str) -> Trainer:
+    """Build the Trainer; unless the config names a ModelCheckpoint, keep the best and the last weights."""
+    named = settings.pop("callbacks", None) or []
+    named = list(named) if isinstance(named, list) else [named]
+    if settings["enable_checkpointing"] is not False and not any(isinstance(each, ModelCheckpoint) for each in named):
+        best = ModelCheckpoint(monitor=monitor, mode="max", filename="best-{epoch}")
+        # save_last=True would write it only where the best one changes, and a kill would cost all epochs since.
+        last = ModelCheckpoint(filename="last", enable_version_counter=False)
+        named += [best, last]  # in this order: the last one knows where the best one lies
+    try:
+        return Trainer(**settings, callbacks=[*named, *more])
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"The trainer refused its settings: {' '.join(str(error).split())}") from error
+
+
+def _normalize(session: Session) -> None:
+    """Normalise by the mean and standard deviation of the training images."""
+    if session.task.preprocess.steps:
+        raise ConfigError("compute_mean_std measures images as they are before preprocess.steps: leave one out.")
+    assert isinstance(session.data, CXRDataModule)
+    mean, std = compute_mean_std(session.data)
+    session.task.set_normalization(mean, std)
+    print_line(f"Training images: mean {mean:.4f}, standard deviation {std:.4f}.")
+
+
+def _take_saved_model(session: Session) -> None:
+    """Use the saved model whole, with its temperature and thresholds, and refuse a config that says otherwise."""
+    settings = session.settings
+    source = settings.model.init_args.init_from
+    if source is None:
+        if settings.ckpt_path is None:
+            raise ConfigError("There are no weights to score: give --model.init_from FOLDER or --ckpt_path FILE.")
+        return
+    if settings.ckpt_path is not None:
+        raise ConfigError("Both init_from and ckpt_path name weights to score: set one of them to null.")
+    for own in session.task.models.values():
+        saved = load_model(source, prefer=own.task)
+        assert isinstance(saved, NetworkModel)  # no task starts from an ensemble
+        _check_same(own, saved, source, mean_std=not settings.compute_mean_std)
+        own.config = saved.config  # the weights are there already
+        own.mean.copy_(saved.mean)
+        own.std.copy_(saved.std)
+
+
+def _check_same(own: NetworkModel, saved: NetworkModel, source: str, *, mean_std: bool) -> None:
+    """Compare what a config says of a model with what was saved; what calibration finds may differ."""
+    theirs, ours = saved.config.to_dict(), own.config.to_dict()
+    if not mean_std:
+        ours["preprocess"] |= {key: theirs["preprocess"][key] for key in ("mean", "std")}
+    free = ("temperature", "thresholds", "positive")
+    differing = [key for key in ours if key not in free and ours[key] != theirs[key]]
+    if differing:
+        said = "; ".join(f"{key} is {ours[key]}, saved was {theirs[key]}" for key in differing)
+        raise ConfigError(f"The config is not that of the model saved in {source}: {said}.")
+
+
+def _save(session: Session, output: Path) -> None:
+    """Save the best model, without its optimiser; a classifier of exclusive classes is calibrated first."""
+    keeper = session.trainer.checkpoint_callback
+    best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) else ""
+    if best:
+        weights = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        session.task.load_state_dict(weights)
+    for model in session.task.models.values():
+        if isinstance(model, ClassificationModel) and model.config.mode != "multilabel":
+            _calibrate(model, session)
+    print_line(f"Saved {save_models(session.task, output)} (weights of {Path(best).name or 'the last epoch'}).")
+    with replace_file(output / "history.json") as draft:  # last: who finds it finds all
+        draft.write_text(json.dumps(session.history.epochs, indent=2) + "\n", encoding="utf-8")
+
+
+def _calibrate(model: ClassificationModel, session: Session) -> None:
+    if not session.trainer.val_dataloaders:
+        print_line("There are no validation images: the model is saved without calibration.")
+        return
+    session.trainer.validate(session.task, session.data, verbose=False)
+    rows = answered_rows(session.task.rows)
+    if rows:
+        model.config = calibrate(model.config, rows, session.settings.coverage)
+    print_line(f"Temperature {model.config.temperature:.3f}, fitted on {len(rows)} validation images.")
+
+
+def _report(session: Session) -> Scores:
+    """Print and write the scores, each with its patient-clustered interval."""
+    rows = session.task.rows
+    if not rows:
+        raise ConfigError("There is no image to score: this split of the data is empty, or has no labels or masks.")
+    if isinstance(session.data, CXRDataModule):
+        rows = add_traits(rows, session.data.records)
+    output = session.output or Path(session.trainer.log_dir or session.trainer.default_root_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    scores = score_sources(rows)
+    write_scores(rows, scores, output)
+    print_scores(scores)
+    print_line(f"Rows: {output / 'predictions.csv'}; scores: {output / 'scores.json'}")
+    return scores
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep back Lightning's advertisements and a warning about its own code."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def is_no_tip(message: logging.LogRecord) -> bool:
+        return "Tip:" not in str(message.msg)
+
+    logger.addFilter(is_no_tip)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec")
+            yield
+    finally:
+        logger.removeFilter(is_no_tip)
