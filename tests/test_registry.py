@@ -34,7 +34,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: list[EntryPo
     (room / "__init__.py").write_text("")
     (tmp_path / "table_of_tests.py").write_text(
         "from covidcxr.registry import Registry\n"
-        "TABLE = Registry('stone', room='room_of_tests', group='tests.stones')\n"
+        "TABLE = Registry('stone', package='room_of_tests', group='tests.stones')\n"
     )
     (room / "bricks.py").write_text(
         "from table_of_tests import TABLE\n@TABLE.register('brick')\ndef brick(): return 'a brick'\n"

@@ -435,7 +435,7 @@ class TestRealImages:
     def test_darkcovidnet_without_its_pixels(self, real_data):
         audit = audit_data(DarkCovidNetDataModule(real_data), pixels=False)
         assert "source of an image alone" in audit.verdict
-        assert "film shape" in audit.verdict
+        assert "image shape" in audit.verdict
         shape = audit.questions[0].get("shape")
         assert shape.best[0] == "covid19"
         assert shape.best[1].low > 0.85

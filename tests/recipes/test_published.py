@@ -40,8 +40,8 @@ from covidcxr.data.files import MASK_INDEX
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
 from covidcxr.pipeline.lung_masks import draw_masks
 from covidcxr.recipes.sweep import run_recipe
-from covidcxr.training.parser import open_data
-from covidcxr.training.session import check
+from covidcxr.training.parser import open_data, parse_words
+from covidcxr.training.session import Session, check
 from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
 from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 
@@ -560,9 +560,9 @@ def test_every_recipe_has_its_test() -> None:
 # --- what is in use ------------------------------------------------------------------------------------------------
 
 
-def facts_of(cli: TrainingCLI, config: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of(session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is made of, told by the objects that were built."""
-    task, data, model = cli.model, cli.datamodule, cli.model.model.config
+    task, data, model = session.task, session.data, session.task.model.config
     preprocess, settings = model.preprocess, config["model"]["init_args"]
     configured: Any = task.configure_optimizers()
     optimizer: torch.optim.Optimizer = configured["optimizer"]
@@ -579,7 +579,7 @@ def facts_of(cli: TrainingCLI, config: Mapping[str, Any]) -> dict[str, Any]:
         "fit": preprocess.fit,
         "region": preprocess.region,
         "steps": tuple(step if isinstance(step, str) else step["name"] for step in preprocess.steps),
-        "normalization": "computed" if cli.config["fit"].compute_mean_std else (preprocess.mean, preprocess.std),
+        "normalization": "computed" if session.settings.compute_mean_std else (preprocess.mean, preprocess.std),
         "augment": tuple(type(step).__name__ for step in transforms),
         "balance": data.balance,
         "masks": data.mask_classes,
@@ -588,7 +588,7 @@ def facts_of(cli: TrainingCLI, config: Mapping[str, Any]) -> dict[str, Any]:
         "momentum": group.get("momentum"),
         "schedule": task.hparams["schedule"],
         "frozen": trained == count(answer(task.model.network)),
-        "epochs": cli.trainer.max_epochs,
+        "epochs": session.trainer.max_epochs,
         "start": settings.get("init_from") or settings.get("pretrained_backbone", False),
     }
 
@@ -664,13 +664,13 @@ def test_it_holds_what_was_published(name: str, tmp_path: Path) -> None:
     for run, config in recipe.runs():
         path = write_yaml(tmp_path / "config.yaml", config)
         with torch.device("cpu" if system.facts.get("steps") else "meta"):  # the real network, without its memory
-            cli = check(["fit", "--config", str(path), *words, "--model.pretrained_backbone", "false"])
+            session = check(parse_words(["--config", str(path), *words, "--model.pretrained_backbone", "false"]))
         expected = COMMON | system.facts
         for variant in (*run.split("+"), run) if run else ():
             expected = expected | system.variants.get(variant, {})
             used.add(variant)
-        assert facts_of(cli, config) == expected, run
-        model = cli.model.model
+        assert facts_of(session, config) == expected, run
+        model = session.task.model
         assert count(model.network) == parameters(model.config, model.network), run
         if expected["start"] is True:
             check_weights(model.config, expected["normalization"])

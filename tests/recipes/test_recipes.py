@@ -242,7 +242,9 @@ class TestRun:
         columns = [f"probability_{name}" for name in model.config.classes]
         answer = model.predict(image["image"][None])[0].tolist()
         assert answer == pytest.approx(rows.loc[image["image_id"], columns].tolist(), abs=1e-6)
-        assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text()) == config
+        record = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+        assert record == run.settings
+        assert (record["trainer"]["max_epochs"], record["model"]["init_args"]["lr"]) == (8, 0)
 
     @pytest.mark.slow
     def test_a_kill_at_any_moment_loses_and_repeats_nothing(self, tmp_path: Path, images: Path) -> None:
@@ -391,12 +393,12 @@ class TestSteps:
         assert not (tmp_path / "out" / "masks").exists()
 
 
-def test_two_classes_are_shown_by_the_one_looked_for() -> None:
+def test_two_classes_are_shown_by_the_positive_one() -> None:
     names = ["accuracy", *(f"{score}_{c}" for c in ("no", "yes") for score in ("auroc", "f1", "precision"))]
     names += [f"{score}_{c}" for c in ("no", "yes") for score in ("sensitivity", "specificity")]
     two = [*names, "balanced_accuracy", "macro_f1"]
     of_yes = [f"{score}_yes" for score in ("sensitivity", "specificity", "precision", "f1", "auroc")]
-    assert chief_scores([{"scores": dict.fromkeys(two)}]) == ["accuracy", *of_yes]
+    assert chief_scores([{"scores": dict.fromkeys(two)}], "yes") == ["accuracy", *of_yes]
     three = [*two, "sensitivity_maybe"]
     assert chief_scores([{"scores": dict.fromkeys(three)}]) == ["accuracy", "balanced_accuracy", "macro_f1"]
 

@@ -25,7 +25,8 @@ from covidcxr.phantom import write_dataset
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.recipes.sweep import run_recipe
 from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask
-from covidcxr.training import lightning_cli as training
+from covidcxr.cli.fit import train
+from covidcxr.training import session as training
 from covidcxr.training.recipe import Recipe
 from covidcxr.types import Batch
 
@@ -342,9 +343,9 @@ def folder(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [*WORDS, "--data.root", str(phantoms), "--trainer.default_root_dir", str(folder)]
     words += ["--model.segmentation", masks, "--model.classification", labels, "--model.lr", "0.01"]
     extra = ["--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1", "--compute_mean_std", "true"]
-    training.run(["fit", *words, *extra, "--coverage", "0.8", "--output", str(folder / "model")])
+    train(["fit", *words, *extra, "--coverage", "0.8", "--output", str(folder / "model")])
     tested = ["--model.init_from", str(folder / "model"), "--compute_mean_std", "true", "--output", str(folder)]
-    training.run(["test", *words, *tested])
+    train(["test", *words, *tested])
     return folder
 
 

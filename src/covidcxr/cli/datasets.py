@@ -176,7 +176,7 @@ def _check(options: argparse.Namespace) -> int:
         except DatasetError as error:  # some read their table when they are built
             report = CheckReport(0, {}, {}, None, [str(error)], [])
         else:
-            with show_progress("films") as progress:
+            with show_progress("images") as progress:
                 report = check_dataset(data, decode=options.decode, progress=progress)
     found = {"name": options.name, "root": options.root, **report.to_dict(), "notes": [*notes, *report.notes]}
     _say(found, print_report, options)
@@ -190,7 +190,7 @@ def _masks(options: argparse.Namespace) -> int:
 
     with collect_notes() as notes:
         data = _open(options)
-        with show_progress("films") as progress:
+        with show_progress("images") as progress:
             report = draw_masks(
                 data,
                 options.out,
@@ -216,7 +216,7 @@ def _prepare(options: argparse.Namespace) -> int:
             unpack(archive, options.root, progress=progress)
     with collect_notes() as notes:
         data = _open(options)
-        with show_progress("films") as progress:
+        with show_progress("images") as progress:
             report = prepare_dataset(
                 data,
                 options.out,

@@ -135,7 +135,7 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
     data, name = _open_data(options, {})
     pipeline = open_pipeline(options.model).to(options.device)
     split = None if options.split == "all" else options.split
-    with show_progress("films") as progress:
+    with show_progress("images") as progress:
         rows = pipeline_rows(pipeline, data, split, batch_size=options.batch_size, progress=progress)
     write_rows(rows, Path(options.out) / "predictions.csv")
     validation = None

@@ -40,7 +40,7 @@ def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    explain.add_argument("paths", nargs="+", metavar="FILM", help="films, or folders that are searched for images")
+    explain.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders that are searched for images")
     explain.add_argument("--out", required=True, metavar="DIR", help="where the maps and the page go")
     explain.add_argument("--model", default="mini", help="bundled name, folder or Hub repository (%(default)s)")
     explain.add_argument(
@@ -98,7 +98,7 @@ def explain_images(
     folder, entries = Path(out), list[dict[str, Any]]()
     shown: list[tuple[str, Picture, Picture]] = []
     answers = pipeline.predict([path for path, _ in images], batch_size=4, on_error="return")
-    for (_, name), answer in tracked(zip(images, answers, strict=True), len(images), "films", progress):
+    for (_, name), answer in tracked(zip(images, answers, strict=True), len(images), "images", progress):
         try:
             if not isinstance(answer, Prediction):
                 raise answer.error
@@ -114,7 +114,7 @@ def explain_images(
     failed = [entry for entry in entries if "error" in entry]
     summary = {"films": len(entries), "failed": len(failed), "method": method, "page": str(folder / "index.html")}
     write_json(folder / "explanations.json", {**summary, "entries": entries})
-    facts = (("Films", str(len(entries))), ("Not explained", str(len(failed))), ("Method", method))
+    facts = (("Images", str(len(entries))), ("Not explained", str(len(failed))), ("Method", method))
     verdict = "The brighter a place, the more it speaks for the class, in the eyes of the model."
     write_html(Page("Where the model looks", verdict, facts, list(_sections(shown, entries))), folder / "index.html")
     return {**summary, "entries": entries}
@@ -163,7 +163,7 @@ def _sections(shown: Sequence[tuple[str, Picture, Picture]], entries: Sequence[d
         yield Section(f"What speaks for {target}", "Each image, and beside it its map.", [Gallery(pictures)])
     failed = [(entry["name"], entry["error"]) for entry in entries if "error" in entry]
     if failed:
-        yield Section("Not explained", "", [Table(("Film", "Why"), failed)])
+        yield Section("Not explained", "", [Table(("Image", "Why"), failed)])
     left = len(entries) - len(failed) - len(shown)
     if left > 0:
         yield Section("More images", f"{left} more maps are in the folder beside this page.")

@@ -16,7 +16,7 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog="example: covidcxr predict films/ extra.dcm --model mini --out answers",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="films, or folders that are searched for images")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders that are searched for images")
     predict.add_argument("--out", required=True, metavar="DIR", help="where the answers go")
     predict.add_argument("--root", metavar="DIR", help="name the answers by the images' paths below DIR")
     _add_common(predict)

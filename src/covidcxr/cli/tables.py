@@ -19,7 +19,7 @@ _MOST = 10  # images named one by one
 
 def print_datasets(entries: Sequence[Mapping[str, Any]]) -> None:
     """Print what `list_datasets` returned."""
-    table = _table("name", "kind", ">films", "what it is")
+    table = _table("name", "kind", ">images", "what it is")
     for entry in entries:
         if "error" in entry:
             table.add_row(entry["name"], "", "", f"cannot be loaded: {entry['error']}", style="red")
@@ -30,7 +30,7 @@ def print_datasets(entries: Sequence[Mapping[str, Any]]) -> None:
     console = screen()
     console.print(table)
     console.print(
-        "Films: of the release that is read unless told otherwise, before any are left out. "
+        "Images: of the release that is read unless told otherwise, before any are left out. "
         "More: covidcxr datasets show NAME"
     )
 
@@ -71,7 +71,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     """Print what `check_dataset` found."""
     console = screen()
     if report["counts"]:
-        table = _table("split/label", ">films")
+        table = _table("split/label", ">images")
         for part, images in sorted(report["counts"].items()):
             table.add_row(part, _number(images))
         console.print(table)
@@ -153,7 +153,7 @@ def _table(*columns: str) -> Table:
 
 
 def _counts(name: str, counts: Mapping[str, int], images: int) -> Table:
-    table = _table(name, ">films", ">share")
+    table = _table(name, ">images", ">share")
     for value, count in counts.items():
         table.add_row(value, _number(count), f"{count / images:.0%}")
     return table
@@ -171,7 +171,7 @@ def _cross(name: str, found: Mapping[str, Any]) -> Table:
 def _sums(
     name: str, cells: Mapping[str, Mapping[str, int]], rows: Mapping[str, int], columns: Mapping[str, int], images: int
 ) -> Table:
-    table = _table(name, *(f">{column}" for column in columns), ">films")
+    table = _table(name, *(f">{column}" for column in columns), ">images")
     for row, counts in cells.items():
         table.add_row(row, *map(_number, counts.values()), _number(rows[row]))
     table.add_section()

@@ -307,7 +307,7 @@ class CXRDataset(Dataset[Sample]):
             raise DatasetError(
                 f'region="{region}" needs a lung mask (lung_field or lung) of every image; {lacking} of '
                 f"{len(self.records)} have none. Make masks with a lung segmenter (covidcxr predict), leave these "
-                f'films out, or use region="full".'
+                f'images out, or use region="full".'
             )
 
 

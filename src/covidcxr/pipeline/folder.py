@@ -213,7 +213,7 @@ def predict_folder(
         [path for path, _ in images], batch_size=batch_size, num_workers=num_workers, on_error="return"
     )
     with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
-        for (_, name), answer in tracked(zip(images, answers, strict=True), len(images), "films", progress):
+        for (_, name), answer in tracked(zip(images, answers, strict=True), len(images), "images", progress):
             entry = {"name": name, **answer.to_dict()}
             if isinstance(answer, Prediction):
                 place = target / "films" / name

@@ -56,7 +56,8 @@ class MaskReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, without the areas of all images, which stand in the folder's index."""
-        return {name: value for name, value in asdict(self).items() if name != "areas"}
+        plain = asdict(self)
+        return {"films" if name == "images" else name: value for name, value in plain.items() if name != "areas"}
 
 
 def draw_masks(

@@ -85,7 +85,7 @@ class Comparison:
         """Return the table in words: a header, and a row a run, each figure with its interval."""
         data = self.to_dict()["runs"]
         names = chief_scores(data.values(), self.positive)
-        table = [[*self.recipe.compare, *(name.replace("_", " ") for name in names), "films", "patients"]]
+        table = [[*self.recipe.compare, *(name.replace("_", " ") for name in names), "images", "patients"]]
         for entry in data.values():
             scores = entry["scores"]
             size = (str(scores[names[0]][key]) for key in ("count", "patients"))

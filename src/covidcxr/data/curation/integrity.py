@@ -50,7 +50,8 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON."""
-        return {"complete": self.complete, **asdict(self)}
+        plain = {"films" if name == "images" else name: value for name, value in asdict(self).items()}
+        return {"complete": self.complete, **plain}
 
 
 def check_dataset(collection: Collection, *, decode: bool = False, progress: Progress | None = None) -> CheckReport:

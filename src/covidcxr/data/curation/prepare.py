@@ -92,7 +92,8 @@ class PrepareReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON."""
-        return {**asdict(self), "out": str(self.out)}
+        plain = {"films" if name == "images" else name: value for name, value in asdict(self).items()}
+        return {**plain, "out": str(self.out)}
 
 
 class _Copied(NamedTuple):

@@ -174,7 +174,7 @@ def draw_contact_sheet(
     height = _TITLE + len(rows) * (_HEADING + tile + _CAPTION) + 2 * _MARGIN
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    _draw_title(draw, f"{title}: {_number(len(data.records), 'film')}", images.mask_classes, width)
+    _draw_title(draw, f"{title}: {_number(len(data.records), 'image')}", images.mask_classes, width)
     index, top = 0, _MARGIN + _TITLE
     for row in rows:
         _draw_heading(draw, row, top, width)
@@ -205,7 +205,7 @@ def _draw_heading(draw: ImageDraw.ImageDraw, row: Row, top: int, width: int) -> 
     """Write what the images of a row are, over a thin line."""
     draw.line((_MARGIN, top, width - _MARGIN, top), LINE)
     draw.text((_MARGIN, top + 12), row.label, INK, font(22))
-    counts = f"{_number(row.count, 'film')} of {_number(row.patients, 'patient')}"
+    counts = f"{_number(row.count, 'image')} of {_number(row.patients, 'patient')}"
     x = _MARGIN + text_width(draw, row.label, 22) + 16
     draw.text((x, top + 15), shortened(draw, f"{row.source}   {counts}", 18, width - _MARGIN - x), DIM, font(18))
 

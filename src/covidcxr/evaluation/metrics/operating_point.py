@@ -50,7 +50,7 @@ class OperatingPoint:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return asdict(self)
+        return {"films" if name == "images" else name: value for name, value in asdict(self).items()}
 
 
 def choose_threshold(

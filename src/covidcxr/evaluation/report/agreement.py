@@ -84,7 +84,7 @@ class InfectionAgreement:
             ]
             for place, one in self.places.items()
         ]
-        heads = ["where", "films", "patients", "bias", "lower limit", "upper limit"]
+        heads = ["where", "images", "patients", "bias", "lower limit", "upper limit"]
         caption = "In percentage points of the area; sides are the patient's, zones are thirds of a lung by its height"
         return Table(heads, rows, caption)
 
@@ -94,7 +94,7 @@ class InfectionAgreement:
             "Overlap by how much of both lungs the reader outlined; the cuts are those of Wong 2020 (Radiology) for a "
             "single lung, the names ours"
         )
-        return Table(["infected, as read", "films", "patients", "Dice of the infection"], rows, caption)
+        return Table(["infected, as read", "images", "patients", "Dice of the infection"], rows, caption)
 
     def _whose_lungs(self) -> str:
         told = f"The lungs are the reader's on {self.lungs['reader']} images, else the pipeline's."

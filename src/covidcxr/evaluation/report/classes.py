@@ -123,7 +123,7 @@ class ClassScores:
             [name, str(images), str(patients), *(_cell(self.scores.get(f"{part}_{name}")) for part in found)]
             for name, (images, patients) in self.support.items()
         ]
-        blocks.append(Table(["class", "films", "patients", *map(in_words, found)], rows, "Each class"))
+        blocks.append(Table(["class", "images", "patients", *map(in_words, found)], rows, "Each class"))
         lead = "One class against the rest; the answer is the most probable one."
         sections = [Section("Scores by class", lead, blocks)]
         if self.answers.exclusive:

@@ -134,7 +134,7 @@ class Mistakes:
             ]
             for one in self.groups
         ]
-        heads = ["films", f"{self.positive} missed", "patients", f"called {self.positive} by mistake", "patients"]
+        heads = ["images", f"{self.positive} missed", "patients", f"called {self.positive} by mistake", "patients"]
         return Table(heads, rows, "Where they lie")
 
 

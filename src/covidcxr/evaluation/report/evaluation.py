@@ -73,7 +73,7 @@ class Evaluation:
         """The few figures of the first screen."""
         answers = self.answers
         patients = str(answers.number_of()) if answers.patients_known else "not known"
-        facts = [("films", str(len(answers))), ("patients", patients)]
+        facts = [("images", str(len(answers))), ("patients", patients)]
         sources = set(answers.trait("source").tolist()) - {"not stated"}
         facts.append(("sources", str(len(sources)) if sources else "not known"))
         for title, one in self._chief().items():

@@ -75,7 +75,7 @@ class HeldOutSources:
             cells = [_told(scores.get(name)) for name in names]
             beside = [_told(self.mixed[source].get(names[0]))] if source in self.mixed else ["-"] if self.mixed else []
             rows.append([source, str(first.count), str(first.patients), *cells, *beside])
-        heads = ["held-out source", "films", "patients", *map(in_words, names)]
+        heads = ["held-out source", "images", "patients", *map(in_words, names)]
         return Table([*heads, *([f"{in_words(names[0])} when mixed"] if self.mixed else [])], rows)
 
 

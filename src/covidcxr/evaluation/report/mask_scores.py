@@ -59,7 +59,7 @@ class MaskScores:
             first = next(one for kind in found if (one := self.scores.get(f"{kind}_{name}")))
             told = [_told(kind, self.scores.get(f"{kind}_{name}")) for kind in found]
             rows.append([name.replace("_", " "), str(first.count), str(first.patients), *told])
-        blocks: list[Block] = [Table(["mask", "films", "patients", *(_HEADS[kind] for kind in found)], rows)]
+        blocks: list[Block] = [Table(["mask", "images", "patients", *(_HEADS[kind] for kind in found)], rows)]
         if self.dice:
             blocks.append(self._picture())
         if self.worst:
@@ -74,7 +74,7 @@ class MaskScores:
         figure, axes = panels(len(self.dice), width=3.2, height=2.4)
         for number, (axis, (name, values)) in enumerate(zip(axes, self.dice.items(), strict=True)):
             axis.hist(values, bins=np.linspace(0, 1, 41).tolist(), color=COLORS[number % len(COLORS)])
-            axis.set(title=on_picture(name.replace("_", " ")), xlabel="Dice", ylabel="films", xlim=(0, 1))
+            axis.set(title=on_picture(name.replace("_", " ")), xlabel="Dice", ylabel="images", xlim=(0, 1))
         return as_picture(figure, "How many images have which Dice", "Images by their Dice")
 
 

@@ -69,7 +69,7 @@ class Lineage:
             if rows:
                 blocks.append(Table(["what", "value"], rows, caption))
         if counts := self.data.get("counts"):
-            heads = ["split", "films", "patients", "sources"]
+            heads = ["split", "images", "patients", "sources"]
             rows = [[split, *(str(numbers[head]) for head in heads[1:])] for split, numbers in counts.items()]
             blocks.append(Table(heads, rows, "Images of each split"))
         blocks.append(Table(["what", "value"], facts, "Run"))

@@ -120,7 +120,7 @@ class Subgroups:
             ]
             for group in self.groups
         ]
-        return Table(["group", "films", "patients", *map(in_words, names), f"gap in {in_words(names[0])}"], rows)
+        return Table(["group", "images", "patients", *map(in_words, names), f"gap in {in_words(names[0])}"], rows)
 
     def _gaps_in_words(self) -> str:
         gaps = self.clear_gaps

@@ -40,7 +40,8 @@ class RandomSplit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {name: getattr(self, name) for name in ("share", "low", "high", "films", "patients")}
+        names = {"share": "share", "low": "low", "high": "high", "films": "images", "patients": "patients"}
+        return {key: getattr(self, name) for key, name in names.items()}
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ PROBES = (
     Probe("age", "age", "the patient's age", "forest", kind="column"),
     Probe("facts", "view, sex and age", "view, sex and age together", "forest", kind="column"),
     Probe("header", "file header", "format, mode, size in bytes and other entries of the file's header", "forest"),
-    Probe("shape", "film shape", "height, width and their ratio", "forest"),
+    Probe("shape", "image shape", "height, width and their ratio", "forest"),
     Probe("border", "border", "the outermost 2 % of each side, and frames of one grey", "forest"),
     Probe("corners", "corners", "a small picture of each corner", "pixels"),
     Probe("background", "lungs removed", "the image without the lungs, as a thumbnail", "pixels"),

@@ -98,7 +98,7 @@ _HEADS = ("what it sees", "AUROC", "told best", "balanced accuracy", "accuracy")
 
 def make_page(audit: DataAudit) -> Page:
     """Return the report of an audit."""
-    facts = [("films", f"{audit.images:,}"), ("patients", f"{audit.patients:,}")]
+    facts = [("images", f"{audit.images:,}"), ("patients", f"{audit.patients:,}")]
     for question in audit.questions[:1]:
         facts.append(("labels", str(len(question.images))))
         if question.by_source is not None:

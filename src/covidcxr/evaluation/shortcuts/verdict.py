@@ -267,7 +267,7 @@ def _of_patients(audit: DataAudit) -> Iterator[tuple[float, str]]:
         most = f" ({leakage.random[worst].share:.0%} of {worst})" if worst else ""
         said.append(
             f"a random split by image that holds out {HELD_OUT:.0%} would have the patient of {whole.share:.0%} of its "
-            f"films{most} in training too: split by patient"
+            f"images{most} in training too: split by patient"
         )
         weight += 0.6 * max(one.share for one in leakage.random.values())
     if leakage.contradictory:
