@@ -28,21 +28,21 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: list[EntryPoint]) -> Registry:
-    """A registry whose room registers `brick` in a module that nobody has imported yet, and a package beside it."""
-    room = tmp_path / "room_of_tests"
-    room.mkdir()
-    (room / "__init__.py").write_text("")
+    """A registry whose package registers `brick` in a module that nobody has imported yet, and a package beside it."""
+    package = tmp_path / "package_of_tests"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
     (tmp_path / "table_of_tests.py").write_text(
         "from covidcxr.registry import Registry\n"
-        "TABLE = Registry('stone', package='room_of_tests', group='tests.stones')\n"
+        "TABLE = Registry('stone', package='package_of_tests', group='tests.stones')\n"
     )
-    (room / "bricks.py").write_text(
+    (package / "bricks.py").write_text(
         "from table_of_tests import TABLE\n@TABLE.register('brick')\ndef brick(): return 'a brick'\n"
     )
     (tmp_path / "elsewhere.py").write_text("def pebble(): return 'a pebble'\ndef brick(): return 'another brick'\n")
     (tmp_path / "broken.py").write_text("raise RuntimeError('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("room_of_tests", "room_of_tests.bricks", "table_of_tests", "elsewhere", "broken"):
+    for name in ("package_of_tests", "package_of_tests.bricks", "table_of_tests", "elsewhere", "broken"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     from table_of_tests import TABLE
 
@@ -54,7 +54,7 @@ def stone(name: str, value: str) -> EntryPoint:
 
 
 def test_own_entries_register_when_first_asked_for(table: Registry) -> None:
-    assert "room_of_tests.bricks" not in sys.modules
+    assert "package_of_tests.bricks" not in sys.modules
     assert table.names() == ("brick",)
     assert table.get("brick")() == "a brick"
     assert "brick" in table
@@ -81,7 +81,7 @@ def test_clash_names_both(table: Registry) -> None:
         class Cobble:
             pass
 
-    for part in ("stone", "'brick'", "room_of_tests.bricks.brick", "Cobble", __name__):
+    for part in ("stone", "'brick'", "package_of_tests.bricks.brick", "Cobble", __name__):
         assert part in str(caught.value)
     assert table.get("brick")() == "a brick"
 
@@ -129,7 +129,7 @@ def test_plugins_of_other_groups_are_not_ours(table: Registry, plugins: list[Ent
 
 def test_plugin_with_a_name_of_ours(table: Registry, plugins: list[EntryPoint]) -> None:
     plugins.append(stone("brick", "elsewhere:brick"))
-    with pytest.raises(NameClashError, match=r"room_of_tests\.bricks\.brick.*elsewhere\.brick"):
+    with pytest.raises(NameClashError, match=r"package_of_tests\.bricks\.brick.*elsewhere\.brick"):
         table.get("brick")
 
 

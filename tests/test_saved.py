@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from covidcxr import (
     ClassificationModel,
@@ -71,6 +72,8 @@ def assert_near(value: Any, saved_value: Any, tolerance: float = 1e-5, where: st
             assert_near(value[number], content, tolerance, f"{where}[{number}]")
     elif isinstance(saved_value, float):
         assert value == pytest.approx(saved_value, abs=tolerance, nan_ok=True), where
+    elif isinstance(saved_value, str) and " " in saved_value:  # a sentence: its words may improve, its figures may not
+        assert re.findall(r"\d+", value) == re.findall(r"\d+", saved_value), where
     else:
         assert value == saved_value, where
 
@@ -270,7 +273,7 @@ def test_the_masks_of_a_segmenter_are_scored(saved: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_is_evaluated_to_the_same_numbers(saved: Path) -> None:
-    run("evaluate", "run", "--out", "again", "--name", "tiny", "--resamples", "200")
+    run("evaluate", "run", "--out", "again", "--name", "tiny", "--resamples", "200", "--positive", "covid19")
     report, before = read_json("again/report.json"), read_json("evaluation/report.json")
     for name in ("films", "patients", "positive", "classes", "reliability", "point", "groups", "learning"):
         assert_near(report[name], before[name], where=name)
@@ -307,7 +310,9 @@ def test_a_finished_study_gets_no_further_trial(saved: Path, capsys: pytest.Capt
     assert_near(found, trials, tolerance=0)
     assert [trial["state"] for trial in found["trials"]] == ["complete", "complete"]
     assert times_of("study/trials") == before, "a trial was trained"
-    assert Path("study/best.yaml").read_text() == best
+    now, then = yaml.safe_load(Path("study/best.yaml").read_text()), yaml.safe_load(best)
+    assert now.pop("about").startswith(then.pop("about").partition(" films ")[0].rpartition(",")[0])
+    assert now == then
     place = ("--trainer.logger", "false", "--trainer.default_root_dir", "tested", "--output", "tested")
     model = f"study/trials/{found['best']['trial']:04d}/model"
     run("test", "--config", "study/best.yaml", *OF_PHANTOMS, "--model.init_from", model, *place)

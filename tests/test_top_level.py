@@ -55,8 +55,8 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
 
 
 def test_the_way_from_image_to_answer_loads_no_lightning() -> None:
-    rooms = "covidcxr.pipeline, covidcxr.models, covidcxr.networks, covidcxr.io, covidcxr.transforms"
-    assert "lightning" not in json.loads(run_python(f"import {rooms}\n{LOADED}"))
+    modules = "covidcxr.pipeline, covidcxr.models, covidcxr.networks, covidcxr.io, covidcxr.transforms"
+    assert "lightning" not in json.loads(run_python(f"import {modules}\n{LOADED}"))
 
 
 def test_import_takes_less_than_50_ms() -> None:
@@ -68,22 +68,22 @@ def test_import_takes_less_than_50_ms() -> None:
 def test_every_public_name_resolves(name: str) -> None:
     value = getattr(covidcxr, name)
     assert name == "__version__" or value.__name__ == name
-    room = covidcxr._ROOMS.get(name)
-    assert room is None or name in sys.modules[f"covidcxr.{room}"].__all__
+    module = covidcxr._MODULES.get(name)
+    assert module is None or name in sys.modules[f"covidcxr.{module}"].__all__
 
 
 def test_dir_is_all_and_nothing_is_named_twice() -> None:
     assert dir(covidcxr) == sorted(covidcxr.__all__)
     assert len(set(covidcxr.__all__)) == len(covidcxr.__all__)
-    assert set(covidcxr._ROOMS) == set(covidcxr.__all__) - {"__version__"}
+    assert set(covidcxr._MODULES) == set(covidcxr.__all__) - {"__version__"}
 
 
-def test_type_checkers_see_the_same_names_from_the_same_rooms() -> None:
+def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
     tree = ast.parse(Path(covidcxr.__file__).read_text(encoding="utf-8"))
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in guarded.body if isinstance(node, ast.ImportFrom)]
     assert {alias.name: f"{node.module}" for node in imports for alias in node.names} == {
-        name: f"covidcxr.{room}" for name, room in covidcxr._ROOMS.items()
+        name: f"covidcxr.{module}" for name, module in covidcxr._MODULES.items()
     }
 
 

@@ -82,9 +82,9 @@ if TYPE_CHECKING:
         k_folds,
     )
     from covidcxr.errors import CovidCXRError
-    from covidcxr.io.image import read_image, read_mask
+    from covidcxr.io import read_image, read_mask
     from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
-    from covidcxr.pipeline.pipeline import FailedPrediction, Pipeline, Prediction
+    from covidcxr.pipeline import FailedPrediction, Pipeline, Prediction
     from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask
 
 

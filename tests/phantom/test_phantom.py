@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-import covidcxr.phantom as phantom_room
+import covidcxr.phantom as phantom_package
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import LABELS, VIEWS, Phantom, draw_dataset, draw_phantom, write_dataset
 from covidcxr.transforms.postprocess import lung_reasons, lung_sides
@@ -298,4 +298,4 @@ def test_greys_resemble_those_of_real_images(real_data: Path) -> None:
 
 
 def test_all_names_exist() -> None:
-    assert all(hasattr(phantom_room, name) for name in phantom_room.__all__)
+    assert all(hasattr(phantom_package, name) for name in phantom_package.__all__)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-import covidcxr.transforms.postprocess as room
+import covidcxr.transforms.postprocess as preprocess_module
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.phantom import draw_phantom
 from covidcxr.registry import POSTPROCESS_STEPS
@@ -219,7 +219,7 @@ def test_every_step_keeps_the_contract(name: str) -> None:
 def test_all_steps_of_the_catalogue_are_registered() -> None:
     steps = {"fill_holes", "largest_components", "remove_small_objects", "remove_small_holes", "open", "close"}
     assert steps | {"split_fused"} <= set(POSTPROCESS_STEPS)
-    assert all(hasattr(room, name) for name in room.__all__)
+    assert all(hasattr(preprocess_module, name) for name in preprocess_module.__all__)
 
 
 # --- the chain

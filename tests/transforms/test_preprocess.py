@@ -17,7 +17,7 @@ from skimage.filters import threshold_otsu, unsharp_mask
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-import covidcxr.transforms.preprocess as room
+import covidcxr.transforms.preprocess as preprocess_module
 from covidcxr.cli import main
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CSVDataModule
@@ -196,7 +196,7 @@ def test_the_largest_part_agrees_with_scipy(seed: int) -> None:
     bright = smooth > np.quantile(smooth, 0.6)
     parts, _ = ndimage.label(bright, np.ones((3, 3)))
     areas = np.bincount(parts.ravel())[1:]
-    largest = array(room._largest_part(torch.from_numpy(bright)[None, None]))
+    largest = array(preprocess_module._largest_part(torch.from_numpy(bright)[None, None]))
     assert largest.sum() == areas.max()
     assert len(np.unique(parts[largest])) == 1
 
@@ -206,7 +206,7 @@ def test_a_long_winding_part_is_one() -> None:
     snake[::2] = True
     snake[1::4, -1] = snake[3::4, 0] = True
     snake[20, 20] = False
-    halves = array(room._largest_part(torch.from_numpy(snake)[None, None]))
+    halves = array(preprocess_module._largest_part(torch.from_numpy(snake)[None, None]))
     assert halves.sum() == pytest.approx(snake.sum() / 2, abs=21)
     assert np.array_equal(
         halves, ndimage.label(snake, np.ones((3, 3)))[0] == ndimage.label(snake, np.ones((3, 3)))[0][halves][0]
@@ -244,7 +244,7 @@ def test_every_step_takes_each_image_by_itself(name: str) -> None:
 
 def test_all_steps_of_the_catalogue_are_registered() -> None:
     assert {"normalize", "sharpen", "median", "binarize", "crop"} <= set(PREPROCESS_STEPS)
-    assert all(hasattr(room, name) for name in room.__all__)
+    assert all(hasattr(preprocess_module, name) for name in preprocess_module.__all__)
 
 
 # --- the chain

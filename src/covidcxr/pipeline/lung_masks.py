@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess
+from covidcxr.utils.plain import field_values
 
 __all__ = ["MaskReport", "draw_masks"]
 
@@ -56,8 +57,7 @@ class MaskReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, without the areas of all images, which stand in the folder's index."""
-        plain = asdict(self)
-        return {"films" if name == "images" else name: value for name, value in plain.items() if name != "areas"}
+        return {key: value for key, value in field_values(self).items() if key != "areas"}
 
 
 def draw_masks(

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ from covidcxr.data.dataset import box_slices, check_mask_size, finding_table, la
 from covidcxr.data.records import Record
 from covidcxr.errors import CovidCXRError, DatasetError
 from covidcxr.io.image import image_size, read_mask
+from covidcxr.utils.plain import field_values
 from covidcxr.utils.threads import Progress, map_threads
 
 __all__ = ["CheckReport", "check_dataset"]
@@ -50,8 +51,7 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON."""
-        plain = {"films" if name == "images" else name: value for name, value in asdict(self).items()}
-        return {"complete": self.complete, **plain}
+        return {"complete": self.complete, **field_values(self)}
 
 
 def check_dataset(collection: Collection, *, decode: bool = False, progress: Progress | None = None) -> CheckReport:

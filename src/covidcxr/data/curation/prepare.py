@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -26,6 +26,7 @@ from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import write_image, write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.types import Fit
+from covidcxr.utils.plain import field_values
 from covidcxr.utils.threads import Progress, map_threads, one_core
 
 __all__ = ["PrepareReport", "prepare_dataset", "digest", "file_names", "safe_name"]
@@ -92,8 +93,7 @@ class PrepareReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON."""
-        plain = {"films" if name == "images" else name: value for name, value in asdict(self).items()}
-        return {**plain, "out": str(self.out)}
+        return {**field_values(self), "out": str(self.out)}
 
 
 class _Copied(NamedTuple):

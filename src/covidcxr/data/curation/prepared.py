@@ -80,7 +80,9 @@ class Prepared:
                 raise DatasetError(
                     f"The compact copy in {root} was made by a newer covidcxr. Update: pip install -U covidcxr"
                 )
-            known = {field.name: data[field.name] for field in fields(cls) if field.name != "root"}
+            keys = {"images": "films"}  # 0.1.0 named it so, and the format keeps it
+            names = [field.name for field in fields(cls) if field.name != "root"]
+            known = {name: data[keys.get(name, name)] for name in names}
             pair = {name: tuple(known[name]) for name in ("classes", "image_size")}
         except (KeyError, TypeError) as error:
             raise DatasetError(f"{root / INDEX} is damaged: {error!r}. Prepare the copy again.") from error

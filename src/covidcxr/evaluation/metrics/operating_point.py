@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -16,6 +16,7 @@ from covidcxr.evaluation.metrics.classification import Statistics
 from covidcxr.evaluation.metrics.reliability import of_class
 from covidcxr.evaluation.metrics.weighted import ratio
 from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.utils.plain import field_values
 
 __all__ = ["OperatingPoint", "choose_point", "choose_threshold", "predictive_values", "score_at"]
 
@@ -50,7 +51,7 @@ class OperatingPoint:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {"films" if name == "images" else name: value for name, value in asdict(self).items()}
+        return field_values(self)
 
 
 def choose_threshold(

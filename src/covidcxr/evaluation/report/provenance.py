@@ -70,7 +70,8 @@ class Lineage:
                 blocks.append(Table(["what", "value"], rows, caption))
         if counts := self.data.get("counts"):
             heads = ["split", "images", "patients", "sources"]
-            rows = [[split, *(str(numbers[head]) for head in heads[1:])] for split, numbers in counts.items()]
+            keys = ("films", "patients", "sources")
+            rows = [[split, *(str(numbers[key]) for key in keys)] for split, numbers in counts.items()]
             blocks.append(Table(heads, rows, "Images of each split"))
         blocks.append(Table(["what", "value"], facts, "Run"))
         return [Section("Where it comes from", "", blocks)]

@@ -15,6 +15,7 @@ from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import TRAITS, Answers
 from covidcxr.evaluation.report.headline import LEAST, Score, chief_scores, in_words, on_picture, plain
 from covidcxr.page import Block, Section, Table, Words
+from covidcxr.utils.plain import field_values
 
 __all__ = ["Group", "Subgroups", "find_groups", "score_groups"]
 
@@ -86,7 +87,7 @@ class Subgroups:
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
         return {
-            "groups": [{name: plain(getattr(one, name)) for name in Group.__dataclass_fields__} for one in self.groups],
+            "groups": [plain(field_values(group)) for group in self.groups],
             "alone": dict(self.alone),
         }
 

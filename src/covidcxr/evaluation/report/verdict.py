@@ -100,7 +100,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {"films" if name == "images" else name: value for name, value in asdict(self).items()}
+        return asdict(self)
 
     def sections(self) -> list[Section]:
         """Return the part of the report."""

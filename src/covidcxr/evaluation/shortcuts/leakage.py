@@ -11,6 +11,7 @@ from jaxtyping import Integer
 
 from covidcxr.data.curation.duplicates import DuplicateGroup, Duplicates
 from covidcxr.data.records import Record, find_leaks
+from covidcxr.utils.plain import field_values
 
 __all__ = ["Copies", "Leakage", "RandomSplit", "find_leakage"]
 
@@ -40,8 +41,7 @@ class RandomSplit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        names = {"share": "share", "low": "low", "high": "high", "films": "images", "patients": "patients"}
-        return {key: getattr(self, name) for key, name in names.items()}
+        return field_values(self)
 
 
 @dataclass(frozen=True)
