@@ -1,4 +1,4 @@
-"""The words that all rooms share: what an image may be, what a batch holds."""
+"""The words that all packages share: what an image may be, what a batch holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pydicom
     import torch
 
-__all__ = ["ImageLike", "Sample", "Batch", "Region", "Fit", "TaskName", "Mode", "Vote", "SplitName"]
+__all__ = ["ImageLike", "Sample", "Batch", "Region", "Fit", "TaskName", "Mode", "Vote", "SplitName", "GEOMETRY"]
 
 ImageLike: TypeAlias = Union[
     str, os.PathLike[str], bytes, "np.ndarray[Any, Any]", "PIL.Image.Image", "torch.Tensor", "pydicom.Dataset"
@@ -29,6 +29,9 @@ TaskName: TypeAlias = Literal["segmentation", "classification"]
 Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
 Vote: TypeAlias = Literal["soft", "hard"]
 SplitName: TypeAlias = Literal["train", "val", "test"]
+
+GEOMETRY = ("image_size", "fit", "region", "lung_dilation")
+"""The settings of a model's preprocessing that place things in an image; a data module takes them from the model."""
 
 
 class Sample(TypedDict):

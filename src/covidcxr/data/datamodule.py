@@ -26,7 +26,7 @@ from covidcxr.data.sampler import (
 )
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.transforms.augment import Augment
-from covidcxr.types import Fit, Region, SplitName
+from covidcxr.types import GEOMETRY, Fit, Region, SplitName
 
 __all__ = ["CXRDataModule"]
 
@@ -36,7 +36,9 @@ class CXRDataModule(Collection, LightningDataModule):
 
     Args:
         root: Folder of the data set, or of a compact copy that `covidcxr datasets prepare` wrote of it.
-        image_size: Height and width of the samples.
+        image_size: Height and width of the samples. This and the next three are said in the model; with a Trainer the
+            data module takes them from there. None = so, and without a model 256 x 256, "letterbox", "full" and 0. A
+            value that is set here must agree with the model's.
         fit: How images come to that size: "letterbox" keeps the aspect ratio, "stretch" does not.
         region: "full", "box" = the rectangle around the lungs, "lungs", or "background" = the image with the lungs
             removed; all but the first need lung masks.
@@ -77,10 +79,10 @@ class CXRDataModule(Collection, LightningDataModule):
         self,
         root: str | PathLike[str],
         *,
-        image_size: tuple[int, int] = (256, 256),
-        fit: Fit = "letterbox",
-        region: Region = "full",
-        lung_dilation: float = 0.0,
+        image_size: tuple[int, int] | None = None,
+        fit: Fit | None = None,
+        region: Region | None = None,
+        lung_dilation: float | None = None,
         mask_classes: Sequence[str] = (),
         drop_unmasked: bool = False,
         drawn_masks: str | PathLike[str] | None = None,
@@ -128,9 +130,11 @@ class CXRDataModule(Collection, LightningDataModule):
         self.augment = Augment(augment) if isinstance(augment, str | Sequence) else augment
         self.balance = balance
         self.seed = seed
-        self.geometry = PreprocessConfig(image_size=image_size, fit=fit, region=region, lung_dilation=lung_dilation)
-        if self.prepared is not None:
-            self.prepared.check_geometry(self.geometry.image_size, fit)
+        geometry = {"image_size": image_size, "fit": fit, "region": region, "lung_dilation": lung_dilation}
+        self._geometry_set: dict[str, Any] = {name: value for name, value in geometry.items() if value is not None}
+        self.geometry = PreprocessConfig(**self._geometry_set)
+        if self._geometry_set:
+            self._check_copy()
         self.mask_classes = tuple(mask_classes)
         if drop_unmasked and not self.mask_classes:
             raise ConfigError("drop_unmasked needs mask_classes: it leaves out images of which none of these is known.")
@@ -145,10 +149,26 @@ class CXRDataModule(Collection, LightningDataModule):
             DatasetError: If the data set is not there, lacks files or masks, or has labels that are no classes.
             ConfigError: If `balance` or `label_map` need exclusive classes and these are not.
         """
+        task = self.trainer.lightning_module if self.trainer else None
+        if isinstance(preprocess := getattr(task, "preprocess", None), PreprocessConfig):
+            self.use_geometry(preprocess)
         if not self._datasets:
+            self._check_copy()
             self._check_masks()
             self._check_balance()
             self._datasets = {split: self._dataset(split) for split in get_args(SplitName)}
+
+    def use_geometry(self, preprocess: PreprocessConfig) -> None:
+        """Take size, fit, region and dilation from a model, as far as the constructor was not told them.
+
+        Args:
+            preprocess: The model's.
+        """
+        model = {name: getattr(preprocess, name) for name in GEOMETRY}
+        geometry = PreprocessConfig(**{**model, **self._geometry_set})
+        if geometry != self.geometry:
+            self.geometry = geometry
+            self._datasets = {}  # what they keep in memory has another size
 
     @property
     def train_dataset(self) -> CXRDataset:
@@ -211,6 +231,10 @@ class CXRDataModule(Collection, LightningDataModule):
         """
         weigh = positive_weights if self.multilabel else class_weights
         return weigh(self.train_dataset.labels, self.classes)
+
+    def _check_copy(self) -> None:
+        if self.prepared is not None:
+            self.prepared.check_geometry(self.geometry.image_size, self.geometry.fit)
 
     def _check_balance(self) -> None:
         if self.multilabel and self.balance in ("class", "class+source"):

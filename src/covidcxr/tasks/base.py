@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from covidcxr.config import ModelConfig, PreprocessConfig
+from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.models import CXRModel, NetworkModel, load_model
 from covidcxr.networks import backbone_of
@@ -30,7 +31,7 @@ from covidcxr.tasks.objective import (
     build_schedule,
     loss_name,
 )
-from covidcxr.types import Batch
+from covidcxr.types import GEOMETRY, Batch
 
 __all__ = ["Task", "read_config", "start_from", "SingleTask"]
 
@@ -236,12 +237,14 @@ class Task(LightningModule, ABC):
         """
         for objective in self.objectives.values():
             objective.check_classes(data)
+        if isinstance(data, CXRDataModule):
+            data.use_geometry(self.preprocess)
         theirs = getattr(data, "geometry", None)
-        for name in ("image_size", "fit", "region", "lung_dilation") if theirs is not None else ():
+        for name in GEOMETRY if theirs is not None else ():
             if getattr(theirs, name) != (ours := getattr(self.preprocess, name)):
                 raise ConfigError(
                     f"The model's preprocess.{name} is {ours}, but the data module's is {getattr(theirs, name)}: "
-                    f"set both alike."
+                    f"leave the latter out, or set it alike."
                 )
 
     def lung_mask(self, batch: Batch) -> Tensor | None:

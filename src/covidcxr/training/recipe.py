@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,7 @@ import yaml
 
 from covidcxr.aliases import MODULES
 from covidcxr.config import check_keys
+from covidcxr.types import GEOMETRY
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.io.atomic import replace_file
 from covidcxr.registry import DATASETS
@@ -166,29 +167,60 @@ def write_yaml(path: Path, config: Mapping[str, Any]) -> Path:
 def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
     """Take a folder for these settings and return their digest.
 
+    Args:
+        folder: The folder of a run; made if need be.
+        settings: Plain data.
+        words: Command-line words that change them.
+
+    Returns:
+        SHA-256 of the settings, in hexadecimal digits, as it stands in the folder's `settings.sha256`.
+
     Raises:
         ConfigError: If others have reached anything in it; a run that failed its check has not.
     """
-    text = json.dumps([_as_hashed(settings), without_root(words)], sort_keys=True, default=str)
+    digest, *earlier = (_digest(spelling, words) for spelling in _spellings(settings))
     stamp = folder / "settings.sha256"
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    differs = stamp.is_file() and stamp.read_text(encoding="utf-8").strip() != digest
-    if differs and {path.name for path in folder.iterdir()} - {stamp.name, "config.yaml"}:
+    present = stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else digest
+    if present in earlier:
+        return present
+    if present != digest and {path.name for path in folder.iterdir()} - {stamp.name, "config.yaml"}:
         raise ConfigError(f"{folder} holds a run with other settings. Remove it, or choose another --output.")
     with replace_file(stamp) as draft:
         draft.write_text(digest + "\n", encoding="utf-8")
     return digest
 
 
-def _as_hashed(settings: Any) -> Any:
-    """Return settings as 0.1.0 spelt them, so that its runs are known again: classes by the modules of that time.
+def _digest(settings: object, words: Sequence[str]) -> str:
+    text = json.dumps([settings, without_root(words)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
-    Which class is positive is left out: it changes no training.
+
+def _spellings(settings: Any) -> tuple[Any, Any]:
+    """Return settings as they are hashed, and as 0.1.0 spelt them, so that its runs are known again.
+
+    Classes are named by the modules of that time. Which class is positive is left out: it changes no training.
+    0.1.0 said the geometry in the data module too.
     """
+    plain = _map_tables(settings, lambda table: {key: value for key, value in table.items() if key != "positive"})
+    return plain, _map_tables(plain, _with_doubled_geometry)
+
+
+def _map_tables(settings: Any, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
     if isinstance(settings, Mapping):
-        kept = {key: value for key, value in settings.items() if key != "positive"}
-        return {key: _old_path(value) if key == "class_path" else _as_hashed(value) for key, value in kept.items()}
-    return [_as_hashed(value) for value in settings] if isinstance(settings, list | tuple) else settings
+        table = change(settings).items()
+        return {key: _old_path(value) if key == "class_path" else _map_tables(value, change) for key, value in table}
+    return [_map_tables(value, change) for value in settings] if isinstance(settings, list | tuple) else settings
+
+
+def _with_doubled_geometry(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Copy the geometry of a config's model into its data module."""
+    model = (table.get("model") or {}).get("init_args") if isinstance(table.get("model"), Mapping) else None
+    if not model or not isinstance(table.get("data"), Mapping):
+        return table
+    preprocess = (model.get("model") or model.get("segmentation") or {}).get("preprocess") or {}
+    doubled = {name: preprocess[name] for name in GEOMETRY if name in preprocess and preprocess[name] != "letterbox"}
+    arguments = {**doubled, **(table["data"].get("init_args") or {})}
+    return {**table, "data": {**table["data"], "init_args": arguments}}
 
 
 def _old_path(path: object) -> object:

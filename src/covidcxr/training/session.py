@@ -93,6 +93,8 @@ def build(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), reco
     _seed(settings.seed_everything)
     with own_errors():
         objects = make_parser().instantiate_classes(settings)
+    if isinstance(objects.data, CXRDataModule):
+        objects.data.use_geometry(objects.model.preprocess)
     history = History()
     more = [*callbacks, history, *([ConfigRecord(to_plain(settings))] if record else [])]
     trainer = _make_trainer(dict(objects.trainer.items()), more, objects.model.monitor)
