@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     gate = ClassificationModel.from_pretrained(options.gate)
-    data = GateDataModule(options.root, images=IMAGES, hold_out_source=options.hold_out_source)
+    data = GateDataModule(options.root, films=IMAGES, hold_out_source=options.hold_out_source)
     rows = judged(gate, data, options.split, options.others)
     tables: dict[str, list[Row]] = defaultdict(list)
     for row in rows:

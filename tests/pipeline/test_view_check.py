@@ -288,7 +288,7 @@ def test_the_images_keep_their_own_split(table: Path) -> None:
     with (table / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     barred = rows[0]["patient_id"]
-    data = GateDataModule(table, pictures={"test_only": {"patient_id": barred}}, drawn=10)
+    data = GateDataModule(table, films={"test_only": {"patient_id": barred}}, drawn=10)
     own = [record for record in data.records if record.patient_id == barred]
     assert own
     assert {record.split for record in own} == {"test"}
@@ -302,7 +302,7 @@ def test_a_missing_image_and_a_wrong_setting_are_told(table: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match="drawn must be"):
         GateDataModule(table, drawn=3)
     with pytest.raises(ConfigError, match="refuses its settings"):
-        GateDataModule(table, pictures={"tables": "x.csv"})
+        GateDataModule(table, films={"tables": "x.csv"})
 
 
 def test_spoilt_images_are_parts_of_the_image() -> None:

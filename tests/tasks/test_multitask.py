@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from covidcxr.cli.fit import train
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, UnknownNameError
@@ -25,7 +26,6 @@ from covidcxr.phantom import write_dataset
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.recipes.sweep import run_recipe
 from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask
-from covidcxr.cli.fit import train
 from covidcxr.training import session as training
 from covidcxr.training.recipe import Recipe
 from covidcxr.types import Batch
@@ -401,13 +401,15 @@ class TestCommandLine:
             assert epoch["train/loss"] == pytest.approx(parts, rel=1e-5)
 
 
-def test_a_segmenter_of_other_things_is_saved_beside_its_classifier(tmp_path: Path) -> None:
+def test_a_segmenter_of_other_findings_is_saved_as_a_pipeline(tmp_path: Path) -> None:
     masks, labels = (config.to_dict() for config in configs())
     task = MultiTask(masks | {"classes": ["heart", "trachea"]}, labels)  # type: ignore[arg-type]
     assert training.save_models(task, tmp_path) == tmp_path
-    assert not (tmp_path / "pipeline.json").exists()
-    assert SegmentationModel.from_pretrained(tmp_path).config == task.segmenter.config
-    assert ClassificationModel.from_pretrained(tmp_path).config == task.classifier.config
+    pipeline = Pipeline.from_pretrained(tmp_path)
+    assert pipeline.infection_segmenter is not None
+    assert pipeline.infection_segmenter.config == task.segmenter.config
+    assert pipeline.classifier is not None
+    assert pipeline.classifier.config == task.classifier.config
 
 
 @pytest.mark.filterwarnings("ignore:3 of the 54 images that are in both parts")

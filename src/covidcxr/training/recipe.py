@@ -181,7 +181,7 @@ def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
     digest, *earlier = (_digest(spelling, words) for spelling in _spellings(settings))
     stamp = folder / "settings.sha256"
     present = stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else digest
-    if present in earlier:
+    if present != digest and present in earlier:
         return present
     if present != digest and {path.name for path in folder.iterdir()} - {stamp.name, "config.yaml"}:
         raise ConfigError(f"{folder} holds a run with other settings. Remove it, or choose another --output.")

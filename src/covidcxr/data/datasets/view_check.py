@@ -39,7 +39,7 @@ class GateDataModule(CXRDataModule):
 
     Args:
         root: Folder of the images.
-        images: The data set that has them: its name and settings, `{name: csv, table: manifest.csv, ...}`. It splits
+        films: The data set that has the images: its name and settings, `{name: csv, table: manifest.csv, ...}`. It splits
             them, by the settings of splitting that are given here.
         drawn: Number of drawn pictures of each kind, and of drawn chests; split by number.
         base: Further settings of `CXRDataModule`.
@@ -50,16 +50,16 @@ class GateDataModule(CXRDataModule):
     """
 
     classes = (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE)
-    layout = "the images of the data set that the setting images names"
+    layout = "the images of the data set that the setting `films` names"
     caveats = ("CT slices, lateral images and other body parts are drawn: a score on them does not tell of real ones.",)
 
     def __init__(
-        self, root: str | PathLike[str], *, images: Mapping[str, Any] | None = None, drawn: int = 300, **base: Any
+        self, root: str | PathLike[str], *, films: Mapping[str, Any] | None = None, drawn: int = 300, **base: Any
     ) -> None:
         super().__init__(root, **base)
         if drawn < 10:
             raise ConfigError(f"drawn must be a whole number from 10 up, not {drawn!r}.")
-        settings = {"name": "csv", **(images or {})}
+        settings = {"name": "csv", **(films or {})}
         self.drawn = drawn
         self.settings = {"films": settings, "drawn": drawn}
         if self.prepared is not None:
