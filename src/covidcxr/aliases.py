@@ -86,15 +86,15 @@ MODULES = {
     "evaluation.audit.classifiers": "evaluation.shortcuts.probes",
     "evaluation.audit.confounding": "evaluation.shortcuts.confounding",
     "evaluation.audit.features": "evaluation.shortcuts.features",
-    "evaluation.audit.films": "evaluation.shortcuts.features",
-    "evaluation.audit.headers": "evaluation.shortcuts.features",
+    "evaluation.audit.films": "evaluation.shortcuts.images",
+    "evaluation.audit.headers": "evaluation.shortcuts.images",
     "evaluation.audit.leakage": "evaluation.shortcuts.leakage",
     "evaluation.audit.pictures": "evaluation.shortcuts.report",
     "evaluation.audit.probes": "evaluation.shortcuts.probes",
     "evaluation.audit.questions": "evaluation.shortcuts.targets",
     "evaluation.audit.result": "evaluation.shortcuts.result",
     "evaluation.audit.sections": "evaluation.shortcuts.report",
-    "evaluation.audit.sheets": "evaluation.shortcuts.run",
+    "evaluation.audit.sheets": "evaluation.shortcuts.images",
     "evaluation.audit.verdict": "evaluation.shortcuts.verdict",
     "evaluation.audit.words": "evaluation.shortcuts.verdict",
     "evaluation.calibration": "evaluation.metrics.reliability",
@@ -188,15 +188,16 @@ MODULES = {
     "tune.findings": "recipes.tune.findings",
     "tune.plots": "recipes.tune.findings",
     "tune.study": "recipes.tune.study",
-    "tune.trial": "recipes.tune.engine",
+    "tune.trial": "recipes.tune.study",
     "tune.verbs": "cli.tune",
 }
 """From the name of a module in 0.1.0 to its present name, both below `covidcxr`."""
 
 NAMES = {
+    "evaluation.shortcuts.QuestionAudit": "evaluation.shortcuts.TargetAudit",
+    "pipeline.prediction.MASK_COLORS": "transforms.overlay.MASK_COLORS",
     "training.TrainingCLI": "training.session.Session",
     "training.run": "cli.fit.train",
-    "pipeline.prediction.MASK_COLORS": "transforms.overlay.MASK_COLORS",
 }
 """From a public name of 0.1.0 in its present module to its present name, both below `covidcxr`."""
 

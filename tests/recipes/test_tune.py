@@ -31,12 +31,11 @@ from covidcxr.models import ClassificationModel
 from covidcxr.phantom import write_dataset
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.tune import Findings, tune
-from covidcxr.recipes.tune.engine import Objective, Reporter, SurplusError
-from covidcxr.recipes.tune.study import NumberedSampler, fail_dead, open_study
+from covidcxr.recipes.tune.study import NumberedSampler, Objective, Reporter, fail_dead, open_study
 from covidcxr.training.recipe import Recipe
 from covidcxr.training.search_space import Choice, Number, read_search
 
-asked = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # of a trial that no process runs
+ask = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # of a trial that no process runs
 
 Row = dict[str, Any]
 LR = {"key": "model.init_args.lr", "low": 0.0001, "high": 0.1, "log": True}
@@ -105,7 +104,7 @@ class TestSearch:
 
     def test_probes_meet_every_value_and_both_ends(self) -> None:
         search = read_search({**SEARCH, "epochs": {"key": "e", "low": 1, "high": 3, "int": True}}, "x")
-        probes = [{name: one.probe(number) for name, one in search.items()} for number in range(2)]
+        probes = [{name: parameter.probe(number) for name, parameter in search.items()} for number in range(2)]
         assert [probe["loss"] for probe in probes] == ["cross_entropy", "focal"]
         assert [probe["optimizer"] for probe in probes] == ["adamw", "sgd"]
         assert [probe["epochs"] for probe in probes] == [1, 3]
@@ -149,9 +148,9 @@ class TestSearch:
         base = read(tmp_path)
         (tmp_path / "mine.yaml").write_text(f"base: {tmp_path / 'tiny.yaml'}\n")
         assert Recipe.read(str(tmp_path / "mine.yaml")).search == base.search
-        found = base.with_values({"lr": 0.05, "loss": "focal", "optimizer": "sgd"})
-        assert found.search == {}
-        settings = found.config["model"]["init_args"]
+        changed = base.with_values({"lr": 0.05, "loss": "focal", "optimizer": "sgd"})
+        assert changed.search == {}
+        settings = changed.config["model"]["init_args"]
         assert (settings["lr"], settings["loss"], settings["optimizer"]) == (0.05, "focal", "sgd")
         assert base.config["model"]["init_args"]["loss"] == "cross_entropy", "the recipe itself was changed"
 
@@ -161,7 +160,7 @@ def test_wali2021_next_can_be_searched(tmp_path: Path) -> None:
     assert (recipe.compare, list(recipe.search)) == ({}, ["optimizer", "lr", "weight_decay", "augment", "network"])
     words = ["--data.root", str(root), "--trainer.accelerator", "cpu", "--model.pretrained_backbone", "false"]
     for number in range(3):
-        values = {name: one.probe(number) for name, one in recipe.search.items()}
+        values = {name: parameter.probe(number) for name, parameter in recipe.search.items()}
         with torch.device("meta"):  # the real networks, without their memory
             Run("", tmp_path / str(number), recipe.with_values(values).base(), words).check()
 
@@ -265,7 +264,7 @@ class TestSearched:
 
 
 class TestBefore:
-    """What is wrong is told before anything is trained."""
+    """Wrong settings are reported before anything is trained."""
 
     @pytest.mark.parametrize(
         ("search", "message"),
@@ -310,7 +309,7 @@ class TestBefore:
         ("url", "message"),
         [
             ("nonsense", "no URL"),
-            ("nonesuch://me:secret@here/db", "no kind of database"),
+            ("nonesuch://me:secret@here/db", "not a supported kind of database"),
             ("mssql+pymssql://me:secret@here/db", "driver that is not installed"),
             ("sqlite:////nowhere/at/all/study.db", "cannot be opened"),
         ],
@@ -354,34 +353,34 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
 class TestEnds:
     def test_one_that_goes_wrong_counts_and_does_not_stop_the_others(self, tmp_path: Path, pretend: Any) -> None:
         pretend[1] = RuntimeError("out of memory")
-        found = tune(read(tmp_path), tmp_path / "out", trials=3)
-        assert [row["state"] for row in found.rows] == ["complete", "failed", "complete"]
-        assert found.rows[1]["error"] == "RuntimeError: out of memory"
+        findings = tune(read(tmp_path), tmp_path / "out", trials=3)
+        assert [row["state"] for row in findings.rows] == ["complete", "failed", "complete"]
+        assert findings.rows[1]["error"] == "RuntimeError: out of memory"
         assert sorted(path.name for path in (tmp_path / "out" / "trials").iterdir()) == ["0000", "0002"]
 
     def test_one_without_a_score_says_so(self, tmp_path: Path, pretend: Any) -> None:
         pretend[0] = [float("nan"), float("nan")]
-        found = tune(read(tmp_path), tmp_path / "out", trials=1)
-        assert "validation image" in found.rows[0]["error"]
-        assert found.best is None
+        findings = tune(read(tmp_path), tmp_path / "out", trials=1)
+        assert "validation image" in findings.rows[0]["error"]
+        assert findings.best is None
         assert not (tmp_path / "out" / "best.yaml").exists()
 
     def test_one_below_the_median_is_pruned_but_not_in_its_first_epoch(self, tmp_path: Path, pretend: Any) -> None:
         pretend.update({number: [0.7, 0.8, 0.9] for number in range(5)})
         pretend[5], pretend[6], pretend[7] = [0.1, 0.2, 0.3], [0.1, 0.9, 0.95], [0.0, 0.0]
-        found = tune(read(tmp_path), tmp_path / "out", trials=7)
-        assert [row["state"] for row in found.rows] == ["complete"] * 5 + ["pruned", "complete"]
-        assert (found.rows[5]["epochs"], found.rows[5]["value"]) == (2, pytest.approx(0.2))
+        findings = tune(read(tmp_path), tmp_path / "out", trials=7)
+        assert [row["state"] for row in findings.rows] == ["complete"] * 5 + ["pruned", "complete"]
+        assert (findings.rows[5]["epochs"], findings.rows[5]["value"]) == (2, pytest.approx(0.2))
         assert not (tmp_path / "out" / "trials" / "0005").exists()
-        assert found.best == found.rows[6]
-        unpruned = tune(read(tmp_path), found.folder, trials=8, pruner="none")  # the last one is the worst of all
+        assert findings.best == findings.rows[6]
+        unpruned = tune(read(tmp_path), findings.folder, trials=8, pruner="none")  # the last one is the worst of all
         assert unpruned.rows[7]["state"] == "complete"
 
     def test_of_equals_the_earliest_is_best(self, tmp_path: Path, pretend: Any) -> None:
         pretend.update({0: [0.2], 1: [0.5], 2: [0.5]})
-        found = tune(read(tmp_path), tmp_path / "out", trials=3)
-        assert found.best is not None
-        assert found.best["trial"] == 1
+        findings = tune(read(tmp_path), tmp_path / "out", trials=3)
+        assert findings.best is not None
+        assert findings.best["trial"] == 1
         assert [path.parent.name for path in (tmp_path / "out").glob("trials/*/model")] == ["0001"]
 
     @pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(1), OSError("the disk is full")])
@@ -406,35 +405,35 @@ class TestEnds:
             reporter.on_validation_end(trainer, None)  # type: ignore[arg-type]
         assert reporter.values == []
 
-    @asked
+    @ask
     def test_a_place_that_is_taken_is_not_taken_twice(self, tmp_path: Path, pretend: Any) -> None:
-        found = tune(read(tmp_path), tmp_path / "out", trials=2)
-        objective = Objective(found.recipe, found.folder, (), 2)
-        with pytest.raises(SurplusError):
-            objective(found.study.ask())
-        assert len(found.rows) == 2, "a claim that came too late is shown as a trial"
+        findings = tune(read(tmp_path), tmp_path / "out", trials=2)
+        objective = Objective(findings.recipe, findings.folder, (), 2)
+        with pytest.raises(RuntimeError, match="claimed the last trial"):
+            objective(findings.study.ask())
+        assert len(findings.rows) == 2, "a claim that came too late is shown as a trial"
 
-    @asked
+    @ask
     def test_the_last_trial_of_another_process_is_waited_for(
         self, tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        found = tune(read(tmp_path), tmp_path / "out", trials=1)
-        theirs = found.study.ask()
-        for parameter in found.recipe.search.values():
+        findings = tune(read(tmp_path), tmp_path / "out", trials=1)
+        theirs = findings.study.ask()
+        for parameter in findings.recipe.search.values():
             parameter.suggest(theirs)
         waited: list[float] = []
 
         def sleep(seconds: float) -> None:
             waited.append(seconds)
             if len(waited) == 3:
-                found.study.tell(theirs, 0.99)
+                findings.study.tell(theirs, 0.99)
 
         monkeypatch.setattr(covidcxr.recipes.tune.engine.time, "sleep", sleep)
         rows = tune(read(tmp_path), tmp_path / "out", trials=2).rows
         assert [row["value"] for row in rows][1:] == [0.99]
         assert len(waited) == 3
 
-    @asked
+    @ask
     def test_one_killed_while_it_drew_is_failed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "x", "random", "none", 0)
         study.ask()
@@ -464,7 +463,7 @@ class TestStudy:
         assert drawn == expected
         assert draw(optuna.create_study(sampler=NumberedSampler(kind, 1))) not in expected
 
-    @asked
+    @ask
     def test_tpe_learns(self, tmp_path: Path) -> None:
         study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "x", "tpe", "none", 0)
         for _ in range(30):
@@ -475,17 +474,17 @@ class TestStudy:
 
     def test_importances_name_what_mattered(self, tmp_path: Path) -> None:
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-        found = Findings(read(tmp_path), tmp_path, (), 50, study)
+        findings = Findings(read(tmp_path), tmp_path, (), 50, study)
         for number in range(50):
             trial = study.ask()
-            values = {name: one.suggest(trial) for name, one in found.recipe.search.items()}
+            values = {name: parameter.suggest(trial) for name, parameter in findings.recipe.search.items()}
             study.tell(trial, -abs(values["lr"] - 0.05))
             if number == 6:
-                assert found.importances() == {}
-        importances = found.importances()
+                assert findings.importances() == {}
+        importances = findings.importances()
         assert max(importances, key=importances.__getitem__) == "lr"
         assert sum(importances.values()) == pytest.approx(1)
-        found.draw()
+        findings.draw()
         assert (tmp_path / "importances.png").stat().st_size > 5000
 
 
@@ -524,13 +523,13 @@ def check_shared(out: Path, trials: int) -> list[Row]:
 def test_two_processes_share_the_trials(tmp_path: Path, images: Path) -> None:
     recipe, out = write(tmp_path / "tiny.yaml"), tmp_path / "out"
     both = [start(recipe, images, out, 8) for _ in range(2)]
-    told = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    output = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], output
     rows = check_shared(out, 8)
     assert [row["trial"] for row in rows] == list(range(8))
-    lines = [line.split(":")[0] for text in told for line in text.splitlines() if line.startswith("Trial ")]
+    lines = [line.split(":")[0] for text in output for line in text.splitlines() if line.startswith("Trial ")]
     assert sorted(lines) == sorted(f"Trial {number}" for number in range(8)), "one was run twice, or not at all"
-    assert all("Trial " in text for text in told), "one process did nothing"
+    assert all("Trial " in text for text in output), "one process did nothing"
     alone = tune(Recipe.read(str(recipe)), tmp_path / "alone", ["--data.root", str(images)], trials=8, sampler="random")
     assert [row["parameters"] for row in alone.rows] == [row["parameters"] for row in rows]
 
@@ -559,8 +558,8 @@ def test_a_kill_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, images: 
     before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/history.json")}
     assert before
     last = start(recipe, images, out, 8)
-    told = last.communicate()[0]
-    assert last.returncode == 0, told
+    output = last.communicate()[0]
+    assert last.returncode == 0, output
     rows = check_shared(out, 8)
     assert {path: path.stat().st_mtime_ns for path in before} == before, "a finished trial was repeated"
     assert Counter(row["state"] for row in rows)["killed"] == 2, rows

@@ -1,4 +1,4 @@
-"""`covidcxr tune`: a search over the settings of a recipe, shared by as many processes as one likes.
+"""`covidcxr tune`: a search over the settings of a recipe, shared by any number of processes.
 
 Names are loaded on first use.
 """

@@ -1,30 +1,19 @@
-"""The search itself: check, claim, train, tell, until enough trials are finished."""
+"""The search itself: check, claim, train and report, until enough trials are finished."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import importlib.util
 import logging
-import math
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import optuna
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
-
-from covidcxr.errors import ConfigError, CovidCXRError
+from covidcxr.errors import ConfigError
 from covidcxr.recipes.run import Run
-from covidcxr.recipes.tune.findings import Findings, trial_folder
-from covidcxr.recipes.tune.study import claims, retry
+from covidcxr.recipes.tune.findings import Findings
 from covidcxr.training.recipe import Recipe, claim
 from covidcxr.training.search_space import Choice
 from covidcxr.utils.console import print_line
@@ -32,116 +21,10 @@ from covidcxr.utils.console import print_line
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["tune", "FAILURES", "Objective", "Reporter", "SurplusError"]
+__all__ = ["tune"]
 
-FAILURES = (CovidCXRError, RuntimeError)
-
-
-"""What ends a trial and not the search. RuntimeError: out of memory, shapes that do not fit."""
-
-
-class SurplusError(RuntimeError):
-    """A trial was claimed that another process had claimed too, as the last one: it is not run."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a trial does.
-
-    Attributes:
-        recipe: What is searched.
-        folder: The output folder of the search.
-        words: Command-line words of `covidcxr fit` that change every trial.
-        trials: How many are wanted.
-    """
-
-    recipe: Recipe
-    folder: Path
-    words: Sequence[str]
-    trials: int
-
-    def __call__(self, trial: optuna.Trial) -> float:
-        """Train with the values that the trial draws, and return the best score of an epoch."""
-        study = trial.study
-        earlier = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
-        if sum(map(claims, earlier)) >= self.trials:
-            trial.set_user_attr("surplus", True)
-            raise SurplusError
-        values = {name: parameter.suggest(trial) for name, parameter in self.recipe.search.items()}
-        folder = trial_folder(self.folder, trial.number)
-        shutil.rmtree(folder, ignore_errors=True)  # of a study whose database was removed
-        reporter = Reporter(trial)
-        try:
-            self._fit(Run("", folder, self.recipe.with_values(values).base(), self.words), reporter)
-            value = reporter.best()
-        except optuna.TrialPruned:
-            raise
-        except FAILURES as error:
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            raise
-        except BaseException as error:  # this process ends: a full disk, Ctrl+C, of which Lightning makes a SystemExit
-            retry(study, study.get_trials(deepcopy=False)[trial.number])
-            if isinstance(error, SystemExit):
-                raise KeyboardInterrupt from None  # with which Optuna closes the trial
-            raise
-        finally:
-            trial.set_user_attr("epochs", reporter.epochs)
-        study.set_user_attr("monitor", reporter.monitor)
-        return value
-
-    def _fit(self, run: Run, reporter: Reporter) -> None:
-        run.folder.mkdir(parents=True)
-        try:
-            with (run.folder / "log.txt").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-                run.fit([reporter])
-        finally:
-            gc.collect()  # a model and its trainer know each other: without this the next one finds no memory
-        shutil.copy(run.folder / "model" / "history.json", run.folder)
-        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-
-
-class Reporter(Callback):
-    """Tells the study the score of each epoch, and ends a training that is not worth its while.
-
-    Args:
-        trial: Whose training it is.
-    """
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self.trial = trial
-        self.monitor = ""
-        self.epochs = 0
-        self.values: list[float] = []
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the score that the task says is the one to watch."""
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
-            return
-        self.monitor = str(pl_module.monitor)
-        self.epochs = trainer.current_epoch + 1
-        self.values.append(float(trainer.callback_metrics[self.monitor]))
-        self.trial.report(self.values[-1], len(self.values))
-        if self.trial.should_prune():
-            raise optuna.TrialPruned
-
-    def best(self) -> float:
-        """Return the best score.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        numbers = [value for value in self.values if not math.isnan(value)]
-        if not numbers:
-            raise ConfigError(
-                "No validation image gave a score to search by: give validation images, of more than one class."
-            )
-        return max(numbers)
-
-
-# A line a trial in place of Lightning's pages; one device, because more of them are for more processes.
+# The search prints a line for each trial; a trial uses one device, as further devices are for further processes.
 _QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.devices", "1")
-
-
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
@@ -158,27 +41,27 @@ def tune(
 ) -> Findings:
     """Search the settings that a recipe leaves open, by the score of the validation images.
 
-    The score is the best of all epochs of the one that the task says to watch (`val/auroc`, `val/dice`). Test images are
-    not touched. Processes with the same recipe and the same study share its trials; a trial whose process died is
-    queued anew; a finished one is not repeated. With one process, the same seed gives the same trials.
+    The score of a trial is the best of its epochs of what the task monitors (`val/auroc`, `val/dice`). Test images are
+    not used. Processes with the same recipe and the same study share its trials; a trial whose process died is queued
+    again; a finished trial is not repeated. With a single process, the same seed gives the same trials.
 
     Args:
-        recipe: What to search; has a `search`.
-        folder: Where the results go.
-        words: Command-line words of `covidcxr fit` that change every trial, say `["--data.root", "images"]`.
-        trials: How many finished trials the study shall have, those of all processes together, 1 or more.
+        recipe: Recipe with a `search`.
+        folder: Output folder.
+        words: Flags of `covidcxr fit` that change every trial, say `["--data.root", "images"]`.
+        trials: Number of finished trials that the study shall have, of all processes together, 1 or more.
         sampler: "tpe" (tree-structured Parzen estimators: Bergstra et al. 2011, "Algorithms for hyper-parameter
             optimization") or "random" (Bergstra and Bengio 2012).
-        pruner: "median" ends a trial whose best score is below the median of the others' at its epoch, the first one
-            excepted, once five are finished; "none".
+        pruner: "median" ends a trial whose best score is below the median of the other trials at its epoch, except in
+            the first epoch, once five trials are finished; "none" ends no trial early.
         storage: URL of the study's database; by default SQLite in `folder`.
-        seed: Of the draws. The seed of the trainings is the recipe's.
+        seed: Seed of the sampler. The seed of the trainings is the recipe's.
 
     Returns:
-        What was found, which lies in `folder` too: best.yaml, trials.csv, trials.json and pictures.
+        The trials, which `folder` holds too: best.yaml, trials.csv, trials.json and pictures.
 
     Raises:
-        ConfigError: If Optuna is not installed, the recipe has no `search`, or the database cannot be had.
+        ConfigError: If Optuna is not installed, the recipe has no `search`, or the database cannot be opened.
         CovidCXRError: If a setting of the recipe or a value of its search is wrong: nothing was trained then.
     """
     _refuse(recipe, words, trials)
@@ -201,12 +84,12 @@ def _work(study: optuna.Study, findings: Findings, words: Sequence[str]) -> None
     """Run trials until enough are finished, here or elsewhere."""
     from optuna.exceptions import UpdateFinishedTrialError
 
-    from covidcxr.recipes.tune.study import HEARTBEAT, claims, fail_dead, finished
+    from covidcxr.recipes.tune.study import FAILURES, HEARTBEAT, Objective, claims, fail_dead, finished
 
     recipe, wanted = findings.recipe, findings.wanted
     objective = Objective(recipe, findings.folder, words, wanted)
 
-    def told(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    def report(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         findings.tidy()
         if finished(trial):
             print_line(findings.line(trial))
@@ -222,9 +105,9 @@ def _work(study: optuna.Study, findings: Findings, words: Sequence[str]) -> None
         if len(taken) < wanted:
             waiting = False
             try:
-                study.optimize(objective, n_trials=1, catch=FAILURES, callbacks=[told])
+                study.optimize(objective, n_trials=1, catch=FAILURES, callbacks=[report])
             except UpdateFinishedTrialError:
-                print_line("A trial was taken for dead and given to another process.")
+                print_line("A trial was considered dead and given to another process.")
         else:
             if not waiting:
                 print_line("The last trials run in other processes: waiting for them.")
@@ -233,7 +116,7 @@ def _work(study: optuna.Study, findings: Findings, words: Sequence[str]) -> None
 
 
 def _refuse(recipe: Recipe, words: Sequence[str], trials: int) -> None:
-    """Tell what is wrong before anything is built."""
+    """Refuse what can never be searched, before anything is built."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError('covidcxr tune needs Optuna: pip install "covidcxr[tune]"')
     if not recipe.search:
@@ -242,7 +125,7 @@ def _refuse(recipe: Recipe, words: Sequence[str], trials: int) -> None:
         if getattr(recipe, key):
             raise ConfigError(
                 f"The recipe {recipe.name} has `{key}`, and a search trains one config: set `{key}: {means}`. "
-                "(Masks that are drawn already are found by --data.drawn_masks DIR.)"
+                "(--data.drawn_masks DIR gives lung masks that were predicted before.)"
             )
     if trials < 1:
         raise ConfigError(f"--trials must be 1 or more, not {trials}.")
@@ -254,17 +137,17 @@ def _refuse(recipe: Recipe, words: Sequence[str], trials: int) -> None:
 
 
 def _check(recipe: Recipe, words: Sequence[str]) -> None:
-    """Build everything, so often that each value of each choice was in use once, and train nothing."""
-    sizes = [len(one.values) if isinstance(one, Choice) else 2 for one in recipe.search.values()]
+    """Build everything, once for each value of the longest choice, and train nothing."""
+    sizes = [len(parameter.values) if isinstance(parameter, Choice) else 2 for parameter in recipe.search.values()]
     for number in range(max(sizes)):
-        values = {name: one.probe(number) for name, one in recipe.search.items()}
+        values = {name: parameter.probe(number) for name, parameter in recipe.search.items()}
         with tempfile.TemporaryDirectory() as scratch:
             Run("", Path(scratch), recipe.with_values(values).base(), words).check()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A line a trial: what Optuna and Lightning say of each is left out, but for warnings."""
+    """Keep back what Optuna and Lightning print of each trial, except warnings."""
     import optuna
 
     level = optuna.logging.get_verbosity()

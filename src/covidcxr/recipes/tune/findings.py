@@ -1,4 +1,4 @@
-"""What a search found: its trials as rows, the best one as a recipe, tables and pictures."""
+"""The result of a search: its trials as rows, the best trial as a recipe, tables and pictures."""
 
 from __future__ import annotations
 
@@ -25,17 +25,14 @@ if TYPE_CHECKING:
     import optuna
     from matplotlib.axes import Axes
 
-__all__ = ["Findings", "trial_folder", "draw_course", "draw_importances", "draw_slices"]
+__all__ = ["Findings", "trial_folder"]
+
+_SHOWN = 10  # rows of the printed table
+_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}
 
 
-def draw_course(rows: Sequence[Mapping[str, Any]], monitor: str, path: Path) -> None:
-    """Draw the value of each trial, and the best so far.
-
-    Args:
-        rows: A row a trial: trial, state and value.
-        monitor: Name of the value.
-        path: The PNG to write.
-    """
+def _draw_course(rows: Sequence[Mapping[str, Any]], monitor: str, path: Path) -> None:
+    """Draw the value of each trial, and the best so far."""
     figure, (axis,) = panels(1, width=5.2, height=3)
     _dots(axis, rows, [row["trial"] for row in rows], None)
     complete = [row for row in rows if row["state"] == "complete"]
@@ -49,15 +46,8 @@ def draw_course(rows: Sequence[Mapping[str, Any]], monitor: str, path: Path) -> 
     save_figure(figure, path)
 
 
-def draw_slices(rows: Sequence[Mapping[str, Any]], search: Mapping[str, Parameter], monitor: str, path: Path) -> None:
-    """Draw the trials over the values of each parameter, later trials darker.
-
-    Args:
-        rows: A row a trial: trial, state, value and parameters.
-        search: The parameters, by name.
-        monitor: Name of the value.
-        path: The PNG to write.
-    """
+def _draw_slices(rows: Sequence[Mapping[str, Any]], search: Mapping[str, Parameter], monitor: str, path: Path) -> None:
+    """Draw the trials over the values of each parameter, later trials darker."""
     figure, axes = panels(len(search), width=2.8, height=2.6, columns=3)
     shades = np.array([row["trial"] for row in rows], float)
     for number, (axis, (name, parameter)) in enumerate(zip(axes, search.items(), strict=True)):
@@ -76,13 +66,8 @@ def draw_slices(rows: Sequence[Mapping[str, Any]], search: Mapping[str, Paramete
     save_figure(figure, path)
 
 
-def draw_importances(importances: Mapping[str, float], path: Path) -> None:
-    """Draw a bar a parameter.
-
-    Args:
-        importances: From parameter to its share, in [0, 1].
-        path: The PNG to write.
-    """
+def _draw_importances(importances: Mapping[str, float], path: Path) -> None:
+    """Draw a bar for each parameter: its share, in [0, 1]."""
     names = sorted(importances, key=lambda name: importances[name])
     figure, (axis,) = panels(1, width=4.4, height=0.9 + 0.32 * len(names))
     axis.barh(names, [importances[name] for name in names], color=COLORS[0], height=0.6)
@@ -94,7 +79,7 @@ def draw_importances(importances: Mapping[str, float], path: Path) -> None:
 
 
 def _dots(axis: Axes, rows: Sequence[Mapping[str, Any]], places: Sequence[float], shades: np.ndarray | None) -> None:
-    """Draw a dot a trial, all alike or by shades; one that was pruned is a cross."""
+    """Draw a dot for each trial, in one colour or by shades; a pruned trial is a cross."""
     pruned = np.array([row["state"] == "pruned" for row in rows])
     x, y = np.array(places, float), np.array([row["value"] for row in rows], float)
     for which, marker, label in ((~pruned, "o", "trial"), (pruned, "x", "pruned, best of its epochs")):
@@ -113,22 +98,32 @@ def _name_values(axis: Axes, names: Sequence[str]) -> None:
         axis.set_xticklabels(names)
 
 
-_SHOWN = 10
-
-
-_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}
-
-
 @dataclass(frozen=True)
 class Findings:
     """The trials of a search, of all processes that take part in it.
 
     Attributes:
-        recipe: What was searched.
-        folder: Holds best.yaml, trials.csv, trials.json, pictures, and a folder a trial in `trials`.
-        words: Command-line words of `covidcxr fit` that changed every trial.
-        wanted: How many finished trials were asked for.
-        study: The study, as Optuna has it.
+        recipe: The recipe that was searched.
+        folder: Holds best.yaml, trials.csv, trials.json, pictures, and `trials` with a folder for each trial.
+        words: Flags of `covidcxr fit` that changed every trial.
+        wanted: Number of finished trials that the study shall have.
+        study: Optuna's study.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        import optuna
+
+        from covidcxr.recipes.tune import Findings
+        from covidcxr.training import Recipe
+
+        study = optuna.create_study(direction="maximize")
+        trial = study.ask()
+        study.tell(trial, 0.9)
+        findings = Findings(Recipe.read("wali2021-next"), Path("runs/mine"), (), 1, study)
+        assert findings.best["value"] == 0.9
+        ```
     """
 
     recipe: Recipe
@@ -155,7 +150,7 @@ class Findings:
     @property
     def best(self) -> dict[str, Any] | None:
         """The row of the best trial, the earliest of equals; None if no trial came to a value."""
-        return next(iter(ranked(self.rows)), None)
+        return next(iter(_ranked(self.rows)), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -178,12 +173,12 @@ class Findings:
             table.writeheader()
             table.writerows(flat)
         if data["best"] is not None:
-            found = self.recipe.with_values(data["best"]["parameters"])
-            about = {"about": self._about(data["best"]), "paper": found.paper}
-            write_yaml(self.folder / "best.yaml", {**{k: text for k, text in about.items() if text}, **found.config})
+            recipe = self.recipe.with_values(data["best"]["parameters"])
+            about = {"about": self._about(data["best"]), "paper": recipe.paper}
+            write_yaml(self.folder / "best.yaml", {**{k: text for k, text in about.items() if text}, **recipe.config})
 
     def tidy(self) -> None:
-        """Remove the weights of all trials but the best, and the folders of those that came to nothing."""
+        """Remove the weights of all trials but the best, and the folders of trials without a result."""
         best = self.best
         for row in self.rows:
             folder = trial_folder(self.folder, row["trial"])
@@ -193,21 +188,21 @@ class Findings:
                 shutil.rmtree(folder / "model", ignore_errors=True)
 
     def draw(self) -> None:
-        """Draw the course of the search, the weight of its parameters, and each one's values."""
+        """Draw the course of the search, the importance of its parameters, and the values of each parameter."""
         rows = [row for row in self.rows if row["value"] is not None]
         if not rows:
             return
-        draw_course(rows, self.monitor, self.folder / "course.png")
-        draw_slices(rows, self.recipe.search, self.monitor, self.folder / "slices.png")
+        _draw_course(rows, self.monitor, self.folder / "course.png")
+        _draw_slices(rows, self.recipe.search, self.monitor, self.folder / "slices.png")
         if importances := self.importances():
-            draw_importances(importances, self.folder / "importances.png")
+            _draw_importances(importances, self.folder / "importances.png")
 
     def importances(self) -> dict[str, float]:
-        """Return how much each parameter decided whether a trial was among the best, in shares of 1.
+        """Return the share of each parameter in whether a trial is among the best; shares sum to 1.
 
         PED-ANOVA (Watanabe et al. 2023, "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary
-        subspaces"), the best being a tenth of the trials, but five at least. Empty where less than eight came to a
-        value, or all to the same.
+        subspaces"), the best being a tenth of the trials, but five at least. Empty with fewer than eight
+        complete trials, or where all have the same value.
         """
         from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
@@ -215,21 +210,28 @@ class Findings:
         if len(values) < 8 or len(set(values)) == 1:
             return {}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it may change, and that few trials tell little
+            warnings.simplefilter("ignore")  # it is experimental, and warns of few trials
             evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(values))))
             return get_param_importances(self.study, evaluator=evaluator)
 
     def line(self, trial: optuna.trial.FrozenTrial) -> str:
-        """Tell of a finished trial in a line."""
+        """Describe a finished trial in one line.
+
+        Args:
+            trial: A finished trial of the study.
+
+        Returns:
+            Its score, epochs and parameters, and the best trial so far; or its error.
+        """
         row = _row(trial)
-        chosen = ", ".join(f"{name} {in_words(value)}" for name, value in row["parameters"].items())
+        chosen = ", ".join(f"{name} {_format(value)}" for name, value in row["parameters"].items())
         best = self.best
         if row["state"] == "failed":
             return f"Trial {row['trial']} failed: {row['error']} ({chosen})"
         count = f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}"
-        told = f"{self.monitor} {in_words(row['value'])}" + (", pruned" if row["state"] == "pruned" else "")
-        so_far = f"; best so far: trial {best['trial']}, {in_words(best['value'])}" if best else ""
-        return f"Trial {row['trial']}: {told} after {count} ({chosen}){so_far}"
+        result = f"{self.monitor} {_format(row['value'])}" + (", pruned" if row["state"] == "pruned" else "")
+        so_far = f"; best so far: trial {best['trial']}, {_format(best['value'])}" if best else ""
+        return f"Trial {row['trial']}: {result} after {count} ({chosen}){so_far}"
 
     def print_table(self) -> None:
         """Print the best trials, and how to test the best of them."""
@@ -238,24 +240,26 @@ class Findings:
 
         names = list(self.recipe.search)
         table = Table("trial", self.monitor, "epochs", *names)
-        rows = ranked(self.rows)
+        rows = _ranked(self.rows)
         for row in rows[:_SHOWN]:
             cells = (row["trial"], row["value"], row["epochs"], *(row["parameters"][name] for name in names))
-            table.add_row(*map(in_words, cells))
+            table.add_row(*map(_format, cells))
         console = Console()
         console.print(table, width=None if console.is_terminal else 200)
         counts = Counter(row["state"] for row in self.rows)
-        told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        print_line(f"{told}. Trials and pictures: {self.folder}")
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        print_line(f"{states}. Trials and pictures: {self.folder}")
         if rows:
-            print_line(f"No test image was touched. Score the best trial on them, once:\n  {shlex.join(self.test())}")
+            print_line(
+                f"No test image was used. Score the best trial on the test images, once:\n  {shlex.join(self.test())}"
+            )
 
     def test(self) -> list[str]:
         """Return the command that scores the best trial on the test images."""
         best = self.best
         assert best is not None
         recipe, model = self.folder / "best.yaml", trial_folder(self.folder, best["trial"]) / "model"
-        if not model.is_dir():  # another machine trained it
+        if not model.is_dir():  # trained on another machine
             return ["covidcxr", "recipes", "run", str(recipe), *self.words]
         out = str(self.folder / "test")
         place = ["--trainer.logger", "false", "--trainer.default_root_dir", out, "--output", out]
@@ -266,23 +270,31 @@ class Findings:
         count = sum(row["state"] in ("complete", "pruned", "failed") for row in self.rows)
         return (
             f"{self.recipe.about} Found by `{words}`, study {self.study.study_name}: trial {best['trial']}, the best "
-            f"of {count} by {self.monitor} ({in_words(best['value'])}, on the images it was chosen by)."
+            f"of {count} by {self.monitor} ({_format(best['value'])}, on the images it was chosen by)."
         ).strip()
 
 
 def trial_folder(folder: Path, number: int) -> Path:
-    """Return where a trial lies in the output folder."""
+    """Return the folder of a trial.
+
+    Args:
+        folder: Output folder of the search.
+        number: Number of the trial, from 0.
+
+    Returns:
+        The folder, which need not exist.
+    """
     return folder / "trials" / f"{number:04d}"
 
 
-def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the trials that came to a value, the best first."""
+def _ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the complete trials, the best first."""
     complete = [row for row in rows if row["state"] == "complete"]
     return sorted(complete, key=lambda row: (-row["value"], row["trial"]))
 
 
-def in_words(value: object) -> str:
-    """Return a number with four digits that count; anything else as it is."""
+def _format(value: object) -> str:
+    """Return a number with four significant digits; anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -304,6 +316,6 @@ def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 
 def _flat(row: Mapping[str, Any], names: Mapping[str, object]) -> dict[str, Any]:
-    """One row of the CSV file: a column a parameter."""
+    """Return a row of the CSV file, with a column for each parameter."""
     flat = {key: value for key, value in row.items() if key != "parameters"}
     return {**flat, **{name: row["parameters"].get(name) for name in names}}
