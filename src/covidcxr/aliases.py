@@ -196,6 +196,9 @@ MODULES = {
 NAMES = {
     "evaluation.shortcuts.QuestionAudit": "evaluation.shortcuts.TargetAudit",
     "pipeline.prediction.MASK_COLORS": "transforms.overlay.MASK_COLORS",
+    "recipes.Comparison": "recipes.sweep.Sweep",
+    "recipes.cross_validation.HeldOut": "recipes.cross_validation.Fold",
+    "recipes.sweep.Comparison": "recipes.sweep.Sweep",
     "training.TrainingCLI": "training.session.Session",
     "training.run": "cli.fit.train",
 }

@@ -1,4 +1,4 @@
-"""Cross-validation and leave-one-source-out: every image tested once, by a model that saw neither it nor its patient."""
+"""Cross-validation and leave-one-source-out: every image tested once, by a model trained without its patient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.evaluation import read_rows, score_rows
 from covidcxr.phantom import write_dataset
-from covidcxr.recipes.cross_validation import HeldOut, pool_rows, without_sources
+from covidcxr.recipes.cross_validation import Fold, pool_rows, without_sources
 from covidcxr.recipes.sweep import run_recipe
 from covidcxr.training.recipe import Recipe
 
@@ -44,7 +44,7 @@ def write(path: Path, **changes: Any) -> Path:
 
 def test_parts_lay_their_settings_over_the_config_and_change_no_other() -> None:
     config: dict[str, Any] = {"data": {"class_path": "csv", "init_args": {"image_size": [32, 32]}}}
-    parts = HeldOut.folds(4)
+    parts = Fold.folds(4)
     assert [part.name for part in parts] == ["fold-0", "fold-1", "fold-2", "fold-3"]
     assert parts[2].apply(config)["data"]["init_args"] == {"image_size": [32, 32], "fold": 2, "folds": 4}
     assert config["data"]["init_args"] == {"image_size": [32, 32]}
@@ -60,12 +60,12 @@ def test_parts_lay_their_settings_over_the_config_and_change_no_other() -> None:
 )
 def test_images_are_not_held_out_twice(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        HeldOut.folds(3)[0].apply({"data": data})
+        Fold.folds(3)[0].apply({"data": data})
 
 
 def test_two_folds_are_too_few() -> None:
     with pytest.raises(ConfigError, match="3 or more"):
-        HeldOut.folds(2)
+        Fold.folds(2)
 
 
 def test_a_source_that_alone_shows_a_label_is_never_held_out(images: Path, tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_source_that_alone_shows_a_label_is_never_held_out(images: Path, tmp_p
     assert len(without_sources(data, labels=False)[0]) == 2
 
 
-def test_a_image_counts_where_its_own_source_is_held_out() -> None:
-    parts = [HeldOut(f"without-{name}", {"hold_out_source": name}) for name in ("a", "b")]
+def test_an_image_counts_where_its_own_source_is_held_out() -> None:
+    parts = [Fold(f"without-{name}", {"hold_out_source": name}) for name in ("a", "b")]
     rows = [{"image_id": "1", "source": "a"}, {"image_id": "2", "source": "b"}]  # of one patient
     pooled = pool_rows((part, rows) for part in parts)
     assert [(row["image_id"], row["fold"]) for row in pooled] == [("1", "without-a"), ("2", "without-b")]
@@ -122,10 +122,10 @@ def test_folds_test_every_image_once_and_finished_ones_are_not_repeated(images: 
 @pytest.mark.slow
 def test_each_source_is_tested_by_a_model_that_never_saw_it(images: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path / "tiny.yaml", compare={"loss": {"plain": {}, "focal": {"model.init_args.loss": "focal"}}})
-    comparison = run_recipe(
+    sweep = run_recipe(
         Recipe.read(str(recipe)), tmp_path / "out", ["--data.root", str(images)], leave_one_source_out=True
     )
-    assert list(comparison.to_dict()["runs"]) == ["plain", "focal"]
+    assert list(sweep.to_dict()["runs"]) == ["plain", "focal"]
     for variant in ("plain", "focal"):
         rows = read_rows(tmp_path / "out" / variant / "predictions.csv")
         assert len(rows) == 36

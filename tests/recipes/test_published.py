@@ -41,8 +41,8 @@ from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationMode
 from covidcxr.pipeline.lung_masks import draw_masks
 from covidcxr.recipes.sweep import run_recipe
 from covidcxr.training.parser import open_data, parse_words
-from covidcxr.training.session import Session, check
 from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
+from covidcxr.training.session import Session, check
 from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 
 ELSEWHERE = {"multitask": "tasks/test_multitask.py", "wali2021-next": "recipes/test_tune.py"}

@@ -24,7 +24,7 @@ from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
 from covidcxr.models import ClassificationModel, EnsembleModel, load_model
 from covidcxr.phantom import write_dataset
 from covidcxr.recipes.run import Run
-from covidcxr.recipes.sweep import chief_scores, run_recipe
+from covidcxr.recipes.sweep import headline_scores, run_recipe
 from covidcxr.training.recipe import Recipe, recipe_paths
 
 
@@ -209,9 +209,9 @@ class TestRun:
         # Passes every check, and fails in the first step: a loss that no number comes out of.
         compare = {"lr": {"wild": {"trainer.detect_anomaly": True, "model.init_args.lr": 1e30}, "good": {}}}
         path = write(tmp_path / "tiny.yaml", compare=compare)
-        comparison = run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
-        assert list(comparison.failed) == ["wild"]
-        assert list(comparison.to_dict()["runs"]) == ["good"]
+        sweep = run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
+        assert list(sweep.failed) == ["wild"]
+        assert list(sweep.to_dict()["runs"]) == ["good"]
 
     def test_a_resumed_run_is_tested_with_its_best_weights(self, tmp_path: Path, images: Path) -> None:
         recipe = Recipe.read(str(write(tmp_path / "tiny.yaml", compare=None)))
@@ -338,8 +338,8 @@ class TestSteps:
         )
         words = ["--data.root", str(images), "--trainer.max_epochs", "1"]
         recipe = Recipe.read(str(path))
-        comparison = run_recipe(recipe, tmp_path / "out", words)
-        assert list(comparison.to_dict()["runs"]) == ["plain+slow", "plain+0.01", "boosting", "ensemble"]
+        sweep = run_recipe(recipe, tmp_path / "out", words)
+        assert list(sweep.to_dict()["runs"]) == ["plain+slow", "plain+0.01", "boosting", "ensemble"]
         model = load_model(tmp_path / "out" / "ensemble" / "model")
         assert isinstance(model, EnsembleModel)
         assert model.config.thresholds
@@ -398,9 +398,9 @@ def test_two_classes_are_shown_by_the_positive_one() -> None:
     names += [f"{score}_{c}" for c in ("no", "yes") for score in ("sensitivity", "specificity")]
     two = [*names, "balanced_accuracy", "macro_f1"]
     of_yes = [f"{score}_yes" for score in ("sensitivity", "specificity", "precision", "f1", "auroc")]
-    assert chief_scores([{"scores": dict.fromkeys(two)}], "yes") == ["accuracy", *of_yes]
+    assert headline_scores([{"scores": dict.fromkeys(two)}], "yes") == ["accuracy", *of_yes]
     three = [*two, "sensitivity_maybe"]
-    assert chief_scores([{"scores": dict.fromkeys(three)}]) == ["accuracy", "balanced_accuracy", "macro_f1"]
+    assert headline_scores([{"scores": dict.fromkeys(three)}]) == ["accuracy", "balanced_accuracy", "macro_f1"]
 
 
 def test_list_show_and_copy(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""Cross-validation and leave-one-source-out: one config trained several times, each time tested on other images.
+"""Cross-validation and leave-one-source-out: a config is trained several times, each time tested on other images.
 
-Every image is tested once, by a model that saw neither it nor its patient (nor, without its source, any image from
-there). So the rows of all parts together are scored as one test.
+Every image is tested once, by a model that was trained without its patient (or without its source), so the rows of all
+parts are scored as a single test.
 """
 
 from __future__ import annotations
@@ -10,40 +10,64 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from covidcxr import aliases
 from covidcxr.data import CXRDataModule, Record, assign_splits
 from covidcxr.data.records import labels_of
 from covidcxr.errors import ConfigError
 
-__all__ = ["HeldOut", "pool_rows", "without_sources"]
+__all__ = ["Fold", "pool_rows", "without_sources"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Which images a part of a pooled run tests.
+class Fold:
+    """A part of a cross-validated run: which images it tests.
 
     Attributes:
-        name: Names the part and its folder: "fold-0", "without-hannover".
+        name: Name of the part and its folder: "fold-0", "without-hannover".
         settings: Arguments of the data module by which it tests these images.
+
+    Example:
+        ```python
+        from covidcxr.recipes.cross_validation import Fold
+
+        config = Fold.folds(5)[1].apply({"data": {"class_path": "CSVDataModule"}})
+        assert config["data"]["init_args"] == {"fold": 1, "folds": 5}
+        ```
     """
 
     name: str
     settings: Mapping[str, Any]
 
     @classmethod
-    def folds(cls, count: int) -> tuple[HeldOut, ...]:
-        """Return the folds of a cross-validation, patients whole.
+    def folds(cls, count: int) -> tuple[Fold, ...]:
+        """Return the folds of a cross-validation; all images of a patient are in the same fold.
+
+        Args:
+            count: Number of folds, 3 or more.
+
+        Returns:
+            The folds, in order.
 
         Raises:
-            ConfigError: If there are fewer than 3: one tests, one validates, the others train.
+            ConfigError: If there are fewer than 3 folds: one tests, one validates, the others train.
         """
         if count < 3:
             raise ConfigError(f"--folds must be 3 or more (one tests, one validates, the others train), not {count}.")
         return tuple(cls(f"fold-{number}", {"fold": number, "folds": count}) for number in range(count))
 
     def apply(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a config whose data module tests these images.
+        """Return a config whose data module tests the images of this part.
+
+        Args:
+            config: Config of the run: plain data, not changed.
+
+        Returns:
+            A changed copy.
 
         Raises:
             ConfigError: If the config names no data module, or holds images out already.
@@ -60,15 +84,15 @@ class HeldOut:
         return changed
 
 
-def without_sources(data: CXRDataModule, labels: bool = True) -> tuple[tuple[HeldOut, ...], dict[str, str]]:
-    """Return the sources that can be held out, one at a time, and why others cannot.
+def without_sources(data: CXRDataModule, labels: bool = True) -> tuple[tuple[Fold, ...], dict[str, str]]:
+    """Return the sources that can be held out, each in turn, and why others cannot.
 
     Args:
-        data: The images.
-        labels: Whether labels are learnt; else only the masks that the data module is asked for are.
+        data: Data module with all images.
+        labels: Whether the model learns labels; if not, it learns the masks in `mask_classes` only.
 
     Returns:
-        The parts; and from source to the reason why it is never held out.
+        A part for each source; and from each other source to the reason why it is never held out.
 
     Raises:
         ConfigError: If no source can be held out.
@@ -82,17 +106,24 @@ def without_sources(data: CXRDataModule, labels: bool = True) -> tuple[tuple[Hel
         if lacking := sorted(everything - left):
             reasons[source] = f"without {source} there is no image to learn {', '.join(lacking)} from"
         else:
-            parts.append(HeldOut(f"without-{re.sub(r'[^A-Za-z0-9._-]+', '_', source)}", {"hold_out_source": source}))
+            parts.append(Fold(f"without-{re.sub(r'[^A-Za-z0-9._-]+', '_', source)}", {"hold_out_source": source}))
     if not parts:
         why = "; ".join(reasons.values()) or "no image has a label or a mask"
         raise ConfigError(f"No source can be held out: {why}.")
     return tuple(parts), reasons
 
 
-def pool_rows(parts: Iterable[tuple[HeldOut, Iterable[Mapping[str, Any]]]]) -> list[dict[str, Any]]:
-    """Put the rows of all parts together, each with the name of the part that tested it as `fold`.
+def pool_rows(parts: Iterable[tuple[Fold, Iterable[Mapping[str, Any]]]]) -> list[dict[str, Any]]:
+    """Concatenate the rows of all parts.
 
-    A patient of a held-out source is tested with images of other sources, too; these count where their own is held out.
+    The images that a patient of a held-out source has in other sources are tested with them; they are counted in the
+    part that holds out their own source.
+
+    Args:
+        parts: Each part, and the rows of its test images.
+
+    Returns:
+        The rows, each with the name of its part as `fold`.
     """
     pooled = []
     for part, rows in parts:
@@ -102,10 +133,10 @@ def pool_rows(parts: Iterable[tuple[HeldOut, Iterable[Mapping[str, Any]]]]) -> l
 
 
 def _learnt(records: Iterable[Record], data: CXRDataModule, labels: bool) -> set[str]:
-    """Return what can be learnt from images: labels, and the masks asked for."""
-    found: set[str] = set()
+    """Return the labels and the mask classes that can be learnt from images."""
+    learnt: set[str] = set()
     for record in records:
         if labels:
-            found.update(name for name in labels_of(record) if name in data.classes)
-        found.update(name for name in record.mask_paths if name in data.mask_classes)
-    return found
+            learnt.update(name for name in labels_of(record) if name in data.classes)
+        learnt.update(name for name in record.mask_paths if name in data.mask_classes)
+    return learnt

@@ -1,4 +1,4 @@
-"""The ensemble at the end of a recipe: boosted trees on deep features, and the votes of all members combined."""
+"""The ensemble at the end of a recipe: gradient boosting on deep features, and the votes of all members combined."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ _BOOSTING = {"network_args", "pretrained_backbone", *FRACTIONS}
 
 @dataclass(frozen=True)
 class EnsembleStep:
-    """What the key `ensemble` of a recipe says.
+    """The settings under the key `ensemble` of a recipe.
 
     Attributes:
-        vote: "soft" averages the members' probabilities, "hard" counts their answers.
-        boosting: Makes one member more: gradient boosting on the features of a backbone. Holds `network_args` of the
-            network "boosted" (`backbone`, `stages`, `depth`), `pretrained_backbone`, and `learning_rate`, `subsample`
-            and `max_features` of `covidcxr.tasks.fit_boosting`; empty = no such member.
+        vote: "soft" averages the members' probabilities, "hard" counts their predicted classes.
+        boosting: Adds a member: gradient boosting on the features of a backbone. Holds `network_args` of the network
+            "boosted" (`backbone`, `stages`, `depth`), `pretrained_backbone`, and `learning_rate`, `subsample` and
+            `max_features` of `covidcxr.tasks.fit_boosting`; empty = no such member.
+
+    Example:
+        ```python
+        from covidcxr.recipes.ensemble import EnsembleStep
+
+        step = EnsembleStep.read({"vote": "hard"}, "my recipe")
+        assert step == EnsembleStep("hard", {})
+        ```
     """
 
     vote: Vote = "soft"
@@ -39,10 +47,17 @@ class EnsembleStep:
 
     @classmethod
     def read(cls, data: Mapping[str, Any], where: str) -> Self:
-        """Read the key.
+        """Read the settings.
+
+        Args:
+            data: Plain data, as the recipe has it.
+            where: Name of the recipe, for error messages.
+
+        Returns:
+            The checked settings.
 
         Raises:
-            ConfigError: If a key is unknown, says the nearest; or a value is wrong.
+            ConfigError: If a key is unknown (says the nearest), or a value is wrong.
         """
         check_keys(data, {"vote", "boosting"}, f"ensemble of {where}")
         boosting = _table(data.get("boosting"), f"ensemble.boosting of {where}")
@@ -52,40 +67,50 @@ class EnsembleStep:
             check_fraction(f"ensemble.boosting.{key} of {where}", boosting[key])
         vote: Any = data.get("vote") or "soft"
         if vote not in get_args(Vote):
-            raise ConfigError(f"ensemble.vote of {where}: {vote!r} is none. {did_you_mean(str(vote), get_args(Vote))}")
+            raise ConfigError(
+                f"ensemble.vote of {where}: there is no vote {vote!r}. {did_you_mean(str(vote), get_args(Vote))}"
+            )
         return cls(vote, boosting)
 
     def check(self, task: Task, members: Collection[str]) -> None:
-        """Build what will be combined with the runs' models, before these are trained.
+        """Check, before the runs are trained, that their models can be combined.
 
         Args:
-            task: What the first run trains.
-            members: The names of the runs, each of which gives a model.
+            task: Task of the first run.
+            members: Names of the runs, each of which gives a model.
 
         Raises:
             ConfigError: If there will be nothing to combine, or the boosted member cannot be built.
-            PretrainedError: If its backbone's weights cannot be had.
+            PretrainedError: If the weights of its backbone cannot be loaded.
         """
         configs = [model.config for model in task.models.values()]
         if [config.task for config in configs] != ["classification"]:
-            raise ConfigError("An ensemble combines classifiers, and these runs train others: leave `ensemble` out.")
+            raise ConfigError(
+                "An ensemble combines classifiers, and these runs train other models: leave `ensemble` out."
+            )
         for name in {"boosting", "ensemble"} & set(members):
-            raise ConfigError(f"A variant may not be named {name!r} beside an ensemble, whose folder that is.")
+            raise ConfigError(f"A variant may not be named {name!r} beside an ensemble, which uses this folder.")
         _check_count(len(members) + bool(self.boosting))
         if self.boosting:
             if configs[0].mode == "multilabel":
-                raise ConfigError("Boosted trees answer with exclusive classes, not findings: leave `boosting` out.")
+                raise ConfigError("Boosted trees predict exclusive classes, not findings: leave `boosting` out.")
             try:
                 self.boosted(configs[0])
             except (ConfigError, PretrainedError) as error:
                 raise type(error)(f"ensemble.boosting: {error}") from error
 
     def boosted(self, config: ModelConfig) -> ClassificationModel:
-        """Build the boosted member for the classes and images of another member's config.
+        """Build the boosted member, not fitted yet.
+
+        Args:
+            config: Config of another member, whose classes and preprocessing it takes.
+
+        Returns:
+            The classifier.
 
         Raises:
             ConfigError: If `network_args` are wrong.
-            PretrainedError: If pretrained weights were asked for and cannot be had.
+            PretrainedError: If pretrained weights cannot be loaded.
         """
         arguments = dict(self.boosting.get("network_args") or {})
         pretrained = self.boosting.get("pretrained_backbone") or False
@@ -93,20 +118,39 @@ class EnsembleStep:
         return ClassificationModel(config, pretrained_backbone=pretrained)
 
     def fit_boosted(self, config: ModelConfig, data: CXRDataModule, folder: Path, coverage: float | None) -> None:
-        """Fit, calibrate, test and save the boosted member."""
+        """Fit, calibrate, test and save the boosted member.
+
+        Args:
+            config: Config of another member, whose classes and preprocessing it takes.
+            data: Data module with training, validation and test images.
+            folder: Output folder: `model`, scores, rows and pictures.
+            coverage: Coverage of the sets of plausible classes, in (0, 1); None = no thresholds.
+        """
         settings = {key: self.boosting[key] for key in FRACTIONS if key in self.boosting}
         model = fit_boosting(self.boosted(config), data, seed=data.seed, **settings)
-        finish(model, data, folder, coverage)
+        _finish(model, data, folder, coverage)
 
     def combine(self, members: Mapping[str, Path], data: CXRDataModule, folder: Path, coverage: float | None) -> None:
-        """Combine the saved members; calibrate, test and save the ensemble."""
+        """Combine the saved members; calibrate, test and save the ensemble.
+
+        Args:
+            members: From name to the folder of a saved classifier.
+            data: Data module with validation and test images.
+            folder: Output folder: `model`, scores, rows and pictures.
+            coverage: Coverage of the sets of plausible classes, in (0, 1); None = no thresholds.
+
+        Raises:
+            ConfigError: If there are fewer than two members, or their classes differ.
+        """
         _check_count(len(members))
         models: dict[str, ClassificationModel] = {}
-        for name, place in members.items():
-            plain = re.sub(r"[^A-Za-z0-9_-]", "-", name)  # "focal+0.01": a member's name is more narrow than a run's
+        for name, saved in members.items():
+            plain = re.sub(
+                r"[^A-Za-z0-9_-]", "-", name
+            )  # a member's name has fewer characters than a run's ("focal+0.01")
             plain = plain if plain not in models else f"{plain}-{len(models)}"
-            models[plain] = ClassificationModel.from_pretrained(place)
-        finish(EnsembleModel(models, vote=self.vote), data, folder, coverage)
+            models[plain] = ClassificationModel.from_pretrained(saved)
+        _finish(EnsembleModel(models, vote=self.vote), data, folder, coverage)
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
@@ -120,7 +164,7 @@ def _check_count(members: int) -> None:
         raise ConfigError(f"An ensemble needs two members or more, not {members}.")
 
 
-def finish(model: Classifier, data: CXRDataModule, folder: Path, coverage: float | None) -> None:
+def _finish(model: Classifier, data: CXRDataModule, folder: Path, coverage: float | None) -> None:
     """Calibrate on the validation images, save, score the test images, and draw."""
     rows = predict_rows(model, data, "val")
     if rows:

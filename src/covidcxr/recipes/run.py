@@ -1,4 +1,4 @@
-"""One run of a recipe, whole or in parts: fit, test and pictures, in a folder that survives a kill."""
+"""A run of a recipe, whole or in parts: fit, test and pictures, resumed after a kill from its folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from covidcxr import training
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.evaluation.predictions.table import print_scores, read_rows, score_sources, write_scores
 from covidcxr.io.pretrained import read_json
-from covidcxr.recipes.cross_validation import HeldOut, pool_rows
+from covidcxr.recipes.cross_validation import Fold, pool_rows
 from covidcxr.training.parser import apply_words
 from covidcxr.training.recipe import claim, write_yaml
 from covidcxr.training.session import Session
@@ -27,13 +27,13 @@ __all__ = ["PooledRun", "Run"]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a recipe, in a folder of its own.
+    """A run of a recipe, in a folder of its own.
 
     Attributes:
-        name: The variants that it stands for, joined by "+"; "" if nothing is compared.
+        name: Its variants, joined by "+"; "" if nothing is compared.
         folder: Holds config.yaml, model/ (for `from_pretrained`), scores.json, predictions.csv, history.json, pictures.
         config: The recipe's config: plain data.
-        words: Command-line words that change the config.
+        words: Flags of `covidcxr fit` that change the config.
 
     Example:
         ```python
@@ -58,7 +58,7 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The config as it runs: complete, with the words applied, in this folder and without a logger."""
+        """The config that is trained: complete, with the flags applied, in this folder and without a logger."""
         settings = apply_words(self.config, self.words)
         settings["trainer"] |= {"logger": False, "default_root_dir": str(self.folder)}
         return settings
@@ -67,7 +67,7 @@ class Run:
         """Build everything and train nothing.
 
         Returns:
-            What was built.
+            Task, data module and trainer.
 
         Raises:
             CovidCXRError: If a setting is wrong.
@@ -76,7 +76,7 @@ class Run:
         return training.check(self.settings)
 
     def go(self) -> None:
-        """Fit, test and draw; what was reached before is not repeated."""
+        """Fit, test and draw, without the steps that are finished."""
         self.fit()
         if not self.finished:
             model = copy.deepcopy(self.settings["model"])
@@ -85,26 +85,30 @@ class Run:
         self.tidy()
 
     def tidy(self) -> None:
-        """Draw, and remove the checkpoints, which nobody needs any more; a kill may have come before that."""
+        """Draw the pictures and remove the checkpoints, unless that was done."""
         checkpoints = self.folder / "checkpoints"
         if checkpoints.is_dir() or not any(self.folder.glob("*.png")):
             draw_run(self.folder)
             shutil.rmtree(checkpoints, ignore_errors=True)
 
     def fit(self, callbacks: Sequence[Callback] = ()) -> None:
-        """Train, unless that was done; a training that was interrupted goes on.
+        """Train, unless that was done; an interrupted training is resumed.
 
         Args:
-            callbacks: Join those of the config.
+            callbacks: Callbacks of the Trainer, beside those of the config.
         """
         self.claim_folder()
         model, last = self.folder / "model", self.folder / "checkpoints" / "last.ckpt"
-        if not (model / "history.json").is_file():  # the last that is written
+        if not (model / "history.json").is_file():  # written last
             resume = {"ckpt_path": str(last)} if last.is_file() else {}
             training.fit({**self.settings, "output": str(model), **resume}, callbacks=callbacks)
 
     def scores(self) -> dict[str, dict[str, Any]]:
-        """Return the scores of all test images: from name to value, low, high, count and patients."""
+        """Return the scores of all test images: from name to value, low, high, count and patients.
+
+        Returns:
+            Plain data, as `scores.json` holds it.
+        """
         scores: dict[str, dict[str, Any]] = read_json(self.folder / "scores.json")["all"]
         return scores
 
@@ -120,51 +124,67 @@ class Run:
 
 @dataclass(frozen=True)
 class PooledRun(Run):
-    """One config, trained and tested in parts, each on other test images; see `covidcxr.pooling`.
+    """A config that is trained and tested in parts, each on other images; see `covidcxr.recipes.cross_validation`.
 
-    The parts lie in folders below `folder`, which holds the rows of all of them, scored as one test.
+    The runs of the parts are in folders below `folder`, which holds the rows of all parts, scored as a single test.
 
     Attributes:
-        parts: What each part tests, and its run.
+        parts: Each part, and its run.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.recipes import PooledRun, Run
+        from covidcxr.recipes.cross_validation import Fold
+
+        run = Run("", Path("runs/folds"), {"data": {"class_path": "CSVDataModule"}})
+        pooled = PooledRun.of(run, Fold.folds(3))
+        assert [part.folder.name for _, part in pooled.parts] == ["fold-0", "fold-1", "fold-2"]
+        ```
     """
 
-    parts: Sequence[tuple[HeldOut, Run]] = ()
+    parts: Sequence[tuple[Fold, Run]] = ()
 
     @classmethod
-    def of(cls, run: Run, held_out: Sequence[HeldOut]) -> Self:
+    def of(cls, run: Run, folds: Sequence[Fold]) -> Self:
         """Split a run into parts.
+
+        Args:
+            run: The whole run.
+            folds: The images that each part tests.
+
+        Returns:
+            The same run, in parts.
 
         Raises:
             ConfigError: If its config holds images out already.
         """
-        parts = [
-            (
-                part,
-                Run(f"{run.name}/{part.name}".lstrip("/"), run.folder / part.name, part.apply(run.config), run.words),
-            )
-            for part in held_out
-        ]
+        parts = []
+        for fold in folds:
+            name = f"{run.name}/{fold.name}".lstrip("/")
+            parts.append((fold, Run(name, run.folder / fold.name, fold.apply(run.config), run.words)))
         return cls(run.name, run.folder, run.config, run.words, parts)
 
     def check(self) -> Session:
         """Build everything of every part that is not finished, and train nothing.
 
         Returns:
-            What was built of the last part.
+            Task, data module and trainer of the last part.
 
         Raises:
             CovidCXRError: If a setting is wrong.
         """
-        sessions = [part.check() for _, part in self.parts if not part.finished]
+        sessions = [run.check() for _, run in self.parts if not run.finished]
         return sessions[-1] if sessions else super().check()
 
     def go(self) -> None:
-        """Fit and test every part that is not finished, and score all of them together."""
-        for number, (part, run) in enumerate(self.parts, 1):
+        """Fit and test every part that is not finished, and score all parts together."""
+        for number, (fold, run) in enumerate(self.parts, 1):
             if not run.finished:
-                print_line(f"Part {number} of {len(self.parts)}: {part.name}")
+                print_line(f"Part {number} of {len(self.parts)}: {fold.name}")
             run.go()
-        rows = pool_rows((part, read_rows(run.folder / "predictions.csv")) for part, run in self.parts)
+        rows = pool_rows((fold, read_rows(run.folder / "predictions.csv")) for fold, run in self.parts)
         scores = score_sources(rows)
         write_scores(rows, scores, self.folder)
         draw_run(self.folder)
@@ -176,5 +196,5 @@ class PooledRun(Run):
         Raises:
             ConfigError: If it holds a run with other settings.
         """
-        claim(self.folder, [self.config, [part.name for part, _ in self.parts]], self.words)
+        claim(self.folder, [self.config, [fold.name for fold, _ in self.parts]], self.words)
         write_yaml(self.folder / "config.yaml", self.settings)

@@ -9,23 +9,10 @@ from typing import TYPE_CHECKING
 
 from covidcxr.utils.lazy import lazy_names
 
-__all__ = [
-    "tune",
-    "Findings",
-]
+__all__ = ["Findings", "tune"]
 
 if TYPE_CHECKING:
-    from covidcxr.recipes.tune.engine import (
-        tune,
-    )
-    from covidcxr.recipes.tune.findings import (
-        Findings,
-    )
+    from covidcxr.recipes.tune.engine import tune
+    from covidcxr.recipes.tune.findings import Findings
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "tune": "engine",
-        "Findings": "findings",
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__, {"Findings": "findings", "tune": "engine"})
