@@ -1,7 +1,7 @@
-"""A report as data: sections of words, tables and pictures, written as one HTML page or as Markdown.
+"""A report as data: sections of paragraphs, tables and pictures, written as one HTML page or as Markdown.
 
-The page needs nothing but itself: styles and pictures lie inside it, it runs no script, and its own security policy
-forbids every request. The numbers belong into a JSON file beside it, not into the page alone.
+The page is self-contained: styles and pictures are inside it, it runs no script, and its own security policy forbids
+every request. Text is escaped when it is written. The numbers belong in a JSON file beside the page, not in it alone.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from functools import cache, singledispatch
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from covidcxr.io.atomic import replace_file
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 __all__ = [
     "Block",
@@ -25,6 +28,7 @@ __all__ = [
     "Section",
     "Table",
     "Words",
+    "sections_of",
     "style_hash",
     "to_html",
     "write_html",
@@ -44,7 +48,7 @@ body { margin: 0; padding: 1.5rem; background: var(--page); color: var(--ink); f
 h1 { margin: 0 0 .25rem; font-size: 1.4rem; } p { margin: .25rem 0; } .dim { color: var(--dim); }
 .notice { border-left: 4px solid var(--doubt); padding: .4rem .8rem; margin: 1rem 0; background: var(--card); }
 """
-"""The look of every page of this library."""
+"""The style that all pages of this library share."""
 
 _REPORT_STYLE = """
 body { max-width: 72rem; margin: 0 auto; }
@@ -75,7 +79,14 @@ class Words:
 
     Attributes:
         text: Plain text.
-        warning: Whether it stands out.
+        warning: Whether it is highlighted as a warning.
+
+    Example:
+        ```python
+        from covidcxr.page import Words
+
+        assert not Words("Scores have 95 % intervals.").warning
+        ```
     """
 
     text: str
@@ -84,12 +95,20 @@ class Words:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, all plain text.
+    """A table of plain text.
 
     Attributes:
-        columns: The heads.
-        rows: As many cells each.
-        caption: What it shows.
+        columns: The column heads.
+        rows: The rows, each with as many cells as there are columns.
+        caption: What the table shows.
+
+    Example:
+        ```python
+        from covidcxr.page import Table
+
+        table = Table(("score", "value"), [("AUROC", "0.91")])
+        assert len(table.columns) == len(table.rows[0])
+        ```
     """
 
     columns: Sequence[str]
@@ -102,9 +121,19 @@ class Picture:
     """A picture.
 
     Attributes:
-        png: The file's bytes.
-        alt: What it shows, for those who do not see it.
-        caption: Stands below it.
+        png: The bytes of a PNG file.
+        alt: Description for readers who cannot see it.
+        caption: Text below it.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.page import Picture
+
+        picture = Picture(Path("image.png").read_bytes(), "A chest radiograph")
+        assert picture.caption == ""
+        ```
     """
 
     png: bytes = field(repr=False)
@@ -114,13 +143,27 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Small pictures side by side."""
+    """Small pictures side by side.
+
+    Attributes:
+        pictures: The pictures, in reading order.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.page import Gallery, Picture
+
+        picture = Picture(Path("image.png").read_bytes(), "A chest radiograph")
+        assert len(Gallery([picture, picture]).pictures) == 2
+        ```
+    """
 
     pictures: Sequence[Picture]
 
 
 Block: TypeAlias = Words | Table | Picture | Gallery
-"""What a section is made of."""
+"""What a section contains."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +171,16 @@ class Section:
     """A part of a page.
 
     Attributes:
-        title: Its head.
-        lead: What it says, in a sentence or two.
-        blocks: What it shows.
+        title: Its heading.
+        lead: Its message, in a sentence or two.
+        blocks: Its content, in order.
+
+    Example:
+        ```python
+        from covidcxr.page import Section, Words
+
+        assert Section("Method", blocks=[Words("Five folds.")]).lead == ""
+        ```
     """
 
     title: str
@@ -143,11 +193,19 @@ class Page:
     """A report.
 
     Attributes:
-        title: Its head.
-        verdict: What it comes to, in a sentence; the first thing to be read.
-        facts: The few figures that belong on the first screen, from what to how much.
+        title: Its heading.
+        verdict: The conclusion in one sentence, shown first.
+        facts: The few figures of the first screen, as pairs of name and value.
         sections: Its parts, in order.
         notice: The warning on the first screen.
+
+    Example:
+        ```python
+        from covidcxr.page import Page, Section, to_html
+
+        page = Page("Audit of <mine>", sections=[Section("Method")])
+        assert "<h1>Audit of &lt;mine&gt;</h1>" in to_html(page)
+        ```
     """
 
     title: str
@@ -157,73 +215,107 @@ class Page:
     notice: str = RESEARCH_ONLY
 
 
+@singledispatch
+def sections_of(result: Any) -> list[Section]:
+    """Return the sections of a report that show a result.
+
+    Results are plain data and do not import what renders them: the module that renders a class registers its function
+    with `sections_of.register`. Other results may have a method `sections()`, as the parts of an evaluation do.
+
+    Args:
+        result: The result of an audit, an evaluation or a stress test.
+
+    Returns:
+        Its sections, in reading order.
+
+    Raises:
+        AttributeError: If nothing is registered for its class, and it has no method `sections`.
+
+    Example:
+        ```python
+        from dataclasses import dataclass
+
+        from covidcxr.page import Section, sections_of
+
+        @dataclass
+        class Count:
+            images: int
+
+        @sections_of.register
+        def _(result: Count) -> list[Section]:
+            return [Section("Size", f"{result.images} images")]
+
+        assert sections_of(Count(3))[0].lead == "3 images"
+        ```
+    """
+    return list(result.sections())
+
+
 def write_html(page: Page, path: Path) -> Path:
-    """Write one HTML file that needs no network to be read; it appears whole or not at all."""
+    """Write a page as one HTML file that needs no network; the file appears whole or not at all.
+
+    Args:
+        page: The page.
+        path: The file.
+
+    Returns:
+        The path that was given.
+    """
     with replace_file(path) as draft:
         draft.write_text(to_html(page), encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def to_html(page: Page) -> str:
-    """Return what `write_html` writes, for a server."""
-    return "\n".join(_html(page)) + "\n"
+    """Return the HTML that `write_html` writes, for a server.
+
+    Args:
+        page: The page.
+
+    Returns:
+        A whole HTML document.
+    """
+    from markupsafe import Markup
+
+    return f"{_template().render(page=page, style=Markup(STYLE + _REPORT_STYLE))}\n"
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("covidcxr"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters["anchor"] = lambda title: re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    environment.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    environment.filters["kind"] = lambda block: type(block).__name__
+    return environment.get_template("page.html.jinja")
 
 
 def style_hash() -> str:
-    """Return the hash of the style of every page, by which a server's security policy allows it and nothing else."""
+    """Return the hash of the style of every page: a server's security policy allows that style and no other.
+
+    Returns:
+        A source expression of a Content-Security-Policy: "sha256-" and the digest in base64.
+    """
     digest = hashlib.sha256(f"{STYLE}{_REPORT_STYLE}".encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def write_markdown(page: Page, path: Path) -> Path:
-    """Write the words and tables as Markdown, without pictures; the file appears whole or not at all."""
+    """Write paragraphs and tables of a page as Markdown, without pictures; the file appears whole or not at all.
+
+    Args:
+        page: The page.
+        path: The file.
+
+    Returns:
+        The path that was given.
+    """
     with replace_file(path) as draft:
         draft.write_text("\n".join(_markdown(page)), encoding="utf-8", errors="backslashreplace")
     return path
-
-
-def _html(page: Page) -> Iterator[str]:
-    yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    yield '<meta name="viewport" content="width=device-width">'
-    yield (
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-    )
-    yield '<link rel="icon" href="data:,">'
-    yield f"<title>{escape(page.title)}</title><style>{STYLE}{_REPORT_STYLE}</style></head><body>"
-    yield f"<h1>{escape(page.title)}</h1>"
-    yield f'<p class="verdict">{escape(page.verdict)}</p>' if page.verdict else ""
-    yield f'<p class="notice">{escape(page.notice)}</p>' if page.notice else ""
-    if page.facts:
-        cells = "".join(
-            f'<div><span class="dim">{escape(name)}</span><b>{escape(value)}</b></div>' for name, value in page.facts
-        )
-        yield f'<div class="facts">{cells}</div>'
-    if len(page.sections) > 2:
-        links = "".join(f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>' for section in page.sections)
-        yield f"<nav>{links}</nav>"
-    yield "<main>"
-    for section in page.sections:
-        yield f'<section id="{_anchor(section.title)}"><h2>{escape(section.title)}</h2>'
-        yield f'<p class="lead">{escape(section.lead)}</p>' if section.lead else ""
-        yield from map(_block, section.blocks)
-        yield "</section>"
-    yield "</main></body></html>"
-
-
-def _block(block: Block) -> str:
-    if isinstance(block, Words):
-        return f"<p{' class=notice' if block.warning else ''}>{escape(block.text)}</p>"
-    if isinstance(block, Table):
-        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in block.columns)
-        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in block.rows)
-        caption = f"<caption>{escape(block.caption)}</caption>" if block.caption else ""
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    if isinstance(block, Gallery):
-        return f'<div class="gallery">{"".join(map(_block, block.pictures))}</div>'
-    caption = f"<figcaption>{escape(block.caption)}</figcaption>" if block.caption else ""
-    data = base64.b64encode(block.png).decode()
-    return f'<figure><img alt="{escape(block.alt, quote=True)}" src="data:image/png;base64,{data}">{caption}</figure>'
 
 
 def _markdown(page: Page) -> Iterator[str]:
@@ -255,7 +347,3 @@ def _markdown_table(table: Table) -> Iterator[str]:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _anchor(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")

@@ -1,4 +1,4 @@
-"""The audit of data: it finds what was planted, is silent on clean data, and tells what leaks."""
+"""The audit of data: it finds planted shortcuts and leakage, and raises no alarm on clean data."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from covidcxr.data import CovidxCXR3DataModule, CSVDataModule, DarkCovidNetDataM
 from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.shortcuts import PROBES, DataAudit, audit_data
-from covidcxr.evaluation.shortcuts import probes as classifiers
+from covidcxr.evaluation.shortcuts import PROBES, DataAudit, audit_data, make_page, probes
 from covidcxr.evaluation.shortcuts.confounding import cross_table
 from covidcxr.evaluation.shortcuts.features import (
-    Sheet,
+    FeatureTable,
     background_features,
     border_features,
     one_hot,
-    read_header,
     shape_features,
 )
-from covidcxr.evaluation.shortcuts.probes import SCATTER, Question, cross_validate, standard_error, stands_out
+from covidcxr.evaluation.shortcuts.images import read_header
+from covidcxr.evaluation.shortcuts.probes import SCATTER, cross_validate, standard_error, stands_out
+from covidcxr.evaluation.shortcuts.targets import Target
 from covidcxr.phantom import write_dataset
 
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is planted here is found by small forests too."""
-    monkeypatch.setattr(classifiers, "_TREES", 8)
+    """Small forests find planted shortcuts too."""
+    monkeypatch.setattr(probes, "_TREES", 8)
 
 
 Row = dict[str, str]
@@ -43,7 +43,7 @@ Plant = Callable[[np.ndarray, Row], np.ndarray]
 
 
 def write_images(root: Path, count: int, seed: int = 0, plant: Plant | None = None, labels: int = 2) -> CSVDataModule:
-    """Films, two a patient, whose label is drawn by chance and shows in nothing but what is planted."""
+    """Write images, two for each patient, with random labels that only a planted shortcut gives away."""
     rng = np.random.default_rng(seed)
     rows = []
     for patient in range(count // 2):
@@ -93,12 +93,12 @@ def age(pixels: np.ndarray, row: Row) -> np.ndarray:
     return pixels
 
 
-def loud(audit: DataAudit) -> set[str]:
-    return {one.probe.name for question in audit.questions for one in question.alarms}
+def alarms(audit: DataAudit) -> set[str]:
+    return {score.probe.name for target in audit.targets for score in target.alarms}
 
 
 @pytest.mark.parametrize(
-    ("plant", "found"),
+    ("plant", "expected"),
     [
         (frame, {"border", "corners", "header"}),  # rows of one grey are fewer bytes
         (marker, {"corners", "border"}),
@@ -109,15 +109,15 @@ def loud(audit: DataAudit) -> set[str]:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_planted_is_found_and_nothing_else(plant, found, tmp_path):
+def test_a_planted_shortcut_is_found_and_nothing_else(plant, expected, tmp_path):
     wanted = {"frame": "border", "marker": "corners", "mode": "header"}.get(plant.__name__, plant.__name__)
     audit = audit_data(write_images(tmp_path, 100, plant=plant), segmenter=None, duplicates=False)
-    assert wanted in loud(audit)
-    assert loud(audit) <= found
-    score = audit.questions[0].get(wanted)
+    assert wanted in alarms(audit)
+    assert alarms(audit) <= expected
+    score = audit.targets[0].get(wanted)
     assert score is not None
     assert score.auroc.value > 0.9
-    title = next(probe.title for probe in PROBES if probe.name in loud(audit) and probe.title in audit.verdict)
+    title = next(probe.title for probe in PROBES if probe.name in alarms(audit) and probe.title in audit.verdict)
     assert any(title in finding for finding in audit.findings)
     assert "No shortcut" not in audit.verdict
 
@@ -125,10 +125,10 @@ def test_what_is_planted_is_found_and_nothing_else(plant, found, tmp_path):
 @pytest.mark.parametrize("seed", range(2))
 def test_clean_images_raise_no_alarm(seed, tmp_path):
     audit = audit_data(write_images(tmp_path, 160, seed, labels=3), segmenter=None, duplicates=False, seed=seed)
-    assert loud(audit) == set()
-    blind = [one for one in audit.questions[0].probes if one.probe.blind]
+    assert alarms(audit) == set()
+    blind = audit.targets[0].blind
     assert len(blind) == 7  # view and shape are the same for all, and lungs were not drawn
-    assert np.mean([one.auroc.low <= 0.5 for one in blind]) > 0.5
+    assert np.mean([score.auroc.low <= 0.5 for score in blind]) > 0.5
     assert audit.verdict.startswith("No shortcut found")
     assert any("Nearest to a shortcut" in finding for finding in audit.findings)
 
@@ -140,10 +140,10 @@ def test_alarms_on_clean_tables_are_as_rare_as_promised():
         rng = np.random.default_rng(seed)
         labels = rng.integers(3, size=150)
         known, people = np.ones(150, bool), np.arange(150)
-        question = Question("label", ("a", "b", "c"), labels)
+        target = Target("label", ("a", "b", "c"), labels)
         columns = [one_hot([str(v) for v in rng.integers(k, size=150)]) for k in (2, 4, 12)]
-        scores = [cross_validate(PROBES[0], Sheet(c, known), question, people % 5, people, seed) for c in columns]
-        false += any(stands_out(one, 2.77) for one in scores)  # 9 AUROCs
+        scores = [cross_validate(PROBES[0], FeatureTable(c, known), target, people % 5, people, seed) for c in columns]
+        false += any(stands_out(score, 2.77) for score in scores)  # 9 AUROCs
     assert false < 5
 
 
@@ -151,21 +151,21 @@ def test_alarms_on_clean_tables_are_as_rare_as_promised():
 def test_clean_phantoms_raise_no_alarm_with_the_lungs_removed(tmp_path):
     write_dataset(tmp_path, 240, size=(96, 96), patients=240)
     audit = audit_data(CSVDataModule(tmp_path), duplicates=False)
-    assert loud(audit) == set()
-    question = audit.questions[0]
-    assert question.get("background").auroc.value < 0.62
-    assert question.get("thumbnail").auroc.value > 0.7  # the opacities can be seen there: that is no shortcut
+    assert alarms(audit) == set()
+    target = audit.targets[0]
+    assert target.get("background").auroc.value < 0.62
+    assert target.get("thumbnail").auroc.value > 0.7  # the opacities are visible there: that is not a shortcut
     assert audit.verdict.startswith("No shortcut found")
 
 
-def test_the_hole_of_the_lungs_tells_nothing_of_them():
+def test_removed_lungs_leave_no_trace_of_their_content():
     image = draw_image(3, (96, 96)).astype(np.float32) / 255
     lungs = draw_lungs((96, 96))
-    sick, marked = image.copy(), image.copy()
-    sick[lungs] = 0.9
+    opaque, marked = image.copy(), image.copy()
+    opaque[lungs] = 0.9
     marked[:8, :8] = 1
     plain = np.array(background_features(image, lungs))
-    assert np.abs(np.array(background_features(sick, lungs)) - plain).max() < 1e-6
+    assert np.abs(np.array(background_features(opaque, lungs)) - plain).max() < 1e-6
     assert np.abs(np.array(background_features(marked, lungs)) - plain).max() > 0.1
     assert np.isfinite(background_features(image, np.ones_like(lungs))).all()
 
@@ -181,12 +181,11 @@ def test_features_of_frame_and_shape():
 
 def test_a_perfect_score_of_five_patients_is_no_alarm(tmp_path):
     audit = audit_data(write_images(tmp_path, 24, plant=mode), segmenter=None, duplicates=False)
-    score = audit.questions[0].get("header")
+    score = audit.targets[0].get("header")
     assert score.auroc.value == 1
     assert not score.alarm
     assert "too few patients" in audit.verdict
-    one = Estimate(1.0, 1.0, 1.0, 10, 5)
-    assert standard_error(one, 10) == pytest.approx(SCATTER * np.sqrt(11 / (12 * 25)))
+    assert standard_error(Estimate(1.0, 1.0, 1.0, 10, 5), 10) == pytest.approx(SCATTER * np.sqrt(11 / (12 * 25)))
 
 
 def test_same_seed_same_figures(tmp_path):
@@ -204,7 +203,7 @@ class TestConfounding:
         labels = rng.integers(3, size=4000)
         values = np.where(rng.random(4000) < 0.5, labels, rng.integers(4, size=4000))
         table = cross_table(
-            "source", Question("label", ("a", "b", "c"), labels), [f"s{v}" for v in values], np.arange(4000)
+            "source", Target("label", ("a", "b", "c"), labels), [f"s{v}" for v in values], np.arange(4000)
         )
         assert table.cramers_v.value == pytest.approx(association(table.images, method="cramer"), abs=2e-3)
         assert table.cramers_v.low < table.cramers_v.value < table.cramers_v.high
@@ -213,10 +212,10 @@ class TestConfounding:
     def test_which_comparisons_the_sources_allow(self):
         labels = np.repeat([0, 1, 2], [60, 60, 60])
         sources = ["a"] * 60 + ["a"] * 30 + ["b"] * 30 + ["b"] * 60
-        table = cross_table("source", Question("label", ("x", "y", "z"), labels), sources, np.arange(180) // 2)
+        table = cross_table("source", Target("label", ("x", "y", "z"), labels), sources, np.arange(180) // 2)
         supported = {pair.labels: pair.supported for pair in table.pairs}
         assert supported == {("x", "y"): [], ("x", "z"): [], ("y", "z"): []}  # 15 patients
-        table = cross_table("source", Question("label", ("x", "y", "z"), labels), sources, np.arange(180))
+        table = cross_table("source", Target("label", ("x", "y", "z"), labels), sources, np.arange(180))
         assert {pair.labels: pair.supported for pair in table.pairs} == {
             ("x", "y"): ["a"],
             ("x", "z"): [],
@@ -224,8 +223,8 @@ class TestConfounding:
         }
         assert table.single == {}
 
-    def test_one_source_is_not_bound_to_anything(self):
-        table = cross_table("source", Question("label", ("x", "y"), np.arange(20) % 2), ["a"] * 20, np.arange(20))
+    def test_one_source_has_no_association(self):
+        table = cross_table("source", Target("label", ("x", "y"), np.arange(20) % 2), ["a"] * 20, np.arange(20))
         assert np.isnan(table.cramers_v.value)
 
 
@@ -254,11 +253,11 @@ class TestLeakage:
 
     def test_a_random_split_by_image(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 200), pixels=False)
-        found = audit.leakage.random["all"]
+        split = audit.leakage.random["all"]
         # The other image of a pair is among the 160 of 199 that train.
-        assert found.share == pytest.approx(160 / 199, abs=0.03)
-        assert found.low <= found.share <= found.high
-        assert found.patients == 100
+        assert split.share == pytest.approx(160 / 199, abs=0.03)
+        assert split.low <= split.share <= split.high
+        assert split.patients == 100
 
 
 class TestWhatIsNotThere:
@@ -271,7 +270,7 @@ class TestWhatIsNotThere:
         assert audit.missing == 1
         assert list(audit.failed) == [f"images/{images[5].name}"]
         assert any("1 images are not on the disk" in note for note in audit.notes)
-        assert audit.questions[0].get("thumbnail").auroc.count == 58
+        assert audit.targets[0].get("thumbnail").auroc.count == 58
 
     def test_no_image_at_all(self, tmp_path):
         data = write_images(tmp_path, 60, plant=source)
@@ -280,26 +279,26 @@ class TestWhatIsNotThere:
         audit = audit_data(data)
         assert audit.missing == 60
         assert audit.skipped["thumbnail"] == audit.skipped["header"] == "no image is on the disk"
-        assert {one.probe.kind for one in audit.questions[0].probes} == {"column"}
-        assert loud(audit) == {"source"}
+        assert {score.probe.kind for score in audit.targets[0].probes} == {"column"}
+        assert alarms(audit) == {"source"}
         assert audit.leakage.copies is None
 
     def test_no_pixels(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 60, plant=mode), pixels=False)
-        assert loud(audit) == {"header"}
+        assert alarms(audit) == {"header"}
         assert audit.skipped["corners"] == "images were not to be opened"
 
     def test_at_most_so_many_images_are_opened(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 80), segmenter=None, duplicates=False, max_images=41)
-        assert audit.questions[0].get("grey").auroc.count == 40
-        assert audit.questions[0].get("grey").auroc.patients == 20
+        assert audit.targets[0].get("grey").auroc.count == 40
+        assert audit.targets[0].get("grey").auroc.patients == 20
         assert "Pixels: 40 of 80 images" in " ".join(audit.notes)
 
     def test_one_label(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 30, labels=1), segmenter=None, duplicates=False)
-        assert audit.questions == ()
+        assert audit.targets == ()
         assert "one label only" in audit.verdict
-        assert audit.page().sections
+        assert make_page(audit).sections
 
     def test_an_empty_folder(self, tmp_path):
         with pytest.raises(DatasetError, match="does not find"):
@@ -309,31 +308,31 @@ class TestWhatIsNotThere:
         data = write_images(tmp_path, 30)
         with pytest.raises(ConfigError, match="3 folds or more"):
             audit_data(data, folds=2, pixels=False)
-        with pytest.raises(ConfigError, match="max_films"):
+        with pytest.raises(ConfigError, match="max_images"):
             audit_data(data, max_images=0)
 
 
-def test_findings_are_asked_one_by_one(tmp_path, monkeypatch):
+def test_findings_are_probed_one_by_one(tmp_path, monkeypatch):
     data = write_images(tmp_path, 80)
     records = [
-        replace(one, label=None, findings={"Edema": number % 4 < 2, "Mass": number % 7 < 3, "Rare": number == 0})
-        for number, one in enumerate(data.unsplit_records())
+        replace(record, label=None, findings={"Edema": number % 4 < 2, "Mass": number % 7 < 3, "Rare": number == 0})
+        for number, record in enumerate(data.unsplit_records())
     ]
     monkeypatch.setattr(data, "unsplit_records", lambda: records)
     audit = audit_data(data, pixels=False)
-    assert [question.name for question in audit.questions] == ["Edema", "Mass"]
-    assert list(audit.questions[0].images) == ["no Edema", "Edema"]
+    assert [target.name for target in audit.targets] == ["Edema", "Mass"]
+    assert list(audit.targets[0].images) == ["no Edema", "Edema"]
     assert "3 findings" in " ".join(audit.notes)
     assert audit.leakage.contradictory == {}
-    assert len(audit.page().sections) > 5
+    assert len(make_page(audit).sections) > 5
 
 
 def test_a_compact_copy_has_no_header(tmp_path):
-    prepare_dataset(write_images(tmp_path / "films", 40, plant=mode), tmp_path / "copy", image_size=(32, 32))
+    prepare_dataset(write_images(tmp_path / "images", 40, plant=mode), tmp_path / "copy", image_size=(32, 32))
     copy = CSVDataModule(tmp_path / "copy", image_size=(32, 32))
     audit = audit_data(copy, segmenter=None, duplicates=False)
     assert audit.skipped["header"] == "a compact copy"
-    assert loud(audit) == set()
+    assert alarms(audit) == set()
     assert any("compact copy" in note for note in audit.notes)
 
 
@@ -341,52 +340,52 @@ def test_headers(tmp_path):
     import pydicom
     from pydicom.data import get_testdata_file
 
-    Image.fromarray(draw_image(0)).save(tmp_path / "film.jpg", quality=60, dpi=(72, 72))
-    Image.fromarray(draw_image(0)).save(tmp_path / "film.png")
-    jpeg, png = read_header(tmp_path / "film.jpg"), read_header(tmp_path / "film.png")
+    Image.fromarray(draw_image(0)).save(tmp_path / "image.jpg", quality=60, dpi=(72, 72))
+    Image.fromarray(draw_image(0)).save(tmp_path / "image.png")
+    jpeg, png = read_header(tmp_path / "image.jpg"), read_header(tmp_path / "image.png")
     assert (jpeg.format, jpeg.mode, jpeg.size) == ("JPEG", "L", (40, 32))
     assert jpeg.quantization > 0 == png.quantization
     assert "dpi" in jpeg.entries.split()
-    assert png.file_bytes == (tmp_path / "film.png").stat().st_size
+    assert png.file_bytes == (tmp_path / "image.png").stat().st_size
     path = Path(str(get_testdata_file("CT_small.dcm")))
-    found = read_header(path)
+    header = read_header(path)
     data = pydicom.dcmread(path)
-    assert (found.format, found.mode) == ("DICOM", f"MONOCHROME2/{data.BitsStored}")
-    assert data.Manufacturer in found.entries
+    assert (header.format, header.mode) == ("DICOM", f"MONOCHROME2/{data.BitsStored}")
+    assert data.Manufacturer in header.entries
 
 
-def test_within_one_roof(tmp_path):
-    """Source and label have nothing to do with each other; a marker is in the images of one source only."""
+def test_a_shortcut_within_one_source(tmp_path):
+    """Source and label are independent; a marker is in the images of one source only."""
 
     def mark(pixels: np.ndarray, row: Row) -> np.ndarray:
         return marker(pixels, row) if row["source"] == "north" else pixels
 
     audit = audit_data(write_images(tmp_path, 160, plant=mark), segmenter=None, duplicates=False)
-    within = audit.questions[0].within
+    within = audit.targets[0].within
     assert set(within) == {"source north", "source south"}
-    assert "corners" in {one.probe.name for one in within["source north"] if one.alarm}
-    assert not [one for one in within["source south"] if one.alarm]
+    assert "corners" in {score.probe.name for score in within["source north"] if score.alarm}
+    assert not [score for score in within["source south"] if score.alarm]
     assert any("within source north" in finding for finding in audit.findings)
 
 
 def run_verb(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     code = main(["audit", *words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
 def test_the_verb(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_images(tmp_path / "films", 60, plant=source)
-    words = ["--data", "csv", "--data.root", "films", "--no-pixels"]
+    write_images(tmp_path / "images", 60, plant=source)
+    words = ["--data", "csv", "--data.root", "images", "--no-pixels"]
     code, out, _ = run_verb(capsys, *words)
     assert code == 0
-    assert "The source of an image alone tells" in out.splitlines()[0]
+    assert "The source of an image alone separates" in out.splitlines()[0]
     assert "stands out" in out
-    found = json.loads((tmp_path / "audit" / "csv" / "audit.json").read_text())
-    assert found["questions"][0]["probes"][0]["alarm"] is True
+    written = json.loads((tmp_path / "audit" / "csv" / "audit.json").read_text())
+    assert written["questions"][0]["probes"][0]["alarm"] is True
     page = (tmp_path / "audit" / "csv" / "audit.html").read_text()
-    assert found["verdict"] in page
+    assert written["verdict"] in page
     assert page.count("<section") >= 6
     code, out, _ = run_verb(capsys, *words, "--json", "--out", "other", "--data.label_map", '{"normal": "none"}')
     assert json.loads(out)["questions"][0]["films"].keys() == {"covid19", "none"}
@@ -396,10 +395,10 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Say which data set is meant"),
+        ([], "Name a data set"),
         (["--data", "csvv"], "There is no data set 'csvv'"),
         (["--data", "csv", "--data.root", "nowhere"], "nowhere"),
-        (["--data", "csv", "--trainer.max_epochs", "3"], "knows no --trainer.max_epochs"),
+        (["--data", "csv", "--trainer.max_epochs", "3"], "has no option --trainer.max_epochs"),
     ],
 )
 def test_the_verb_says_what_is_wrong_in_one_line(words, message, tmp_path, capsys, monkeypatch):
@@ -417,7 +416,7 @@ class TestRealImages:
         for name in ("train_COVIDx9B.txt.gz", "test_COVIDx9B.txt"):
             (tmp_path / name).symlink_to(real_data / "layouts" / "covidx_cxr3" / name)
         audit = audit_data(CovidxCXR3DataModule(tmp_path))
-        source = next(one for one in audit.questions[0].official if one.probe.name == "source")
+        source = next(score for score in audit.targets[0].official if score.probe.name == "source")
         assert (source.accuracy.value, source.accuracy.low, source.accuracy.count) == (1, 1, 400)
         assert len(audit.leakage.contradictory) == 10
         assert audit.leakage.random["positive"].share == pytest.approx(0.9, abs=0.02)
@@ -429,14 +428,14 @@ class TestRealImages:
             "of positive",
         ):
             assert any(words in finding for finding in audit.findings)
-        (pair,) = audit.questions[0].by_source.pairs
+        (pair,) = audit.targets[0].by_source.pairs
         assert pair.supported == ["cohen", "actmed"]
 
     def test_darkcovidnet_without_its_pixels(self, real_data):
         audit = audit_data(DarkCovidNetDataModule(real_data), pixels=False)
         assert "source of an image alone" in audit.verdict
         assert "image shape" in audit.verdict
-        shape = audit.questions[0].get("shape")
+        shape = audit.targets[0].get("shape")
         assert shape.best[0] == "covid19"
         assert shape.best[1].low > 0.85
         assert "only pneumonia against normal (within nih: 100% of their images)" in audit.verdict

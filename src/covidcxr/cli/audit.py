@@ -1,4 +1,4 @@
-"""`covidcxr audit`: what can be scored on a data set without looking at a lung, before anything is trained."""
+"""`covidcxr audit`: shortcuts and patient leakage in a data set, before anything is trained."""
 
 from __future__ import annotations
 
@@ -22,35 +22,39 @@ _EXAMPLES = """examples:
 
 
 def add_audit(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
+    """Add the verb to the command line.
+
+    Args:
+        verbs: Receives the parser of the verb.
+    """
     audit = verbs.add_parser(
         "audit",
-        help="before training: what can be scored on a data set without looking at a lung, and what leaks",
-        description="Probe a data set for shortcuts and leaks. No GPU and no training is needed. Any flag --data.KEY "
+        help="before training: shortcut probes of a data set, and patient leakage between splits",
+        description="Probe a data set for shortcuts and leakage. No GPU and no training is needed. Any flag --data.KEY "
         "is a setting of the data set, as for `covidcxr fit`.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     audit.add_argument("--data", metavar="NAME", help="the data set: a name of `covidcxr datasets list`")
-    audit.add_argument("--config", metavar="RECIPE", help="a recipe or YAML file whose data set is meant")
-    audit.add_argument("--out", metavar="DIR", help="where audit.html and audit.json go (audit/NAME)")
+    audit.add_argument("--config", metavar="RECIPE", help="a recipe or YAML file whose data set is audited")
+    audit.add_argument("--out", metavar="DIR", help="folder for audit.html and audit.json (audit/NAME)")
     audit.add_argument("--folds", type=int, default=5, metavar="N", help="folds of the cross-validation (%(default)s)")
     audit.add_argument("--seed", type=int, default=0, metavar="N", help="seeds folds and probes (%(default)s)")
     audit.add_argument(
         "--max-images", "--max-films", type=int, default=5000, metavar="N", help="most images to open (%(default)s)"
     )
     audit.add_argument("--no-pixels", action="store_true", help="open no image: tables and file headers only")
-    audit.add_argument("--no-duplicates", action="store_true", help="do not search for images that are there twice")
+    audit.add_argument("--no-duplicates", action="store_true", help="do not search for duplicate images")
     audit.add_argument("--model", default="mini", help="the lung segmenter: bundled name, folder, Hub id (%(default)s)")
     audit.add_argument("--json", action="store_true", help="print everything as JSON")
     audit.set_defaults(run=_audit, takes_more=True)
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from covidcxr.evaluation.shortcuts import audit_data
+    from covidcxr.evaluation.shortcuts import audit_data, make_page
     from covidcxr.io.pretrained import write_json
     from covidcxr.page import write_html
-    from covidcxr.utils.console import collect_notes, show_progress
+    from covidcxr.utils.console import collect_notes, screen, show_progress
 
     with collect_notes() as notes:
         data, name = _open(options)
@@ -69,10 +73,8 @@ def _audit(options: argparse.Namespace) -> int:
         )
     audit.notes.extend(notes)
     write_json(out / "audit.json", audit.to_dict())
-    page = write_html(audit.page(), out / "audit.html")
+    page = write_html(make_page(audit), out / "audit.html")
     if options.json:
-        from covidcxr.utils.console import screen
-
         screen().file.write(json.dumps(audit.to_dict()) + "\n")
     else:
         _print(audit, page)
@@ -80,12 +82,12 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> tuple[CXRDataModule, str]:
-    """Build the data module that is asked for, and name it."""
+    """Build the data module of the options, and name it."""
     from covidcxr.training.parser import open_data
     from covidcxr.training.recipe import Recipe, data_class
 
     if other := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:
-        raise ConfigError(f"covidcxr audit knows no {', '.join(other)}; see covidcxr audit --help.")
+        raise ConfigError(f"covidcxr audit has no option {', '.join(other)}; see covidcxr audit --help.")
     config: dict[str, Any] = {}
     if options.config is not None:
         config = Recipe.read(options.config).base().get("data", {})
@@ -94,7 +96,7 @@ def _open(options: argparse.Namespace) -> tuple[CXRDataModule, str]:
         kept = config if config.get("class_path") == path else {}
         config = {**kept, "class_path": path}
     if "class_path" not in config:
-        raise ConfigError("Say which data set is meant: --data NAME (see covidcxr datasets list) or --config RECIPE.")
+        raise ConfigError("Name a data set: --data NAME (see covidcxr datasets list) or --config RECIPE.")
     return open_data({"data": config}, options.more), options.data or Path(options.config).stem
 
 
@@ -109,12 +111,13 @@ def _print(audit: DataAudit, page: Path) -> None:
     console.print(audit.verdict, style="bold", soft_wrap=True)
     for finding in audit.findings:
         console.print(f"- {finding}", soft_wrap=True)
-    for question in audit.questions:
-        table = Table("what it sees", "AUROC", "told best", "", title=question.title, title_justify="left", box=None)
-        for one in question.probes:
-            name, best = one.best
-            told = f"{name} {best.value:.2f}" if len(one.by_class) > 2 else ""
-            table.add_row(one.probe.title, figure(one.auroc), told, "stands out" if one.alarm else "")
+    for target in audit.targets:
+        title = f"Shortcut probes: {target.name}"
+        table = Table("input", "AUROC", "best class", "", title=title, title_justify="left", box=None)
+        for score in target.probes:
+            name, auroc = score.best
+            best = f"{name} {auroc.value:.2f}" if len(score.by_class) > 2 else ""
+            table.add_row(score.probe.title, figure(score.auroc), best, "stands out" if score.alarm else "")
         console.print(table)
     for note in audit.notes:
         console.print(f"Note: {note}", soft_wrap=True)

@@ -1,23 +1,26 @@
-"""The audit of data before training: what can be scored without looking at a lung, and what leaks."""
+"""The audit of data before training: shortcut probes, confounding, and patient leakage between splits."""
 
 from __future__ import annotations
 
 from covidcxr.evaluation.shortcuts.confounding import CrossTable, Pair
 from covidcxr.evaluation.shortcuts.leakage import Copies, Leakage, RandomSplit
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore
-from covidcxr.evaluation.shortcuts.result import DataAudit, QuestionAudit
+from covidcxr.evaluation.shortcuts.report import make_page, make_sections
+from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 from covidcxr.evaluation.shortcuts.run import audit_data
 
 __all__ = [
-    "audit_data",
-    "DataAudit",
-    "QuestionAudit",
-    "ProbeScore",
-    "Probe",
     "PROBES",
-    "CrossTable",
-    "Pair",
-    "Leakage",
-    "RandomSplit",
     "Copies",
+    "CrossTable",
+    "DataAudit",
+    "Leakage",
+    "Pair",
+    "Probe",
+    "ProbeScore",
+    "RandomSplit",
+    "TargetAudit",
+    "audit_data",
+    "make_page",
+    "make_sections",
 ]

@@ -1,4 +1,4 @@
-"""Is the label bound to where an image comes from, and which comparisons do the data allow?"""
+"""Confounding of the label with source or view, and which comparisons the data support."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
-from covidcxr.evaluation.shortcuts.probes import Question
+from covidcxr.evaluation.shortcuts.targets import Target
 
 __all__ = ["ENOUGH", "CrossTable", "Pair", "cross_table"]
 
 ENOUGH = 20
-"""Patients of each label under one roof from which a comparison there is called supported."""
+"""Patients of each label within one source or view from which a comparison there counts as supported."""
 
-_MOST = 30  # columns of a table; the rest counts as one
+_MOST = 30  # columns of a table; further values count as one
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two labels, and where both are found.
+    """Two labels, and the sources or views that have both.
 
     Attributes:
-        labels: The two.
-        shared: From a value that has both (a source) to its patients of the one and of the other.
+        labels: The two labels.
+        shared: From a value that has both (a source) to its patients of the first and of the second label.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.shortcuts import Pair
+
+        pair = Pair(("normal", "covid19"), {"north": (40, 25), "south": (60, 3)})
+        assert pair.supported == ["north"]
+        ```
     """
 
     labels: tuple[str, str]
@@ -41,7 +49,7 @@ class Pair:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {"labels": list(self.labels), "patients": {name: list(two) for name, two in self.shared.items()}}
+        return {"labels": list(self.labels), "patients": {name: list(pair) for name, pair in self.shared.items()}}
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,21 @@ class CrossTable:
         values: The columns, most images first.
         images: Number of images of each.
         patients: Number of patients of each.
-        cramers_v: How closely the two are bound, from 0 to 1, corrected for chance (Bergsma 2013); NaN where there is
-            one value or one label.
+        cramers_v: Association of label and column, from 0 to 1, corrected for chance (Bergsma 2013); NaN where there
+            is one value or one label.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.evaluation.shortcuts.confounding import cross_table
+        from covidcxr.evaluation.shortcuts.targets import Target
+
+        target = Target("label", ("normal", "covid19"), np.arange(40) % 2)
+        table = cross_table("source", target, ["north", "south"] * 20, patients=np.arange(40))
+        assert table.single == {"north": "normal", "south": "covid19"}
+        assert table.cramers_v.value > 0.9
+        ```
     """
 
     column: str
@@ -67,7 +88,7 @@ class CrossTable:
 
     @property
     def single(self) -> dict[str, str]:
-        """The values that hold one label only, with it."""
+        """The values that have only one label, with that label."""
         return {
             value: self.labels[int(column.argmax())]
             for value, column in zip(self.values, self.images.T, strict=True)
@@ -76,17 +97,17 @@ class CrossTable:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Every two labels, with the values that hold both."""
+        """Every pair of labels, with the values that have both."""
         return [
             Pair(
-                (self.labels[one], self.labels[other]),
+                (self.labels[first], self.labels[second]),
                 {
-                    value: (int(column[one]), int(column[other]))
+                    value: (int(column[first]), int(column[second]))
                     for value, column in zip(self.values, self.patients.T, strict=True)
-                    if column[one] and column[other]
+                    if column[first] and column[second]
                 },
             )
-            for one, other in combinations(range(len(self.labels)), 2)
+            for first, second in combinations(range(len(self.labels)), 2)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,33 +126,34 @@ class CrossTable:
 
 def cross_table(
     column: str,
-    question: Question,
+    target: Target,
     values: Sequence[str | None],
     patients: Integer[np.ndarray, " images"],
     seed: int = 0,
 ) -> CrossTable:
-    """Count labels by a column.
+    """Count labels by the values of another column.
 
     Args:
-        column: Its name.
-        question: Holds the labels; images that do not count are left out.
-        values: What the column says of each image.
+        column: Name of the column.
+        target: The labels; images that do not count are left out.
+        values: Value of the column for each image; None = not stated.
         patients: Patient of each image.
         seed: Seeds the interval.
+
+    Returns:
+        The counts of images and patients, and the association of both.
     """
-    images = np.flatnonzero(question.labels >= 0)
+    images = np.flatnonzero(target.labels >= 0)
     named = ["not stated" if (value := values[n]) is None else value for n in images.tolist()]
     frequent = [name for name, _ in sorted(Counter(named).items(), key=lambda item: (-item[1], item[0]))]
     kept = frequent if len(frequent) <= _MOST else [*frequent[: _MOST - 1], f"{len(frequent) - _MOST + 1} more"]
     place = {name: number for number, name in enumerate(kept)}
     number = np.array([place.get(name, len(kept) - 1) for name in named])
-    rows, columns = len(question.classes), len(kept)
-    cell = question.labels[images] * columns + number
+    rows, columns = len(target.classes), len(kept)
+    cell = target.labels[images] * columns + number
     owners = patients[images]
     counts = np.bincount(cell, minlength=rows * columns).reshape(rows, columns)
-    people = np.zeros(rows * columns, int)
-    for own, _ in set(zip(cell.tolist(), owners.tolist(), strict=True)):
-        people[own] += 1
+    people = np.bincount(np.unique(np.stack([cell, owners]), axis=1)[0], minlength=rows * columns)
     indicator = np.eye(rows * columns)[cell]
 
     def table(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -139,7 +161,7 @@ def cross_table(
 
     resamples = min(1000, max(200, 20_000_000 // len(images)))
     v = bootstrap_many(table, groups=owners.tolist(), resamples=resamples, seed=seed)["v"]
-    return CrossTable(column, question.classes, tuple(kept), counts, people.reshape(rows, columns), v)
+    return CrossTable(column, target.classes, tuple(kept), counts, people.reshape(rows, columns), v)
 
 
 def _cramers_v(counts: Float[np.ndarray, "resamples labels values"]) -> Float[np.ndarray, " resamples"]:

@@ -1,8 +1,8 @@
-"""What is in training and in testing at once: patients, copies of images, and what a random split would do."""
+"""Leakage between splits: patients and duplicate images in several parts, and what a random split would leak."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,18 @@ class RandomSplit:
     """What a random split by image, not by patient, would leak.
 
     Attributes:
-        share: Mean over random splits: of the images held out, how many have their patient in training too.
-        low: Least of the splits.
-        high: Most of the splits.
+        share: Share of the held-out images whose patient is in training too, in [0, 1]; mean over random splits.
+        low: Minimum over the splits.
+        high: Maximum over the splits.
         images: Images that are split.
-        patients: Patients that they come from.
+        patients: Patients of these images.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.shortcuts import RandomSplit
+
+        assert RandomSplit(0.8, 0.75, 0.85, images=200, patients=100).to_dict()["films"] == 200
+        ```
     """
 
     share: float
@@ -46,14 +53,21 @@ class RandomSplit:
 
 @dataclass(frozen=True)
 class Copies:
-    """Images that are one picture, as `find_duplicates` tells them from their pixels.
+    """Duplicate images, which `find_duplicates` recognises by their pixels.
 
     Attributes:
         groups: Each set of copies: their image ids and what they share.
-        across_splits: Those with images in two parts of the official split.
-        across_patients: Those with images of two patients, whom no split by patient keeps together.
-        contradicting: Those with images of two labels.
-        compared: Images that were compared.
+        across_splits: Number of groups in more than one part of the official split.
+        across_patients: Number of groups of more than one patient, which no split by patient keeps together.
+        contradicting: Number of groups with more than one label.
+        compared: Number of images that were compared.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.shortcuts import Copies
+
+        assert Copies((), 0, 0, 0, compared=24).to_dict()["count"] == 0
+        ```
     """
 
     groups: tuple[DuplicateGroup, ...]
@@ -73,17 +87,32 @@ class Copies:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What leaks, or would.
+    """Patient leakage between splits, of the official split and of a random one.
 
     Attributes:
-        split: Images of each part of the official split; empty = there is none.
+        split: Number of images of each part of the official split; empty = there is none.
         shared_patients: Patients with images in more than one part.
         shared_images: Images for validation or testing whose patient is in training too.
         contradictory: Patients with images of more than one label, with these labels.
         contradictory_images: Images of these patients.
         unknown_patients: Images whose patient is not known: each counts as a patient of its own.
         random: What a random split by image would leak, by label, and of "all" images.
-        copies: Images that are there twice; None = not searched.
+        copies: Duplicate images; None = not searched.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        import numpy as np
+
+        from covidcxr.data import Record
+        from covidcxr.evaluation.shortcuts.leakage import find_leakage
+
+        names = ["train", "test"]
+        records = [Record(Path(f"{name}.png"), label="normal", patient_id="p", split=name) for name in names]
+        leakage = find_leakage(records, np.array([0, 0]), copies=None, exclusive=True)
+        assert leakage.shared_patients == 1
+        ```
     """
 
     split: dict[str, int]
@@ -104,7 +133,7 @@ class Leakage:
             "patients_with_several_labels": self.contradictory,
             "films_of_these_patients": self.contradictory_images,
             "films_of_unknown_patients": self.unknown_patients,
-            "random_split_by_image": {name: one.to_dict() for name, one in self.random.items()},
+            "random_split_by_image": {name: split.to_dict() for name, split in self.random.items()},
             "random_split_holds_out": HELD_OUT,
             "copies": None if self.copies is None else self.copies.to_dict(),
         }
@@ -118,14 +147,17 @@ def find_leakage(
     exclusive: bool,
     seed: int = 0,
 ) -> Leakage:
-    """Find what leaks.
+    """Find the leakage between splits.
 
     Args:
         records: The images, with their official split or none.
-        patients: Patient of each.
-        copies: What `find_duplicates` found among them; None = it was not asked.
-        exclusive: Whether an image has one label; else patients cannot contradict themselves.
+        patients: Number of the patient of each.
+        copies: What `find_duplicates` found among them; None = not searched.
+        exclusive: Whether an image has one label; else the labels of a patient cannot contradict each other.
         seed: Seeds the random splits.
+
+    Returns:
+        What leaks.
     """
     leaks = find_leaks(records)
     training = {record.patient for record in records if record.split == "train"}
@@ -149,42 +181,47 @@ def find_leakage(
 
 
 def _random_split(records: Sequence[Record], patients: np.ndarray, seed: int) -> dict[str, RandomSplit]:
-    """Split by image, as one should not; where there is an official test set, the images that it leaves."""
+    """Split by image, which leaks; where there is an official test set, only the other images are split."""
     open_images = np.array([record.split not in ("val", "test") for record in records])
     if not open_images.any():
         open_images[:] = True
     images = np.flatnonzero(open_images)
     labels = np.array([records[n].label or "" for n in images.tolist()])
     owners = np.unique(patients[images], return_inverse=True)[1]
-    about = {"all": np.ones(len(images), bool)} | {name: labels == name for name in sorted({*labels.tolist()} - {""})}
-    shares: dict[str, list[float]] = {name: [] for name in about}
+    groups = {"all": np.ones(len(images), bool)} | {name: labels == name for name in sorted({*labels.tolist()} - {""})}
+    shares: dict[str, list[float]] = {name: [] for name in groups}
     for number in range(_SEEDS):
         held_out = np.zeros(len(images), bool)
         chosen = np.random.default_rng([seed, number]).permutation(len(images))[: max(1, round(HELD_OUT * len(images)))]
         held_out[chosen] = True
         trains = np.bincount(owners[~held_out], minlength=owners.max() + 1) > 0
-        for name, own in about.items():
+        for name, own in groups.items():
             if (own & held_out).any():
                 shares[name].append(float(trains[owners[own & held_out]].mean()))
     return {
         name: RandomSplit(
-            float(np.mean(found)), min(found), max(found), int(about[name].sum()), len(np.unique(owners[about[name]]))
+            float(np.mean(values)),
+            min(values),
+            max(values),
+            int(groups[name].sum()),
+            len(np.unique(owners[groups[name]])),
         )
-        for name, found in shares.items()
-        if found
+        for name, values in shares.items()
+        if values
     }
 
 
-def _copies(records: Sequence[Record], found: Duplicates) -> Copies:
-    by_id: Mapping[str, Record] = {record.image_id: record for record in records}
+def _copies(records: Sequence[Record], duplicates: Duplicates) -> Copies:
+    by_id = {record.image_id: record for record in records}
 
     def differ(name: str) -> int:
-        return sum(len({getattr(by_id[one], name) for one in group.image_ids} - {None}) > 1 for group in found)
+        values = ({getattr(by_id[image_id], name) for image_id in group.image_ids} for group in duplicates)
+        return sum(len(own - {None}) > 1 for own in values)
 
     return Copies(
-        groups=found.groups,
+        groups=duplicates.groups,
         across_splits=differ("split"),
         across_patients=differ("patient"),
         contradicting=differ("label"),
-        compared=len(records) - len(found.failed),
+        compared=len(records) - len(duplicates.failed),
     )

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from covidcxr.evaluation.shortcuts.confounding import CrossTable
 from covidcxr.evaluation.shortcuts.leakage import Leakage
-from covidcxr.evaluation.shortcuts.probes import ProbeScore, count_tests, standard_errors_wanted, stands_out
-from covidcxr.evaluation.shortcuts.report import make_page, make_sections
-from covidcxr.evaluation.shortcuts.verdict import say_findings, say_verdict
-from covidcxr.page import Page, Section
+from covidcxr.evaluation.shortcuts.probes import ProbeScore, count_tests, standard_errors_required, stands_out
 
-__all__ = ["DataAudit", "QuestionAudit", "judged"]
+__all__ = ["DataAudit", "TargetAudit", "mark_alarms"]
 
 
 @dataclass(frozen=True)
-class QuestionAudit:
-    """How well everything but the lungs answers one question.
+class TargetAudit:
+    """How well everything but the lungs predicts one target.
 
     Attributes:
         name: "label"; the name of a finding where classes are not exclusive; or "source".
-        images: Number of images of each answer.
-        patients: Number of patients of each answer.
-        probes: Scores over all images, cross-validated with patients whole.
+        images: Number of images of each class.
+        patients: Number of patients of each class.
+        probes: Scores on all images, cross-validated with whole patients.
         official: Scores on the official test images after training on the others; empty = there is no official split.
         within: The same as `probes`, among the images of one source or view only, by "view AP", "source nih", ...
-        by_source: The answers by source.
-        by_view: The answers by view.
+        by_source: The classes by source.
+        by_view: The classes by view.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.shortcuts import TargetAudit
+
+        audit = TargetAudit("label", {"normal": 8, "covid19": 4}, {"normal": 8, "covid19": 2})
+        assert audit.alarms == []
+        ```
     """
 
     name: str
@@ -41,18 +46,25 @@ class QuestionAudit:
     by_view: CrossTable | None = None
 
     @property
-    def title(self) -> str:
-        """What is asked, in words."""
-        return f"What tells the {self.name}" if self.name in ("label", "source") else f"What tells {self.name}"
+    def alarms(self) -> list[ProbeScore]:
+        """The probes that see no lung and yet stand out, best first."""
+        return sorted((score for score in self.probes if score.alarm), key=lambda score: -score.best[1].value)
 
     @property
-    def alarms(self) -> list[ProbeScore]:
-        """The probes that see no lung and stand out all the same, best first."""
-        return sorted((one for one in self.probes if one.alarm), key=lambda one: -one.best[1].value)
+    def blind(self) -> list[ProbeScore]:
+        """The scores on all images of the probes that see no lung."""
+        return [score for score in self.probes if score.probe.blind]
 
     def get(self, probe: str) -> ProbeScore | None:
-        """Return the score of a probe by its name; None if it was not run."""
-        return next((one for one in self.probes if one.probe.name == probe), None)
+        """Return the score of a probe on all images.
+
+        Args:
+            probe: Its name.
+
+        Returns:
+            The score; None if the probe was not run.
+        """
+        return next((score for score in self.probes if score.probe.name == probe), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -60,9 +72,9 @@ class QuestionAudit:
             "name": self.name,
             "films": dict(self.images),
             "patients": dict(self.patients),
-            "probes": [one.to_dict() for one in self.probes],
-            "official_test": [one.to_dict() for one in self.official],
-            "within": {name: [one.to_dict() for one in scores] for name, scores in self.within.items()},
+            "probes": [score.to_dict() for score in self.probes],
+            "official_test": [score.to_dict() for score in self.official],
+            "within": {name: [score.to_dict() for score in scores] for name, scores in self.within.items()},
             "by_source": None if self.by_source is None else self.by_source.to_dict(),
             "by_view": None if self.by_view is None else self.by_view.to_dict(),
         }
@@ -70,30 +82,42 @@ class QuestionAudit:
 
 @dataclass(frozen=True)
 class DataAudit:
-    """What can be scored on a data set without looking at a lung, and what leaks.
+    """The shortcuts in a data set, and its patient leakage between splits.
 
     Attributes:
         name: Name of the data set.
         images: Number of images.
-        patients: Number of patients; an image of an unknown one counts as a patient of its own.
-        questions: How well each probe tells the label; where classes are not exclusive, each of the most frequent
+        patients: Number of patients; an image of an unknown patient counts as a patient of its own.
+        targets: How well each probe predicts the label; where classes are not exclusive, each of the most frequent
             findings.
-        sources: How well each probe tells the source; None = there is one source.
-        leakage: What leaks.
+        sources: How well each probe predicts the source; None = there is one source.
+        leakage: What leaks between splits.
         skipped: From probe to why it was not run.
         missing: Number of images that are not on the disk.
         failed: From image id to why an image could not be read.
         tests: Number of AUROCs among which an alarm must stand out.
         settings: How it was measured.
-        notes: What to know of it, a sentence each.
-        seconds: What each step took.
+        notes: Further remarks, a sentence each.
+        seconds: Computing time of each step.
+        verdict: The conclusion in one sentence.
+        findings: The three to six main findings, the most important first, each with its figure.
+
+    Example:
+        ```python
+        from covidcxr import CSVDataModule
+        from covidcxr.evaluation.shortcuts import audit_data
+
+        audit = audit_data(CSVDataModule("phantoms"), folds=3, pixels=False)
+        assert audit.images == 24
+        assert audit.to_dict()["verdict"] == audit.verdict
+        ```
     """
 
     name: str
     images: int
     patients: int
-    questions: tuple[QuestionAudit, ...]
-    sources: QuestionAudit | None
+    targets: tuple[TargetAudit, ...]
+    sources: TargetAudit | None
     leakage: Leakage
     skipped: Mapping[str, str]
     missing: int
@@ -102,39 +126,28 @@ class DataAudit:
     settings: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    verdict: str = ""
+    findings: tuple[str, ...] = ()
+
+    @property
+    def questions(self) -> tuple[TargetAudit, ...]:
+        """The targets under their name of 0.1.0."""
+        return self.targets
 
     @property
     def threshold(self) -> float:
-        """How many standard errors above chance an alarm is."""
-        return standard_errors_wanted(self.tests)
-
-    @property
-    def verdict(self) -> str:
-        """What it comes to, in one sentence."""
-        return say_verdict(self)
-
-    @property
-    def findings(self) -> list[str]:
-        """The three to six things to know, the weightiest first, each with its figure."""
-        return say_findings(self)
-
-    def sections(self) -> list[Section]:
-        """Return the parts of its report."""
-        return make_sections(self)
-
-    def page(self) -> Page:
-        """Return its report."""
-        return make_page(self)
+        """Standard errors above chance from which a probe raises an alarm."""
+        return standard_errors_required(self.tests)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
             "name": self.name,
             "verdict": self.verdict,
-            "findings": self.findings,
+            "findings": list(self.findings),
             "films": self.images,
             "patients": self.patients,
-            "questions": [question.to_dict() for question in self.questions],
+            "questions": [target.to_dict() for target in self.targets],
             "sources": None if self.sources is None else self.sources.to_dict(),
             "leakage": self.leakage.to_dict(),
             "skipped": dict(self.skipped),
@@ -143,30 +156,36 @@ class DataAudit:
             "tests": self.tests,
             "settings": dict(self.settings),
             "notes": list(self.notes),
-            "seconds": dict(self.seconds),
+            "seconds": {"films" if step == "images" else step: value for step, value in self.seconds.items()},
         }
 
 
-def judged(audit: DataAudit) -> DataAudit:
-    """Return an audit whose scores know whether they stand out, among all that was tried."""
-    scores = [one for question in audit.questions for one in _every(question) if one.probe.blind]
-    audit = replace(audit, tests=count_tests(scores))
+def mark_alarms(audit: DataAudit) -> DataAudit:
+    """Return an audit with the alarms of its scores, corrected for the number of AUROCs that were tried.
 
-    def judge(found: tuple[ProbeScore, ...]) -> tuple[ProbeScore, ...]:
-        return tuple(replace(one, alarm=one.probe.blind and stands_out(one, audit.threshold)) for one in found)
+    Args:
+        audit: The audit before.
 
-    questions = tuple(
-        replace(
-            question,
-            probes=judge(question.probes),
-            official=judge(question.official),
-            within={name: judge(found) for name, found in question.within.items()},
-        )
-        for question in audit.questions
+    Returns:
+        The audit with `tests` and with the alarm of each score.
+    """
+    audit = replace(
+        audit, tests=count_tests(s for target in audit.targets for s in _all_scores(target) if s.probe.blind)
     )
-    sources = audit.sources and replace(audit.sources, probes=judge(audit.sources.probes))
-    return replace(audit, questions=questions, sources=sources)
+
+    def mark(scores: tuple[ProbeScore, ...]) -> tuple[ProbeScore, ...]:
+        return tuple(replace(s, alarm=s.probe.blind and stands_out(s, audit.threshold)) for s in scores)
+
+    def mark_target(target: TargetAudit) -> TargetAudit:
+        within = {name: mark(scores) for name, scores in target.within.items()}
+        return replace(target, probes=mark(target.probes), official=mark(target.official), within=within)
+
+    sources = audit.sources and mark_target(audit.sources)
+    return replace(audit, targets=tuple(map(mark_target, audit.targets)), sources=sources)
 
 
-def _every(question: QuestionAudit) -> list[ProbeScore]:
-    return [*question.probes, *question.official, *(one for found in question.within.values() for one in found)]
+def _all_scores(target: TargetAudit) -> Iterator[ProbeScore]:
+    yield from target.probes
+    yield from target.official
+    for scores in target.within.values():
+        yield from scores

@@ -1,237 +1,47 @@
-"""The audit of data before training: probes, leaks and confounding, put together."""
+"""The audit of a data set before training: probes, leakage and confounding together."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
+from covidcxr.aliases import old_arguments
 from covidcxr.data.collection import Collection
-from covidcxr.data.curation.duplicates import find_duplicates
+from covidcxr.data.curation.duplicates import Duplicates, find_duplicates
 from covidcxr.data.records import Record
 from covidcxr.data.splits import k_folds
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation.shortcuts.confounding import cross_table
-from covidcxr.evaluation.shortcuts.features import (
-    Header,
-    Images,
+from covidcxr.evaluation.shortcuts.features import FeatureTable
+from covidcxr.evaluation.shortcuts.images import (
+    ImageFeatures,
     Segmenter,
-    Sheet,
     Steps,
-    look_at_images,
+    has_own_reader,
+    make_feature_tables,
     no_steps,
-    one_hot,
-    reads_itself,
-    shape_features,
+    read_images,
 )
-from covidcxr.evaluation.shortcuts.leakage import find_leakage
-from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore, Question, cross_validate, train_and_test
-from covidcxr.evaluation.shortcuts.result import DataAudit, QuestionAudit, judged
-from covidcxr.evaluation.shortcuts.targets import ask_labels, ask_source, strata
+from covidcxr.evaluation.shortcuts.leakage import Leakage, find_leakage
+from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore, cross_validate, train_and_test
+from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit, mark_alarms
+from covidcxr.evaluation.shortcuts.targets import Target, label_targets, source_target, targets_within
+from covidcxr.evaluation.shortcuts.verdict import state_findings, state_verdict
 from covidcxr.utils.threads import Progress
 
-__all__ = ["audit_data", "AskedTable", "ask_all", "make_sheets"]
-
-_PIXELS = ("border", "corners", "background", "grey", "thumbnail")
+__all__ = ["audit_data"]
 
 
-def make_sheets(
-    data: Collection, records: Sequence[Record], images: Images, *, pixels: bool, segmenter: bool
-) -> tuple[dict[str, Sheet], dict[str, str]]:
-    """Return the features by probe, and from the other probes to why there are none.
-
-    Args:
-        data: The data set.
-        records: Its images.
-        images: What was read of them.
-        pixels: Whether images were to be opened.
-        segmenter: Whether lungs were to be taken out.
-    """
-    sheets = {**_columns(records), **_headers(data, len(records), images)}
-    sheets["shape"] = _sheet(len(records), {n: shape_features(size) for n, size in images.sizes.items()})
-    for name in _PIXELS:
-        sheets[name] = _sheet(len(records), images.pixels.get(name, {}))
-    kept = {name: sheet for name, sheet in sheets.items() if sheet.tells}
-    skipped: dict[str, str] = {}
-    for name in (*sheets, "facts", "header"):
-        if name in kept or name in skipped:
-            continue
-        if name in _PIXELS and not pixels:
-            skipped[name] = "images were not to be opened"
-        elif name == "background" and not segmenter:
-            skipped[name] = "no segmenter was given"
-        elif name == "header" and (data.prepared is not None or reads_itself(data)):
-            skipped[name] = "the images are not in their own files" if data.prepared is None else "a compact copy"
-        elif name in (*_PIXELS, "header", "shape") and not images.sizes:
-            skipped[name] = "no image is on the disk"
-        elif name == "facts":
-            skipped[name] = "fewer than two of them are stated"
-        else:
-            skipped[name] = "it is not stated, or the same for all images"
-    return kept, skipped
-
-
-def _columns(records: Sequence[Record]) -> dict[str, Sheet]:
-    everywhere = np.ones(len(records), bool)
-    columns = {name: one_hot([getattr(record, name) for record in records]) for name in ("source", "view", "sex")}
-    columns["age"] = np.array([[np.nan if record.age is None else record.age] for record in records], float)
-    sheets = {name: Sheet(values, everywhere) for name, values in columns.items()}
-    facts = [sheets[name] for name in ("view", "sex", "age") if sheets[name].tells]
-    if len(facts) > 1:
-        sheets["facts"] = Sheet(np.concatenate([sheet.values for sheet in facts], axis=1), everywhere)
-    return sheets
-
-
-def _headers(data: Collection, count: int, images: Images) -> dict[str, Sheet]:
-    if data.prepared is not None or not images.headers:
-        return {}
-    places = list(images.headers)
-    found: list[Header] = list(images.headers.values())
-    words = [one_hot([getattr(one, name) for one in found]) for name in ("format", "mode", "entries")]
-    numbers = np.array([[one.file_bytes, one.quantization] for one in found], float)
-    rows = np.concatenate([numbers, *words], axis=1)
-    return {"header": _sheet(count, dict(zip(places, rows.tolist(), strict=True)))}
-
-
-def _sheet(count: int, rows: Mapping[int, Sequence[float]]) -> Sheet:
-    """Lay the rows of some images out among all images."""
-    width = len(next(iter(rows.values()))) if rows else 1
-    values = np.full((count, width), np.nan)
-    known = np.zeros(count, bool)
-    for number, row in rows.items():
-        values[number], known[number] = row, True
-    return Sheet(values, known)
-
-
-@dataclass(frozen=True)
-class AskedTable:
-    """What all probes share.
-
-    Attributes:
-        records: The images.
-        patients: Patient of each.
-        folds: Fold of each; no patient is in two.
-        sheets: Features by probe.
-        least: Patients that an answer must have within one source or view.
-        seed: Seeds classifiers and intervals.
-    """
-
-    records: Sequence[Record]
-    patients: Integer[np.ndarray, " images"]
-    folds: Integer[np.ndarray, " images"]
-    sheets: dict[str, Sheet]
-    least: int
-    seed: int
-
-
-def ask_all(
-    table: AskedTable, asked: Sequence[Question], source: Question | None, seconds: dict[str, float], bar: Progress
-) -> tuple[tuple[QuestionAudit, ...], QuestionAudit | None]:
-    """Ask every probe every question.
-
-    Args:
-        table: What is known of the images.
-        asked: The questions for the label.
-        source: The question for the source; None = there is one source.
-        seconds: Told what each probe took.
-        bar: Told how many rounds of questions are done.
-    """
-    runs = sum(1 + _has_test(table.records) + len(_strata(table, question)) for question in asked) + bool(source)
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        bar(done, runs)
-
-    audits = []
-    for question in asked:
-        whole = _cross_validated(table, question, seconds)
-        tick()
-        official = _official(table, question)
-        if _has_test(table.records):
-            tick()
-        within = {}
-        for name, part in _strata(table, question).items():
-            if found := _cross_validated(table, part, seconds):
-                within[name] = found
-            tick()
-        audits.append(
-            QuestionAudit(
-                question.name,
-                *_counts(question, table.patients),
-                probes=whole,
-                official=official,
-                within=within,
-                by_source=cross_table(
-                    "source", question, [r.source for r in table.records], table.patients, table.seed
-                ),
-                by_view=cross_table("view", question, [r.view for r in table.records], table.patients, table.seed),
-            )
-        )
-    if source is None:
-        return tuple(audits), None
-    scores = _cross_validated(table, source, seconds)
-    tick()
-    return tuple(audits), QuestionAudit("source", *_counts(source, table.patients), probes=scores)
-
-
-def _counts(question: Question, patients: np.ndarray) -> tuple[dict[str, int], dict[str, int]]:
-    images, people = {}, {}
-    for number, name in enumerate(question.classes):
-        own = question.labels == number
-        images[name], people[name] = int(own.sum()), len(np.unique(patients[own]))
-    return images, people
-
-
-def _strata(table: AskedTable, question: Question) -> dict[str, Question]:
-    return strata(table.records, question, table.patients, table.least)
-
-
-def _askable(table: AskedTable, question: Question) -> Iterator[tuple[Probe, Sheet, Question]]:
-    """Yield the probes that can be asked, with the question narrowed to the images that they know."""
-    for probe in PROBES:
-        sheet = table.sheets.get(probe.name)
-        if sheet is None or probe.name == question.name:
-            continue
-        known = question.among(sheet.known, table.patients, len(np.unique(table.folds)))
-        asked = Sheet(sheet.values, sheet.known & (known.labels >= 0))
-        if len(known.classes) > 1 and asked.tells:
-            yield probe, asked, known
-
-
-def _cross_validated(table: AskedTable, question: Question, seconds: dict[str, float]) -> tuple[ProbeScore, ...]:
-    found = []
-    for probe, sheet, asked in _askable(table, question):
-        score = cross_validate(probe, sheet, asked, table.folds, table.patients, table.seed)
-        seconds[f"probe {probe.name}"] = seconds.get(f"probe {probe.name}", 0.0) + score.seconds
-        found.append(score)
-    return tuple(found)
-
-
-def _official(table: AskedTable, question: Question) -> tuple[ProbeScore, ...]:
-    """Train on the official training and validation images, score on the official test images."""
-    test = np.array([record.split == "test" for record in table.records])
-    train = np.array([record.split in ("train", "val") for record in table.records])
-    if not test.any() or not train.any():
-        return ()
-    found = [
-        train_and_test(probe, sheet, asked, train, test, table.patients, table.seed)
-        for probe, sheet, asked in _askable(table, question)
-    ]
-    return tuple(one for one in found if one is not None)
-
-
-def _has_test(records: Sequence[Record]) -> bool:
-    return any(record.split == "test" for record in records)
-
-
+@old_arguments(max_films="max_images")
 def audit_data(
     data: Collection,
     *,
@@ -247,12 +57,10 @@ def audit_data(
 ) -> DataAudit:
     """Audit a data set before anything is trained on it.
 
-    Small classifiers are asked for the label, and for the source, of images of which they see no lung: a column of the
-    table, the file's header, the image's shape, its border and corners, the image with the lungs removed (Maguolo and
-    Nanni 2021; DeGrave 2021). What they score is no merit of a model. They are cross-validated with patients whole;
-    official splits are set aside for that, and scored beside it.
-
-    Images that are missing or cannot be read are counted, and the audit goes on without them.
+    Small classifiers predict the label, and the source, of images of which they see no lung: from a column of the
+    table, the file's header, the image's shape, border and corners, or the image with the lungs removed (Maguolo and
+    Nanni 2021; DeGrave 2021). They are cross-validated with whole patients; official splits are ignored for that, and
+    scored separately. Images that are missing or cannot be read are counted and left out.
 
     Args:
         data: The data set.
@@ -260,12 +68,12 @@ def audit_data(
         folds: Folds of the cross-validation, from 3 up.
         seed: Seeds folds, classifiers and intervals: same seed, same figures.
         pixels: Open the images; else only tables and file headers are read.
-        duplicates: Search for images that are there twice; opens every image.
-        segmenter: Draws the lungs that are taken out: a bundled name, a folder, a Hub repository or a model; None =
+        duplicates: Search for duplicate images; opens every image.
+        segmenter: Predicts the lungs that are removed: a bundled name, a folder, a Hub repository or a model; None =
             that probe is left out.
         max_images: Most images that the probes of pixels open; patients are drawn at random.
         cache: Folder that keeps what the search for duplicates read; None = not kept.
-        progress: From the name of a step to a progress bar, as `covidcxr.datasets.console.show_progress`.
+        progress: From the name of a step to a progress bar, as `covidcxr.utils.console.show_progress`.
 
     Returns:
         The audit.
@@ -273,111 +81,234 @@ def audit_data(
     Raises:
         ConfigError: If a setting is out of range.
         DatasetError: If the data set is not there or has no image.
-        PretrainedError: If the segmenter cannot be had.
+        PretrainedError: If the segmenter cannot be loaded.
     """
     if max_images < 1:
-        raise ConfigError(f"max_films must be 1 or more, not {max_images}.")
-    steps, seconds, notes = progress or no_steps, dict[str, float](), list[str]()
-    with _timed(seconds, "records"):
-        records = _read(data, notes)
-        patients = np.unique([record.patient for record in records], return_inverse=True)[1]
-        there = _there(data, records)
-    opened = _sample(there, patients, max_images, seed) if pixels else []
-    if len(opened) < len(there) and pixels:
-        notes.append(f"Pixels: {len(opened):,} of {len(there):,} images were opened, whole patients drawn at random.")
-    with _timed(seconds, "films"):
-        images = look_at_images(data, records, there, pixels=opened, segmenter=segmenter, steps=steps)
-    copies = None
-    if duplicates and pixels and there:
-        with _timed(seconds, "duplicates"), steps("duplicates") as bar:
-            every = [records[number] for number in there]
-            copies = find_duplicates(every, read=data.load_image, cache=cache, progress=bar)
-    sheets, skipped = make_sheets(data, records, images, pixels=pixels, segmenter=segmenter is not None)
-    table = AskedTable(records, patients, _fold_numbers(records, folds, seed), sheets, max(folds, 10), seed)
-    asked = ask_labels(data, records, patients, folds, notes)
-    with steps("probes") as bar:
-        questions, sources = ask_all(table, asked, ask_source(records, patients, folds), seconds, bar)
-    _note_images(notes, data, images, len(records) - len(there))
-    audit = DataAudit(
-        name=name or type(data).__name__.removesuffix("DataModule"),
-        images=len(records),
-        patients=int(patients.max()) + 1,
-        questions=questions,
-        sources=sources,
-        leakage=find_leakage(
-            records, patients, copies=copies, exclusive=not any(r.findings for r in records), seed=seed
-        ),
-        skipped=skipped,
-        missing=len(records) - len(there),
-        failed=images.failed,
-        tests=0,
-        settings={"folds": folds, "seed": seed, "pixels": pixels, "opened": len(opened), "max_films": max_images},
-        notes=notes,
-        seconds=seconds,
-    )
-    return judged(audit)
+        raise ConfigError(f"max_images must be 1 or more, not {max_images}.")
+    run = _Run(data, progress or no_steps, seed)
+    opened = run.sample(max_images) if pixels else []
+    images = run.read_images(opened, segmenter)
+    copies = run.find_duplicates(cache) if duplicates and pixels and run.present else None
+    tables, skipped = make_feature_tables(data, run.records, images, pixels=pixels, segmenter=segmenter is not None)
+    targets, sources = run.score_probes(tables, folds)
+    run.note_unread(images)
+    settings = {"folds": folds, "seed": seed, "pixels": pixels, "opened": len(opened), "max_films": max_images}
+    audit = run.result(name, targets, sources, run.leakage(copies), skipped, images.failed, settings)
+    return replace(audit, verdict=state_verdict(audit), findings=tuple(state_findings(audit)))
 
 
-def _read(data: Collection, notes: list[str]) -> list[Record]:
-    """Read the records with whatever is wrong among them."""
+class _Run:
+    """An audit while it runs: the records of the data set, and what is noted and timed on the way."""
+
+    def __init__(self, data: Collection, steps: Steps, seed: int) -> None:
+        self.data, self.steps, self.seed = data, steps, seed
+        self.notes: list[str] = []
+        self.seconds: dict[str, float] = {}
+        with self.timed("records"):
+            self.records = _read_records(data, self.notes)
+            self.patients = np.unique([record.patient for record in self.records], return_inverse=True)[1]
+            everywhere = has_own_reader(data)
+            self.present = [n for n, record in enumerate(self.records) if everywhere or record.image_path.is_file()]
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - start
+
+    def sample(self, most: int) -> list[int]:
+        """Return the places of at most so many of the images on the disk, of whole patients."""
+        if len(self.present) <= most:
+            return self.present
+        images = Counter(self.patients[self.present].tolist())
+        kept, total = set[int](), 0
+        for patient in np.random.default_rng(self.seed).permutation(sorted(images)).tolist():
+            if total + images[patient] <= most:
+                kept.add(patient)
+                total += images[patient]
+        opened = [number for number in self.present if int(self.patients[number]) in kept]
+        self.notes.append(
+            f"Pixels: {len(opened):,} of {len(self.present):,} images were opened, whole patients drawn at random."
+        )
+        return opened
+
+    def read_images(self, opened: Sequence[int], segmenter: Segmenter) -> ImageFeatures:
+        with self.timed("images"):
+            return read_images(
+                self.data, self.records, self.present, pixels=opened, segmenter=segmenter, steps=self.steps
+            )
+
+    def find_duplicates(self, cache: str | os.PathLike[str] | None) -> Duplicates:
+        present = [self.records[number] for number in self.present]
+        with self.timed("duplicates"), self.steps("duplicates") as bar:
+            return find_duplicates(present, read=self.data.load_image, cache=cache, progress=bar)
+
+    def score_probes(
+        self, tables: dict[str, FeatureTable], folds: int
+    ) -> tuple[tuple[TargetAudit, ...], TargetAudit | None]:
+        numbers = np.zeros(len(self.records), int)
+        for fold, roles in enumerate(k_folds(self.records, folds, seed=self.seed)):
+            numbers[[record.split == "test" for record in roles]] = fold
+        inputs = _ProbeInputs(self.records, self.patients, numbers, tables, max(folds, 10), self.seed)
+        targets = label_targets(self.data, self.records, self.patients, folds, self.notes)
+        source = source_target(self.records, self.patients, folds)
+        with self.steps("probes") as bar:
+            return _run_probes(inputs, targets, source, self.seconds, bar)
+
+    def note_unread(self, images: ImageFeatures) -> None:
+        if missing := len(self.records) - len(self.present):
+            self.notes.append(f"{missing:,} images are not on the disk: of these only the table was read.")
+        if images.failed:
+            self.notes.append(f"{len(images.failed):,} images cannot be read; audit.json lists them.")
+        if images.without_lungs:
+            self.notes.append(
+                f"On {images.without_lungs:,} images no lungs were found; the probe without lungs leaves them out."
+            )
+        if self.data.prepared is not None:
+            self.notes.append(
+                "This is a compact copy: its files were rewritten, so their headers say nothing about the originals."
+            )
+
+    def leakage(self, copies: Duplicates | None) -> Leakage:
+        exclusive = not any(record.findings for record in self.records)
+        return find_leakage(self.records, self.patients, copies=copies, exclusive=exclusive, seed=self.seed)
+
+    def result(
+        self,
+        name: str | None,
+        targets: tuple[TargetAudit, ...],
+        sources: TargetAudit | None,
+        leakage: Leakage,
+        skipped: dict[str, str],
+        failed: dict[str, str],
+        settings: dict[str, Any],
+    ) -> DataAudit:
+        return mark_alarms(
+            DataAudit(
+                name=name or type(self.data).__name__.removesuffix("DataModule"),
+                images=len(self.records),
+                patients=int(self.patients.max()) + 1,
+                targets=targets,
+                sources=sources,
+                leakage=leakage,
+                skipped=skipped,
+                missing=len(self.records) - len(self.present),
+                failed=failed,
+                tests=0,
+                settings=settings,
+                notes=self.notes,
+                seconds=self.seconds,
+            )
+        )
+
+
+def _read_records(data: Collection, notes: list[str]) -> list[Record]:
+    """Read the records, and note the faults of the data set."""
     with data.collected_faults() as faults:
         records = data.unsplit_records()
     if not records:
         raise DatasetError(faults[0]) if faults else data.no_image()
-    told = [fault for fault in faults if " files of the data set are missing" not in fault]
-    notes += told[:3]
-    if len(told) > 3:
-        notes.append(f"{len(told) - 3} more faults of the data set; covidcxr datasets check tells them all.")
+    messages = [fault for fault in faults if " files of the data set are missing" not in fault]
+    notes += messages[:3]
+    if len(messages) > 3:
+        notes.append(f"{len(messages) - 3} more faults of the data set; covidcxr datasets check lists them all.")
     if data.left_out:
         reasons = ", ".join(f"{images:,} ({reason})" for reason, images in data.left_out.most_common())
         notes.append(f"Images left out: {reasons}.")
     return records
 
 
-def _there(data: Collection, records: Sequence[Record]) -> list[int]:
-    """Return the places of the images that are on the disk."""
-    if reads_itself(data):
-        return list(range(len(records)))
-    return [number for number, record in enumerate(records) if record.image_path.is_file()]
+@dataclass(frozen=True)
+class _ProbeInputs:
+    """What all probes share.
+
+    Attributes:
+        records: The images.
+        patients: Patient of each.
+        folds: Fold of each; no patient is in two.
+        tables: Features by probe.
+        least: Patients that a class must have within one source or view.
+        seed: Seeds classifiers and intervals.
+    """
+
+    records: Sequence[Record]
+    patients: Integer[np.ndarray, " images"]
+    folds: Integer[np.ndarray, " images"]
+    tables: dict[str, FeatureTable]
+    least: int
+    seed: int
 
 
-def _sample(there: Sequence[int], patients: np.ndarray, most: int, seed: int) -> list[int]:
-    """Return the places of at most so many images, of whole patients."""
-    if len(there) <= most:
-        return list(there)
-    images = Counter(patients[list(there)].tolist())
-    kept, count = set[int](), 0
-    for patient in np.random.default_rng(seed).permutation(sorted(images)).tolist():
-        if count + images[patient] <= most:
-            kept.add(patient)
-            count += images[patient]
-    return [number for number in there if int(patients[number]) in kept]
-
-
-def _fold_numbers(records: Sequence[Record], folds: int, seed: int) -> Integer[np.ndarray, " images"]:
-    numbers = np.zeros(len(records), int)
-    for fold, roles in enumerate(k_folds(records, folds, seed=seed)):
-        numbers[[record.split == "test" for record in roles]] = fold
-    return numbers
-
-
-def _note_images(notes: list[str], data: Collection, images: Images, missing: int) -> None:
-    if missing:
-        notes.append(f"{missing:,} images are not on the disk: of these only the table was read.")
-    if images.failed:
-        notes.append(f"{len(images.failed):,} images cannot be read; they are named in audit.json.")
-    if images.without_lungs:
-        notes.append(
-            f"On {images.without_lungs:,} images no lungs were found; they do not count for the lungs removed."
+def _run_probes(
+    inputs: _ProbeInputs, targets: Sequence[Target], source: Target | None, seconds: dict[str, float], bar: Progress
+) -> tuple[tuple[TargetAudit, ...], TargetAudit | None]:
+    """Score every probe on every target; `seconds` receives the time of each probe."""
+    groups = [targets_within(inputs.records, target, inputs.patients, inputs.least) for target in targets]
+    columns = {name: [getattr(record, name) for record in inputs.records] for name in ("source", "view")}
+    total = 2 * len(targets) + sum(map(len, groups)) + (source is not None)
+    done = count(1)
+    audits = []
+    for target, parts in zip(targets, groups, strict=True):
+        probes = _cross_validate(inputs, target, seconds)
+        bar(next(done), total)
+        official = _test(inputs, target)
+        bar(next(done), total)
+        within = {}
+        for name, part in parts.items():
+            if scores := _cross_validate(inputs, part, seconds):
+                within[name] = scores
+            bar(next(done), total)
+        by_source, by_view = (
+            cross_table(name, target, values, inputs.patients, inputs.seed) for name, values in columns.items()
         )
-    if data.prepared is not None:
-        notes.append(
-            "This is a compact copy: its files were written anew, so their headers tell nothing of the originals'."
+        audits.append(
+            TargetAudit(target.name, *_counts(target, inputs.patients), probes, official, within, by_source, by_view)
         )
+    if source is None:
+        return tuple(audits), None
+    probes = _cross_validate(inputs, source, seconds)
+    bar(next(done), total)
+    return tuple(audits), TargetAudit("source", *_counts(source, inputs.patients), probes)
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[step] = time.perf_counter() - start
+def _counts(target: Target, patients: Integer[np.ndarray, " images"]) -> tuple[dict[str, int], dict[str, int]]:
+    """Count images and patients of each class."""
+    classes = {name: target.labels == number for number, name in enumerate(target.classes)}
+    return (
+        {name: int(own.sum()) for name, own in classes.items()},
+        {name: len(np.unique(patients[own])) for name, own in classes.items()},
+    )
+
+
+def _usable_probes(inputs: _ProbeInputs, target: Target) -> Iterator[tuple[Probe, FeatureTable, Target]]:
+    """Yield the probes that can be run, with the target restricted to the images that have features."""
+    for probe in PROBES:
+        table = inputs.tables.get(probe.name)
+        if table is None or probe.name == target.name:
+            continue
+        part = target.select(table.known, inputs.patients, len(np.unique(inputs.folds)))
+        table = FeatureTable(table.values, table.known & (part.labels >= 0))
+        if len(part.classes) > 1 and table.varies:
+            yield probe, table, part
+
+
+def _cross_validate(inputs: _ProbeInputs, target: Target, seconds: dict[str, float]) -> tuple[ProbeScore, ...]:
+    scores = []
+    for probe, table, part in _usable_probes(inputs, target):
+        score = cross_validate(probe, table, part, inputs.folds, inputs.patients, inputs.seed)
+        seconds[f"probe {probe.name}"] = seconds.get(f"probe {probe.name}", 0.0) + score.seconds
+        scores.append(score)
+    return tuple(scores)
+
+
+def _test(inputs: _ProbeInputs, target: Target) -> tuple[ProbeScore, ...]:
+    """Train on the official training and validation images, score on the official test images."""
+    test = np.array([record.split == "test" for record in inputs.records])
+    train = np.array([record.split in ("train", "val") for record in inputs.records])
+    if not test.any() or not train.any():
+        return ()
+    scores = (
+        train_and_test(probe, table, part, train, test, inputs.patients, inputs.seed)
+        for probe, table, part in _usable_probes(inputs, target)
+    )
+    return tuple(score for score in scores if score is not None)

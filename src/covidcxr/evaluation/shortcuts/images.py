@@ -1,0 +1,379 @@
+"""What the probes read of each image: its file header, its pixels, and its pixels without the lungs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from covidcxr.data.collection import Collection
+from covidcxr.data.dataset import box_slices
+from covidcxr.data.records import Record
+from covidcxr.errors import ConfigError, CovidCXRError, ImageReadError
+from covidcxr.evaluation.shortcuts.features import (
+    FeatureTable,
+    background_features,
+    border_features,
+    corner_features,
+    grey_features,
+    one_hot,
+    shape_features,
+    thumbnail,
+)
+from covidcxr.io.dicom import is_dicom, read_dicom
+from covidcxr.io.image import image_size
+from covidcxr.models import SegmentationModel
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.pipeline.prediction import Prediction
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, dilate
+from covidcxr.utils.threads import Progress, map_threads
+
+__all__ = [
+    "Header",
+    "ImageFeatures",
+    "Segmenter",
+    "Steps",
+    "has_own_reader",
+    "make_feature_tables",
+    "no_steps",
+    "read_header",
+    "read_images",
+]
+
+Segmenter: TypeAlias = str | os.PathLike[str] | SegmentationModel | None
+
+Steps: TypeAlias = Callable[[str], AbstractContextManager[Progress]]
+"""From the name of a step to a progress bar for it, as `covidcxr.utils.console.show_progress`."""
+
+DILATION = 0.08
+"""By how much lungs are widened before they are removed, as a fraction of the longer side: with half of it, probes
+could still recognise opacities at the rim of the lungs of drawn images."""
+
+_PIXELS = ("border", "corners", "background", "grey", "thumbnail")
+_THREADS = 4
+_LONGEST = 512  # features need no more, and the segmenter sees less
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Header:
+    """An image file without its pixels.
+
+    Attributes:
+        size: Height and width of the image in pixels.
+        file_bytes: Size of the file in bytes.
+        format: "PNG", "JPEG", "DICOM", ...
+        mode: "L", "RGB", "I;16", ...; of DICOM photometric interpretation and bits.
+        entries: Names of its other entries, such as "dpi" or "icc_profile"; of DICOM the device and the transfer
+            syntax.
+        quantization: Sum of a JPEG's quantisation tables: how strongly it was compressed; 0 = not a JPEG.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.evaluation.shortcuts.images import read_header
+
+        header = read_header(Path("image.png"))
+        assert (header.format, header.mode, header.quantization) == ("PNG", "L", 0)
+        ```
+    """
+
+    size: tuple[int, int]
+    file_bytes: int
+    format: str
+    mode: str
+    entries: str
+    quantization: float
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an image file; no pixel is decoded.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its header.
+
+    Raises:
+        ImageReadError: If it cannot be read.
+    """
+    size = image_size(path)
+    try:
+        with path.open("rb") as file:
+            if is_dicom(file.read(256)):
+                data = read_dicom(file, str(path), stop_before_pixels=True)
+                mode = f"{data.get('PhotometricInterpretation', '')}/{data.get('BitsStored', '')}"
+                syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", "")
+                device = [str(data.get(name, "")) for name in ("Manufacturer", "ManufacturerModelName")]
+                return Header(size, path.stat().st_size, "DICOM", mode, " ".join([*device, str(syntax)]), 0.0)
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            tables = getattr(picture, "quantization", None) or {}
+            return Header(
+                size,
+                path.stat().st_size,
+                str(picture.format),
+                picture.mode,
+                " ".join(sorted(map(str, picture.info))),
+                float(sum(sum(table) for table in tables.values())),
+            )
+    except (OSError, ValueError, SyntaxError, AttributeError) as error:
+        raise ImageReadError(f"The header of '{path}' cannot be read: {error}. Get the file again.") from error
+
+
+@dataclass
+class ImageFeatures:
+    """What was read of the images, by their place among the records.
+
+    Attributes:
+        headers: Headers of files.
+        sizes: Height and width in pixels.
+        pixels: From probe to the features of each image.
+        failed: From image id to why an image could not be read.
+        without_lungs: Number of images on which no lungs were found, so that none could be removed.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.shortcuts.images import ImageFeatures
+
+        assert ImageFeatures(sizes={0: (64, 64)}).failed == {}
+        ```
+    """
+
+    headers: dict[int, Header] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    pixels: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    without_lungs: int = 0
+
+
+@dataclass(frozen=True)
+class _OpenedImage:
+    """An image after reading: its features at its own size, and a smaller copy."""
+
+    size: tuple[int, int]
+    features: dict[str, list[float]]
+    small: Float[np.ndarray, "height width"]
+
+
+def has_own_reader(data: Collection) -> bool:
+    """Tell whether a data set reads its images itself: they need not be files then, and have no header.
+
+    Args:
+        data: The data set.
+
+    Returns:
+        False for a compact copy too: its images are files.
+    """
+    return data.prepared is None and type(data).load_image is not Collection.load_image
+
+
+def read_images(
+    data: Collection,
+    records: Sequence[Record],
+    present: Sequence[int],
+    *,
+    pixels: Sequence[int],
+    segmenter: Segmenter,
+    steps: Steps,
+) -> ImageFeatures:
+    """Read headers and pixels; images that cannot be read are listed in `failed`.
+
+    Args:
+        data: Opens the images.
+        records: All images of the data set.
+        present: Places of those that are on the disk.
+        pixels: Places of those to be opened.
+        segmenter: Predicts the lungs to be removed; None = they are not removed.
+        steps: Shows progress.
+
+    Returns:
+        What was read.
+
+    Raises:
+        ConfigError: If the segmenter predicts no lungs.
+        PretrainedError: If the segmenter cannot be loaded.
+    """
+    images = ImageFeatures()
+    if not has_own_reader(data):
+        with steps("file headers") as progress:
+            headers = map_threads(lambda n: _header(records[n]), present, threads=_THREADS, progress=progress)
+            for number, header in zip(present, headers, strict=True):
+                if isinstance(header, Header):
+                    images.headers[number], images.sizes[number] = header, header.size
+                else:
+                    images.failed[records[number].image_id] = str(header)
+    readable = [number for number in pixels if records[number].image_id not in images.failed]
+    if readable:
+        with steps("images") as progress:
+            _read_pixels(images, data, records, readable, segmenter, progress)
+    return images
+
+
+def _read_pixels(
+    images: ImageFeatures,
+    data: Collection,
+    records: Sequence[Record],
+    numbers: Sequence[int],
+    segmenter: Segmenter,
+    progress: Progress,
+) -> None:
+    pipeline = None if segmenter is None else _lung_pipeline(segmenter)
+    batch: list[tuple[int, Float[np.ndarray, "_ _"]]] = []
+    opened_images = map_threads(lambda n: _open(data, records[n]), numbers, threads=_THREADS, progress=progress)
+    for number, opened in zip(numbers, opened_images, strict=True):
+        if not isinstance(opened, _OpenedImage):
+            images.failed[records[number].image_id] = str(opened)
+            continue
+        images.sizes[number] = opened.size
+        for name, values in opened.features.items():
+            images.pixels.setdefault(name, {})[number] = values
+        batch.append((number, opened.small))
+        if len(batch) == _BATCH:
+            _read_backgrounds(images, batch, pipeline)
+            batch = []
+    _read_backgrounds(images, batch, pipeline)
+
+
+def _header(record: Record) -> Header | CovidCXRError:
+    try:
+        return read_header(record.image_path)
+    except CovidCXRError as error:
+        return error
+
+
+def _open(data: Collection, record: Record) -> _OpenedImage | CovidCXRError:
+    try:
+        whole = data.load_image(record)
+        image = whole[box_slices(record, (whole.shape[0], whole.shape[1]))]
+    except CovidCXRError as error:
+        return error
+    scale = min(1.0, _LONGEST / max(image.shape))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = image if scale == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    features = {
+        "border": border_features(image),
+        "corners": corner_features(image),
+        "grey": grey_features(small),
+        "thumbnail": thumbnail(small),
+    }
+    return _OpenedImage((whole.shape[0], whole.shape[1]), features, small)
+
+
+def _lung_pipeline(segmenter: str | os.PathLike[str] | SegmentationModel) -> Pipeline:
+    if isinstance(segmenter, SegmentationModel):
+        return Pipeline(lung_segmenter=segmenter)
+    pipeline = Pipeline.from_pretrained(segmenter)
+    if pipeline.lung_segmenter is None:
+        raise ConfigError(f"{segmenter} has no lung segmenter: name a pipeline that has one, or use segmenter=None.")
+    return Pipeline(lung_segmenter=pipeline.lung_segmenter, postprocess=pipeline.postprocess)
+
+
+def _read_backgrounds(
+    images: ImageFeatures, batch: Sequence[tuple[int, Float[np.ndarray, "_ _"]]], pipeline: Pipeline | None
+) -> None:
+    """Add the features of a batch of images without their lungs."""
+    if pipeline is None or not batch:
+        return
+    table = images.pixels.setdefault("background", {})
+    predictions = pipeline.predict([image for _, image in batch], batch_size=_BATCH)
+    for (number, image), prediction in zip(batch, predictions, strict=True):
+        assert isinstance(prediction, Prediction)
+        masks = prediction.masks
+        lungs = next((masks[name] for name in LUNGS_OF_REGION["background"] if name in masks), None)
+        if lungs is None or "lungs-not-found" in prediction.reasons:
+            images.without_lungs += 1
+        else:
+            table[number] = background_features(image, _widen(lungs))
+
+
+def _widen(lungs: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    """Return each lung's convex hull, widened: it removes dense opacity too, which segmenters leave out."""
+    whole = np.zeros(lungs.shape, np.uint8)
+    for outline in cv2.findContours(lungs.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
+        cv2.fillConvexPoly(whole, cv2.convexHull(outline), 1)
+    return dilate(torch.from_numpy(whole)[None, None].float(), DILATION)[0, 0].numpy() > 0.5
+
+
+def no_steps(name: str) -> AbstractContextManager[Progress]:
+    """Show no progress.
+
+    Args:
+        name: The step, ignored.
+
+    Returns:
+        A progress bar that shows nothing.
+    """
+    return nullcontext(lambda done, total: None)
+
+
+def make_feature_tables(
+    data: Collection, records: Sequence[Record], images: ImageFeatures, *, pixels: bool, segmenter: bool
+) -> tuple[dict[str, FeatureTable], dict[str, str]]:
+    """Return the features of each probe, and why the other probes have none.
+
+    Args:
+        data: The data set.
+        records: Its images.
+        images: What was read of them.
+        pixels: Whether images were to be opened.
+        segmenter: Whether lungs were to be removed.
+
+    Returns:
+        The tables by probe, and the reasons by probe.
+    """
+    count = len(records)
+    tables = {**_column_tables(records), **_header_table(data, count, images)}
+    tables["shape"] = FeatureTable.from_rows(count, {n: shape_features(size) for n, size in images.sizes.items()})
+    tables |= {name: FeatureTable.from_rows(count, images.pixels.get(name, {})) for name in _PIXELS}
+
+    def reason(name: str) -> str:
+        if name in _PIXELS and not pixels:
+            return "images were not to be opened"
+        if name == "background" and not segmenter:
+            return "no segmenter was given"
+        if name == "header" and data.prepared is not None:
+            return "a compact copy"
+        if name == "header" and has_own_reader(data):
+            return "the images are not in their own files"
+        if name in (*_PIXELS, "header", "shape") and not images.sizes:
+            return "no image is on the disk"
+        return (
+            "fewer than two of them are stated" if name == "facts" else "it is not stated, or the same for all images"
+        )
+
+    kept = {name: table for name, table in tables.items() if table.varies}
+    names = dict.fromkeys([*tables, "facts", "header"])
+    return kept, {name: reason(name) for name in names if name not in kept}
+
+
+def _column_tables(records: Sequence[Record]) -> dict[str, FeatureTable]:
+    everywhere = np.ones(len(records), bool)
+    columns = {name: one_hot([getattr(record, name) for record in records]) for name in ("source", "view", "sex")}
+    columns["age"] = np.array([[np.nan if record.age is None else record.age] for record in records], float)
+    tables = {name: FeatureTable(values, everywhere) for name, values in columns.items()}
+    facts = [tables[name].values for name in ("view", "sex", "age") if tables[name].varies]
+    if len(facts) > 1:
+        tables["facts"] = FeatureTable(np.concatenate(facts, axis=1), everywhere)
+    return tables
+
+
+def _header_table(data: Collection, count: int, images: ImageFeatures) -> dict[str, FeatureTable]:
+    if data.prepared is not None or not images.headers:
+        return {}
+    headers = list(images.headers.values())
+    words = [one_hot([getattr(header, name) for header in headers]) for name in ("format", "mode", "entries")]
+    numbers = np.array([[header.file_bytes, header.quantization] for header in headers], float)
+    rows = np.concatenate([numbers, *words], axis=1).tolist()
+    return {"header": FeatureTable.from_rows(count, dict(zip(images.headers, rows, strict=True)))}
