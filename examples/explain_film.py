@@ -1,4 +1,4 @@
-"""Show where a classifier looks: `python explain_film.py [FILM ...] [--model mini]`. Without images it draws some."""
+"""Show where a classifier looks: `python explain_film.py [IMAGE ...] [--model mini]`. Without images it draws some."""
 
 import argparse
 import tempfile
@@ -11,7 +11,7 @@ from covidcxr.phantom import write_dataset
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("films", nargs="*", help="image files; none = drawn images")
+    parser.add_argument("images", nargs="*", help="image files; none = drawn images")
     parser.add_argument("--model", default="mini", help="bundled name, folder or Hub repository")
     parser.add_argument("--target", help="the class; by default each image's answer")
     parser.add_argument("--out", help="folder for the maps; by default a new temporary one")

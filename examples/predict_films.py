@@ -1,4 +1,4 @@
-"""Ask a pipeline about images: `python predict_films.py [FILM ...] [--model mini]`. Without images it draws some."""
+"""Ask a pipeline about images: `python predict_films.py [IMAGE ...] [--model mini]`. Without images it draws some."""
 
 import argparse
 import tempfile
@@ -11,7 +11,7 @@ from covidcxr.pipeline.prediction import in_words
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("films", nargs="*", help="image files; none = drawn images")
+    parser.add_argument("images", nargs="*", help="image files; none = drawn images")
     parser.add_argument("--model", default="mini", help="bundled name, folder or Hub repository")
     parser.add_argument("--out", help="folder for masks and overlays; by default a new temporary one")
     options = parser.parse_args()
