@@ -24,7 +24,7 @@ MODULES = {
     "audit_verb": "cli.audit",
     "augmentations": "transforms.augment",
     "batch": "pipeline.folder",
-    "complaints": "training.parser_errors",
+    "complaints": "training.parser",
     "data.archive_entries": "io.archives",
     "data.archives": "io.archives",
     "data.balance": "data.sampler",

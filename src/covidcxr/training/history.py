@@ -1,4 +1,4 @@
-"""What a training writes down as it goes: its config and the scores of each epoch."""
+"""Callbacks that record a training: its config and the scores of each epoch."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ class ConfigRecord(Callback):
 
         Args:
             trainer: Names the folder.
-            pl_module: What is trained.
+            pl_module: The task.
             stage: "fit", "validate" or "test".
         """
-        folder = trainer.log_dir or trainer.default_root_dir  # asked on every rank: loggers broadcast it
+        folder = trainer.log_dir or trainer.default_root_dir  # read on every rank: loggers broadcast it
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             write_yaml(Path(folder) / "config.yaml", self.config)
 
 
 class History(Callback):
-    """Keeps what was logged in each epoch, in the checkpoint too, so that a resumed training has the whole curve.
+    """Keeps the logged values of each epoch, also in the checkpoint, so that a resumed training has the whole curve.
 
     Attributes:
-        epochs: From name ("train/loss", "val/auroc", ...) to value, an entry an epoch, with its number, from 0, as
-            "epoch". `train/loss`, and its parts if it has several, are means over the epoch's batches.
+        epochs: An entry for each epoch, from name ("train/loss", "val/auroc", ...) to value, with the number of the
+            epoch, from 0, as "epoch". `train/loss`, and its parts if it has several, are means over the batches.
 
     Example:
         ```python
@@ -70,22 +70,22 @@ class History(Callback):
         self._losses: list[dict[str, Tensor]] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the losses of the epoch before.
+        """Clear the losses of the previous epoch.
 
         Args:
             trainer: Runs the training.
-            pl_module: What is trained.
+            pl_module: The task.
         """
         self._losses = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note a batch's loss and its parts, unless nothing could be learnt from it.
+        """Record the loss of a batch and its parts, unless the batch has neither labels nor masks.
 
         Args:
             trainer: Runs the training.
-            pl_module: What is trained.
+            pl_module: The task.
             outputs: From name of a loss to its value; None = no image of the batch has a label or mask.
             batch: The batch.
             batch_idx: Its number in the epoch.
@@ -94,11 +94,11 @@ class History(Callback):
             self._losses.append({name: value.detach() for name, value in outputs.items()})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch; the checkpoint, which keeps it, is written after this.
+        """Record the epoch; the checkpoint that keeps it is written after this.
 
         Args:
             trainer: Runs the training, and has the logged values.
-            pl_module: What is trained.
+            pl_module: The task.
         """
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
@@ -112,13 +112,13 @@ class History(Callback):
         self.epochs = [*(old for old in self.epochs if old["epoch"] < trainer.current_epoch), entry]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Restore the state from a checkpoint.
 
         Args:
-            state_dict: What `state_dict` returned.
+            state_dict: State from the checkpoint.
         """
         self.epochs = state_dict["epochs"]

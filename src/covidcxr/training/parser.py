@@ -1,9 +1,13 @@
-"""From a plain config, or from command-line words, to checked settings of a training."""
+"""Parse a plain config, or command-line flags, into the checked settings of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import ast
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +19,22 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from covidcxr.data import CXRDataModule
-from covidcxr.errors import ConfigError, CovidCXRError
+from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import Task
-from covidcxr.training.parser_errors import in_one_line
 from covidcxr.training.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_yaml
 
-__all__ = ["Verb", "apply_words", "make_parser", "open_data", "own_errors", "parse_words", "read_settings", "to_plain"]
+__all__ = [
+    "Verb",
+    "apply_words",
+    "in_one_line",
+    "make_parser",
+    "open_data",
+    "own_errors",
+    "parse_words",
+    "read_settings",
+    "to_plain",
+]
 
 Verb: TypeAlias = Literal["fit", "validate", "test"]
 
@@ -33,25 +46,39 @@ _HELP = {
     "Example: covidcxr test --config mini-lungs --data.root DIR --model.init_from my-lungs --output scores",
 }
 
+_LONGEST = 600  # characters of a message
+_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+_PLUGINS = ("loggers", "callbacks", "profilers", "strategies")
+"""Modules of Lightning whose classes a config may name without the module."""
+
+_OPTION = re.compile(r"Option '([\w.]+)' is not accepted|[Kk]ey \"?'?([\w.]+)\"?'? is not expected")
+_PART_OF = re.compile(r"(Subcommand|Group) '([\w.]+)' does not accept option '([\w.]+)'")
+_ARGUMENT = re.compile(r"[Uu]nrecognized arguments: (-*)([^\s=]+)")
+_MISSING = re.compile(r"arguments are required: ([\w., ]+)")
+_CHOICE = re.compile(r"Parser key \"([\w.]+)\":\s+Expected a typing\.Literal\[(.+?)\]\. Got value: (.+)")
+_ATTRIBUTE = re.compile(r"Problem with given class_path '([\w.]+)':\s+module '([\w.]+)' has no attribute '(\w+)'")
+_SHORT_NAME = re.compile(r"Parser key \"([\w.]+)\":.+Expected a dot import path string: ([\w.]+)", re.DOTALL)
+_GIVEN = re.compile(r"Parser key \"([\w.]+)\":.+Given value: (\{.+\})", re.DOTALL)
+
 
 class _Parser(LightningArgumentParser):
-    """Says in one line which key is wrong, and the nearest valid one, in place of pages of usage."""
+    """Raises an error of one line, with the nearest valid key, in place of printing the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise _own_error(ex) or ConfigError(in_one_line(message, self._known()))
 
     def _known(self) -> set[str]:
-        """Return the dotted keys that it takes, and those that a recipe has besides."""
+        """Return the dotted keys that the parser accepts, and the further keys of a recipe."""
         keys = {action.dest for action in self._actions} - {"help"}
         return {key.removesuffix(".help") for key in keys} | set(RECIPE_KEYS)
 
 
 @cache
 def make_parser(verb: Verb = "fit") -> LightningArgumentParser:
-    """Return the parser of all settings of a training; building it takes a moment, so there is one a verb.
+    """Return the parser of all settings of a training; it is slow to build, so it is cached.
 
     Args:
-        verb: Whose help it prints.
+        verb: Verb of the command line, whose help the parser prints.
 
     Returns:
         A parser of `trainer`, `model` (a task), `data`, and of covidcxr's own settings.
@@ -74,8 +101,8 @@ def make_parser(verb: Verb = "fit") -> LightningArgumentParser:
         "--coverage",
         type=float | None,
         default=None,
-        help="fit: a classifier's set of plausible classes holds the truth this often (0.9); it abstains from an image "
-        "with more or less than one plausible class; null = always the most probable class",
+        help="fit: coverage of a classifier's sets of plausible classes (0.9, say); it abstains from an image whose "
+        "set does not hold exactly one class; null = it never abstains",
     )
     parser.add_argument(
         "--compute_mean_std",
@@ -94,7 +121,7 @@ def read_settings(config: Mapping[str, Any]) -> Namespace:
     """Check a config and fill in the defaults.
 
     Args:
-        config: Plain data: `model`, `data`, `trainer` and the other keys of `covidcxr fit`, as a recipe's YAML has them.
+        config: Plain data: `model`, `data`, `trainer` and the other keys of `covidcxr fit`, as in the YAML of a recipe.
 
     Returns:
         All settings.
@@ -110,12 +137,12 @@ def read_settings(config: Mapping[str, Any]) -> Namespace:
 
 
 def parse_words(words: Sequence[str], verb: Verb = "fit") -> dict[str, Any]:
-    """Turn command-line words into a config.
+    """Parse command-line flags into a config.
 
     Args:
-        words: Flags, as they follow `covidcxr fit`; `--config` also takes the name of a recipe, `--data` and `--model`
-            those of the registry and of tasks.
-        verb: Which of the verbs they follow.
+        words: Flags of `covidcxr fit`; `--config` also takes the name of a recipe, `--data` a registry name and
+            `--model` the short name of a task.
+        verb: The verb of the command line.
 
     Returns:
         A complete config: plain data.
@@ -128,11 +155,11 @@ def parse_words(words: Sequence[str], verb: Verb = "fit") -> dict[str, Any]:
 
 
 def apply_words(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Lay command-line words over a config.
+    """Override settings of a config by command-line flags.
 
     Args:
         config: Plain data.
-        words: Flags, as they follow `covidcxr fit`; none = the config as it is.
+        words: Flags of `covidcxr fit`; empty = only the defaults are filled in.
 
     Returns:
         A complete config: plain data.
@@ -148,8 +175,8 @@ def open_data(config: Mapping[str, Any], words: Sequence[str] = ()) -> CXRDataMo
     """Build the data module of a config, without a model.
 
     Args:
-        config: Plain data; its key `data` counts.
-        words: Command-line words of `covidcxr fit`; those that begin with `--data` count.
+        config: Plain data, of which the key `data` is used.
+        words: Flags of `covidcxr fit`, of which those that begin with `--data` are used.
 
     Returns:
         The data module.
@@ -171,7 +198,7 @@ def to_plain(settings: Namespace) -> dict[str, Any]:
     """Return settings as plain data, which `read_settings` reads back.
 
     Args:
-        settings: What a parser returned.
+        settings: Settings that a parser returned.
 
     Returns:
         Mappings, lists, text, numbers and None.
@@ -182,13 +209,13 @@ def to_plain(settings: Namespace) -> dict[str, Any]:
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raise covidcxr's own error where jsonargparse wrapped it in pages of its own words.
+    """Raise the covidcxr error that jsonargparse wrapped in errors of its own.
 
     Yields:
         Nothing.
 
     Raises:
-        CovidCXRError: The error that a constructor raised.
+        CovidCXRError: The error of a constructor.
     """
     try:
         yield
@@ -203,7 +230,7 @@ def _own_error(error: BaseException | None) -> CovidCXRError | None:
 
 
 def _data_words(words: Sequence[str]) -> Iterator[str]:
-    """Choose the words that begin with `--data`, with their values."""
+    """Select the flags that begin with `--data`, with their values."""
     for word, value in zip(words, [*words[1:], "--"], strict=True):
         if word.startswith("--data"):
             yield word
@@ -212,7 +239,7 @@ def _data_words(words: Sequence[str]) -> Iterator[str]:
 
 
 def _resolve_names(words: Sequence[str], scratch: Path) -> Iterator[str]:
-    """Turn names of recipes after --config, and of the registry after --data and --model, into what the parser knows."""
+    """Replace names of recipes after --config, and registry names after --data and --model, by files and classes."""
 
     def recipe(name: str) -> str:
         return str(write_yaml(scratch / f"{len(list(scratch.iterdir()))}.yaml", Recipe.read(name).base()))
@@ -226,3 +253,82 @@ def _resolve_names(words: Sequence[str], scratch: Path) -> Iterator[str]:
         else:
             yield resolvers[before](word) if before in resolvers else word
         before = "" if before in resolvers else word
+
+
+def in_one_line(message: str, known: Collection[str]) -> str:
+    """Shorten an error message of jsonargparse, which lists every type that a value was tried for.
+
+    Args:
+        message: Message of jsonargparse.
+        known: Dotted keys that the parser accepts.
+
+    Returns:
+        One line that names the wrong key or value, and the nearest valid one.
+    """
+    if match := _PART_OF.search(message):
+        kind, group, key = match.groups()
+        return _unknown(key if kind == "Subcommand" else f"{group}.{key}", known)
+    if match := _last(_OPTION, message):
+        return _unknown(match[1] or match[2], known)
+    if match := _ARGUMENT.search(message):
+        return _unknown_argument(match[2], known)
+    if match := _last(_MISSING, message):
+        return f"These settings are missing: {match[1].strip()} (--data.root DIR names the data set's folder)."
+    if match := _CHOICE.search(message):
+        choices = [choice.strip().strip("'\"") for choice in match[2].split(",")]
+        value = match[3].strip()
+        return f"{match[1]} must be one of {', '.join(choices)}, not {value!r}.{_near(value, choices)}"
+    return _about_classes(message) or " ".join(message.split())[:_LONGEST]
+
+
+def _about_classes(message: str) -> str | None:
+    """Describe what is wrong with a class that a config names; None = nothing is known to be."""
+    if match := _ATTRIBUTE.search(message):
+        names = [name for name in dir(sys.modules.get(match[2])) if not name.startswith("_")]
+        return f"There is no {match[1]!r}: {match[2]} has no {match[3]!r}.{_near(match[3], names)}"
+    if match := _SHORT_NAME.search(message):
+        modules = (sys.modules.get(f"lightning.pytorch.{module}") for module in _PLUGINS)
+        names = [name for module in modules for name in getattr(module, "__all__", ())]
+        return f"There is no class {match[2]!r} for {match[1]}.{_near(match[2], names)}"
+    if match := _GIVEN.search(message):
+        try:
+            given: dict[str, Any] = ast.literal_eval(match[2])
+        except (ValueError, SyntaxError):  # it holds an object, or was cut off
+            return None
+        for key in given.keys() - set(_CLASS_KEYS) if "class_path" in given else ():
+            return f"Unknown key '{match[1]}.{key}'. {did_you_mean(str(key), _CLASS_KEYS)}"
+    return None
+
+
+def _unknown(key: str, known: Collection[str]) -> str:
+    return f"Unknown key {key!r} in the config. {_nearest(key, known)}"
+
+
+def _unknown_argument(word: str, known: Collection[str]) -> str:
+    if word in known:
+        return f"Unknown argument {word!r}. Did you mean '--{word}'?"
+    return f"Unknown argument {word!r}. {_nearest(word, known)}"
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """Find the first wrong part of a dotted key, and suggest the nearest valid one."""
+    known = list(known)
+    parts = key.split(".")
+    for number, part in enumerate(parts):
+        before = "".join(f"{parent}." for parent in parts[:number])
+        here = {name.removeprefix(before).partition(".")[0] for name in known if name.startswith(before)}
+        if part not in here:
+            rest = "".join(f".{child}" for child in parts[number + 1 :])
+            near = get_close_matches(part, sorted(here), n=1)
+            return f"Did you mean '{before}{near[0]}{rest}'?" if near else did_you_mean(part, here)
+    return f"It takes no further part: {key!r} is set as a whole."
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    near = get_close_matches(name, sorted(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _last(pattern: re.Pattern[str], message: str) -> re.Match[str] | None:
+    matches = list(pattern.finditer(message))
+    return matches[-1] if matches else None

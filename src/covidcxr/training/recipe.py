@@ -1,8 +1,8 @@
-"""Recipes: a published system as configuration, and the runs that it is made of.
+"""Recipes: a published system as configuration, and its runs.
 
-A recipe is a YAML file for LightningCLI (`model`, `data`, `trainer`, ...) with a few keys more: what it is, what is
-compared, and what a search may choose. It holds names only; what a system needs is a piece of this library.
-`base: NAME` starts from another recipe and changes it.
+A recipe is a YAML file for `covidcxr fit` (`model`, `data`, `trainer`, ...) with further keys: a description, the
+variants that are compared, and the search space. It holds names only; all code is in this library. `base: NAME` starts
+from another recipe and changes it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ import yaml
 
 from covidcxr.aliases import MODULES
 from covidcxr.config import check_keys
-from covidcxr.types import GEOMETRY
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.io.atomic import replace_file
 from covidcxr.registry import DATASETS
 from covidcxr.training.search_space import Parameter, read_search
+from covidcxr.types import GEOMETRY
 
 __all__ = ["RECIPE_KEYS", "Recipe", "claim", "data_class", "recipe_paths", "task_class", "without_root", "write_yaml"]
 
 _ABOUT = ("about", "paper", "published")
 _STEPS = ("ensemble", "masks")
 RECIPE_KEYS = (*_ABOUT, *_STEPS, "base", "compare", "search")
-"""The keys of a recipe that LightningCLI does not read."""
+"""Keys of a recipe that are not keys of a training config."""
 _TRAINING_KEYS = {
     *("seed_everything", "trainer", "model", "data", "output", "coverage", "compute_mean_std", "optimizer"),
     *("lr_scheduler", "ckpt_path", "weights_only", "verbose", "return_predictions"),
@@ -45,20 +45,29 @@ _NAME = re.compile(r"[\w.-]+")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe.
+    """A recipe.
 
     Attributes:
-        name: Name of the file without its ending.
+        name: Name of the file without its suffix.
         about: What it trains, in a sentence.
-        paper: Where it was published.
-        published: The figures that were published, in words.
-        config: What LightningCLI reads.
-        compare: What is compared, an axis each: from axis to variant to the changes that it makes, each from the
-            dotted key in the config to its value. Every combination of variants is one run.
-        search: What `covidcxr tune` may choose, from name to parameter.
-        ensemble: How the runs' models are combined at the end; see `covidcxr.ensembling.EnsembleStep`. None = not.
-        masks: How lung masks are drawn before the runs, for data sets that have none: arguments of
-            `covidcxr.masks.draw_masks` (`model`, `postprocess`, `min_lung_area`). None = not.
+        paper: The publication.
+        published: The published scores, as text.
+        config: Config of the training: plain data.
+        compare: From axis to variant to its changes, from dotted key in the config to value. Every combination of
+            variants is a run.
+        search: Parameters that `covidcxr tune` searches, by name.
+        ensemble: How the models of the runs are combined at the end; see `covidcxr.recipes.ensemble.EnsembleStep`.
+            None = not.
+        masks: How lung masks are predicted before the runs, for data sets without masks: arguments of
+            `covidcxr.pipeline.lung_masks.draw_masks` (`model`, `postprocess`, `min_lung_area`). None = not.
+
+    Example:
+        ```python
+        from covidcxr.training import Recipe
+
+        recipe = Recipe.read("mini-lungs")
+        assert recipe.count == 1 and recipe.config["model"]["class_path"]
+        ```
     """
 
     name: str
@@ -73,11 +82,17 @@ class Recipe:
 
     @classmethod
     def read(cls, name: str) -> Self:
-        """Read a bundled recipe by its name, or any YAML file.
+        """Read a bundled recipe, or a YAML file.
+
+        Args:
+            name: Name of a bundled recipe, or path of a YAML file.
+
+        Returns:
+            The recipe, merged with its base.
 
         Raises:
             UnknownNameError: If there is no such recipe or file; says the nearest.
-            ConfigError: If it is no YAML, or `compare` or `search` is wrong.
+            ConfigError: If it is not valid YAML, a key is unknown, or `compare` or `search` is wrong.
         """
         path = recipe_paths().get(name, Path(name))
         if not path.is_file():
@@ -95,7 +110,7 @@ class Recipe:
         return cls(path.stem, {})._changed(path.stem, data)
 
     def _changed(self, name: str, data: Mapping[str, Any]) -> Self:
-        """Lay the keys of another file over this recipe's."""
+        """Merge the keys of another file into this recipe."""
         check_keys(data, _TRAINING_KEYS.union(RECIPE_KEYS), f"the recipe {name}")
         for key in _STEPS:
             if not isinstance(data.get(key) or {}, Mapping):
@@ -114,7 +129,7 @@ class Recipe:
         return math.prod(len(axis) for axis in self.compare.values())
 
     def base(self) -> dict[str, Any]:
-        """Return the config without any variant's changes, registry names turned into classes.
+        """Return the config without the changes of variants; registry names are replaced by classes.
 
         Raises:
             UnknownNameError: If there is no such data set or task; says the nearest.
@@ -126,8 +141,14 @@ class Recipe:
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """Return the recipe with a value for each parameter of its search, and no search.
 
+        Args:
+            values: From name of a parameter to its value.
+
+        Returns:
+            The recipe with these values in its config.
+
         Raises:
-            ConfigError: If a parameter sets a key that the config has not; says the nearest.
+            ConfigError: If a parameter sets a key that is not in the config; says the nearest.
         """
         config = copy.deepcopy(dict(self.config))
         for name, value in values.items():
@@ -136,10 +157,13 @@ class Recipe:
         return replace(self, config=config, search={})
 
     def runs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Return the name and the config of each run, in order; a recipe that compares nothing is one run named "".
+        """Return the runs, in order; a recipe without `compare` is a single run named "".
+
+        Yields:
+            Name and config of each run.
 
         Raises:
-            ConfigError: If a variant changes a key that the config has not, or a name is unknown; says the nearest.
+            ConfigError: If a variant changes a key that is not in the config, or a name is unknown; says the nearest.
         """
         axes = [[(variant, changes) for variant, changes in axis.items()] for axis in self.compare.values()]
         for choice in itertools.product(*axes):
@@ -158,25 +182,33 @@ def recipe_paths() -> dict[str, Path]:
 
 
 def write_yaml(path: Path, config: Mapping[str, Any]) -> Path:
-    """Write a config as YAML; the file appears whole or not at all."""
+    """Write a config as YAML, atomically.
+
+    Args:
+        path: The file to write.
+        config: Plain data.
+
+    Returns:
+        The path.
+    """
     with replace_file(path) as draft:
         draft.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
 
 
 def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
-    """Take a folder for these settings and return their digest.
+    """Claim a folder for a run with these settings.
 
     Args:
-        folder: The folder of a run; made if need be.
+        folder: Folder of the run; created if it does not exist.
         settings: Plain data.
-        words: Command-line words that change them.
+        words: Flags of `covidcxr fit` that change the settings.
 
     Returns:
-        SHA-256 of the settings, in hexadecimal digits, as it stands in the folder's `settings.sha256`.
+        SHA-256 of the settings in hexadecimal digits, as the file `settings.sha256` of the folder holds it.
 
     Raises:
-        ConfigError: If others have reached anything in it; a run that failed its check has not.
+        ConfigError: If the folder holds files of a run with other settings; a run that failed its check leaves none.
     """
     digest, *earlier = (_digest(spelling, words) for spelling in _spellings(settings))
     stamp = folder / "settings.sha256"
@@ -196,7 +228,7 @@ def _digest(settings: object, words: Sequence[str]) -> str:
 
 
 def _spellings(settings: Any) -> tuple[Any, Any]:
-    """Return settings as they are hashed, and as 0.1.0 spelt them, so that its runs are known again.
+    """Return settings as they are hashed, and as 0.1.0 spelt them, so that its runs are recognised.
 
     Classes are named by the modules of that time. Which class is positive is left out: it changes no training.
     0.1.0 said the geometry in the data module too.
@@ -230,7 +262,14 @@ def _old_path(path: object) -> object:
 
 
 def without_root(words: Sequence[str]) -> list[str]:
-    """Leave out where the data lie: that may change between two sittings, and is no setting."""
+    """Remove the folder of the data from flags: it may differ between machines, and is no setting.
+
+    Args:
+        words: Flags of `covidcxr fit`.
+
+    Returns:
+        The flags without `--data.root` and its value.
+    """
     kept: list[str] = []
     skip = False
     for word in words:
@@ -241,7 +280,7 @@ def without_root(words: Sequence[str]) -> list[str]:
 
 
 def _merge(old: Any, new: Any) -> Any:
-    """Lay one config over another; what belongs to another class than before is replaced whole."""
+    """Merge a config into another; the settings of another class than before are replaced as a whole."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return new
     if "class_path" in new and new["class_path"] != old.get("class_path"):
@@ -263,7 +302,7 @@ def _check_axes(axes: object, where: str) -> Mapping[str, Mapping[str, Mapping[s
 
 
 def _change(config: dict[str, Any], key: str, value: object, where: str) -> None:
-    """Set a dotted key; all but its last part must be there."""
+    """Set a dotted key; all its parts but the last must exist."""
     *parents, last = key.split(".")
     table: Any = config
     for parent in parents:
@@ -274,7 +313,7 @@ def _change(config: dict[str, Any], key: str, value: object, where: str) -> None
 
 
 def _resolve_names(config: dict[str, Any], where: str) -> None:
-    """Turn registry names under `class_path` into the dotted paths that LightningCLI imports."""
+    """Replace registry names under `class_path` by dotted paths."""
     for part, resolve in (("data", data_class), ("model", task_class)):
         table = config.get(part)
         if isinstance(table, dict) and isinstance(table.get("class_path"), str):
@@ -285,7 +324,13 @@ def _resolve_names(config: dict[str, Any], where: str) -> None:
 
 
 def data_class(name: str) -> str:
-    """Return the dotted path of a data set's class from its registry name; class names and paths stay as they are.
+    """Return the dotted path of the class of a data set.
+
+    Args:
+        name: Registry name of the data set; class names and dotted paths stay as they are.
+
+    Returns:
+        Dotted path, or class name.
 
     Raises:
         UnknownNameError: If there is no such data set; says the nearest.
@@ -302,7 +347,13 @@ def data_class(name: str) -> str:
 
 
 def task_class(name: str) -> str:
-    """Return a task's class name from its short name; class names and dotted paths stay as they are.
+    """Return the class name of a task.
+
+    Args:
+        name: Short name of the task ("segmentation", say); class names and dotted paths stay as they are.
+
+    Returns:
+        Class name, or dotted path.
 
     Raises:
         UnknownNameError: If there is no such task; says the nearest.

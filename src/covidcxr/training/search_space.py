@@ -1,4 +1,4 @@
-"""What a search may choose: the key `search` of a recipe, which maps names to keys of the config and their values."""
+"""The search space of a recipe: its key `search`, from the name of a parameter to keys of the config and values."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Choice", "Number", "Parameter", "read_search"]
 _KNOWN = ("key", "keys", "values", "low", "high", "log", "int", "step")
 
 
-class Trial(Protocol):
-    """What draws values: a trial of Optuna."""
+class _Trial(Protocol):
+    """The part of `optuna.Trial` that draws values."""
 
     def suggest_categorical(self, name: str, choices: Sequence[str], /) -> Any: ...
 
@@ -31,8 +31,15 @@ class Choice:
 
     Attributes:
         name: Its name in the tables.
-        values: From the name of a value to the changes that it makes, each from the dotted key in the config to its
-            value.
+        values: From the name of a value to its changes, from dotted key in the config to value.
+
+    Example:
+        ```python
+        from covidcxr.training.search_space import Choice
+
+        choice = Choice("optimizer", {"sgd": {"model.init_args.optimizer": "sgd"}, "adamw": {}})
+        assert choice.changes("sgd") == {"model.init_args.optimizer": "sgd"}
+        ```
     """
 
     name: str
@@ -43,16 +50,37 @@ class Choice:
         """The dotted keys in the config that it may change."""
         return tuple({key: None for changes in self.values.values() for key in changes})
 
-    def suggest(self, trial: Trial) -> str:
-        """Let a trial draw a value's name."""
+    def suggest(self, trial: _Trial) -> str:
+        """Let a trial draw a value.
+
+        Args:
+            trial: A trial of Optuna.
+
+        Returns:
+            Name of the value.
+        """
         return str(trial.suggest_categorical(self.name, list(self.values)))
 
     def changes(self, value: str) -> Mapping[str, Any]:
-        """Return what a value changes, from the dotted key to its value."""
+        """Return the changes of a value.
+
+        Args:
+            value: Name of the value.
+
+        Returns:
+            From dotted key in the config to value.
+        """
         return self.values[value]
 
     def probe(self, number: int) -> str:
-        """Return one of the values; as many numbers as there are values give them all."""
+        """Return a value for a check of the search; `range(len(values))` gives them all.
+
+        Args:
+            number: Number of the check, from 0.
+
+        Returns:
+            Name of the value.
+        """
         return list(self.values)[number % len(self.values)]
 
 
@@ -63,11 +91,19 @@ class Number:
     Attributes:
         name: Its name in the tables.
         keys: The dotted keys in the config that get the number.
-        low: The least.
-        high: The greatest.
-        log: Draw evenly by order of magnitude.
+        low: Lower bound.
+        high: Upper bound.
+        log: Draw uniformly on a logarithmic scale.
         whole: Whole numbers only.
-        step: Distance of neighbours; None = any number between.
+        step: Distance of neighbouring values; None = any number within the bounds.
+
+    Example:
+        ```python
+        from covidcxr.training.search_space import Number
+
+        rate = Number("lr", ("model.init_args.lr",), low=1e-4, high=1e-1, log=True)
+        assert rate.changes(0.01) == {"model.init_args.lr": 0.01}
+        ```
     """
 
     name: str
@@ -78,18 +114,39 @@ class Number:
     whole: bool = False
     step: float | None = None
 
-    def suggest(self, trial: Trial) -> float:
-        """Let a trial draw a number."""
+    def suggest(self, trial: _Trial) -> float:
+        """Let a trial draw a number.
+
+        Args:
+            trial: A trial of Optuna.
+
+        Returns:
+            A number in [low, high].
+        """
         if self.whole:
             return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def changes(self, value: float) -> Mapping[str, Any]:
-        """Return what a number changes, from the dotted key to its value."""
+        """Return the changes of a number.
+
+        Args:
+            value: A number in [low, high].
+
+        Returns:
+            From dotted key in the config to the number.
+        """
         return dict.fromkeys(self.keys, value)
 
     def probe(self, number: int) -> float:
-        """Return the least or the greatest number; one that need not be whole is never whole."""
+        """Return a number near a bound for a check of the search; it is no integer where it need not be.
+
+        Args:
+            number: Number of the check; even = near `low`, odd = near `high`.
+
+        Returns:
+            A number in [low, high].
+        """
         if self.whole or self.step is not None:
             return (self.low, self.high)[number % 2]
         inwards = (self.high - self.low) * 1e-3
@@ -106,10 +163,13 @@ def read_search(search: object, where: str) -> dict[str, Parameter]:
         search: From name to `{key: dotted key in the config, values: [...]}`; or `{key, low, high}` with `log: true`,
             `int: true` or `step`; or `{values: {name: changes, ...}}`, with changes as in `compare`. `keys: [...]` in
             place of `key` sets several alike.
-        where: Whose it is, for the message.
+        where: Name of the recipe, for error messages.
+
+    Returns:
+        The parameters, by name.
 
     Raises:
-        ConfigError: If anything else stands there.
+        ConfigError: If the search has another form.
     """
     if not isinstance(search, Mapping) or not all(isinstance(entry, Mapping) for entry in search.values()):
         raise ConfigError(f"search in {where} must map each name to its key and its values.")
@@ -141,10 +201,10 @@ def _read_choice(name: str, entry: Mapping[str, Any], place: str) -> Choice:
         keys = _keys(entry, place)
         named = {value if isinstance(value, str) else json.dumps(value): dict.fromkeys(keys, value) for value in values}
         if len(named) < len(values):
-            raise ConfigError(f"A value of {place} stands there twice.")
+            raise ConfigError(f"A value of {place} is listed twice.")
         return Choice(name, named)
     if "key" in entry or "keys" in entry:
-        raise ConfigError(f"{place} has a key too many: the changes of its values name their own.")
+        raise ConfigError(f"{place} has a key too many: its values name their own keys.")
     if not all(changes is None or isinstance(changes, Mapping) for changes in values.values()):
         raise ConfigError(f"Each value of {place} must map dotted keys of the config to what they become.")
     return Choice(name, {str(value): dict(changes or {}) for value, changes in values.items()})

@@ -1,6 +1,6 @@
-"""Training, validation and testing of a config: one function each, by Lightning's own Trainer.
+"""Training, validation and testing of a config with Lightning's Trainer, each as a function.
 
-The command line, a recipe, a fold, a sweep and a trial of `tune` all train through these functions.
+The command line, recipes, folds, sweeps and the trials of `tune` all train through these functions.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from covidcxr.training.history import ConfigRecord, History
 from covidcxr.training.parser import make_parser, own_errors, read_settings, to_plain
 from covidcxr.utils.console import print_line
 
-__all__ = ["Session", "build", "check", "fit", "test", "validate"]
+__all__ = ["Session", "build", "check", "fit", "save_models", "test", "validate"]
 
 Scores = dict[str, dict[str, Estimate]]
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a config builds.
+    """The objects that a config builds.
 
     Attributes:
         settings: All settings, defaults included.
-        task: What is trained, with its model.
+        task: The task, with its model.
         data: The data module.
         trainer: Lightning's Trainer.
         history: Keeps the scores of each epoch.
@@ -71,7 +71,7 @@ class Session:
 
     @property
     def output(self) -> Path | None:
-        """The folder for the trained model or the scores; None = none was asked for."""
+        """The folder for the trained model or the scores; None = the config names none."""
         return None if self.settings.output is None else Path(self.settings.output)
 
 
@@ -79,15 +79,15 @@ def build(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), reco
     """Build the task, the data module and the Trainer of a config; nothing is read and nothing trained.
 
     Args:
-        config: Plain data: `model`, `data`, `trainer` and the other keys of `covidcxr fit`, as a recipe's YAML has them.
-        callbacks: Join those of the config.
+        config: Plain data: `model`, `data`, `trainer` and the other keys of `covidcxr fit`, as in the YAML of a recipe.
+        callbacks: Callbacks of the Trainer, beside those of the config.
         record: Write `config.yaml` into the log folder when the Trainer begins.
 
     Returns:
-        What was built.
+        Task, data module and trainer.
 
     Raises:
-        CovidCXRError: If a setting is wrong, or weights cannot be had.
+        CovidCXRError: If a setting is wrong, or weights cannot be loaded.
     """
     settings = read_settings(config)
     _seed(settings.seed_everything)
@@ -102,17 +102,17 @@ def build(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), reco
 
 
 def check(config: Mapping[str, Any], *, images: bool = True) -> Session:
-    """Build all that a training would, and compare the model with the data, but train and score nothing.
+    """Build everything for a training, and check that model and data match, but train nothing.
 
     Args:
         config: See `build`.
-        images: Read the list of images too, and compare; without, only the settings are checked.
+        images: Also read the list of images, and check that the model matches it.
 
     Returns:
-        What was built.
+        Task, data module and trainer.
 
     Raises:
-        CovidCXRError: If a setting is wrong, the data are not where they should be, or weights cannot be had.
+        CovidCXRError: If a setting is wrong, a file of the data set is missing, or weights cannot be loaded.
     """
     with _quiet_lightning():
         session = build(config)
@@ -127,11 +127,11 @@ def fit(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record
 
     Args:
         config: See `build`. `ckpt_path` names a checkpoint to resume from.
-        callbacks: Join those of the config.
+        callbacks: Callbacks of the Trainer, beside those of the config.
         record: Write `config.yaml` into the log folder.
 
     Returns:
-        What was trained.
+        Task, data module and trainer, after the training.
 
     Raises:
         CovidCXRError: If a setting is wrong.
@@ -164,7 +164,7 @@ def validate(config: Mapping[str, Any], *, record: bool = False) -> Scores:
     return _score(config, lambda session: session.trainer.validate, record)
 
 
-def test(config: Mapping[str, Any], *, record: bool = False) -> Scores:
+def test(config: Mapping[str, Any], *, record: bool = False) -> Scores:  # noqa: PT028 (no test)
     """Score a model on the test images; print the scores and write them into the folder `output`.
 
     Args:
@@ -181,11 +181,11 @@ def test(config: Mapping[str, Any], *, record: bool = False) -> Scores:
 
 
 def save_models(task: Task, folder: Path) -> Path:
-    """Write what was trained into a folder: the two models of a `MultiTask` as a pipeline, where they make one.
+    """Save what was trained: the two models of a `MultiTask` as a pipeline, if they make one.
 
     Args:
-        task: What was trained.
-        folder: Where to.
+        task: The trained task.
+        folder: Output folder.
 
     Returns:
         The folder.
@@ -195,7 +195,7 @@ def save_models(task: Task, folder: Path) -> Path:
             parts: dict[str, Any] = {part: task.segmenter, "classifier": task.classifier}
             try:
                 pipeline = Pipeline(**parts)
-            except ConfigError:  # the pipeline knows what a part must draw
+            except ConfigError:  # the pipeline checks the mask classes of its parts
                 continue
             return pipeline.save_pretrained(folder)
     return task.save_pretrained(folder)
@@ -224,9 +224,9 @@ def _make_trainer(settings: dict[str, Any], more: Sequence[Callback], monitor: s
     named = list(named) if isinstance(named, list) else [named]
     if settings["enable_checkpointing"] is not False and not any(isinstance(each, ModelCheckpoint) for each in named):
         best = ModelCheckpoint(monitor=monitor, mode="max", filename="best-{epoch}")
-        # save_last=True would write it only where the best one changes, and a kill would cost all epochs since.
+        # save_last=True would write it only when the best one changes, and a kill would lose all epochs since.
         last = ModelCheckpoint(filename="last", enable_version_counter=False)
-        named += [best, last]  # in this order: the last one knows where the best one lies
+        named += [best, last]  # in this order: `last` stores the path of `best`
     try:
         return Trainer(**settings, callbacks=[*named, *more])
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
@@ -244,7 +244,7 @@ def _normalize(session: Session) -> None:
 
 
 def _take_saved_model(session: Session) -> None:
-    """Use the saved model whole, with its temperature and thresholds, and refuse a config that says otherwise."""
+    """Take the config of the saved model, with its temperature and thresholds; another config is an error."""
     settings = session.settings
     source = settings.model.init_args.init_from
     if source is None:
@@ -263,15 +263,15 @@ def _take_saved_model(session: Session) -> None:
 
 
 def _check_same(own: NetworkModel, saved: NetworkModel, source: str, *, mean_std: bool) -> None:
-    """Compare what a config says of a model with what was saved; what calibration finds may differ."""
+    """Compare the config of a model with the saved one; the results of calibration may differ."""
     theirs, ours = saved.config.to_dict(), own.config.to_dict()
     if not mean_std:
         ours["preprocess"] |= {key: theirs["preprocess"][key] for key in ("mean", "std")}
     free = ("temperature", "thresholds", "positive")
-    differing = [key for key in ours if key not in free and ours[key] != theirs[key]]
-    if differing:
-        said = "; ".join(f"{key} is {ours[key]}, saved was {theirs[key]}" for key in differing)
-        raise ConfigError(f"The config is not that of the model saved in {source}: {said}.")
+    different = [key for key in ours if key not in free and ours[key] != theirs[key]]
+    if different:
+        differences = "; ".join(f"{key} is {ours[key]}, saved was {theirs[key]}" for key in different)
+        raise ConfigError(f"The config is not that of the model saved in {source}: {differences}.")
 
 
 def _save(session: Session, output: Path) -> None:
@@ -285,7 +285,7 @@ def _save(session: Session, output: Path) -> None:
         if isinstance(model, ClassificationModel) and model.config.mode != "multilabel":
             _calibrate(model, session)
     print_line(f"Saved {save_models(session.task, output)} (weights of {Path(best).name or 'the last epoch'}).")
-    with replace_file(output / "history.json") as draft:  # last: who finds it finds all
+    with replace_file(output / "history.json") as draft:  # written last: a run with this file is trained
         draft.write_text(json.dumps(session.history.epochs, indent=2) + "\n", encoding="utf-8")
 
 
@@ -301,7 +301,7 @@ def _calibrate(model: ClassificationModel, session: Session) -> None:
 
 
 def _report(session: Session) -> Scores:
-    """Print and write the scores, each with its patient-clustered interval."""
+    """Print and write the scores, each with its 95 % confidence interval."""
     rows = session.task.rows
     if not rows:
         raise ConfigError("There is no image to score: this split of the data is empty, or has no labels or masks.")
@@ -318,7 +318,7 @@ def _report(session: Session) -> Scores:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep back Lightning's advertisements and a warning about its own code."""
+    """Suppress Lightning's tips and a warning about its own code."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
     def is_no_tip(message: logging.LogRecord) -> bool:

@@ -1,10 +1,10 @@
-"""What jsonargparse says becomes one line with the key and the nearest right one."""
+"""An error of jsonargparse becomes one line with the wrong key and the nearest valid one."""
 
 from __future__ import annotations
 
 import pytest
 
-from covidcxr.training.parser_errors import in_one_line
+from covidcxr.training.parser import in_one_line
 
 KNOWN = {
     "trainer",
@@ -19,7 +19,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "expected"),
     [
         ("Option 'lrr' is not accepted", "Unknown key 'lrr' in the config. Did you mean 'lr'?"),
         (
@@ -71,5 +71,5 @@ KNOWN = {
         ("word " * 500, "word " * 120),
     ],
 )
-def test_one_line(message: str, told: str) -> None:
-    assert in_one_line(message, KNOWN) == told
+def test_one_line(message: str, expected: str) -> None:
+    assert in_one_line(message, KNOWN) == expected
