@@ -90,9 +90,10 @@ def measure(source: Path = SOURCE) -> Layout:
         measure_functions(tree, name, layout)
         measure_docstrings(tree, name, layout)
     layout.cycles = find_cycles(imports)
+    exported = {name: exports(ast.parse(text)) for name, (_, text) in trees.items() if name.endswith("__init__")}
     importers: dict[str, set[str]] = defaultdict(set)
     for name, (_, text) in trees.items():
-        for other in imported(ast.parse(text), set(trees), lazy=True) - {name}:
+        for other in imported(ast.parse(text), set(trees), lazy=True, exported=exported) - {name}:
             if not name.endswith("__init__"):
                 importers[other].add(name)
     layout.single_importer = sorted(name for name, users in importers.items() if len(users) == 1)
@@ -104,13 +105,27 @@ def module_name(path: Path, source: Path) -> str:
     return ".".join((source.name, *path.relative_to(source).with_suffix("").parts))
 
 
-def imported(tree: ast.Module, known: set[str], *, lazy: bool) -> set[str]:
-    """Return the modules of the tree that a module imports; `lazy` counts imports inside functions too."""
+def exports(tree: ast.Module) -> dict[str, str]:
+    """Return from which module a package takes each of the names that it offers."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
+    return {alias.asname or alias.name: str(node.module) for node in nodes for alias in node.names}
+
+
+def imported(
+    tree: ast.Module, known: set[str], *, lazy: bool, exported: dict[str, dict[str, str]] | None = None
+) -> set[str]:
+    """Return the modules of the tree that a module imports.
+
+    `lazy` counts imports inside functions too. With `exported`, who takes a name from a package imports the module that
+    the package has it from.
+    """
     found: set[str] = set()
     for node in ast.walk(tree) if lazy else top_level_nodes(tree):
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            offered = (exported or {}).get(f"{node.module}.__init__", {})
+            names += [offered[alias.name] for alias in node.names if alias.name in offered]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         for name in names:
