@@ -1,4 +1,4 @@
-"""`covidcxr fit | validate | test`: settings by flags and YAML, as plain data for `covidcxr.training`."""
+"""`covidcxr fit | validate | test`: flags and YAML files become a plain config for `covidcxr.training`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VERBS = {
     "validate": "score a model on the validation images",
     "test": "score a model on the test images, with patient-clustered intervals",
 }
-"""From verb to what it does, in one line."""
+"""Verbs, each with its help in one line."""
 
 
 def train(words: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The command line: `covidcxr VERB`. The verbs are imported when they are called, so that `--help` is instant."""
+"""The command line: `covidcxr VERB`. Each verb imports its code when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from covidcxr.errors import CovidCXRError
 __all__ = ["main"]
 
 _EPILOG = """examples:
-  covidcxr demo                                        drawn images through the whole pipeline
-  covidcxr predict films/ --model mini --out answers   your images: JSON lines, masks, overlays, contact sheet
-  covidcxr fit --config mini-lungs --data.root DIR     a recipe on your data
-  covidcxr fit --help                                  all settings of a training
-  covidcxr audit --data darkcovidnet --data.root DIR   what these data give away without a lung being looked at
-  covidcxr evaluate predictions.csv --out report       an honest report of predictions, a run or a pipeline
-  covidcxr serve                                       a page for radiologists, and REST
-  covidcxr datasets list                               the data sets that it reads, and where to get them
-  covidcxr doctor                                      is this installation sound?
+  covidcxr demo                                         drawn images through the whole pipeline
+  covidcxr predict images/ --model mini --out answers   your images: JSON lines, masks, overlays, contact sheet
+  covidcxr fit --config mini-lungs --data.root DIR      train a recipe on your data
+  covidcxr fit --help                                   all settings of a training
+  covidcxr audit --data darkcovidnet --data.root DIR    shortcuts and leaks of a data set
+  covidcxr evaluate predictions.csv --out report        a report of predictions, a run or a pipeline
+  covidcxr serve                                        a page for radiologists, and a REST service
+  covidcxr datasets list                                the supported data sets, and where to get them
+  covidcxr doctor                                       check your installation
 
 For research only; not for clinical use."""
 
@@ -40,16 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     Args:
-        arguments: What follows `covidcxr`; by default that of this process.
+        arguments: Words after `covidcxr`; None = those of this process.
 
     Returns:
-        0 = all went well, 1 = some images could not be answered or a check failed, 2 = wrong use or an error.
+        0 = no error, 1 = some images could not be read or a check failed, 2 = wrong use or an error.
     """
-    # Threads of GNU OpenMP spin at barriers: on a busy machine two were measured up to 70 times slower than one. It is
-    # read when torch is loaded, which is later.
+    # Threads of GNU OpenMP spin at barriers: on a busy machine two were up to 70 times slower than one.
+    # The variable is read when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in VERBS:  # they have a parser of their own
+    if words and words[0] in VERBS:  # parsed by covidcxr.training.parser
         return _guarded(lambda: train(words))
     options, more = _parser().parse_known_args(words)
     if more and not getattr(options, "takes_more", False):
@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _guarded(run: Callable[[], int]) -> int:
-    """Turn our own errors into one clear line."""
+    """Print an error as one line on standard error."""
     try:
         return run()
     except CovidCXRError as error:
         print(f"covidcxr: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a folder that cannot be made, a full disk
+    except OSError as error:  # a folder that cannot be created, a full disk
         print(f"covidcxr: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add_predict(verbs)
     add_demo(verbs)
     for verb, purpose in VERBS.items():
-        verbs.add_parser(verb, help=purpose, add_help=False)  # main() hands these on before
+        verbs.add_parser(verb, help=purpose, add_help=False)  # listed in the help; main() runs them
     add_evaluate(verbs)
     add_audit(verbs)
     add_explain(verbs)

@@ -22,7 +22,11 @@ _EXAMPLES = """examples:
 
 
 def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb and its own verbs to the command line."""
+    """Add the verb and its own verbs to the command line.
+
+    Args:
+        verbs: Subparsers of `covidcxr`.
+    """
     recipes = verbs.add_parser(
         "recipes",
         help="published systems as configuration: list, show, copy, run",
@@ -33,7 +37,7 @@ def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     listing = inner.add_parser("list", help="name every recipe and what it trains")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=_list)
-    show = inner.add_parser("show", help="print a recipe as it stands")
+    show = inner.add_parser("show", help="print the file of a recipe")
     show.add_argument("name", help="a recipe's name, or a YAML file")
     show.set_defaults(run=_show)
     copy = inner.add_parser("copy", help="copy a recipe, to change it")
@@ -42,21 +46,19 @@ def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     copy.set_defaults(run=_copy)
     go = inner.add_parser(
         "run",
-        help="fit and test; compared runs end in one table and one plot; what is finished is not repeated",
-        description="Every run is checked before the first is trained. An interrupted command, given again, goes on "
-        "where it was. Any further flag is one of `covidcxr fit` and changes every run.",
+        help="fit and test; compared runs end in a table and a plot; finished runs are not repeated",
+        description="All runs are checked before the first is trained. The same command resumes an interrupted one. "
+        "All other flags are those of `covidcxr fit`, and change every run.",
         epilog="example: covidcxr recipes run loan2022-lungs --data.root DIR --trainer.max_epochs 5",
     )
     go.add_argument("name", help="a recipe's name, or a YAML file")
-    go.add_argument("--output", metavar="DIR", help="where the runs go (runs/NAME, runs/NAME-folds, runs/NAME-sources)")
-    go.add_argument(
-        "--only", nargs="+", default=[], metavar="VARIANT", help="run only what holds one of these variants"
-    )
-    go.add_argument("--folds", type=int, metavar="K", help="cross-validate in K folds, patients whole, scored as one")
+    go.add_argument("--output", metavar="DIR", help="output folder (runs/NAME, runs/NAME-folds, runs/NAME-sources)")
+    go.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="run only these variants")
+    go.add_argument("--folds", type=int, metavar="K", help="cross-validate in K folds of patients")
     go.add_argument(
         "--leave-one-source-out",
         action="store_true",
-        help="train without each source in turn and test on it: what to expect in a hospital that was never seen",
+        help="train without each source in turn and test on it: the scores to expect in a new hospital",
     )
     go.add_argument("--json", action="store_true", help="print the scores as JSON")
     go.set_defaults(run=_run, takes_more=True)
@@ -80,7 +82,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    Recipe.read(options.name)  # an unknown name or a wrong key is told in one line
+    Recipe.read(options.name)  # raises for an unknown name or a wrong key
     path = recipe_paths().get(options.name, Path(options.name))
     _print(path.read_text(encoding="utf-8").rstrip())
     return 0
@@ -90,7 +92,7 @@ def _copy(options: argparse.Namespace) -> int:
     Recipe.read(options.name)
     target = Path(options.target or f"{options.name}.yaml")
     if target.exists():
-        raise ConfigError(f"{target} is there already: remove it, or name another file.")
+        raise ConfigError(f"{target} exists already: remove it, or name another file.")
     shutil.copyfile(recipe_paths().get(options.name, Path(options.name)), target)
     _print(f"Copied to {target}. Run it: covidcxr recipes run {target} --data.root DIR")
     return 0
@@ -102,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
     recipe = Recipe.read(options.name)
     part = "-folds" if options.folds else "-sources" if options.leave_one_source_out else ""
     folder = Path(options.output or Path("runs") / f"{recipe.name}{part}")
-    comparison = run_recipe(
+    sweep = run_recipe(
         recipe,
         folder,
         options.more,
@@ -111,12 +113,12 @@ def _run(options: argparse.Namespace) -> int:
         leave_one_source_out=options.leave_one_source_out,
     )
     if options.json:
-        _print(json.dumps(comparison.to_dict(), indent=2))
+        _print(json.dumps(sweep.to_dict(), indent=2))
     elif recipe.compare:
-        comparison.print_table()
+        sweep.print_table()
     else:
         _print(f"Model, scores and pictures: {folder}")
-    return 1 if comparison.failed else 0
+    return 1 if sweep.failed else 0
 
 
 def _print(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`covidcxr tune`: arguments in, a line a trial and a table, or JSON, out."""
+"""`covidcxr tune`: prints a line for each trial and a table, or JSON."""
 
 from __future__ import annotations
 
@@ -19,29 +19,36 @@ _EPILOG = """examples:
 
 
 def add_tune(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
+    """Add the verb to the command line.
+
+    Args:
+        verbs: Subparsers of `covidcxr`.
+    """
     tune = verbs.add_parser(
         "tune",
-        help="search the settings that a recipe leaves open; the best trial becomes a recipe",
-        description="Search what stands under `search` in a recipe by the score of the validation images; test images "
-        "are not touched. Give the same command several times at once and the processes share the trials; give it "
-        "again after a kill and it goes on. Any further flag is one of `covidcxr fit` and changes every trial.",
+        help="search the settings under `search` of a recipe; the best trial becomes a recipe",
+        description="Search the settings under `search` of a recipe by the score of the validation images; test images "
+        "are not used. The same command in several terminals shares the trials between the processes; after a kill it "
+        "resumes the search. All other flags are those of `covidcxr fit`, and change every trial.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tune.add_argument("name", metavar="RECIPE", help="a recipe's name, or a YAML file, with a `search`")
     tune.add_argument(
-        "--trials", type=int, default=20, metavar="N", help="finished trials, of all processes together (%(default)s)"
+        "--trials", type=int, default=20, metavar="N", help="number of finished trials, of all processes (%(default)s)"
     )
     tune.add_argument(
         "--sampler", choices=("tpe", "random"), default="tpe", help="tpe learns from trials (%(default)s)"
     )
     tune.add_argument(
-        "--pruner", choices=("median", "none"), default="median", help="median ends what is below it (%(default)s)"
+        "--pruner",
+        choices=("median", "none"),
+        default="median",
+        help="median ends trials below the median (%(default)s)",
     )
     tune.add_argument("--storage", metavar="URL", help="database of the study (SQLite in the output folder)")
-    tune.add_argument("--output", metavar="DIR", help="where the results go (runs/NAME-search)")
-    tune.add_argument("--seed", type=int, default=0, metavar="S", help="of the search (%(default)s)")
+    tune.add_argument("--output", metavar="DIR", help="output folder (runs/NAME-search)")
+    tune.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sampler (%(default)s)")
     tune.add_argument("--json", action="store_true", help="print the trials as JSON")
     tune.set_defaults(run=_tune, takes_more=True)
 
@@ -50,7 +57,7 @@ def _tune(options: argparse.Namespace) -> int:
     from covidcxr.recipes.tune import tune
 
     recipe = Recipe.read(options.name)
-    # With --json nothing but JSON goes where a program reads it.
+    # With --json standard output holds nothing but JSON.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         findings = tune(
             recipe,
