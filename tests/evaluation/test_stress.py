@@ -1,4 +1,4 @@
-"""Perturbations change what they say and nothing else; a model that reads a shortcut is caught by them."""
+"""Perturbations do what their names say and nothing else, and expose a model that relies on a shortcut."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from covidcxr.evaluation.stress.faithfulness import map_faithfulness
 from covidcxr.evaluation.stress.perturbations import PERTURBATIONS, Perturbation, find_perturbations
 from covidcxr.evaluation.stress.robustness import Robustness, robustness
 from covidcxr.io.image import write_image, write_mask
+from covidcxr.page import sections_of
 from covidcxr.phantom import draw_phantom, write_dataset
 
 CLASSES = ("normal", "covid19")
@@ -29,7 +30,7 @@ IDENTITY = Perturbation("nothing", "", lambda image, rng: image)
 
 
 class Reader(nn.Module):
-    """Answers by the brightness of one part of the image: an upper corner, or the middle."""
+    """Predicts by the brightness of one part of the image: an upper corner, or the middle."""
 
     def __init__(self, rows: slice, columns: slice) -> None:
         super().__init__()
@@ -37,14 +38,14 @@ class Reader(nn.Module):
         self.backbone = nn.Sequential(nn.Conv2d(1, 1, 4, stride=4))
         nn.init.constant_(self.backbone[0].weight, 1 / 16)
         nn.init.zeros_(self.backbone[0].bias)
-        self.gate = Gate(rows, columns)
+        self.window = Window(rows, columns)
 
     def forward(self, image: Tensor) -> Tensor:
-        return 8 * self.gate(self.backbone(image)).sum((2, 3)) / self.gate.count
+        return 8 * self.window(self.backbone(image)).sum((2, 3)) / self.window.count
 
 
-class Gate(nn.Module):
-    """Lets one part pass."""
+class Window(nn.Module):
+    """Passes one part of the image."""
 
     def __init__(self, rows: slice, columns: slice) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ def corner_reader() -> ClassificationModel:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """Images of 12 patients; the upper left corner is a little brighter where the label is covid19."""
-    folder = tmp_path_factory.mktemp("films")
+    folder = tmp_path_factory.mktemp("images")
     records = []
     for number in range(24):
         label = CLASSES[number // 2 % 2]
@@ -91,25 +92,25 @@ def mini() -> Pipeline:
 # --- perturbations -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("one", EVERY, ids=lambda one: one.title)
-def test_every_perturbation_makes_a_image_of_a_image(one: Perturbation) -> None:
+@pytest.mark.parametrize("change", EVERY, ids=lambda change: change.title)
+def test_every_perturbation_returns_an_image(change: Perturbation) -> None:
     image = draw_phantom(1, size=(300, 260)).image
     before = image.copy()
-    changed = one(image, image_id="a", seed=1)
+    changed = change(image, image_id="a", seed=1)
     assert (changed.dtype, changed.ndim) == ("float32", 2)
     assert changed.min() >= 0
     assert changed.max() <= 1
     assert not np.array_equal(changed, image)
     np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(changed, one(image, image_id="a", seed=1))
-    random = not np.array_equal(changed, one(image, image_id="b", seed=1))
-    assert random == (one.name == "noise")
-    assert random == (not np.array_equal(changed, one(image, image_id="a", seed=2)))
+    np.testing.assert_array_equal(changed, change(image, image_id="a", seed=1))
+    random = not np.array_equal(changed, change(image, image_id="b", seed=1))
+    assert random == (change.name == "noise")
+    assert random == (not np.array_equal(changed, change(image, image_id="a", seed=2)))
 
 
 def test_they_do_what_they_say() -> None:
     image = draw_phantom(1, size=(300, 260)).image
-    by_title = {one.title: one for one in EVERY}
+    by_title = {change.title: change for change in EVERY}
     np.testing.assert_allclose(by_title["inversion"](image), 1 - image, atol=1e-6)
     np.testing.assert_array_equal(by_title["mirror image"](image), image[:, ::-1])
     assert by_title["crop, 5%"](image).shape == (270, 234)
@@ -137,7 +138,7 @@ def test_they_do_what_they_say() -> None:
 
 
 def test_perturbations_are_found_by_name() -> None:
-    assert set(PERTURBATIONS) == {one.name for one in EVERY}
+    assert set(PERTURBATIONS) == {change.name for change in EVERY}
     assert find_perturbations(["blur", IDENTITY])[-1] is IDENTITY
     with pytest.raises(UnknownNameError, match="Did you mean 'rotation'"):
         find_perturbations(["rotations"])
@@ -152,68 +153,70 @@ def test_perturbations_are_found_by_name() -> None:
 
 def test_nothing_changes_nothing_exactly(images: list[Record], mini: Pipeline) -> None:
     for model in (corner_reader(), mini):
-        found = robustness(model, images[:6], perturbations=[IDENTITY], resamples=50, progress=False)
-        for name, one in found.effects[0].scores.items():
+        result = robustness(model, images[:6], perturbations=[IDENTITY], resamples=50, progress=False)
+        for name, estimate in result.effects[0].scores.items():
             value = float(name.startswith("dice"))
-            assert (one.value, one.low) == (value, value), name
-            # That no answer of six changed does not show that none ever does.
-            assert one.high > value if name in ("changed", "unanswered") else one.high == value, name
+            assert (estimate.value, estimate.low) == (value, value), name
+            # Six unchanged predictions do not show that no prediction ever changes.
+            assert estimate.high > value if name in ("changed", "unanswered") else estimate.high == value, name
 
 
-def test_a_model_that_reads_the_corner_is_caught_by_a_letter(images: list[Record]) -> None:
+def test_a_letter_exposes_a_model_that_reads_the_corner(images: list[Record]) -> None:
     kinds = ["letter", "frame", "JPEG", "inversion"]
-    caught = robustness(corner_reader(), images, perturbations=kinds, resamples=200, progress=False)
-    scores = {one.title: one.scores for one in caught.effects}
-    assert caught.clean["accuracy"].value == 1
-    assert caught.clean["macro_auroc"].value == 1
+    exposed = robustness(corner_reader(), images, perturbations=kinds, resamples=200, progress=False)
+    scores = {effect.title: effect.scores for effect in exposed.effects}
+    assert exposed.clean["accuracy"].value == 1
+    assert exposed.clean["macro_auroc"].value == 1
     assert scores["letter, R"]["changed"].value == 0.5  # every image of the darker class
     assert scores["letter, R"]["accuracy_change"].value == -0.5
-    assert "letter, R (50%" in caught.summary
+    assert "letter, R (50%" in exposed.summary
     assert scores["letter, L"]["changed"].value == scores["JPEG, quality 75"]["changed"].value == 0
     assert scores["inversion"]["changed"].value == 1
     assert scores["inversion"]["accuracy_change"].value == -1
     assert scores["inversion"]["macro_auroc_change"].value == -1
-    assert caught.ranked()[0].title == "inversion"
+    assert exposed.ranked()[0].title == "inversion"
     middle = robustness(
         reader(slice(7, 9), slice(7, 9)), images, perturbations=["letter"], resamples=50, progress=False
     )
-    assert all(one.scores["shift"].value == 0 for one in middle.effects)
+    assert all(effect.scores["shift"].value == 0 for effect in middle.effects)
 
 
 def test_the_figures_are_those_counted_by_hand(images: list[Record]) -> None:
     model = corner_reader()
     half = Perturbation("half", "", lambda image, rng: image * 0.45)
-    found = robustness(model, images, perturbations=[half], resamples=50, progress=False).effects[0].scores
+    result = robustness(model, images, perturbations=[half], resamples=50, progress=False).effects[0].scores
     sample = [image for batch in ImageSample(images).batches(5) for _, image in batch]
-    chances = [
+    probabilities = [
         model.predict(torch.from_numpy(np.stack(stack))[:, None]).numpy()
         for stack in (sample, [f * 0.45 for f in sample])
     ]
-    calls = [values.argmax(1) for values in chances]
+    decisions = [values.argmax(1) for values in probabilities]
     truth = np.array([CLASSES.index(str(record.label)) for record in images])
-    assert found["changed"].value == pytest.approx(np.mean(calls[0] != calls[1]))
-    assert found["shift"].value == pytest.approx(np.abs(chances[1] - chances[0]).max(1).mean(), abs=1e-6)
-    assert found["accuracy_change"].value == pytest.approx(np.mean(calls[1] == truth) - np.mean(calls[0] == truth))
-    assert found["changed"].value > 0
-    assert (found["changed"].count, found["changed"].patients) == (24, 12)
+    assert result["changed"].value == pytest.approx(np.mean(decisions[0] != decisions[1]))
+    assert result["shift"].value == pytest.approx(np.abs(probabilities[1] - probabilities[0]).max(1).mean(), abs=1e-6)
+    assert result["accuracy_change"].value == pytest.approx(
+        np.mean(decisions[1] == truth) - np.mean(decisions[0] == truth)
+    )
+    assert result["changed"].value > 0
+    assert (result["changed"].count, result["changed"].patients) == (24, 12)
 
 
 def test_images_without_labels_or_that_cannot_be_read(images: list[Record], tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_text("no image")
     paths = [record.image_path for record in images[:4]]
-    found = robustness(corner_reader(), [*paths, tmp_path / "broken.png"], perturbations=["blur"], progress=False)
-    assert (found.images, found.patients) == (4, 4)
-    assert "broken.png" in found.failed[str(tmp_path / "broken.png")]
-    assert set(found.effects[0].scores) == {"changed", "unanswered", "shift"}
-    assert found.clean == {}
+    result = robustness(corner_reader(), [*paths, tmp_path / "broken.png"], perturbations=["blur"], progress=False)
+    assert (result.images, result.patients) == (4, 4)
+    assert "broken.png" in result.failed[str(tmp_path / "broken.png")]
+    assert set(result.effects[0].scores) == {"changed", "unanswered", "shift"}
+    assert result.clean == {}
     with pytest.raises(ConfigError, match="None of 1 images can be read"):
         robustness(corner_reader(), [tmp_path / "broken.png"], progress=False)
 
 
 def test_a_pipeline_draws_the_lungs_on_the_changed_image(images: list[Record], mini: Pipeline) -> None:
     gone = Perturbation("black", "", lambda image, rng: image * 0)
-    found = robustness(mini, images[:4], perturbations=["mirror image", gone], resamples=50, progress=False)
-    mirror, black = (one.scores for one in found.effects)
+    result = robustness(mini, images[:4], perturbations=["mirror image", gone], resamples=50, progress=False)
+    mirror, black = (effect.scores for effect in result.effects)
     assert mirror["dice_lung_field"].value > 0.9  # the mask is mirrored before it is compared
     assert black["unanswered"].value == 1
     assert "changed" not in black
@@ -234,11 +237,12 @@ def test_findings_that_are_not_exclusive(images: list[Record]) -> None:
         "classification", "timm:mobilenetv3_small_050", ("a", "b"), "multilabel", preprocess=preprocess
     )
     records = [
-        Record(one.image_path, patient_id=one.patient_id, findings={"a": n % 3 == 0}) for n, one in enumerate(images)
+        Record(record.image_path, patient_id=record.patient_id, findings={"a": n % 3 == 0})
+        for n, record in enumerate(images)
     ]
-    found = robustness(ClassificationModel(config), records, perturbations=["inversion"], resamples=50, progress=False)
-    assert set(found.effects[0].scores) == {"changed", "unanswered", "shift", "macro_auroc_change"}
-    assert set(found.clean) == {"macro_auroc"}
+    result = robustness(ClassificationModel(config), records, perturbations=["inversion"], resamples=50, progress=False)
+    assert set(result.effects[0].scores) == {"changed", "unanswered", "shift", "macro_auroc_change"}
+    assert set(result.clean) == {"macro_auroc"}
 
 
 def test_the_model_trains_on_as_before(images: list[Record]) -> None:
@@ -256,12 +260,14 @@ def test_the_same_seed_gives_the_same_bits(images: list[Record]) -> None:
 
 
 def test_the_section_of_a_report(images: list[Record]) -> None:
-    found = robustness(corner_reader(), images[:8], perturbations=["letter", "inversion"], resamples=50, progress=False)
-    (section,) = found.sections()
+    result = robustness(
+        corner_reader(), images[:8], perturbations=["letter", "inversion"], resamples=50, progress=False
+    )
+    (section,) = sections_of(result)
     assert "inversion (100% [28%, 100%])" in section.lead  # of 8 images, of few patients
     kinds = [type(block).__name__ for block in section.blocks]
     assert kinds == ["Picture", "Table"]
-    assert isinstance(Robustness(0, 0, {}, ()).sections(), list)
+    assert isinstance(sections_of(Robustness(0, 0, {}, ())), list)
 
 
 def test_a_sample_takes_every_patient_before_it_takes_one_twice(images: list[Record]) -> None:
@@ -274,7 +280,7 @@ def test_a_sample_takes_every_patient_before_it_takes_one_twice(images: list[Rec
     with pytest.raises(ConfigError, match="no image to ask about"):
         ImageSample([])
     with pytest.raises(ConfigError, match="not one path"):
-        ImageSample("film.png")  # type: ignore[arg-type]
+        ImageSample("image.png")  # type: ignore[arg-type]
 
 
 # --- where the model looks -----------------------------------------------------------------------------------------
@@ -302,7 +308,7 @@ def with_lungs(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 
 @pytest.mark.parametrize("method", ["gradcam", "integrated_gradients", "occlusion"])
-def test_heat_in_the_lungs_is_told_from_heat_elsewhere(with_lungs: list[Record], method: str) -> None:
+def test_heat_in_the_lungs_differs_from_heat_elsewhere(with_lungs: list[Record], method: str) -> None:
     inside, outside = reader(slice(7, 9), slice(7, 9)), reader(slice(0, 3), slice(0, 3))
     settings: dict[str, Any] = {"method": method, "target": "covid19", "resamples": 50, "progress": False}
     good, bad = (attention(model, with_lungs, **settings) for model in (inside, outside))
@@ -321,25 +327,25 @@ def test_attention_counts_what_it_leaves_out(with_lungs: list[Record], tmp_path:
     dark = tmp_path / "dark.png"
     write_image(dark, np.zeros((64, 64), np.float32))
     records = [*with_lungs[:3], Record(tmp_path / "broken.png"), Record(dark)]
-    found = attention(reader(slice(7, 9), slice(7, 9)), records, target="covid19", resamples=50, progress=False)
-    assert found.overall["share"].count == 3
-    assert len(found.rows) == 4
-    assert math.isnan(found.rows[-1].share)
-    assert list(found.failed) == [(tmp_path / "broken.png").as_posix()]
-    assert len(found.least) == 3
-    (section,) = found.sections()
+    result = attention(reader(slice(7, 9), slice(7, 9)), records, target="covid19", resamples=50, progress=False)
+    assert result.overall["share"].count == 3
+    assert len(result.rows) == 4
+    assert math.isnan(result.rows[-1].share)
+    assert list(result.failed) == [(tmp_path / "broken.png").as_posix()]
+    assert len(result.least) == 3
+    (section,) = sections_of(result)
     assert "could not be read" in str([block for block in section.blocks if type(block).__name__ == "Words"])
-    assert json.loads(json.dumps(found.to_dict()))["rows"][-1]["share"] is None
+    assert json.loads(json.dumps(result.to_dict()))["rows"][-1]["share"] is None
 
 
-def test_a_model_of_the_lungs_alone_looks_nowhere_else(mini: Pipeline, images: list[Record]) -> None:
+def test_a_model_of_the_lungs_alone_looks_only_there(mini: Pipeline, images: list[Record]) -> None:
     torch.manual_seed(0)
     preprocess = PreprocessConfig(image_size=(96, 96), region="lungs")
     config = ModelConfig("classification", "timm:mobilenetv3_small_050", CLASSES, preprocess=preprocess)
     blind = Pipeline(lung_segmenter=mini.lung_segmenter, classifier=ClassificationModel(config))
-    found = attention(blind, images[:4], resamples=50, progress=False)
-    assert found.overall["share"].value > 0.98
-    assert "no merit" in found.summary
+    result = attention(blind, images[:4], resamples=50, progress=False)
+    assert result.overall["share"].value > 0.98
+    assert "not an achievement" in result.summary
     only_lungs = Pipeline(lung_segmenter=mini.lung_segmenter)
     with pytest.raises(ConfigError, match="no classifier to explain"):
         attention(only_lungs, images[:4], progress=False)
@@ -355,32 +361,32 @@ def test_true_maps_gain_over_random_ones(tmp_path: Path) -> None:
         image = np.random.default_rng(number).uniform(0.2, 0.4, (64, 64)).astype(np.float32)
         image[28:36, 28:36] = 0.9
         write_image(path, image)
-    found = map_faithfulness(model, paths, target="covid19", resamples=100, progress=False)
-    assert found.scores["deletion_gain"].low > 0
-    assert found.scores["deletion_gain"].value == pytest.approx(
-        found.scores["random_deletion"].value - found.scores["deletion"].value
+    result = map_faithfulness(model, paths, target="covid19", resamples=100, progress=False)
+    assert result.scores["deletion_gain"].low > 0
+    assert result.scores["deletion_gain"].value == pytest.approx(
+        result.scores["random_deletion"].value - result.scores["deletion"].value
     )
-    assert found.count == 8
-    assert len(found.fractions) == 21
-    (section,) = found.sections()
+    assert result.count == 8
+    assert len(result.fractions) == 21
+    (section,) = sections_of(result)
     assert type(section.blocks[0]).__name__ == "Picture"
-    assert json.loads(json.dumps(found.to_dict()))["curves"]["deletion"][0] == pytest.approx(
-        found.curves["deletion"][0]
+    assert json.loads(json.dumps(result.to_dict()))["curves"]["deletion"][0] == pytest.approx(
+        result.curves["deletion"][0]
     )
 
 
 def test_faithfulness_of_a_pipeline_of_the_lungs(mini: Pipeline, images: list[Record]) -> None:
-    found = map_faithfulness(mini, images, max_images=2, steps=4, resamples=20, progress=False)
+    result = map_faithfulness(mini, images, max_images=2, steps=4, resamples=20, progress=False)
     again = map_faithfulness(mini, images, max_images=2, steps=4, resamples=20, progress=False)
-    assert found.to_dict() == again.to_dict()
-    assert all(0 <= found.scores[name].value <= 1 for name in ("deletion", "insertion"))
+    assert result.to_dict() == again.to_dict()
+    assert all(0 <= result.scores[name].value <= 1 for name in ("deletion", "insertion"))
 
 
 def test_on_a_data_module(tmp_path: Path, mini: Pipeline) -> None:
     write_dataset(tmp_path, 12, size=(96, 96))
     data = CSVDataModule(tmp_path, mask_columns={"lung": "lung"})
     count = sum(record.split == "test" for record in data.records)
-    found = robustness(mini, data, perturbations=["blur"], resamples=20, progress=False)
-    assert found.images == count
+    result = robustness(mini, data, perturbations=["blur"], resamples=20, progress=False)
+    assert result.images == count
     assert isinstance(mini.lung_segmenter, SegmentationModel)
     assert len(attention(mini, data, split="val", resamples=20, progress=False).rows) > 0

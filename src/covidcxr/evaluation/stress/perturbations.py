@@ -1,7 +1,7 @@
-"""Small changes of an image that change nothing of what it shows.
+"""Small changes of an image that leave its content as it is.
 
 All work on images as float [height, width] in [0, 1], in units of the image's own size, so that they mean the same for
-any scanner. Whatever is random follows from the seed and the image's name.
+any scanner. All randomness follows from the seed and the image's name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ __all__ = ["PERTURBATIONS", "Perturbation", "find_perturbations"]
 Image = Float[np.ndarray, "_ _"]  # changed images may be of another size
 
 _GRAIN = 512
-"""Noise is drawn on a grid of at most so many cells along the longer side: on an image of 3,000 pixels noise of single
-pixels is gone once the image has the network's size."""
-
+"""Noise is drawn on a grid of at most so many cells along the longer side: on an image of 3,000 pixels, noise of single
+pixels would vanish when the image is resized for the network."""
 
 _CANVAS = 1024
 """Letters are drawn on an image of this longer side."""
@@ -35,10 +34,20 @@ class Perturbation:
     """A named change of an image.
 
     Attributes:
-        name: Of the kind of change ("rotation").
-        strength: How much, as it is shown ("5 degrees").
-        change: From an image in [0, 1] and a generator to the changed image in [0, 1], of any size.
-        moves: Whether it moves what the image shows: then masks are moved alike before they are compared.
+        name: Kind of change ("rotation").
+        strength: How much, as text ("5 degrees").
+        change: From an image in [0, 1] and a random generator to the changed image in [0, 1], of any size.
+        moves: Whether it moves the content: then masks are moved in the same way before they are compared.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.evaluation.stress.perturbations import Perturbation
+
+        darker = Perturbation("half as bright", "", lambda image, rng: image / 2)
+        assert darker(np.ones((8, 8), np.float32)).max() == 0.5
+        ```
     """
 
     name: str
@@ -52,20 +61,35 @@ class Perturbation:
         return f"{self.name}, {self.strength}" if self.strength else self.name
 
     def __call__(self, image: Image, *, image_id: str = "", seed: int = 0) -> Image:
-        """Return the changed image, float32 in [0, 1]; the one given stays as it is.
+        """Return the changed image; the given one stays as it is.
+
+        Args:
+            image: Of shape [height, width], in [0, 1].
+            image_id: Name of the image; random changes differ between images.
+            seed: Seed of random changes.
+
+        Returns:
+            The changed image, float32 in [0, 1], of any size.
 
         Raises:
-            ConfigError: If the change does not give an image.
+            ConfigError: If the change does not return an image.
         """
-        words = f"{seed}/{self.title}/{image_id}".encode("utf-8", "surrogateescape")
-        rng = np.random.default_rng(int.from_bytes(blake2b(words, digest_size=8).digest(), "little"))
+        key = f"{seed}/{self.title}/{image_id}".encode("utf-8", "surrogateescape")
+        rng = np.random.default_rng(int.from_bytes(blake2b(key, digest_size=8).digest(), "little"))
         changed = np.asarray(self.change(image.copy(), rng))
         if changed.ndim != 2 or changed.size == 0 or not np.isfinite(changed).all():
-            raise ConfigError(f"The perturbation {self.title!r} gave no image but an array {changed.shape}.")
+            raise ConfigError(f"The perturbation {self.title!r} gave no image but an array of shape {changed.shape}.")
         return np.asarray(np.clip(changed, 0, 1), np.float32)
 
     def move(self, mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-        """Return a mask of the image as it lies on the changed image."""
+        """Return a mask of the image as it lies on the changed image.
+
+        Args:
+            mask: A mask of the image before.
+
+        Returns:
+            The mask itself, or moved where the perturbation moves the content.
+        """
         return self(mask.astype(np.float32)) >= 0.5 if self.moves else mask
 
 
@@ -106,7 +130,7 @@ def _jpeg(image: Image, rng: np.random.Generator, *, quality: int) -> Image:
 
 
 def _shrink(image: Image, rng: np.random.Generator, *, side: int) -> Image:
-    """Bring the longer side to so many pixels and back; an image that is smaller stays as it is."""
+    """Resize the longer side to so many pixels and back; a smaller image stays as it is."""
     height, width = image.shape
     scale = side / max(image.shape)
     if scale >= 1:
@@ -127,7 +151,7 @@ def _frame(image: Image, rng: np.random.Generator, *, fraction: float, grey: flo
 
 
 def _letter(image: Image, rng: np.random.Generator, *, text: str, left: bool) -> Image:
-    """Write white letters of 6 % of the longer side into an upper corner, over what is there."""
+    """Write white letters of 6 % of the longer side over an upper corner."""
     scale = _CANVAS / max(image.shape)  # drawn large: letters of a few pixels would lose their strokes
     height, width = (max(1, round(side * scale)) for side in image.shape)
     tall, margin, font = round(0.06 * _CANVAS), round(0.03 * _CANVAS), cv2.FONT_HERSHEY_SIMPLEX
@@ -166,8 +190,8 @@ def _table() -> dict[str, tuple[Perturbation, ...]]:
     others = [make("inversion", "", _invert), make("crop", "5%", partial(_crop, fraction=0.05), True)]
     others.append(make("mirror image", "", _flip, True))
     table: dict[str, tuple[Perturbation, ...]] = {}
-    for one in (*turns, *contrasts, *gammas, *steps, *noises, *blurs, *jpegs, *sizes, *frames, *letters, *others):
-        table[one.name] = (*table.get(one.name, ()), one)
+    for change in (*turns, *contrasts, *gammas, *steps, *noises, *blurs, *jpegs, *sizes, *frames, *letters, *others):
+        table[change.name] = (*table.get(change.name, ()), change)
     return table
 
 
@@ -175,19 +199,25 @@ PERTURBATIONS = _table()
 """By kind, from weak to strong."""
 
 
-def find_perturbations(wanted: Sequence[str | Perturbation] | None = None) -> tuple[Perturbation, ...]:
-    """Return perturbations by the names of their kinds, and one's own as they are; None = all of `PERTURBATIONS`.
+def find_perturbations(names: Sequence[str | Perturbation] | None = None) -> tuple[Perturbation, ...]:
+    """Return perturbations by the names of their kinds.
+
+    Args:
+        names: Names of kinds in `PERTURBATIONS`, or your own perturbations; None = all of `PERTURBATIONS`.
+
+    Returns:
+        The perturbations, every strength of a kind.
 
     Raises:
-        UnknownNameError: If there is none of that name.
-        ConfigError: If two have the same name and strength.
+        UnknownNameError: If there is no such kind.
+        ConfigError: If two have the same name and strength, or there is none.
     """
-    found: list[Perturbation] = []
-    for one in PERTURBATIONS if wanted is None else wanted:
-        if isinstance(one, str) and one not in PERTURBATIONS:
-            raise UnknownNameError(f"There is no perturbation {one!r}. {did_you_mean(one, PERTURBATIONS)}")
-        found += PERTURBATIONS[one] if isinstance(one, str) else (one,)
-    titles = [one.title for one in found]
+    changes: list[Perturbation] = []
+    for name in PERTURBATIONS if names is None else names:
+        if isinstance(name, str) and name not in PERTURBATIONS:
+            raise UnknownNameError(f"There is no perturbation {name!r}. {did_you_mean(name, PERTURBATIONS)}")
+        changes += PERTURBATIONS[name] if isinstance(name, str) else (name,)
+    titles = [change.title for change in changes]
     if len(set(titles)) != len(titles) or not titles:
-        raise ConfigError(f"Each perturbation needs a name and strength of its own, one or more: {titles}.")
-    return tuple(found)
+        raise ConfigError(f"Each perturbation needs a name and strength of its own, and there must be one: {titles}.")
+    return tuple(changes)

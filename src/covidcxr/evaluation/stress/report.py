@@ -1,0 +1,139 @@
+"""The sections of a report that show stress tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels, plot_estimates
+from covidcxr.evaluation.stress.attention import Attention
+from covidcxr.evaluation.stress.faithfulness import MapFaithfulness
+from covidcxr.evaluation.stress.robustness import Effect, Robustness
+from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["attention_sections", "faithfulness_sections", "robustness_sections"]
+
+
+@sections_of.register
+def robustness_sections(result: Robustness) -> list[Section]:
+    """Return the section on robustness.
+
+    Args:
+        result: What `robustness` returned.
+
+    Returns:
+        One section.
+    """
+    lead = (
+        f"{result.summary} Each of {result.images} images was changed in ways that leave the lungs as they are. "
+        f"Nothing changes by chance: the same image always gets the same prediction."
+    )
+    dice = dict.fromkeys(name for effect in result.effects for name in effect.scores if name.startswith("dice_"))
+    titles = {"changed": "predictions that change", "macro_auroc_change": "macro AUROC, change"}
+    titles |= {name: f"Dice of {name.removeprefix('dice_')}" for name in dice}
+    shown = {name: title for name, title in titles.items() if result.ranked(name)}
+    blocks: list[Block] = []
+    if shown:
+        alt = f"By perturbation: {', '.join(shown.values())}"
+        caption = f"{alt}; with 95 % intervals over patients, compared with the clean images."
+        blocks.append(as_picture(_draw_effects(result.effects, shown), alt, caption))
+    if top := result.ranked()[:5]:
+        blocks.append(_effect_table(top))
+    return [Section("Robustness", lead, blocks)]
+
+
+def _draw_effects(effects: Sequence[Effect], titles: Mapping[str, str]) -> Figure:
+    """Draw a panel for each score, with a line for each perturbation."""
+    figure, axes = panels(len(titles), width=2.1, height=0.9 + 0.2 * len(effects))
+    for number, (axis, (name, title)) in enumerate(zip(axes, titles.items(), strict=True)):
+        if name.endswith("_change"):
+            axis.axvline(0, color=INK, linewidth=1, linestyle=":")
+        for place, effect in enumerate(effects):
+            estimate = effect.scores.get(name)
+            if estimate is not None and not math.isnan(estimate.value):
+                axis.plot([estimate.low, estimate.high], [place, place], color=COLORS[0], linewidth=2)
+                axis.plot(estimate.value, place, "o", color=COLORS[0], markersize=4)
+        axis.set(xlabel=title, ylim=(len(effects) - 0.4, -0.6), yticks=range(len(effects)))
+        axis.set_yticklabels([effect.title for effect in effects] if number == 0 else [])
+    return figure
+
+
+def _effect_table(effects: Sequence[Effect]) -> Table:
+    heads = {
+        "changed": "Predictions changed",
+        "unanswered": "Predictions lost",
+        "shift": "Change of probability",
+        "accuracy_change": "Accuracy",
+        "macro_auroc_change": "Macro AUROC",
+    }
+    names = [name for name in heads if any(name in effect.scores for effect in effects)]
+    rows = [
+        (effect.title, *(str(effect.scores[name]) if name in effect.scores else "" for name in names))
+        for effect in effects
+    ]
+    caption = "The five that change most predictions"
+    return Table(("Perturbation", *(heads[name] for name in names)), rows, caption)
+
+
+@sections_of.register
+def attention_sections(result: Attention) -> list[Section]:
+    """Return the section on attention.
+
+    Args:
+        result: What `attention` returned.
+
+    Returns:
+        One section.
+    """
+    blocks: list[Block] = []
+    groups = {"all images": result.overall, **result.by_class}
+    groups |= {f"source {name}": scores for name, scores in result.by_source.items()}
+    shares = {name: scores["share"] for name, scores in groups.items() if not math.isnan(scores["share"].value)}
+    if shares:
+        title, chance = "Share of the heat within the lungs", result.overall["chance"].value
+        figure = plot_estimates(shares, title=title, chance=chance, limits=(-0.02, 1.02))
+        caption = f"{title}, by class and by source; dotted: the share of the image that they cover."
+        blocks.append(as_picture(figure, f"{title}, by class and by source", caption))
+    counts = {
+        "have no prediction": sum(not row.target for row in result.rows),
+        "have an empty map": sum(row.empty for row in result.rows),
+        "could not be read": len(result.failed),
+    }
+    if any(counts.values()):
+        words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        blocks.append(Words(f"Left out of {len(result.rows) + len(result.failed)} images: {words}."))
+    if result.least:
+        rows = {row.image_id: row for row in result.rows}
+        blocks.append(Words("The images with the least heat in the lungs:"))
+        pictures = []
+        for image_id, png in result.least.items():
+            row = rows[image_id]
+            truth = f", truth {row.label}" if row.label else ""
+            caption = f"{image_id}: {row.share:.0%} in the lungs; for {row.target}{truth}"
+            pictures.append(Picture(png, f"Heat map of {image_id}", caption))
+        blocks.append(Gallery(pictures))
+    return [Section("Where the model looks", result.summary, blocks)]
+
+
+@sections_of.register
+def faithfulness_sections(result: MapFaithfulness) -> list[Section]:
+    """Return the section on the faithfulness of heat maps.
+
+    Args:
+        result: What `map_faithfulness` returned.
+
+    Returns:
+        One section.
+    """
+    figure, axes = panels(2, width=3.6, height=2.8)
+    for axis, name, action in zip(axes, ("deletion", "insertion"), ("removed", "shown"), strict=True):
+        axis.plot(result.fractions, result.curves[name], color=COLORS[0], label="by the map")
+        axis.plot(result.fractions, result.curves[f"random_{name}"], color=COLORS[1], linestyle="--", label="by chance")
+        axis.set(title=name.capitalize(), xlabel=f"share {action}", ylabel="probability", ylim=(0, 1))
+        axis.legend(frameon=False, fontsize=8)
+    caption = "Mean probability of the class while what the map marks is removed, or shown, first."
+    return [Section("Faithfulness of the heat maps", result.summary, [as_picture(figure, caption, caption)])]
