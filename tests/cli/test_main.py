@@ -71,7 +71,7 @@ class Pictures(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.paths: list[str] = []
 
     @classmethod
     def of(cls, page: str) -> list[str]:
@@ -79,14 +79,14 @@ class Pictures(HTMLParser):
 
         parser = cls()
         parser.feed(page)
-        return [unquote(path) for path in parser.found]
+        return [unquote(path) for path in parser.paths]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag not in ("script", "iframe")
         for name, value in attrs:
             assert not (value or "").startswith(("http:", "https:", "//"))
             if (tag, name) == ("img", "src"):
-                self.found.append(str(value))
+                self.paths.append(str(value))
 
 
 def test_the_same_image_gives_the_same_numbers_everywhere(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_the_same_image_gives_the_same_numbers_everywhere(tmp_path: Path) -> Non
 def test_names_of_answers_are_unique(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         write_image(tmp_path / folder / "film.png")
-    found, _ = find_images([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "film.png"])
-    assert [name for _, name in found] == ["film.png", "film-2.png", "film-3.png"]
+    images, _ = find_images([tmp_path / "x", tmp_path / "y", tmp_path / "x" / "film.png"])
+    assert [name for _, name in images] == ["film.png", "film-2.png", "film-3.png"]
 
 
 def test_answers_of_an_earlier_run_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -190,9 +190,7 @@ def test_doctor_finds_a_sound_installation(capsys: Any) -> None:
 
 
 def test_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(
-        "covidcxr.pipeline.golden.check_golden", lambda *_: ["film-0: the mask lung agrees only to 0.5"]
-    )
+    monkeypatch.setattr("covidcxr.pipeline.parts.check_golden", lambda *_: ["film-0: the mask lung agrees only to 0.5"])
     monkeypatch.setattr("covidcxr.cli.doctor._COMPROMISED", {"lightning": {__import__("lightning").__version__}})
     assert main(["doctor", "--json"]) == 1
     findings = json.loads(capsys.readouterr().out)

@@ -561,7 +561,7 @@ def test_every_recipe_has_its_test() -> None:
 
 
 def facts_of(session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is made of, told by the objects that were built."""
+    """The parts of a run, described by the objects that were built."""
     task, data, model = session.task, session.data, session.task.model.config
     preprocess, settings = model.preprocess, config["model"]["init_args"]
     configured: Any = task.configure_optimizers()
@@ -639,7 +639,7 @@ def residual_unet(channels: int, outputs: int, width: int, depth: int) -> int:
 
 
 def check_weights(config: ModelConfig, normalization: Any) -> None:
-    """Weights that are asked for exist, are ImageNet's, and get images as they had them."""
+    """Weights that a recipe names exist, are ImageNet's, and get images as they had them."""
     library, _, name = config.network.rpartition(":")
     if library == "timm":
         weights = timm.models.get_pretrained_cfg(name)

@@ -72,7 +72,7 @@ class TestRecipe:
             ({"masks": "mini"}, "masks of the recipe tiny must map"),
         ],
     )
-    def test_what_is_wrong_is_told_with_the_nearest(
+    def test_wrong_keys_are_refused_with_the_nearest(
         self, tmp_path: Path, changes: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ConfigError, match=message):
@@ -275,7 +275,7 @@ class TestRun:
 
 
 class TestSteps:
-    def test_masks_are_drawn_before_the_runs_and_small_lungs_left_out(self, tmp_path: Path, images: Path) -> None:
+    def test_masks_are_predicted_before_the_runs_and_small_lungs_left_out(self, tmp_path: Path, images: Path) -> None:
         text = (images / "manifest.csv").read_text().replace("lung_field,lung,", "field,whole,")
         (images / "bare.csv").write_text(text)
         path = write(
@@ -313,7 +313,7 @@ class TestSteps:
         made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "masks").rglob("*.png")}
         assert len(made) == 72
         assert main(words) == 0, "again"
-        assert {path: path.stat().st_mtime_ns for path in made} == made, "masks were drawn twice"
+        assert {path: path.stat().st_mtime_ns for path in made} == made, "masks were predicted twice"
         other = write(tmp_path / "only.yaml", model=None, compare=None, trainer=None, masks={"postprocess": []})
         with pytest.raises(ConfigError, match="another model or other steps"):
             run_recipe(Recipe.read(str(other)), tmp_path / "out", ["--data.root", str(images)])
@@ -372,7 +372,7 @@ class TestSteps:
             ({"vote": "hard"}, "two members or more, not 1"),
         ],
     )
-    def test_a_wrong_ensemble_is_told_before_any_training(
+    def test_a_wrong_ensemble_is_refused_before_any_training(
         self, tmp_path: Path, images: Path, ensemble: dict[str, Any], message: str
     ) -> None:
         path = write(tmp_path / "tiny.yaml", compare=None, ensemble=ensemble)
@@ -385,7 +385,7 @@ class TestSteps:
         with pytest.raises(ConfigError, match="may not be named 'ensemble'"):
             run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
 
-    def test_a_wrong_network_is_told_before_masks_are_drawn(self, tmp_path: Path, images: Path) -> None:
+    def test_a_wrong_network_is_refused_before_masks_are_predicted(self, tmp_path: Path, images: Path) -> None:
         variant = {"model.init_args.model.network": "timm:resnet5"}
         path = write(tmp_path / "tiny.yaml", compare={"it": {"good": {}, "bad": variant}}, masks={"model": "mini"})
         with pytest.raises(CovidCXRError, match="Did you mean 'resnet50'"):

@@ -133,7 +133,7 @@ class TestSearch:
             ({"key": "a", "low": 1, "high": 10, "int": True, "step": 4}, "step .*lead from low to high"),
         ],
     )
-    def test_what_is_wrong_is_told(self, entry: Any, message: str) -> None:
+    def test_wrong_entries_are_refused(self, entry: Any, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             read_search({"it": entry}, "x")
 
