@@ -1,0 +1,71 @@
+"""Training as a function of plain data: what it returns, writes and refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import TINY
+
+from covidcxr import training
+from covidcxr.errors import ConfigError
+from covidcxr.models import ClassificationModel
+from covidcxr.phantom import write_dataset
+from covidcxr.training.recipe import task_class
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("images"), 36).parent
+
+
+@pytest.fixture
+def config(images: Path, tmp_path: Path) -> dict[str, Any]:
+    """The tiny recipe as a config: an epoch on the images, with its checkpoints in the test's folder."""
+    config = copy.deepcopy({key: TINY[key] for key in ("model", "data", "trainer")})
+    config["model"]["class_path"] = task_class("classification")
+    config["data"] = {"class_path": "CSVDataModule", "init_args": {"root": str(images), "batch_size": 16}}
+    config["trainer"] |= {"max_epochs": 1, "logger": False, "default_root_dir": str(tmp_path)}
+    return config
+
+
+def test_fit_and_test_of_plain_data(config: dict[str, Any], tmp_path: Path) -> None:
+    before, words = copy.deepcopy(config), list(sys.argv)
+    session = training.fit({**config, "output": str(tmp_path / "model")}, record=True)
+    assert (config, sys.argv) == (before, words), "the caller's config or the command line was changed"
+    assert [epoch["epoch"] for epoch in session.history.epochs] == [0]
+    assert json.loads((tmp_path / "model" / "history.json").read_text()) == session.history.epochs
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+    model = ClassificationModel.from_pretrained(tmp_path / "model")
+    assert model.config.preprocess.image_size == (32, 32)
+    config["model"]["init_args"]["init_from"] = str(tmp_path / "model")
+    scores = training.test({**config, "output": str(tmp_path / "scores")})
+    saved = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert saved["all"]["accuracy"] == scores["all"]["accuracy"].to_dict()
+    more = config["trainer"] | {"max_epochs": 2}
+    resumed = {**config, "trainer": more, "ckpt_path": str(tmp_path / "checkpoints" / "last.ckpt")}
+    assert [epoch["epoch"] for epoch in training.fit(resumed).history.epochs] == [0, 1]
+
+
+def test_check_trains_nothing(config: dict[str, Any], tmp_path: Path) -> None:
+    session = training.check(config)
+    assert session.data.geometry.image_size == (32, 32), "the data module takes its geometry from the model"  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"coverage": 1.5}, "coverage must be between 0 and 1"),
+        ({"ckpt_path": None}, "no weights to score"),
+        ({"trainre": {"max_epochs": 1}}, "'trainre.max_epochs'.*Did you mean 'trainer.max_epochs'"),
+    ],
+)
+def test_wrong_settings_are_refused(config: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        training.test(config | changes)
