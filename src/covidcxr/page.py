@@ -28,6 +28,7 @@ __all__ = [
     "Section",
     "Table",
     "Words",
+    "load_template",
     "sections_of",
     "style_hash",
     "to_html",
@@ -233,19 +234,16 @@ def sections_of(result: Any) -> list[Section]:
 
     Example:
         ```python
-        from dataclasses import dataclass
-
         from covidcxr.page import Section, sections_of
 
-        @dataclass
         class Count:
-            images: int
+            images = 3
 
-        @sections_of.register
-        def _(result: Count) -> list[Section]:
+        @sections_of.register(Count)
+        def count_sections(result: Count) -> list[Section]:
             return [Section("Size", f"{result.images} images")]
 
-        assert sections_of(Count(3))[0].lead == "3 images"
+        assert sections_of(Count())[0].lead == "3 images"
         ```
     """
     return list(result.sections())
@@ -277,11 +275,19 @@ def to_html(page: Page) -> str:
     """
     from markupsafe import Markup
 
-    return f"{_template().render(page=page, style=Markup(STYLE + _REPORT_STYLE))}\n"
+    return f"{load_template('page.html.jinja').render(page=page, style=Markup(STYLE + _REPORT_STYLE))}\n"
 
 
 @cache
-def _template() -> Template:
+def load_template(name: str) -> Template:
+    """Return a template of this library, which escapes all that is put into it.
+
+    Args:
+        name: A file of `covidcxr/templates`.
+
+    Returns:
+        The template.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -290,7 +296,7 @@ def _template() -> Template:
     environment.filters["anchor"] = lambda title: re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     environment.filters["base64"] = lambda png: base64.b64encode(png).decode()
     environment.filters["kind"] = lambda block: type(block).__name__
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(name)
 
 
 def style_hash() -> str:

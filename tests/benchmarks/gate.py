@@ -24,14 +24,14 @@ from covidcxr.data.datasets.view_check import GateDataModule
 from covidcxr.errors import ImageReadError
 from covidcxr.evaluation import bootstrap, weighted_mean
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline.view_check import Admission, admit
+from covidcxr.pipeline.view_check import ViewCheck, check_views
 from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT
 
 IMAGES = {"name": "csv", "table": "manifest.csv", "test_only": {"license": ["unstated*"]}}
 Row = dict[str, Any]
 
 
-def outcome(truth: str, found: Admission) -> str:
+def outcome(truth: str, found: ViewCheck) -> str:
     """Say in a word what became of a picture."""
     if NOT_A_FRONTAL_IMAGE in found.reasons:
         return "refused"
@@ -83,7 +83,7 @@ def judged(gate: ClassificationModel, data: GateDataModule, split: str, others: 
     batch: list[tuple[Row, np.ndarray]] = []
 
     def flush() -> None:
-        for (row, _), found in zip(batch, admit(gate, [image for _, image in batch]), strict=True):
+        for (row, _), found in zip(batch, check_views(gate, [image for _, image in batch]), strict=True):
             rows.append({**row, "outcome": outcome(row["truth"], found)})
         batch.clear()
 
@@ -101,7 +101,7 @@ def cost(gate: ClassificationModel) -> float:
     for seed in range(40):
         image = draw_phantom(seed, size=(1024, 1024)).image
         start = time.process_time()
-        admit(gate, [image])
+        check_views(gate, [image])
         times.append(1000 * (time.process_time() - start))
     return statistics.median(times)
 

@@ -24,7 +24,7 @@ from covidcxr.io.image import read_image, write_image
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.folder import find_images
 from covidcxr.pipeline.prediction import Prediction
-from covidcxr.transforms.geometry import apply_region, dilate, fit_image, letterbox_box
+from covidcxr.transforms.geometry import apply_region, dilate, resize_image, letterbox_box
 from covidcxr.transforms.preprocess import Preprocess
 
 CLASSES = ("normal", "covid19", "pneumonia")
@@ -291,7 +291,7 @@ def test_captums_own_gradients_add_up() -> None:
     from covidcxr.explain.methods import Question, find_method
 
     model = spots("binary", CLASSES[:2])
-    image = fit_image(torch.from_numpy(image_with_spot(64, 64, (slice(20, 40), slice(20, 40))))[None, None], (64, 64))
+    image = resize_image(torch.from_numpy(image_with_spot(64, 64, (slice(20, 40), slice(20, 40))))[None, None], (64, 64))
     sight = model.preprocess(image)
     plain = _without_image(model, sight, seen_by(model, None, [(64, 64)]))
     question = Question(model, sight, plain, torch.tensor([1]))
@@ -389,7 +389,7 @@ def test_a_prediction_that_cannot_be_explained_says_why(mini: Pipeline) -> None:
     phantom = draw_phantom(4, size=(128, 128))
     with pytest.raises(ConfigError, match="no classifier to explain"):
         only_lungs(phantom.image).explain()
-    with pytest.raises(ConfigError, match="was not asked"):
+    with pytest.raises(ConfigError, match="was not run"):
         mini(np.zeros((128, 128), np.float32)).explain()
     assert isinstance(mini.lung_segmenter, SegmentationModel)
 
@@ -433,7 +433,7 @@ def test_faithfulness_takes_away_only_what_is_seen() -> None:
 
 def test_an_area_is_between_nothing_and_all() -> None:
     top, left, height, width = letterbox_box(120, 160, (64, 64))
-    image = fit_image(torch.from_numpy(image_with_spot(120, 160, CORNER))[None, None], (64, 64))
+    image = resize_image(torch.from_numpy(image_with_spot(120, 160, CORNER))[None, None], (64, 64))
     heat = torch.zeros(1, 64, 64)
     heat[:, top : top + height, left : left + width] = 1
     found = faithfulness(spots(), image, heat, "covid19", steps=1)

@@ -21,7 +21,7 @@ from covidcxr.errors import ConfigError, DatasetError, PretrainedError
 from covidcxr.evaluation import calibrate, score_rows
 from covidcxr.models import ClassificationModel, SegmentationModel, load_model
 from covidcxr.phantom import write_dataset
-from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks import ClassificationTask, SegmentationTask, predict_rows
 

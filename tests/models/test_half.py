@@ -15,9 +15,9 @@ from covidcxr import Pipeline
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io.pretrained import save_weights
 from covidcxr.models import ClassificationModel, EnsembleModel
-from covidcxr.models.network import fit_images
+from covidcxr.models.network import resize_images
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.parts import check_golden
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_it_computes_in_single_precision_and_answers_nearly_alike(whole: Pipelin
         full, half = whole(image), loaded(image)
         for name, mask in full.masks.items():
             assert 2 * (mask & half.masks[name]).sum() / (mask.sum() + half.masks[name].sum()) > 0.999
-        seen = fit_images(whole.classifier.members[0], [image], [full.masks])
+        seen = resize_images(whole.classifier.members[0], [image], [full.masks])
         expected, given = whole.classifier.predict(*seen), loaded.classifier.predict(*seen)
         assert torch.allclose(expected, given, atol=5e-3)
         assert not torch.equal(expected, given)  # it was rounded indeed

@@ -152,7 +152,7 @@ def test_maps_come_back_at_the_images_size(size: tuple[int, int], fit: str) -> N
     assert probabilities.min() > 0
     assert probabilities.max() < 1
     assert not probabilities.requires_grad
-    fitted = model.predict_fitted(image)
+    fitted = model.predict_resized(image)
     assert fitted.shape == (2, 2, 32, 64)
     with torch.no_grad():
         torch.testing.assert_close(fitted, model(image).sigmoid())

@@ -21,9 +21,11 @@ from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, Unknow
 from covidcxr.io import pretrained
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.folder import write_sheet
+from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.pipeline import FailedPrediction, Pipeline, Prediction
 from covidcxr.pipeline.prediction import in_words
+from covidcxr.transforms.overlay import mask_color
 
 SIZE = (64, 64)
 ENCODER = {"encoder": "tu-mobilenetv3_small_050", "decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
@@ -47,6 +49,18 @@ def classifier(thresholds: dict[str, float] | None = None, **preprocess: Any) ->
 
 def picture(height: int = 90, width: int = 70, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width), dtype=np.float32)
+
+
+def half_segmenter(*classes: str, seed: int = 0) -> SegmentationModel:
+    """A segmenter that gives each class about half of `picture()`."""
+    model = segmenter(*classes)
+    with torch.no_grad():
+        for parameter in model.network.segmentation_head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+    maps = model.predict(torch.from_numpy(picture())[None, None])[0]
+    thresholds = {name: float(plane.median()) for name, plane in zip(classes, maps, strict=True)}
+    model.config = dataclasses.replace(model.config, thresholds=thresholds)
+    return model
 
 
 def same(first: Prediction, second: Prediction, tolerance: float = 0.0) -> bool:
@@ -80,6 +94,50 @@ def test_masks_have_the_images_own_size_and_infection_lies_in_the_lungs(small: P
     assert prediction.lung_fraction == pytest.approx(prediction.masks["lung_field"].mean())
 
 
+def test_every_finding_is_kept_and_only_an_infection_is_cut_to_the_lungs(tmp_path: Path) -> None:
+    findings = half_segmenter("infection", "effusion")
+    lung_segmenter = half_segmenter("lung_field", seed=1)
+    pipeline = Pipeline(lung_segmenter=lung_segmenter, infection_segmenter=findings, min_lung_area=0.0)
+    assert pipeline.mask_classes == ("lung_field", "infection", "effusion")
+    image = picture()
+    whole = Pipeline(infection_segmenter=findings)(image).masks
+    prediction = pipeline(image)
+    assert prediction.findings == ("infection", "effusion")
+    assert np.array_equal(prediction.masks["effusion"], whole["effusion"])
+    assert np.array_equal(prediction.masks["infection"], whole["infection"] & prediction.masks["lung_field"])
+    assert (whole["infection"] & ~prediction.masks["lung_field"]).any()
+    lungs = prediction.masks["lung_field"]
+    shares = {name: (prediction.masks[name] & lungs).sum() / lungs.sum() for name in prediction.findings}
+    assert prediction.to_dict()["finding_fractions"] == pytest.approx(shares)
+    assert prediction.infected_fraction == prediction.finding_fractions["infection"]
+    prediction.save(tmp_path, "film")
+    assert {path.name for path in tmp_path.glob("film.*.png")} == {
+        f"film.{name}.png" for name in ("lung_field", "infection", "effusion", "overlay")
+    }
+    none = np.zeros(image.shape, bool)
+    revised = pipeline.revise(image, {"effusion": none})
+    assert not revised.masks["effusion"].any()
+    assert np.array_equal(revised.masks["infection"], prediction.masks["infection"])
+    entries = [{"name": "film", **prediction.to_dict()}]
+    write_sheet(tmp_path / "index.html", entries, {"films": 1, "failed": 0, "answers": {}, "left_out": {}})
+    page = (tmp_path / "index.html").read_text()
+    assert f'<i style="background:rgb{mask_color("effusion")}"></i>effusion' in page
+    assert f"effusion {prediction.finding_fractions['effusion']:.0%} of the lungs" in page
+
+
+def test_one_model_of_lungs_and_findings_is_a_pipeline() -> None:
+    both = half_segmenter("lung_field", "infection")
+    prediction = Pipeline(lung_segmenter=both, min_lung_area=0.0)(picture())
+    assert set(prediction.masks) == {"lung_field", "infection"}
+    assert prediction.masks["infection"].any()
+    assert not (prediction.masks["infection"] & ~prediction.masks["lung_field"]).any()
+
+
+def test_the_image_keeps_its_old_name(small: Pipeline) -> None:
+    prediction = small(picture())
+    assert prediction.film is prediction.image
+
+
 def test_every_part_alone_is_a_pipeline() -> None:
     answers = Pipeline(classifier=classifier())(picture())
     assert answers.masks == {}
@@ -102,6 +160,8 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         Pipeline(lung_segmenter=segmenter("infection"))
     with pytest.raises(ConfigError, match="infection"):
         Pipeline(infection_segmenter=segmenter("lung"))
+    with pytest.raises(ConfigError, match="Both segmenters draw lung"):
+        Pipeline(lung_segmenter=segmenter("lung"), infection_segmenter=segmenter("lung", "infection"))
     with pytest.raises(ConfigError, match="min_lung_area"):
         Pipeline(classifier=classifier(), min_lung_area=1.5)
 
@@ -135,9 +195,9 @@ def test_equal_encoders_become_one_on_loading_and_are_computed_once(small: Pipel
         assert same(one, other)
     assert len(calls) == 1
     seen = torch.from_numpy(pictures[0])[None, None]
-    both = loaded.lung_segmenter.predict_fitted_with(loaded.infection_segmenter, seen)
+    both = loaded.lung_segmenter.predict_resized_with(loaded.infection_segmenter, seen)
     for maps, model in zip(both, (small.lung_segmenter, twin), strict=True):
-        assert torch.equal(maps, model.predict_fitted(seen))
+        assert torch.equal(maps, model.predict_resized(seen))
     again = Pipeline.from_pretrained(loaded.save_pretrained(tmp_path / "again"))
     assert same(again(pictures[0]), apart(pictures[0]))
 

@@ -16,9 +16,9 @@ from covidcxr.data.datasets.view_check import GateDataModule, cut_out, shuffle_t
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.phantom import OTHERS, draw_other, draw_phantom, write_dataset
 from covidcxr.pipeline.folder import write_sheet
-from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.prediction import in_words
-from covidcxr.pipeline.view_check import Admission, admit, check_gate
+from covidcxr.pipeline.view_check import ViewCheck, check_view_model, check_views
 from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 
 CLASSES = (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE)
@@ -104,22 +104,24 @@ def test_what_cannot_be_drawn_is_told() -> None:
 def test_a_image_passes_corrected_or_is_named_and_all_else_is_refused() -> None:
     gate = edge_gate()
     for way in ORIENTATIONS.values():
-        assert admit(gate, [way.lay(marked())]) == [Admission(way)]
-        (weak,) = admit(gate, [way.lay(marked(0.15))])  # probable, but not surely enough to be corrected
+        assert check_views(gate, [way.lay(marked())]) == [ViewCheck(way)]
+        (weak,) = check_views(gate, [way.lay(marked(0.15))])  # probable, but not surely enough to be corrected
         named = ("film-inverted",) * way.inverted + ("film-turned",) * bool(way.turns)
-        assert weak == (Admission() if way == UPRIGHT else Admission(way, named))
-    assert admit(gate, [np.full((40, 40), 0.5, np.float32)]) == [Admission(reasons=(NOT_A_FRONTAL_IMAGE,))]
+        assert weak == (ViewCheck() if way == UPRIGHT else ViewCheck(way, named))
+    assert check_views(gate, [np.full((40, 40), 0.5, np.float32)]) == [ViewCheck(reasons=(NOT_A_FRONTAL_IMAGE,))]
     mixed = [marked(), ORIENTATIONS["turned-90"].lay(marked()), np.zeros((40, 40), np.float32)]
-    assert [bool(one.reasons) for one in admit(gate, mixed)] == [False, False, True]
-    assert admit(gate, []) == []
+    assert [bool(one.reasons) for one in check_views(gate, mixed)] == [False, False, True]
+    assert check_views(gate, []) == []
 
 
 def test_thresholds_of_the_gate_count() -> None:
     askew = ORIENTATIONS["turned-270"].lay(marked(0.3))  # 0.75
-    assert admit(edge_gate(), [askew])[0].reasons == ()
-    assert admit(edge_gate({"turned-270": 0.8}), [askew])[0].reasons == ("film-turned",)
-    assert admit(edge_gate({"frontal": 0.8}), [askew])[0].reasons == ("film-turned",)  # the corrected image must count
-    assert admit(edge_gate({"frontal": 0.01}), [askew])[0] == Admission()  # "frontal" counts already
+    assert check_views(edge_gate(), [askew])[0].reasons == ()
+    assert check_views(edge_gate({"turned-270": 0.8}), [askew])[0].reasons == ("film-turned",)
+    assert check_views(edge_gate({"frontal": 0.8}), [askew])[0].reasons == (
+        "film-turned",
+    )  # the corrected image must count
+    assert check_views(edge_gate({"frontal": 0.01}), [askew])[0] == ViewCheck()  # "frontal" counts already
 
 
 def test_a_corrected_image_that_looks_like_none_is_refused_as_none() -> None:
@@ -133,14 +135,14 @@ def test_a_corrected_image_that_looks_like_none_is_refused_as_none() -> None:
         return found
 
     gate.predict = predict
-    assert admit(gate, [ORIENTATIONS["inverted"].lay(marked())]) == [Admission(reasons=(NOT_A_FRONTAL_IMAGE,))]
+    assert check_views(gate, [ORIENTATIONS["inverted"].lay(marked())]) == [ViewCheck(reasons=(NOT_A_FRONTAL_IMAGE,))]
 
 
 def test_a_model_that_is_no_gate_is_refused() -> None:
-    check_gate(edge_gate(classes=("frontal", NOT_A_FRONTAL_IMAGE)))
+    check_view_model(edge_gate(classes=("frontal", NOT_A_FRONTAL_IMAGE)))
     for classes in (("normal", "covid19"), ("turned-90", NOT_A_FRONTAL_IMAGE), ("frontal", "sideways")):
         with pytest.raises(ConfigError, match="gate must have exclusive classes"):
-            check_gate(ClassificationModel(ModelConfig("classification", "timm:mobilenetv3_small_050", classes)))
+            check_view_model(ClassificationModel(ModelConfig("classification", "timm:mobilenetv3_small_050", classes)))
     settings = PreprocessConfig(region="lungs")
     config = ModelConfig("classification", "timm:mobilenetv3_small_050", CLASSES, preprocess=settings)
     with pytest.raises(ConfigError, match="full"):
@@ -244,7 +246,7 @@ def test_golden_inputs_tell_that_a_gate_is_another(mini: Pipeline, tmp_path: Pat
     (tmp_path / "golden" / "golden.json").write_text(json.dumps({"films": pictures}))
     faults = check_golden(pipeline, tmp_path / "golden")
     assert any("film-0: corrected" in fault for fault in faults)
-    assert any("film-1: it is refused" in fault for fault in faults)
+    assert any("film-1: it is rejected" in fault for fault in faults)
 
 
 def test_every_id_has_words() -> None:

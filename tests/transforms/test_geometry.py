@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from covidcxr.errors import ConfigError
-from covidcxr.transforms.geometry import apply_region, dilate, fit_image, fit_mask, letterbox_box, normalize, unfit_map
+from covidcxr.transforms.geometry import apply_region, dilate, resize_image, resize_mask, letterbox_box, normalize, restore_map
 from covidcxr.types import Fit
 
 SIDES = st.integers(1, 300)
@@ -68,32 +68,32 @@ def test_fit_image_against_pil(height: int, width: int, fit: Fit) -> None:
     top, left, new_height, new_width = letterbox_box(height, width, (64, 96)) if fit == "letterbox" else (0, 0, 64, 96)
     expected = torch.zeros(64, 96)
     expected[top : top + new_height, left : left + new_width] = resized_by_pil(image, new_height, new_width)
-    torch.testing.assert_close(fit_image(image[None, None], (64, 96), fit)[0, 0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(resize_image(image[None, None], (64, 96), fit)[0, 0], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("fit", FITS)
 def test_images_of_the_right_size_come_back_untouched(fit: Fit) -> None:
     image = noise(2, 1, 40, 30)
-    assert fit_image(image, (40, 30), fit) is image
-    assert fit_mask(image, (40, 30), fit) is image
-    assert torch.equal(unfit_map(image, (40, 30), fit), image)
+    assert resize_image(image, (40, 30), fit) is image
+    assert resize_mask(image, (40, 30), fit) is image
+    assert torch.equal(restore_map(image, (40, 30), fit), image)
 
 
 def test_shrinking_averages_instead_of_picking() -> None:
     checkers = (torch.arange(512)[:, None] + torch.arange(512)).remainder(2).float()[None, None]
     assert set(checkers[..., ::8, ::8].flatten().tolist()) == {0.0}  # what picking every eighth pixel would see
-    torch.testing.assert_close(fit_image(checkers, (64, 64)), torch.full((1, 1, 64, 64), 0.5), atol=0.01, rtol=0)
-    torch.testing.assert_close(unfit_map(checkers, (64, 64)), torch.full((1, 1, 64, 64), 0.5), atol=0.01, rtol=0)
+    torch.testing.assert_close(resize_image(checkers, (64, 64)), torch.full((1, 1, 64, 64), 0.5), atol=0.01, rtol=0)
+    torch.testing.assert_close(restore_map(checkers, (64, 64)), torch.full((1, 1, 64, 64), 0.5), atol=0.01, rtol=0)
 
 
 @quick
 @given(SIDES, SIDES, st.sampled_from(FITS))
 def test_sizes_and_ranges(height: int, width: int, fit: Fit) -> None:
     image = noise(1, 2, height, width)
-    fitted = fit_image(image, (48, 32), fit)
+    fitted = resize_image(image, (48, 32), fit)
     assert fitted.shape == (1, 2, 48, 32)
     assert -1e-6 <= fitted.min() <= fitted.max() <= image.max() + 1e-6
-    back = unfit_map(fitted, (height, width), fit)
+    back = restore_map(fitted, (height, width), fit)
     assert back.shape == image.shape
     assert -1e-6 <= back.min() <= back.max() <= image.max() + 1e-6
 
@@ -102,7 +102,7 @@ def test_sizes_and_ranges(height: int, width: int, fit: Fit) -> None:
 @given(st.integers(40, 200), st.integers(40, 200), st.sampled_from(FITS))
 def test_unfit_undoes_fit(height: int, width: int, fit: Fit) -> None:
     image = smooth(height, width)
-    back = unfit_map(fit_image(image, (128, 160), fit), (height, width), fit)
+    back = restore_map(resize_image(image, (128, 160), fit), (height, width), fit)
     torch.testing.assert_close(back, image, atol=0.03, rtol=0)
 
 
@@ -110,7 +110,7 @@ def test_unfit_undoes_fit(height: int, width: int, fit: Fit) -> None:
 def test_unfit_puts_things_back_where_they_were(height: int, width: int) -> None:
     mask = torch.zeros(1, 1, height, width)
     mask[..., height // 4 : height // 2, width // 5 : width // 2] = 1
-    back = unfit_map(fit_image(mask, (128, 128)), (height, width))
+    back = restore_map(resize_image(mask, (128, 128)), (height, width))
     for axis in (2, 3):
         weights = torch.arange(mask.shape[axis]).view([-1 if a == axis else 1 for a in range(4)])
         centre, expected = ((part * weights).sum() / part.sum() for part in (back, mask))
@@ -122,10 +122,10 @@ def test_unfit_puts_things_back_where_they_were(height: int, width: int) -> None
 def test_padding_is_black_and_left_out_again(height: int, width: int) -> None:
     white = torch.ones(1, 1, height, width)
     top, left, new_height, new_width = letterbox_box(height, width, (48, 48))
-    fitted = fit_image(white, (48, 48))
+    fitted = resize_image(white, (48, 48))
     assert int((fitted == 0).sum()) == 48 * 48 - new_height * new_width
     assert fitted[..., top : top + new_height, left : left + new_width].min() > 0.999
-    assert unfit_map(fitted, (height, width)).min() > 0.999
+    assert restore_map(fitted, (height, width)).min() > 0.999
 
 
 # --- masks ---------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_padding_is_black_and_left_out_again(height: int, width: int) -> None:
 def test_masks_stay_masks(height: int, width: int, fit: Fit, seed: int) -> None:
     mask = noise(2, 3, height, width, seed=seed).round()
     mask[0, 1] = torch.nan
-    fitted = fit_mask(mask, (40, 56), fit)
+    fitted = resize_mask(mask, (40, 56), fit)
     assert fitted.shape == (2, 3, 40, 56)
     assert fitted.dtype == mask.dtype
     assert torch.equal(fitted.isnan().all((2, 3)), mask.isnan().all((2, 3)))  # unknown planes, whole ones only
@@ -148,14 +148,14 @@ def test_a_pixel_is_set_where_half_of_it_was() -> None:
     for start, first in ((28, 7), (30, 7), (31, 8), (32, 8)):  # new column 7 covers the old ones 28 to 31
         right = torch.zeros(1, 1, 64, 64)
         right[..., start:] = 1
-        assert torch.equal(fit_mask(right, (16, 16))[0, 0, 5], (torch.arange(16) >= first).float())
+        assert torch.equal(resize_mask(right, (16, 16))[0, 0, 5], (torch.arange(16) >= first).float())
 
 
 def test_unknown_planes_are_unknown_to_their_last_pixel() -> None:
     mask = torch.zeros(1, 3, 10, 40)
     mask[0, 1] = torch.nan
     mask[0, 2, 0, 0] = torch.nan
-    fitted = fit_mask(mask, (32, 32))  # padding included
+    fitted = resize_mask(mask, (32, 32))  # padding included
     assert torch.equal(fitted[0, 0], torch.zeros(32, 32))
     assert fitted[0, 1:].isnan().all()
 
@@ -230,14 +230,14 @@ def test_normalize_repeats_grey_where_there_are_three_of_each() -> None:
 
 def test_gradients_flow_through_the_geometry() -> None:
     image = noise(1, 1, 30, 20).requires_grad_()
-    unfit_map(fit_image(image, (48, 48)), (30, 20)).sum().backward()
+    restore_map(resize_image(image, (48, 48)), (30, 20)).sum().backward()
     assert image.grad is not None
     assert image.grad.min() > 0
 
 
 def test_maps_elsewhere_than_in_memory_are_enlarged_where_they_lie() -> None:
-    assert unfit_map(torch.empty(1, 2, 8, 8, device="meta"), (20, 30)).shape == (1, 2, 20, 30)
+    assert restore_map(torch.empty(1, 2, 8, 8, device="meta"), (20, 30)).shape == (1, 2, 20, 30)
     values = torch.rand(1, 1, 8, 8, requires_grad=True)
-    enlarged = unfit_map(values, (20, 20))
+    enlarged = restore_map(values, (20, 20))
     assert enlarged.requires_grad
-    torch.testing.assert_close(unfit_map(values.detach(), (20, 20)), enlarged.detach())
+    torch.testing.assert_close(restore_map(values.detach(), (20, 20)), enlarged.detach())

@@ -24,7 +24,7 @@ from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import draw_phantom, write_dataset
-from covidcxr.pipeline.golden import check_golden
+from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.registry import PREPROCESS_STEPS
 from covidcxr.tasks import ClassificationTask

@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 
-from covidcxr.utils.threads import one_core
+from covidcxr.utils.threads import single_threaded
 
 
 def counts() -> tuple[int, int]:
@@ -27,13 +27,13 @@ def _three_threads() -> Iterator[None]:
 
 
 def test_all_is_as_it_was_after_it() -> None:
-    with one_core():
+    with single_threaded():
         assert counts() == (1, 1)
-        with one_core():
+        with single_threaded():
             assert counts() == (1, 1)
         assert counts() == (1, 1)
     assert counts() == (3, 3)
-    with pytest.raises(KeyError), one_core():
+    with pytest.raises(KeyError), single_threaded():
         raise KeyError
     assert counts() == (3, 3)
 
@@ -43,7 +43,7 @@ def test_threads_that_come_and_go_in_any_order() -> None:
     found = []
 
     def second() -> None:
-        with one_core():
+        with single_threaded():
             found.append(counts())
             inside.set()
             assert first_left.wait(10)
@@ -51,7 +51,7 @@ def test_threads_that_come_and_go_in_any_order() -> None:
         found.append(counts())
 
     thread = threading.Thread(target=second)
-    with one_core():
+    with single_threaded():
         thread.start()
         assert inside.wait(10)
     assert torch.get_num_threads() == 3

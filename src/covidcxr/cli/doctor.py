@@ -80,7 +80,7 @@ def _version(name: str) -> str | None:
 
 def _golden(name: str) -> list[str]:
     from covidcxr.io import pretrained
-    from covidcxr.pipeline.golden import check_golden
+    from covidcxr.pipeline.parts import check_golden
     from covidcxr.pipeline.pipeline import Pipeline
 
     try:

@@ -17,7 +17,7 @@ from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.io.image import read_image, read_mask
 from covidcxr.transforms.augment import Augment
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, fit_image, fit_mask, letterbox_box
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, resize_image, resize_mask, letterbox_box
 from covidcxr.types import Fit, Region, Sample
 
 __all__ = ["CXRDataset", "finding_table", "label_numbers", "FittedImage", "box_slices", "check_mask_size", "fit_record"]
@@ -69,7 +69,7 @@ def fit_record(
     """
     whole = (image.shape[0], image.shape[1])
     cut = image if record.box is None else image[box_slices(record, whole)]
-    fitted = fit_image(torch.from_numpy(cut)[None, None], size, fit)
+    fitted = resize_image(torch.from_numpy(cut)[None, None], size, fit)
     box = letterbox_box(cut.shape[0], cut.shape[1], size) if fit == "letterbox" else (0, 0, *size)
     masks = {name: _fit_mask(record, name, whole, size, box) for name in record.mask_paths if name in mask_classes}
     masks |= {name: np.zeros(size, np.uint8) for name in record.empty_masks if name in mask_classes}
@@ -127,7 +127,7 @@ def _fit_mask(
         mask = mask[box_slices(record, whole)]
     top, left, height, width = box
     frame = np.zeros(size, np.uint8)
-    fitted = fit_mask(torch.from_numpy(mask).float()[None, None], (height, width), "stretch")
+    fitted = resize_mask(torch.from_numpy(mask).float()[None, None], (height, width), "stretch")
     frame[top : top + height, left : left + width] = fitted[0, 0].numpy()
     return frame
 

@@ -20,8 +20,8 @@ from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_image
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
-from covidcxr.models.network import fit_images
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, fit_image, unfit_map
+from covidcxr.models.network import resize_images
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, resize_image, restore_map
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import ImageLike
 
@@ -215,7 +215,7 @@ def _explain(
     method: str,
 ) -> Iterator[Explanation]:
     classes = model.config.classes
-    shown = [fit_images(member, images, masks) for member in model.members]
+    shown = [resize_images(member, images, masks) for member in model.members]
     answers = [member.predict(*given) for member, given in zip(model.members, shown, strict=True)]
     chances = model.combine(answers).cpu()
     places = torch.tensor(
@@ -248,7 +248,7 @@ def _heat_of(
         heat = find_method(method)(question).clamp_min(0)[:, None]
         heat = _move_back(model, image, lungs, heat) * seen
     for own, place, size in zip(heat.cpu(), seen.cpu(), sizes, strict=True):
-        both = unfit_map(torch.stack((own, place), 1), size, settings.fit)[0]
+        both = restore_map(torch.stack((own, place), 1), size, settings.fit)[0]
         yield np.where(both[1] >= 0.5, both[0], 0.0).astype(np.float32)  # nothing bleeds over the edge
 
 
@@ -259,11 +259,11 @@ def seen_by(
 
     Args:
         model: Its preprocessing says size, fit, region and dilation.
-        lungs: At the model's size, as `fit_images` returns them.
+        lungs: At the model's size, as `resize_images` returns them.
         sizes: Height and width of each image.
     """
     settings = model.config.preprocess
-    white = torch.cat([fit_image(torch.ones(1, 1, *size), settings.image_size, settings.fit) for size in sizes])
+    white = torch.cat([resize_image(torch.ones(1, 1, *size), settings.image_size, settings.fit) for size in sizes])
     white = (white >= 0.5).float()
     return apply_region(white.to(model.mean.device), lungs, settings.region, settings.lung_dilation)
 

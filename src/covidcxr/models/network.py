@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, cast
+from typing import Self, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ from covidcxr.errors import ConfigError
 from covidcxr.io import pretrained
 from covidcxr.models.base import CXRModel
 from covidcxr.networks import build_network
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, fit_image, fit_mask, normalize
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, normalize, resize_image, resize_mask
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import Fit, Region
 
-__all__ = ["NetworkModel", "fit_images", "lungs_of"]
+__all__ = ["NetworkModel", "ResizedImages", "lungs_of", "resize_images"]
+
+ResizedImages: TypeAlias = dict[tuple[tuple[int, int], Fit], Tensor]
+"""The same images by the size and fit to which they were brought: models that want one size share them."""
 
 
 class NetworkModel(CXRModel, ABC):
@@ -99,9 +102,9 @@ class NetworkModel(CXRModel, ABC):
             raise ConfigError(
                 f"The lung masks {tuple(lung_mask.shape)} must have the images' shape {tuple(image.shape)}."
             )
-        image = fit_image(image, settings.image_size, settings.fit)
+        image = resize_image(image, settings.image_size, settings.fit)
         if settings.region != "full":
-            lungs = None if lung_mask is None else fit_mask(lung_mask, settings.image_size, settings.fit)
+            lungs = None if lung_mask is None else resize_mask(lung_mask, settings.image_size, settings.fit)
             image = apply_region(image, lungs, settings.region, settings.lung_dilation)
         # After the region: a data module cuts it, too, and the steps must see the same image in training and in use.
         image = self._steps(image)
@@ -147,43 +150,51 @@ class NetworkModel(CXRModel, ABC):
         return model.eval()
 
 
-def fit_images(
+def resize_images(
     model: NetworkModel,
     images: Sequence[Float[np.ndarray, "_ _"]],
     masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
-    fitted: dict[tuple[tuple[int, int], Fit], Tensor] | None = None,
+    resized: ResizedImages | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Bring images, and the lungs where the model wants them, to the model's size and device.
+    """Bring images, and the lungs where the model needs them, to the model's size and device.
 
     Args:
         model: Its preprocessing says size, fit and region.
-        images: Grey, in [0, 1].
+        images: Grey images [height, width] in [0, 1].
         masks: Of each image, by mask class, at the image's size; may be empty where the region is "full".
-        fitted: These very images by size and fit, from earlier calls; what is new is added. So models that want one size
-            share it.
+        resized: These very images as earlier calls resized them; what is new is added.
 
     Returns:
         Images [batch, 1, *image_size] and lungs, 0 or 1, of the same shape, or None.
 
     Raises:
-        ConfigError: If the lungs of an image are wanted and missing.
+        ConfigError: If the lungs of an image are needed and missing.
     """
     settings = model.config.preprocess
     size, fit = settings.image_size, settings.fit
-    fitted = {} if fitted is None else fitted
-    if (size, fit) not in fitted:
-        fitted[size, fit] = torch.cat([fit_image(torch.from_numpy(image)[None, None], size, fit) for image in images])
-    batch = fitted[size, fit].to(model.mean.device)
+    resized = {} if resized is None else resized
+    if (size, fit) not in resized:
+        resized[size, fit] = torch.cat(
+            [resize_image(torch.from_numpy(image)[None, None], size, fit) for image in images]
+        )
+    batch = resized[size, fit].to(model.mean.device)
     if settings.region == "full":
         return batch, None
     # torch turns bytes into floats seven times as fast as it does booleans.
-    lungs = [torch.from_numpy(lungs_of(found, settings.region).view(np.uint8))[None, None].float() for found in masks]
-    seen = torch.cat([fit_mask(mask, size, fit) for mask in lungs])
+    lungs = [torch.from_numpy(lungs_of(known, settings.region).view(np.uint8))[None, None].float() for known in masks]
+    seen = torch.cat([resize_mask(mask, size, fit) for mask in lungs])
     return batch, seen.to(model.mean.device)
 
 
 def lungs_of(masks: Mapping[str, Bool[np.ndarray, "height width"]], region: Region) -> Bool[np.ndarray, "height width"]:
     """Return the lungs that a region means: the fields to look at, all of the lungs to take away.
+
+    Args:
+        masks: By mask class.
+        region: How a model cuts the image; any but "full".
+
+    Returns:
+        The mask of the best class that is there.
 
     Raises:
         ConfigError: If there is no mask of lungs.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast, final
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeAlias, cast, final
 
-from jaxtyping import Float
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from covidcxr.models.base import check_images, inference
 from covidcxr.models.network import NetworkModel
 from covidcxr.networks.shared_encoder import forward_segmenters, merge_encoders
-from covidcxr.transforms.geometry import unfit_map
+from covidcxr.transforms.geometry import LUNG_CLASSES, restore_map
 from covidcxr.types import TaskName
 
 __all__ = ["SegmentationModel"]
+
+Mask: TypeAlias = Bool[np.ndarray, "height width"]
 
 
 @final
@@ -41,13 +46,13 @@ class SegmentationModel(NetworkModel):
         Raises:
             ConfigError: If the images are of the wrong shape or range.
         """
-        return unfit_map(
-            self.predict_fitted(image, lung_mask),
+        return restore_map(
+            self.predict_resized(image, lung_mask),
             cast(tuple[int, int], tuple(image.shape[-2:])),
             self.config.preprocess.fit,
         )
 
-    def predict_fitted(
+    def predict_resized(
         self,
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
@@ -55,10 +60,10 @@ class SegmentationModel(NetworkModel):
         """Return the same probabilities at the network's own size, before they are brought to the images'."""
         return self.calibrated_logits(image, lung_mask).sigmoid()
 
-    def predict_fitted_with(
+    def predict_resized_with(
         self, other: SegmentationModel, image: Float[Tensor, "batch 1 height width"]
     ) -> tuple[Float[Tensor, "batch classes _ _"], Float[Tensor, "batch other_classes _ _"]]:
-        """Return what `predict_fitted` of this model and of another returns; an encoder that both use is computed once.
+        """Return what `predict_resized` of this model and of another returns; an encoder that both use is computed once.
 
         Args:
             other: A model that `shares_encoder`.
@@ -72,6 +77,37 @@ class SegmentationModel(NetworkModel):
             for logits, model in zip(both, (self, other), strict=True)
         )
         return a, b
+
+    def masks_of(
+        self,
+        maps: Float[Tensor, "batch classes new_height new_width"],
+        sizes: Sequence[tuple[int, ...]],
+        clean: Callable[[Mask], Mask] | None = None,
+    ) -> list[dict[str, Mask]]:
+        """Return masks at the images' own sizes: the pixels whose probability reaches the threshold of their class.
+
+        Args:
+            maps: What `predict_resized` returned; changed in place where masks are cleaned.
+            sizes: Height and width of each image.
+            clean: Clean-up of lung masks, at the network's size.
+
+        Returns:
+            The masks of each image, by class.
+        """
+        masks = []
+        for size, values in zip(sizes, maps.cpu().numpy(), strict=True):
+            for name, plane, threshold in zip(self.config.classes, values, self.thresholds(), strict=True):
+                if clean is not None and name in LUNG_CLASSES:
+                    raw = plane >= threshold
+                    kept = clean(raw)
+                    plane[raw & ~kept] = 0.0
+                    plane[kept & ~raw] = 1.0
+            full = restore_map(torch.from_numpy(values)[None], (size[0], size[1]), self.config.preprocess.fit)[
+                0
+            ].numpy()
+            planes = zip(self.config.classes, full, self.thresholds(), strict=True)
+            masks.append({name: plane >= threshold for name, plane, threshold in planes})
+        return masks
 
     def merge_encoder(self, other: SegmentationModel) -> bool:
         """Let another model use the encoder of this one, where both see images alike and the two encoders are equal.

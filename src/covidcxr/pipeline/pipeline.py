@@ -1,13 +1,13 @@
-"""Image in; lungs, infection, and a calibrated answer or "cannot say" with a reason out. No Lightning here."""
+"""Image in; masks, calibrated probabilities and a label, or the reasons for none, out. No Lightning here."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
@@ -16,62 +16,73 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
-from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, did_you_mean
+from covidcxr.errors import ConfigError, ImageReadError, did_you_mean
 from covidcxr.io import pretrained
-from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import is_single_image, read_image
-from covidcxr.models import (
-    ClassificationModel,
-    CXRModel,
-    EnsembleModel,
-    SegmentationModel,
-    load_model,
-)
-from covidcxr.models.network import fit_images, lungs_of
-from covidcxr.pipeline.golden import write_golden
+from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel
+from covidcxr.models.network import ResizedImages, lungs_of, resize_images
+from covidcxr.pipeline.parts import MODEL_CLASSES, check_parts, load_parts, save_pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image
-from covidcxr.pipeline.view_check import Admission, admit, check_gate
-from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, unfit_map
+from covidcxr.pipeline.view_check import check_views
+from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
 from covidcxr.types import ImageLike
-from covidcxr.utils.threads import one_core
+from covidcxr.utils.threads import single_threaded
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
 
 Image: TypeAlias = Float[np.ndarray, "height width"]
 Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
-Finding: TypeAlias = tuple[Masks, dict[str, float], str | None, tuple[str, ...]]
 
-_MODELS: dict[str, tuple[type[CXRModel], ...]] = {
-    "gate": (ClassificationModel,),
-    "lung_segmenter": (SegmentationModel,),
-    "infection_segmenter": (SegmentationModel,),
-    "classifier": (ClassificationModel, EnsembleModel),
-}
 _SMALL = 5_000_000
 """Up to so many weights in all, a single image takes half the CPU time on one core, and hardly longer."""
 
 
+@dataclass(slots=True)
+class _Case:
+    """One image on its way through the models; `pixels` and `masks` are upright, whatever the view check corrected."""
+
+    image_id: str
+    image: Image
+    pixels: Image = field(init=False)
+    orientation: Orientation = UPRIGHT
+    masks: Masks = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    probabilities: dict[str, float] = field(default_factory=dict)
+    label: str | None = None
+
+
 class Pipeline:
-    """Runs the models over images, from file to answer. For research, not for clinical use.
+    """Runs the models over images, from file to prediction. For research, not for clinical use.
+
+    Every mask class of every segmenter is kept. "infection" is the infected part of the lungs, so it is cut to the
+    lungs where these are known; any other finding ("effusion", "nodule", ...) may lie elsewhere and stays as it is
+    predicted.
 
     Args:
-        gate: Refuses what is no frontal chest radiograph, and finds images that are inverted or turned, which are corrected
-            where that is safe; see `covidcxr.gate`. Comes before all others.
-        lung_segmenter: Draws "lung_field" (lungs without the heart) and/or "lung" (with the part behind it).
-        infection_segmenter: Draws findings: "infection", of which only what lies within the lungs counts, and any
-            others ("effusion", "nodule", ...), which are kept as they are drawn. Of a class that both segmenters draw,
-            the lung segmenter's mask is kept.
-        classifier: Says what the image shows; needs a lung segmenter where its region, or that of a member, is not
-            "full".
+        gate: The view check's model: rejects what is no frontal chest radiograph, and finds images that are inverted
+            or turned, which are corrected where that is safe; see `covidcxr.pipeline.view_check`. Comes before all
+            others.
+        lung_segmenter: Predicts "lung_field" (lungs without the heart) and/or "lung" (with the part behind it).
+        infection_segmenter: Predicts findings, "infection" or any others.
+        classifier: Predicts what the image shows; needs a lung segmenter where its region, or that of a member, is
+            not "full".
         postprocess: Clean-up of the lung masks; by default the two largest parts, holes filled.
-        min_lung_area: Below this fraction of the image, lungs ("lung" where it is drawn, else "lung_field") are not
-            believed and the answer is "cannot say".
+        min_lung_area: Below this fraction of the image, in [0, 1), the lungs ("lung" where it is predicted, else
+            "lung_field") are not trusted, and there is no label.
         card: The model card (Markdown), kept when the pipeline is saved.
 
     Raises:
-        ConfigError: If no model is given, or they do not fit together.
+        ConfigError: If no model is given, they do not fit together, or both segmenters predict the same class.
+
+    Example:
+        ```python
+        from covidcxr import Pipeline
+
+        pipeline = Pipeline.from_pretrained("mini")
+        prediction = pipeline("image.png")
+        assert {"lung_field", "infection"} <= prediction.masks.keys()
+        ```
     """
 
     def __init__(
@@ -92,7 +103,7 @@ class Pipeline:
         self.postprocess = postprocess or PostProcess()
         self.min_lung_area = min_lung_area
         self.card = card
-        self._check()
+        check_parts(self)
         for model in self.models().values():
             model.eval()
         weights = sum(weight.numel() for model in self.models().values() for weight in model.parameters())
@@ -100,45 +111,54 @@ class Pipeline:
 
     def models(self) -> dict[str, CXRModel]:
         """Return the models that are there, by the name of their part."""
-        return {name: getattr(self, name) for name in _MODELS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in MODEL_CLASSES if getattr(self, name) is not None}
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """The classes of all masks that the segmenters predict, those of the lungs first."""
+        segmenters = (self.lung_segmenter, self.infection_segmenter)
+        return tuple(name for model in segmenters if model is not None for name in model.config.classes)
 
     def __call__(self, image: ImageLike) -> Prediction:
-        """Answer for one image: a path, bytes, an array, a PIL image, a tensor or a DICOM data set.
+        """Predict for one image.
+
+        Args:
+            image: A path, bytes, an array, a PIL image, a tensor or a DICOM data set.
+
+        Returns:
+            The prediction.
 
         Raises:
             ImageReadError: If the image cannot be read.
         """
-        prediction = next(self.predict([image]))
-        assert isinstance(prediction, Prediction)
-        return prediction
+        return self._predict_batch([_read(image)])[0]
 
     def revise(self, image: ImageLike, masks: Mapping[str, Bool[np.ndarray, "height width"]]) -> Prediction:
-        """Answer for one image from masks that somebody corrected; those not given are drawn as usual.
+        """Predict for one image from masks that somebody corrected; those not given are predicted as usual.
 
         Args:
             image: The image.
-            masks: By mask class that this pipeline draws, of the image's own size. They count as they are: neither
-                cleaned up, nor doubted for their shape; nor does a gate refuse the image, which somebody has looked at.
+            masks: By mask class of this pipeline, of the image's own size. They count as they are: they are neither
+                cleaned up nor rejected for their shape; nor does the view check reject the image, which somebody has
+                looked at.
+
+        Returns:
+            The prediction.
 
         Raises:
             ImageReadError: If the image cannot be read.
-            ConfigError: If the pipeline does not draw such a mask, or one is of another size or holds no area.
+            ConfigError: If the pipeline predicts no such mask, or one is of another size or holds no area.
         """
-        read = _read((0, image))
-        if isinstance(read, FailedPrediction):
-            raise read.error
-        drawn = {
-            name for model in self.models().values() if model.task == "segmentation" for name in model.config.classes
-        }
+        case = _read(image)
         for name, mask in masks.items():
-            if name not in drawn:
-                raise ConfigError(f"This pipeline draws no mask {name!r}. {did_you_mean(name, drawn)}")
-            if mask.dtype != bool or mask.shape != read[1].shape or not (mask.any() or name not in LUNG_CLASSES):
+            if name not in self.mask_classes:
+                raise ConfigError(f"This pipeline draws no mask {name!r}. {did_you_mean(name, self.mask_classes)}")
+            if mask.dtype != bool or mask.shape != case.image.shape or not (mask.any() or name not in LUNG_CLASSES):
                 raise ConfigError(
-                    f"The mask {name!r} must be true and false, of the image's size {read[1].shape} and not empty; "
+                    f"The mask {name!r} must be true and false, of the image's size {case.image.shape} and not empty; "
                     f"it is {mask.dtype} {mask.shape}."
                 )
-        return self._answer([read], dict(masks))[0]
+        return self._predict_batch([case], dict(masks))[0]
 
     def predict(
         self,
@@ -148,14 +168,17 @@ class Pipeline:
         num_workers: int = 0,
         on_error: Literal["raise", "return"] = "raise",
     ) -> Iterator[Prediction | FailedPrediction]:
-        """Answer for many images, in their order, as they come; memory does not grow with their number.
+        """Predict for many images, in their order, as they come; memory does not grow with their number.
 
         Args:
             images: The images; a generator is consumed a batch at a time.
-            batch_size: Images a batch.
+            batch_size: Images a batch, from 1 up.
             num_workers: Threads that read images; 0 reads in this one.
             on_error: "raise" stops at the first image that cannot be read; "return" gives a `FailedPrediction` for
                 it and goes on.
+
+        Returns:
+            An iterator over one result an image.
 
         Raises:
             ImageReadError: If an image cannot be read and `on_error` is "raise".
@@ -170,112 +193,98 @@ class Pipeline:
                 f"batch_size must be 1 or more, num_workers 0 or more and on_error 'raise' or 'return', "
                 f"not {batch_size}, {num_workers} and {on_error!r}."
             )
-        return self._predict(iter(enumerate(images)), batch_size, num_workers, on_error)
+        return self._stream(iter(enumerate(images)), batch_size, num_workers, on_error)
 
-    def _predict(
-        self, images: Iterator[tuple[int, ImageLike]], batch_size: int, num_workers: int, on_error: str
+    def _stream(
+        self, numbered: Iterator[tuple[int, ImageLike]], batch_size: int, num_workers: int, on_error: str
     ) -> Iterator[Prediction | FailedPrediction]:
-        pool = ThreadPoolExecutor(num_workers) if num_workers else None
-        try:
-            while batch := list(islice(images, batch_size)):
-                read = list((pool.map if pool else map)(_read, batch))
-                answers = iter(self._answer([image for image in read if not isinstance(image, FailedPrediction)]))
-                for image in read:
-                    if isinstance(image, FailedPrediction):
-                        if on_error == "raise":
-                            raise image.error
-                        yield image
-                    else:
-                        yield next(answers)
-        finally:
-            if pool:
-                pool.shutdown(cancel_futures=True)
+        """Read and predict a batch at a time; the check of arguments stands apart, so that it comes at the call."""
+        with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
+            while batch := list(islice(numbered, batch_size)):
+                read = list((pool.map if pool else map)(_try_to_read, batch))
+                predictions = iter(self._predict_batch([case for case in read if isinstance(case, _Case)]))
+                for case in read:
+                    if isinstance(case, FailedPrediction) and on_error == "raise":
+                        raise case.error
+                    yield case if isinstance(case, FailedPrediction) else next(predictions)
 
-    def _answer(self, read: Sequence[tuple[str, Image]], given: Masks | None = None) -> list[Prediction]:
-        """Answer for images that were read; masks that are `given` take the place of drawn ones, undoubted."""
-        with one_core() if len(read) == 1 and self._small else nullcontext():
-            return list(self._answers(read, given))
-
-    def _answers(self, read: Sequence[tuple[str, Image]], given: Masks | None) -> Iterator[Prediction]:
-        images = [image for _, image in read]
-        admissions = [Admission()] * len(images) if self.gate is None else admit(self.gate, images)
-        if given:
-            admissions = [Admission() if one.reasons else one for one in admissions]
-        upright = [
-            one.orientation.correct(image) for image, one in zip(images, admissions, strict=True) if not one.reasons
-        ]
-        masks = [one.orientation.correct_masks(given or {}) for one in admissions if not one.reasons]
-        findings = iter(self._examine(upright, masks))
-        for (image_id, image), one in zip(read, admissions, strict=True):
-            found, chances, label, why = ({}, {}, None, one.reasons) if one.reasons else next(findings)
-            shown = one.orientation.lay_masks(found)
-            way = UPRIGHT if one.reasons else one.orientation
-            yield Prediction(image_id, label, chances, why, shown, as_image(image), self.classifier, way)
-
-    def _examine(self, images: Sequence[Image], given: Sequence[Masks]) -> Iterator[Finding]:
-        """Find masks, probabilities, label and reasons of upright images; masks that are `given` count as they are."""
-        if not images:
-            return
-        masks = [dict(known) for known in given]
-        fitted: dict[Any, torch.Tensor] = {}  # of all images, for models that want one size
-        reasons: list[tuple[str, ...]] = [() for _ in images]
-        lung_maps, infection_maps = self._maps_of_both(images, fitted)
-        if self.lung_segmenter is not None:
-            if lung_maps is None:
-                lung_maps = self.lung_segmenter.predict_fitted(*fit_images(self.lung_segmenter, images, masks, fitted))
-            drawn = _draw(self.lung_segmenter, lung_maps, images, self.postprocess)
-            masks = [found | known for found, known in zip(drawn, given, strict=True)]
-            reasons = [
-                ()
-                if known.keys() & set(LUNG_CLASSES)
-                else lung_reasons(_coarse(lungs_of(found, "background")), min_area=self.min_lung_area)
-                for found, known in zip(masks, given, strict=True)
+    def _predict_batch(self, cases: Sequence[_Case], given: Masks | None = None) -> list[Prediction]:
+        """Run all models over images; masks that are `given`, of the images as they lie, replace predicted ones."""
+        resized: ResizedImages = {}  # for models that want one size; only while all images are in the batch
+        with single_threaded() if len(cases) == 1 and self._small else nullcontext():
+            self._check_views(cases, given or {})
+            if accepted := [case for case in cases if not case.reasons]:
+                self._segment(accepted, resized)
+                self._classify(accepted, resized)
+            return [
+                Prediction(
+                    case.image_id,
+                    None if case.reasons else case.label,
+                    case.probabilities,
+                    case.reasons,
+                    case.orientation.lay_masks(case.masks),
+                    as_image(case.image),
+                    self.classifier,
+                    case.orientation,
+                )
+                for case in cases
             ]
-        if self.infection_segmenter is not None:
-            if infection_maps is None:
-                seen = fit_images(self.infection_segmenter, images, masks, fitted)
-                infection_maps = self.infection_segmenter.predict_fitted(*seen)
-            drawn = _draw(self.infection_segmenter, infection_maps, images)
-            masks = [_clip_infection(new, known) | known for new, known in zip(drawn, masks, strict=True)]
-        for found, chances, why in zip(masks, self._classify(images, masks, reasons, fitted), reasons, strict=True):
-            label = None
-            if self.classifier is not None and chances:
-                label, doubts = self.classifier.answer(chances)
-                why = (*why, *doubts)
-            yield found, chances, None if why else label, why
 
-    def _maps_of_both(
-        self, images: Sequence[Image], fitted: dict[Any, torch.Tensor]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Compute the maps of lungs and infections at once, where the two segmenters have one encoder."""
-        lungs, infection = self.lung_segmenter, self.infection_segmenter
-        if lungs is None or infection is None or not lungs.shares_encoder(infection):
-            return None, None
-        return lungs.predict_fitted_with(infection, fit_images(lungs, images, (), fitted)[0])
+    def _check_views(self, cases: Sequence[_Case], given: Masks) -> None:
+        """Reject what is no frontal chest radiograph, and turn the others upright with their given masks."""
+        if self.gate is not None:
+            for case, view in zip(cases, check_views(self.gate, [case.image for case in cases]), strict=True):
+                if not view.reasons:
+                    case.orientation = view.orientation
+                elif not given:  # else somebody has looked at the image
+                    case.reasons = view.reasons
+        for case in cases:
+            case.pixels = case.orientation.correct(case.image)
+            case.masks = case.orientation.correct_masks(given)
 
-    def _classify(
-        self,
-        images: Sequence[Image],
-        masks: Sequence[Masks],
-        reasons: Sequence[tuple[str, ...]],
-        fitted: dict[Any, torch.Tensor],
-    ) -> list[dict[str, float]]:
-        """Ask the classifier about every image that shows what it wants to see."""
-        results: list[dict[str, float]] = [{} for _ in images]
-        if self.classifier is None:
-            return results
-        full = not self.classifier.needs_lungs
-        asked = [number for number, why in enumerate(reasons) if full or "lungs-not-found" not in why]
-        if asked:
-            shown, lungs = [images[n] for n in asked], [masks[n] for n in asked]
-            known = fitted if len(asked) == len(images) else {}
-            answers = [member.predict(*fit_images(member, shown, lungs, known)) for member in self.classifier.members]
-            for number, row in zip(asked, self.classifier.combine(answers).tolist(), strict=True):
-                results[number] = dict(zip(self.classifier.config.classes, row, strict=True))
-        return results
+    def _segment(self, cases: Sequence[_Case], resized: ResizedImages) -> None:
+        """Predict masks: those of the lungs first, which other models may need."""
+        lungs, findings = self.lung_segmenter, self.infection_segmenter
+        pixels = [case.pixels for case in cases]
+        lung_maps = finding_maps = None
+        if lungs is not None and findings is not None and lungs.shares_encoder(findings):
+            lung_maps, finding_maps = lungs.predict_resized_with(findings, resize_images(lungs, pixels, (), resized)[0])
+        for model, maps, clean in ((lungs, lung_maps, self.postprocess), (findings, finding_maps, None)):
+            if model is None:
+                continue
+            if maps is None:
+                maps = model.predict_resized(*resize_images(model, pixels, [case.masks for case in cases], resized))
+            for case, masks in zip(cases, model.masks_of(maps, [image.shape for image in pixels], clean), strict=True):
+                if model is lungs and not case.masks.keys() & set(LUNG_CLASSES):
+                    shape = _coarse(lungs_of(masks, "background"))
+                    case.reasons = lung_reasons(shape, min_area=self.min_lung_area)
+                case.masks = _merge(masks, case.masks)
+
+    def _classify(self, cases: Sequence[_Case], resized: ResizedImages) -> None:
+        """Predict probabilities and label of every image that shows what the classifier is to see."""
+        model = self.classifier
+        if model is None:
+            return
+        seen = [case for case in cases if not model.needs_lungs or "lungs-not-found" not in case.reasons]
+        if not seen:
+            return
+        pixels, masks = [case.pixels for case in seen], [case.masks for case in seen]
+        known = resized if len(seen) == len(cases) else {}
+        members = [member.predict(*resize_images(member, pixels, masks, known)) for member in model.members]
+        for case, row in zip(seen, model.combine(members).tolist(), strict=True):
+            case.probabilities = dict(zip(model.config.classes, row, strict=True))
+            case.label, undecided = model.answer(case.probabilities)
+            case.reasons += undecided
 
     def to(self, device: str | torch.device) -> Self:
-        """Move all models to a device and return the pipeline."""
+        """Move all models to a device.
+
+        Args:
+            device: As `torch.nn.Module.to` takes it.
+
+        Returns:
+            The pipeline itself.
+        """
         for model in self.models().values():
             model.to(device)
         return self
@@ -293,21 +302,8 @@ class Pipeline:
         Raises:
             ConfigError: If a weight is too large for `dtype`.
         """
-        target = Path(folder)
-        if (target / "pipeline.json").is_file():
-            # Of a larger pipeline that was saved here before; a folder that no pipeline named is not ours to remove.
-            for name in set(_read_index(target / "pipeline.json")["components"]) - self.models().keys():
-                shutil.rmtree(target / name, ignore_errors=True)
-        for name, model in self.models().items():
-            model.save_pretrained(target / name, dtype=dtype)
-        index = {"format_version": FORMAT_VERSION, "components": sorted(self.models())}
-        index |= {"postprocess": self.postprocess.to_config(), "min_lung_area": self.min_lung_area}
-        pretrained.write_json(target / "pipeline.json", index)
-        with replace_file(target / "README.md") as temporary:
-            temporary.write_text(self.card or _default_card(self), encoding="utf-8")
-        saved = self if dtype == "float32" else type(self).from_pretrained(target)  # rounding moves answers a little
-        write_golden(saved, target / "golden")
-        return target
+        save_pipeline(self, Path(folder), dtype)
+        return Path(folder)
 
     def push_to_hub(
         self,
@@ -349,7 +345,8 @@ class Pipeline:
     ) -> Self:
         """Load a saved pipeline.
 
-        Where the two segmenters see images alike and were saved with equal encoders, they get one, computed once an image.
+        Where the two segmenters see images alike and were saved with equal encoders, they get one, computed once an
+        image.
 
         Args:
             source: A bundled name ("mini"), a folder, or a Hub repository "owner/name".
@@ -357,125 +354,43 @@ class Pipeline:
             cache_dir: Where downloads are kept.
             local_files_only: Never use the network.
 
+        Returns:
+            The pipeline, in evaluation mode.
+
         Raises:
             PretrainedError: If it cannot be found, is damaged or altered, or is newer than this release.
             ConfigError: If a config has an unknown key or a wrong value.
         """
         folder = pretrained.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-        path = folder / "pipeline.json"
-        index = _read_index(path)
-        for name in index["components"]:
-            if not (folder / name).is_dir():  # or its name would be taken for a Hub repository
-                raise PretrainedError(f"{folder / name} is missing: this folder is not a complete saved pipeline.")
-        parts: dict[str, Any] = {name: load_model(folder / name) for name in index["components"]}
-        if "lung_segmenter" in parts and "infection_segmenter" in parts:
-            parts["lung_segmenter"].merge_encoder(parts["infection_segmenter"])
-        card = folder / "README.md"
-        return cls(
-            **parts,
-            postprocess=PostProcess.from_config(index["postprocess"]),
-            min_lung_area=index["min_lung_area"],
-            card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
-        )
-
-    def _check(self) -> None:
-        for name, kinds in _MODELS.items():
-            part = getattr(self, name)
-            if part is not None and not isinstance(part, kinds):
-                known = " or ".join(kind.__name__ for kind in kinds)
-                raise ConfigError(f"The {name} must be a {known}, not a {type(part).__name__}.")
-        if not isinstance(self.postprocess, PostProcess):
-            raise ConfigError(f"postprocess must be a PostProcess, not {self.postprocess!r}: PostProcess([...]).")
-        if not self.models():
-            raise ConfigError(f"A pipeline needs at least one model: {', '.join(_MODELS)}.")
-        if self.gate is not None:
-            check_gate(self.gate)
-        if not 0 <= self.min_lung_area < 1:
-            raise ConfigError(f"min_lung_area must be in [0, 1), not {self.min_lung_area}.")
-        lungs, findings = self.lung_segmenter, self.infection_segmenter
-        if lungs is not None and not set(LUNG_CLASSES) & set(lungs.config.classes):
-            drawn = list(lungs.config.classes)
-            raise ConfigError(f"The lung_segmenter must draw {' or '.join(LUNG_CLASSES)}, not {drawn}.")
-        if findings is not None and set(findings.config.classes) <= set(LUNG_CLASSES):
-            drawn = list(findings.config.classes)
-            raise ConfigError(f"The infection_segmenter must draw infection or another finding, not {drawn}.")
-        for name, model in self.models().items():
-            if model.needs_lungs and (self.lung_segmenter is None or name == "lung_segmenter"):
-                raise ConfigError(f"The {name} sees only a region of the image: it needs a lung_segmenter.")
+        return cls(**load_parts(folder))
 
 
-def _read(numbered: tuple[int, ImageLike]) -> tuple[str, Image] | FailedPrediction:
+def _image_id(image: ImageLike, number: int) -> str:
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"film-{number}"
+
+
+def _read(image: ImageLike, number: int = 0) -> _Case:
+    return _Case(_image_id(image, number), read_image(image))
+
+
+def _try_to_read(numbered: tuple[int, ImageLike]) -> _Case | FailedPrediction:
     number, image = numbered
-    image_id = os.fspath(image) if isinstance(image, str | os.PathLike) else f"film-{number}"
     try:
-        return image_id, read_image(image)
+        return _read(image, number)
     except ImageReadError as error:
-        return FailedPrediction(image_id, error)
+        return FailedPrediction(_image_id(image, number), error)
 
 
-def _draw(
-    model: SegmentationModel, maps: torch.Tensor, images: Sequence[Image], clean: PostProcess | None = None
-) -> list[Masks]:
-    """Draw each image's masks at its own size from maps at the network's size, where those of lungs are cleaned."""
-    drawn: list[Masks] = []
-    for image, values in zip(images, maps.cpu().numpy(), strict=True):
-        for name, plane, threshold in zip(model.config.classes, values, model.thresholds(), strict=True):
-            if clean is not None and name in LUNG_CLASSES:
-                raw = plane >= threshold
-                kept = clean(raw)
-                plane[raw & ~kept] = 0.0
-                plane[kept & ~raw] = 1.0
-        height, width = image.shape
-        full = unfit_map(torch.from_numpy(values)[None], (height, width), model.config.preprocess.fit)[0].numpy()
-        named = zip(model.config.classes, full, model.thresholds(), strict=True)
-        drawn.append({name: plane >= threshold for name, plane, threshold in named})
-    return drawn
-
-
-def _clip_infection(findings: Masks, masks: Masks) -> Masks:
-    """Keep of an infection, which is a part of the lungs by definition, what lies in any of those that are known.
-
-    Other findings (an effusion, a device) may lie elsewhere and stay as they were drawn.
-    """
-    lungs = [masks[name] for name in LUNG_CLASSES if name in masks]
-    if "infection" not in findings or not lungs:
-        return findings
-    return findings | {"infection": findings["infection"] & np.logical_or.reduce(lungs)}
+def _merge(predicted: Masks, known: Masks) -> Masks:
+    """Put new masks before known ones, which stay as they are; a new "infection" is cut to the lungs, if known."""
+    merged = predicted | known
+    lungs = [merged[name] for name in LUNG_CLASSES if name in merged]
+    if lungs and "infection" in predicted and "infection" not in known:
+        merged["infection"] = predicted["infection"] & np.logical_or.reduce(lungs)
+    return merged
 
 
 def _coarse(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
     """Return every n-th pixel: the shape of lungs is judged by fractions, and some 200 pixels show it as well."""
     step = max(1, max(mask.shape) // 200)
     return mask[::step, ::step]
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    if not path.is_file() and (path.parent / "config.json").is_file():
-        raise PretrainedError(
-            f"{path.parent} is a single model, not a pipeline: load it with SegmentationModel.from_pretrained or "
-            f"ClassificationModel.from_pretrained."
-        )
-    index = pretrained.read_json(path)
-    check_format_version(index.get("format_version"), str(path))
-    keys = {"format_version", "components", "postprocess", "min_lung_area"}
-    check_keys(index, keys, str(path))
-    for key in sorted(keys - set(index)):
-        raise ConfigError(f"The key {key!r} is missing in {path}.")
-    if not isinstance(index["components"], list) or not isinstance(index["min_lung_area"], int | float):
-        raise ConfigError(f"components must be a list and min_lung_area a number in {path}.")
-    check_keys(dict.fromkeys(map(str, index["components"])), set(_MODELS), f"components of {path}")
-    return index
-
-
-def _default_card(pipeline: Pipeline) -> str:
-    parts = (
-        f"- `{n}`: {m.config.network}, classes {', '.join(m.config.classes)}" for n, m in pipeline.models().items()
-    )
-    return "\n".join(
-        (
-            "# A covidcxr pipeline\n",
-            "For research only; not for clinical use.\n",
-            *parts,
-            "\nLoad it with `covidcxr.Pipeline.from_pretrained(FOLDER)`.\n",
-        )
-    )

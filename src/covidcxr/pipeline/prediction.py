@@ -1,4 +1,4 @@
-"""What a pipeline says of one image."""
+"""The result of a pipeline for one image."""
 
 from __future__ import annotations
 
@@ -15,34 +15,44 @@ from covidcxr.explain import Explanation, explain
 from covidcxr.io.image import write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import Classifier
-from covidcxr.pipeline.view_check import in_words_of_gate
+from covidcxr.pipeline.view_check import view_in_words
 from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
 from covidcxr.transforms.postprocess import explain_reason
 
 __all__ = ["Prediction", "FailedPrediction", "in_words"]
 
-_DOUBTS = {
-    "several-answers-plausible": "More than one answer is plausible; see the probabilities.",
-    "no-answer-plausible": "No answer is plausible; see the probabilities.",
+_UNDECIDED = {
+    "several-answers-plausible": "More than one class is plausible; see the probabilities.",
+    "no-answer-plausible": "No class is plausible; see the probabilities.",
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The answer of a pipeline for one image. For research, not for clinical use.
+    """The result of a pipeline for one image. For research, not for clinical use.
 
     Attributes:
         image_id: The image's path or number, as given.
-        label: The one plausible class, or None = cannot say (see `reasons`), or no classifier.
-        probabilities: By class name, calibrated; empty where the classifier could not be asked.
-        reasons: Why it cannot say: ids such as "lungs-not-found"; `in_words` makes a sentence of one.
+        label: The one plausible class; None = the model abstained (see `reasons`), or there is no classifier.
+        probabilities: By class name, calibrated, in [0, 1]; empty where the classifier could not be run.
+        reasons: Why there is no label: ids such as "lungs-not-found"; `in_words` makes a sentence of one.
         masks: By mask class, at the image's own size: "lung_field" (lungs without the heart), "lung" (with the part
-            behind heart and diaphragm), "infection".
+            behind heart and diaphragm), "infection", and whatever other classes the segmenters have.
         image: The image itself, 8-bit grey, for pictures.
-        classifier: What was asked; for `explain`.
-        orientation: How the image lies, if a gate found it inverted or turned; see `notes`. It was corrected before
-            anything was found on it, and `image` and `masks` are as it was given.
+        classifier: The model behind the label; for `explain`.
+        orientation: How the image lies, if the view check found it inverted or turned; see `notes`. The models saw it
+            corrected; `image` and `masks` are as it was given.
+
+    Example:
+        ```python
+        from covidcxr import Pipeline
+        from covidcxr.pipeline import in_words
+
+        prediction = Pipeline.from_pretrained("mini")("image.png")
+        assert prediction.label in (None, "covid19", "normal", "pneumonia")
+        print(*map(in_words, prediction.reasons), prediction.finding_fractions)
+        ```
     """
 
     image_id: str
@@ -71,7 +81,7 @@ class Prediction:
 
     @property
     def film(self) -> UInt8[np.ndarray, "height width"]:
-        """The image, under its name in 0.1.0."""
+        """The same as `image`: its name in 0.1.0, which stays."""
         return self.image
 
     @property
@@ -118,30 +128,32 @@ class Prediction:
         return draw_overlay(self.image, self.masks)
 
     def explain(self, target: str | None = None, method: str = "gradcam") -> Explanation:
-        """Show what on the image speaks for a class, in the eyes of the classifier.
+        """Show which parts of the image speak for a class, according to the classifier.
 
         Args:
-            target: The class; by default the answer, or where there is none the most probable class.
+            target: The class; by default the label, or where there is none the most probable class.
             method: A name of `covidcxr.explain.METHODS`; "integrated_gradients" and "occlusion" need the extra
                 `explain`.
 
+        Returns:
+            The explanation, as the image lies.
+
         Raises:
-            ConfigError: If there is no classifier, or it could not be asked because its lungs were not found.
+            ConfigError: If there is no classifier, or it could not be run because its lungs were not found.
             UnknownNameError: If there is no such class or method.
         """
         if self.classifier is None:
-            raise ConfigError("There is no classifier to explain: the pipeline that answered has none.")
+            raise ConfigError("There is no classifier to explain: the pipeline has none.")
         if not self.probabilities:
             why = " ".join(map(in_words, self.reasons))
-            raise ConfigError(f"The classifier was not asked about {self.image_id}, so nothing can be explained. {why}")
-        chances = self.probabilities
-        target = target or self.label or max(chances, key=lambda name: chances[name])
+            raise ConfigError(f"The classifier was not run on {self.image_id}, so nothing can be explained. {why}")
+        target = target or self.label or max(self.probabilities, key=lambda name: self.probabilities[name])
         image = self.orientation.correct(self.image.astype(np.float32) / 255)
-        found = explain(
-            self.classifier, image, self.orientation.correct_masks(self.masks), target=target, method=method
-        )
-        heat = np.ascontiguousarray(self.orientation.turn(found.heat))
-        return replace(found, heat=heat, probability=chances[target])  # of the image itself, not of its 8 bits
+        masks = self.orientation.correct_masks(self.masks)
+        explanation = explain(self.classifier, image, masks, target=target, method=method)
+        heat = np.ascontiguousarray(self.orientation.turn(explanation.heat))
+        # The probability of the image itself, not of its 8 bits.
+        return replace(explanation, heat=heat, probability=self.probabilities[target])
 
     def save(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
         """Write `NAME.json`, `NAME.overlay.png` and one `NAME.MASK.png` (0 or 255) a mask class.
@@ -167,11 +179,19 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class FailedPrediction:
-    """An image that could not be read or answered: one entry in the report, the others go on.
+    """An image that could not be read: one entry in the results, and the others go on.
 
     Attributes:
         image_id: The image's path or number, as given.
         error: What was wrong with it.
+
+    Example:
+        ```python
+        from covidcxr import Pipeline
+
+        (failed,) = Pipeline.from_pretrained("mini").predict(["missing.png"], on_error="return")
+        assert failed.to_dict()["kind"] == "ImageReadError"
+        ```
     """
 
     image_id: str
@@ -183,12 +203,26 @@ class FailedPrediction:
 
 
 def in_words(reason: str) -> str:
-    """Return the sentence for one of `Prediction.reasons` or `Prediction.notes`."""
-    return _DOUBTS.get(reason) or in_words_of_gate(reason) or explain_reason(reason)
+    """Return the sentence for a reason or a note.
+
+    Args:
+        reason: One of `Prediction.reasons` or `Prediction.notes`.
+
+    Returns:
+        The sentence; an unknown id comes back as it is.
+    """
+    return _UNDECIDED.get(reason) or view_in_words(reason) or explain_reason(reason)
 
 
 def as_image(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
-    """Return an image in [0, 1] as 8-bit grey."""
+    """Return an image as 8-bit grey.
+
+    Args:
+        image: Grey, in [0, 1].
+
+    Returns:
+        The image, 0 to 255.
+    """
     import cv2
 
     return np.asarray(cv2.convertScaleAbs(image, alpha=255), np.uint8)

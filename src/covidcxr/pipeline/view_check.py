@@ -1,7 +1,8 @@
-"""The gate before a pipeline's models: is this a frontal chest radiograph, and does it lie the right way round?
+"""The view check before a pipeline's models: is this a frontal chest radiograph, and does it lie the right way round?
 
-A gate is a classifier of exclusive classes: "frontal", further orientations, "not-a-frontal-film". It is asked a second
-time about what it corrected, so that no other model sees an image that does not look upright to it.
+Its model, the part `gate` of a pipeline, is a classifier of exclusive classes: "frontal", further orientations, and
+"not-a-frontal-film". It sees a corrected image a second time, so that no other model gets an image that does not look
+upright to it.
 """
 
 from __future__ import annotations
@@ -14,112 +15,134 @@ from jaxtyping import Float
 
 from covidcxr.errors import ConfigError
 from covidcxr.models import ClassificationModel
-from covidcxr.models.network import fit_images
+from covidcxr.models.network import resize_images
 from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 
-__all__ = ["Admission", "admit", "check_gate", "in_words_of_gate"]
+__all__ = ["ViewCheck", "check_view_model", "check_views", "view_in_words"]
 
 Image = Float[np.ndarray, "height width"]
 
 _WORDS = {
     NOT_A_FRONTAL_IMAGE: "This does not look like a frontal chest radiograph.",
-    "film-inverted": "The image seems to be inverted, with dark bones and bright lungs, but not surely enough to be "
-    "corrected. Invert it and ask again.",
-    "film-turned": "The image seems to lie on its side or upside down, but not surely enough to be "
-    "corrected. Turn it upright and ask again.",
-    "inverted-corrected": "The image is inverted, with dark bones and bright lungs; what was found was found with black "
-    "and white exchanged.",
+    "film-inverted": "The image seems to be inverted, with dark bones and bright lungs, but the view check is not sure "
+    "enough to correct it. Invert it and run it again.",
+    "film-turned": "The image seems to lie on its side or upside down, but the view check is not sure enough to "
+    "correct it. Turn it upright and run it again.",
+    "inverted-corrected": "The image is inverted, with dark bones and bright lungs; the models saw it with black and "
+    "white exchanged.",
 }
 _WORDS |= {
-    f"turned-{degrees}-corrected": f"The image lies turned clockwise by {degrees} degrees; what was found was found on "
-    f"the image turned upright, and the masks fit the image as it was given."
+    f"turned-{degrees}-corrected": f"The image lies turned clockwise by {degrees} degrees; the models saw it turned "
+    f"upright, and the masks fit the image as it was given."
     for degrees in (90, 180, 270)
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """What a gate says of one image.
+class ViewCheck:
+    """The result of the view check for one image.
 
     Attributes:
-        orientation: How an admitted image lies: the way in which it is to be corrected.
-        reasons: Why it is refused: "not-a-frontal-film", "film-inverted", "film-turned"; empty = admitted.
+        orientation: How the image lies: the way in which it is to be corrected if it is accepted.
+        reasons: Why it is rejected: "not-a-frontal-film", "film-inverted", "film-turned"; empty = accepted.
+
+    Example:
+        ```python
+        from covidcxr.pipeline.view_check import ViewCheck
+
+        accepted = ViewCheck()
+        assert accepted.orientation.name == "frontal" and not accepted.reasons
+        ```
     """
 
     orientation: Orientation = UPRIGHT
     reasons: tuple[str, ...] = ()
 
 
-_NO_FRONTAL_IMAGE = Admission(reasons=(NOT_A_FRONTAL_IMAGE,))
+_NO_FRONTAL_IMAGE = ViewCheck(reasons=(NOT_A_FRONTAL_IMAGE,))
 
 
-def admit(gate: ClassificationModel, images: Sequence[Image]) -> list[Admission]:
-    """Say of each image whether it may pass, and how it lies.
+def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[ViewCheck]:
+    """Check for each image whether it is a frontal chest radiograph, and how it lies.
 
-    A class counts from its threshold in the gate's config up, else from 0.5. An image passes as it is if "frontal"
-    counts, or is the most probable class. If another orientation is, the gate is asked again about the image corrected:
-    it passes if both answers count. Else it is refused: as no image where either answer says so, else by how it lies.
+    A class counts from its threshold in the model's config up, else from 0.5. An image is accepted as it is if
+    "frontal" counts, or is the most probable class. If another orientation is, the model sees the corrected image too:
+    the image is accepted if both results count. Else it is rejected: as no frontal image where either result says so,
+    else by how it lies.
 
     Args:
-        gate: The model.
-        images: Grey, in [0, 1], of any size.
+        model: The view check's classifier; see `check_view_model`.
+        images: Grey images [height, width] in [0, 1], of any sizes.
+
+    Returns:
+        One result an image, in their order.
     """
-    admissions, askew = list[Admission](), dict[int, dict[str, float]]()
-    for number, chances in enumerate(_ask(gate, images)):
-        best = _most_probable(chances)
-        if best == UPRIGHT.name or _counts(gate, UPRIGHT.name, chances):
-            admissions.append(Admission())
+    checks, askew = list[ViewCheck](), dict[int, dict[str, float]]()
+    for number, probabilities in enumerate(_classify(model, images)):
+        best = _most_probable(probabilities)
+        if best == UPRIGHT.name or _counts(model, UPRIGHT.name, probabilities):
+            checks.append(ViewCheck())
         elif best == NOT_A_FRONTAL_IMAGE:
-            admissions.append(_NO_FRONTAL_IMAGE)
+            checks.append(_NO_FRONTAL_IMAGE)
         else:
-            admissions.append(Admission(ORIENTATIONS[best], _named(ORIENTATIONS[best])))
-            askew[number] = chances
-    corrected = [admissions[number].orientation.correct(images[number]) for number in askew]
-    for (number, before), after in zip(askew.items(), _ask(gate, corrected), strict=True):
-        way = admissions[number].orientation
-        if _counts(gate, way.name, before) and _counts(gate, UPRIGHT.name, after):
-            admissions[number] = Admission(way)
+            checks.append(ViewCheck(ORIENTATIONS[best], _reasons(ORIENTATIONS[best])))
+            askew[number] = probabilities
+    corrected = [checks[number].orientation.correct(images[number]) for number in askew]
+    for (number, before), after in zip(askew.items(), _classify(model, corrected), strict=True):
+        orientation = checks[number].orientation
+        if _counts(model, orientation.name, before) and _counts(model, UPRIGHT.name, after):
+            checks[number] = ViewCheck(orientation)
         elif _most_probable(after) == NOT_A_FRONTAL_IMAGE:
-            admissions[number] = _NO_FRONTAL_IMAGE
-    return admissions
+            checks[number] = _NO_FRONTAL_IMAGE
+    return checks
 
 
-def check_gate(gate: ClassificationModel) -> None:
-    """Refuse a model that cannot be a gate.
+def check_view_model(model: ClassificationModel) -> None:
+    """Raise an error for a model that cannot do the view check.
+
+    Args:
+        model: A classifier.
 
     Raises:
-        ConfigError: If its classes are not those of a gate, or it sees a region of the image only.
+        ConfigError: If its classes are not those of a view check, or it sees only a region of the image.
     """
     known = {*ORIENTATIONS, NOT_A_FRONTAL_IMAGE}
-    classes = set(gate.config.classes)
-    if gate.config.mode == "multilabel" or not {UPRIGHT.name, *classes} <= known or UPRIGHT.name not in classes:
+    classes = set(model.config.classes)
+    if model.config.mode == "multilabel" or not {UPRIGHT.name, *classes} <= known or UPRIGHT.name not in classes:
         raise ConfigError(
             f"The gate must have exclusive classes, {UPRIGHT.name!r} and any of {', '.join(sorted(known))}; it has "
-            f"{', '.join(gate.config.classes)}."
+            f"{', '.join(model.config.classes)}."
         )
-    if gate.needs_lungs:
+    if model.needs_lungs:
         raise ConfigError('The gate comes before the lungs are known: its region must be "full".')
 
 
-def in_words_of_gate(name: str) -> str | None:
-    """Return the sentence for a reason of a refusal, or for a note of a correction; None for other ids."""
+def view_in_words(name: str) -> str | None:
+    """Return the sentence for a reason or a note of the view check.
+
+    Args:
+        name: An id such as "film-turned" or "inverted-corrected".
+
+    Returns:
+        The sentence; None for other ids.
+    """
     return _WORDS.get(name)
 
 
-def _ask(gate: ClassificationModel, images: Sequence[Image]) -> list[dict[str, float]]:
+def _classify(model: ClassificationModel, images: Sequence[Image]) -> list[dict[str, float]]:
     if not images:
         return []
-    answers = gate.predict(*fit_images(gate, images, [{}] * len(images)))
-    return [dict(zip(gate.config.classes, row, strict=True)) for row in answers.tolist()]
+    probabilities = model.predict(*resize_images(model, images, [{}] * len(images)))
+    return [dict(zip(model.config.classes, row, strict=True)) for row in probabilities.tolist()]
 
 
-def _most_probable(chances: dict[str, float]) -> str:
-    return max(chances, key=lambda name: chances[name])
+def _most_probable(probabilities: dict[str, float]) -> str:
+    return max(probabilities, key=lambda name: probabilities[name])
 
 
-def _counts(gate: ClassificationModel, name: str, chances: dict[str, float]) -> bool:
-    return chances[name] >= gate.config.thresholds.get(name, 0.5)
+def _counts(model: ClassificationModel, name: str, probabilities: dict[str, float]) -> bool:
+    return probabilities[name] >= model.config.thresholds.get(name, 0.5)
 
 
-def _named(way: Orientation) -> tuple[str, ...]:
-    return ("film-inverted",) * way.inverted + ("film-turned",) * bool(way.turns)
+def _reasons(orientation: Orientation) -> tuple[str, ...]:
+    return ("film-inverted",) * orientation.inverted + ("film-turned",) * bool(orientation.turns)

@@ -16,7 +16,7 @@ from covidcxr.losses import build_segmentation_loss, known_planes
 from covidcxr.models import NetworkModel, SegmentationModel
 from covidcxr.tasks.base import SingleTask
 from covidcxr.tasks.objective import Objective, Outcome, Stage
-from covidcxr.transforms.geometry import fit_mask
+from covidcxr.transforms.geometry import resize_mask
 from covidcxr.transforms.surface_distance import hd95
 from covidcxr.types import Batch
 
@@ -51,7 +51,7 @@ class SegmentationObjective(Objective):
         if "mask" not in batch:
             raise ConfigError("The batch has no masks: name mask_classes in the data module.")
         settings = model.config.preprocess
-        target = fit_mask(batch["mask"], settings.image_size, settings.fit)
+        target = resize_mask(batch["mask"], settings.image_size, settings.fit)
         known_logits, known_target = known_planes(logits, target)
         loss = self.loss(known_logits, known_target) if len(known_logits) else None
         rows: list[dict[str, Any]] = []

@@ -13,11 +13,11 @@ __all__ = [
     "LUNGS_OF_REGION",
     "apply_region",
     "dilate",
-    "fit_image",
-    "fit_mask",
+    "resize_image",
+    "resize_mask",
     "letterbox_box",
     "normalize",
-    "unfit_map",
+    "restore_map",
 ]
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
         LUNGS_OF_REGION,
         apply_region,
         dilate,
-        fit_image,
-        fit_mask,
         letterbox_box,
         normalize,
-        unfit_map,
+        resize_image,
+        resize_mask,
+        restore_map,
     )
 
 __getattr__, __dir__ = lazy_names(
@@ -38,10 +38,10 @@ __getattr__, __dir__ = lazy_names(
         "LUNGS_OF_REGION": "geometry",
         "apply_region": "geometry",
         "dilate": "geometry",
-        "fit_image": "geometry",
-        "fit_mask": "geometry",
+        "resize_image": "geometry",
+        "resize_mask": "geometry",
         "letterbox_box": "geometry",
         "normalize": "geometry",
-        "unfit_map": "geometry",
+        "restore_map": "geometry",
     },
 )

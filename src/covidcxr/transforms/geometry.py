@@ -7,6 +7,7 @@ all call these functions, so what a network sees in training is what it sees in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from covidcxr import aliases
 from covidcxr.errors import ConfigError
 from covidcxr.types import Fit, Region
 
@@ -22,16 +24,18 @@ __all__ = [
     "LUNG_CLASSES",
     "apply_region",
     "dilate",
-    "fit_image",
-    "fit_mask",
+    "resize_image",
+    "resize_mask",
     "letterbox_box",
     "normalize",
-    "unfit_map",
+    "restore_map",
     "NOT_A_FRONTAL_IMAGE",
     "ORIENTATIONS",
     "UPRIGHT",
     "Orientation",
 ]
+
+__getattr__ = partial(aliases.find, __name__)
 
 LUNGS_OF_REGION: dict[Region, tuple[str, ...]] = {
     "full": (),
@@ -39,13 +43,11 @@ LUNGS_OF_REGION: dict[Region, tuple[str, ...]] = {
     "lungs": ("lung_field", "lung"),
     "background": ("lung", "lung_field"),
 }
+"""The mask classes that a region is cut by, best first: to keep the lungs, the field without heart and diaphragm, as
+segmenters draw it; to remove them, the wider outline, so that nothing of the lung is left."""
 
 LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
 """The mask classes that are lungs; every other class is a finding."""
-
-
-"""The mask classes that a region is cut by, best first: to keep the lungs, the field without heart and diaphragm, as
-segmenters draw it; to remove them, the wider outline, so that nothing of the lung is left."""
 
 
 def letterbox_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -60,7 +62,7 @@ def letterbox_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, 
     return (size[0] - new_height) // 2, (size[1] - new_width) // 2, new_height, new_width
 
 
-def fit_image(
+def resize_image(
     image: Float[Tensor, "batch channels height width"], size: tuple[int, int], fit: Fit = "letterbox"
 ) -> Float[Tensor, "batch channels new_height new_width"]:
     """Bring images to a network's size.
@@ -83,7 +85,7 @@ def fit_image(
     return F.pad(_resize(image, (new_height, new_width)), padding)
 
 
-def fit_mask(
+def resize_mask(
     mask: Float[Tensor, "batch classes height width"], size: tuple[int, int], fit: Fit = "letterbox"
 ) -> Float[Tensor, "batch classes new_height new_width"]:
     """Bring masks to a network's size: a new pixel is set where at least half of what it covers was set.
@@ -99,16 +101,16 @@ def fit_mask(
     if tuple(mask.shape[-2:]) == tuple(size):
         return mask
     unknown = mask.sum((2, 3), keepdim=True).isnan()
-    fitted = (fit_image(mask.nan_to_num() if unknown.any() else mask, size, fit) >= 0.5).to(mask.dtype)
+    fitted = (resize_image(mask.nan_to_num() if unknown.any() else mask, size, fit) >= 0.5).to(mask.dtype)
     return fitted.masked_fill(unknown, torch.nan)
 
 
-def unfit_map(
+def restore_map(
     values: Float[Tensor, "batch classes height width"], size: tuple[int, int], fit: Fit = "letterbox"
 ) -> Float[Tensor, "batch classes new_height new_width"]:
     """Bring maps (probabilities, heat) at the network's size back to the images' own `size`.
 
-    The inverse of `fit_image`: padding is cut off, then the rest is resized bilinearly.
+    The inverse of `resize_image`: padding is cut off, then the rest is resized bilinearly.
     """
     import cv2
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
-__all__ = ["one_core", "Progress", "map_threads", "tracked"]
+__all__ = ["single_threaded", "Progress", "map_threads", "tracked"]
 
 _lock = threading.Lock()
 
@@ -18,7 +18,7 @@ _lock = threading.Lock()
 _inside: set[int] = set()
 
 
-"""The threads that are in `one_core`."""
+"""The threads that are in `single_threaded`."""
 
 
 _before: tuple[int, int] = (1, 1)
@@ -28,7 +28,7 @@ _before: tuple[int, int] = (1, 1)
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Let torch and OpenCV compute in the calling thread alone, without threads of their own.
 
     On a single image and a small network, or where images are shared among threads already, these would mostly wait for

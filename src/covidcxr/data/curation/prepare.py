@@ -27,7 +27,7 @@ from covidcxr.io.image import write_image, write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.types import Fit
 from covidcxr.utils.plain import field_values
-from covidcxr.utils.threads import Progress, map_threads, one_core
+from covidcxr.utils.threads import Progress, map_threads, single_threaded
 
 __all__ = ["PrepareReport", "prepare_dataset", "digest", "file_names", "safe_name"]
 
@@ -150,7 +150,7 @@ def prepare_dataset(
         geometry=geometry,
         names=file_names([record.image_id for record in records]),
     )
-    with _disk_explained(target), one_core():
+    with _disk_explained(target), single_threaded():
         _claim(target, plan)
         copies = list(map_threads(copy, records, threads=num_workers, progress=progress))
         report = _report(collection, target, copies)

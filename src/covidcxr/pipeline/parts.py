@@ -1,0 +1,245 @@
+"""The parts of a pipeline: which fit together, and how they are saved, with golden inputs beside them.
+
+Golden inputs are drawn images (phantoms), saved with the outputs that the pipeline must give anywhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
+from covidcxr.errors import ConfigError, PretrainedError
+from covidcxr.io.atomic import replace_file
+from covidcxr.io.image import read_image, read_mask, write_mask
+from covidcxr.io.pretrained import StoredDtype, read_json, write_json
+from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel, load_model
+from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
+from covidcxr.pipeline.view_check import check_view_model
+from covidcxr.transforms.geometry import LUNG_CLASSES, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
+from covidcxr.transforms.postprocess import PostProcess
+
+if TYPE_CHECKING:
+    from covidcxr.pipeline.pipeline import Pipeline
+
+__all__ = ["MODEL_CLASSES", "check_golden", "check_parts", "load_parts", "save_pipeline"]
+
+MODEL_CLASSES: dict[str, tuple[type[CXRModel], ...]] = {
+    "gate": (ClassificationModel,),
+    "lung_segmenter": (SegmentationModel,),
+    "infection_segmenter": (SegmentationModel,),
+    "classifier": (ClassificationModel, EnsembleModel),
+}
+"""From the name of a part to the classes that its model may have, in the order in which the parts run."""
+
+_PHANTOMS: tuple[tuple[PhantomLabel, PhantomView], ...] = (("normal", "PA"), ("covid19", "AP"), ("pneumonia", "PA"))
+# Other processors, thread counts and library versions add up in another order; more than this is another model.
+_PROBABILITY_TOLERANCE = 2e-3
+_LEAST_DICE = 0.995
+
+
+def check_parts(pipeline: Pipeline) -> None:
+    """Raise an error for parts that do not fit together.
+
+    Args:
+        pipeline: With its models set.
+
+    Raises:
+        ConfigError: If there is no model, one is of the wrong kind, or it lacks what it needs of another.
+    """
+    models = pipeline.models()
+    for name, model in models.items():
+        if not isinstance(model, MODEL_CLASSES[name]):
+            known = " or ".join(kind.__name__ for kind in MODEL_CLASSES[name])
+            raise ConfigError(f"The {name} must be a {known}, not a {type(model).__name__}.")
+    if not isinstance(pipeline.postprocess, PostProcess):
+        raise ConfigError(f"postprocess must be a PostProcess, not {pipeline.postprocess!r}: PostProcess([...]).")
+    if not models:
+        raise ConfigError(f"A pipeline needs at least one model: {', '.join(MODEL_CLASSES)}.")
+    if pipeline.gate is not None:
+        check_view_model(pipeline.gate)
+    if not 0 <= pipeline.min_lung_area < 1:
+        raise ConfigError(f"min_lung_area must be in [0, 1), not {pipeline.min_lung_area}.")
+    lungs, findings = pipeline.lung_segmenter, pipeline.infection_segmenter
+    if lungs is not None and not set(LUNG_CLASSES) & set(lungs.config.classes):
+        classes = list(lungs.config.classes)
+        raise ConfigError(f"The lung_segmenter must draw {' or '.join(LUNG_CLASSES)}, not {classes}.")
+    if findings is not None and set(findings.config.classes) <= set(LUNG_CLASSES):
+        classes = list(findings.config.classes)
+        raise ConfigError(f"The infection_segmenter must draw infection or another finding, not {classes}.")
+    repeated = {name for name in pipeline.mask_classes if pipeline.mask_classes.count(name) > 1}
+    if repeated:
+        raise ConfigError(
+            f"Both segmenters draw {', '.join(sorted(repeated))}. Leave it out of one of them; a model that draws "
+            f"lungs and findings can be the lung_segmenter alone."
+        )
+    for name, model in models.items():
+        if model.needs_lungs and (lungs is None or name == "lung_segmenter"):
+            raise ConfigError(f"The {name} sees only a region of the image: it needs a lung_segmenter.")
+
+
+def save_pipeline(pipeline: Pipeline, folder: Path, dtype: StoredDtype = "float32") -> None:
+    """Write `pipeline.json`, one folder a model, golden inputs with their outputs, and the model card.
+
+    Args:
+        pipeline: What is saved.
+        folder: Where to; made if need be. Parts of a larger pipeline that was saved there before are removed.
+        dtype: "float16" halves the weights' files; they are loaded and computed with as float32.
+
+    Raises:
+        ConfigError: If a weight is too large for `dtype`.
+    """
+    models = pipeline.models()
+    if (folder / "pipeline.json").is_file():
+        # A folder that no pipeline named is not ours to remove.
+        for name in set(_read_index(folder / "pipeline.json")["components"]) - models.keys():
+            shutil.rmtree(folder / name, ignore_errors=True)
+    for name, model in models.items():
+        model.save_pretrained(folder / name, dtype=dtype)
+    index = {"format_version": FORMAT_VERSION, "components": sorted(models)}
+    index |= {"postprocess": pipeline.postprocess.to_config(), "min_lung_area": pipeline.min_lung_area}
+    write_json(folder / "pipeline.json", index)
+    with replace_file(folder / "README.md") as temporary:
+        temporary.write_text(pipeline.card or _default_card(models), encoding="utf-8")
+    saved = (
+        pipeline if dtype == "float32" else type(pipeline).from_pretrained(folder)
+    )  # rounding moves outputs a little
+    _write_golden(saved, folder / "golden")
+
+
+def load_parts(folder: Path) -> dict[str, Any]:
+    """Read what `save_pipeline` wrote.
+
+    Args:
+        folder: A local folder.
+
+    Returns:
+        The keyword arguments of `Pipeline`. Two segmenters that see images alike and have equal encoders share one.
+
+    Raises:
+        PretrainedError: If a part is missing, damaged or altered, or is newer than this release.
+        ConfigError: If a config has an unknown key or a wrong value.
+    """
+    index = _read_index(folder / "pipeline.json")
+    for name in index["components"]:
+        if not (folder / name).is_dir():  # or its name would be taken for a Hub repository
+            raise PretrainedError(f"{folder / name} is missing: this folder is not a complete saved pipeline.")
+    parts: dict[str, Any] = {name: load_model(folder / name) for name in index["components"]}
+    if "lung_segmenter" in parts and "infection_segmenter" in parts:
+        parts["lung_segmenter"].merge_encoder(parts["infection_segmenter"])
+    card = folder / "README.md"
+    return {
+        **parts,
+        "postprocess": PostProcess.from_config(index["postprocess"]),
+        "min_lung_area": index["min_lung_area"],
+        "card": card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
+    }
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    if not path.is_file() and (path.parent / "config.json").is_file():
+        raise PretrainedError(
+            f"{path.parent} is a single model, not a pipeline: load it with SegmentationModel.from_pretrained or "
+            f"ClassificationModel.from_pretrained."
+        )
+    index = read_json(path)
+    check_format_version(index.get("format_version"), str(path))
+    keys = {"format_version", "components", "postprocess", "min_lung_area"}
+    check_keys(index, keys, str(path))
+    for key in sorted(keys - set(index)):
+        raise ConfigError(f"The key {key!r} is missing in {path}.")
+    if not isinstance(index["components"], list) or not isinstance(index["min_lung_area"], int | float):
+        raise ConfigError(f"components must be a list and min_lung_area a number in {path}.")
+    check_keys(dict.fromkeys(map(str, index["components"])), set(MODEL_CLASSES), f"components of {path}")
+    return index
+
+
+def _default_card(models: dict[str, CXRModel]) -> str:
+    parts = (
+        f"- `{name}`: {model.config.network}, classes {', '.join(model.config.classes)}"
+        for name, model in models.items()
+    )
+    return "\n".join(
+        (
+            "# A covidcxr pipeline\n",
+            "For research only; not for clinical use.\n",
+            *parts,
+            "\nLoad it with `covidcxr.Pipeline.from_pretrained(FOLDER)`.\n",
+        )
+    )
+
+
+def _write_golden(pipeline: Pipeline, folder: Path) -> None:
+    """Draw phantoms into a folder, as PNG, with the pipeline's predictions as JSON and masks as PNG."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for number, image in enumerate(_images(with_views=pipeline.gate is not None)):
+        name = f"film-{number}"
+        Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(folder / f"{name}.png")
+        prediction = pipeline(folder / f"{name}.png")
+        for mask_class, mask in prediction.masks.items():
+            write_mask(folder / f"{name}.{mask_class}.png", mask)
+        images.append(
+            {
+                "name": name,
+                "label": prediction.label,
+                "probabilities": prediction.probabilities,
+                "reasons": list(prediction.reasons),
+                "notes": list(prediction.notes),
+                "masks": sorted(prediction.masks),
+            }
+        )
+    write_json(folder / "golden.json", {"films": images})
+
+
+def _images(*, with_views: bool) -> Iterator[Float[np.ndarray, "height width"]]:
+    """Draw the images; for a view check also one that is turned, one that is inverted, and a page of text."""
+    for seed, (label, view) in enumerate(_PHANTOMS):
+        yield draw_phantom(seed, label=label, view=view, size=(320, 320)).image
+    if with_views:
+        for seed, name in enumerate(("turned-90", "inverted"), len(_PHANTOMS)):
+            yield ORIENTATIONS[name].lay(draw_phantom(seed, size=(320, 256)).image)
+        yield draw_other(0, "text", size=(320, 256))
+
+
+def check_golden(pipeline: Pipeline, folder: Path) -> list[str]:
+    """Run a pipeline over its golden inputs.
+
+    Args:
+        pipeline: The pipeline.
+        folder: Where its golden inputs and outputs are.
+
+    Returns:
+        What differs, in words; empty = all is as it was saved.
+
+    Raises:
+        PretrainedError: If the folder holds no golden inputs.
+        ImageReadError: If one of them cannot be read.
+    """
+    faults = []
+    for image in read_json(folder / "golden.json")["films"]:
+        name = image["name"]
+        prediction = pipeline(read_image(folder / f"{name}.png"))
+        if "notes" in image and list(prediction.notes) != image["notes"]:
+            faults.append(f"{name}: corrected are {', '.join(prediction.notes) or 'nothing'}, not {image['notes']}")
+        if (NOT_A_FRONTAL_IMAGE in prediction.reasons) != (NOT_A_FRONTAL_IMAGE in image["reasons"]):
+            faults.append(f"{name}: it is rejected as no frontal image, or no longer")
+        for label, wanted in image["probabilities"].items():
+            given = prediction.probabilities.get(label, float("nan"))
+            if not abs(given - wanted) <= _PROBABILITY_TOLERANCE:
+                faults.append(f"{name}: the probability of {label} is {given:.4f}, not {wanted:.4f}")
+        for mask_class in image["masks"]:
+            wanted_mask = read_mask(folder / f"{name}.{mask_class}.png")
+            given_mask = prediction.masks.get(mask_class, np.zeros_like(wanted_mask))
+            total = int(wanted_mask.sum() + given_mask.sum())
+            dice = 2 * int((wanted_mask & given_mask).sum()) / total if total else 1.0
+            if dice < _LEAST_DICE:
+                faults.append(f"{name}: the mask {mask_class} agrees only to a Dice of {dice:.3f}")
+    return faults
