@@ -359,7 +359,7 @@ def test_torchvision(name: str, size: tuple[int, int]) -> None:
         (classifier("torchvision:fcn_resnet50"), "torchvision has no network 'fcn_resnet50'"),  # a segmenter
         (classifier("alexnet"), "Did you mean 'torchvision:alexnet'"),
         (classifier("timm:alexnet"), "timm has no network 'alexnet'"),
-        (classifier("torchvision:inception_v3"), "two answers while it trains: use timm:inception_v3"),
+        (classifier("torchvision:inception_v3"), "two outputs while it trains: use timm:inception_v3"),
         (classifier("torchvision:vit_b_16", (64, 96)), "square images only"),
         (classifier("torchvision:alexnet", dropuot=0.1), "'alexnet' refused its arguments.*dropuot"),
         (classifier("torchvision:maxvit_t", (256, 256)), "'maxvit_t' refused.*partition size"),

@@ -1,27 +1,36 @@
-"""From a model config to a network."""
+"""From a model config to a network.
+
+Networks are built without torch's compiler, which takes 150 MB and a second or more, and which no prediction needs:
+torchvision and timm import it for a function each, and segmentation_models_pytorch calls what imports it. That library
+builds an encoder without memory first, and to draw random weights for that takes another 40 MB (sympy).
+"""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import cache, wraps
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from covidcxr.config import ModelConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
-from covidcxr.networks.lazy_dynamo import compiler_on_demand
 from covidcxr.networks.smp import smp_network
 from covidcxr.networks.timm import timm_network
-from covidcxr.networks.torchvision import torchvision_names, torchvision_network
+from covidcxr.networks.torchvision import torchvision_names, torchvision_network, xrv_network
 from covidcxr.networks.weights import check_weights_file
-from covidcxr.networks.xrv import xrv_network
 from covidcxr.registry import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS
 from covidcxr.types import TaskName
 
-__all__ = ["build_network"]
+__all__ = ["build_network", "compiler_on_demand"]
 
 _LIBRARIES: dict[TaskName, dict[str, Callable[..., nn.Module]]] = {
     "classification": {"timm": timm_network, "torchvision": torchvision_network, "xrv": xrv_network},
@@ -35,6 +44,9 @@ _RESERVED = {
 }
 
 
+_COMPILER = ("torch._dynamo", "torch._dynamo.utils")
+
+
 def build_network(config: ModelConfig, *, pretrained_backbone: bool | str | os.PathLike[str] = False) -> nn.Module:
     """Build the network that a config names, with fresh weights.
 
@@ -44,15 +56,19 @@ def build_network(config: ModelConfig, *, pretrained_backbone: bool | str | os.P
             them from a file of tensors (safetensors, or by `torch.save`) or a saved model's folder. Never part of a
             saved config.
 
+    Returns:
+        The network: images [batch, channels, height, width] to logits, [batch, outputs] or [batch, classes, height,
+        width] for masks.
+
     Raises:
         UnknownNameError: If there is no such network or encoder.
         ConfigError: If an argument is unknown, reserved or refused by the network.
-        PretrainedError: If pretrained weights were asked for and cannot be had.
+        PretrainedError: If pretrained weights are wanted and cannot be had.
     """
     for key in sorted(_RESERVED & config.network_args.keys()):
         raise ConfigError(
             f"network_args may not hold {key!r}: channels, classes and size follow from the config, and pretrained "
-            f"weights are asked for with pretrained_backbone=... when training."
+            f"weights are chosen with pretrained_backbone=... when training."
         )
     pretrained = pretrained_backbone if isinstance(pretrained_backbone, bool) else os.fspath(pretrained_backbone)
     if isinstance(pretrained, str):
@@ -114,3 +130,95 @@ def _call(
     if not isinstance(network, nn.Module):
         raise ConfigError(f"The network {config.network!r} built a {type(network).__name__}, not a torch module.")
     return network
+
+
+@contextmanager
+def compiler_on_demand() -> Iterator[None]:
+    """Load torch's compiler only if the code of the `with` block uses it.
+
+    A stand-in takes the compiler's place. Functions that the code hides from the compiler are hidden from it as soon as
+    it is loaded: until then nothing is compiled. Any other use loads it. Where it is loaded already, nothing happens.
+
+    Yields:
+        Nothing.
+    """
+    if any(name in sys.modules for name in _COMPILER):
+        yield
+        return
+    sys.modules.update({name: _StandIn(name) for name in _COMPILER})
+    try:
+        with _NothingDrawnOnMeta():
+            yield
+    finally:
+        _step_aside()
+
+
+class _NothingDrawnOnMeta(TorchFunctionMode):
+    """Leaves out `torch.nn.init` on tensors that have a shape and no numbers."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            tensor = args[0] if args else kwargs.get("tensor")
+            if getattr(tensor, "is_meta", False):
+                return tensor
+        return function(*args, **kwargs)
+
+
+class _StandIn(ModuleType):
+    """`torch._dynamo`, or its `utils`, until something of it is used."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []  # a package, whose modules the import system looks up by itself
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ON_DEMAND:
+            return _ON_DEMAND[name]
+        if name.startswith("__"):  # the import system looks these up
+            raise AttributeError(name)
+        return getattr(_load(self.__name__), name)
+
+
+def _load(name: str) -> Any:
+    _step_aside()
+    return import_module(name)
+
+
+def _step_aside() -> None:
+    for name in _COMPILER:
+        if isinstance(sys.modules.get(name), _StandIn):
+            del sys.modules[name]
+
+
+def _disable(function: Callable[..., Any] | None = None, *settings: Any, **options: Any) -> Callable[..., Any]:
+    """Stand for `torch._dynamo.disable`, which hides a function from the compiler."""
+    if function is None:
+        return lambda decorated: _disable(decorated, *settings, **options)
+    plain = function
+    if not inspect.isfunction(plain):  # a module or a class comes back as what it is, which only the true one can do
+        result: Callable[..., Any] = _load("torch._dynamo").disable(plain, *settings, **options)
+        return result
+
+    @cache
+    def hidden() -> Callable[..., Any]:
+        disabled: Callable[..., Any] = import_module("torch._dynamo").disable(plain, *settings, **options)
+        return disabled
+
+    @wraps(plain)
+    def call(*values: Any, **named: Any) -> Any:
+        compiler = sys.modules.get("torch._dynamo")
+        loaded = compiler is not None and not isinstance(compiler, _StandIn) and hasattr(compiler, "disable")
+        return (hidden() if loaded else plain)(*values, **named)
+
+    return call
+
+
+def _is_compile_supported(device_type: str) -> bool:
+    """Stand for `torch._dynamo.utils.is_compile_supported`."""
+    return bool(_load("torch._dynamo.utils").is_compile_supported(device_type))
+
+
+_ON_DEMAND: dict[str, Callable[..., Any]] = {"disable": _disable, "is_compile_supported": _is_compile_supported}

@@ -50,7 +50,7 @@ def share_encoder(segmenter: nn.Module, classifier: nn.Module, shape: tuple[int,
 
 
 def forward_shared(segmenter: nn.Module, classifier: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the shared encoder once, and both answers from it.
+    """Compute the shared encoder once, and the outputs of both networks from it.
 
     Args:
         segmenter: As `share_encoder` left it.
@@ -95,7 +95,7 @@ def merge_encoders(first: nn.Module, second: nn.Module, shape: tuple[int, int, i
 
 
 def forward_segmenters(first: nn.Module, second: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the encoder that `merge_encoders` made of two once, and both answers from it.
+    """Compute the encoder that two networks have by `merge_encoders` once, and the outputs of both from it.
 
     Args:
         first: A segmenter.

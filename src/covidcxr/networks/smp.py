@@ -46,6 +46,9 @@ def smp_network(
         encoder: Name of the encoder; `tu-NAME` is any timm network.
         **network_args: Further arguments of the architecture ("encoder_depth", "decoder_channels", ...).
 
+    Returns:
+        The network: images [batch, in_channels, height, width] to logits [batch, num_classes, height, width].
+
     Raises:
         UnknownNameError: If there is no such architecture or encoder.
         ConfigError: If an argument is unknown or refused, or the image size cannot be halved often enough.

@@ -14,8 +14,8 @@ from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean, nearest
 from covidcxr.networks.weights import (
     REFUSALS,
     adapt_channels,
-    answer_tensors,
     check_download,
+    head_tensors,
     hub_or_cache,
     read_weights,
     weights_error,
@@ -43,6 +43,9 @@ def timm_network(
         in_channels: Channels of the input; the first convolution of pretrained weights is adapted to it.
         num_classes: Number of outputs.
         **network_args: Further arguments of timm's `create_model`.
+
+    Returns:
+        The network: images [batch, in_channels, height, width] to logits [batch, num_classes].
 
     Raises:
         UnknownNameError: If timm has no such network.
@@ -89,7 +92,7 @@ def _from_file(
 ) -> nn.Module:
     """Build the network again, with weights: timm converts older names and other image sizes.
 
-    With the new answering layer among the weights timm reads them strictly; else it passes over what is missing.
+    With the new last layer among the weights timm reads them strictly; else it passes over what is missing.
     """
     tensors, own = read_weights(name, path), network.state_dict()
     overlay: dict[str, Any] = {"num_classes": network.num_classes, "label_offset": 0}
@@ -97,7 +100,7 @@ def _from_file(
     if first in tensors and first in own:
         tensors |= adapt_channels({first: tensors[first]}, own)
         overlay["input_size"] = (in_channels, *config.input_size[1:])
-    overlay["state_dict"] = {**tensors, **{key: own[key] for key in answer_tensors(network)}}
+    overlay["state_dict"] = {**tensors, **{key: own[key] for key in head_tensors(network)}}
     try:
         network = build(pretrained=True, pretrained_cfg_overlay=overlay)
     except REFUSALS as error:

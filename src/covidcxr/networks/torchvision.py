@@ -1,4 +1,8 @@
-"""Classifiers by torchvision, by name: for those that timm has not (AlexNet, SqueezeNet)."""
+"""Classifiers by torchvision, by name: for those that timm has not (AlexNet, SqueezeNet).
+
+torchxrayvision's networks are copies of torchvision's for grey images, so they are built here too; its weights, trained
+on chest radiographs (CheXNet-style), come as a file.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +12,28 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from covidcxr.config import PreprocessConfig
+from covidcxr.config import PreprocessConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean, nearest_argument
 from covidcxr.networks.weights import (
     REFUSALS,
-    answer_tensors,
     check_download,
     copy_backbone,
+    head_tensors,
     read_weights,
     weights_error,
 )
 
-__all__ = [
-    "TorchvisionNetwork",
-    "fetch_weights",
-    "load_backbone",
-    "sum_first_convolution",
-    "torchvision_names",
-    "torchvision_network",
-]
+__all__ = ["fetch_weights", "sum_first_convolution", "torchvision_names", "torchvision_network", "xrv_network"]
 
-_TWO_ANSWERS = ("googlenet", "inception_v3")
+_TWO_OUTPUTS = ("googlenet", "inception_v3")
+_XRV_CLASSES = {"densenet121": ("DenseNet", "densenet121-res224-all"), "resnet50": ("ResNet", "resnet50-res512-all")}
+"""Name -> torchxrayvision's class, and its weights that were trained on most images."""
 _SIZED = {"vit_": "image_size", "maxvit_": "input_size"}
 """Names of these beginnings are built for one image size, under this argument."""
 
 
-class TorchvisionNetwork(nn.Module):
-    """A torchvision classifier that says which layer makes the answer.
-
-    Args:
-        network: What torchvision built.
-    """
+class _TorchvisionNetwork(nn.Module):
+    """A torchvision classifier that says which layer is its last, the head."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -47,12 +42,31 @@ class TorchvisionNetwork(nn.Module):
         self._classifier = layers[-1]
 
     def get_classifier(self) -> nn.Module:
-        """Return the layer that makes the answer, as timm's networks do."""
+        """Return the last layer, as timm's networks do."""
         return self.network.get_submodule(self._classifier)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits [batch, outputs]."""
         return cast(Tensor, self.network(image))
+
+
+class _XRayVisionNetwork(_TorchvisionNetwork):
+    """A classifier that sees images as torchxrayvision scales them, from -1024 (black) to 1024 (white).
+
+    Args:
+        network: What torchvision built, for grey images.
+        mean: The mean that preprocessing subtracted from images in [0, 1]; it is undone here.
+        std: The standard deviation that it divided by.
+    """
+
+    def __init__(self, network: nn.Module, mean: float, std: float) -> None:
+        super().__init__(network)
+        self.mean, self.std = mean, std
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits [batch, outputs] of normalised images [batch, 1, height, width]."""
+        grey = image * self.std + self.mean
+        return super().forward((2 * grey - 1) * 1024)
 
 
 def torchvision_network(
@@ -65,7 +79,7 @@ def torchvision_network(
     num_classes: int,
     **network_args: Any,
 ) -> nn.Module:
-    """Build any torchvision classifier (https://docs.pytorch.org/vision/stable/models.html) with one answer.
+    """Build any torchvision classifier (https://docs.pytorch.org/vision/stable/models.html) with one output.
 
     Args:
         name: A torchvision name ("alexnet", "squeezenet1_1", ...).
@@ -74,6 +88,9 @@ def torchvision_network(
         in_channels: Channels of the input; the first convolution is summed over RGB for one channel.
         num_classes: Number of outputs.
         **network_args: Further arguments of the network ("dropout", ...).
+
+    Returns:
+        The network: images [batch, in_channels, height, width] to logits [batch, num_classes].
 
     Raises:
         UnknownNameError: If torchvision has no such classifier.
@@ -84,8 +101,8 @@ def torchvision_network(
 
     if name not in torchvision_names():
         raise UnknownNameError(f"torchvision has no network {name!r}. {did_you_mean(name, torchvision_names())[:300]}")
-    if name in _TWO_ANSWERS:
-        raise ConfigError(f"torchvision's {name!r} gives two answers while it trains: use timm:inception_v3.")
+    if name in _TWO_OUTPUTS:
+        raise ConfigError(f"torchvision's {name!r} gives two outputs while it trains: use timm:inception_v3.")
     arguments = {"num_classes": num_classes, **_size_argument(name, preprocess.image_size), **network_args}
     try:
         network = get_model(name, weights=None, **arguments)
@@ -94,10 +111,59 @@ def torchvision_network(
             near = nearest_argument(error, inspect.signature(type(get_model(name, weights=None))).parameters)
         raise ConfigError(f"torchvision's {name!r} refused its arguments {network_args}: {error}.{near}") from error
     sum_first_convolution(network, in_channels)
-    network = TorchvisionNetwork(network)
+    network = _TorchvisionNetwork(network)
     if pretrained:
         tensors = read_weights(name, pretrained) if isinstance(pretrained, str) else fetch_weights(name)
-        load_backbone(network, tensors, name, pretrained)
+        _load_backbone(network, tensors, name, pretrained)
+    return network
+
+
+def xrv_network(
+    name: str,
+    preprocess: PreprocessConfig,
+    pretrained: bool | str = False,
+    /,
+    *,
+    in_channels: int,
+    num_classes: int,
+    **network_args: Any,
+) -> nn.Module:
+    """Build a network that takes torchxrayvision's weights (Cohen 2022, https://arxiv.org/abs/2111.00595).
+
+    Its scaling of images, [-1024, 1024], happens inside, whatever mean and std preprocessing has. Its 18 findings
+    give way to a new last layer.
+
+    Args:
+        name: "densenet121" (weights made at 224 x 224) or "resnet50" (512 x 512); any image size runs.
+        preprocess: Its mean and std count.
+        pretrained: The path of a weights file. True raises an error that tells how to make one: what
+            torchxrayvision publishes are pickles, which this library never reads.
+        in_channels: 1.
+        num_classes: Number of outputs.
+        **network_args: None.
+
+    Returns:
+        The network: images [batch, 1, height, width] to logits [batch, num_classes].
+
+    Raises:
+        UnknownNameError: If torchxrayvision has no such network.
+        ConfigError: If the images are not grey, or an argument is given.
+        PretrainedError: If pretrained weights cannot be had.
+    """
+    from torchvision.models import get_model
+
+    if name not in _XRV_CLASSES:
+        raise UnknownNameError(f"torchxrayvision has no network {name!r}. {did_you_mean(name, _XRV_CLASSES)}")
+    check_keys(network_args, set(), f"network_args of 'xrv:{name}'")
+    if in_channels != 1:
+        raise ConfigError(f"xrv:{name} reads grey images: set preprocess.channels to 1, not {in_channels}.")
+    network = get_model(name, weights=None, num_classes=num_classes)
+    sum_first_convolution(network, in_channels)
+    network = _XRayVisionNetwork(network, preprocess.mean[0], preprocess.std[0])
+    if pretrained:
+        _load_backbone(
+            network, _read_xrv(name, pretrained), f"xrv:{name}", pretrained, "classifier.", "fc.", "op_threshs"
+        )
     return network
 
 
@@ -109,7 +175,13 @@ def torchvision_names() -> list[str]:
 
 
 def fetch_weights(name: str) -> dict[str, Tensor]:
-    """Return torchvision's own best weights of a network, from its cache or the network.
+    """Return torchvision's own best weights of a network, from its cache or by a download.
+
+    Args:
+        name: A torchvision name.
+
+    Returns:
+        Tensors by name.
 
     Raises:
         PretrainedError: If they cannot be had.
@@ -125,22 +197,23 @@ def fetch_weights(name: str) -> dict[str, Tensor]:
 
 
 def sum_first_convolution(network: nn.Module, in_channels: int) -> None:
-    """Make the first convolution of a network for colour read grey images as it would three copies of them."""
+    """Make the first convolution of a network for colour read grey images as it would three copies of them.
+
+    Args:
+        network: Is changed, where `in_channels` is 1.
+        in_channels: Channels of the images, 1 or 3.
+    """
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     if in_channels == 1:
         first.in_channels = 1
         first.weight = nn.Parameter(first.weight.detach().sum(1, keepdim=True))
 
 
-def load_backbone(
-    network: TorchvisionNetwork, tensors: dict[str, Tensor], name: str, pretrained: bool | str, *surplus: str
+def _load_backbone(
+    network: _TorchvisionNetwork, tensors: dict[str, Tensor], name: str, pretrained: bool | str, *surplus: str
 ) -> None:
-    """Copy weights into all but the answering layer.
-
-    Raises:
-        PretrainedError: If they do not fit.
-    """
-    fresh = {key.removeprefix("network.") for key in answer_tensors(network)}
+    """Copy weights into all but the last layer."""
+    fresh = {key.removeprefix("network.") for key in head_tensors(network)}
     try:
         copy_backbone(network.network, tensors, fresh=fresh, surplus=surplus)
     except CovidCXRError as error:
@@ -155,3 +228,15 @@ def _size_argument(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
                 raise ConfigError(f"torchvision's {name!r} reads square images only: image_size is {image_size}.")
             return {argument: height if argument == "image_size" else image_size}
     return {}
+
+
+def _read_xrv(name: str, pretrained: bool | str) -> dict[str, Tensor]:
+    kind, weights = _XRV_CLASSES[name]
+    cure = (
+        f"Make a file of tensors once, where torchxrayvision may load its own: "
+        f'python -c "import torchxrayvision as xrv; from safetensors.torch import save_file; '
+        f"save_file(xrv.models.{kind}(weights='{weights}').state_dict(), 'xrv.safetensors')\"."
+    )
+    if isinstance(pretrained, str):
+        return read_weights(f"xrv:{name}", pretrained, cure)
+    raise weights_error(f"xrv:{name}", pretrained, "they are published as pickles, which may run code", cure)

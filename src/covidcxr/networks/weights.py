@@ -1,4 +1,4 @@
-"""Pretrained weights from a file: read without running anything, fitted strictly; and what to say when it fails."""
+"""Pretrained weights from a file: read without running code, copied strictly, with errors that tell the cure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "copy_backbone",
     "read_weights",
     "weights_error",
-    "answer_tensors",
+    "head_tensors",
     "backbone_of",
     "check_download",
     "hub_or_cache",
@@ -33,8 +33,6 @@ __all__ = [
 ]
 
 REFUSALS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-
-
 """What the libraries' constructors raise for arguments that they do not understand."""
 
 
@@ -42,14 +40,10 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 _TABLES = ("state_dict", "model_state_dict", "model")
-
-
 """Under which key training programs put the tensors beside other things."""
 
 
 _PREFIXES = ("", "model.", "network.", "backbone.", "encoder.", "encoder.model.", "features.")
-
-
 """What may stand before a tensor's name when the backbone was part of something larger."""
 
 
@@ -60,7 +54,10 @@ _CONVERT = (
 
 
 def check_weights_file(path: str) -> None:
-    """Refuse a file that holds no weights by its name.
+    """Raise an error for a file that holds no weights by its name.
+
+    Args:
+        path: A file or a folder.
 
     Raises:
         PretrainedError: If it is neither a folder nor a file with a known suffix.
@@ -79,6 +76,9 @@ def read_weights(name: str, path: str, cure: str = "") -> dict[str, Tensor]:
         name: The network that they are for, for messages.
         path: A safetensors file, a file by `torch.save` that holds tensors only, or the folder of a saved model.
         cure: How to bring a file that holds more than tensors, where that is known.
+
+    Returns:
+        The tensors, on the CPU.
 
     Raises:
         PretrainedError: If there is no such file, it is damaged, or it holds more than tensors.
@@ -147,13 +147,16 @@ def weights_error(name: str, pretrained: bool | str, reason: Exception | str, cu
 
     Args:
         name: The network.
-        pretrained: What was asked for: True for the network library's own weights, or a path.
+        pretrained: True for the network library's own weights, or a path.
         reason: What went wrong.
         cure: Where the file is to be had, where that is known.
+
+    Returns:
+        The error, to be raised.
     """
     where = f"the file {pretrained}" if isinstance(pretrained, str) else "the network"
-    told = isinstance(reason, CovidCXRError | str)
-    words = " ".join((str(reason) if told else f"{type(reason).__name__}: {reason}").split())
+    plain = isinstance(reason, CovidCXRError | str)
+    words = " ".join((str(reason) if plain else f"{type(reason).__name__}: {reason}").split())
     words = words if len(words) <= 300 else f"{words[:300]}..."
     return PretrainedError(
         f"Pretrained weights of {name!r} could not be had from {where} ({words.rstrip('.')}). {cure}{' ' * bool(cure)}"
@@ -201,11 +204,17 @@ def _with_names_of(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
 
 
 def backbone_of(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules of a network that are its backbone: all but the part that makes the answer.
+    """Yield the modules of a network that are its backbone: all but the last layers, the head.
 
     That is smp's `encoder`, a `backbone` where a network of ours or of a third party has one, else what is left of
     a timm, torchvision or xrv network without its last layer. Parameters that belong to no such part (a
     transformer's position embedding) come last, as a list.
+
+    Args:
+        network: By any library, or of one's own.
+
+    Yields:
+        Modules that together hold every parameter of the backbone.
 
     Raises:
         ConfigError: If the network does not say what its backbone is.
@@ -221,8 +230,15 @@ def backbone_of(network: nn.Module) -> Iterator[nn.Module]:
     yield nn.ParameterList(parameter for module in above for parameter in module.parameters(recurse=False))
 
 
-def answer_tensors(network: nn.Module) -> set[str]:
-    """Name the tensors of the last layer of a timm, torchvision or xrv network."""
+def head_tensors(network: nn.Module) -> set[str]:
+    """Name the tensors of the last layer of a timm, torchvision or xrv network.
+
+    Args:
+        network: The network.
+
+    Returns:
+        Names as in its `state_dict`.
+    """
     inside = {id(tensor) for part in _classifiers(network) for tensor in (*part.parameters(), *part.buffers())}
     named = (*network.named_parameters(), *network.named_buffers())
     return {name for name, tensor in named if id(tensor) in inside}
@@ -239,7 +255,15 @@ def _classifiers(network: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def reachable(url: str, seconds: float = 5) -> bool:
-    """Say whether anybody answers at the host of a web address, whatever the answer."""
+    """Say whether the host of a web address responds, whatever the response.
+
+    Args:
+        url: The address.
+        seconds: How long to wait.
+
+    Returns:
+        Whether it does.
+    """
     host = urlsplit(url)
     try:
         with urlopen(Request(f"{host.scheme}://{host.netloc}", method="HEAD"), timeout=seconds):
@@ -247,16 +271,19 @@ def reachable(url: str, seconds: float = 5) -> bool:
     except HTTPError:
         return True
     except URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # it answered; what is wrong the download itself will say
+        return isinstance(error.reason, ssl.SSLError)  # it responds; the download itself will say what is wrong
     except OSError:
         return False
 
 
 @contextmanager
 def hub_or_cache() -> Iterator[None]:
-    """Keep the Hub's client from trying again and again what cannot be reached; its cache is used all the same.
+    """Keep the Hub's client from retrying where the Hub cannot be reached; its cache is used all the same.
 
-    The client's own answer to an unreachable Hub takes 23 to 46 seconds, its offline mode none.
+    The client itself takes 23 to 46 seconds to find out, its offline mode none.
+
+    Yields:
+        Nothing.
     """
     from huggingface_hub import constants
 
@@ -271,9 +298,12 @@ def hub_or_cache() -> Iterator[None]:
 
 
 def check_download(url: str) -> None:
-    """Fail now if a file that torch downloads is neither in its cache nor to be had.
+    """Raise an error now if a file that torch downloads is neither in its cache nor to be had.
 
     `HF_HUB_OFFLINE=1` forbids these downloads as it does the Hub's.
+
+    Args:
+        url: The file's address.
 
     Raises:
         ConnectionError: If it cannot be downloaded; says why.

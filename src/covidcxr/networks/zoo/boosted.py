@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.errors import ConfigError
-from covidcxr.networks.build import build_network
-from covidcxr.networks.weights import answer_tensors
+from covidcxr.networks import build_network
+from covidcxr.networks.weights import head_tensors
 from covidcxr.registry import CLASSIFICATION_NETWORKS
 
 __all__ = ["BoostedTrees"]
@@ -34,7 +34,7 @@ class BoostedTrees(nn.Module):
         in_channels: Channels of the input.
         num_classes: Number of outputs; their trees are grown together, one each a stage.
         image_size: Height and width of the input.
-        backbone: Any classification network; its answering layer is left out.
+        backbone: Any classification network; its last layer is left out.
         stages: Room for so many stages.
         depth: Room for trees so deep, in [1, 10].
         pretrained: Pretrained weights for the backbone; see `covidcxr.networks.build_network`.
@@ -43,6 +43,15 @@ class BoostedTrees(nn.Module):
         ConfigError: If a number is out of range, or the network does not say what its backbone is.
         UnknownNameError: If there is no such backbone.
         PretrainedError: If pretrained weights cannot be had.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr.networks.zoo.boosted import BoostedTrees
+
+        trees = BoostedTrees(1, 3, image_size=(32, 32), backbone="timm:mobilenetv3_small_050", stages=2, depth=1)
+        assert not trees(torch.rand(2, 1, 32, 32)).any()  # no trees yet
+        ```
     """
 
     initial: Tensor
@@ -69,7 +78,7 @@ class BoostedTrees(nn.Module):
         preprocess = PreprocessConfig(image_size=image_size, channels=channels)
         config = ModelConfig("classification", backbone, ("no", "yes"), "binary", preprocess=preprocess)
         self.depth = depth
-        self.backbone = _without_answer(build_network(config, pretrained_backbone=pretrained)).requires_grad_(False)
+        self.backbone = _without_head(build_network(config, pretrained_backbone=pretrained)).requires_grad_(False)
         inner = (stages, num_classes, 2**depth - 1)
         self.register_buffer("initial", torch.zeros(num_classes))
         self.register_buffer("feature", torch.zeros(inner, dtype=torch.int64))
@@ -78,22 +87,50 @@ class BoostedTrees(nn.Module):
         self.backbone.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all but the backbone, whose batch norms keep their statistics."""
+        """Set the mode of all but the backbone, whose batch norms keep their statistics.
+
+        Args:
+            mode: True for training mode.
+
+        Returns:
+            The network itself.
+        """
         super().train(mode)
         self.backbone.eval()
         return self
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits [batch, outputs]."""
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch outputs"]:
+        """Compute logits.
+
+        Args:
+            image: Normalised images.
+
+        Returns:
+            Logits of the classes; 0 before trees were grown.
+        """
         return self.score(self.features(image))
 
-    def features(self, image: Tensor) -> Float[Tensor, "batch features"]:
-        """Return what the backbone's answering layer would see, averaged over the image."""
+    def features(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """Compute the input of the backbone's last layer, averaged over the image.
+
+        Args:
+            image: Normalised images.
+
+        Returns:
+            The features.
+        """
         features = cast(Tensor, self.backbone(image))
         return features.flatten(2).mean(2) if features.ndim > 2 else features
 
     def score(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch outputs"]:
-        """Return the sum of all trees' answers."""
+        """Sum the outputs of all trees.
+
+        Args:
+            features: What `features` returned.
+
+        Returns:
+            Logits of the classes.
+        """
         feature, threshold, leaf = (table.flatten(0, 1) for table in (self.feature, self.threshold, self.leaf))
         features = features.to(threshold.dtype)
         trees = torch.arange(len(feature), device=feature.device)
@@ -101,8 +138,8 @@ class BoostedTrees(nn.Module):
         for _ in range(self.depth):
             right = features.gather(1, feature[trees, node]) > threshold[trees, node]
             node = 2 * node + 1 + right.long()
-        answers = leaf[trees, node - feature.shape[1]]
-        return self.initial + answers.view(-1, *self.leaf.shape[:2]).sum(1)
+        values = leaf[trees, node - feature.shape[1]]
+        return self.initial + values.view(-1, *self.leaf.shape[:2]).sum(1)
 
     @torch.no_grad()
     def copy_trees(self, boosting: Any) -> None:
@@ -137,27 +174,27 @@ class BoostedTrees(nn.Module):
 
 
 def _complete(tree: Any, depth: int) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
-    """Write a tree as a complete one: from a leaf above the last level all ways lead left, to its value."""
+    """Write a tree as a complete one: from a leaf above the last level all branches lead left, to its value."""
     feature = np.zeros(2**depth - 1, np.int64)
     threshold = np.full(2**depth - 1, np.inf, np.float32)
     leaf = np.zeros(2**depth)
-    ways = [(0, 0)]  # place in the complete tree, node of the given one
-    while ways:
-        place, node = ways.pop()
+    branches = [(0, 0)]  # place in the complete tree, node of the given one
+    while branches:
+        place, node = branches.pop()
         left, right = tree.children_left[node], tree.children_right[node]
         if place >= len(feature):
             leaf[place - len(feature)] = tree.value[node, 0, 0]
         elif left < 0:
-            ways.append((2 * place + 1, node))
+            branches.append((2 * place + 1, node))
         else:
             feature[place] = tree.feature[node]
             threshold[place] = _rounded_down(tree.threshold[node])
-            ways += [(2 * place + 1, left), (2 * place + 2, right)]
+            branches += [(2 * place + 1, left), (2 * place + 2, right)]
     return feature, threshold, leaf
 
 
 def _rounded_down(threshold: float) -> np.float32:
-    """Return the largest float32 that is not above: no float32 feature lies between the two, so no answer changes."""
+    """Return the largest float32 that is not above: no float32 feature lies between the two, so no output changes."""
     near = np.float32(threshold)
     return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
 
@@ -170,12 +207,12 @@ def _initial_scores(boosting: Any) -> NDArray[np.float64]:
     return scores
 
 
-def _without_answer(network: nn.Module) -> nn.Module:
+def _without_head(network: nn.Module) -> nn.Module:
     """Return the part of a network that gives its last features."""
     for name in ("encoder", "backbone"):
         part = getattr(network, name, None)
         if isinstance(part, nn.Module):
             return part
-    for name in {tensor.rpartition(".")[0] for tensor in answer_tensors(network)}:
+    for name in {tensor.rpartition(".")[0] for tensor in head_tensors(network)}:
         network.set_submodule(name, nn.Identity())
     return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError
@@ -17,7 +18,7 @@ class CNN19(nn.Module):
     """A plain convolutional network of 19 layers: 18 convolutions and one dense layer, for any image size from 32 up.
 
     Song 2023 ("A design of Convolutional Neural Network model for the Diagnosis of the COVID-19") compares "a 19-layer
-    CNN" with VGG19 and others. What is known here of that text tells the number of layers and nothing else, so the
+    CNN" with VGG19 and others. Of that text only the number of layers is known here, so the
     layers are ours: counted as VGG19's, those with weights; 3x3 convolutions with batch norm and ReLU in six stages of
     three, max pooling between the stages, and the mean over the last features before the dense layer.
 
@@ -29,6 +30,15 @@ class CNN19(nn.Module):
 
     Raises:
         ConfigError: If the width is below 1.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr.networks.zoo.cnn19 import CNN19
+
+        network = CNN19(in_channels=1, num_classes=3, width=2).eval()
+        assert network(torch.rand(2, 1, 32, 32)).shape == (2, 3)
+        ```
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, width: int = 16, dropout: float = 0.25) -> None:
@@ -46,8 +56,15 @@ class CNN19(nn.Module):
                 channels = made
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_classes))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits [batch, outputs]."""
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch outputs"]:
+        """Compute logits.
+
+        Args:
+            image: Normalised images of 32 pixels a side or more.
+
+        Returns:
+            Logits of the classes.
+        """
         return cast(Tensor, self.head(self.backbone(image).mean((2, 3))))
 
 

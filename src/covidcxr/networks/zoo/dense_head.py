@@ -13,16 +13,16 @@ from covidcxr.networks.torchvision import fetch_weights, sum_first_convolution
 from covidcxr.networks.weights import copy_backbone, read_weights, weights_error
 from covidcxr.registry import CLASSIFICATION_NETWORKS
 
-__all__ = ["DenseHeadNetwork", "covidcnn2021", "vgg16_head"]
+__all__ = ["covidcnn2021", "vgg16_head"]
 
 
-class DenseHeadNetwork(nn.Module):
+class _DenseHeadNetwork(nn.Module):
     """A backbone, its features flattened, and dense layers with ReLU between them.
 
     Args:
         backbone: Images to features [batch, channels, rows, columns].
         features: Channels, rows and columns of the features.
-        hidden: Outputs of the dense layers before the answering one.
+        hidden: Outputs of the dense layers before the last one.
         num_classes: Number of outputs.
         image_size: Height and width of the images that give these features.
 
@@ -69,14 +69,17 @@ def covidcnn2021(
     """Build two convolutions of stride 3 and two dense layers, for one image size.
 
     For images of 256x256 in three channels and one output these are the 422,177 parameters of the student project
-    "Covid-19 detection with X-Ray images" (2021). It tells the layers, their sizes and strides; the activation (ReLU
-    here) and the rate of its two dropouts it does not.
+    "Covid-19 detection with X-Ray images" (2021). It gives the layers, their sizes and strides, but neither the
+    activation (ReLU here) nor the rate of its two dropouts.
 
     Args:
         in_channels: Channels of the input; 3 in the original.
         num_classes: Number of outputs; 1 in the original.
         image_size: Height and width of the input; (256, 256) in the original.
         dropout: Fraction of the features dropped after each pooling, in [0, 1].
+
+    Returns:
+        The network: images [batch, in_channels, *image_size] to logits [batch, num_classes].
 
     Raises:
         ConfigError: If nothing is left of images of this size.
@@ -86,7 +89,7 @@ def covidcnn2021(
         *(nn.Conv2d(64, 32, 3, stride=3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)),
     )
     rows, columns = (side // 3 // 2 // 3 // 2 for side in image_size)
-    return DenseHeadNetwork(backbone, (32, rows, columns), (256,), num_classes, image_size)
+    return _DenseHeadNetwork(backbone, (32, rows, columns), (256,), num_classes, image_size)
 
 
 @CLASSIFICATION_NETWORKS.register("vgg16_head")
@@ -96,7 +99,7 @@ def vgg16_head(
     """Build the convolutions of VGG16 with dense layers of 1024, 512 and the outputs, for one image size.
 
     For images of 256x256 in three channels and one output these are the 48,795,457 parameters of Wali 2021
-    ("Detecting COVID-19 from Medical X-Ray Images"). The activation of the dense layers (ReLU here) is not told there.
+    ("Detecting COVID-19 from Medical X-Ray Images"). The activation of the dense layers (ReLU here) is not given there.
 
     Args:
         in_channels: Channels of the input; 3 in the original.
@@ -104,6 +107,9 @@ def vgg16_head(
         image_size: Height and width of the input; (256, 256) in the original.
         pretrained: True for torchvision's ImageNet weights, or the path of a file with VGG16's weights by
             torchvision or timm.
+
+    Returns:
+        The network: images [batch, in_channels, *image_size] to logits [batch, num_classes].
 
     Raises:
         ConfigError: If nothing is left of images of this size.
@@ -118,7 +124,7 @@ def vgg16_head(
             nn.init.zeros_(cast(Tensor, layer.bias))
     sum_first_convolution(backbone, in_channels)
     rows, columns = (side // 32 for side in image_size)
-    network = DenseHeadNetwork(backbone, (512, rows, columns), (1024, 512), num_classes, image_size)
+    network = _DenseHeadNetwork(backbone, (512, rows, columns), (1024, 512), num_classes, image_size)
     if pretrained:
         tensors = read_weights("vgg16_head", pretrained) if isinstance(pretrained, str) else fetch_weights("vgg16")
         try:

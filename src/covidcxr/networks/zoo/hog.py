@@ -36,6 +36,15 @@ class HOG(nn.Module):
 
     Raises:
         ConfigError: If a number is out of range.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr.networks.zoo.hog import HOG
+
+        network = HOG(in_channels=1, num_classes=3, side=32, cell=8, thumbnail=8).eval()
+        assert network(torch.rand(2, 1, 64, 48)).shape == (2, 3)
+        ```
     """
 
     def __init__(
@@ -63,7 +72,14 @@ class HOG(nn.Module):
         self.evidence = _Evidence(cells, thumbnail)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch outputs"]:
-        """Return logits [batch, outputs]."""
+        """Compute logits.
+
+        Args:
+            image: Images of any size.
+
+        Returns:
+            Logits of the classes.
+        """
         grey = image.mean(1, keepdim=True)
         features = [_normalized_blocks(self.backbone(F.adaptive_avg_pool2d(grey, self.side)))]
         if self.thumbnail:
@@ -93,9 +109,9 @@ class _Histograms(nn.Module):
 
 
 class _Evidence(nn.Module):
-    """What each place says for each class: the terms of the linear model, summed cell by cell.
+    """How much each place adds to each class: the terms of the linear model, summed cell by cell.
 
-    A module of its own, with a map as its output, so that Grad-CAM has a layer whose sum over places is the answer.
+    A module of its own, with a map as its output, so that Grad-CAM has a layer whose sum over places gives the logits.
     """
 
     def __init__(self, cells: int, thumbnail: int) -> None:
@@ -116,12 +132,12 @@ class _Evidence(nn.Module):
             of_blocks.reshape(classes, -1, spans, spans),
         )
         shares = F.pad(by_block, (1, 1, 1, 1)) / 4  # a block lies on four cells
-        found = sum(shares[..., y : y + self.cells, x : x + self.cells] for y in (0, 1) for x in (0, 1))
+        evidence = sum(shares[..., y : y + self.cells, x : x + self.cells] for y in (0, 1) for x in (0, 1))
         if pixels:
             terms = (greys[:, None] * of_greys).view(images, classes, self.thumbnail, self.thumbnail)
             side = self.thumbnail // self.cells
-            found = found + F.avg_pool2d(terms, side) * side**2
-        return cast(Tensor, found)
+            evidence = evidence + F.avg_pool2d(terms, side) * side**2
+        return cast(Tensor, evidence)
 
 
 def _normalized_blocks(cells: Float[Tensor, "batch orientations rows columns"]) -> Float[Tensor, "batch features"]:

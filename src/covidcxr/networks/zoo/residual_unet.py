@@ -5,22 +5,18 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from covidcxr.errors import ConfigError
 from covidcxr.registry import SEGMENTATION_NETWORKS
 
-__all__ = ["ResidualBlock", "ResidualUNet"]
+__all__ = ["ResidualUNet"]
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch norm and ReLU, beside a 1x1 shortcut (He 2016, arXiv:1603.05027).
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-    """
+class _ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each after batch norm and ReLU, beside a 1x1 shortcut (He 2016, arXiv:1603.05027)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -41,7 +37,7 @@ class _Encoder(nn.Module):
     def __init__(self, in_channels: int, widths: list[int]) -> None:
         super().__init__()
         self.stem = _convolution(in_channels, widths[0])
-        self.levels = nn.ModuleList(map(ResidualBlock, [widths[0], *widths], widths))
+        self.levels = nn.ModuleList(map(_ResidualBlock, [widths[0], *widths], widths))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         features = [self.levels[0](self.stem(image))]
@@ -67,6 +63,15 @@ class ResidualUNet(nn.Module):
 
     Raises:
         ConfigError: If width or depth is below 1.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr.networks.zoo.residual_unet import ResidualUNet
+
+        network = ResidualUNet(in_channels=1, num_classes=2, width=2, depth=2)
+        assert network(torch.rand(1, 1, 33, 30)).shape == (1, 2, 33, 30)
+        ```
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, width: int = 8, depth: int = 5) -> None:
@@ -75,12 +80,21 @@ class ResidualUNet(nn.Module):
             raise ConfigError(f"residual_unet needs a width and a depth of 1 or more, not {width} and {depth}.")
         widths = [width * 2**level for level in range(depth + 1)]
         self.encoder = _Encoder(in_channels, widths)
-        self.decoder = nn.ModuleList(ResidualBlock(3 * made, made) for made in reversed(widths[:-1]))
+        self.decoder = nn.ModuleList(_ResidualBlock(3 * made, made) for made in reversed(widths[:-1]))
         self.segmentation_head = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, num_classes, 1))
         self.stride = 2**depth
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits [batch, classes, height, width]."""
+    def forward(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes height width"]:
+        """Compute logits.
+
+        Args:
+            image: Normalised images of any size.
+
+        Returns:
+            Logits of the masks, at the size of the images.
+        """
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         *finer, features = self.encoder(padded)
