@@ -51,7 +51,8 @@ def add_audit(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from covidcxr.evaluation.shortcuts import audit_data, make_page
+    from covidcxr.evaluation.shortcuts import audit_data
+    from covidcxr.evaluation.shortcuts.report import make_page
     from covidcxr.io.pretrained import write_json
     from covidcxr.page import write_html
     from covidcxr.utils.console import collect_notes, screen, show_progress

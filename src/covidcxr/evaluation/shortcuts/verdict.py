@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.scores import format_estimate
 from covidcxr.evaluation.shortcuts.confounding import ENOUGH, CrossTable, Pair
 from covidcxr.evaluation.shortcuts.leakage import HELD_OUT
 from covidcxr.evaluation.shortcuts.probes import MARGIN, ProbeScore, standard_error
@@ -21,17 +21,8 @@ _MOST = 6
 _TOO_FEW = 0.85  # where only a shortcut above this AUROC would be noticed, an audit without alarms says little
 
 
-def figure(estimate: Estimate) -> str:
-    """Write an estimate with its interval.
-
-    Args:
-        estimate: The estimate.
-
-    Returns:
-        "0.91 [0.85, 0.95]"; without brackets where there is no interval.
-    """
-    value, low, high = (f"{number:.2f}" for number in (estimate.value, estimate.low, estimate.high))
-    return value if math.isnan(estimate.low) else f"{value} [{low}, {high}]"
+figure = partial(format_estimate, digits=2)
+"""Writes an estimate with its interval: "0.91 [0.85, 0.95]"."""
 
 
 def join(words: Sequence[str]) -> str:

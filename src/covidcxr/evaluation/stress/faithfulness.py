@@ -139,9 +139,7 @@ def map_faithfulness(
             patients.append(image.record.patient)
             measured.append(_measure(model, image, steps, seed + number))
     if not measured:
-        raise ConfigError(
-            f"None of {len(sample)} images has a heat map that is not empty: there is nothing to measure."
-        )
+        raise ConfigError(f"None of {len(sample)} images has a heat map that is not empty: nothing can be measured.")
     areas = {name: np.concatenate([image.area(name) for image in measured]) for name in CURVES}
     areas["deletion_gain"] = areas["random_deletion"] - areas["deletion"]
     areas["insertion_gain"] = areas["insertion"] - areas["random_insertion"]
