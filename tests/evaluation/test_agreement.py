@@ -18,11 +18,12 @@ from covidcxr.cli import main
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.evaluation.metrics.agreement import PLACES, image_agreement, infected_fractions, limits_of_agreement
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows
 from covidcxr.evaluation.predictions.table import read_rows
 from covidcxr.evaluation.report.agreement import plot_agreement, score_agreement
 from covidcxr.io.image import read_image, read_mask
+from covidcxr.page import sections_of
 from covidcxr.phantom import write_dataset
 from covidcxr.pipeline.prediction import Prediction, as_image
 from covidcxr.transforms.geometry import ORIENTATIONS, UPRIGHT, Orientation
@@ -185,7 +186,7 @@ class Images:
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
 
-    def read_record_pixels(self, record: Record) -> np.ndarray:
+    def load_image(self, record: Record) -> np.ndarray:
         if record.source == "broken":
             raise ImageReadError("a broken image")
         return read_image(record.image_path)
@@ -247,7 +248,7 @@ def enlarged(place: int, masks: Masks) -> Masks:
 
 
 def test_a_perfect_pipeline_agrees_without_bias_or_spread(pictures: Images) -> None:
-    found = score_agreement(Answers.read(ask(pictures, unchanged)), resamples=100)
+    found = score_agreement(PredictionTable.read(ask(pictures, unchanged)), resamples=100)
     assert found is not None
     assert list(found.places) == list(PLACES)
     for one in found.places.values():
@@ -261,7 +262,7 @@ def test_a_perfect_pipeline_agrees_without_bias_or_spread(pictures: Images) -> N
 
 
 def test_a_known_bias_is_found_with_its_limits(pictures: Images) -> None:
-    found = score_agreement(Answers.read(ask(pictures, enlarged)), resamples=100)
+    found = score_agreement(PredictionTable.read(ask(pictures, enlarged)), resamples=100)
     assert found is not None
     biases = np.array([bias_of(place) for place in range(16)])
     for place in ("lungs", "right", "left"):
@@ -293,21 +294,21 @@ def test_images_that_do_not_count_are_counted(pictures: Images) -> None:
             return {"infection": masks["infection"], "lung": masks["lung"] & False}
         return {} if place == 2 else masks
 
-    found = score_agreement(Answers.read(ask(pictures, change)), resamples=20)
+    found = score_agreement(PredictionTable.read(ask(pictures, change)), resamples=20)
     assert found is not None
     assert found.left_out == {"no-reader": 1, "no-lungs": 1, "not-drawn": 1, "error": 1}
     assert found.lungs == {"reader": 11, "pipeline": 1}
     assert found.places["lungs"].bias.count == 12
-    told = str(found.sections())
+    told = str(sections_of(found))
     assert "1 without a reader's infection mask; 1 without lungs" in told
     assert "the reader's on 11 images" in told
 
 
 def test_without_a_reader_or_without_infection_there_is_no_section(pictures: Images) -> None:
     lungs_only = Images([replace(one, mask_paths={"lung": image_of(one, "lung")}) for one in pictures.records[:3]])
-    assert score_agreement(Answers.read(ask(lungs_only, unchanged))) is None
+    assert score_agreement(PredictionTable.read(ask(lungs_only, unchanged))) is None
     rows = ask(Images(pictures.records[:3]), lambda place, masks: {"lung": masks["lung"]})
-    assert score_agreement(Answers.read(rows)) is None
+    assert score_agreement(PredictionTable.read(rows)) is None
 
 
 def test_sides_and_zones_of_a_turned_image_are_those_of_the_patient(pictures: Images, tmp_path: Path) -> None:
@@ -338,9 +339,9 @@ def test_sides_and_zones_of_a_turned_image_are_those_of_the_patient(pictures: Im
 def test_columns_that_are_wrong_are_refused(pictures: Images) -> None:
     rows = ask(Images(pictures.records[:3]), unchanged)
     with pytest.raises(ConfigError, match=r"'reader_lungs' must hold fractions in \[0, 1\]"):
-        score_agreement(Answers.read([{**row, "reader_lungs": 40} for row in rows]))
+        score_agreement(PredictionTable.read([{**row, "reader_lungs": 40} for row in rows]))
     with pytest.raises(ConfigError, match=r"'severity' must hold none, mild, moderate, severe, not 'bad'"):
-        score_agreement(Answers.read([{**row, "severity": "bad"} for row in rows]))
+        score_agreement(PredictionTable.read([{**row, "severity": "bad"} for row in rows]))
 
 
 def test_the_report_of_a_pipeline_holds_the_section(folder: Path, tmp_path: Path) -> None:
@@ -366,6 +367,6 @@ def test_the_report_of_a_pipeline_holds_the_section(folder: Path, tmp_path: Path
     assert "<h2>Infected fraction</h2>" in text
     assert "Bland-Altman plots" in text
     assert "## Infected fraction" in (out / "MODEL_CARD.md").read_text(encoding="utf-8")
-    again = score_agreement(Answers.read(read_rows(out / "predictions.csv")), resamples=50)
+    again = score_agreement(PredictionTable.read(read_rows(out / "predictions.csv")), resamples=50)
     assert again is not None
     assert json.loads(json.dumps(again.to_dict())) == found

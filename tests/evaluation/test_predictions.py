@@ -32,7 +32,7 @@ from covidcxr.evaluation import (
     weighted_mean,
 )
 from covidcxr.evaluation.plots import plot_reliability
-from covidcxr.page import Page, write_html
+from covidcxr.page import Page, sections_of, write_html
 
 CLASSES = ("normal", "pneumonia", "covid")
 
@@ -331,7 +331,7 @@ def test_reliability_bins_add_up_to_the_calibration_error(tmp_path: Path) -> Non
     assert gap == pytest.approx(found.ece.value)
     assert all(one.low < one.confidence <= one.high and one.share.low <= one.share.high for one in found.bins)
     assert found.to_dict()["bins"][0].keys() == {"low", "high", "confidence", "share"}
-    text = write_html(Page("x", sections=found.sections()), tmp_path / "page.html").read_text()
+    text = write_html(Page("x", sections=sections_of(found)), tmp_path / "page.html").read_text()
     assert "data:image/png" in text
     (axis,) = plot_reliability(rows).axes
     assert f"ECE {measure_reliability(rows).ece}" in axis.texts[0].get_text()

@@ -20,7 +20,7 @@ from covidcxr import ClassificationModel, CSVDataModule, ModelConfig, Pipeline, 
 from covidcxr.cli import main
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, open_pipeline, pipeline_rows, write_rows
 from covidcxr.evaluation.report import Evidence, evaluate_rows, judge, score_groups, write_report
 from covidcxr.evaluation.report.headline import stratified_auroc
@@ -29,6 +29,7 @@ from covidcxr.evaluation.report.model_comparison import compare_regions
 from covidcxr.evaluation.report.shortcuts import find_shortcuts
 from covidcxr.evaluation.report.sources import read_sources, relate_sources
 from covidcxr.io.image import read_image
+from covidcxr.page import sections_of
 from covidcxr.phantom import write_dataset
 
 CLASSES = ("covid19", "normal")
@@ -105,7 +106,9 @@ def check_page(path: Path) -> str:
 
 
 def test_everything_is_written_and_every_number_is_in_the_json(tmp_path: Path) -> None:
-    evaluation = evaluate_rows(make_rows(), validation=make_rows(seed=1), name="made", prevalence=0.05, resamples=200)
+    evaluation = evaluate_rows(
+        make_rows(), validation=make_rows(seed=1), name="made", prevalence=0.05, positive="covid19", resamples=200
+    )
     paths = write_report(evaluation, tmp_path)
     text = check_page(paths["html"])
     for title in ("What the data support", "Scores by class", "Operating point", "Groups of patients", "Errors"):
@@ -114,7 +117,7 @@ def test_everything_is_written_and_every_number_is_in_the_json(tmp_path: Path) -
     assert found["classes"]["scores"]["macro_auroc"]["patients"] == 90
     assert found["point"]["point"]["chosen_on"] == "validation images"
     assert found["point"]["scores"]["ppv"]["value"] < found["classes"]["scores"]["precision_covid19"]["value"]
-    assert sum(map(sum, found["classes"]["confusion"])) == found["films"] == len(evaluation.answers)
+    assert sum(map(sum, found["classes"]["confusion"])) == found["films"] == len(evaluation.predictions)
     wrong = sum(row[i] for i, row in enumerate(found["classes"]["confusion"]))
     assert len(found["mistakes"]["mistakes"]) == found["films"] - wrong
     assert {"python", "torch", "numpy", "covidcxr"} <= found["lineage"]["versions"].keys()
@@ -126,20 +129,24 @@ def test_everything_is_written_and_every_number_is_in_the_json(tmp_path: Path) -
 
 def test_the_same_rows_give_the_same_report() -> None:
     rows = make_rows(40)
-    first, second = (evaluate_rows(rows, resamples=100).to_dict() for _ in range(2))
+    first, second = (evaluate_rows(rows, positive="covid19", resamples=100).to_dict() for _ in range(2))
     first["lineage"].pop("date")
     second["lineage"].pop("date")
     assert first == second
-    shuffled = evaluate_rows(rows[::-1], resamples=10).to_dict()["lineage"]["data"]
+    shuffled = evaluate_rows(rows[::-1], positive="covid19", resamples=10).to_dict()["lineage"]["data"]
     assert shuffled == first["lineage"]["data"]  # the hash is of the rows, in any order
-    other = evaluate_rows([{**rows[0], "label": "normal"}, *rows[1:]], resamples=10).to_dict()["lineage"]["data"]
+    other = evaluate_rows([{**rows[0], "label": "normal"}, *rows[1:]], positive="covid19", resamples=10).to_dict()[
+        "lineage"
+    ]["data"]
     assert rows[0]["label"] == "normal" or other != first["lineage"]["data"]
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     rows = make_rows(30, classes=("covid19", HOSTILE), source=HOSTILE)
     rows = [{**row, "image_id": HOSTILE + row["image_id"], "view": HOSTILE} for row in rows]
-    text = check_page(write_report(evaluate_rows(rows, name=HOSTILE, resamples=20), tmp_path)["html"])
+    text = check_page(
+        write_report(evaluate_rows(rows, name=HOSTILE, positive="covid19", resamples=20), tmp_path)["html"]
+    )
     assert "&lt;script&gt;" in text
 
 
@@ -156,14 +163,14 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     ids=["one class", "one source", "no patients", "no answers", "no labels", "no traits"],
 )
 def test_what_is_missing_is_said(change: Mapping[str, Any], said: str, tmp_path: Path) -> None:
-    evaluation = evaluate_rows([{**row, **change} for row in make_rows(25)], resamples=20)
+    evaluation = evaluate_rows([{**row, **change} for row in make_rows(25)], positive="covid19", resamples=20)
     paths = write_report(evaluation, tmp_path)
     assert said in check_page(paths["html"])
     assert "NaN" not in paths["json"].read_text(encoding="utf-8")
 
 
 def test_one_image_is_no_crash(tmp_path: Path) -> None:
-    write_report(evaluate_rows(make_rows(1)[:1], resamples=10), tmp_path)
+    write_report(evaluate_rows(make_rows(1)[:1], positive="covid19", resamples=10), tmp_path)
 
 
 def test_findings_have_no_confusion_matrix(tmp_path: Path) -> None:
@@ -208,7 +215,7 @@ def test_a_gap_between_groups_is_found_and_an_absent_one_is_not() -> None:
         {**row, "patient_id": "q" + row["patient_id"], "image_id": "q" + row["image_id"], "source": "east"}
         for row in make_rows(120, seed=1, skill=0.2)
     ]
-    groups = score_groups(Answers.read(rows), positive=0, resamples=300)
+    groups = score_groups(PredictionTable.read(rows), positive=0, resamples=300)
     gaps = [(group.name, name) for group, name, _ in groups.clear_gaps]
     assert {("north", "auroc"), ("south", "auroc")} <= set(gaps)  # east is the largest: they are compared with it
     assert [(group, name) for group, name in gaps if group in ("F", "M") and name == "auroc"] == []
@@ -220,7 +227,7 @@ def test_a_gap_between_groups_is_found_and_an_absent_one_is_not() -> None:
 def test_small_groups_are_told_as_too_few() -> None:
     rows = make_rows(60)
     rows[0]["source"] = "tiny"
-    groups = score_groups(Answers.read(rows), positive=0, resamples=50)
+    groups = score_groups(PredictionTable.read(rows), positive=0, resamples=50)
     tiny = next(group for group in groups.groups if group.name == "tiny")
     assert tiny.too_few["accuracy"] == 1
     assert tiny.cell("accuracy") == "too few (1 patient)"
@@ -230,7 +237,7 @@ def test_small_groups_are_told_as_too_few() -> None:
 def test_age_bands_and_many_sources() -> None:
     rows = [{**row, "source": f"s{number % 30}"} for number, row in enumerate(make_rows(80))]
     rows[0]["age"], rows[1]["age"], rows[2]["age"], rows[3]["age"] = "early 40s", "75+", "", 39.9
-    answers = Answers.read(rows)
+    answers = PredictionTable.read(rows)
     assert answers.trait("age")[:4].tolist() == ["40 to 59", "60 and over", "not stated", "under 40"]
     groups = score_groups(answers, resamples=10)
     sources = [group for group in groups.groups if group.trait == "source"]
@@ -262,7 +269,7 @@ def test_within_a_source_the_source_gains_nothing() -> None:
 
 
 def test_a_source_that_decides_the_label_is_said_first() -> None:
-    evaluation = evaluate_rows(make_rows(source="label"), resamples=100)
+    evaluation = evaluate_rows(make_rows(source="label"), positive="covid19", resamples=100)
     assert "the source alone decides the label of every image" in evaluation.verdict.sentence
     shortcuts = evaluation.to_dict()["shortcuts"]
     assert shortcuts["guesses"]["source"]["covid19"]["value"] == 1
@@ -272,12 +279,12 @@ def test_a_source_that_decides_the_label_is_said_first() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_without_a_shortcut_no_guess_is_called_one(seed: int) -> None:
-    shortcuts = find_shortcuts(Answers.read(make_rows(150, seed=seed)), positive=0, resamples=100)
+    shortcuts = find_shortcuts(PredictionTable.read(make_rows(150, seed=seed)), positive=0, resamples=100)
     assert shortcuts is not None
     assert all(
         guess.low < 0.5 or guess.value < 0.6 for guesses in shortcuts.guesses.values() for guess in guesses.values()
     )
-    verdict = evaluate_rows(make_rows(150, seed=seed), resamples=50).verdict
+    verdict = evaluate_rows(make_rows(150, seed=seed), positive="covid19", resamples=50).verdict
     assert [one for one in verdict.findings if one.weight == "against"] == []
 
 
@@ -338,11 +345,11 @@ def test_regions_are_compared_with_the_image_without_lungs() -> None:
     (control,) = compare_regions(runs, resamples=200)
     assert control.lungs_add is not None
     assert control.lungs_add.low > 0
-    assert "The lungs add something" in " ".join(control._in_words())
+    assert "The lungs add something" in str(sections_of(control))
     assert compare_regions({"full": runs["full"], "other": runs["lungs"]}) == []
     (same,) = compare_regions({"full+net": runs["full"], "background+net": runs["full"]}, resamples=50)
     assert same.name == "net"
-    assert "do not show that the answer needs the lungs" in " ".join(same._in_words())
+    assert "do not show that the answer needs the lungs" in str(sections_of(same))
 
 
 def held_out_rows(skill: float, seed: int = 0) -> list[dict[str, Any]]:
@@ -353,9 +360,9 @@ def test_held_out_sources_stand_beside_the_mixed_test() -> None:
     held = score_held_out(held_out_rows(0.3), make_rows(skill=2.5), resamples=200)
     assert set(held.sources) == {"north", "south"}
     assert held.losses["macro_auroc"].low > 0
-    assert "From the mixed test" in str(held.sections())
+    assert "From the mixed test" in str(sections_of(held))
     alone = score_held_out(held_out_rows(0.3), resamples=20)
-    assert "No mixed test" in str(alone.sections())
+    assert "No mixed test" in str(sections_of(alone))
 
 
 def write_run(folder: Path, rows: Sequence[Mapping[str, Any]], *parts: str) -> None:
@@ -382,8 +389,8 @@ def test_folders_of_runs_are_related(tmp_path: Path) -> None:
     chosen, parts = relate_sources(sources, resamples=100)
     assert chosen.name == "mixed/full"
     assert parts.keys() == {"regions", "held_out", "learning"}
-    evaluation = evaluate_rows(chosen.rows, parts=parts, name="run", resamples=100)
-    assert {"fold-0", "fold-1", "fold-2"} <= {group.name for group in score_groups(evaluation.answers).groups}
+    evaluation = evaluate_rows(chosen.rows, parts=parts, name="run", positive="covid19", resamples=100)
+    assert {"fold-0", "fold-1", "fold-2"} <= {group.name for group in score_groups(evaluation.predictions).groups}
     text = check_page(write_report(evaluation, tmp_path / "out")["html"])
     assert "With and without the lungs" in text
     assert "3 trainings, a thin line each" in text
@@ -427,8 +434,8 @@ def test_a_pipeline_is_asked_and_its_masks_are_scored(phantoms: Path, tmp_path: 
     for row in rows[1:]:
         assert bool(row["answer"]) == (not row["reasons"])
         assert row["answer"] in ("", *row["plausible"].split(";"))
-    shelf = ImageLookup(data, lambda row: pipeline)
-    evaluation = evaluate_rows(rows, shelf=shelf, resamples=50)
+    lookup = ImageLookup(data, lambda row: pipeline)
+    evaluation = evaluate_rows(rows, lookup=lookup, resamples=50)
     found = evaluation.to_dict()
     assert found["answers"]["films"] == 18
     assert found["answers"]["errors"].keys() == {broken.image_id}
@@ -462,7 +469,9 @@ def test_the_verb_takes_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
     tables = [str(tmp_path / f"{name}.csv") for name in ("ours", "theirs")]
     validation = ["--validation", str(tmp_path / "val.csv"), "--sensitivity", "0.9", "--prevalence", "0.1"]
     out = tmp_path / "report"
-    assert main(["evaluate", *tables, *validation, "--resamples", "50", "--out", str(out)]) == 0
+    assert (
+        main(["evaluate", *tables, *validation, "--positive", "covid19", "--resamples", "50", "--out", str(out)]) == 0
+    )
     assert "tells covid19 from normal" in capsys.readouterr().out
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert found["compared"]["differences"]["theirs"]["macro_auroc"]["value"] < 0
@@ -512,7 +521,9 @@ def test_the_page_opens_in_a_browser_and_asks_nobody(tmp_path: Path) -> None:
     if browser is None:
         pytest.skip("there is no Chromium on this machine")
     rows = make_rows(60, classes=("covid19", HOSTILE))
-    page = write_report(evaluate_rows(rows, validation=rows, name=HOSTILE, resamples=50), tmp_path)["html"]
+    page = write_report(evaluate_rows(rows, validation=rows, name=HOSTILE, positive="covid19", resamples=50), tmp_path)[
+        "html"
+    ]
     log = tmp_path / "net.json"
     flags = [
         "--headless",
@@ -550,7 +561,7 @@ def test_the_source_is_found_in_real_predictions(real_data: Path) -> None:
             {"image_id": record.image_id, "patient_id": record.patient, "source": record.source, "label": label}
         )
         rows[-1] |= rest
-    evaluation = evaluate_rows(rows, resamples=50)
+    evaluation = evaluate_rows(rows, positive="covid19", resamples=50)
     assert (
         "the source alone" in evaluation.verdict.sentence
         or "source holds images of both" in evaluation.verdict.sentence

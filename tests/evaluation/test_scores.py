@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -274,7 +275,7 @@ def test_hd95_of_empty_masks_keeps_a_mean_finite_and_a_miss_counted() -> None:
     mean = segmentation_metrics({"hd95_lung": np.array([hd95(empty, full), hd95(full, full)])}, ["a", "b"])["hd95_lung"]
     assert (mean.value, mean.low, mean.high) == (2.5, 0, 5)
     with pytest.raises(ConfigError, match="must be bool"):
-        hd95(full * 0.4, full)  # type: ignore[arg-type]
+        unwrap(hd95)(full * 0.4, full)  # or the shape checker of the tests refuses it first
     with pytest.raises(ConfigError, match="above 0"):
         hd95(full, full, spacing=(0, 1))
 

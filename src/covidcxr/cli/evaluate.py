@@ -52,8 +52,8 @@ def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
     def parse_apart(args: Any = None, namespace: Any = None) -> Any:
         words, of_data = _parted(args or [])
-        found, more = parse(words, namespace)
-        return found, [*more, *of_data]
+        known, more = parse(words, namespace)
+        return known, [*more, *of_data]
 
     verb.parse_known_args = parse_apart  # type: ignore[method-assign]  # or DIR of `--data.root DIR` would be a PATH
 
@@ -128,7 +128,7 @@ def _run(options: argparse.Namespace) -> int:
 def _of_model(options: argparse.Namespace) -> Evaluation:
     """Ask a model about the images of a data set."""
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, open_pipeline, pipeline_rows, write_rows
-    from covidcxr.evaluation.report import Lineage
+    from covidcxr.evaluation.report import Provenance
     from covidcxr.evaluation.report.provenance import data_facts, model_facts
     from covidcxr.utils.console import show_progress
 
@@ -139,25 +139,25 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
         rows = pipeline_rows(pipeline, data, split, batch_size=options.batch_size, progress=progress)
     write_rows(rows, Path(options.out) / "predictions.csv")
     validation = None
-    if split == "test" and pipeline.classifier is not None and any(one.split == "val" for one in data.records):
+    if split == "test" and pipeline.classifier is not None and any(record.split == "val" for record in data.records):
         with show_progress("validation images") as progress:
             validation = pipeline_rows(pipeline, data, "val", batch_size=options.batch_size, progress=progress)
     facts = {**data_facts(data, name), "split that was asked about": options.split}
-    lineage = Lineage(_command(), facts, model_facts(options.model), options.seed, options.resamples)
-    parts: dict[str, Part | None] = {"lineage": lineage}
+    provenance = Provenance(_command(), facts, model_facts(options.model), options.seed, options.resamples)
+    parts: dict[str, Part | None] = {"lineage": provenance}
     if options.audit is not False:
         parts["audit"] = _audit(data, name, options)
     parts |= _looks(pipeline, data, split, options)
-    shelf = ImageLookup(data, lambda row: pipeline) if options.gallery else None
+    lookup = ImageLookup(data, lambda row: pipeline) if options.gallery else None
     positive = None if pipeline.classifier is None else pipeline.classifier.config.positive
-    return _evaluate(options, rows, validation, options.name or f"{options.model} on {name}", parts, shelf, positive)
+    return _evaluate(options, rows, validation, options.name or f"{options.model} on {name}", parts, lookup, positive)
 
 
 def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
     """Read predictions, with the images behind them where these are at hand."""
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
     from covidcxr.evaluation.predictions.table import read_rows
-    from covidcxr.evaluation.report import Lineage
+    from covidcxr.evaluation.report import Provenance
     from covidcxr.evaluation.report.provenance import data_facts, hash_rows, run_facts
     from covidcxr.evaluation.report.sources import read_sources, relate_sources
 
@@ -166,25 +166,25 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
     run = main.run
     validation = None if options.validation is None else read_rows(options.validation)
     facts: dict[str, Any] = {"predictions": ", ".join(options.paths), "sha256 of the rows": hash_rows(main.rows)}
-    shelf = None
-    asked = options.data is not None or any(word.startswith("--data.") for word in options.more)
+    lookup = None
+    with_images = options.data is not None or any(word.startswith("--data.") for word in options.more)
     _check_words(options)
-    if asked:
+    if with_images:
         data, name = _open_data(options, {} if run is None else run.config.get("data") or {})
         facts |= data_facts(data, name)
         if options.gallery:
-            shelf = ImageLookup(data, None if run is None else run.pipeline_of)
+            lookup = ImageLookup(data, None if run is None else run.pipeline_of)
         if options.audit:
             parts["audit"] = _audit(data, name, options)
         if validation is None and run is not None:
             validation = run.validation_rows(data)
     elif options.audit:
         raise ConfigError("An audit needs the images: give --data NAME --data.root DIR (of a run --data.root alone).")
-    parts["lineage"] = Lineage(
+    parts["lineage"] = Provenance(
         _command(), facts, {} if run is None else run_facts(run), options.seed, options.resamples
     )
     positive = None if run is None else run.positive
-    return _evaluate(options, main.rows, validation, options.name or main.name, parts, shelf, positive)
+    return _evaluate(options, main.rows, validation, options.name or main.name, parts, lookup, positive)
 
 
 def _evaluate(
@@ -193,7 +193,7 @@ def _evaluate(
     validation: Sequence[Mapping[str, Any]] | None,
     name: str,
     parts: Mapping[str, Part | None],
-    shelf: ImageLookup | None,
+    lookup: ImageLookup | None,
     positive: str | None,
 ) -> Evaluation:
     from covidcxr.evaluation.report import evaluate_rows
@@ -206,7 +206,7 @@ def _evaluate(
         sensitivity=options.sensitivity,
         prevalence=options.prevalence,
         parts=parts,
-        shelf=shelf,
+        lookup=lookup,
         resamples=options.resamples,
         seed=options.seed,
     )

@@ -15,6 +15,7 @@ import numpy as np
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
+from covidcxr.evaluation.metrics.scores import title
 from covidcxr.evaluation.predictions.table import answered_rows
 from covidcxr.io.atomic import replace_file
 from covidcxr.page import Picture
@@ -61,7 +62,7 @@ def plot_history(epochs: Sequence[Mapping[str, float]]) -> Figure:
             points = [(entry["epoch"] + 1, entry[name]) for entry in epochs if (name := f"{stage}/{score}") in entry]
             if points:
                 axis.plot(*zip(*points, strict=True), color=color, label={"val": "validation"}.get(stage, "training"))
-        axis.set(xlabel="epoch", title=_in_words(score))
+        axis.set(xlabel="epoch", title=title(score))
         axis.locator_params(axis="x", integer=True)
         axis.legend(frameon=False, fontsize=8)
     return figure
@@ -97,8 +98,13 @@ def plot_roc(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for name, truth, score, color in _one_against_rest(rows):
         order = np.argsort(-score, kind="stable")
         last = np.append(np.diff(score[order]) != 0, True)  # ties are one point
-        hits, alarms = np.cumsum(truth[order])[last], np.cumsum(~truth[order])[last]
-        axis.plot(np.r_[0, alarms / alarms[-1]], np.r_[0, hits / hits[-1]], color=color, label=name)
+        true_positives, false_positives = np.cumsum(truth[order])[last], np.cumsum(~truth[order])[last]
+        axis.plot(
+            np.r_[0, false_positives / false_positives[-1]],
+            np.r_[0, true_positives / true_positives[-1]],
+            color=color,
+            label=name,
+        )
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axis.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
@@ -110,8 +116,13 @@ def plot_precision_recall(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for name, truth, score, color in _one_against_rest(rows):
         order = np.argsort(-score, kind="stable")
         last = np.append(np.diff(score[order]) != 0, True)
-        hits, called = np.cumsum(truth[order])[last], np.flatnonzero(last) + 1
-        axis.step(np.r_[0, hits / hits[-1]], np.r_[hits[0] / called[0], hits / called], color=color, label=name)
+        true_positives, predicted_positive = np.cumsum(truth[order])[last], np.flatnonzero(last) + 1
+        axis.step(
+            np.r_[0, true_positives / true_positives[-1]],
+            np.r_[true_positives[0] / predicted_positive[0], true_positives / predicted_positive],
+            color=color,
+            label=name,
+        )
         axis.axhline(truth.mean(), color=color, linewidth=0.8, linestyle=":")
     axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axis.legend(frameon=False, fontsize=8, loc="lower left")
@@ -125,19 +136,19 @@ def plot_reliability(rows: Sequence[Mapping[str, Any]] | Reliability, class_name
         rows: A row an image, as for `measure_reliability`; or what that returned.
         class_name: Whose probability; None = that of each image's most probable class.
     """
-    found = rows if isinstance(rows, Reliability) else measure_reliability(rows, class_name)
+    reliability = rows if isinstance(rows, Reliability) else measure_reliability(rows, class_name)
     # Bins that hold many of the images count; the others are pale.
-    images = np.array([one.share.count for one in found.bins])
+    images = np.array([bin_.share.count for bin_ in reliability.bins])
     figure, (axis,) = panels(1, width=4.2, height=4)
     axis.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":")
-    for one, part in zip(found.bins, images / images.sum(), strict=True):
+    for bin_, part in zip(reliability.bins, images / images.sum(), strict=True):
         alpha = min(1.0, 0.3 + 7 * part)
-        axis.bar(one.low, part, one.high - one.low, align="edge", color=LINE, edgecolor="white")
-        axis.plot([one.confidence] * 2, [one.share.low, one.share.high], color=COLORS[0], linewidth=2, alpha=alpha)
-        axis.plot(one.confidence, one.share.value, "o", color=COLORS[0], markersize=5, alpha=alpha)
-    told = f"ECE {found.ece}\nBrier {found.brier}"
-    axis.text(0.03, 0.97, told, va="top", fontsize=8, color=INK, bbox={"color": "white", "alpha": 0.8, "pad": 1})
-    subject = "most probable class" if found.of == "the answer" else found.of
+        axis.bar(bin_.low, part, bin_.high - bin_.low, align="edge", color=LINE, edgecolor="white")
+        axis.plot([bin_.confidence] * 2, [bin_.share.low, bin_.share.high], color=COLORS[0], linewidth=2, alpha=alpha)
+        axis.plot(bin_.confidence, bin_.share.value, "o", color=COLORS[0], markersize=5, alpha=alpha)
+    text = f"ECE {reliability.ece}\nBrier {reliability.brier}"
+    axis.text(0.03, 0.97, text, va="top", fontsize=8, color=INK, bbox={"color": "white", "alpha": 0.8, "pad": 1})
+    subject = "most probable class" if reliability.of == "the answer" else reliability.of
     axis.set(xlabel=f"probability of {subject}", ylabel="came true (grey: share of images)")
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     return figure
@@ -158,17 +169,17 @@ def plot_estimates(
         chance: Where a dotted line tells what guessing gives; None = no line.
         limits: Ends of the axis.
     """
-    shown = {name: one for name, one in estimates.items() if not math.isnan(one.value)}
+    shown = {name: estimate for name, estimate in estimates.items() if not math.isnan(estimate.value)}
     figure, (axis,) = panels(1, width=6.4, height=0.9 + 0.3 * len(shown))
     if chance is not None:
         axis.axvline(chance, color=INK, linewidth=1, linestyle=":")
     places = range(len(shown), 0, -1)
-    for place, one in zip(places, shown.values(), strict=True):
-        axis.plot([one.low, one.high], [place, place], color=COLORS[0], linewidth=2)
-        axis.plot(one.value, place, "o", color=COLORS[0], markersize=5)
+    for place, estimate in zip(places, shown.values(), strict=True):
+        axis.plot([estimate.low, estimate.high], [place, place], color=COLORS[0], linewidth=2)
+        axis.plot(estimate.value, place, "o", color=COLORS[0], markersize=5)
     axis.set(ylim=(0.4, len(shown) + 0.6), yticks=places, xlim=limits)
     axis.set_title(title, fontsize=9, color=INK)
-    axis.set_yticklabels([f"{name}  ({one.count})" for name, one in shown.items()])
+    axis.set_yticklabels([f"{name}  ({estimate.count})" for name, estimate in shown.items()])
     axis.set_xlabel("value and 95 % interval over patients; in brackets the images", fontsize=8, color=INK)
     axis.grid(visible=True, axis="x", color=LINE)
     axis.grid(visible=False, axis="y")
@@ -192,7 +203,7 @@ def draw_comparison(runs: Mapping[str, Mapping[str, Any]], names: Sequence[str],
                 if score["low"] is not None:
                     axis.plot([score["low"], score["high"]], [place, place], color=COLORS[0], linewidth=2)
                 axis.plot(score["value"], place, "o", color=COLORS[0], markersize=5)
-        axis.set(title=_in_words(name), ylim=(-0.6, len(runs) - 0.4), yticks=places)
+        axis.set(title=title(name), ylim=(-0.6, len(runs) - 0.4), yticks=places)
         axis.set_yticklabels(list(runs) if number == 0 else [])
         axis.grid(visible=True, axis="x", color=LINE)
     figure.supxlabel("value and 95 % interval over patients", fontsize=8, color=INK)
@@ -227,14 +238,10 @@ def _predictions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], np.ndarr
 
 def _one_against_rest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, np.ndarray, np.ndarray, str]]:
     classes, labels, probabilities = _predictions(rows)
-    found = [(name, labels == number, probabilities[:, number]) for number, name in enumerate(classes)]
-    # Of two classes one curve tells all: the second one is the one looked for.
-    kept = [entry for entry in found[len(found) == 2 :] if 0 < entry[1].sum() < len(labels)]
+    curves = [(name, labels == number, probabilities[:, number]) for number, name in enumerate(classes)]
+    # Of two classes one curve tells all: the second one's says all.
+    kept = [entry for entry in curves[len(curves) == 2 :] if 0 < entry[1].sum() < len(labels)]
     return [(*entry, COLORS[number % len(COLORS)]) for number, entry in enumerate(kept)]
-
-
-def _in_words(name: str) -> str:
-    return name.replace("_", " ").replace("auroc", "AUROC").replace("f1", "F1").replace("iou", "IoU")
 
 
 def panels(count: int, width: float = 3.6, height: float = 2.8, columns: int = 9) -> tuple[Figure, Sequence[Axes]]:

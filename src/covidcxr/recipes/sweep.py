@@ -18,6 +18,7 @@ from covidcxr.config import check_keys
 from covidcxr.data import CXRDataModule
 from covidcxr.data.files import MASK_INDEX
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
+from covidcxr.evaluation.metrics.scores import format_interval, table_columns
 from covidcxr.evaluation.plots import draw_comparison
 from covidcxr.io.atomic import replace_file
 from covidcxr.pipeline.lung_masks import draw_masks
@@ -31,10 +32,6 @@ from covidcxr.utils.console import print_line, print_table
 __all__ = ["Sweep", "headline_scores", "run_recipe"]
 
 __getattr__ = partial(aliases.find, __name__)
-
-_MASKS = ("dice_", "iou_", "precision_", "recall_")
-_CLASSES = ("accuracy", "balanced_accuracy", "macro_specificity", "macro_precision", "macro_f1", "macro_auroc")
-_TWO_CLASSES = ("sensitivity", "specificity", "precision", "f1", "auroc")
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Sweep:
         for entry in data.values():
             scores = entry["scores"]
             size = (str(scores[names[0]][key]) for key in ("count", "patients"))
-            table.append([*entry["variants"].values(), *(_format(scores.get(name)) for name in names), *size])
+            table.append([*entry["variants"].values(), *(_cell(scores.get(name)) for name in names), *size])
         return table
 
     def print_table(self) -> None:
@@ -299,12 +296,7 @@ def headline_scores(runs: Iterable[Mapping[str, Any]], positive: str | None = No
     Returns:
         Names of scores.
     """
-    known = list(dict.fromkeys(name for entry in runs for name in entry["scores"]))
-    names = [name.removeprefix("sensitivity_") for name in known if name.startswith("sensitivity_")]
-    of_two = ("accuracy", *(f"{score}_{positive}" for score in _TWO_CLASSES)) if len(names) == 2 else _CLASSES
-    classes = [name for name in of_two if name in known]
-    masks = [name for start in _MASKS[: 2 if classes else None] for name in known if name.startswith(start)]
-    return [*classes, *masks] or known
+    return table_columns(list(dict.fromkeys(name for entry in runs for name in entry["scores"])), positive)
 
 
 def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> Iterator[Run]:
@@ -318,9 +310,5 @@ def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[s
             yield Run(name, folder / name, config, tuple(words))
 
 
-def _format(score: Mapping[str, Any] | None) -> str:
-    if score is None or score["value"] is None:
-        return "-"
-    if score["low"] is None:
-        return f"{score['value']:.3f}"
-    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+def _cell(score: Mapping[str, Any] | None) -> str:
+    return "-" if score is None else format_interval(score["value"], score["low"], score["high"])

@@ -107,15 +107,15 @@ def image_agreement(
     if lungs is None:
         return {"lungs_by": "no-lungs"}
     infection = true["infection"]
-    found: dict[str, float | str] = {"lungs_by": owner}
-    found |= {f"infected_{place}": part for place, part in infected_fractions(drawn["infection"], lungs).items()}
+    measured: dict[str, float | str] = {"lungs_by": owner}
+    measured |= {f"infected_{place}": part for place, part in infected_fractions(drawn["infection"], lungs).items()}
     read = infected_fractions(infection, lungs)
-    found |= {f"reader_{place}": part for place, part in read.items()}
-    found["severity"] = "none"
+    measured |= {f"reader_{place}": part for place, part in read.items()}
+    measured["severity"] = "none"
     if infection.any():
-        found["severity"] = "mild" if read["lungs"] < 0.25 else "moderate" if read["lungs"] <= 0.5 else "severe"
-        found["reader_outside"] = float((infection & ~lungs).sum() / infection.sum())
-    return found
+        measured["severity"] = "mild" if read["lungs"] < 0.25 else "moderate" if read["lungs"] <= 0.5 else "severe"
+        measured["reader_outside"] = float((infection & ~lungs).sum() / infection.sum())
+    return measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ def limits_of_agreement(
         spread = REACH * np.sqrt(ratio((square - mean**2).clip(0) * images, images - 1))
         return {"bias": middle + mean, "lower": middle + mean - spread, "upper": middle + mean + spread}
 
-    found = bootstrap_many(
+    measured = bootstrap_many(
         compute,
         groups=patient_ids,
         images=dict.fromkeys(("bias", "lower", "upper"), known),
@@ -188,7 +188,7 @@ def limits_of_agreement(
         seed=seed,
         confidence=confidence,
     )
-    return Agreement(**found, predicted=predicted[known], read=read[known])
+    return Agreement(**measured, predicted=predicted[known], read=read[known])
 
 
 def _lungs(masks: Mapping[str, Bool[np.ndarray, "height width"]]) -> Bool[np.ndarray, "height width"] | None:

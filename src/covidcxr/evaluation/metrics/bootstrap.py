@@ -97,8 +97,10 @@ def bootstrap(
     for array in values:
         check_length(len(array), groups)
     shares = ("value",) if share else ()
-    found = bootstrap_many(table, groups=groups, shares=shares, resamples=resamples, seed=seed, confidence=confidence)
-    return found["value"]
+    estimates = bootstrap_many(
+        table, groups=groups, shares=shares, resamples=resamples, seed=seed, confidence=confidence
+    )
+    return estimates["value"]
 
 
 def bootstrap_many(

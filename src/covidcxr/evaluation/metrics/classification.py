@@ -120,14 +120,14 @@ def classification_statistics(
     """Prepare the scores of `classification_metrics`, which says more."""
     check_predictions(probabilities, labels)
     check_classes(probabilities, classes)
-    answers = probabilities.argmax(1)
+    predicted = probabilities.argmax(1)
     present = np.isin(np.arange(len(classes)), labels)
     rankings = [Ranking(column, labels == c) for c, column in enumerate(probabilities.T)]
     # Of these the rest are means or sums over images, one column each: brier, then the bins of the calibration error.
     columns = np.column_stack([brier_of(probabilities, labels), calibration_gaps(probabilities, labels, BINS)])
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        counts = weighted_confusion(weights, labels, answers, len(classes))
+        counts = weighted_confusion(weights, labels, predicted, len(classes))
         hits = np.diagonal(counts, axis1=1, axis2=2)
         total = counts.sum((1, 2))
         per_class = rates_of(hits, counts.sum(2), counts.sum(1), total[:, None])
@@ -146,7 +146,7 @@ def classification_statistics(
     images: dict[str, np.ndarray] = {}
     for c, name in enumerate(classes):
         images |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
-        images |= {f"specificity_{name}": labels != c, f"precision_{name}": answers == c}
+        images |= {f"specificity_{name}": labels != c, f"precision_{name}": predicted == c}
     means = {"accuracy", "balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision"}
     means |= {f"macro_{curve}" for curve in CURVES}
     return Statistics(compute, images, means | images.keys(), errors=("ece",))
@@ -220,14 +220,16 @@ def areas_of(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.n
     return {name: np.stack(area, axis=1) for name, area in zip(CURVES, areas, strict=True)}
 
 
-def rates_of(hits: np.ndarray, true: np.ndarray, called: np.ndarray, total: np.ndarray) -> dict[str, np.ndarray]:
+def rates_of(
+    true_positives: np.ndarray, positives: np.ndarray, predicted_positive: np.ndarray, total: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return the rates of each class against the rest, [resamples, classes], from weights of images."""
-    others = total - true
+    negatives = total - positives
     return {
-        "sensitivity": ratio(hits, true),
-        "specificity": ratio(others - (called - hits), others),
-        "precision": ratio(hits, called),
-        "f1": np.where(true > 0, ratio(2 * hits, true + called), np.nan),
+        "sensitivity": ratio(true_positives, positives),
+        "specificity": ratio(negatives - (predicted_positive - true_positives), negatives),
+        "precision": ratio(true_positives, predicted_positive),
+        "f1": np.where(positives > 0, ratio(2 * true_positives, positives + predicted_positive), np.nan),
     }
 
 
@@ -292,14 +294,14 @@ def finding_statistics(
     known, true, absent = ~np.isnan(truths), truths == 1, truths == 0
     if (known & ~true & ~absent).any():
         raise ConfigError("A finding is 1 (shown), 0 (not shown) or NaN (not labelled), nothing else.")
-    called = known & (probabilities >= _thresholds(thresholds, classes))
+    predicted_positive = known & (probabilities >= _thresholds(thresholds, classes))
     both = {"auroc": true.any(0) & absent.any(0), "average_precision": true.any(0)}
     squares = np.square(probabilities - truths)
     rankings = [
         Ranking(np.where(about, column, np.nan), positive)
         for about, column, positive in zip(known.T, probabilities.T, true.T, strict=True)
     ]
-    cells = np.concatenate([true & called, true, called, known], axis=1).astype(float)
+    cells = np.concatenate([true & predicted_positive, true, predicted_positive, known], axis=1).astype(float)
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         per_class = areas_of(rankings, weights)
@@ -312,7 +314,7 @@ def finding_statistics(
     shares = set(images)
     for c, name in enumerate(classes):
         about = dict.fromkeys(CURVES, known) | {"sensitivity": true, "f1": true}
-        about |= {"specificity": absent, "precision": called, "brier": known}
+        about |= {"specificity": absent, "precision": predicted_positive, "brier": known}
         images |= {f"{part}_{name}": which[:, c] for part, which in about.items()}
         shares |= {f"{part}_{name}" for part in about if part != "brier"}
     return Statistics(compute, images, shares)

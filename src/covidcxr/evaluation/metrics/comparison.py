@@ -12,7 +12,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, bootstrap, check_length
 from covidcxr.evaluation.metrics.classification import Statistics
 from covidcxr.evaluation.metrics.segmentation import mask_statistics
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.predictions.table import answer_statistics
 
 __all__ = ["compare_rows", "unpaired_difference"]
@@ -46,19 +46,25 @@ def compare_rows(
         ConfigError: If images are in one of them only or twice in one, their truths or the classes differ, or there is
             nothing that both were scored on.
     """
-    first, second = Answers.read(rows), Answers.read(others)
-    found: dict[str, Estimate] = {}
+    first, second = PredictionTable.read(rows), PredictionTable.read(others)
+    differences: dict[str, Estimate] = {}
     if first.classes and second.classes:
-        one, other = _match(first.scored, second.scored, common)
-        _check_truths(one, other)
-        found |= _subtract(answer_statistics(one), answer_statistics(other)).estimate(one.patients, resamples, seed)
+        matched, matched_other = _match(first.scored, second.scored, common)
+        _check_truths(matched, matched_other)
+        differences |= _subtract(answer_statistics(matched), answer_statistics(matched_other)).estimate(
+            matched.patients, resamples, seed
+        )
     if first.masks and second.masks:
-        one, other = _match(first, second, common)
-        differences = {name: values - other.masks[name] for name, values in one.masks.items() if name in other.masks}
-        found |= mask_statistics(differences).estimate(one.patients, resamples, seed)
-    if not found:
+        matched, matched_other = _match(first, second, common)
+        gaps = {
+            name: values - matched_other.masks[name]
+            for name, values in matched.masks.items()
+            if name in matched_other.masks
+        }
+        differences |= mask_statistics(gaps).estimate(matched.patients, resamples, seed)
+    if not differences:
         raise ConfigError("There is nothing to compare: the rows of the two models have no score in common.")
-    return found
+    return differences
 
 
 def unpaired_difference(
@@ -99,15 +105,15 @@ def unpaired_difference(
         gap: np.ndarray = statistic(weights[:, :images], *first) - statistic(weights[:, images:], *second)
         return gap
 
-    everyone = [*groups[0], *groups[1]]
-    return bootstrap(difference, groups=everyone, resamples=resamples, seed=seed, confidence=confidence)
+    all_groups = [*groups[0], *groups[1]]
+    return bootstrap(difference, groups=all_groups, resamples=resamples, seed=seed, confidence=confidence)
 
 
-def _match(first: Answers, second: Answers, common: bool) -> tuple[Answers, Answers]:
+def _match(first: PredictionTable, second: PredictionTable, common: bool) -> tuple[PredictionTable, PredictionTable]:
     """Return the same images of both, in the order of the first."""
     places = [_places(first), _places(second)]
     shared = [name for name in places[0] if name in places[1]]
-    alone = [len(one) - len(shared) for one in places]
+    alone = [len(matched) - len(shared) for matched in places]
     if any(alone) and not common:
         raise ConfigError(
             f"The models were not tested on the same images: {alone[0]} images have an answer of the first model only, "
@@ -115,12 +121,12 @@ def _match(first: Answers, second: Answers, common: bool) -> tuple[Answers, Answ
         )
     if not shared:
         raise ConfigError("The two models were tested on different images: no image_id is in the rows of both.")
-    one, other = (np.array([place[name] for name in shared]) for place in places)
-    return first.take(one), second.take(other)
+    matched, matched_other = (np.array([place[name] for name in shared]) for place in places)
+    return first.take(matched), second.take(matched_other)
 
 
-def _places(answers: Answers) -> dict[str, int]:
-    names = [row.get("image_id") for row in answers.rows]
+def _places(predictions: PredictionTable) -> dict[str, int]:
+    names = [row.get("image_id") for row in predictions.rows]
     if None in names:
         raise ConfigError("Images are matched by image_id, which some rows lack.")
     places = {str(name): place for place, name in enumerate(names)}
@@ -129,7 +135,7 @@ def _places(answers: Answers) -> dict[str, int]:
     return places
 
 
-def _check_truths(first: Answers, second: Answers) -> None:
+def _check_truths(first: PredictionTable, second: PredictionTable) -> None:
     if set(first.classes) != set(second.classes) or first.exclusive != second.exclusive:
         raise ConfigError(
             f"The models know different classes, {list(first.classes)} and {list(second.classes)}: their scores are "
@@ -143,8 +149,8 @@ def _check_truths(first: Answers, second: Answers) -> None:
 
 def _subtract(first: Statistics, second: Statistics) -> Statistics:
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        one, other = first.compute(weights), second.compute(weights)
-        return {name: values - other[name] for name, values in one.items() if name in other}
+        matched, matched_other = first.compute(weights), second.compute(weights)
+        return {name: values - matched_other[name] for name, values in matched.items() if name in matched_other}
 
     images = {name: images | second.images[name] for name, images in first.images.items() if name in second.images}
     return Statistics(compute, images)

@@ -15,7 +15,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.classification import Statistics
 from covidcxr.evaluation.metrics.reliability import of_class
 from covidcxr.evaluation.metrics.weighted import ratio
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.utils.plain import field_values
 
 __all__ = ["OperatingPoint", "choose_point", "choose_threshold", "predictive_values", "score_at"]
@@ -117,11 +117,11 @@ def choose_point(
     Raises:
         ConfigError: If there is no such class, or nothing to choose on; see `choose_threshold`.
     """
-    answers, probability, positive = of_class(Answers.read(rows).scored, class_name)
+    predictions, probability, positive = of_class(PredictionTable.read(rows).scored, class_name)
     threshold = choose_threshold(probability, positive, sensitivity=sensitivity, specificity=specificity)
     wanted, least = ("sensitivity", sensitivity) if specificity is None else ("specificity", specificity)
     return OperatingPoint(
-        class_name, threshold, wanted, float(least or 0), chosen_on, len(answers), answers.number_of()
+        class_name, threshold, wanted, float(least or 0), chosen_on, len(predictions), predictions.number_of()
     )
 
 
@@ -157,28 +157,30 @@ def score_at(
     """
     if prevalence is not None and not 0 < prevalence < 1:
         raise ConfigError(f"The prevalence must be in (0, 1), not {prevalence}.")
-    answers, probability, positive = of_class(Answers.read(rows).scored, class_name)
-    called = probability >= (point.threshold if isinstance(point, OperatingPoint) else point)
-    cells = np.stack([positive & called, positive, ~positive & ~called, ~positive], axis=1).astype(float)
+    predictions, probability, positive = of_class(PredictionTable.read(rows).scored, class_name)
+    predicted_positive = probability >= (point.threshold if isinstance(point, OperatingPoint) else point)
+    cells = np.stack(
+        [positive & predicted_positive, positive, ~positive & ~predicted_positive, ~positive], axis=1
+    ).astype(float)
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        hits, sick, cleared, healthy = (weights @ cells).T
-        found, spared = ratio(hits, sick), ratio(cleared, healthy)
-        share = sick / (sick + healthy) if prevalence is None else np.full(len(weights), prevalence)
-        ppv, npv = predictive_values(found, spared, share)
-        return {"sensitivity": found, "specificity": spared, "ppv": ppv, "npv": npv, "prevalence": share}
+        true_positives, positives, true_negatives, negatives = (weights @ cells).T
+        sensitivities, specificities = ratio(true_positives, positives), ratio(true_negatives, negatives)
+        share = positives / (positives + negatives) if prevalence is None else np.full(len(weights), prevalence)
+        ppv, npv = predictive_values(sensitivities, specificities, share)
+        return {"sensitivity": sensitivities, "specificity": specificities, "ppv": ppv, "npv": npv, "prevalence": share}
 
     images = {"sensitivity": positive, "specificity": ~positive}
     if prevalence is None:
-        images |= {"ppv": called, "npv": ~called}
+        images |= {"ppv": predicted_positive, "npv": ~predicted_positive}
     shares = ("sensitivity", "specificity", *(("ppv", "npv", "prevalence") if prevalence is None else ()))
-    found = Statistics(compute, images, shares).estimate(answers.patients, resamples, seed)
-    return found if prevalence is None else found | _with_doubt(found, prevalence)
+    estimates = Statistics(compute, images, shares).estimate(predictions.patients, resamples, seed)
+    return estimates if prevalence is None else estimates | _with_doubt(estimates, prevalence)
 
 
-def _with_doubt(found: Mapping[str, Estimate], prevalence: float) -> dict[str, Estimate]:
+def _with_doubt(estimates: Mapping[str, Estimate], prevalence: float) -> dict[str, Estimate]:
     """Widen predictive values that no resample moves, since no image is answered wrongly, by the doubt that is left."""
-    sensitivity, specificity, ppv, npv = (found[name] for name in ("sensitivity", "specificity", "ppv", "npv"))
+    sensitivity, specificity, ppv, npv = (estimates[name] for name in ("sensitivity", "specificity", "ppv", "npv"))
     if specificity.value == 1:
         ppv = replace(ppv, low=predictive_values(sensitivity.value, specificity.low, prevalence)[0])
     if sensitivity.value == 1:
@@ -210,8 +212,13 @@ def predictive_values(sensitivity: Any, specificity: Any, prevalence: Any) -> tu
     Returns:
         PPV and NPV, numbers or arrays as what was given; NaN where there are no such answers.
     """
-    found, spared, share = (np.asarray(one, dtype=float) for one in (sensitivity, specificity, prevalence))
-    hits, alarms = np.asarray(found * share), np.asarray((1 - spared) * (1 - share))
-    cleared, missed = np.asarray(spared * (1 - share)), np.asarray((1 - found) * share)
-    ppv, npv = ratio(hits, np.asarray(hits + alarms)), ratio(cleared, np.asarray(cleared + missed))
+    sensitivities, specificities, share = (
+        np.asarray(rate, dtype=float) for rate in (sensitivity, specificity, prevalence)
+    )
+    true_positives, false_positives = np.asarray(sensitivities * share), np.asarray((1 - specificities) * (1 - share))
+    true_negatives, false_negatives = np.asarray(specificities * (1 - share)), np.asarray((1 - sensitivities) * share)
+    ppv, npv = (
+        ratio(true_positives, np.asarray(true_positives + false_positives)),
+        ratio(true_negatives, np.asarray(true_negatives + false_negatives)),
+    )
     return (ppv, npv) if ppv.ndim else (float(ppv), float(npv))

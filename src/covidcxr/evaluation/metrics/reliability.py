@@ -14,8 +14,7 @@ from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.classification import BINS, Statistics, brier_of, check_labels, check_predictions
 from covidcxr.evaluation.metrics.weighted import bin_of, ratio, two_columns, weighted_calibration_error, weighted_mean
-from covidcxr.evaluation.predictions.predictions import Answers
-from covidcxr.page import Section
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 
 __all__ = [
     "Reliability",
@@ -67,20 +66,8 @@ class Reliability:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        bins = [one.to_dict() for one in self.bins]
+        bins = [part.to_dict() for part in self.bins]
         return {"of": self.of, "bins": bins, "ece": self.ece.to_dict(), "brier": self.brier.to_dict()}
-
-    def sections(self) -> list[Section]:
-        """Return the part of a report."""
-        from covidcxr.evaluation.plots import as_picture, plot_reliability
-
-        what = "the most probable class" if self.of == "the answer" else self.of
-        lead = (
-            f"Of the images to which {what} was given a probability of 0.8, eight in ten should be right: on the dotted "
-            f"line. Below it the model is too sure, above it not sure enough."
-        )
-        alt = f"Reliability diagram: expected calibration error {self.ece}, Brier score {self.brier}"
-        return [Section("Do the probabilities mean what they say?", lead, [as_picture(plot_reliability(self), alt)])]
 
 
 def measure_reliability(
@@ -103,20 +90,20 @@ def measure_reliability(
     Raises:
         ConfigError: If there is no such class, nothing to score, or findings without `class_name`.
     """
-    answers = Answers.read(rows).scored
+    predictions = PredictionTable.read(rows).scored
     if bins < 1:
         raise ConfigError(f"bins must be above 0, not {bins}.")
-    if class_name is None and not answers.exclusive:
-        raise ConfigError(f"Findings have a reliability each: give class_name, of {', '.join(answers.classes)}.")
+    if class_name is None and not predictions.exclusive:
+        raise ConfigError(f"Findings have a reliability each: give class_name, of {', '.join(predictions.classes)}.")
     if class_name is None:
-        confidence = answers.probabilities.max(1)
-        true = (answers.probabilities.argmax(1) == answers.labels).astype(float)
-        distance = brier_of(answers.probabilities, answers.labels)
+        confidence = predictions.probabilities.max(1)
+        true = (predictions.probabilities.argmax(1) == predictions.labels).astype(float)
+        distance = brier_of(predictions.probabilities, predictions.labels)
     else:
-        answers, confidence, positive = of_class(answers, class_name)
+        predictions, confidence, positive = of_class(predictions, class_name)
         true = positive.astype(float)
         distance = np.square(confidence - true)
-    if not len(answers):
+    if not len(predictions):
         raise ConfigError("There are no labelled images with an answer.")
     inside = np.eye(bins, dtype=bool)[bin_of(confidence, bins)]
     filled = np.flatnonzero(inside.any(0)).tolist()
@@ -131,17 +118,17 @@ def measure_reliability(
         }
 
     shares = {str(place): inside[:, place] for place in filled}
-    found = Statistics(compute, shares, tuple(shares), ("ece",)).estimate(answers.patients, resamples, seed)
+    estimates = Statistics(compute, shares, tuple(shares), ("ece",)).estimate(predictions.patients, resamples, seed)
     return Reliability(
         class_name or "the answer",
         tuple(
             ReliabilityBin(
-                place / bins, (place + 1) / bins, float(confidence[inside[:, place]].mean()), found[str(place)]
+                place / bins, (place + 1) / bins, float(confidence[inside[:, place]].mean()), estimates[str(place)]
             )
             for place in filled
         ),
-        found["ece"],
-        found["brier"],
+        estimates["ece"],
+        estimates["brier"],
     )
 
 
@@ -170,22 +157,22 @@ def score_sets(
     Raises:
         ConfigError: If classes are not exclusive, a class has no threshold, or there is nothing to score.
     """
-    answers = Answers.read(rows).scored
-    if not answers.classes or not answers.exclusive:
+    predictions = PredictionTable.read(rows).scored
+    if not predictions.classes or not predictions.exclusive:
         raise ConfigError(
             "Sets of plausible answers are scored for exclusive classes, with label and probability_CLASS."
         )
-    missing = [name for name in answers.classes if name not in thresholds]
+    missing = [name for name in predictions.classes if name not in thresholds]
     if missing:
         raise ConfigError(f"There is no threshold for {', '.join(missing)}: calibrate with a coverage.")
-    labels = answers.labels
-    plausible = answers.probabilities >= np.array([thresholds[name] for name in answers.classes])
-    held, one = plausible[np.arange(len(labels)), labels], plausible.sum(1) == 1
+    labels = predictions.labels
+    plausible = predictions.probabilities >= np.array([thresholds[name] for name in predictions.classes])
+    held, answered = plausible[np.arange(len(labels)), labels], plausible.sum(1) == 1
     columns = {
         "coverage": (held, np.ones(len(labels), bool)),
-        **{f"coverage_{name}": (held, labels == number) for number, name in enumerate(answers.classes)},
-        "answered": (one, np.ones(len(labels), bool)),
-        "right_if_answered": (held, one),
+        **{f"coverage_{name}": (held, labels == number) for number, name in enumerate(predictions.classes)},
+        "answered": (answered, np.ones(len(labels), bool)),
+        "right_if_answered": (held, answered),
         "set_size": (plausible.sum(1), np.ones(len(labels), bool)),
     }
     values = {name: np.where(about, value, np.nan) for name, (value, about) in columns.items()}
@@ -194,22 +181,22 @@ def score_sets(
         return {name: weighted_mean(weights, value) for name, value in values.items()}
 
     images = {name: about for name, (_, about) in columns.items()}
-    return Statistics(compute, images, images.keys() - {"set_size"}).estimate(answers.patients, resamples, seed)
+    return Statistics(compute, images, images.keys() - {"set_size"}).estimate(predictions.patients, resamples, seed)
 
 
-def of_class(answers: Answers, name: str) -> tuple[Answers, np.ndarray, np.ndarray]:
+def of_class(predictions: PredictionTable, name: str) -> tuple[PredictionTable, np.ndarray, np.ndarray]:
     """Return the images for which it is known whether they are of a class, its probability and whether they are.
 
     Raises:
         ConfigError: If there is no such class, or no such image.
     """
-    if name not in answers.classes:
-        raise ConfigError(f"There is no class {name!r}. {did_you_mean(name, answers.classes)}")
-    number = answers.classes.index(name)
-    answers = answers.take(~np.isnan(answers.truths[:, number]))
-    if not len(answers):
+    if name not in predictions.classes:
+        raise ConfigError(f"There is no class {name!r}. {did_you_mean(name, predictions.classes)}")
+    number = predictions.classes.index(name)
+    predictions = predictions.take(~np.isnan(predictions.truths[:, number]))
+    if not len(predictions):
         raise ConfigError(f"No image tells whether it is {name}.")
-    return answers, answers.probabilities[:, number], answers.truths[:, number] == 1
+    return predictions, predictions.probabilities[:, number], predictions.truths[:, number] == 1
 
 
 COLDEST, HOTTEST = 0.05, 20.0

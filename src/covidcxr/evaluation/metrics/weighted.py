@@ -41,12 +41,12 @@ class Ranking:
     def __init__(self, scores: Float[np.ndarray, " images"], positive: Bool[np.ndarray, " images"]) -> None:
         images = np.flatnonzero(~np.isnan(scores))
         self._images = images[np.argsort(-scores[images], kind="stable")]
-        falling, sick = -scores[self._images], np.flatnonzero(positive[self._images])
-        self._sick = sick
-        # How many images score as high as each sick one, or higher; and how many of them are sick
-        self._called = np.searchsorted(falling, falling[sick], side="right")
-        self._above = np.searchsorted(falling, falling[sick], side="left")
-        self._found = np.searchsorted(sick, self._called)
+        falling, positives = -scores[self._images], np.flatnonzero(positive[self._images])
+        self._positives = positives
+        # How many images score as high as each positive one, or higher; and how many of them are positive
+        self._at_least = np.searchsorted(falling, falling[positives], side="right")
+        self._higher = np.searchsorted(falling, falling[positives], side="left")
+        self._true_positives = np.searchsorted(positives, self._at_least)
 
     def areas(
         self, weights: Float[np.ndarray, "resamples images"]
@@ -55,17 +55,19 @@ class Ranking:
         weights = np.take(weights, self._images, axis=1)
         highest = np.zeros((len(weights), len(self._images) + 1))  # [:, k] = weight of the k images that score highest
         np.cumsum(weights, axis=1, out=highest[:, 1:])
-        sick = np.take(weights, self._sick, axis=1)
-        called, above = np.take(highest, self._called, axis=1), np.take(highest, self._above, axis=1)
-        hits = np.take(np.cumsum(sick, axis=1), self._found - 1, axis=1)
-        total = sick.sum(1)
-        healthy = highest[:, -1] - total
-        # Of all images that score higher (ties half), sick ones make half of all pairs of sick images.
-        losses = (np.einsum("rf,rf->r", sick, called + above) - total**2) / 2
-        precision = np.divide(hits, called, out=hits, where=called > 0)  # else the image has no weight
+        positives = np.take(weights, self._positives, axis=1)
+        at_least, higher = np.take(highest, self._at_least, axis=1), np.take(highest, self._higher, axis=1)
+        true_positives = np.take(np.cumsum(positives, axis=1), self._true_positives - 1, axis=1)
+        total = positives.sum(1)
+        negatives = highest[:, -1] - total
+        # Of all images that score higher (ties half), positive ones make half of all pairs of positive images.
+        losses = (np.einsum("rf,rf->r", positives, at_least + higher) - total**2) / 2
+        precision = np.divide(
+            true_positives, at_least, out=true_positives, where=at_least > 0
+        )  # else the image has no weight
         return (
-            1 - ratio(losses, total * healthy),
-            ratio(np.einsum("rf,rf->r", sick, precision), total),
+            1 - ratio(losses, total * negatives),
+            ratio(np.einsum("rf,rf->r", positives, precision), total),
         )
 
 
@@ -74,7 +76,7 @@ def weighted_auroc(
     scores: Float[np.ndarray, " images"],
     positive: Bool[np.ndarray, " images"],
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the area under the ROC curve in each resample: P(a sick image scores above a healthy one), ties half.
+    """Return the area under the ROC curve in each resample: P(a positive image scores above a negative one), ties half.
 
     Args:
         weights: Weight of each image.
@@ -92,9 +94,9 @@ def weighted_average_precision(
     scores: Float[np.ndarray, " images"],
     positive: Bool[np.ndarray, " images"],
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the average precision in each resample: the mean, over sick images, of the precision at their score.
+    """Return the average precision in each resample: the mean, over positive images, of the precision at their score.
 
-    Images of one score are called together, and nothing is interpolated (Davis and Goadrich 2006).
+    Images of one score are counted together, and nothing is interpolated (Davis and Goadrich 2006).
 
     Args:
         weights: Weight of each image.
@@ -110,11 +112,11 @@ def weighted_average_precision(
 def weighted_confusion(
     weights: Float[np.ndarray, "resamples images"],
     labels: Integer[np.ndarray, " images"],
-    answers: Integer[np.ndarray, " images"],
+    predicted: Integer[np.ndarray, " images"],
     classes: int,
 ) -> Float[np.ndarray, "resamples classes classes"]:
-    """Return the confusion matrix of each resample: rows = true class, columns = answer."""
-    cells = np.eye(classes * classes)[labels * classes + answers]
+    """Return the confusion matrix of each resample: rows = true class, columns = prediction."""
+    cells = np.eye(classes * classes)[labels * classes + predicted]
     counts: np.ndarray = weights @ cells
     return counts.reshape(len(weights), classes, classes)
 

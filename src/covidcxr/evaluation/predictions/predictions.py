@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from covidcxr import aliases
 from covidcxr.errors import ConfigError, did_you_mean
 
-__all__ = ["TRAITS", "Answers", "find_positive"]
+__all__ = ["TRAITS", "PredictionTable", "find_positive"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 TRAITS = ("source", "view", "sex", "age", "fold")
 """What images are grouped by."""
@@ -26,7 +29,7 @@ _EMPTY = {"", "nan"}
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class PredictionTable:
     """Images with their truth and a model's answer.
 
     Attributes:
@@ -48,7 +51,7 @@ class Answers:
     one_column: str | None = None
 
     @classmethod
-    def read(cls, rows: Sequence[Mapping[str, Any]]) -> Answers:
+    def read(cls, rows: Sequence[Mapping[str, Any]]) -> PredictionTable:
         """Tidy rows: text of a CSV becomes numbers, and what is empty is unknown.
 
         Args:
@@ -102,14 +105,14 @@ class Answers:
         return numbers
 
     @cached_property
-    def scored(self) -> Answers:
+    def scored(self) -> PredictionTable:
         """The images that have both a label and an answer."""
         if not self.classes:
             return self.take(np.zeros(len(self), bool))
         known = ~np.isnan(self.truths).all(1) & ~np.isnan(self.probabilities).any(1)
         return self if known.all() else self.take(known)
 
-    def take(self, images: Bool[np.ndarray, " images"] | Integer[np.ndarray, " taken"]) -> Answers:
+    def take(self, images: Bool[np.ndarray, " images"] | Integer[np.ndarray, " taken"]) -> PredictionTable:
         """Return some of the images: which, or their places."""
         return replace(
             self,
@@ -137,19 +140,19 @@ class Answers:
     def groups(self, name: str) -> dict[str, Bool[np.ndarray, " images"]]:
         """Return the images of each value of a trait, by name; empty where no image tells it."""
         values = self.trait(name)
-        found = sorted(set(values.tolist()) - {NOT_STATED}, key=_in_order)
-        if not found:
+        stated = sorted(set(values.tolist()) - {NOT_STATED}, key=_in_order)
+        if not stated:
             return {}
-        return {value: values == value for value in (*found, *([NOT_STATED] if NOT_STATED in values else []))}
+        return {value: values == value for value in (*stated, *([NOT_STATED] if NOT_STATED in values else []))}
 
     def number_of(self, patients_of: Bool[np.ndarray, " images"] | None = None) -> int:
         """Count the patients of some images (default all); each unknown one is a patient of its own."""
         kept = range(len(self)) if patients_of is None else np.flatnonzero(patients_of).tolist()
         ids = [self.patients[image] for image in kept]
-        return len({one for one in ids if one is not None}) + sum(one is None for one in ids)
+        return len({patient for patient in ids if patient is not None}) + sum(patient is None for patient in ids)
 
 
-def find_positive(predictions: Answers, positive: str | None = None) -> int | None:
+def find_positive(predictions: PredictionTable, positive: str | None = None) -> int | None:
     """Return the number of the positive class, whose sensitivity and specificity count. It is never guessed.
 
     Args:

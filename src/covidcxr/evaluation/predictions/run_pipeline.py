@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from covidcxr import aliases
 from covidcxr.data.dataset import box_slices, check_mask_size
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError, did_you_mean
@@ -25,14 +27,16 @@ from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationMode
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.tasks.rows import add_traits
-from covidcxr.transforms.geometry import LUNG_CLASSES, fit_mask
+from covidcxr.transforms.geometry import LUNG_CLASSES, resize_mask
 from covidcxr.transforms.surface_distance import hd95
 
 if TYPE_CHECKING:
     from covidcxr.data.collection import Collection
     from covidcxr.explain import Explanation
 
-__all__ = ["open_pipeline", "pipeline_rows", "read_record", "true_masks", "write_rows", "ImageLookup", "Look"]
+__all__ = ["open_pipeline", "pipeline_rows", "read_record", "true_masks", "write_rows", "ImageLookup", "ImageView"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 Masks = Mapping[str, Bool[np.ndarray, "height width"]]
 
@@ -112,7 +116,7 @@ def pipeline_rows(
     rows: list[dict[str, Any]] = []
     waiting = iter(records)
     while batch := list(islice(waiting, batch_size)):
-        rows += _ask(pipeline, data, batch)
+        rows += _predict_batch(pipeline, data, batch)
         if progress is not None:
             progress(len(rows), len(records))
     _check_labels(pipeline, rows, records)
@@ -128,7 +132,7 @@ def _check_labels(pipeline: Pipeline, rows: Sequence[Mapping[str, Any]], records
         )
 
 
-def _ask(pipeline: Pipeline, data: Collection, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+def _predict_batch(pipeline: Pipeline, data: Collection, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     images: list[Float[np.ndarray, "height width"] | CovidCXRError] = []
     for record in records:
         try:
@@ -136,20 +140,20 @@ def _ask(pipeline: Pipeline, data: Collection, records: Sequence[Record]) -> Ite
         except CovidCXRError as error:
             images.append(error)
     read = [image for image in images if not isinstance(image, CovidCXRError)]
-    answers = pipeline.predict(read, batch_size=len(read)) if read else iter(())
+    predictions = pipeline.predict(read, batch_size=len(read)) if read else iter(())
     for record, image in zip(records, images, strict=True):
         row = _truth(pipeline, record)
         if isinstance(image, CovidCXRError):
-            yield row | _answer(pipeline, None) | {"error": str(image)}
+            yield row | _prediction_columns(pipeline, None) | {"error": str(image)}
             continue
-        answer = next(answers)
-        assert isinstance(answer, Prediction)
-        row |= _answer(pipeline, answer)
+        prediction = next(predictions)
+        assert isinstance(prediction, Prediction)
+        row |= _prediction_columns(pipeline, prediction)
         try:
             true = true_masks(record, image.shape)
-            row |= _mask_scores(answer.masks, true)
+            row |= _mask_scores(prediction.masks, true)
             row |= image_agreement(
-                answer.orientation.correct_masks(answer.masks), answer.orientation.correct_masks(true)
+                prediction.orientation.correct_masks(prediction.masks), prediction.orientation.correct_masks(true)
             )
         except CovidCXRError as error:
             row["error"] = str(error)
@@ -166,25 +170,25 @@ def _truth(pipeline: Pipeline, record: Record) -> dict[str, Any]:
     return row | ({"label": record.label if record.label in classes else ""} if classes else {})
 
 
-def _answer(pipeline: Pipeline, answer: Prediction | None) -> dict[str, Any]:
+def _prediction_columns(pipeline: Pipeline, prediction: Prediction | None) -> dict[str, Any]:
     """Return what the classifier says; it was not asked where the lungs that it needs were not found."""
     if pipeline.classifier is None:
-        return {"reasons": ";".join(answer.reasons)} if answer is not None else {}
+        return {"reasons": ";".join(prediction.reasons)} if prediction is not None else {}
     config = pipeline.classifier.config
-    chances = {} if answer is None else answer.probabilities
-    row: dict[str, Any] = {f"probability_{name}": chances.get(name, "") for name in config.classes}
-    plausible = [name for name in chances if chances[name] >= config.thresholds.get(name, 0.5)]
-    if chances and config.mode != "multilabel" and not config.thresholds:
-        plausible = [max(chances, key=lambda name: chances[name])]
-    row |= {"answer": (answer.label if answer is not None else None) or "", "plausible": ";".join(plausible)}
-    return row | {"reasons": "cannot-be-read" if answer is None else ";".join(answer.reasons)}
+    probabilities = {} if prediction is None else prediction.probabilities
+    row: dict[str, Any] = {f"probability_{name}": probabilities.get(name, "") for name in config.classes}
+    plausible = [name for name in probabilities if probabilities[name] >= config.thresholds.get(name, 0.5)]
+    if probabilities and config.mode != "multilabel" and not config.thresholds:
+        plausible = [max(probabilities, key=lambda name: probabilities[name])]
+    row |= {"answer": (prediction.label if prediction is not None else None) or "", "plausible": ";".join(plausible)}
+    return row | {"reasons": "cannot-be-read" if prediction is None else ";".join(prediction.reasons)}
 
 
-def _mask_scores(drawn: Masks, true: Masks) -> dict[str, float]:
+def _mask_scores(predicted: Masks, true: Masks) -> dict[str, float]:
     return {
-        f"{kind}_{name}": float(score(drawn[name], mask))
+        f"{kind}_{name}": float(score(predicted[name], mask))
         for name, mask in true.items()
-        if name in drawn
+        if name in predicted
         for kind, score in _SCORES.items()
     }
 
@@ -211,16 +215,16 @@ def true_masks(record: Record, size: tuple[int, int]) -> dict[str, Bool[np.ndarr
         ImageReadError: If a mask cannot be read.
         DatasetError: If a mask cannot be of this image.
     """
-    found = {}
+    masks = {}
     for name, path in record.mask_paths.items():
         mask = read_mask(path)
         if record.box is not None:
             mask = mask[box_slices(record, (mask.shape[0], mask.shape[1]))]
         check_mask_size(record, name, (mask.shape[0], mask.shape[1]), size)
         if mask.shape != tuple(size):
-            mask = fit_mask(torch.from_numpy(mask).float()[None, None], size, "stretch")[0, 0].numpy() > 0.5
-        found[name] = mask
-    return found
+            mask = resize_mask(torch.from_numpy(mask).float()[None, None], size, "stretch")[0, 0].numpy() > 0.5
+        masks[name] = mask
+    return masks
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -234,7 +238,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class ImageView:
     """What there is to be seen of one image.
 
     Attributes:
@@ -245,7 +249,7 @@ class Look:
     """
 
     image: Float[np.ndarray, "height width"] = field(repr=False)
-    answer: Prediction | None
+    prediction: Prediction | None
     heat: Explanation | None
     masks: Mapping[str, Bool[np.ndarray, "height width"]] = field(repr=False)
 
@@ -265,7 +269,7 @@ class ImageLookup:
         self._records = {record.image_id: record for record in data.records}
         self._pipeline_of = pipeline_of or (lambda row: None)
 
-    def look(self, row: Mapping[str, Any], target: str | None = None) -> Look | None:
+    def look(self, row: Mapping[str, Any], target: str | None = None) -> ImageView | None:
         """Open the image of a row, ask its pipeline again and explain a class.
 
         Args:
@@ -273,7 +277,7 @@ class ImageLookup:
             target: The class to explain.
 
         Returns:
-            None if the image is not on the shelf or cannot be read.
+            What there is to be seen; None if there is no such image or it cannot be read.
         """
         record = self._records.get(str(row["image_id"]))
         if record is None:
@@ -284,11 +288,11 @@ class ImageLookup:
         except CovidCXRError:  # one bad image costs one entry of a gallery
             return None
         pipeline = self._pipeline_of(row)
-        answer = None if pipeline is None else pipeline(image)
+        prediction = None if pipeline is None else pipeline(image)
         heat = None
-        if answer is not None and answer.probabilities:
+        if prediction is not None and prediction.probabilities:
             try:
-                heat = answer.explain(target if target in answer.probabilities else None)
+                heat = prediction.explain(target if target in prediction.probabilities else None)
             except ConfigError:  # a network without a layer that keeps places
                 heat = None
-        return Look(image, answer, heat, masks)
+        return ImageView(image, prediction, heat, masks)

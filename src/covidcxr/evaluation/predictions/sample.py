@@ -67,7 +67,7 @@ class ImageSample:
         elif isinstance(data, str | os.PathLike):
             raise ConfigError(f"Give a data module or a list of images, not one path: [{os.fspath(data)!r}].")
         else:
-            records = [one if isinstance(one, Record) else Record(Path(one)) for one in data]
+            records = [image if isinstance(image, Record) else Record(Path(image)) for image in data]
         if not records or (max_images is not None and max_images < 1):
             raise ConfigError(f"There is no image to ask about (split={split!r}, max_films={max_images}).")
         self.records = records if max_images is None else _draw(records, max_images, seed)
@@ -78,7 +78,7 @@ class ImageSample:
 
     def batches(self, size: int) -> Iterator[list[tuple[Record, Float[np.ndarray, "_ _"]]]]:
         """Yield records with their images, a batch at a time; images that cannot be read go to `failed`."""
-        read = (found for record in self.records if (found := self._read(record)) is not None)
+        read = (image for record in self.records if (image := self._read(record)) is not None)
         while batch := list(islice(read, size)):
             yield batch
 
@@ -154,24 +154,24 @@ def explained_images(
             raise ConfigError("There is no classifier to explain: the pipeline has none.")
         batches = sample.batches(batch_size)
         for batch in tracked(batches, -(-len(sample) // batch_size), "batches", progress):
-            answers = [
-                one
-                for one in pipeline.predict([image for _, image in batch], batch_size=batch_size)
-                if isinstance(one, Prediction)
+            predictions = [
+                prediction
+                for prediction in pipeline.predict([image for _, image in batch], batch_size=batch_size)
+                if isinstance(prediction, Prediction)
             ]
-            asked = [number for number, answer in enumerate(answers) if answer.probabilities]
-            ways = [answers[n].orientation for n in asked]
-            images = [way.correct(batch[n][1]) for n, way in zip(asked, ways, strict=True)]
-            lungs = [way.correct_masks(answers[n].masks) for n, way in zip(asked, ways, strict=True)]
+            explained = [number for number, prediction in enumerate(predictions) if prediction.probabilities]
+            orientations = [predictions[n].orientation for n in explained]
+            images = [view.correct(batch[n][1]) for n, view in zip(explained, orientations, strict=True)]
+            lungs = [view.correct_masks(predictions[n].masks) for n, view in zip(explained, orientations, strict=True)]
             maps = explain_many(pipeline.classifier, images, lungs, target=target, method=method, batch_size=batch_size)
-            found = {
-                n: replace(seen, heat=way.turn(seen.heat).copy())
-                for n, way, seen in zip(asked, ways, maps, strict=True)
+            explanations = {
+                n: replace(heatmap, heat=view.turn(heatmap.heat).copy())
+                for n, view, heatmap in zip(explained, orientations, maps, strict=True)
             }
-            for number, ((record, image), answer) in enumerate(zip(batch, answers, strict=True)):
+            for number, ((record, image), prediction) in enumerate(zip(batch, predictions, strict=True)):
                 count += 1
-                drawn = answer.masks if pipeline.lung_segmenter is not None else _given_lungs(record, image)
-                yield ExplainedImage(record, image, found.get(number), drawn)
+                lung_masks = prediction.masks if pipeline.lung_segmenter is not None else _given_lungs(record, image)
+                yield ExplainedImage(record, image, explanations.get(number), lung_masks)
     if not count:
         raise ConfigError(f"None of {len(sample)} images can be read: {next(iter(sample.failed.values()))}")
 

@@ -21,8 +21,9 @@ from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.classification import Statistics, classification_statistics, finding_statistics
 from covidcxr.evaluation.metrics.reliability import conformal_threshold, fit_temperature
+from covidcxr.evaluation.metrics.scores import format_estimate, headline
 from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
-from covidcxr.evaluation.predictions.predictions import MASKS, Answers
+from covidcxr.evaluation.predictions.predictions import MASKS, PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.pretrained import read_json
@@ -49,7 +50,6 @@ Config = TypeVar("Config", bound=ModelConfig | EnsembleConfig)
 
 
 _PROBABILITY = "probability_"
-_HEADLINE = ("dice_", "accuracy", "balanced_accuracy", "auroc_")
 
 
 ROUNDING = 0.02
@@ -75,11 +75,11 @@ def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed
     Raises:
         ConfigError: If there are no rows, they hold none of these columns, or a value is out of range.
     """
-    answers = Answers.read(rows)
-    scored = answers.scored
+    predictions = PredictionTable.read(rows)
+    scored = predictions.scored
     scores = answer_statistics(scored).estimate(scored.patients, resamples, seed) if len(scored) else {}
-    if answers.masks:
-        scores |= segmentation_metrics(answers.masks, answers.patients, resamples=resamples, seed=seed)
+    if predictions.masks:
+        scores |= segmentation_metrics(predictions.masks, predictions.patients, resamples=resamples, seed=seed)
     return scores
 
 
@@ -171,25 +171,26 @@ def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
 
     from covidcxr.utils.console import print_line, print_table
 
-    table = Table("images of", "score", "value", "95 % interval", "images", "patients")
-    for column in table.columns[:4]:
+    table = Table("images of", "score", "value [95 % interval]", "images", "patients")
+    for column in table.columns[:3]:
         column.no_wrap = True
     for part, estimates in scores.items():
-        for name, estimate in estimates.items():
-            if part == "all" or (name.startswith(_HEADLINE) and not math.isnan(estimate.value)):
-                interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
-                cells = (part, name, f"{estimate.value:.3f}", interval, str(estimate.count), str(estimate.patients))
+        shown = estimates if part == "all" else headline(estimates)
+        for name in shown:
+            estimate = estimates[name]
+            if part == "all" or not math.isnan(estimate.value):
+                cells = (part, name, format_estimate(estimate), str(estimate.count), str(estimate.patients))
                 table.add_row(*cells)
         table.add_section()
     print_table(table)
     print_line("Intervals are bootstrapped over patients, not images.")
 
 
-def answer_statistics(answers: Answers) -> Statistics:
+def answer_statistics(predictions: PredictionTable) -> Statistics:
     """Prepare the scores of the answers to images that are labelled; see `score_rows`."""
-    if answers.exclusive:
-        return classification_statistics(answers.probabilities, answers.labels, answers.classes)
-    return finding_statistics(answers.probabilities, answers.truths, answers.classes)
+    if predictions.exclusive:
+        return classification_statistics(predictions.probabilities, predictions.labels, predictions.classes)
+    return finding_statistics(predictions.probabilities, predictions.truths, predictions.classes)
 
 
 def answered_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -214,13 +215,13 @@ def calibrate(config: Config, rows: Sequence[Mapping[str, Any]], coverage: float
     Raises:
         ConfigError: If the classes are not exclusive, or there are no rows.
     """
-    answers = Answers.read(rows).scored if rows else None
-    if config.mode == "multilabel" or config.task != "classification" or not answers:
+    predictions = PredictionTable.read(rows).scored if rows else None
+    if config.mode == "multilabel" or config.task != "classification" or not predictions:
         raise ConfigError(f"Only exclusive classes of labelled images are calibrated, not {config.mode} {config.task}.")
-    if set(answers.classes) != set(config.classes):
-        raise ConfigError(f"The rows are of {list(answers.classes)}, the model is of {list(config.classes)}.")
-    order = [answers.classes.index(name) for name in config.classes]
-    probabilities, labels = answers.probabilities[:, order], answers.truths[:, order].argmax(1)
+    if set(predictions.classes) != set(config.classes):
+        raise ConfigError(f"The rows are of {list(predictions.classes)}, the model is of {list(config.classes)}.")
+    order = [predictions.classes.index(name) for name in config.classes]
+    probabilities, labels = predictions.probabilities[:, order], predictions.truths[:, order].argmax(1)
     # Softmax forgets a constant, so the logarithm serves as logits; they were divided by the temperature already.
     logits = np.log(probabilities.clip(1e-12)) * config.temperature
     temperature = fit_temperature(logits, labels)
@@ -328,7 +329,7 @@ class RunFolder:
         Args:
             data: What it was trained on, split alike.
         """
-        if "" not in self.models or len(self.models) > 1 or not any(one.split == "val" for one in data.records):
+        if "" not in self.models or len(self.models) > 1 or not any(record.split == "val" for record in data.records):
             return None
         pipeline = _open(self.models[""])
         return None if pipeline.classifier is None else predict_rows(pipeline.classifier, data, "val")

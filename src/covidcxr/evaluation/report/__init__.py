@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from covidcxr.evaluation.report.evaluation import Evaluation, Part, evaluate_rows, write_report
-from covidcxr.evaluation.report.provenance import Lineage
+from functools import partial
+
+from covidcxr import aliases
+from covidcxr.evaluation.report.evaluation import Evaluation, Part, evaluate_rows
+from covidcxr.evaluation.report.model_card import write_report
+from covidcxr.evaluation.report.provenance import Provenance
 from covidcxr.evaluation.report.subgroups import Subgroups, score_groups
 from covidcxr.evaluation.report.verdict import Evidence, Verdict, judge
 
 __all__ = [
     "Evaluation",
     "Evidence",
-    "Lineage",
+    "Provenance",
     "Part",
     "Subgroups",
     "Verdict",
@@ -19,3 +23,5 @@ __all__ = [
     "score_groups",
     "write_report",
 ]
+
+__getattr__ = partial(aliases.find, __name__)

@@ -12,10 +12,11 @@ import numpy as np
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.weighted import weighted_mean
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.report.headline import plain
-from covidcxr.page import Section, Table, Words
+from covidcxr.page import Section, Table, Words, sections_of
 from covidcxr.pipeline.prediction import in_words
+from covidcxr.utils.plain import field_values
 
 __all__ = ["Abstention", "score_abstention"]
 
@@ -46,56 +47,59 @@ class Abstention:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
-
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        shown = {_TITLES[name]: one for name, one in self.scores.items()}
-        blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it answers and how often it is right")]
-        if self.reasons:
-            rows = [[_sentence(reason), str(count)] for reason, count in self.reasons.items()]
-            blocks.append(Table(["why it could not say", "images"], rows))
-        for image, error in list(self.errors.items())[:5]:
-            blocks.append(Words(f"{image}: {error}", warning=True))
-        if len(self.errors) > 5:
-            blocks.append(Words(f"{len(self.errors) - 5} more images could not be read; report.json lists them."))
-        return [Section("When it cannot say", f"Of {self.images} images that were asked about.", blocks)]
+        return {name: plain(value) for name, value in field_values(self).items()}
 
 
-def score_abstention(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> Abstention | None:
+@sections_of.register
+def _(result: Abstention) -> list[Section]:
+    shown = {_TITLES[name]: estimate for name, estimate in result.scores.items()}
+    blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it answers and how often it is right")]
+    if result.reasons:
+        rows = [[_sentence(reason), str(count)] for reason, count in result.reasons.items()]
+        blocks.append(Table(["why it could not say", "images"], rows))
+    for image, error in list(result.errors.items())[:5]:
+        blocks.append(Words(f"{image}: {error}", warning=True))
+    if len(result.errors) > 5:
+        blocks.append(Words(f"{len(result.errors) - 5} more images could not be read; report.json lists them."))
+    return [Section("When it cannot say", f"Of {result.images} images that were asked about.", blocks)]
+
+
+def score_abstention(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> Abstention | None:
     """Score what a pipeline left open; None where the rows do not tell its answers.
 
     Args:
-        answers: Rows of `pipeline_rows`, with `answer`, `plausible` and `reasons`.
+        predictions: Rows of `pipeline_rows`, with `answer`, `plausible` and `reasons`.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
     """
-    if not answers.exclusive or not answers.classes or not any("answer" in row for row in answers.rows):
+    if not predictions.exclusive or not predictions.classes or not any("answer" in row for row in predictions.rows):
         return None
-    said = np.array([row.get("answer") or "" for row in answers.rows])
-    truth = np.array([str(row.get("label") or "") for row in answers.rows])
-    plausible = [set(str(row.get("plausible") or "").split(";")) for row in answers.rows]
-    likely = np.array(answers.classes)[np.nan_to_num(answers.probabilities, nan=-1).argmax(1)]
-    asked = ~np.isnan(answers.probabilities).any(1)
-    labelled = (truth != "") & asked
-    covered = np.array([one in found for one, found in zip(truth.tolist(), plausible, strict=True)])
+    answered = np.array([row.get("answer") or "" for row in predictions.rows])
+    truth = np.array([str(row.get("label") or "") for row in predictions.rows])
+    plausible = [set(str(row.get("plausible") or "").split(";")) for row in predictions.rows]
+    likely = np.array(predictions.classes)[np.nan_to_num(predictions.probabilities, nan=-1).argmax(1)]
+    predicted = ~np.isnan(predictions.probabilities).any(1)
+    labelled = (truth != "") & predicted
+    covered = np.array([label in classes for label, classes in zip(truth.tolist(), plausible, strict=True)])
     values = {
-        "answered": (said != "").astype(float),
-        "right": np.where(labelled & (said != ""), said == truth, np.nan),
+        "answered": (answered != "").astype(float),
+        "right": np.where(labelled & (answered != ""), answered == truth, np.nan),
         "right_if_forced": np.where(labelled, likely == truth, np.nan),
         "covered": np.where(labelled, covered, np.nan),
     }
     scores = bootstrap_many(
         lambda weights: {name: weighted_mean(weights, column) for name, column in values.items()},
-        groups=answers.patients,
+        groups=predictions.patients,
         images={name: ~np.isnan(column) for name, column in values.items()},
         shares=tuple(values),
         resamples=resamples,
         seed=seed,
     )
-    reasons = Counter(reason for row in answers.rows for reason in str(row.get("reasons") or "").split(";") if reason)
-    errors = {str(row["image_id"]): str(row["error"]) for row in answers.rows if row.get("error")}
-    return Abstention(len(answers), scores, dict(reasons.most_common()), errors)
+    reasons = Counter(
+        reason for row in predictions.rows for reason in str(row.get("reasons") or "").split(";") if reason
+    )
+    errors = {str(row["image_id"]): str(row["error"]) for row in predictions.rows if row.get("error")}
+    return Abstention(len(predictions), scores, dict(reasons.most_common()), errors)
 
 
 def _sentence(reason: str) -> str:

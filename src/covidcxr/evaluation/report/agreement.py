@@ -13,11 +13,12 @@ import numpy as np
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.agreement import PLACES, SEVERITIES, Agreement, limits_of_agreement
 from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.scores import format_estimate
 from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
 from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.report.headline import plain
-from covidcxr.page import Block, Section, Table, Words
+from covidcxr.page import Block, Section, Table, Words, sections_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,58 +57,65 @@ class InfectionAgreement:
         """Return all numbers."""
         return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        blocks: list[Block] = []
-        if self.places:
-            figure = plot_agreement({PLACES[place]: one for place, one in self.places.items()})
-            shown = "Solid: bias. Dashed: limits of agreement. Pale: their intervals. A dot an image."
-            alt = "Bland-Altman plots of the infected fraction: predicted less read over their mean"
-            blocks += [self._fractions(), as_picture(figure, alt, shown), self._severities()]
-            blocks.append(Words(self._whose_lungs()))
-        if left := self._left_out():
-            blocks.append(Words(left))
-        lead = (
-            "How much of the lungs is infected, predicted and as readers outlined it, within the same lungs. The bias "
-            "is the mean of predicted less read. Between the limits of agreement lie 95 % of the images, if differences "
-            "are spread normally (Bland and Altman, Lancet 1986)."
-        )
-        return [Section("Infected fraction", lead, blocks)]
 
-    def _fractions(self) -> Table:
-        rows = [
-            [
-                PLACES[place],
-                str(one.bias.count),
-                str(one.bias.patients),
-                *map(_points, (one.bias, one.lower, one.upper)),
-            ]
-            for place, one in self.places.items()
+@sections_of.register
+def _(result: InfectionAgreement) -> list[Section]:
+    blocks: list[Block] = []
+    if result.places:
+        figure = plot_agreement({PLACES[place]: estimate for place, estimate in result.places.items()})
+        shown = "Solid: bias. Dashed: limits of agreement. Pale: their intervals. A dot an image."
+        alt = "Bland-Altman plots of the infected fraction: predicted less read over their mean"
+        blocks += [_fractions(result), as_picture(figure, alt, shown), _severities(result)]
+        blocks.append(Words(_whose_lungs(result)))
+    if left := _left_out(result):
+        blocks.append(Words(left))
+    lead = (
+        "How much of the lungs is infected, predicted and as readers outlined it, within the same lungs. The bias "
+        "is the mean of predicted less read. Between the limits of agreement lie 95 % of the images, if differences "
+        "are spread normally (Bland and Altman, Lancet 1986)."
+    )
+    return [Section("Infected fraction", lead, blocks)]
+
+
+def _fractions(result: InfectionAgreement) -> Table:
+    rows = [
+        [
+            PLACES[place],
+            str(estimate.bias.count),
+            str(estimate.bias.patients),
+            *(_points(line) for line in (estimate.bias, estimate.lower, estimate.upper)),
         ]
-        heads = ["where", "images", "patients", "bias", "lower limit", "upper limit"]
-        caption = "In percentage points of the area; sides are the patient's, zones are thirds of a lung by its height"
-        return Table(heads, rows, caption)
+        for place, estimate in result.places.items()
+    ]
+    heads = ["where", "images", "patients", "bias", "lower limit", "upper limit"]
+    caption = "In percentage points of the area; sides are the patient's, zones are thirds of a lung by its height"
+    return Table(heads, rows, caption)
 
-    def _severities(self) -> Table:
-        rows = [[SEVERITIES[name], str(one.count), str(one.patients), _told(one)] for name, one in self.dice.items()]
-        caption = (
-            "Overlap by how much of both lungs the reader outlined; the cuts are those of Wong 2020 (Radiology) for a "
-            "single lung, the names ours"
-        )
-        return Table(["infected, as read", "images", "patients", "Dice of the infection"], rows, caption)
 
-    def _whose_lungs(self) -> str:
-        told = f"The lungs are the reader's on {self.lungs['reader']} images, else the pipeline's."
-        if self.outside is not None:
-            one = self.outside
-            part = f"{100 * one.value:.1f} %"
-            part += "" if math.isnan(one.low) else f" [{100 * one.low:.1f}, {100 * one.high:.1f}]"
-            told += f" Of the readers' infection {part} lies outside of them and counts in no fraction."
-        return told
+def _severities(result: InfectionAgreement) -> Table:
+    rows = [
+        [SEVERITIES[name], str(estimate.count), str(estimate.patients), format_estimate(estimate)]
+        for name, estimate in result.dice.items()
+    ]
+    caption = (
+        "Overlap by how much of both lungs the reader outlined; the cuts are those of Wong 2020 (Radiology) for a "
+        "single lung, the names ours"
+    )
+    return Table(["infected, as read", "images", "patients", "Dice of the infection"], rows, caption)
 
-    def _left_out(self) -> str:
-        told = [f"{count} {_LEFT_OUT[reason]}" for reason, count in self.left_out.items()]
-        return f"Images left out: {'; '.join(told)}." if told else ""
+
+def _whose_lungs(result: InfectionAgreement) -> str:
+    text = f"The lungs are the reader's on {result.lungs['reader']} images, else the pipeline's."
+    if result.outside is not None:
+        estimate = result.outside
+        part = format_estimate(estimate, digits=1, scale=100)
+        text += f" Of the readers' infection {part} % lies outside of them and counts in no fraction."
+    return text
+
+
+def _left_out(result: InfectionAgreement) -> str:
+    parts = [f"{count} {_LEFT_OUT[reason]}" for reason, count in result.left_out.items()]
+    return f"Images left out: {'; '.join(parts)}." if parts else ""
 
 
 def plot_agreement(agreements: Mapping[str, Agreement]) -> Figure:
@@ -117,58 +125,67 @@ def plot_agreement(agreements: Mapping[str, Agreement]) -> Figure:
         agreements: By title. One scale serves all, so that they can be compared by eye.
     """
     figure, axes = panels(len(agreements), width=2.8, height=2.3, columns=3)
-    reach = max(float(np.abs(one.predicted - one.read).max()) for one in agreements.values())
-    ends = [abs(end) for one in agreements.values() for line in (one.lower, one.upper) for end in (line.low, line.high)]
+    reach = max(float(np.abs(estimate.predicted - estimate.read).max()) for estimate in agreements.values())
+    ends = [
+        abs(end)
+        for estimate in agreements.values()
+        for line in (estimate.lower, estimate.upper)
+        for end in (line.low, line.high)
+    ]
     reach = 1.08 * 100 * max([reach, 0.05, *(end for end in ends if not math.isnan(end))])
-    for axis, (title, one) in zip(axes, agreements.items(), strict=True):
-        _draw_agreement(axis, one)
-        axis.set_title(f"{title} ({one.bias.count})", fontsize=9, color=INK)
+    for axis, (title, estimate) in zip(axes, agreements.items(), strict=True):
+        _draw_agreement(axis, estimate)
+        axis.set_title(f"{title} ({estimate.bias.count})", fontsize=9, color=INK)
         axis.set(ylim=(-reach, reach), xlim=(-3, 103))
     figure.supxlabel("mean of predicted and read, % of the area; in brackets the images", fontsize=8, color=INK)
     figure.supylabel("predicted less read, percentage points", fontsize=8, color=INK)
     return figure
 
 
-def _draw_agreement(axis: Axes, one: Agreement) -> None:
-    for line, color, style in ((one.bias, COLORS[0], "-"), (one.lower, COLORS[1], "--"), (one.upper, COLORS[1], "--")):
+def _draw_agreement(axis: Axes, estimate: Agreement) -> None:
+    for line, color, style in (
+        (estimate.bias, COLORS[0], "-"),
+        (estimate.lower, COLORS[1], "--"),
+        (estimate.upper, COLORS[1], "--"),
+    ):
         if not math.isnan(line.value):
             axis.axhline(100 * line.value, color=color, linewidth=1.2, linestyle=style)
         if not math.isnan(line.low):
             axis.axhspan(100 * line.low, 100 * line.high, color=color, alpha=0.15, linewidth=0)
     axis.axhline(0, color=INK, linewidth=0.8, linestyle=":")
-    means, differences = 50 * (one.predicted + one.read), 100 * (one.predicted - one.read)
+    means, differences = 50 * (estimate.predicted + estimate.read), 100 * (estimate.predicted - estimate.read)
     axis.plot(means, differences, "o", color=INK, markersize=3, alpha=0.6)
 
 
-def score_agreement(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> InfectionAgreement | None:
+def score_agreement(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> InfectionAgreement | None:
     """Compare infected fractions with the readers'; None where no image has an infection outlined by both.
 
     Args:
-        answers: Rows of `covidcxr.evaluation.predictions.run_pipeline.pipeline_rows`.
+        predictions: Rows of `covidcxr.evaluation.predictions.run_pipeline.pipeline_rows`.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Raises:
         ConfigError: If a fraction is not in [0, 1], or there is no such severity.
     """
-    counts = Counter(map(_standing, answers.rows))
+    counts = Counter(map(_standing, predictions.rows))
     if not counts.keys() & {"reader", "pipeline", "no-lungs"}:
         return None
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     places = {}
     for place in PLACES:
-        predicted, read = (_fraction(answers, f"{who}_{place}") for who in ("infected", "reader"))
+        predicted, read = (_fraction(predictions, f"{who}_{place}") for who in ("infected", "reader"))
         if not np.isnan(predicted - read).all():
-            places[place] = limits_of_agreement(predicted, read, answers.patients, **settings)
-    outside = _fraction(answers, "reader_outside")
-    scores = {f"dice_{name}": values for name, values in _dice_by_severity(answers).items()}
+            places[place] = limits_of_agreement(predicted, read, predictions.patients, **settings)
+    outside = _fraction(predictions, "reader_outside")
+    scores = {f"dice_{name}": values for name, values in _dice_by_severity(predictions).items()}
     if not np.isnan(outside).all():
         scores["outside"] = outside
-    found = segmentation_metrics(scores, answers.patients, **settings)
+    estimates = segmentation_metrics(scores, predictions.patients, **settings)
     return InfectionAgreement(
         places,
-        {name: found[f"dice_{name}"] for name in SEVERITIES if f"dice_{name}" in found},
-        found.get("outside"),
+        {name: estimates[f"dice_{name}"] for name in SEVERITIES if f"dice_{name}" in estimates},
+        estimates.get("outside"),
         {owner: counts[owner] for owner in ("reader", "pipeline")},
         {reason: counts[reason] for reason in _LEFT_OUT if counts[reason]},
     )
@@ -179,29 +196,22 @@ def _standing(row: Mapping[str, Any]) -> str:
     return "error" if row.get("error") else str(row.get("lungs_by") or "no-reader")
 
 
-def _fraction(answers: Answers, name: str) -> np.ndarray:
-    values = answers.numbers(name)
+def _fraction(predictions: PredictionTable, name: str) -> np.ndarray:
+    values = predictions.numbers(name)
     if ((values < 0) | (values > 1)).any():
         raise ConfigError(f"The column {name!r} must hold fractions in [0, 1].")
     return values
 
 
-def _dice_by_severity(answers: Answers) -> dict[str, np.ndarray]:
+def _dice_by_severity(predictions: PredictionTable) -> dict[str, np.ndarray]:
     """Return the Dice of each image, NaN but for the images of a severity; severities without images are absent."""
-    dice, found = answers.numbers("dice_infection"), [row.get("severity") for row in answers.rows]
-    if unknown := set(found) - {*SEVERITIES, None}:
+    dice, severities = predictions.numbers("dice_infection"), [row.get("severity") for row in predictions.rows]
+    if unknown := set(severities) - {*SEVERITIES, None}:
         raise ConfigError(f"The column 'severity' must hold {', '.join(SEVERITIES)}, not {unknown.pop()!r}.")
-    severity = np.array([one or "" for one in found])
-    return {name: np.where(severity == name, dice, np.nan) for name in SEVERITIES if name in found}
+    severity = np.array([name or "" for name in severities])
+    return {name: np.where(severity == name, dice, np.nan) for name in SEVERITIES if name in severities}
 
 
-def _points(one: Estimate) -> str:
+def _points(estimate: Estimate) -> str:
     """Return a fraction in percentage points."""
-    if math.isnan(one.value):
-        return "not defined"
-    told = f"{100 * one.value:+.1f}"
-    return told if math.isnan(one.low) else f"{told} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
-
-
-def _told(one: Estimate) -> str:
-    return f"{one.value:.3f}" if math.isnan(one.low) else str(one)
+    return format_estimate(estimate, digits=1, signed=True, scale=100)

@@ -11,6 +11,8 @@ import numpy as np
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.operating_point import OperatingPoint, choose_point, score_at
+from covidcxr.evaluation.metrics.reliability import Reliability
+from covidcxr.evaluation.metrics.scores import SCORES, format_estimate, title
 from covidcxr.evaluation.plots import (
     COLORS,
     INK,
@@ -19,10 +21,11 @@ from covidcxr.evaluation.plots import (
     panels,
     plot_confusion,
     plot_estimates,
+    plot_reliability,
 )
-from covidcxr.evaluation.predictions.predictions import Answers
-from covidcxr.evaluation.report.headline import in_words, on_picture, plain
-from covidcxr.page import Block, Section, Table, Words
+from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.report.headline import on_picture, plain
+from covidcxr.page import Block, Section, Table, Words, sections_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,12 +34,12 @@ __all__ = ["ClassScores", "score_classes", "plot_curves", "PointScores", "score_
 
 
 def plot_curves(
-    answers: Answers, classes: Sequence[int], point: tuple[float, float, float] | None = None
+    predictions: PredictionTable, classes: Sequence[int], point: tuple[float, float, float] | None = None
 ) -> Figure | None:
     """Draw the curves of classes, each against the rest.
 
     Args:
-        answers: The images.
+        predictions: The images.
         classes: Numbers of the classes to draw; those without images of both kinds are left out.
         point: Specificity, sensitivity and precision at an operating point, which is marked.
 
@@ -45,16 +48,16 @@ def plot_curves(
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    kept = [(c, known) for c in classes if (known := _both_kinds(answers, c)) is not None]
+    kept = [(c, known) for c in classes if (known := _both_kinds(predictions, c)) is not None]
     if not kept:
         return None
     figure, (left, right) = panels(2, width=4.2, height=3.8)
     left.plot([0, 1], [0, 1], color=LINE, linewidth=1)
     for number, (c, known) in enumerate(kept):
-        truth, score = answers.truths[known, c] == 1, answers.probabilities[known, c]
+        truth, score = predictions.truths[known, c] == 1, predictions.probabilities[known, c]
         color = COLORS[number % len(COLORS)]
         alarms, hits, _ = roc_curve(truth, score)
-        left.plot(alarms, hits, color=color, label=on_picture(answers.classes[c]))
+        left.plot(alarms, hits, color=color, label=on_picture(predictions.classes[c]))
         precision, recall, _ = precision_recall_curve(truth, score)
         recall, precision = recall[:-1], precision[:-1]  # the last is a point that no threshold gives
         right.step(recall, precision, color=color, where="post")
@@ -71,16 +74,10 @@ def plot_curves(
     return figure
 
 
-def _both_kinds(answers: Answers, c: int) -> np.ndarray | None:
-    known: np.ndarray = ~np.isnan(answers.truths[:, c]) & ~np.isnan(answers.probabilities[:, c])
-    truth = answers.truths[known, c]
+def _both_kinds(predictions: PredictionTable, c: int) -> np.ndarray | None:
+    known: np.ndarray = ~np.isnan(predictions.truths[:, c]) & ~np.isnan(predictions.probabilities[:, c])
+    truth = predictions.truths[known, c]
     return known if 0 < truth.sum() < len(truth) else None
-
-
-_PARTS = ("sensitivity", "specificity", "precision", "f1", "auroc", "average_precision", "brier")
-
-
-_MEANS = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "macro_average_precision", "macro_precision")
 
 
 @dataclass(frozen=True)
@@ -91,102 +88,113 @@ class ClassScores:
         scores: By name, as `classification_metrics` or `finding_metrics` names them.
         support: By class: images and patients.
         confusion: Rows = true class, columns = answer, in the order of `support`; empty for findings.
-        answers: The images behind them.
+        predictions: The images behind them.
     """
 
     scores: Mapping[str, Estimate]
     support: Mapping[str, tuple[int, int]]
     confusion: tuple[tuple[int, ...], ...]
-    answers: Answers = field(repr=False)
+    predictions: PredictionTable = field(repr=False)
 
     @property
     def means(self) -> dict[str, Estimate]:
         """The scores over all classes."""
-        return {name: self.scores[name] for name in _MEANS if name in self.scores}
+        return {
+            name: self.scores[name]
+            for name, kind in SCORES.items()
+            if kind.of == "images" and kind.best and name in self.scores
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
         support = {name: {"films": images, "patients": patients} for name, (images, patients) in self.support.items()}
         return {"scores": plain(self.scores), "support": support, "confusion": plain(self.confusion)}
 
-    def sections(self) -> list[Section]:
-        """Return the parts of the report."""
-        absent = [name for name, (images, _) in self.support.items() if not images]
-        blocks: list[Block] = [
-            Words(f"No image shows {name}: it has no sensitivity and no AUROC.", warning=True) for name in absent
-        ]
-        if self.means:
-            figure = plot_estimates({in_words(name): one for name, one in self.means.items()}, title="all classes")
-            blocks.append(as_picture(figure, "Scores over all classes with their intervals"))
-        found = [part for part in _PARTS if any(f"{part}_{name}" in self.scores for name in self.support)]
-        rows = [
-            [name, str(images), str(patients), *(_cell(self.scores.get(f"{part}_{name}")) for part in found)]
-            for name, (images, patients) in self.support.items()
-        ]
-        blocks.append(Table(["class", "images", "patients", *map(in_words, found)], rows, "Each class"))
-        lead = "One class against the rest; the answer is the most probable one."
-        sections = [Section("Scores by class", lead, blocks)]
-        if self.answers.exclusive:
-            sections.append(self._curves())
-        return sections
 
-    def _curves(self) -> Section:
-        rows = exclusive_rows(self.answers)
-        blocks: list[Block] = [
-            as_picture(plot_confusion(rows), "Confusion matrix", "Share of the true class, and number of images"),
+@sections_of.register
+def _(result: ClassScores) -> list[Section]:
+    absent = [name for name, (images, _) in result.support.items() if not images]
+    blocks: list[Block] = [
+        Words(f"No image shows {name}: it has no sensitivity and no AUROC.", warning=True) for name in absent
+    ]
+    if result.means:
+        figure = plot_estimates({title(name): estimate for name, estimate in result.means.items()}, title="all classes")
+        blocks.append(as_picture(figure, "Scores over all classes with their intervals"))
+    present = [
+        part
+        for part, kind in SCORES.items()
+        if kind.of == "class" and any(f"{part}_{name}" in result.scores for name in result.support)
+    ]
+    rows = [
+        [
+            name,
+            str(images),
+            str(patients),
+            *(format_estimate(result.scores.get(f"{part}_{name}")) for part in present),
         ]
-        several = range(len(self.answers.classes)) if len(self.answers.classes) > 2 else []
-        if curves := plot_curves(self.answers, several):
-            caption = "Each class against the rest; dotted: what guessing gives"
-            blocks.append(as_picture(curves, "ROC and precision-recall curves of each class", caption))
-        return Section("Answers", "Which class was taken for which, and what another threshold would give.", blocks)
+        for name, (images, patients) in result.support.items()
+    ]
+    blocks.append(Table(["class", "images", "patients", *map(title, present)], rows, "Each class"))
+    lead = "One class against the rest; the answer is the most probable one."
+    sections = [Section("Scores by class", lead, blocks)]
+    if result.predictions.exclusive:
+        sections.append(_curves(result))
+    return sections
 
 
-def score_classes(answers: Answers, *, resamples: int = 1000, seed: int = 0) -> ClassScores | None:
+def _curves(result: ClassScores) -> Section:
+    rows = exclusive_rows(result.predictions)
+    blocks: list[Block] = [
+        as_picture(plot_confusion(rows), "Confusion matrix", "Share of the true class, and number of images"),
+    ]
+    several = range(len(result.predictions.classes)) if len(result.predictions.classes) > 2 else []
+    if curves := plot_curves(result.predictions, several):
+        caption = "Each class against the rest; dotted: what guessing gives"
+        blocks.append(as_picture(curves, "ROC and precision-recall curves of each class", caption))
+    return Section("Answers", "Which class was taken for which, and what another threshold would give.", blocks)
+
+
+def score_classes(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> ClassScores | None:
     """Score a classifier.
 
     Args:
-        answers: The images.
+        predictions: The images.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Returns:
         None where there is no classifier, or no image is both labelled and answered.
     """
-    answers = answers.scored
-    if not len(answers) or not answers.classes:
+    predictions = predictions.scored
+    if not len(predictions) or not predictions.classes:
         return None
     support = {
-        name: (int(images.sum()), answers.number_of(images))
-        for name, images in zip(answers.classes, (answers.truths == 1).T, strict=True)
+        name: (int(images.sum()), predictions.number_of(images))
+        for name, images in zip(predictions.classes, (predictions.truths == 1).T, strict=True)
     }
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    if not answers.exclusive:
-        scores = finding_metrics(answers.probabilities, answers.truths, answers.patients, answers.classes, **settings)
-        return ClassScores(scores, support, (), answers)
+    if not predictions.exclusive:
+        scores = finding_metrics(
+            predictions.probabilities, predictions.truths, predictions.patients, predictions.classes, **settings
+        )
+        return ClassScores(scores, support, (), predictions)
     scores = classification_metrics(
-        answers.probabilities, answers.labels, answers.patients, answers.classes, **settings
+        predictions.probabilities, predictions.labels, predictions.patients, predictions.classes, **settings
     )
-    counts = np.zeros((len(answers.classes),) * 2, int)
-    np.add.at(counts, (answers.labels, answers.probabilities.argmax(1)), 1)
-    return ClassScores(scores, support, tuple(map(tuple, counts.tolist())), answers)
+    counts = np.zeros((len(predictions.classes),) * 2, int)
+    np.add.at(counts, (predictions.labels, predictions.probabilities.argmax(1)), 1)
+    return ClassScores(scores, support, tuple(map(tuple, counts.tolist())), predictions)
 
 
-def exclusive_rows(answers: Answers) -> list[dict[str, Any]]:
+def exclusive_rows(predictions: PredictionTable) -> list[dict[str, Any]]:
     """Return rows of labelled images as the pictures want them."""
-    names = [on_picture(name) for name in answers.classes]
+    names = [on_picture(name) for name in predictions.classes]
     if len(set(names)) < len(names):
         names = [f"{number} {name}" for number, name in enumerate(names, 1)]
     return [
         {"label": names[label], **{f"probability_{n}": p for n, p in zip(names, row, strict=True)}}
-        for label, row in zip(answers.labels.tolist(), answers.probabilities.tolist(), strict=True)
+        for label, row in zip(predictions.labels.tolist(), predictions.probabilities.tolist(), strict=True)
     ]
-
-
-def _cell(one: Estimate | None) -> str:
-    if one is None or one.value != one.value:
-        return "-"
-    return str(one)
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,7 @@ class PointScores:
         point: How the threshold was chosen; None = there were no validation images: it is 0.5.
         prevalence: Share of the sick where the answers are used; None = as in these images.
         scores: `sensitivity`, `specificity`, `ppv`, `npv`, `prevalence`.
-        answers: The images behind them.
+        predictions: The images behind them.
     """
 
     class_name: str
@@ -207,7 +215,7 @@ class PointScores:
     point: OperatingPoint | None
     prevalence: float | None
     scores: Mapping[str, Estimate]
-    answers: Answers = field(repr=False)
+    predictions: PredictionTable = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -219,42 +227,51 @@ class PointScores:
             "scores": plain(self.scores),
         }
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        if self.point is None:
-            words = Words(
-                f"No validation images were given, so no threshold could be chosen: {self.class_name} is called from a "
-                f"probability of 0.5 up.",
-                warning=True,
-            )
-        else:
-            words = Words(f"The threshold: {self.point}. These images took no part in the choice.")
-        where = "these images" if self.prevalence is None else f"a place where {self.prevalence:.1%} are sick"
-        names = {"ppv": f"PPV in {where}", "npv": f"NPV in {where}"}
-        rows = [
-            [names.get(name, in_words(name)), f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", _basis(one)]
-            for name, one in self.scores.items()
-            if name != "prevalence"
-        ]
-        blocks: list[Block] = [words, Table(["score", "value", "95 % interval", "images (patients)"], rows)]
-        number = self.answers.classes.index(self.class_name)
-        found = self._share_right()
-        mark = self.scores["specificity"].value, self.scores["sensitivity"].value, found
-        if picture := plot_curves(self.answers, [number], mark):
-            caption = "Left the ROC curve, right precision and recall on these images; the cross is the operating point"
-            blocks.append(as_picture(picture, f"Curves of {self.class_name} against the rest", caption))
-        lead = f"How often {self.class_name} is found, and what a yes and a no are worth."
-        return [Section("Operating point", lead, blocks)]
 
-    def _share_right(self) -> float:
-        number = self.answers.classes.index(self.class_name)
-        called = self.answers.probabilities[:, number] >= self.threshold
-        return float(self.answers.truths[called, number].mean()) if called.any() else float("nan")
+@sections_of.register
+def _(result: PointScores) -> list[Section]:
+    if result.point is None:
+        words = Words(
+            f"No validation images were given, so no threshold could be chosen: {result.class_name} is called from a "
+            f"probability of 0.5 up.",
+            warning=True,
+        )
+    else:
+        words = Words(f"The threshold: {result.point}. These images took no part in the choice.")
+    where = "these images" if result.prevalence is None else f"a place where {result.prevalence:.1%} are sick"
+    names = {"ppv": f"PPV in {where}", "npv": f"NPV in {where}"}
+    rows = [
+        [
+            names.get(name, title(name)),
+            format_estimate(estimate),
+            _basis(estimate),
+        ]
+        for name, estimate in result.scores.items()
+        if name != "prevalence"
+    ]
+    blocks: list[Block] = [words, Table(["score", "value [95 % interval]", "images (patients)"], rows)]
+    number = result.predictions.classes.index(result.class_name)
+    mark = result.scores["specificity"].value, result.scores["sensitivity"].value, _precision(result)
+    if picture := plot_curves(result.predictions, [number], mark):
+        caption = "Left the ROC curve, right precision and recall on these images; the cross is the operating point"
+        blocks.append(as_picture(picture, f"Curves of {result.class_name} against the rest", caption))
+    lead = f"How often {result.class_name} is found, and what a yes and a no are worth."
+    return [Section("Operating point", lead, blocks)]
+
+
+def _precision(result: PointScores) -> float:
+    number = result.predictions.classes.index(result.class_name)
+    predicted_positive = result.predictions.probabilities[:, number] >= result.threshold
+    return (
+        float(result.predictions.truths[predicted_positive, number].mean())
+        if predicted_positive.any()
+        else float("nan")
+    )
 
 
 def score_point(
-    answers: Answers,
-    validation: Answers | None,
+    predictions: PredictionTable,
+    validation: PredictionTable | None,
     *,
     positive: int | None,
     sensitivity: float = 0.95,
@@ -265,7 +282,7 @@ def score_point(
     """Choose a threshold on validation images and score it on others.
 
     Args:
-        answers: The images.
+        predictions: The images.
         validation: Other images of the same model; None = there are none: the threshold is 0.5.
         positive: Number of the class looked for.
         sensitivity: What is wanted of the threshold on the validation images, in (0, 1].
@@ -276,21 +293,33 @@ def score_point(
     Returns:
         None where no class is looked for, or no image tells whether it is of that class.
     """
-    answers = answers.scored
-    if positive is None or not len(answers):
+    predictions = predictions.scored
+    if positive is None or not len(predictions):
         return None
-    answers = answers.take(~np.isnan(answers.truths[:, positive]))
-    name = answers.classes[positive]
-    if not len(answers):
+    predictions = predictions.take(~np.isnan(predictions.truths[:, positive]))
+    name = predictions.classes[positive]
+    if not len(predictions):
         return None
     point = None
     if validation is not None and name in validation.classes:
-        sick = validation.scored.truths[:, validation.classes.index(name)] == 1
-        point = choose_point(validation.rows, name, sensitivity=sensitivity) if sick.any() else None
-    scores = score_at(answers.rows, name, point or 0.5, prevalence, resamples=resamples, seed=seed)
+        positives = validation.scored.truths[:, validation.classes.index(name)] == 1
+        point = choose_point(validation.rows, name, sensitivity=sensitivity) if positives.any() else None
+    scores = score_at(predictions.rows, name, point or 0.5, prevalence, resamples=resamples, seed=seed)
     threshold = 0.5 if point is None else point.threshold
-    return PointScores(name, threshold, point, prevalence, scores, answers)
+    return PointScores(name, threshold, point, prevalence, scores, predictions)
 
 
-def _basis(one: Estimate) -> str:
-    return f"{one.count} ({one.patients})"
+def _basis(estimate: Estimate) -> str:
+    return f"{estimate.count} ({estimate.patients})"
+
+
+@sections_of.register
+def _(reliability: Reliability) -> list[Section]:
+    what = "the most probable class" if reliability.of == "the answer" else reliability.of
+    lead = (
+        f"Of the images to which {what} was given a probability of 0.8, eight in ten should be right: on the dotted "
+        f"line. Below it the model is too sure, above it not sure enough."
+    )
+    alt = f"Reliability diagram: expected calibration error {reliability.ece}, Brier score {reliability.brier}"
+    picture = as_picture(plot_reliability(reliability), alt)
+    return [Section("Do the probabilities mean what they say?", lead, [picture])]

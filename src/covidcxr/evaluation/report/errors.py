@@ -5,22 +5,26 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from covidcxr.evaluation.predictions.predictions import TRAITS, Answers
+from covidcxr import aliases
+from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
 from covidcxr.evaluation.report.mask_scores import MaskScores
 from covidcxr.evaluation.report.subgroups import find_groups
-from covidcxr.page import Block, Gallery, Picture, Section, Table, Words
+from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of
 from covidcxr.pipeline.prediction import Prediction, as_image
 
 if TYPE_CHECKING:
-    from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, Look
+    from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, ImageView
 
-__all__ = ["Mistake", "MistakeGroup", "Mistakes", "find_mistakes", "ImageGallery", "draw_gallery"]
+__all__ = ["WrongPrediction", "ErrorGroup", "ErrorAnalysis", "find_errors", "ImageGallery", "draw_gallery"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 SHOWN = 12
 
@@ -29,7 +33,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Mistake:
+class WrongPrediction:
     """An image that was answered wrong.
 
     Attributes:
@@ -54,7 +58,7 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class MistakeGroup:
+class ErrorGroup:
     """Mistakes among the images of a group.
 
     Attributes:
@@ -79,7 +83,7 @@ class MistakeGroup:
 
 
 @dataclass(frozen=True)
-class Mistakes:
+class ErrorAnalysis:
     """What was answered wrong.
 
     Attributes:
@@ -89,130 +93,137 @@ class Mistakes:
     """
 
     positive: str
-    mistakes: tuple[Mistake, ...]
-    groups: tuple[MistakeGroup, ...]
+    mistakes: tuple[WrongPrediction, ...]
+    groups: tuple[ErrorGroup, ...]
 
     @property
-    def shown(self) -> list[Mistake]:
+    def shown(self) -> list[WrongPrediction]:
         """Those that the page shows: the surest ones, in turn missed, false alarms and mixed up."""
-        kinds = [[one for one in self.mistakes if one.kind == kind] for kind in ("missed", "false alarm", "mixed up")]
-        in_turn = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
-        return sorted(in_turn[:SHOWN], key=lambda one: -one.confidence)
+        kinds = [
+            [error for error in self.mistakes if error.kind == kind] for kind in ("missed", "false alarm", "mixed up")
+        ]
+        in_turn = [error for turn in zip_longest(*kinds) for error in turn if error is not None]
+        return sorted(in_turn[:SHOWN], key=lambda error: -error.confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, and every mistake."""
         return {
             "positive": self.positive,
-            "mistakes": [asdict(one) for one in self.mistakes],
-            "groups": [asdict(one) for one in self.groups],
+            "mistakes": [asdict(error) for error in self.mistakes],
+            "groups": [asdict(error) for error in self.groups],
         }
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report, without pictures."""
-        if not self.mistakes:
-            return [Section("Errors", "No image was answered wrong.")]
-        blocks: list[Block] = []
-        if self.groups:
-            blocks.append(self._group_table())
-        rows = [
-            [one.image_id, one.source, one.kind, one.truth, one.answer, f"{one.confidence:.2f}"] for one in self.shown
+
+@sections_of.register
+def _(result: ErrorAnalysis) -> list[Section]:
+    if not result.mistakes:
+        return [Section("Errors", "No image was answered wrong.")]
+    blocks: list[Block] = []
+    if result.groups:
+        blocks.append(_group_table(result))
+    rows = [
+        [error.image_id, error.source, error.kind, error.truth, error.answer, f"{error.confidence:.2f}"]
+        for error in result.shown
+    ]
+    shown = f"{len(rows)} of which the model was most sure, of each kind, out of {len(result.mistakes)}"
+    blocks.append(Table(["film", "source", "kind", "truth", "answer", "probability of it"], rows, shown))
+    blocks.append(Words("report.json lists every error."))
+    lead = f"{len(result.mistakes)} wrong answers; the answer is the most probable class."
+    return [Section("Errors", lead, blocks)]
+
+
+def _group_table(result: ErrorAnalysis) -> Table:
+    rows = [
+        [
+            error.name if error.trait in ("", "fold") else f"{error.trait} {error.name}",
+            f"{error.missed} of {error.sick}",
+            str(error.sick_patients),
+            f"{error.alarms} of {error.others}",
+            str(error.other_patients),
         ]
-        shown = f"{len(rows)} of which the model was most sure, of each kind, out of {len(self.mistakes)}"
-        blocks.append(Table(["film", "source", "kind", "truth", "answer", "probability of it"], rows, shown))
-        blocks.append(Words("report.json lists every error."))
-        lead = f"{len(self.mistakes)} wrong answers; the answer is the most probable class."
-        return [Section("Errors", lead, blocks)]
-
-    def _group_table(self) -> Table:
-        rows = [
-            [
-                one.name if one.trait in ("", "fold") else f"{one.trait} {one.name}",
-                f"{one.missed} of {one.sick}",
-                str(one.sick_patients),
-                f"{one.alarms} of {one.others}",
-                str(one.other_patients),
-            ]
-            for one in self.groups
-        ]
-        heads = ["images", f"{self.positive} missed", "patients", f"called {self.positive} by mistake", "patients"]
-        return Table(heads, rows, "Where they lie")
+        for error in result.groups
+    ]
+    heads = ["images", f"{result.positive} missed", "patients", f"called {result.positive} by mistake", "patients"]
+    return Table(heads, rows, "Where they lie")
 
 
-def find_mistakes(answers: Answers, *, positive: int | None) -> Mistakes | None:
+def find_errors(predictions: PredictionTable, *, positive: int | None) -> ErrorAnalysis | None:
     """Find the images that were answered wrong.
 
     Args:
-        answers: The images. Of exclusive classes the most probable is the answer; of findings those from 0.5 up.
+        predictions: The images. Of exclusive classes the most probable is the answer; of findings those from 0.5 up.
         positive: Number of the class looked for.
 
     Returns:
         None where there is no classifier, or no image is both labelled and answered.
     """
-    answers = answers.scored
-    if not len(answers) or not answers.classes:
+    predictions = predictions.scored
+    if not len(predictions) or not predictions.classes:
         return None
-    wrong = _exclusive(answers, positive) if answers.exclusive else _findings(answers)
-    wrong = sorted(wrong, key=lambda one: -one.confidence)
-    name = answers.classes[positive] if positive is not None else "a class"
-    return Mistakes(name, tuple(wrong), tuple(_groups(answers, positive)) if positive is not None else ())
+    wrong = _exclusive(predictions, positive) if predictions.exclusive else _findings(predictions)
+    wrong = sorted(wrong, key=lambda error: -error.confidence)
+    name = predictions.classes[positive] if positive is not None else "a class"
+    return ErrorAnalysis(name, tuple(wrong), tuple(_groups(predictions, positive)) if positive is not None else ())
 
 
-def _exclusive(answers: Answers, positive: int | None) -> Sequence[Mistake]:
-    called = answers.probabilities.argmax(1)
+def _exclusive(predictions: PredictionTable, positive: int | None) -> Sequence[WrongPrediction]:
+    predicted = predictions.probabilities.argmax(1)
     kinds = {True: "missed", False: "false alarm"}
     return [
-        _mistake(
-            answers,
+        _wrong(
+            predictions,
             image,
-            answers.classes[truth],
-            answers.classes[answer],
-            float(answers.probabilities[image, answer]),
+            predictions.classes[truth],
+            predictions.classes[answer],
+            float(predictions.probabilities[image, answer]),
             kinds[truth == positive] if positive in (truth, answer) else "mixed up",
         )
-        for image, (truth, answer) in enumerate(zip(answers.labels.tolist(), called.tolist(), strict=True))
+        for image, (truth, answer) in enumerate(zip(predictions.labels.tolist(), predicted.tolist(), strict=True))
         if truth != answer
     ]
 
 
-def _findings(answers: Answers) -> Sequence[Mistake]:
-    found = []
-    called = answers.probabilities >= 0.5
-    for image, c in np.argwhere(~np.isnan(answers.truths) & ((answers.truths == 1) != called)).tolist():
-        name, chance = answers.classes[c], float(answers.probabilities[image, c])
-        if called[image, c]:
-            found.append(_mistake(answers, image, f"no {name}", name, chance, "false alarm"))
+def _findings(predictions: PredictionTable) -> Sequence[WrongPrediction]:
+    errors = []
+    predicted = predictions.probabilities >= 0.5
+    for image, c in np.argwhere(~np.isnan(predictions.truths) & ((predictions.truths == 1) != predicted)).tolist():
+        name, chance = predictions.classes[c], float(predictions.probabilities[image, c])
+        if predicted[image, c]:
+            errors.append(_wrong(predictions, image, f"no {name}", name, chance, "false alarm"))
         else:
-            found.append(_mistake(answers, image, name, f"no {name}", 1 - chance, "missed"))
-    return found
+            errors.append(_wrong(predictions, image, name, f"no {name}", 1 - chance, "missed"))
+    return errors
 
 
-def _mistake(answers: Answers, image: int, truth: str, answer: str, confidence: float, kind: str) -> Mistake:
-    row = answers.rows[image]
+def _wrong(
+    predictions: PredictionTable, image: int, truth: str, answer: str, confidence: float, kind: str
+) -> WrongPrediction:
+    row = predictions.rows[image]
     image_id, patient, source, fold = (
         "" if row.get(name) is None else str(row[name]) for name in ("image_id", "patient_id", "source", "fold")
     )
-    return Mistake(image_id, patient, source, fold, truth, answer, confidence, kind)
+    return WrongPrediction(image_id, patient, source, fold, truth, answer, confidence, kind)
 
 
-def _groups(answers: Answers, positive: int) -> Sequence[MistakeGroup]:
-    truth, known = answers.truths[:, positive] == 1, ~np.isnan(answers.truths[:, positive])
-    most_probable = answers.probabilities.argmax(1) == positive
-    called = most_probable if answers.exclusive else answers.probabilities[:, positive] >= 0.5
-    everyone = {("", "all images"): np.ones(len(answers), bool)}
-    found = {(trait, name): images for trait in TRAITS for name, images in find_groups(answers, trait).items()}
-    seen = {trait for trait in TRAITS if len(answers.groups(trait)) > 1}
+def _groups(predictions: PredictionTable, positive: int) -> Sequence[ErrorGroup]:
+    truth, known = predictions.truths[:, positive] == 1, ~np.isnan(predictions.truths[:, positive])
+    most_probable = predictions.probabilities.argmax(1) == positive
+    predicted = most_probable if predictions.exclusive else predictions.probabilities[:, positive] >= 0.5
+    everyone = {("", "all images"): np.ones(len(predictions), bool)}
+    errors = {(trait, name): images for trait in TRAITS for name, images in find_groups(predictions, trait).items()}
+    seen = {trait for trait in TRAITS if len(predictions.groups(trait)) > 1}
     return [
-        MistakeGroup(
+        ErrorGroup(
             trait,
             name,
-            int((images & known & truth & ~called).sum()),
+            int((images & known & truth & ~predicted).sum()),
             int((images & truth).sum()),
-            answers.number_of(images & truth),
-            int((images & known & ~truth & called).sum()),
+            predictions.number_of(images & truth),
+            int((images & known & ~truth & predicted).sum()),
             int((images & known & ~truth).sum()),
-            answers.number_of(images & known & ~truth),
+            predictions.number_of(images & known & ~truth),
         )
-        for (trait, name), images in (everyone | found).items()
+        for (trait, name), images in (everyone | errors).items()
         if not trait or trait in seen
     ]
 
@@ -242,85 +253,92 @@ class ImageGallery:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is shown, without the pictures."""
-        shown = {name: [one.caption for one in getattr(self, name)] for name in ("mistakes", "masks")}
+        shown = {name: [error.caption for error in getattr(self, name)] for name in ("mistakes", "masks")}
         return {**shown, "missing": self.missing}
 
-    def sections(self) -> list[Section]:
-        """Return the parts of the report."""
-        sections = []
-        outlines = "; ".join(f"{name.replace('_', ' ')} {word}" for name, word in _COLOR_WORDS.items())
-        key = Words(f"Outlines: {outlines}; true masks green. These are images of patients: mind who sees this page.")
-        if self.mistakes:
-            blocks: list[Block] = [key, Gallery(self.mistakes)]
-            lead = "Left the image with its masks, right what spoke for the wrong answer, where a model was at hand."
-            sections.append(Section("The surest errors", lead, blocks))
-        if self.masks:
-            sections.append(
-                Section("The worst masks", "Where drawn and true outlines differ most.", [key, Gallery(self.masks)])
-            )
-        if self.missing and sections:
-            sections[-1] = Section(
-                sections[-1].title,
-                sections[-1].lead,
-                [*sections[-1].blocks, Words(f"{self.missing} more images could not be found or read.")],
-            )
-        return sections
+
+@sections_of.register
+def _(gallery: ImageGallery) -> list[Section]:
+    sections = []
+    outlines = "; ".join(f"{name.replace('_', ' ')} {word}" for name, word in _COLOR_WORDS.items())
+    key = Words(f"Outlines: {outlines}; true masks green. These are images of patients: mind who sees this page.")
+    if gallery.mistakes:
+        blocks: list[Block] = [key, Gallery(gallery.mistakes)]
+        lead = "Left the image with its masks, right what spoke for the wrong answer, where a model was at hand."
+        sections.append(Section("The surest errors", lead, blocks))
+    if gallery.masks:
+        sections.append(
+            Section("The worst masks", "Where drawn and true outlines differ most.", [key, Gallery(gallery.masks)])
+        )
+    if gallery.missing and sections:
+        sections[-1] = Section(
+            sections[-1].title,
+            sections[-1].lead,
+            [*sections[-1].blocks, Words(f"{gallery.missing} more images could not be found or read.")],
+        )
+    return sections
 
 
 _COLOR_WORDS = {"lung": "violet", "lung_field": "blue", "infection": "red"}
 
 
 def draw_gallery(
-    answers: Answers, shelf: ImageLookup, *, mistakes: Mistakes | None = None, masks: MaskScores | None = None
+    predictions: PredictionTable,
+    lookup: ImageLookup,
+    *,
+    mistakes: ErrorAnalysis | None = None,
+    masks: MaskScores | None = None,
 ) -> ImageGallery | None:
     """Open the images of errors and of bad masks again and draw them.
 
     Args:
-        answers: The rows.
-        shelf: The images and the pipelines that answered.
+        predictions: The rows.
+        lookup: The images and the pipelines that answered.
         mistakes: Their surest ones are shown.
         masks: Their worst ones are shown.
 
     Returns:
         None if there is nothing to show.
     """
-    rows = {str(row["image_id"]): row for row in answers.rows}
+    rows = {str(row["image_id"]): row for row in predictions.rows}
     missing = 0
     wrong, bad = [], []
-    for one in mistakes.shown if mistakes else ():
-        look = shelf.look(rows[one.image_id], one.answer)
-        if look is None:
+    for error in mistakes.shown if mistakes else ():
+        view = lookup.look(rows[error.image_id], error.answer)
+        if view is None:
             missing += 1
             continue
-        source = f", {one.source}" if one.source else ""
-        caption = f"{one.image_id}{source}: is {one.truth}, called {one.answer} ({one.confidence:.2f})"
-        wrong.append(Picture(_as_png(_image_and_heat(look)), f"Image of {one.truth} called {one.answer}", caption))
+        source = f", {error.source}" if error.source else ""
+        caption = f"{error.image_id}{source}: is {error.truth}, called {error.answer} ({error.confidence:.2f})"
+        wrong.append(Picture(_as_png(_image_and_heat(view)), f"Image of {error.truth} called {error.answer}", caption))
     for image_id, name, dice in masks.worst[: SHOWN // 2] if masks else ():
-        look = shelf.look(rows[image_id])
-        if look is None:
+        view = lookup.look(rows[image_id])
+        if view is None:
             missing += 1
             continue
         caption = f"{image_id}: {name.replace('_', ' ')}, Dice {dice:.3f}"
-        bad.append(Picture(_as_png([_with_outlines(look, [name])]), f"Image whose {name} fits badly", caption))
+        bad.append(Picture(_as_png([_with_outlines(view, [name])]), f"Image whose {name} fits badly", caption))
     return ImageGallery(tuple(wrong), tuple(bad), missing) if wrong or bad else None
 
 
-def _image_and_heat(look: Look) -> list[UInt8[np.ndarray, "height width 3"]]:
-    drawn = list(look.answer.masks) if look.answer is not None else []
-    pictures = [_with_outlines(look, drawn)]
-    if look.heat is not None:
-        pictures.append(look.heat.overlay(as_image(look.image)))
+def _image_and_heat(view: ImageView) -> list[UInt8[np.ndarray, "height width 3"]]:
+    drawn = list(view.prediction.masks) if view.prediction is not None else []
+    pictures = [_with_outlines(view, drawn)]
+    if view.heat is not None:
+        pictures.append(view.heat.overlay(as_image(view.image)))
     return pictures
 
 
-def _with_outlines(look: Look, names: Sequence[str]) -> UInt8[np.ndarray, "height width 3"]:
+def _with_outlines(view: ImageView, names: Sequence[str]) -> UInt8[np.ndarray, "height width 3"]:
     import cv2
 
-    image = as_image(look.image)
-    masks = {} if look.answer is None else {name: mask for name, mask in look.answer.masks.items() if name in names}
+    image = as_image(view.image)
+    masks = (
+        {} if view.prediction is None else {name: mask for name, mask in view.prediction.masks.items() if name in names}
+    )
     picture = Prediction("", None, {}, (), masks, image).overlay()
     thickness = max(1, round(max(image.shape) / 300))
-    for name, mask in look.masks.items():
+    for name, mask in view.masks.items():
         if name in names or not names:
             outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(picture, outlines, -1, TRUE_COLOR, thickness, cv2.LINE_AA)
@@ -331,13 +349,14 @@ def _as_png(pictures: Sequence[UInt8[np.ndarray, "height width 3"]]) -> bytes:
     from PIL import Image
 
     shrunk = [
-        Image.fromarray(one).resize((max(1, round(one.shape[1] * HEIGHT / one.shape[0])), HEIGHT)) for one in pictures
+        Image.fromarray(error).resize((max(1, round(error.shape[1] * HEIGHT / error.shape[0])), HEIGHT))
+        for error in pictures
     ]
-    sheet = Image.new("RGB", (sum(one.width for one in shrunk), HEIGHT))
+    sheet = Image.new("RGB", (sum(error.width for error in shrunk), HEIGHT))
     left = 0
-    for one in shrunk:
-        sheet.paste(one, (left, 0))
-        left += one.width
+    for error in shrunk:
+        sheet.paste(error, (left, 0))
+        left += error.width
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from covidcxr import aliases
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.weighted import Ranking, ratio, weighted_auroc, weighted_mean
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 
 __all__ = [
     "LEAST",
     "Score",
-    "asked_classes",
-    "chief_scores",
-    "in_words",
+    "scored_classes",
+    "group_scores",
     "on_picture",
     "plain",
     "rank",
     "stratified_auroc",
 ]
+
+__getattr__ = partial(aliases.find, __name__)
 
 LEAST = 10
 """Patients of a kind below which a group's score is not shown: an interval of ten covers too little."""
@@ -48,42 +51,42 @@ class Score:
     kinds: tuple[Bool[np.ndarray, " images"], ...] = field(repr=False)
     chance: float | None = None
 
-    def too_few(self, answers: Answers, images: Bool[np.ndarray, " images"]) -> int | None:
+    def too_few(self, predictions: PredictionTable, images: Bool[np.ndarray, " images"]) -> int | None:
         """Return how few patients of a kind there are among the images, if fewer than `LEAST`; else None."""
-        least = min(answers.number_of(images & kind) for kind in self.kinds)
+        least = min(predictions.number_of(images & kind) for kind in self.kinds)
         return least if least < LEAST else None
 
 
-def chief_scores(answers: Answers, positive: int | None = None) -> dict[str, Score]:
+def group_scores(predictions: PredictionTable, positive: int | None = None) -> dict[str, Score]:
     """Choose the scores: of exclusive classes `auroc`, `accuracy` and the looked-for class's `sensitivity` and
     `specificity`; of findings `auroc`; of masks their Dice.
 
     Args:
-        answers: All images; those without label or answer count in no score of classes.
+        predictions: All images; those without label or answer count in no score of classes.
         positive: Number of the class looked for.
     """  # noqa: D205 - one purpose, two lines
     scores: dict[str, Score] = {}
-    known = ~np.isnan(answers.truths) & ~np.isnan(answers.probabilities)
-    if answers.classes and known.any():
-        scores["auroc"] = _auroc(answers, known, positive)
-        if answers.exclusive:
-            scores |= _rates(answers, known.all(1), positive)
-    for name, values in answers.masks.items():
+    known = ~np.isnan(predictions.truths) & ~np.isnan(predictions.probabilities)
+    if predictions.classes and known.any():
+        scores["auroc"] = _auroc(predictions, known, positive)
+        if predictions.exclusive:
+            scores |= _rates(predictions, known.all(1), positive)
+    for name, values in predictions.masks.items():
         if name.startswith("dice_"):
             scores[name] = Score(_mean(values), (~np.isnan(values),))
     return scores
 
 
-def asked_classes(answers: Answers, positive: int | None) -> list[int]:
+def scored_classes(predictions: PredictionTable, positive: int | None) -> list[int]:
     """Return the classes that are each told from the rest; of two exclusive ones one says all."""
-    if answers.exclusive and len(answers.classes) == 2:
+    if predictions.exclusive and len(predictions.classes) == 2:
         return [1 if positive is None else positive]
-    return list(range(len(answers.classes)))
+    return list(range(len(predictions.classes)))
 
 
-def _auroc(answers: Answers, known: np.ndarray, positive: int | None) -> Score:
-    asked = asked_classes(answers, positive)
-    kinds = [known[:, c] & (answers.truths[:, c] == kind) for c in asked for kind in (1, 0)]
+def _auroc(predictions: PredictionTable, known: np.ndarray, positive: int | None) -> Score:
+    scored_columns = scored_classes(predictions, positive)
+    kinds = [known[:, c] & (predictions.truths[:, c] == kind) for c in scored_columns for kind in (1, 0)]
     present = [kind for kind in kinds if kind.any()] or kinds
 
     ranked: dict[bytes, list[Ranking]] = {}  # images are sorted once, not once for every few resamples
@@ -91,8 +94,8 @@ def _auroc(answers: Answers, known: np.ndarray, positive: int | None) -> Score:
     def statistic(weights: Weights, images: np.ndarray) -> np.ndarray:
         part = images.tobytes()
         if part not in ranked:
-            told = [c for c in asked if _both(answers.truths[images, c], known[images, c])]
-            ranked[part] = [rank(answers.probabilities[images, c], answers.truths[images, c]) for c in told]
+            defined = [c for c in scored_columns if _both(predictions.truths[images, c], known[images, c])]
+            ranked[part] = [rank(predictions.probabilities[images, c], predictions.truths[images, c]) for c in defined]
         areas = [ranking.areas(weights[:, images])[0] for ranking in ranked[part]]
         return np.asarray(np.mean(areas, axis=0)) if areas else np.full(len(weights), np.nan)
 
@@ -103,14 +106,18 @@ def _both(truth: np.ndarray, known: np.ndarray) -> bool:
     return bool((truth[known] == 1).any() and (truth[known] == 0).any())
 
 
-def _rates(answers: Answers, known: np.ndarray, positive: int | None) -> dict[str, Score]:
-    truth = answers.truths.argmax(1)
-    answer = np.nan_to_num(answers.probabilities, nan=-1).argmax(1)
+def _rates(predictions: PredictionTable, known: np.ndarray, positive: int | None) -> dict[str, Score]:
+    truth = predictions.truths.argmax(1)
+    answer = np.nan_to_num(predictions.probabilities, nan=-1).argmax(1)
     scores = {"accuracy": Score(_mean(np.where(known, truth == answer, np.nan)), (known,))}
     if positive is not None:
-        sick, called = truth == positive, answer == positive
-        scores["sensitivity"] = Score(_mean(np.where(known & sick, called, np.nan)), (known & sick,))
-        scores["specificity"] = Score(_mean(np.where(known & ~sick, ~called, np.nan)), (known & ~sick,))
+        positives, predicted_positive = truth == positive, answer == positive
+        scores["sensitivity"] = Score(
+            _mean(np.where(known & positives, predicted_positive, np.nan)), (known & positives,)
+        )
+        scores["specificity"] = Score(
+            _mean(np.where(known & ~positives, ~predicted_positive, np.nan)), (known & ~positives,)
+        )
     return scores
 
 
@@ -143,22 +150,13 @@ def stratified_auroc(
     known = ~np.isnan(truth) & ~np.isnan(score)
     for stratum in np.unique(strata):
         images = (strata == stratum) & known
-        sick = truth[images] == 1
-        if sick.any() and not sick.all():
+        positives = truth[images] == 1
+        if positives.any() and not positives.all():
             drawn = weights[:, images]
-            count = drawn[:, sick].sum(1) * drawn[:, ~sick].sum(1)
-            right += np.nan_to_num(weighted_auroc(drawn, score[images], sick)) * count
+            count = drawn[:, positives].sum(1) * drawn[:, ~positives].sum(1)
+            right += np.nan_to_num(weighted_auroc(drawn, score[images], positives)) * count
             pairs += count
     return ratio(right, pairs)
-
-
-def in_words(name: str) -> str:
-    """Return a score's name for readers: "dice_lung_field" becomes "Dice, lung field"."""
-    known = {"auroc": "AUROC", "f1": "F1", "hd95": "HD95", "iou": "IoU", "dice": "Dice"}
-    first, _, rest = name.partition("_")
-    if first in ("dice", "iou", "precision", "recall", "hd95") and rest:
-        return f"{known.get(first, first)}, {rest.replace('_', ' ')}"
-    return " ".join(known.get(word, word) for word in name.split("_"))
 
 
 def on_picture(name: str) -> str:
@@ -172,9 +170,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Estimate) or hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         return plain(value.item())
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.comparison import compare_rows
+from covidcxr.evaluation.metrics.scores import format_estimate, format_interval, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.table import score_rows
-from covidcxr.evaluation.report.headline import in_words, plain
+from covidcxr.evaluation.report.headline import plain
 from covidcxr.evaluation.report.model_comparison import main_scores
-from covidcxr.page import Block, Section, Table, Words
+from covidcxr.page import Block, Section, Table, Words, sections_of
 
 __all__ = ["HeldOutSources", "is_held_out", "score_held_out"]
 
@@ -41,42 +41,47 @@ class HeldOutSources:
         """Return all numbers."""
         return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        blocks: list[Block] = []
-        name = next(iter(main_scores(self.pooled)), None)
-        if name is not None:
-            shown = {"all held-out sources": self.pooled[name]}
-            if "all" in self.mixed:
-                shown["the same images, source trained on"] = self.mixed["all"][name]
-            figure = plot_estimates(shown, title=in_words(name), chance=0.5 if "auroc" in name else None)
-            blocks.append(as_picture(figure, f"{in_words(name)} on held-out sources and on the same images when mixed"))
-        if self.losses:
-            told = "; ".join(
-                f"{in_words(one)} {-self.losses[one].value:+.3f} " + _ends(self.losses[one])
-                for one in main_scores(self.losses)[:3]
-            )
-            blocks.append(Words(f"From the mixed test to sources that were never seen: {told}."))
-        else:
-            blocks.append(Words("No mixed test of the same images was given beside it, so the loss cannot be told."))
-        blocks.append(self._table())
-        blocks.append(
-            Words("A source with one label has no AUROC. Scores over all sources pool answers of several models.")
-        )
-        lead = "Each source was tested by a model that never saw an image from there: as if from another hospital."
-        return [Section("Held-out sources", lead, blocks)]
 
-    def _table(self) -> Table:
-        names = [name for name in ("accuracy", "macro_auroc", "balanced_accuracy") if name in self.pooled]
-        names = names or main_scores(self.pooled)[:3]
-        rows = []
-        for source, scores in self.sources.items():
-            first = scores[names[0]]
-            cells = [_told(scores.get(name)) for name in names]
-            beside = [_told(self.mixed[source].get(names[0]))] if source in self.mixed else ["-"] if self.mixed else []
-            rows.append([source, str(first.count), str(first.patients), *cells, *beside])
-        heads = ["held-out source", "images", "patients", *map(in_words, names)]
-        return Table([*heads, *([f"{in_words(names[0])} when mixed"] if self.mixed else [])], rows)
+@sections_of.register
+def _(result: HeldOutSources) -> list[Section]:
+    blocks: list[Block] = []
+    name = next(iter(main_scores(result.pooled)), None)
+    if name is not None:
+        shown = {"all held-out sources": result.pooled[name]}
+        if "all" in result.mixed:
+            shown["the same images, source trained on"] = result.mixed["all"][name]
+        figure = plot_estimates(shown, title=title(name), chance=0.5 if "auroc" in name else None)
+        blocks.append(as_picture(figure, f"{title(name)} on held-out sources and on the same images when mixed"))
+    if result.losses:
+        text = "; ".join(f"{title(name)} {_change(result.losses[name])}" for name in main_scores(result.losses)[:3])
+        blocks.append(Words(f"From the mixed test to sources that were never seen: {text}."))
+    else:
+        blocks.append(Words("No mixed test of the same images was given beside it, so the loss cannot be told."))
+    blocks.append(_table(result))
+    blocks.append(
+        Words("A source with one label has no AUROC. Scores over all sources pool answers of several models.")
+    )
+    lead = "Each source was tested by a model that never saw an image from there: as if from another hospital."
+    return [Section("Held-out sources", lead, blocks)]
+
+
+def _table(result: HeldOutSources) -> Table:
+    names = [name for name in ("accuracy", "macro_auroc", "balanced_accuracy") if name in result.pooled]
+    names = names or main_scores(result.pooled)[:3]
+    rows = []
+    for source, scores in result.sources.items():
+        first = scores[names[0]]
+        cells = [format_estimate(scores.get(name)) for name in names]
+        beside = (
+            [format_estimate(result.mixed[source].get(names[0]))]
+            if source in result.mixed
+            else ["-"]
+            if result.mixed
+            else []
+        )
+        rows.append([source, str(first.count), str(first.patients), *cells, *beside])
+    heads = ["held-out source", "images", "patients", *map(title, names)]
+    return Table([*heads, *([f"{title(names[0])} when mixed"] if result.mixed else [])], rows)
 
 
 def is_held_out(rows: Rows) -> bool:
@@ -108,15 +113,12 @@ def score_held_out(rows: Rows, mixed: Rows | None = None, *, resamples: int = 10
     beside: dict[str, Mapping[str, Estimate]] = {"all": score_rows(same, **settings)} if same else {}
     for source, part in parts.items():
         images = {str(row.get("image_id")) for row in part}
-        if found := [row for row in same if str(row.get("image_id")) in images]:
-            beside[source] = score_rows(found, **settings)
+        if scored := [row for row in same if str(row.get("image_id")) in images]:
+            beside[source] = score_rows(scored, **settings)
     losses = compare_rows(mixed, rows, common=True, **settings)
     return HeldOutSources(score_rows(rows, **settings), held, beside, losses)
 
 
-def _told(one: Estimate | None) -> str:
-    return "-" if one is None or math.isnan(one.value) else str(one)
-
-
-def _ends(one: Estimate) -> str:
-    return f"[{-one.high:+.3f}, {-one.low:+.3f}]"
+def _change(loss: Estimate) -> str:
+    """Return a loss as a change, with the other sign."""
+    return format_interval(-loss.value, -loss.high, -loss.low, signed=True)

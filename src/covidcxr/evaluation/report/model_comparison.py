@@ -5,26 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from covidcxr import aliases
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.comparison import compare_rows
+from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.table import score_rows
-from covidcxr.evaluation.report.headline import in_words, on_picture, plain
-from covidcxr.page import Block, Section, Table, Words
+from covidcxr.evaluation.report.headline import on_picture, plain
+from covidcxr.page import Block, Section, Table, Words, sections_of
 
-__all__ = ["Controls", "RegionControl", "Versus", "compare_models", "compare_regions", "main_scores"]
+__all__ = ["Controls", "RegionControl", "ModelComparison", "compare_models", "compare_regions", "main_scores"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 Rows = Sequence[Mapping[str, Any]]
 
 REGIONS = ("full", "lungs", "background")
-_CHIEF = ("macro_auroc", "balanced_accuracy", "macro_f1", "accuracy")
-_MASKS = ("dice_", "iou_")
 
 
 @dataclass(frozen=True)
-class Versus:
+class ModelComparison:
     """Models compared with the first of them.
 
     Attributes:
@@ -43,31 +46,37 @@ class Versus:
         """Return all numbers."""
         return {"scores": plain(self.scores), "differences": plain(self.differences), "films": plain(self.images)}
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        lead = (
-            f"Every model beside {self.first}, on the same resampled patients: where the interval of a difference "
-            f"leaves out 0, these images tell the two apart."
-        )
-        return [Section("Models compared", lead, self.blocks())]
 
-    def blocks(self) -> list[Block]:
-        """Return pictures of scores and of differences, and the differences in a table."""
-        blocks: list[Block] = []
-        for name in main_scores(self.scores[self.first])[:2]:
-            shown = {on_picture(model): scores[name] for model, scores in self.scores.items() if name in scores}
-            chance = 0.5 if "auroc" in name else None
-            figure = plot_estimates(shown, title=in_words(name), chance=chance)
-            blocks.append(as_picture(figure, f"{in_words(name)} of each model"))
-        names = list(dict.fromkeys(name for found in self.differences.values() for name in main_scores(found)))[:4]
-        rows = [
-            [model, str(self.images[model]), *(_signed(found[name]) if name in found else "-" for name in names)]
-            for model, found in self.differences.items()
+@sections_of.register
+def _(result: ModelComparison) -> list[Section]:
+    lead = (
+        f"Every model beside {result.first}, on the same resampled patients: where the interval of a difference "
+        f"leaves out 0, these images tell the two apart."
+    )
+    return [Section("Models compared", lead, _comparison_blocks(result))]
+
+
+def _comparison_blocks(result: ModelComparison) -> list[Block]:
+    """Return pictures of scores and of differences, and the differences in a table."""
+    blocks: list[Block] = []
+    for name in main_scores(result.scores[result.first])[:2]:
+        shown = {on_picture(model): scores[name] for model, scores in result.scores.items() if name in scores}
+        chance = 0.5 if "auroc" in name else None
+        figure = plot_estimates(shown, title=title(name), chance=chance)
+        blocks.append(as_picture(figure, f"{title(name)} of each model"))
+    names = list(dict.fromkeys(name for scores in result.differences.values() for name in main_scores(scores)))[:4]
+    rows = [
+        [
+            model,
+            str(result.images[model]),
+            *(format_estimate(scores[name], signed=True) if name in scores else "-" for name in names),
         ]
-        if rows:
-            heads = ["model", "images of both", *(f"difference in {in_words(name)}" for name in names)]
-            blocks.append(Table(heads, rows, f"Less {self.first}, paired"))
-        return blocks
+        for model, scores in result.differences.items()
+    ]
+    if rows:
+        heads = ["model", "images of both", *(f"difference in {title(name)}" for name in names)]
+        blocks.append(Table(heads, rows, f"Less {result.first}, paired"))
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -81,52 +90,54 @@ class RegionControl:
     """
 
     name: str
-    versus: Versus
+    comparison: ModelComparison
     runs: tuple[str, ...] = ()
 
     @property
     def background(self) -> Estimate | None:
         """AUROC without the lungs."""
-        return self.versus.scores["background"].get("macro_auroc")
+        return self.comparison.scores["background"].get("macro_auroc")
 
     @property
     def lungs_add(self) -> Estimate | None:
         """AUROC on the whole image less that without the lungs, paired."""
-        return self.versus.differences.get("full", {}).get("macro_auroc")
+        return self.comparison.differences.get("full", {}).get("macro_auroc")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {"name": self.name, **self.versus.to_dict()}
+        return {"name": self.name, **self.comparison.to_dict()}
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        lead = (
-            "The same network, trained and tested on the whole image, on the lungs alone and on the image with the lungs "
-            "removed. What the last one scores is no merit of the first."
-        )
-        blocks = [*self.versus.blocks(), *(Words(text) for text in self._in_words())]
-        return [Section(f"With and without the lungs{f': {self.name}' if self.name else ''}", lead, blocks)]
 
-    def _in_words(self) -> list[str]:
-        texts = []
-        whole = {"full": "The whole image", "lungs": "The lungs alone"}
-        for region, found in self.versus.differences.items():
-            name = next(iter(main_scores(found)), None)
-            if name is None or region not in whole:
-                continue
-            gap = found[name]
-            told = f"{whole[region]} against the image without lungs: {in_words(name)} {_signed(gap)}. "
-            if gap.low > 0:
-                told += "The lungs add something that the rest of the image does not have."
-            elif gap.high < 0:
-                told += "It is worse: the answer lies outside the lungs."
-            else:
-                told += "No difference is shown: these images do not show that the answer needs the lungs."
-            texts.append(told)
-        left = self.background
-        if left is not None and left.low > 0.5:
-            texts.append(f"With the lungs removed the macro AUROC is still {left}; guessing gives 0.5.")
-        return texts
+@sections_of.register
+def _(control: RegionControl) -> list[Section]:
+    lead = (
+        "The same network, trained and tested on the whole image, on the lungs alone and on the image with the lungs "
+        "removed. What the last one scores is no merit of the first."
+    )
+    blocks = [*_comparison_blocks(control.comparison), *(Words(text) for text in _describe_regions(control))]
+    return [Section(f"With and without the lungs{f': {control.name}' if control.name else ''}", lead, blocks)]
+
+
+def _describe_regions(control: RegionControl) -> list[str]:
+    texts = []
+    whole = {"full": "The whole image", "lungs": "The lungs alone"}
+    for region, scores in control.comparison.differences.items():
+        name = next(iter(main_scores(scores)), None)
+        if name is None or region not in whole:
+            continue
+        gap = scores[name]
+        text = f"{whole[region]} against the image without lungs: {title(name)} {format_estimate(gap, signed=True)}. "
+        if gap.low > 0:
+            text += "The lungs add something that the rest of the image does not have."
+        elif gap.high < 0:
+            text += "It is worse: the answer lies outside the lungs."
+        else:
+            text += "No difference is shown: these images do not show that the answer needs the lungs."
+        texts.append(text)
+    left = control.background
+    if left is not None and left.low > 0.5:
+        texts.append(f"With the lungs removed the macro AUROC is still {left}; guessing gives 0.5.")
+    return texts
 
 
 @dataclass(frozen=True)
@@ -148,14 +159,15 @@ class Controls:
         """Return all numbers."""
         return {control.name or "regions": control.to_dict() for control in self.controls}
 
-    def sections(self) -> list[Section]:
-        """Return their parts of the report."""
-        return [section for control in self.controls for section in control.sections()]
+
+@sections_of.register
+def _(result: Controls) -> list[Section]:
+    return [section for control in result.controls for section in sections_of(control)]
 
 
 def compare_models(
     models: Mapping[str, Rows], first: str | None = None, *, resamples: int = 1000, seed: int = 0
-) -> Versus | None:
+) -> ModelComparison | None:
     """Compare models with one of them, on the images that both were tested on.
 
     Args:
@@ -177,9 +189,9 @@ def compare_models(
     others = [name for name in models if name != first]
     scores = {name: score_rows(rows, **settings) for name, rows in models.items()}
     known = {str(row.get("image_id")) for row in models[first]}
-    return Versus(
+    return ModelComparison(
         first,
-        {name: {one: found[one] for one in main_scores(found)} for name, found in scores.items()},
+        {model: {name: table[name] for name in main_scores(table)} for model, table in scores.items()},
         {name: compare_rows(models[name], models[first], common=True, **settings) for name in others},
         {name: len(known & {str(row.get("image_id")) for row in models[name]}) for name in others},
     )
@@ -193,31 +205,25 @@ def compare_regions(variants: Mapping[str, Rows], *, resamples: int = 1000, seed
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
     """
-    found: dict[str, dict[str, Rows]] = {}
+    regions_by_rest: dict[str, dict[str, Rows]] = {}
     runs: dict[str, list[str]] = {}
     for name, rows in variants.items():
         parts = name.split("+")
         regions = [part for part in parts if part in REGIONS]
         if len(regions) == 1:
             rest = "+".join(part for part in parts if part not in REGIONS)
-            found.setdefault(rest, {})[regions[0]] = rows
+            regions_by_rest.setdefault(rest, {})[regions[0]] = rows
             runs.setdefault(rest, []).append(name)
     controls = []
-    for rest, regions_of in found.items():
+    for rest, regions_of in regions_by_rest.items():
         if "background" in regions_of and len(regions_of) > 1:
             ordered = {name: regions_of[name] for name in REGIONS if name in regions_of}
-            versus = compare_models(ordered, "background", resamples=resamples, seed=seed)
-            assert versus is not None
-            controls.append(RegionControl(rest, versus, tuple(runs[rest])))
+            comparison = compare_models(ordered, "background", resamples=resamples, seed=seed)
+            assert comparison is not None
+            controls.append(RegionControl(rest, comparison, tuple(runs[rest])))
     return controls
 
 
-def main_scores(found: Mapping[str, Estimate]) -> list[str]:
+def main_scores(scores: Mapping[str, Estimate]) -> list[str]:
     """Return the names of the scores by which models are compared, those that are defined."""
-    names = [name for name in _CHIEF if name in found]
-    names += [name for start in _MASKS for name in found if name.startswith(start)]
-    return [name for name in names if not math.isnan(found[name].value)]
-
-
-def _signed(one: Estimate) -> str:
-    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+    return [name for name in headline(scores) if not math.isnan(scores[name].value)]

@@ -9,26 +9,30 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidcxr import aliases
 from covidcxr.evaluation.report.headline import plain
 from covidcxr.io import pretrained
-from covidcxr.page import Block, Section, Table, Words
+from covidcxr.page import Block, Section, Table, Words, sections_of
 
 if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule, Record
     from covidcxr.evaluation.predictions.table import RunFolder
 
-__all__ = ["Lineage", "data_facts", "hash_records", "hash_rows", "hash_weights", "model_facts", "run_facts"]
+__all__ = ["Provenance", "data_facts", "hash_records", "hash_rows", "hash_weights", "model_facts", "run_facts"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 _PACKAGES = ("covidcxr", "torch", "numpy", "scikit-learn", "lightning", "timm")
 _HASHED = ("image_id", "label", "patient_id", "split")
 
 
 @dataclass(frozen=True)
-class Lineage:
+class Provenance:
     """What one must know to repeat an evaluation.
 
     Attributes:
@@ -53,28 +57,29 @@ class Lineage:
         """Return plain data."""
         return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        blocks: list[Block] = []
-        if self.command:
-            blocks.append(Words(f"Command: {self.command}"))
-        facts = [
-            ("date", self.date),
-            ("seed; resamples", f"{self.seed}; {self.resamples}"),
-            ("versions", ", ".join(f"{name} {number}" for name, number in self.versions.items())),
-        ]
-        for table, caption in ((self.data, "Data"), (self.model, "Model")):
-            kept = {name: value for name, value in table.items() if name != "counts" and value not in ("", None)}
-            rows = [[name, _told(value)] for name, value in kept.items()]
-            if rows:
-                blocks.append(Table(["what", "value"], rows, caption))
-        if counts := self.data.get("counts"):
-            heads = ["split", "images", "patients", "sources"]
-            keys = ("films", "patients", "sources")
-            rows = [[split, *(str(numbers[key]) for key in keys)] for split, numbers in counts.items()]
-            blocks.append(Table(heads, rows, "Images of each split"))
-        blocks.append(Table(["what", "value"], facts, "Run"))
-        return [Section("Where it comes from", "", blocks)]
+
+@sections_of.register
+def _(provenance: Provenance) -> list[Section]:
+    blocks: list[Block] = []
+    if provenance.command:
+        blocks.append(Words(f"Command: {provenance.command}"))
+    facts = [
+        ("date", provenance.date),
+        ("seed; resamples", f"{provenance.seed}; {provenance.resamples}"),
+        ("versions", ", ".join(f"{name} {number}" for name, number in provenance.versions.items())),
+    ]
+    for table, caption in ((provenance.data, "Data"), (provenance.model, "Model")):
+        kept = {name: value for name, value in table.items() if name != "counts" and value not in ("", None)}
+        rows = [[name, _told(value)] for name, value in kept.items()]
+        if rows:
+            blocks.append(Table(["what", "value"], rows, caption))
+    if counts := provenance.data.get("counts"):
+        heads = ["split", "images", "patients", "sources"]
+        keys = ("films", "patients", "sources")
+        rows = [[split, *(str(numbers[key]) for key in keys)] for split, numbers in counts.items()]
+        blocks.append(Table(heads, rows, "Images of each split"))
+    blocks.append(Table(["what", "value"], facts, "Run"))
+    return [Section("Where it comes from", "", blocks)]
 
 
 def data_facts(data: CXRDataModule, name: str = "") -> dict[str, Any]:
@@ -174,18 +179,18 @@ def _size(path: Path) -> int:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # run from a folder that is not installed
-            found[name] = str(getattr(sys.modules.get(name), "__version__", "unknown"))
-    return found
+            versions[name] = str(getattr(sys.modules.get(name), "__version__", "unknown"))
+    return versions
 
 
 def _told(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{name}: {_told(one)}" for name, one in value.items())
+        return "; ".join(f"{name}: {_told(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_told, value))
     return str(value)

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from covidcxr.evaluation.metrics.scores import title
 from covidcxr.evaluation.plots import COLORS, as_picture, panels
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.predictions.table import RunFolder, read_folder, read_rows
 from covidcxr.evaluation.report.evaluation import Part
-from covidcxr.evaluation.report.headline import in_words, plain
+from covidcxr.evaluation.report.headline import plain
 from covidcxr.evaluation.report.held_out import is_held_out, score_held_out
 from covidcxr.evaluation.report.model_comparison import REGIONS, Controls, compare_models, compare_regions
-from covidcxr.page import Section
+from covidcxr.page import Section, sections_of
 
 __all__ = ["Source", "read_sources", "relate_sources", "LearningCurves"]
 
@@ -38,34 +39,35 @@ class LearningCurves:
         """Return all numbers."""
         return {name: plain(list(map(dict, epochs))) for name, epochs in self.histories.items()}
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        logged = {name for epochs in self.histories.values() for entry in epochs for name in entry}
-        scores = [score for score in _WANTED if {f"train/{score}", f"val/{score}"} & logged]
-        if not scores:
-            return []
-        figure, axes = panels(len(scores), columns=3)
-        several = len(self.histories) > 1
-        for axis, score in zip(axes, scores, strict=True):
-            for epochs in self.histories.values():
-                for stage, (_, color) in _STAGES.items():
-                    points = [
-                        (entry["epoch"] + 1, entry[name])
-                        for entry in epochs
-                        if (name := f"{stage}/{score}") in entry and entry[name] is not None
-                    ]
-                    if points:
-                        width, alpha = (0.8, 0.7) if several else (1.6, 1.0)
-                        axis.plot(*zip(*points, strict=True), color=color, linewidth=width, alpha=alpha)
-            axis.set(xlabel="epoch", title=in_words(score))
-            axis.locator_params(axis="x", integer=True)
-        for stage, color in _STAGES.values():
-            axes[0].plot([], [], color=color, label=stage)
-        axes[0].legend(frameon=False, fontsize=8)
-        trained = f"{len(self.histories)} trainings, a thin line each" if several else "One training"
-        picture = as_picture(figure, "Learning curves of training and validation")
-        lead = f"{trained}. Validation images chose the epoch that was kept, so their scores flatter."
-        return [Section("Learning curves", lead, [picture])]
+
+@sections_of.register
+def _(curves: LearningCurves) -> list[Section]:
+    logged = {name for epochs in curves.histories.values() for entry in epochs for name in entry}
+    scores = [score for score in _WANTED if {f"train/{score}", f"val/{score}"} & logged]
+    if not scores:
+        return []
+    figure, axes = panels(len(scores), columns=3)
+    several = len(curves.histories) > 1
+    for axis, score in zip(axes, scores, strict=True):
+        for epochs in curves.histories.values():
+            for stage, (_, color) in _STAGES.items():
+                points = [
+                    (entry["epoch"] + 1, entry[name])
+                    for entry in epochs
+                    if (name := f"{stage}/{score}") in entry and entry[name] is not None
+                ]
+                if points:
+                    width, alpha = (0.8, 0.7) if several else (1.6, 1.0)
+                    axis.plot(*zip(*points, strict=True), color=color, linewidth=width, alpha=alpha)
+        axis.set(xlabel="epoch", title=title(score))
+        axis.locator_params(axis="x", integer=True)
+    for stage, color in _STAGES.values():
+        axes[0].plot([], [], color=color, label=stage)
+    axes[0].legend(frameon=False, fontsize=8)
+    trained = f"{len(curves.histories)} trainings, a thin line each" if several else "One training"
+    picture = as_picture(figure, "Learning curves of training and validation")
+    lead = f"{trained}. Validation images chose the epoch that was kept, so their scores flatter."
+    return [Section("Learning curves", lead, [picture])]
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,20 @@ def read_sources(paths: Sequence[str]) -> list[Source]:
         ConfigError: If a folder holds no predictions, or a table nothing to score.
         DatasetError: If a table cannot be read.
     """
-    found: list[Source] = []
+    sources: list[Source] = []
     for place in map(Path, paths):
         if place.is_dir():
             for run in read_folder(place):
                 name = "/".join(part for part in (place.resolve().name, run.name) if part)
-                found.append(Source(name, run.name, run.rows, run))
+                sources.append(Source(name, run.name, run.rows, run))
         else:
-            found.append(Source(place.stem, "", read_rows(place)))
-    names = [one.name for one in found]
+            sources.append(Source(place.stem, "", read_rows(place)))
+    names = [source.name for source in sources]
     return [
-        Source(f"{one.name} ({number})", one.variant, one.rows, one.run) if names.count(one.name) > 1 else one
-        for number, one in enumerate(found, 1)
+        Source(f"{source.name} ({number})", source.variant, source.rows, source.run)
+        if names.count(source.name) > 1
+        else source
+        for number, source in enumerate(sources, 1)
     ]
 
 
@@ -136,12 +140,12 @@ def relate_sources(
         ConfigError: If models to be compared have no image in common, or know other classes.
     """
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    mixed = [one for one in sources if not one.held_out] or list(sources)
-    controls = compare_regions({one.variant or one.name: one.rows for one in mixed}, **settings)
-    main = next((one for one in mixed if "full" in (one.variant or one.name).split("+")), mixed[0])
+    mixed = [source for source in sources if not source.held_out] or list(sources)
+    controls = compare_regions({source.variant or source.name: source.rows for source in mixed}, **settings)
+    main = next((source for source in mixed if "full" in (source.variant or source.name).split("+")), mixed[0])
     controls.sort(key=lambda control: control.name != _without_region(main))
-    held = [one for one in sources if one.held_out and one is not main]
-    beside = next((one for one in held if one.variant == main.variant), held[0] if held else None)
+    held = [source for source in sources if source.held_out and source is not main]
+    beside = next((source for source in held if source.variant == main.variant), held[0] if held else None)
     parts: dict[str, Part | None] = {"regions": Controls(tuple(controls)) if controls else None}
     if main.held_out:
         parts["held_out"] = score_held_out(main.rows, **settings)
@@ -149,9 +153,9 @@ def relate_sources(
         parts["held_out"] = score_held_out(beside.rows, main.rows, **settings)
     shown = {name for control in controls for name in control.runs}
     rivals = {
-        one.name: one.rows
-        for one in mixed
-        if one is not main and (one.variant or one.name) not in shown and _asked_alike(one, main)
+        source.name: source.rows
+        for source in mixed
+        if source is not main and (source.variant or source.name) not in shown and _asked_alike(source, main)
     }
     if rivals:
         parts["compared"] = compare_models({main.name: main.rows} | rivals, **settings)
@@ -160,9 +164,9 @@ def relate_sources(
     return main, parts
 
 
-def _asked_alike(one: Source, other: Source) -> bool:
+def _asked_alike(source: Source, other: Source) -> bool:
     """Return whether two models answer the same question."""
-    first, second = Answers.read(one.rows), Answers.read(other.rows)
+    first, second = PredictionTable.read(source.rows), PredictionTable.read(other.rows)
     return set(first.classes) == set(second.classes) and first.exclusive == second.exclusive
 
 

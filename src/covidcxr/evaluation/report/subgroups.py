@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.scores import format_estimate, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.predictions.predictions import TRAITS, Answers
-from covidcxr.evaluation.report.headline import LEAST, Score, chief_scores, in_words, on_picture, plain
-from covidcxr.page import Block, Section, Table, Words
+from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
+from covidcxr.evaluation.report.headline import LEAST, Score, group_scores, on_picture, plain
+from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.utils.plain import field_values
 
 __all__ = ["Group", "Subgroups", "find_groups", "score_groups"]
@@ -57,8 +58,8 @@ class Group:
         if score in self.too_few:
             few = self.too_few[score]
             return "none of a kind" if few == 0 else f"too few ({few} patient{'s' * (few != 1)})"
-        one = self.scores.get(score)
-        return "-" if one is None else f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+        estimate = self.scores.get(score)
+        return format_estimate(estimate, digits=2)
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,13 @@ class Subgroups:
     @property
     def clear_gaps(self) -> list[tuple[Group, str, Estimate]]:
         """The gaps whose interval lies on one side of 0, widest first."""
-        found = [
+        gaps = [
             (group, name, gap)
             for group in self.groups
             for name, gap in group.gaps.items()
             if name not in group.too_few and (gap.low > 0 or gap.high < 0)
         ]
-        return sorted(found, key=lambda entry: -abs(entry[2].value))
+        return sorted(gaps, key=lambda entry: -abs(entry[2].value))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -91,109 +92,113 @@ class Subgroups:
             "alone": dict(self.alone),
         }
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        blocks: list[Block] = [Words(self._gaps_in_words())]
-        names = list(dict.fromkeys(name for group in self.groups for name in group.scores))
-        for name in names[:1]:
-            shown = {on_picture(g.title): g.scores[name] for g in self.groups if name not in g.too_few}
-            if shown:
-                figure = plot_estimates(shown, title=in_words(name), chance=0.5 if name == "auroc" else None)
-                blocks.append(as_picture(figure, f"{in_words(name)} of each group with its interval"))
-        if self.groups and names:
-            blocks.append(self._table([name for name in names if name != "accuracy" or "sensitivity" not in names][:3]))
-        for trait, value in self.alone.items():
-            blocks.append(Words(f"All images have the {trait} {value}." if value else f"No image tells its {trait}."))
-        lead = (
-            f"Scores of each group, with the patients behind them. A score that rests on fewer than {LEAST} patients "
-            f"of a kind is not shown."
-        )
-        return [Section("Groups of patients", lead, blocks)]
 
-    def _table(self, names: list[str]) -> Table:
-        rows = [
-            [
-                group.title,
-                str(group.images),
-                f"{group.patients}{_by_class(group.support)}",
-                *(group.cell(name) for name in names),
-                _gap_cell(group, names[0]),
-            ]
-            for group in self.groups
+@sections_of.register
+def _(result: Subgroups) -> list[Section]:
+    blocks: list[Block] = [Words(_describe_gaps(result))]
+    names = list(dict.fromkeys(name for group in result.groups for name in group.scores))
+    for name in names[:1]:
+        shown = {on_picture(g.title): g.scores[name] for g in result.groups if name not in g.too_few}
+        if shown:
+            figure = plot_estimates(shown, title=title(name), chance=0.5 if name == "auroc" else None)
+            blocks.append(as_picture(figure, f"{title(name)} of each group with its interval"))
+    if result.groups and names:
+        blocks.append(_table(result, [name for name in names if name != "accuracy" or "sensitivity" not in names][:3]))
+    for trait, value in result.alone.items():
+        blocks.append(Words(f"All images have the {trait} {value}." if value else f"No image tells its {trait}."))
+    lead = (
+        f"Scores of each group, with the patients behind them. A score that rests on fewer than {LEAST} patients "
+        f"of a kind is not shown."
+    )
+    return [Section("Groups of patients", lead, blocks)]
+
+
+def _table(result: Subgroups, names: list[str]) -> Table:
+    rows = [
+        [
+            group.title,
+            str(group.images),
+            f"{group.patients}{_by_class(group.support)}",
+            *(group.cell(name) for name in names),
+            _gap_cell(group, names[0]),
         ]
-        return Table(["group", "images", "patients", *map(in_words, names), f"gap in {in_words(names[0])}"], rows)
-
-    def _gaps_in_words(self) -> str:
-        gaps = self.clear_gaps
-        if not gaps:
-            return "No gap between groups is clear: every interval that could be computed holds 0."
-        named = "; ".join(
-            f"{group.title}: {in_words(name)} {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] "
-            f"({group.patients} patients)"
-            for group, name, gap in gaps[:4]
-        )
-        return (
-            f"Clear gaps to the largest group of the same trait: {named}. Of many gaps that are looked at, one in "
-            f"twenty is clear by chance."
-        )
+        for group in result.groups
+    ]
+    return Table(["group", "images", "patients", *map(title, names), f"gap in {title(names[0])}"], rows)
 
 
-def score_groups(answers: Answers, *, positive: int | None = None, resamples: int = 1000, seed: int = 0) -> Subgroups:
+def _describe_gaps(result: Subgroups) -> str:
+    gaps = result.clear_gaps
+    if not gaps:
+        return "No gap between groups is clear: every interval that could be computed holds 0."
+    named = "; ".join(
+        f"{group.title}: {title(name)} {format_estimate(gap, signed=True)} ({group.patients} patients)"
+        for group, name, gap in gaps[:4]
+    )
+    return (
+        f"Clear gaps to the largest group of the same trait: {named}. Of many gaps that are looked at, one in "
+        f"twenty is clear by chance."
+    )
+
+
+def score_groups(
+    predictions: PredictionTable, *, positive: int | None = None, resamples: int = 1000, seed: int = 0
+) -> Subgroups:
     """Score the images of each source, view, sex, age band and fold.
 
     Args:
-        answers: The images.
+        predictions: The images.
         positive: Number of the class looked for.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
     """
-    scores = chief_scores(answers, positive)
+    scores = group_scores(predictions, positive)
     groups: list[Group] = []
     alone = {}
     for trait in TRAITS:
-        found = find_groups(answers, trait)
-        if len(found) > 1:
-            groups += _score_trait(answers, trait, found, scores, resamples, seed)
+        by_value = find_groups(predictions, trait)
+        if len(by_value) > 1:
+            groups += _score_trait(predictions, trait, by_value, scores, resamples, seed)
         elif trait != "fold":
-            alone[trait] = next(iter(found), "")
+            alone[trait] = next(iter(by_value), "")
     return Subgroups(tuple(groups), alone)
 
 
-def find_groups(answers: Answers, trait: str) -> dict[str, Bool[np.ndarray, " images"]]:
+def find_groups(predictions: PredictionTable, trait: str) -> dict[str, Bool[np.ndarray, " images"]]:
     """Return the images of each value of a trait; beyond a dozen the smallest are taken together."""
-    found = answers.groups(trait)
-    if len(found) <= MOST:
-        return found
-    by_size = sorted(found, key=lambda name: -int(found[name].sum()))
-    kept = {name: images for name, images in found.items() if name in by_size[: MOST - 1]}
-    others = np.any([found[name] for name in by_size[MOST - 1 :]], axis=0)
-    return kept | {f"{len(found) - len(kept)} smaller ones": others}
+    groups = predictions.groups(trait)
+    if len(groups) <= MOST:
+        return groups
+    by_size = sorted(groups, key=lambda name: -int(groups[name].sum()))
+    kept = {name: images for name, images in groups.items() if name in by_size[: MOST - 1]}
+    others = np.any([groups[name] for name in by_size[MOST - 1 :]], axis=0)
+    return kept | {f"{len(groups) - len(kept)} smaller ones": others}
 
 
 def _score_trait(
-    answers: Answers,
+    predictions: PredictionTable,
     trait: str,
-    found: Mapping[str, Bool[np.ndarray, " images"]],
+    groups: Mapping[str, Bool[np.ndarray, " images"]],
     scores: Mapping[str, Score],
     resamples: int,
     seed: int,
 ) -> list[Group]:
     few = {
         (group, name): count
-        for group, images in found.items()
+        for group, images in groups.items()
         for name, score in scores.items()
-        if (count := score.too_few(answers, images)) is not None
+        if (count := score.too_few(predictions, images)) is not None
     }
-    largest = {name: _largest(found, name, few) for name in scores}
+    largest = {name: _largest(groups, name, few) for name in scores}
 
     def table(weights: np.ndarray) -> dict[str, np.ndarray]:
         values = {
-            (g, n): score.statistic(weights, images) for n, score in scores.items() for g, images in found.items()
+            (g, n): score.statistic(weights, images) for n, score in scores.items() for g, images in groups.items()
         }
-        numbers = {f"score {g} {n}": one for (g, n), one in values.items()}
+        numbers = {f"score {g} {n}": value for (g, n), value in values.items()}
         return numbers | {
-            f"gap {g} {n}": one - values[str(other), n]
-            for (g, n), one in values.items()
+            f"gap {g} {n}": value - values[str(other), n]
+            for (g, n), value in values.items()
             if (other := largest[n]) not in (None, g)
         }
 
@@ -201,38 +206,41 @@ def _score_trait(
         f"{kind} {g} {n}": members & np.any(score.kinds, axis=0)
         for kind in ("score", "gap")
         for n, score in scores.items()
-        for g, members in found.items()
+        for g, members in groups.items()
     }
     shares = [name for name in images if name.startswith("score ") and "hd95" not in name]
     estimates = bootstrap_many(
-        table, groups=answers.patients, images=images, shares=shares, resamples=resamples, seed=seed
+        table, groups=predictions.patients, images=images, shares=shares, resamples=resamples, seed=seed
     )
     return [
         Group(
             trait,
             name,
             int(members.sum()),
-            answers.number_of(members),
-            {c: answers.number_of(members & (answers.truths[:, k] == 1)) for k, c in enumerate(answers.classes)},
+            predictions.number_of(members),
+            {
+                c: predictions.number_of(members & (predictions.truths[:, k] == 1))
+                for k, c in enumerate(predictions.classes)
+            },
             {n: estimates[f"score {name} {n}"] for n in scores},
             {n: gap for n in scores if (gap := estimates.get(f"gap {name} {n}")) and not math.isnan(gap.value)},
             {n: few[name, n] for n in scores if (name, n) in few},
         )
-        for name, members in found.items()
+        for name, members in groups.items()
     ]
 
 
-def _largest(found: Mapping[str, np.ndarray], score: str, few: Mapping[tuple[str, str], int]) -> str | None:
+def _largest(groups: Mapping[str, np.ndarray], score: str, few: Mapping[tuple[str, str], int]) -> str | None:
     """Return the group with the most images of those in which the score can be told."""
-    able = [name for name in found if (name, score) not in few]
-    return max(able, key=lambda name: int(found[name].sum())) if able else None
+    able = [name for name in groups if (name, score) not in few]
+    return max(able, key=lambda name: int(groups[name].sum())) if able else None
 
 
 def _gap_cell(group: Group, name: str) -> str:
     gap = group.gaps.get(name)
     if name in group.too_few:
         return "-"
-    return "compared with this" if gap is None else f"{gap.value:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+    return "compared with this" if gap is None else format_estimate(gap, digits=2, signed=True)
 
 
 def _by_class(support: Mapping[str, int]) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.predictions.predictions import Answers
+from covidcxr.evaluation.metrics.scores import format_estimate, format_interval
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.report.held_out import HeldOutSources
 from covidcxr.evaluation.report.mask_scores import MaskScores
 from covidcxr.evaluation.report.model_comparison import Controls
 from covidcxr.evaluation.report.shortcuts import Shortcuts
-from covidcxr.page import Section, Table
+from covidcxr.page import Section, Table, sections_of
 
 __all__ = ["Evidence", "Finding", "Verdict", "judge", "weigh"]
 
@@ -34,6 +36,9 @@ BLIND = 0.6
 
 """AUROC from which a blind score is more than a trifle above chance."""
 
+
+_short = partial(format_estimate, digits=2)
+_long = partial(format_estimate, digits=2, counts=True)
 
 Weight: TypeAlias = Literal["for", "against", "doubt", "open"]
 
@@ -102,13 +107,14 @@ class Verdict:
         """Return it as plain data."""
         return asdict(self)
 
-    def sections(self) -> list[Section]:
-        """Return the part of the report."""
-        if not self.findings:
-            return []
-        said = {"for": "yes", "against": "no", "doubt": "in part", "open": "not tested"}
-        rows = [[one.question, said[one.weight], one.answer] for one in self.findings]
-        return [Section("What the data support", "", [Table(["question", "supported?", "what was found"], rows)])]
+
+@sections_of.register
+def _(verdict: Verdict) -> list[Section]:
+    if not verdict.findings:
+        return []
+    said = {"for": "yes", "against": "no", "doubt": "in part", "open": "not tested"}
+    rows = [[finding.question, said[finding.weight], finding.answer] for finding in verdict.findings]
+    return [Section("What the data support", "", [Table(["question", "supported?", "what was found"], rows)])]
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -129,7 +135,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
     by_weight: Mapping[Weight, list[str]] = {
-        weight: [one.reason for one in findings[1:] if one.weight == weight]
+        weight: [finding.reason for finding in findings[1:] if finding.weight == weight]
         for weight in ("for", "against", "doubt", "open")
     }
     patients = f"{evidence.score.patients} patients" if evidence.patients_known else "unknown patients"
@@ -150,107 +156,124 @@ def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
 
 def _above_chance(evidence: Evidence) -> Finding:
     score, question = evidence.score, "Is the score better than chance?"
-    told = f"AUROC {_long(score)}; {evidence.rarest} patients of the rarer kind."
+    answer = f"AUROC {_long(score)}; {evidence.rarest} patients of the rarer kind."
     if not evidence.patients_known:
-        told += " Patients are not known: every image counts as one, so the interval is too narrow."
+        answer += " Patients are not known: every image counts as one, so the interval is too narrow."
     if math.isnan(score.value):
         return Finding(question, "The images are all of one kind: there is no AUROC.", "against", "all are of one kind")
     if math.isnan(score.low) or score.low <= 0.5:
-        return Finding(question, told, "against", f"its AUROC is {_short(score)}")
-    return Finding(question, told, "doubt" if evidence.rarest < FEW_PATIENTS else "for", f"AUROC {_short(score)}")
+        return Finding(question, answer, "against", f"its AUROC is {_short(score)}")
+    return Finding(
+        question,
+        answer,
+        "doubt" if evidence.rarest < FEW_PATIENTS else "for",
+        f"AUROC {_short(score)}",
+    )
 
 
 def _without_lungs(evidence: Evidence) -> list[Finding]:
-    found = []
+    findings = []
     if evidence.probe is not None:
-        found.append(_probe(*evidence.probe, evidence.score))
+        findings.append(_probe(*evidence.probe, evidence.score))
     if evidence.background is not None and evidence.lungs_add is not None:
-        found.append(_region(evidence.background, evidence.lungs_add))
-    if not found:
-        told = "No audit of the data and no model without lungs was given."
-        found.append(
+        findings.append(_region(evidence.background, evidence.lungs_add))
+    if not findings:
+        answer = "No audit of the data and no model without lungs was given."
+        findings.append(
             Finding(
                 "Does it need the lungs?",
-                told,
+                answer,
                 "open",
                 "whether it looks at the lungs (nothing that sees no lung was scored beside it)",
             )
         )
-    return found
+    return findings
 
 
 def _probe(name: str, probe: Estimate, score: Estimate) -> Finding:
     question = "Is it better than what sees no lung?"
-    told = f"The best blind probe of the audit, {name}, scores AUROC {_long(probe)}; the model {_short(score)}."
+    answer = f"The best blind probe of the audit, {name}, scores AUROC {_long(probe)}; the model {_short(score)}."
     if probe.low > 0.5 and probe.value >= score.low:
-        return Finding(question, told, "against", f"a probe that sees no lung ({name}) scores {_short(probe)}")
+        return Finding(question, answer, "against", f"a probe that sees no lung ({name}) scores {_short(probe)}")
     if probe.value >= score.low or (probe.low > 0.5 and probe.value >= BLIND):
-        return Finding(question, told, "doubt", f"a probe that sees no lung ({name}) scores {_short(probe)}")
-    return Finding(question, told, "for", "no blind probe comes near it")
+        return Finding(question, answer, "doubt", f"a probe that sees no lung ({name}) scores {_short(probe)}")
+    return Finding(question, answer, "for", "no blind probe comes near it")
 
 
 def _region(background: Estimate, lungs_add: Estimate) -> Finding:
     question = "Is it worse without the lungs?"
-    told = (
+    answer = (
         f"The same model on images with the lungs removed scores AUROC {_long(background)}; the whole image adds "
-        f"{lungs_add.value:+.3f} [{lungs_add.low:+.3f}, {lungs_add.high:+.3f}]."
+        f"{format_estimate(lungs_add, signed=True)}."
     )
     if not lungs_add.low > 0:
-        return Finding(question, told, "against", f"with the lungs removed it scores {_short(background)}, as much")
+        return Finding(
+            question,
+            answer,
+            "against",
+            f"with the lungs removed it scores {_short(background)}, as much",
+        )
     if background.low > 0.5 and background.value >= BLIND:
-        return Finding(question, told, "doubt", f"with the lungs removed it still scores {_short(background)}")
-    return Finding(question, told, "for", f"with the lungs removed it falls to {_short(background)}")
+        return Finding(question, answer, "doubt", f"with the lungs removed it still scores {_short(background)}")
+    return Finding(question, answer, "for", f"with the lungs removed it falls to {_short(background)}")
 
 
 def _guessed(shortcuts: Shortcuts) -> list[Finding]:
-    found = {
+    guesses_of = {
         (trait, name): guess
         for trait, guesses in shortcuts.guesses.items()
         for name, guess in guesses.items()
         if not math.isnan(guess.value)
     }
-    if not found:
+    if not guesses_of:
         return []
-    (trait, name), guess = max(found.items(), key=lambda entry: entry[1].value)
+    (trait, name), guess = max(guesses_of.items(), key=lambda entry: entry[1].value)
     lead = shortcuts.leads[trait][name]
     question = "Is it better than a guess from source, view, sex or age?"
-    told = f"The {trait} alone tells {name} with an AUROC of {_long(guess)}; the model is {lead.value:+.3f} from it."
+    answer = f"The {trait} alone tells {name} with an AUROC of {_long(guess)}; the model is {lead.value:+.3f} from it."
     pure, groups = shortcuts.one_label.get(trait, (0, 0))
     if pure and pure == groups:
-        return [Finding(question, told, "against", f"the {trait} alone decides the label of every image")]
+        return [Finding(question, answer, "against", f"the {trait} alone decides the label of every image")]
     if guess.low > 0.5 and guess.value >= BLIND:
         weight: Weight = "doubt" if lead.low > 0 else "against"
-        return [Finding(question, told, weight, f"the {trait} alone tells {name} with an AUROC of {_short(guess)}")]
-    return [Finding(question, told, "for", "source, view, sex and age do not tell the label")]
+        return [
+            Finding(
+                question,
+                answer,
+                weight,
+                f"the {trait} alone tells {name} with an AUROC of {_short(guess)}",
+            )
+        ]
+    return [Finding(question, answer, "for", "source, view, sex and age do not tell the label")]
 
 
 def _within(shortcuts: Shortcuts) -> list[Finding]:
-    found = []
+    findings = []
     for trait, by_class in shortcuts.within.items():
         question = f"Does it hold among images of one {trait}?"
-        known = {name: one for name, one in by_class.items() if not math.isnan(one.value)}
+        known = {name: estimate for name, estimate in by_class.items() if not math.isnan(estimate.value)}
         lacking = [name for name in by_class if name not in known]
-        told = [
-            f"{name} {_long(one)}, {-shortcuts.losses[trait][name].value:+.3f} from all images"
-            for name, one in known.items()
+        answers = [
+            f"{name} {_long(estimate)}, {-shortcuts.losses[trait][name].value:+.3f} from all images"
+            for name, estimate in known.items()
         ]
-        told += [f"no {trait} holds images both with and without {', '.join(lacking)}"] if lacking else []
-        words = f"AUROC among images of one {trait}: {'; '.join(told)}."
+        answers += [f"no {trait} holds images both with and without {', '.join(lacking)}"] if lacking else []
+        words = f"AUROC among images of one {trait}: {'; '.join(answers)}."
         if lacking:
             reason = f"no {trait} holds images both with and without {', '.join(lacking)}"
-            found.append(Finding(question, words, "against", reason))
+            findings.append(Finding(question, words, "against", reason))
             continue
         name, worst = min(known.items(), key=lambda entry: entry[1].value - shortcuts.classes[entry[0]].value)
         loss = shortcuts.losses[trait][name]
         if math.isnan(worst.low) or worst.low <= 0.5:
             reason = f"among images of one {trait} it is not shown to be better than chance ({name} {_short(worst)})"
-            found.append(Finding(question, words, "against", reason))
+            findings.append(Finding(question, words, "against", reason))
         elif loss.low > 0 and loss.value > CLEAR_LOSS:
             reason = f"among images of one {trait} it falls to {_short(worst)} ({name})"
-            found.append(Finding(question, words, "doubt", reason))
+            findings.append(Finding(question, words, "doubt", reason))
         else:
-            found.append(Finding(question, words, "for", f"it holds among images of one {trait}"))
-    return found
+            findings.append(Finding(question, words, "for", f"it holds among images of one {trait}"))
+    return findings
 
 
 def _elsewhere(evidence: Evidence) -> Finding:
@@ -263,34 +286,27 @@ def _elsewhere(evidence: Evidence) -> Finding:
             "open",
             "whether it holds elsewhere (no source was held out)",
         )
-    told = f"AUROC {_long(score)} on held-out sources"
+    answer = f"AUROC {_long(score)} on held-out sources"
     if loss is not None:
-        told += f", {-loss.value:+.3f} [{-loss.high:+.3f}, {-loss.low:+.3f}] from the mixed test on the same images"
-    told += "."
+        change = format_interval(-loss.value, -loss.high, -loss.low, signed=True)
+        answer += f", {change} from the mixed test on the same images"
+    answer += "."
     if math.isnan(score.low) or score.low <= 0.5:
-        return Finding(question, told, "against", f"on sources that it never saw it scores {_short(score)}")
+        return Finding(question, answer, "against", f"on sources that it never saw it scores {_short(score)}")
     if loss is not None and loss.low > 0 and loss.value > CLEAR_LOSS:
-        return Finding(question, told, "doubt", f"on sources that it never saw it falls to {_short(score)}")
-    return Finding(question, told, "for", f"on sources that it never saw it scores {_short(score)}")
-
-
-def _short(one: Estimate) -> str:
-    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]" if not math.isnan(one.low) else f"{one.value:.2f}"
-
-
-def _long(one: Estimate) -> str:
-    return f"{_short(one)} ({one.count} images of {one.patients} patients)"
+        return Finding(question, answer, "doubt", f"on sources that it never saw it falls to {_short(score)}")
+    return Finding(question, answer, "for", f"on sources that it never saw it scores {_short(score)}")
 
 
 def _joined(reasons: Sequence[str]) -> str:
     return ", and ".join(reasons)
 
 
-def weigh(answers: Answers, positive: int | None, parts: Mapping[str, Any]) -> Verdict:
+def weigh(predictions: PredictionTable, positive: int | None, parts: Mapping[str, Any]) -> Verdict:
     """Return the verdict on an evaluation.
 
     Args:
-        answers: The images.
+        predictions: The images.
         positive: Number of the class looked for.
         parts: Of the evaluation, by name; "shortcuts", "audit", "regions", "held_out" and "masks" count.
     """
@@ -299,13 +315,13 @@ def weigh(answers: Answers, positive: int | None, parts: Mapping[str, Any]) -> V
         if isinstance(masks, MaskScores):
             return Verdict(_masks_in_words(masks))
         return Verdict("No image has both a label and an answer: there is nothing to score.")
-    scored = answers.scored
-    columns = range(len(answers.classes)) if positive is None else [positive]
+    scored = predictions.scored
+    columns = range(len(predictions.classes)) if positive is None else [positive]
     kinds = [scored.truths[:, c] == kind for c in columns for kind in (1, 0)]
-    rest = "the rest" if len(answers.classes) != 2 or positive is None else answers.classes[1 - positive]
-    about = f"tells {answers.classes[positive]} from {rest}" if positive is not None else "tells the classes apart"
-    if len(answers.classes) > 2 and answers.exclusive:
-        about = f"tells {', '.join(answers.classes[:-1])} and {answers.classes[-1]} apart"
+    rest = "the rest" if len(predictions.classes) != 2 or positive is None else predictions.classes[1 - positive]
+    about = f"tells {predictions.classes[positive]} from {rest}" if positive is not None else "tells the classes apart"
+    if len(predictions.classes) > 2 and predictions.exclusive:
+        about = f"tells {', '.join(predictions.classes[:-1])} and {predictions.classes[-1]} apart"
     region, held = parts.get("regions"), parts.get("held_out")
     control = region.first if isinstance(region, Controls) else None
     loss = held.losses.get("macro_auroc") if isinstance(held, HeldOutSources) else None
@@ -315,7 +331,7 @@ def weigh(answers: Answers, positive: int | None, parts: Mapping[str, Any]) -> V
             shortcuts.model,
             len(scored),
             min(scored.number_of(kind) for kind in kinds),
-            answers.patients_known,
+            predictions.patients_known,
             shortcuts,
             _best_probe(parts.get("audit")),
             control.background if control else None,
@@ -327,20 +343,19 @@ def weigh(answers: Answers, positive: int | None, parts: Mapping[str, Any]) -> V
 
 
 def _masks_in_words(masks: MaskScores) -> str:
-    dice = {name.removeprefix("dice_"): one for name, one in masks.scores.items() if name.startswith("dice_")}
+    dice = {name.removeprefix("dice_"): estimate for name, estimate in masks.scores.items() if name.startswith("dice_")}
     if not dice:
         return "Masks were scored, but not by their Dice; see below."
-    told = "; ".join(
-        f"{name.replace('_', ' ')} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] on {one.count} images of "
-        f"{one.patients} patients"
-        for name, one in dice.items()
+    answer = "; ".join(
+        f"{name.replace('_', ' ')} {format_estimate(estimate)} on {estimate.count} images of {estimate.patients} patients"
+        for name, estimate in dice.items()
     )
-    return f"Drawn masks overlap with the true ones by a Dice of: {told}. Images from elsewhere can do worse."
+    return f"Drawn masks overlap with the true ones by a Dice of: {answer}. Images from elsewhere can do worse."
 
 
 def _best_probe(audit: Any) -> tuple[str, Estimate] | None:
     """Return the probe of an audit of exclusive labels that tells them best without seeing a lung."""
-    questions = getattr(audit, "questions", ())
-    blind = [one for question in questions if question.name == "label" for one in question.probes if one.probe.blind]
-    best = max(blind, key=lambda one: one.auroc.value, default=None)
+    targets = getattr(audit, "targets", ())
+    blind = [probe for target in targets if target.name == "label" for probe in target.blind]
+    best = max(blind, key=lambda probe: probe.auroc.value, default=None)
     return None if best is None else (best.probe.title, best.auroc)

@@ -1,0 +1,221 @@
+"""The table of scores: title, range and place of each; and the one way in which values and intervals are printed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from covidcxr.evaluation.metrics.bootstrap import Estimate
+
+__all__ = ["SCORES", "ScoreKind", "format_estimate", "format_interval", "headline", "table_columns", "title"]
+
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """A score, whatever class or mask it is of.
+
+    Attributes:
+        name: As in `scores.json`; scores of a class or a mask have its name behind: "dice" -> "dice_lung".
+        title: Its name for readers.
+        of: "images" (one number for all classes), "class" or "mask".
+        best: The best value, 1 or 0.
+        highest: Upper end of its range, which starts at 0.
+        headline: Place among the headline scores, from 1; 0 = it is none.
+        column: Whether tables that compare runs have a column for it.
+        digits: Decimal places.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.metrics.scores import SCORES
+
+        assert SCORES["macro_auroc"].headline == 1 and SCORES["hd95"].best == 0
+        ```
+    """
+
+    name: str
+    title: str
+    of: Literal["images", "class", "mask"]
+    best: float = 1.0
+    highest: float = 1.0
+    headline: int = 0
+    column: bool = False
+    digits: int = 3
+
+
+SCORES = {
+    kind.name: kind
+    for kind in (
+        ScoreKind("accuracy", "accuracy", "images", headline=4, column=True),
+        ScoreKind("balanced_accuracy", "balanced accuracy", "images", headline=2, column=True),
+        ScoreKind("macro_specificity", "macro specificity", "images", column=True),
+        ScoreKind("macro_precision", "macro precision", "images", column=True),
+        ScoreKind("macro_f1", "macro F1", "images", headline=3, column=True),
+        ScoreKind("macro_auroc", "macro AUROC", "images", headline=1, column=True),
+        ScoreKind("macro_average_precision", "macro average precision", "images"),
+        ScoreKind("ece", "ECE", "images", best=0),
+        ScoreKind("sensitivity", "sensitivity", "class", column=True),
+        ScoreKind("specificity", "specificity", "class", column=True),
+        ScoreKind("precision", "precision", "class", column=True),
+        ScoreKind("f1", "F1", "class", column=True),
+        ScoreKind("auroc", "AUROC", "class", column=True),
+        ScoreKind("average_precision", "average precision", "class"),
+        ScoreKind("brier", "brier", "class", best=0, highest=2),
+        ScoreKind("dice", "Dice", "mask", headline=5, column=True),
+        ScoreKind("iou", "IoU", "mask", headline=6, column=True),
+        ScoreKind("recall", "recall", "mask", column=True),
+        ScoreKind("hd95", "HD95", "mask", best=0, highest=math.inf, digits=1),
+    )
+}
+"""Every score by name. The precision of a mask goes by that of a class; the Brier score is also one of all classes."""
+
+MASK_SCORES = ("dice", "iou", "precision", "recall", "hd95")
+
+
+def title(name: str) -> str:
+    """Return a score's name for readers.
+
+    Args:
+        name: As in `scores.json`, with or without the class or mask: "macro_auroc", "dice_lung_field".
+
+    Returns:
+        "macro AUROC", "Dice, lung field"; an unknown name with spaces.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.metrics.scores import title
+
+        assert title("macro_auroc") == "macro AUROC" and title("dice_lung_field") == "Dice, lung field"
+        ```
+    """
+    if name in SCORES:
+        return SCORES[name].title
+    first, _, of = name.partition("_")
+    if first in MASK_SCORES and of:
+        return f"{SCORES[first].title}, {of.replace('_', ' ')}"
+    return " ".join(SCORES[word].title if word in SCORES else word for word in name.split("_"))
+
+
+def headline(names: Iterable[str], positive: str | None = None, *, most: int = 6) -> list[str]:
+    """Choose the headline scores: those by which models are compared and that stand first in a report.
+
+    Args:
+        names: The scores at hand.
+        positive: The positive class, whose sensitivity and specificity count too; None = there is none.
+        most: Up to which place of `ScoreKind.headline`; 2 = those of the first screen. Dice is always among them.
+
+    Returns:
+        Some of `names`, the most important first: of classes, of the positive class, of masks.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.metrics.scores import headline
+
+        assert headline(["dice_lung", "accuracy", "macro_auroc"]) == ["macro_auroc", "accuracy", "dice_lung"]
+        ```
+    """
+    names = list(names)
+    ranked = sorted((kind for kind in SCORES.values() if kind.headline), key=lambda kind: kind.headline)
+    chosen = [kind.name for kind in ranked if kind.of == "images" and kind.headline <= most and kind.name in names]
+    chosen += [name for score in ("sensitivity", "specificity") if (name := f"{score}_{positive}") in names]
+    masks = [kind.name for kind in ranked if kind.of == "mask" and (kind.headline <= most or kind.name == "dice")]
+    return chosen + [name for mask in masks for name in names if name.startswith(f"{mask}_")]
+
+
+def table_columns(names: Collection[str], positive: str | None = None) -> list[str]:
+    """Choose the scores that a table of compared runs shows.
+
+    Args:
+        names: The scores of the runs.
+        positive: The positive class: of two classes its own scores are shown, of more the means.
+
+    Returns:
+        The scores of classes, then of masks all, or Dice and IoU where there are classes; all if there is none of them.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.metrics.scores import table_columns
+
+        assert table_columns(["accuracy", "macro_f1", "f1_covid19"]) == ["accuracy", "macro_f1"]
+        ```
+    """
+    known = [name for name in names if name.startswith("sensitivity_")]
+    kinds = [kind for kind in SCORES.values() if kind.column]
+    means = [kind.name for kind in kinds if kind.of == "images"]
+    of_positive = ["accuracy", *(f"{kind.name}_{positive}" for kind in kinds if kind.of == "class")]
+    classes = [name for name in (of_positive if len(known) == 2 else means) if name in names]
+    masks = MASK_SCORES[: 2 if classes else 4]
+    return [*classes, *(name for mask in masks for name in names if name.startswith(f"{mask}_"))] or list(names)
+
+
+def format_interval(
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    *,
+    digits: int = 3,
+    signed: bool = False,
+    scale: float = 1.0,
+) -> str:
+    """Return a value with its 95 % confidence interval as text.
+
+    Args:
+        value: The value; None or NaN = unknown.
+        low: Lower end of the interval; None or NaN = there is no interval.
+        high: Upper end.
+        digits: Decimal places.
+        signed: Write a plus sign too, as for differences.
+        scale: Multiplies all three; 100 = percentage points.
+
+    Returns:
+        Text such as "0.812 [0.774, 0.846]"; "0.812" without an interval, "-" without a value.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.metrics.scores import format_interval
+
+        assert format_interval(0.812, 0.774, 0.846) == "0.812 [0.774, 0.846]"
+        assert format_interval(None, None, None) == "-"
+        ```
+    """
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    shape = f"{'+' if signed else ''}.{digits}f"
+    text = format(scale * value, shape)
+    if low is None or high is None or math.isnan(low):
+        return text
+    return f"{text} [{format(scale * low, shape)}, {format(scale * high, shape)}]"
+
+
+def format_estimate(
+    estimate: Estimate | None, *, digits: int = 3, signed: bool = False, scale: float = 1.0, counts: bool = False
+) -> str:
+    """Return an estimate as text; see `format_interval`.
+
+    Args:
+        estimate: The estimate; None = unknown.
+        digits: Decimal places.
+        signed: Write a plus sign too, as for differences.
+        scale: Multiplies value and interval; 100 = percentage points.
+        counts: Add the numbers of images and patients.
+
+    Returns:
+        Text such as "0.812 [0.774, 0.846]".
+
+    Example:
+        ```python
+        from covidcxr.evaluation import Estimate
+        from covidcxr.evaluation.metrics.scores import format_estimate
+
+        estimate = Estimate(0.812, 0.774, 0.846, count=90, patients=60)
+        assert format_estimate(estimate, digits=2) == "0.81 [0.77, 0.85]"
+        assert format_estimate(estimate, counts=True) == "0.812 [0.774, 0.846] (90 images of 60 patients)"
+        ```
+    """
+    if estimate is None:
+        return UNKNOWN
+    text = format_interval(estimate.value, estimate.low, estimate.high, digits=digits, signed=signed, scale=scale)
+    return f"{text} ({estimate.count} images of {estimate.patients} patients)" if counts else text
