@@ -169,6 +169,7 @@ def test_binarize_at_a_fixed_threshold() -> None:
     greys = image(np.array([[0.0, 0.25, 0.5, 0.75, 1.0]]))
     assert binarize_image(greys, threshold=0.5).flatten().tolist() == [0, 0, 0.5, 0.75, 1]
     assert binarize_image(greys, threshold=0.5, keep="mask").flatten().tolist() == [0, 0, 1, 1, 1]
+    assert torch.equal(binarize_image(greys, keep="film"), binarize_image(greys, keep="image"))  # its name in 0.1.0
     once = binarize_image(image(chest()), threshold=0.4)
     assert torch.equal(binarize_image(once, threshold=0.4), once)
     mask = binarize_image(image(chest()), keep="mask")

@@ -32,6 +32,9 @@ def load_model(
         source: A folder, bundled name or Hub repository that holds one model, or a pipeline.
         prefer: The kind to take out of a pipeline.
 
+    Returns:
+        The model, in evaluation mode.
+
     Raises:
         PretrainedError: If it cannot be found, is damaged or altered, or is newer than this release.
         ConfigError: If its config has an unknown key or a wrong value.

@@ -22,7 +22,18 @@ __all__ = ["CXRModel", "check_images", "inference", "model_folder"]
 
 
 class CXRModel(nn.Module, ABC):
-    """Says something about grey images, with its class names and its preprocessing inside; abstract."""
+    """A model of grey images, with its class names and its preprocessing inside; abstract.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr import ClassificationModel
+        from covidcxr.models import CXRModel
+
+        model: CXRModel = ClassificationModel.from_pretrained("mini")
+        assert model.predict(torch.rand(1, 1, 64, 64), torch.ones(1, 1, 64, 64)).shape == (1, 3)
+        ```
+    """
 
     task: ClassVar[TaskName]
     config: ModelConfig | EnsembleConfig
@@ -38,11 +49,14 @@ class CXRModel(nn.Module, ABC):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Tensor:
-        """Return logits: [batch, outputs], or [batch, classes, *image_size] for masks.
+        """Compute logits.
 
         Args:
             image: Grey images in [0, 1]; preprocessing happens inside.
             lung_mask: Lungs, 0 or 1, of the images' size; needed where the model `needs_lungs`.
+
+        Returns:
+            Logits [batch, outputs], or [batch, classes, *image_size] for masks.
         """
 
     @abstractmethod
@@ -51,10 +65,25 @@ class CXRModel(nn.Module, ABC):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Tensor:
-        """Return calibrated probabilities, without gradients and in evaluation mode."""
+        """Compute calibrated probabilities, without gradients and in evaluation mode.
+
+        Args:
+            image: Grey images in [0, 1].
+            lung_mask: Lungs, 0 or 1, of the images' size; needed where the model `needs_lungs`.
+
+        Returns:
+            Probabilities [batch, classes], or [batch, classes, height, width] for masks.
+        """
 
     def calibrated_logits(self, image: Tensor, lung_mask: Tensor | None) -> Tensor:
-        """Return logits divided by the temperature, in evaluation mode and without gradients.
+        """Compute logits divided by the temperature, in evaluation mode and without gradients.
+
+        Args:
+            image: Grey images [batch, 1, height, width] in [0, 1].
+            lung_mask: Lungs, 0 or 1, of the same shape; needed where the model `needs_lungs`.
+
+        Returns:
+            Logits, as `forward` returns them, in float32.
 
         Raises:
             ConfigError: If the images are not [batch, 1, H, W] in [0, 1].
@@ -65,11 +94,14 @@ class CXRModel(nn.Module, ABC):
 
     @abstractmethod
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
-        """Write all that the model is into a folder, made if need be, and return it.
+        """Write all that the model is into a folder.
 
         Args:
-            folder: Where to.
+            folder: Where to; made if need be.
             dtype: "float16" halves the weights' file; it is loaded and computed with as float32.
+
+        Returns:
+            The folder.
 
         Raises:
             ConfigError: If a weight is too large for `dtype`.
@@ -93,6 +125,9 @@ class CXRModel(nn.Module, ABC):
             cache_dir: Where downloads are kept.
             local_files_only: Never use the network.
 
+        Returns:
+            The model.
+
         Raises:
             PretrainedError: If it cannot be found, is damaged or altered, or is newer than this release.
             ConfigError: If its config has an unknown key or a wrong value, or is of another kind of model.
@@ -103,11 +138,21 @@ class CXRModel(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
+        """Read what `save_pretrained` wrote; see `from_pretrained`.
+
+        Args:
+            folder: A local folder.
+
+        Returns:
+            The model, in evaluation mode.
+        """
 
 
 def check_images(image: Tensor) -> None:
-    """Refuse what are no grey images.
+    """Raise an error for what are no grey images.
+
+    Args:
+        image: To be checked.
 
     Raises:
         ConfigError: If they are not [batch, 1, H, W] in [0, 1].
@@ -121,9 +166,17 @@ def check_images(image: Tensor) -> None:
 
 @contextmanager
 def inference(*models: nn.Module) -> Iterator[None]:
-    """Compute without gradients and in evaluation mode, and leave the models in the mode in which they were."""
+    """Compute without gradients and in evaluation mode, and leave the models in the mode in which they were.
+
+    Args:
+        *models: The models.
+
+    Yields:
+        Nothing.
+    """
     modules = list(models)
-    for module in modules:  # grows as it goes; `modules()` would spend more on names than a small network on an image
+    # The list grows as it goes: `modules()` would spend more on names than a small network does on an image.
+    for module in modules:
         modules.extend(child for child in module._modules.values() if child is not None)
     training = [module for module in modules if module.training]  # not all: a backbone may be frozen
     for module in training:
@@ -138,6 +191,13 @@ def inference(*models: nn.Module) -> Iterator[None]:
 
 def model_folder(folder: Path, task: TaskName) -> Path:
     """Return `folder`, or the only one for a task among the models in it: a pipeline's, or those of a `MultiTask`.
+
+    Args:
+        folder: A saved model, pipeline or multi-task model.
+        task: What the model shall do.
+
+    Returns:
+        The folder of the model.
 
     Raises:
         PretrainedError: If it holds several models, but none or more than one for the task.

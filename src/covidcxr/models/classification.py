@@ -19,31 +19,50 @@ __all__ = ["Classifier", "ClassificationModel"]
 
 
 class Classifier(CXRModel, ABC):
-    """Says how probable each class is; calibrated by the config's temperature; abstract."""
+    """Predicts how probable each class is, calibrated by the config's temperature; abstract.
+
+    Example:
+        ```python
+        from covidcxr.models import Classifier, load_model
+
+        model = load_model("mini")
+        assert isinstance(model, Classifier)
+        assert model.answer({"covid19": 0.9, "normal": 0.05, "pneumonia": 0.05}) == ("covid19", ())
+        ```
+    """
 
     task: ClassVar[TaskName] = "classification"
 
     @property
     @abstractmethod
     def members(self) -> tuple[ClassificationModel, ...]:
-        """The models that are asked, each with its own preprocessing."""
+        """The models whose probabilities are combined, each with its own preprocessing."""
 
     @abstractmethod
-    def combine(self, answers: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
-        """Return the probabilities that follow from those of the members, in the order of `members`."""
+    def combine(self, probabilities: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
+        """Combine the probabilities of the members.
+
+        Args:
+            probabilities: Of each member, in the order of `members`, in [0, 1].
+
+        Returns:
+            The classifier's own calibrated probabilities.
+        """
 
     def predict(
         self,
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Float[Tensor, "batch classes"]:
-        """Return a probability for each class, in the order of `config.classes`.
-
-        Multiclass and binary probabilities sum to 1; multilabel ones are each by itself.
+        """Compute a probability for each class.
 
         Args:
             image: Grey images in [0, 1].
             lung_mask: Lungs, 0 or 1; needed where the model `needs_lungs`.
+
+        Returns:
+            Probabilities in the order of `config.classes`. Multiclass and binary ones sum to 1; multilabel ones are
+            each by itself.
 
         Raises:
             ConfigError: If the images are of the wrong shape or range, or the lung mask is missing.
@@ -51,7 +70,14 @@ class Classifier(CXRModel, ABC):
         return self.probabilities(self.calibrated_logits(image, lung_mask))
 
     def probabilities(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch classes"]:
-        """Turn calibrated logits into probabilities, by the config's mode."""
+        """Turn calibrated logits into probabilities, by the config's mode.
+
+        Args:
+            logits: Divided by the temperature; one column for the two classes of the mode "binary".
+
+        Returns:
+            Probabilities in [0, 1].
+        """
         if self.config.mode == "multiclass":
             return logits.softmax(dim=1)
         if self.config.mode == "multilabel":
@@ -59,7 +85,7 @@ class Classifier(CXRModel, ABC):
         return torch.cat((-logits, logits), dim=1).sigmoid()
 
     def answer(self, probabilities: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
-        """Choose the one plausible class, or say why there is none.
+        """Choose the one plausible class, or abstain with a reason.
 
         With thresholds in the config, a class is plausible from its threshold up (a conformal set, if the
         thresholds come from `covidcxr.evaluation.conformal_threshold`); without any, the most probable of exclusive
@@ -87,6 +113,17 @@ class ClassificationModel(NetworkModel, Classifier):
     Args:
         config: What the model is; `task="classification"`.
         pretrained_backbone: Pretrained weights for the backbone; see `NetworkModel`.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr import ClassificationModel, ModelConfig, PreprocessConfig
+
+        settings = PreprocessConfig(image_size=(64, 64))
+        config = ModelConfig("classification", "cnn19", ("covid19", "normal"), "binary", preprocess=settings)
+        probabilities = ClassificationModel(config).predict(torch.rand(2, 1, 80, 70))
+        assert probabilities.shape == (2, 2) and torch.allclose(probabilities.sum(1), torch.ones(2))
+        ```
     """
 
     config: ModelConfig
@@ -96,7 +133,14 @@ class ClassificationModel(NetworkModel, Classifier):
         """The model itself."""
         return (self,)
 
-    def combine(self, answers: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
-        """Return the only answer."""
-        (answer,) = answers
-        return answer
+    def combine(self, probabilities: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
+        """Return the probabilities of the only member.
+
+        Args:
+            probabilities: A list of one.
+
+        Returns:
+            Its element.
+        """
+        (own,) = probabilities
+        return own

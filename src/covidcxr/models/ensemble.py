@@ -1,4 +1,4 @@
-"""Several classifiers that answer as one."""
+"""Several classifiers combined into one."""
 
 from __future__ import annotations
 
@@ -32,13 +32,22 @@ class EnsembleModel(Classifier):
         members: By name, which is also that of their folder when they are saved. All have the same classes in the
             same order; their networks, sizes, regions and normalisations may differ.
         weights: By name, how much a member's vote weighs; by default all weigh the same.
-        vote: "soft" = weighted mean of the probabilities. "hard" = weighted share of the members whose answer a class
-            is: their most probable one, or where classes are not exclusive all from their thresholds (0.5) up.
+        vote: "soft" = weighted mean of the probabilities. "hard" = weighted share of the members that vote for a
+            class: for their most probable one, or where classes are not exclusive all from their thresholds (0.5) up.
         thresholds: By class name; see `ModelConfig`.
         temperature: Of the ensemble's own calibration; see `covidcxr.evaluation.calibrate`.
 
     Raises:
         ConfigError: If there is no member, their classes differ, or a setting is wrong.
+
+    Example:
+        ```python
+        from covidcxr import ClassificationModel, EnsembleModel
+
+        model = ClassificationModel.from_pretrained("mini")
+        ensemble = EnsembleModel({"first": model, "second": model}, weights={"first": 2, "second": 1})
+        assert ensemble.config.classes == model.config.classes
+        ```
     """
 
     config: EnsembleConfig
@@ -56,7 +65,7 @@ class EnsembleModel(Classifier):
         first = _check_alike(members)
         weights = dict.fromkeys(members, 1.0) if weights is None else weights
         for name in weights.keys() ^ members.keys():
-            raise ConfigError(f"weights must name each member once; {name!r} is amiss. {did_you_mean(name, members)}")
+            raise ConfigError(f"weights must name each member once; {name!r} is wrong. {did_you_mean(name, members)}")
         self.config = EnsembleConfig(
             first.classes,
             "multilabel" if first.mode == "multilabel" else "multiclass",
@@ -83,31 +92,49 @@ class EnsembleModel(Classifier):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Float[Tensor, "batch classes"]:
-        """Return logits [batch, classes]: the logarithms, or of findings the log odds, of the combined votes.
+        """Compute logits: the logarithms, or of findings the log odds, of the combined votes.
 
         Args:
             image: Grey images in [0, 1]; each member preprocesses them itself.
             lung_mask: Lungs, 0 or 1, of the images' size; needed where the model `needs_lungs`.
+
+        Returns:
+            Logits of the classes.
         """
-        answers = []
+        probabilities = []
         for member in self.members:
             logits = cast(Tensor, member(image, lung_mask)).float()
-            answers.append(member.probabilities(logits / member.config.temperature))
-        return self._logits(answers)
+            probabilities.append(member.probabilities(logits / member.config.temperature))
+        return self._logits(probabilities)
 
-    def combine(self, answers: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
-        """Return the calibrated probabilities that follow from those of the members, in the order of `members`."""
-        return self.probabilities(self._logits(answers) / self.config.temperature)
+    def combine(self, probabilities: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
+        """Combine the calibrated probabilities of the members.
 
-    def _logits(self, answers: Sequence[Tensor]) -> Tensor:
+        Args:
+            probabilities: Of each member, in the order of `members`, in [0, 1].
+
+        Returns:
+            The ensemble's calibrated probabilities.
+        """
+        return self.probabilities(self._logits(probabilities) / self.config.temperature)
+
+    def _logits(self, probabilities: Sequence[Tensor]) -> Tensor:
         weights = list(self.config.members.values())
-        votes = answers if self.config.vote == "soft" else map(_hard_vote, self.members, answers)
+        votes = probabilities if self.config.vote == "soft" else map(_hard_vote, self.members, probabilities)
         weighed = [vote * weight for vote, weight in zip(votes, weights, strict=True)]
         pooled = (torch.stack(weighed).sum(0) / sum(weights)).clamp(0, 1)  # rounding may lead out of it
         return pooled.logit() if self.config.mode == "multilabel" else pooled.clamp_min(_LEAST).log()
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
-        """Write `config.json` and `members/NAME/`, each of which loads alone; see `CXRModel`."""
+        """Write `config.json` and `members/NAME/`, each of which loads alone.
+
+        Args:
+            folder: Where to; made if need be.
+            dtype: How weights are stored; see `CXRModel.save_pretrained`.
+
+        Returns:
+            The folder.
+        """
         target = Path(folder)
         for name, member in zip(self.config.members, self.members, strict=True):
             member.save_pretrained(target / "members" / name, dtype=dtype)
@@ -116,7 +143,18 @@ class EnsembleModel(Classifier):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
+        """Read what `save_pretrained` wrote; see `from_pretrained`.
+
+        Args:
+            folder: A local folder.
+
+        Returns:
+            The ensemble, in evaluation mode.
+
+        Raises:
+            PretrainedError: If the folder holds no ensemble, or a member is damaged or altered.
+            ConfigError: If a config is wrong, or the members do not fit together.
+        """
         path = folder / "config.json"
         data = pretrained.read_json(path)
         if "members" not in data:
@@ -153,9 +191,9 @@ def _check_alike(members: Mapping[str, ClassificationModel]) -> ModelConfig:
     return first
 
 
-def _hard_vote(member: ClassificationModel, answer: Tensor) -> Tensor:
-    """Return 1 for each class that is a member's answer, else 0."""
+def _hard_vote(member: ClassificationModel, probabilities: Tensor) -> Tensor:
+    """Return 1 for each class that a member votes for, else 0."""
     if member.config.mode != "multilabel":
-        return one_hot(answer.argmax(1), answer.shape[1]).to(answer)
+        return one_hot(probabilities.argmax(1), probabilities.shape[1]).to(probabilities)
     thresholds = [member.config.thresholds.get(name, 0.5) for name in member.config.classes]
-    return (answer >= torch.tensor(thresholds).to(answer)).to(answer)
+    return (probabilities >= torch.tensor(thresholds).to(probabilities)).to(probabilities)

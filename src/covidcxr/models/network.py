@@ -40,6 +40,17 @@ class NetworkModel(CXRModel, ABC):
     Raises:
         ConfigError: If the config is for another kind of model, or the network or a preprocessing step refuses it.
         PretrainedError: If pretrained weights cannot be had.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr import ClassificationModel
+        from covidcxr.models import NetworkModel
+
+        model: NetworkModel = ClassificationModel.from_pretrained("mini")
+        seen = model.preprocess(torch.rand(1, 1, 80, 70), torch.ones(1, 1, 80, 70))
+        assert seen.shape[2:] == model.config.preprocess.image_size
+        ```
     """
 
     config: ModelConfig
@@ -92,7 +103,14 @@ class NetworkModel(CXRModel, ABC):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Float[Tensor, "batch channels new_height new_width"]:
-        """Turn grey images in [0, 1] of any size into what the network sees.
+        """Turn grey images of any size into what the network sees.
+
+        Args:
+            image: Grey images in [0, 1].
+            lung_mask: Lungs, 0 or 1; needed where the config's region is not "full".
+
+        Returns:
+            Normalised images at the config's size.
 
         Raises:
             ConfigError: If the model sees a region and the lung mask is missing, unknown or of another size.
@@ -116,16 +134,27 @@ class NetworkModel(CXRModel, ABC):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Tensor:
-        """Return logits: [batch, outputs], or [batch, classes, *image_size] for masks.
+        """Compute logits.
 
         Args:
             image: Grey images in [0, 1]; preprocessing happens inside.
             lung_mask: Lungs, 0 or 1, of the images' size; needed where the config's region is not "full".
+
+        Returns:
+            Logits [batch, outputs], or [batch, classes, *image_size] for masks.
         """
         return cast(Tensor, self.network(self.preprocess(image, lung_mask)))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
-        """Write `config.json` and `model.safetensors` into a folder, made if need be; see `CXRModel`."""
+        """Write `config.json` and `model.safetensors`.
+
+        Args:
+            folder: Where to; made if need be.
+            dtype: How weights are stored; see `CXRModel.save_pretrained`.
+
+        Returns:
+            The folder.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         sha256 = pretrained.save_weights(self.network, target / "model.safetensors", dtype)
@@ -135,7 +164,18 @@ class NetworkModel(CXRModel, ABC):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save_pretrained` wrote into a local folder; see `from_pretrained`."""
+        """Read what `save_pretrained` wrote; see `from_pretrained`.
+
+        Args:
+            folder: A local folder.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            PretrainedError: If a file is missing, damaged or altered.
+            ConfigError: If the config is wrong, or is that of an ensemble.
+        """
         path = folder / "config.json"
         data = pretrained.read_json(path)
         if "members" in data:

@@ -23,11 +23,24 @@ Mask: TypeAlias = Bool[np.ndarray, "height width"]
 
 @final
 class SegmentationModel(NetworkModel):
-    """Marks structures (lungs, infection) on images; one probability map a class, which may overlap.
+    """Predicts masks (lungs, infection) of images: one probability map a class, which may overlap.
 
     Args:
         config: What the model is; `task="segmentation"`.
         pretrained_backbone: Pretrained weights for the encoder; see `NetworkModel`.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr import ModelConfig, PreprocessConfig, SegmentationModel
+
+        settings = PreprocessConfig(image_size=(32, 32))
+        config = ModelConfig(
+            "segmentation", "residual_unet", ("infection", "effusion"), "multilabel", {"depth": 2}, settings
+        )
+        model = SegmentationModel(config)
+        assert model.predict(torch.rand(1, 1, 40, 50)).shape == (1, 2, 40, 50)
+        ```
     """
 
     task: ClassVar[TaskName] = "segmentation"
@@ -37,11 +50,14 @@ class SegmentationModel(NetworkModel):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Float[Tensor, "batch classes height width"]:
-        """Return a probability for each pixel and class, at the size of the images given.
+        """Compute a probability for each pixel and class.
 
         Args:
             image: Grey images in [0, 1].
-            lung_mask: Needed only where the config's region is not "full".
+            lung_mask: Lungs, 0 or 1; needed only where the config's region is not "full".
+
+        Returns:
+            Probabilities at the size of the images given, classes in the order of `config.classes`.
 
         Raises:
             ConfigError: If the images are of the wrong shape or range.
@@ -57,17 +73,28 @@ class SegmentationModel(NetworkModel):
         image: Float[Tensor, "batch 1 height width"],
         lung_mask: Float[Tensor, "batch 1 height width"] | None = None,
     ) -> Float[Tensor, "batch classes new_height new_width"]:
-        """Return the same probabilities at the network's own size, before they are brought to the images'."""
+        """Compute the same probabilities at the network's own size, before they are brought to the images'.
+
+        Args:
+            image: Grey images in [0, 1].
+            lung_mask: Lungs, 0 or 1; needed only where the config's region is not "full".
+
+        Returns:
+            Probabilities in [0, 1].
+        """
         return self.calibrated_logits(image, lung_mask).sigmoid()
 
     def predict_resized_with(
         self, other: SegmentationModel, image: Float[Tensor, "batch 1 height width"]
     ) -> tuple[Float[Tensor, "batch classes _ _"], Float[Tensor, "batch other_classes _ _"]]:
-        """Return what `predict_resized` of this model and of another returns; an encoder that both use is computed once.
+        """Run `predict_resized` of this model and of another, and compute the encoder that both use once.
 
         Args:
             other: A model that `shares_encoder`.
             image: Grey images in [0, 1].
+
+        Returns:
+            The probabilities of this model, and those of the other.
         """
         check_images(image)
         with inference(self, other):
@@ -112,7 +139,10 @@ class SegmentationModel(NetworkModel):
     def merge_encoder(self, other: SegmentationModel) -> bool:
         """Let another model use the encoder of this one, where both see images alike and the two encoders are equal.
 
-        From then on to train one of them is to train the encoder of both.
+        From then on, training one of them trains the encoder of both.
+
+        Args:
+            other: The other model.
 
         Returns:
             Whether they have one encoder now.
@@ -124,7 +154,14 @@ class SegmentationModel(NetworkModel):
             return merge_encoders(self.network, other.network, (settings.channels, *settings.image_size))
 
     def shares_encoder(self, other: SegmentationModel) -> bool:
-        """Whether the two models use one encoder, on the same of an image, by `merge_encoder`."""
+        """Say whether the two models use one encoder, on the same of an image, by `merge_encoder`.
+
+        Args:
+            other: The other model.
+
+        Returns:
+            Whether they do.
+        """
         ours, theirs = (getattr(model.network, "encoder", None) for model in (self, other))
         alike = self.config.preprocess == other.config.preprocess
         return self is not other and ours is not None and ours is theirs and alike

@@ -10,8 +10,8 @@ A preset is a function that returns a list of albumentations transforms; registe
 
 Flips are left to presets that say so: the heart is left, and a mirrored chest is either rare (situs inversus) or an
 error of handling that a model should notice. Our presets darken and flatten more than they brighten and sharpen,
-because chest radiographs are bright: with equal limits, `strong` drove more than a fifth of the pixels into white in 9 % of
-the images. Gamma brightens without that.
+because chest radiographs are bright: with equal limits, `strong` drove more than a fifth of the pixels into white in
+9 % of the images. Gamma brightens without that.
 """
 
 from __future__ import annotations
@@ -43,6 +43,16 @@ class Augment:
     Raises:
         UnknownNameError: If there is no preset of that name.
         ConfigError: If the preset cannot be built, say because of an argument that a transform does not know.
+
+    Example:
+        ```python
+        import numpy as np
+        from covidcxr.transforms.augment import Augment
+
+        augment = Augment("light")
+        image, _ = augment(np.full((32, 32), 100, np.uint8), seed=0)
+        assert (image == augment(np.full((32, 32), 100, np.uint8), seed=0)[0]).all()
+        ```
     """
 
     def __init__(self, transforms: str | Sequence[Any]) -> None:
@@ -103,7 +113,7 @@ def _build(name: str) -> list[Any]:
 
 
 def _albumentations() -> Any:
-    # albumentations asks a package index for news when it is imported, and warns when that fails.
+    # albumentations looks for a newer release when it is imported, and warns when that fails.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 

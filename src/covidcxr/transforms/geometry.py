@@ -1,7 +1,7 @@
-"""Geometry that fit and predict share, and the augmentation presets.
+"""Geometry that training and prediction share: resizing, cutting a region, and how an image lies.
 
-There is one copy of resizing, letterboxing and cutting a region: the data set, the models and the pipeline
-all call these functions, so what a network sees in training is what it sees in use.
+There is one copy of each: the data set, the models and the pipeline all call these functions, so what a network sees in
+training is what it sees in use.
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
 
 
 def letterbox_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return where an image of `height` x `width` lies inside a letterboxed one of `size`.
+    """Return where an image lies inside a letterboxed one.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        size: Height and width of the frame, in pixels.
 
     Returns:
         Top, left, height and width of the image inside the frame, in pixels; centred, aspect ratio kept.
@@ -108,9 +113,17 @@ def resize_mask(
 def restore_map(
     values: Float[Tensor, "batch classes height width"], size: tuple[int, int], fit: Fit = "letterbox"
 ) -> Float[Tensor, "batch classes new_height new_width"]:
-    """Bring maps (probabilities, heat) at the network's size back to the images' own `size`.
+    """Bring maps (probabilities, heat) at the network's size back to the images' own size.
 
     The inverse of `resize_image`: padding is cut off, then the rest is resized bilinearly.
+
+    Args:
+        values: Maps at the network's size.
+        size: Height and width of the images.
+        fit: As for the images.
+
+    Returns:
+        Maps of `size`.
     """
     import cv2
 
@@ -135,7 +148,15 @@ def restore_map(
 
 
 def dilate(mask: Float[Tensor, "batch 1 height width"], fraction: float) -> Float[Tensor, "batch 1 height width"]:
-    """Widen a 0/1 mask by `fraction` of its longer side (a square brush)."""
+    """Widen masks by a square brush.
+
+    Args:
+        mask: 0 or 1.
+        fraction: By how much on each side, as a fraction of the longer side of the mask.
+
+    Returns:
+        The masks, 0 or 1.
+    """
     radius = round(fraction * max(mask.shape[-2:]))
     if radius == 0:
         return mask
@@ -149,14 +170,17 @@ def apply_region(
     region: Region,
     dilation: float = 0.0,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Blacken what a classifier shall not see.
+    """Blacken what a model shall not see.
 
     Args:
         image: Images in [0, 1].
         lung_mask: Lungs, 0 or 1; may be None for "full".
-        region: "full", "box" (the upright rectangle around the lungs), "lungs" or "background" (the image with the lungs
-            removed).
+        region: "full", "box" (the upright rectangle around the lungs), "lungs" or "background" (the image with the
+            lungs removed).
         dilation: By how much the lungs are widened first, as a fraction of the longer side.
+
+    Returns:
+        Images in [0, 1].
 
     Raises:
         ConfigError: If a region needs a lung mask and there is none, it is unknown (NaN) for an image, or it holds
@@ -191,7 +215,16 @@ def _fill_box(mask: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "bat
 def normalize(
     image: Float[Tensor, "batch 1 height width"], mean: Float[Tensor, " channels"], std: Float[Tensor, " channels"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Subtract the mean and divide by the standard deviation; grey is repeated where there are three of each."""
+    """Subtract the mean and divide by the standard deviation.
+
+    Args:
+        image: Grey images in [0, 1].
+        mean: One a channel.
+        std: One a channel, above 0.
+
+    Returns:
+        Normalised images; grey is repeated where there are three channels.
+    """
     return (image - mean[:, None, None]) / std[:, None, None]
 
 
@@ -210,6 +243,17 @@ class Orientation:
     Attributes:
         turns: Quarter turns clockwise away from upright, 0 to 3.
         inverted: Whether bone is dark.
+
+    Example:
+        ```python
+        import numpy as np
+        from covidcxr.transforms.geometry import ORIENTATIONS
+
+        turned = ORIENTATIONS["turned-90"]
+        image = np.random.default_rng(0).random((30, 20))
+        assert turned.lay(image).shape == (20, 30)
+        assert (turned.correct(turned.lay(image)) == image).all()
+        ```
     """
 
     turns: int = 0
@@ -217,7 +261,7 @@ class Orientation:
 
     @property
     def name(self) -> str:
-        """The class of a gate: "frontal", "inverted", "turned-90", "inverted-turned-90", ... (degrees clockwise)."""
+        """The class of a view check: "frontal", "inverted", "turned-90", "inverted-turned-90" (degrees clockwise)."""
         words = ["inverted"] * self.inverted + [f"turned-{90 * self.turns}"] * bool(self.turns)
         return "-".join(words) or "frontal"
 
@@ -227,45 +271,80 @@ class Orientation:
         return ("inverted",) * self.inverted + (f"turned-{90 * self.turns}",) * bool(self.turns)
 
     def lay(self, image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "new_height new_width"]:
-        """Turn and invert an upright image, in [0, 1], so that it lies like this."""
+        """Turn and invert an upright image so that it lies like this.
+
+        Args:
+            image: Grey, in [0, 1].
+
+        Returns:
+            The image as it lies.
+        """
         return np.ascontiguousarray(self.turn(1 - image if self.inverted else image))
 
     def correct(self, image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "new_height new_width"]:
-        """Make an image, in [0, 1], that lies like this upright again."""
+        """Make an image that lies like this upright again.
+
+        Args:
+            image: Grey, in [0, 1].
+
+        Returns:
+            The upright image.
+        """
         return np.ascontiguousarray(self.turn_back(1 - image if self.inverted else image))
 
     def turn(self, plane: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "new_height new_width"]:
-        """Turn what was found on the upright image so that it fits the image as it lies."""
+        """Turn a mask or map of the upright image so that it fits the image as it lies.
+
+        Args:
+            plane: Any values; they stay as they are.
+
+        Returns:
+            The turned plane, a view.
+        """
         return np.rot90(plane, -self.turns)
 
     def turn_back(self, plane: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "new_height new_width"]:
-        """Turn what lies like this upright, greys left as they are."""
+        """Turn a plane that lies like this upright, its values left as they are.
+
+        Args:
+            plane: Any values.
+
+        Returns:
+            The turned plane, a view.
+        """
         return np.rot90(plane, self.turns)
 
     def lay_masks(self, masks: dict[str, Bool[np.ndarray, "_ _"]]) -> dict[str, Bool[np.ndarray, "_ _"]]:
-        """Turn masks of the upright image so that they fit the image as it lies."""
+        """Turn masks of the upright image so that they fit the image as it lies.
+
+        Args:
+            masks: By mask class.
+
+        Returns:
+            The turned masks.
+        """
         return {name: np.ascontiguousarray(self.turn(mask)) for name, mask in masks.items()}
 
     def correct_masks(self, masks: dict[str, Bool[np.ndarray, "_ _"]]) -> dict[str, Bool[np.ndarray, "_ _"]]:
-        """Turn masks of the image as it lies so that they fit the upright image."""
+        """Turn masks of the image as it lies so that they fit the upright image.
+
+        Args:
+            masks: By mask class.
+
+        Returns:
+            The turned masks.
+        """
         return {name: np.ascontiguousarray(self.turn_back(mask)) for name, mask in masks.items()}
 
 
 UPRIGHT = Orientation()
-
-
 """The right way round."""
 
-
 ORIENTATIONS: dict[str, Orientation] = {
-    way.name: way for way in (Orientation(turns, inverted) for inverted in (False, True) for turns in range(4))
+    orientation.name: orientation
+    for orientation in (Orientation(turns, inverted) for inverted in (False, True) for turns in range(4))
 }
-
-
 """All eight by their names, "frontal" first."""
 
-
 NOT_A_FRONTAL_IMAGE = "not-a-frontal-film"
-
-
-"""The class of a gate for everything else: photographs, CT slices, lateral images, other body parts, text, noise."""
+"""The class of a view check for all else: photographs, CT slices, lateral images, other body parts, text, noise."""

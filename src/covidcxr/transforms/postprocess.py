@@ -1,4 +1,4 @@
-"""Mask clean-up as named steps, and whether a lung mask can be one.
+"""Mask clean-up as named steps, and the check whether a mask can be that of two lungs.
 
     clean = PostProcess(["fill_holes", {"name": "largest_components", "count": 2}])
     mask = clean(mask)
@@ -48,7 +48,9 @@ DEFAULT_LUNG_STEPS: tuple[StepConfig, ...] = (
 NOT_FOUND_AREA = 0.02  # of the image; the smallest real lungs seen cover 0.09
 
 REASONS: dict[str, str] = {
-    "lungs-not-found": "No lungs were found. Check that this is a frontal chest radiograph and neither inverted nor cut off.",
+    "lungs-not-found": (
+        "No lungs were found. Check that this is a frontal chest radiograph and neither inverted nor cut off."
+    ),
     "lung-area-below-15-percent": (
         "The lungs cover less than 15 % of the image. Crop the image to the chest, or check for lungs that are "
         "hidden by an opacity."
@@ -60,7 +62,7 @@ REASONS: dict[str, str] = {
         "The two lungs do not lie side by side. Check whether the image is rotated by 90 degrees or shows a side view."
     ),
 }
-"""What `lung_reasons` may answer, in words for the person who reads the image."""
+"""What `lung_reasons` may return, in words for the person who reads the image."""
 
 
 class PostProcess(StepChain):
@@ -72,6 +74,16 @@ class PostProcess(StepChain):
     Raises:
         UnknownNameError: If there is no such step.
         ConfigError: If a step has no such parameter, or its value is out of range.
+
+    Example:
+        ```python
+        import numpy as np
+        from covidcxr.transforms.postprocess import PostProcess
+
+        mask = np.ones((20, 20), bool)
+        mask[5, 5] = False
+        assert PostProcess(["fill_holes"])(mask).all()
+        ```
     """
 
     registry = POSTPROCESS_STEPS
@@ -90,14 +102,14 @@ class PostProcess(StepChain):
 
 
 def lung_reasons(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.15) -> tuple[str, ...]:
-    """Say why a lung mask cannot be trusted; empty = nothing speaks against it.
+    """Return why a lung mask cannot be trusted.
 
     Args:
         mask: Lungs, cleaned.
         min_area: Least area of both lungs as a fraction of the image's (0.15: Loan 2022), in [0, 1].
 
     Returns:
-        Ids, in a fixed order; in words: `explain_reason`. "lungs-not-found" stands alone.
+        Ids, in a fixed order; `explain_reason` gives sentences. "lungs-not-found" stands alone. Empty = plausible.
 
     Raises:
         ConfigError: If `min_area` is out of range.
@@ -118,7 +130,14 @@ def lung_reasons(mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.
 
 
 def explain_reason(reason: str) -> str:
-    """Put an id that `lung_reasons` gave, with whatever `min_area`, into words; other ids come back as they are."""
+    """Return the sentence for a reason.
+
+    Args:
+        reason: An id that `lung_reasons` returned, with whatever `min_area`.
+
+    Returns:
+        The sentence; other ids come back as they are.
+    """
     percent = reason.removeprefix("lung-area-below-").removesuffix("-percent")
     if percent != reason:
         return REASONS["lung-area-below-15-percent"].replace("15 %", f"{percent} %")
@@ -128,7 +147,14 @@ def explain_reason(reason: str) -> str:
 def lung_sides(
     mask: Bool[np.ndarray, "height width"],
 ) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
-    """Return the lung on the image's left (the patient's right) and the one on the image's right; empty = not found."""
+    """Part a mask into two lungs.
+
+    Args:
+        mask: Lungs, cleaned.
+
+    Returns:
+        The lung on the image's left (the patient's right) and the one on the image's right; empty = not found.
+    """
     lungs = sorted(_lungs(mask), key=lambda lung: lung[1][0])
     nothing = np.zeros_like(mask)
     if len(lungs) == 2:
@@ -147,6 +173,9 @@ def fill_holes(
     Args:
         mask: What to clean.
         max_area: Largest hole to fill, as a fraction of the image's area; None = all.
+
+    Returns:
+        The mask.
 
     Raises:
         ConfigError: If `max_area` is out of range.
@@ -170,7 +199,10 @@ def largest_components(
     Args:
         mask: What to clean.
         count: How many to keep at most, from 1 up.
-        min_share: What is smaller than this fraction of the largest part goes, too: it is no lung.
+        min_share: What is smaller than this fraction of the largest part is removed too: it is no lung.
+
+    Returns:
+        The mask.
 
     Raises:
         ConfigError: If a parameter is out of range.
@@ -187,7 +219,14 @@ def largest_components(
 def remove_small_objects(
     mask: Bool[np.ndarray, "height width"], *, min_area: float = 0.002
 ) -> Bool[np.ndarray, "height width"]:
-    """Remove connected parts smaller than `min_area`, a fraction of the image's area.
+    """Remove small connected parts.
+
+    Args:
+        mask: What to clean.
+        min_area: Smallest part to keep, as a fraction of the image's area.
+
+    Returns:
+        The mask.
 
     Raises:
         ConfigError: If `min_area` is out of range.
@@ -201,7 +240,14 @@ def remove_small_objects(
 def remove_small_holes(
     mask: Bool[np.ndarray, "height width"], *, max_area: float = 0.002
 ) -> Bool[np.ndarray, "height width"]:
-    """Fill holes up to `max_area`, a fraction of the image's area.
+    """Fill small holes.
+
+    Args:
+        mask: What to clean.
+        max_area: Largest hole to fill, as a fraction of the image's area.
+
+    Returns:
+        The mask.
 
     Raises:
         ConfigError: If `max_area` is out of range.
@@ -211,7 +257,14 @@ def remove_small_holes(
 
 @POSTPROCESS_STEPS.register("open")
 def open_mask(mask: Bool[np.ndarray, "height width"], *, radius: float = 0.01) -> Bool[np.ndarray, "height width"]:
-    """Remove what a disc of `radius`, a fraction of the longer side, does not fit into: spurs and thin bridges.
+    """Remove what a disc does not fit into: spurs and thin bridges.
+
+    Args:
+        mask: What to clean.
+        radius: Of the disc, as a fraction of the image's longer side.
+
+    Returns:
+        The mask.
 
     Raises:
         ConfigError: If `radius` is out of range.
@@ -221,7 +274,14 @@ def open_mask(mask: Bool[np.ndarray, "height width"], *, radius: float = 0.01) -
 
 @POSTPROCESS_STEPS.register("close")
 def close_mask(mask: Bool[np.ndarray, "height width"], *, radius: float = 0.01) -> Bool[np.ndarray, "height width"]:
-    """Fill gaps that a disc of `radius`, a fraction of the longer side, does not fit into.
+    """Fill gaps that a disc does not fit into.
+
+    Args:
+        mask: What to clean.
+        radius: Of the disc, as a fraction of the image's longer side.
+
+    Returns:
+        The mask.
 
     Raises:
         ConfigError: If `radius` is out of range.
@@ -240,6 +300,9 @@ def split_fused(mask: Bool[np.ndarray, "height width"], *, max_width: float = 0.
     Args:
         mask: What to clean.
         max_width: Widest bridge to cut, as a fraction of the mask's greatest width, in [0, 1].
+
+    Returns:
+        The mask.
 
     Raises:
         ConfigError: If `max_width` is out of range.

@@ -4,10 +4,10 @@
     image = preprocess(image)
 
 A model's config holds the steps as plain data (`PreprocessConfig.steps`). Another package adds its own with
-`@PREPROCESS_STEPS.register("name")` on a function from images [batch, 1, height, width] in [0, 1] and keyword parameters
-to images of the same shape and range. The steps work at the network's size, on the region that the model sees; lengths
-are pixels there. Nothing is random, and nothing a convolution, which graphics cards compute in fewer digits: an image
-becomes the same in training and in use.
+`@PREPROCESS_STEPS.register("name")` on a function from images [batch, 1, height, width] in [0, 1] and keyword
+parameters to images of the same shape and range. The steps work at the network's size, on the region that the model
+sees; lengths are pixels there. Nothing is random, and there is no convolution, which graphics cards compute in fewer
+digits: an image becomes the same in training and in use.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 Step = TypeVar("Step", bound=Callable[..., Any])
-Kept = Literal["film", "mask"]
+Kept = Literal["image", "mask"]
 
 _GREYS = 256
 _LEAST_SPAN = 1 / 255  # one grey of 8 bits: what differs by less is noise
@@ -52,6 +52,15 @@ class Preprocess(StepChain):
     Raises:
         UnknownNameError: If there is no such step.
         ConfigError: If a step has no such parameter, or its value is out of range.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr.transforms.preprocess import Preprocess
+
+        preprocess = Preprocess(["normalize", {"name": "median", "size": 3}])
+        assert preprocess(torch.rand(2, 1, 16, 16)).shape == (2, 1, 16, 16)
+        ```
     """
 
     registry = PREPROCESS_STEPS
@@ -74,7 +83,14 @@ class Preprocess(StepChain):
 
 
 def moves_pixels(step: Step) -> Step:
-    """Mark a step that moves pixels, as a crop does; a model that draws masks refuses it."""
+    """Mark a step that moves pixels, as a crop does; a model that predicts masks refuses it.
+
+    Args:
+        step: The function.
+
+    Returns:
+        The same function.
+    """
     step.__dict__["moves_pixels"] = True
     return step
 
@@ -85,13 +101,16 @@ def normalize_image(
 ) -> Float[Tensor, "batch 1 height width"]:
     """Stretch each image's greys so that its percentiles `low` and `high` become 0 and 1; what lies beyond is cut off.
 
-    Black that letterboxing added counts. An image whose percentiles are not a grey level of 8 bits apart comes back as it
-    is.
+    Black that letterboxing added counts. An image whose percentiles are not a grey level of 8 bits apart comes back
+    unchanged.
 
     Args:
         image: Images in [0, 1].
         low: In percent, in [0, 100].
         high: In percent, in [0, 100], above `low`.
+
+    Returns:
+        Images in [0, 1].
 
     Raises:
         ConfigError: If a parameter is out of range.
@@ -119,6 +138,9 @@ def equalize_image(
     Args:
         image: Images in [0, 1].
         skip_black: Leave out pixels that are exactly 0 and keep them so: padding, and what a region removed.
+
+    Returns:
+        Images in [0, 1].
 
     Raises:
         ConfigError: If `skip_black` is neither true nor false.
@@ -149,6 +171,9 @@ def sharpen_image(
         amount: How much is added, in [0, 10].
         radius: Standard deviation of the Gaussian blur, in pixels, in (0, 50].
 
+    Returns:
+        Images in [0, 1].
+
     Raises:
         ConfigError: If a parameter is out of range.
     """
@@ -169,6 +194,9 @@ def filter_median(
         image: Images in [0, 1].
         size: Side of the square in pixels, odd, from 1 to 15.
 
+    Returns:
+        Images in [0, 1].
+
     Raises:
         ConfigError: If `size` is out of range or even.
     """
@@ -183,7 +211,10 @@ def filter_median(
 
 @PREPROCESS_STEPS.register("binarize")
 def binarize_image(
-    image: Float[Tensor, "batch 1 height width"], *, threshold: float | None = None, keep: Kept = "film"
+    image: Float[Tensor, "batch 1 height width"],
+    *,
+    threshold: float | None = None,
+    keep: Kept | Literal["film"] = "image",
 ) -> Float[Tensor, "batch 1 height width"]:
     """Turn what is darker than a threshold black.
 
@@ -191,16 +222,19 @@ def binarize_image(
         image: Images in [0, 1].
         threshold: In [0, 1]; None = each image's own, the best cut of its histogram in two (Otsu 1979). An image of one
             grey has none and turns black.
-        keep: "film" leaves what is brighter as it is: the greys inside the lungs and of an opacity are what a
-            classifier is to see, and a network pretrained on pictures expects. "mask" turns it white.
+        keep: "image" ("film" in 0.1.0) leaves what is brighter as it is: the greys inside the lungs and of an opacity
+            are what a classifier is to see, and a network pretrained on pictures expects. "mask" turns it white.
+
+    Returns:
+        Images in [0, 1].
 
     Raises:
         ConfigError: If a parameter is out of range.
     """
-    if keep not in get_args(Kept):
+    if keep not in (*get_args(Kept), "film"):  # its name in saved models of 0.1.0
         raise ConfigError(f"keep must be one of {', '.join(get_args(Kept))}, not {keep!r}.")
     bright = _bright(image, threshold)
-    return image * bright if keep == "film" else bright.to(image.dtype)
+    return bright.to(image.dtype) if keep == "mask" else image * bright
 
 
 @PREPROCESS_STEPS.register("crop")
@@ -219,6 +253,9 @@ def crop_image(
         threshold: From which grey a pixel is bright, in [0, 1]; None = each image's own (Otsu 1979).
         largest: Take the largest connected part only: letters and the table beside the patient do not count.
         margin: By how much the box is widened on each side, as a fraction of the frame's side, in [0, 0.5].
+
+    Returns:
+        Images in [0, 1].
 
     Raises:
         ConfigError: If a parameter is out of range.
@@ -295,7 +332,7 @@ def _otsu(bins: Tensor) -> Tensor:
 def _largest_part(bright: Bool[Tensor, "batch 1 height width"]) -> Bool[Tensor, "batch 1 height width"]:
     """Keep of each image's bright pixels the largest connected part (over corners, too)."""
     lit = bright.flatten(1)
-    parts = torch.arange(lit.shape[1], device=bright.device).expand_as(lit)  # at first each pixel is one
+    parts = torch.arange(lit.shape[1], device=bright.device).expand_as(lit)  # at first each pixel is a part
     while not torch.equal(parts, joined := _join(parts, bright)):
         parts = joined
     areas = torch.zeros_like(parts).scatter_add_(1, parts, lit.long())

@@ -26,6 +26,15 @@ class StepChain(ABC):
     Raises:
         UnknownNameError: If there is no such step.
         ConfigError: If a step has no such parameter, or its value is out of range.
+
+    Example:
+        ```python
+        from covidcxr.transforms.postprocess import PostProcess
+        from covidcxr.transforms.step_chain import StepChain
+
+        chain: StepChain = PostProcess(["fill_holes", {"name": "largest_components", "count": 2}])
+        assert PostProcess.from_config(chain.to_config()) == chain
+        ```
     """
 
     registry: ClassVar[Registry]
@@ -62,6 +71,12 @@ class StepChain(ABC):
     @classmethod
     def from_config(cls, config: Sequence[StepConfig]) -> Self:
         """Build from what `to_config` returned.
+
+        Args:
+            config: Steps as plain data.
+
+        Returns:
+            The chain.
 
         Raises:
             UnknownNameError: If there is no such step.

@@ -25,8 +25,8 @@ def hd95(
     which forgives a part too many in one of the masks.
 
     Args:
-        mask: The drawn mask.
-        target: The true one.
+        mask: The predicted mask.
+        target: The reference mask.
         spacing: Distance between rows and between columns, in mm for instance; default pixels.
 
     Returns:
@@ -47,7 +47,7 @@ def hd95(
         height, width = mask.shape
         empty = not mask.any() and not target.any()
         return 0.0 if empty else math.hypot((height - 1) * spacing[0], (width - 1) * spacing[1])
-    first, second = (_outline(one) * np.array(spacing) for one in (mask, target))
+    first, second = (_outline(plane) * np.array(spacing) for plane in (mask, target))
     return max(_reach(first, second), _reach(second, first))
 
 
