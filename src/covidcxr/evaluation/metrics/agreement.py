@@ -34,7 +34,7 @@ PLACES: dict[str, str] = {
     "left": "left lung",
     **{f"{side}_{zone}": f"{side} {zone} zone" for side in ("right", "left") for zone in ("upper", "middle", "lower")},
 }
-"""Where infection is measured, in words. The sides are the patient's: the right lung lies on the image's left. The zones
+"""Where infection is measured, in words. The sides are the patient's: the right lung lies on the image's left. Zones
 are the thirds of each lung by its own height."""
 
 SEVERITIES: dict[str, str] = {

@@ -155,7 +155,7 @@ def classification_statistics(
 def brier_of(
     probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"]
 ) -> Float[np.ndarray, " images"]:
-    """Return the squared distance of an image's probabilities from its truth; of two classes, the second one's alone."""
+    """Return the squared distance of probabilities from the truth; of two classes, that of the second one alone."""
     squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels])
     distance: np.ndarray = squares[:, 1] if squares.shape[1] == 2 else squares.sum(1)
     return distance

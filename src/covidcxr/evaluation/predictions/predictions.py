@@ -224,7 +224,7 @@ def _truths(rows: Sequence[Mapping[str, Any]], classes: tuple[str, ...], exclusi
             continue
         if str(label) not in numbers:
             raise ConfigError(
-                f"The image {row.get('image_id', image + 1)} has the label {label!r}, for which there is no probability. "
+                f"The image {row.get('image_id', image + 1)} has the label {label!r}, which has no probability. "
                 f"{did_you_mean(str(label), classes)}"
             )
         truths[image] = 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+from covidcxr import aliases
 from covidcxr.aliases import old_arguments
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
@@ -24,6 +26,8 @@ from covidcxr.evaluation.report.subgroups import score_groups
 from covidcxr.evaluation.report.verdict import Verdict, weigh
 
 __all__ = ["Evaluation", "Part", "evaluate_rows"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 ORDER = (
     "classes", "masks", "agreement", "reliability", "answers", "point", "regions", "held_out", "compared", "shortcuts",

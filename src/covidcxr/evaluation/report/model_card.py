@@ -96,8 +96,8 @@ def model_card(evaluation: Evaluation, sections: Mapping[str, Sequence[Section]]
             "turned away by its answers."
         ),
         Words(
-            "Images that differ from those of this test (other hospitals, machines, children, lateral views, images of a "
-            "screen) were not asked about: there its scores are unknown."
+            "Images that differ from those of this test (other hospitals, machines, children, lateral views, images of "
+            "a screen) were not asked about: there its scores are unknown."
         ),
     ]
     limits = [Words(note) for note in evaluation.notes]

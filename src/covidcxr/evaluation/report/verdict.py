@@ -347,7 +347,8 @@ def _masks_in_words(masks: MaskScores) -> str:
     if not dice:
         return "Masks were scored, but not by their Dice; see below."
     answer = "; ".join(
-        f"{name.replace('_', ' ')} {format_estimate(estimate)} on {estimate.count} images of {estimate.patients} patients"
+        f"{name.replace('_', ' ')} {format_estimate(estimate)} on {estimate.count} images of "
+        f"{estimate.patients} patients"
         for name, estimate in dice.items()
     )
     return f"Drawn masks overlap with the true ones by a Dice of: {answer}. Images from elsewhere can do worse."
