@@ -211,6 +211,8 @@ NAMES = {
     "evaluation.report.model_comparison.Versus": "evaluation.report.model_comparison.ModelComparison",
     "evaluation.report.provenance.Lineage": "evaluation.report.provenance.Provenance",
     "evaluation.shortcuts.QuestionAudit": "evaluation.shortcuts.TargetAudit",
+    "explain.engine.evaluating": "models.base.evaluation_mode",
+    "explain.methods.Question": "explain.methods.Attribution",
     "models.base.check_films": "models.base.check_images",
     "models.network.fit_films": "models.network.resize_images",
     "models.network.fit_images": "models.network.resize_images",
@@ -250,11 +252,14 @@ NAMES = {
 
 
 def find(module: str, name: str) -> Any:
-    """Return what was called `name` in a module.
+    """Return the object that had a public name in 0.1.0.
 
     Args:
         module: Present full name of the module, `covidcxr.pipeline.prediction`.
         name: Its old public name there.
+
+    Returns:
+        The object, under its present name.
 
     Raises:
         AttributeError: If the module never had it.
@@ -274,6 +279,9 @@ def old_arguments(**renamed: str) -> Callable[[Callable[Parameters, Result]], Ca
 
     Returns:
         The decorator.
+
+    Raises:
+        TypeError: When the decorated function gets a keyword argument under both its names.
 
     Example:
         ```python

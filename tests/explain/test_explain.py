@@ -24,7 +24,7 @@ from covidcxr.io.image import read_image, write_image
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.folder import find_images
 from covidcxr.pipeline.prediction import Prediction
-from covidcxr.transforms.geometry import apply_region, dilate, resize_image, letterbox_box
+from covidcxr.transforms.geometry import apply_region, dilate, letterbox_box, resize_image
 from covidcxr.transforms.preprocess import Preprocess
 
 CLASSES = ("normal", "covid19", "pneumonia")
@@ -288,16 +288,18 @@ def test_log_odds_are_those_of_the_probability(mode: Any) -> None:
 def test_captums_own_gradients_add_up() -> None:
     """What integrated gradients give to all places is the difference that the image makes (their completeness)."""
     from covidcxr.explain.engine import _without_image, seen_by
-    from covidcxr.explain.methods import Question, find_method
+    from covidcxr.explain.methods import Attribution, find_method
 
     model = spots("binary", CLASSES[:2])
-    image = resize_image(torch.from_numpy(image_with_spot(64, 64, (slice(20, 40), slice(20, 40))))[None, None], (64, 64))
+    image = resize_image(
+        torch.from_numpy(image_with_spot(64, 64, (slice(20, 40), slice(20, 40))))[None, None], (64, 64)
+    )
     sight = model.preprocess(image)
     plain = _without_image(model, sight, seen_by(model, None, [(64, 64)]))
-    question = Question(model, sight, plain, torch.tensor([1]))
-    heat = find_method("integrated_gradients")(question)
+    attribution = Attribution(model, sight, plain, torch.tensor([1]))
+    heat = find_method("integrated_gradients")(attribution)
     with torch.no_grad():
-        difference = question.score(sight, question.targets) - question.score(plain, question.targets)
+        difference = attribution.score(sight, attribution.targets) - attribution.score(plain, attribution.targets)
     assert float(heat.sum()) == pytest.approx(float(difference), rel=0.05)
 
 

@@ -12,7 +12,15 @@ from scipy import ndimage
 from torch import Tensor
 
 from covidcxr.errors import ConfigError
-from covidcxr.transforms.geometry import apply_region, dilate, resize_image, resize_mask, letterbox_box, normalize, restore_map
+from covidcxr.transforms.geometry import (
+    apply_region,
+    dilate,
+    letterbox_box,
+    normalize,
+    resize_image,
+    resize_mask,
+    restore_map,
+)
 from covidcxr.types import Fit
 
 SIDES = st.integers(1, 300)

@@ -1,4 +1,4 @@
-"""Where a classifier looked: heat maps as data and as pictures, and how faithful they are."""
+"""What a classifier's prediction rests on: heat maps as data and as pictures, and how faithful they are."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,40 +11,48 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
-from covidcxr.explain.methods import Question, find_method
+from covidcxr.explain.methods import Attribution, find_method
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_image
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
+from covidcxr.models.base import evaluation_mode
 from covidcxr.models.network import resize_images
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, resize_image, restore_map
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import ImageLike
 
-__all__ = ["Lungs", "evaluating", "explain", "explain_many", "seen_by", "Explanation"]
+__all__ = ["Explanation", "Lungs", "explain", "explain_many", "seen_by"]
 
 _STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
 _RAMP = np.array([(120, 0, 120), (170, 10, 110), (225, 55, 40), (250, 150, 10), (255, 240, 90)], float)
-
-
 """From violet over red to yellow: its lightness grows all the way, so it reads in grey and with any colour vision."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """What on an image speaks for a class, in the eyes of a classifier. For research, not for clinical use.
+    """A heat map of what speaks for a class on an image, according to a classifier. For research, not clinical use.
 
     Attributes:
         heat: Evidence for the class at the image's own size, float32 in [0, 1]: the strongest place is 1. 0 where
             nothing speaks for the class and where the model does not look.
         target: The class.
-        method: How it was found; a name of `covidcxr.explain.METHODS`.
-        probability: What the classifier gives for the class on this image, calibrated, in [0, 1].
+        method: How it was computed; a name of `covidcxr.explain.METHODS`.
+        probability: The classifier's calibrated probability of the class on this image, in [0, 1].
+
+    Example:
+        ```python
+        from covidcxr import Pipeline
+
+        explanation = Pipeline.from_pretrained("mini")("image.png").explain("covid19")
+        assert explanation.heat.max() in (0, 1)
+        assert explanation.overlay("image.png").shape == (*explanation.heat.shape, 3)
+        ```
     """
 
     heat: Float[np.ndarray, "height width"] = field(repr=False)
@@ -60,7 +67,7 @@ class Explanation:
 
     @property
     def note(self) -> str:
-        """What is to be known of this map, in a sentence; mostly nothing."""
+        """A warning about this map, in a sentence; mostly empty."""
         return (
             f"Nothing on this image speaks for {self.target} by {self.method}: the map is empty." if self.empty else ""
         )
@@ -83,6 +90,9 @@ class Explanation:
 
         Args:
             image: The image that was explained, as `read_image` takes it.
+
+        Returns:
+            The picture, 0 to 255.
 
         Raises:
             ConfigError: If the image has another size than the map.
@@ -122,14 +132,8 @@ class Explanation:
 
 
 Image: TypeAlias = Float[np.ndarray, "_ _"]  # images of one call may have many sizes
-
-
 Mask: TypeAlias = Bool[np.ndarray, "_ _"]
-
-
 Lungs: TypeAlias = Mask | Mapping[str, Mask]
-
-
 """The lungs of an image at its own size: one mask, or those that there are by mask class, of which each model takes the
 one that its region means."""
 
@@ -142,17 +146,20 @@ def explain(
     target: str | None = None,
     method: str = "gradcam",
 ) -> Explanation:
-    """Show what on an image speaks for a class, in the eyes of a classifier.
+    """Show which parts of an image speak for a class, according to a classifier.
 
     The map is of the log odds of the class. That of an ensemble is the mean of its members' maps, each scaled to 1,
     weighted as their votes are. The model is left as it was.
 
     Args:
-        model: A classification model or an ensemble; is asked where it lies and in evaluation mode.
+        model: A classification model or an ensemble; it runs on its own device and in evaluation mode.
         image: The image: whatever `read_image` reads.
         lung_mask: Its lungs; needed where the model `needs_lungs`.
         target: The class; None = the most probable one.
         method: "gradcam", "hirescam", "integrated_gradients" or "occlusion"; the last two need the extra `explain`.
+
+    Returns:
+        The explanation.
 
     Raises:
         ConfigError: If the lungs are missing or of another size, the network has no layer with places ("gradcam"), or
@@ -180,7 +187,7 @@ def explain_many(
         lung_masks: The lungs of each.
         target: One class for all, or one an image; None = the most probable one.
         method: As of `explain`.
-        batch_size: Images a batch.
+        batch_size: Batch size.
 
     Returns:
         One explanation an image, in their order.
@@ -198,13 +205,13 @@ def explain_many(
     for name in targets:
         if name is not None and name not in model.config.classes:
             raise UnknownNameError(f"The model knows no class {name!r}. {did_you_mean(name, model.config.classes)}")
-    found: list[Explanation] = []
+    explanations: list[Explanation] = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         pixels = [read_image(image) for image in images[part]]
         masks = [_by_class(mask, image) for mask, image in zip(lungs[part], pixels, strict=True)]
-        found += _explain(model, pixels, masks, targets[part], method)
-    return found
+        explanations += _explain(model, pixels, masks, targets[part], method)
+    return explanations
 
 
 def _explain(
@@ -215,20 +222,23 @@ def _explain(
     method: str,
 ) -> Iterator[Explanation]:
     classes = model.config.classes
-    shown = [resize_images(member, images, masks) for member in model.members]
-    answers = [member.predict(*given) for member, given in zip(model.members, shown, strict=True)]
-    chances = model.combine(answers).cpu()
-    places = torch.tensor(
-        [int(row.argmax()) if name is None else classes.index(name) for row, name in zip(chances, targets, strict=True)]
+    batches = [resize_images(member, images, masks) for member in model.members]
+    members = [member.predict(*batch) for member, batch in zip(model.members, batches, strict=True)]
+    probabilities = model.combine(members).cpu()
+    indices = torch.tensor(
+        [
+            int(row.argmax()) if name is None else classes.index(name)
+            for row, name in zip(probabilities, targets, strict=True)
+        ]
     )
     weights = list(model.config.members.values()) if isinstance(model, EnsembleModel) else [1.0]
     heats = [np.zeros(image.shape, np.float32) for image in images]
-    for member, weight, (batch, lungs) in zip(model.members, weights, shown, strict=True):
+    for member, weight, (batch, lungs) in zip(model.members, weights, batches, strict=True):
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        for heat, own in zip(heats, _heat_of(member, batch, lungs, places, sizes, method), strict=True):
+        for heat, own in zip(heats, _heat_of(member, batch, lungs, indices, sizes, method), strict=True):
             heat += np.float32(weight) * _scaled(own)
-    for heat, place, row in zip(heats, places.tolist(), chances.tolist(), strict=True):
-        yield Explanation(_scaled(heat), classes[place], method, row[place])
+    for heat, index, row in zip(heats, indices.tolist(), probabilities.tolist(), strict=True):
+        yield Explanation(_scaled(heat), classes[index], method, row[index])
 
 
 def _heat_of(
@@ -242,10 +252,10 @@ def _heat_of(
     """Yield one network's map of each image, from 0 up, at the image's own size."""
     settings = model.config.preprocess
     seen = seen_by(model, lungs, sizes).to(image.device)
-    with evaluating(model), torch.enable_grad():
-        sight = model.preprocess(image, lungs).detach()
-        question = Question(model, sight, _without_image(model, sight, seen), targets.to(image.device))
-        heat = find_method(method)(question).clamp_min(0)[:, None]
+    with evaluation_mode(model), torch.enable_grad():
+        inputs = model.preprocess(image, lungs).detach()
+        attribution = Attribution(model, inputs, _without_image(model, inputs, seen), targets.to(image.device))
+        heat = find_method(method)(attribution).clamp_min(0)[:, None]
         heat = _move_back(model, image, lungs, heat) * seen
     for own, place, size in zip(heat.cpu(), seen.cpu(), sizes, strict=True):
         both = restore_map(torch.stack((own, place), 1), size, settings.fit)[0]
@@ -255,12 +265,15 @@ def _heat_of(
 def seen_by(
     model: ClassificationModel, lungs: Tensor | None, sizes: Sequence[tuple[int, int]]
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Return what a model sees of images at its own size: 1 within its region of the image, 0 elsewhere and on padding.
+    """Compute what a model sees of images: its region of the image, without padding.
 
     Args:
         model: Its preprocessing says size, fit, region and dilation.
         lungs: At the model's size, as `resize_images` returns them.
         sizes: Height and width of each image.
+
+    Returns:
+        At the model's size, 1 = seen, 0 = not.
     """
     settings = model.config.preprocess
     white = torch.cat([resize_image(torch.ones(1, 1, *size), settings.image_size, settings.fit) for size in sizes])
@@ -268,46 +281,33 @@ def seen_by(
     return apply_region(white.to(model.mean.device), lungs, settings.region, settings.lung_dilation)
 
 
-def _without_image(model: ClassificationModel, sight: Tensor, seen: Tensor) -> Tensor:
+def _without_image(model: ClassificationModel, inputs: Tensor, seen: Tensor) -> Tensor:
     """Replace what a network sees of the image by its mean; where it sees none, nothing changes."""
     if Preprocess(model.config.preprocess.steps).moving:
         seen = torch.ones_like(seen)  # the image fills the frame
-    mean = (sight * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
-    return torch.where(seen > 0, mean, sight)
+    mean = (inputs * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
+    return torch.where(seen > 0, mean, inputs)
 
 
 def _move_back(model: ClassificationModel, image: Tensor, lungs: Tensor | None, heat: Tensor) -> Tensor:
     """Bring maps back to where the image was before steps that move pixels: each pixel gets the mean of where it went.
 
-    Where it went tells the step's own gradient.
+    The step's own gradient says where it went.
     """
     settings = model.config.preprocess
-    shown = apply_region(image, lungs, settings.region, settings.lung_dilation)
-    passed: list[tuple[Tensor, Tensor]] = []
+    image = apply_region(image, lungs, settings.region, settings.lung_dilation)
+    passed: list[tuple[Tensor, Tensor]] = []  # before and after each step that moves pixels
     for step in settings.steps:
         change = Preprocess([step])
-        given = shown.detach().requires_grad_(bool(change.moving))
-        shown = change(given)
+        given = image.detach().requires_grad_(bool(change.moving))
+        image = change(given)
         if change.moving:
-            passed.append((given, shown))
+            passed.append((given, image))
     for given, made in reversed(passed):
         (sums,) = torch.autograd.grad(made, given, heat.to(made), retain_graph=True)
         (counts,) = torch.autograd.grad(made, given, torch.ones_like(made))
         heat = torch.where(counts > 1e-6, sums / counts.clamp_min(1e-6), 0.0)
     return heat
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while; what of it trained before, trains again."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _by_class(lungs: Lungs, image: Image) -> Mapping[str, Mask]:

@@ -1,4 +1,4 @@
-"""Does a heat map tell what the classifier answers by? Take away what it marks, and see."""
+"""Faithfulness of heat maps: how the probability changes when what a map marks is removed from the image."""
 
 from __future__ import annotations
 
@@ -29,21 +29,33 @@ _CELLS = 7
 """A random map is noise of so many cells a side, smoothed: as coarse as a class activation map."""
 
 _BATCH = 32
-"""Images that the classifier is asked about at a time."""
+"""Images that the classifier sees at a time."""
 
 Curves = Float[np.ndarray, "images steps"]
 
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """Probability of a class while images are taken away or shown by a map, image by image (Petsiuk 2018, RISE).
+    """Probability of a class while pixels are removed or shown in the order of a map, by image (Petsiuk 2018, RISE).
 
     Attributes:
-        fractions: The share of what the model sees that was taken away or shown, from 0 to 1.
+        fractions: The share of what the model sees that was removed or shown, from 0 to 1.
         deletion: The probability while the strongest places turn to the image's mean grey first: it should fall fast.
         insertion: While they return first to the blurred image: it should rise fast.
         random_deletion: The same with a smooth random map.
         random_insertion: The same with a smooth random map.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr import ClassificationModel
+        from covidcxr.explain import faithfulness
+
+        model = ClassificationModel.from_pretrained("mini")
+        image, lungs = torch.rand(1, 1, 64, 64), torch.ones(1, 1, 64, 64)
+        curves = faithfulness(model, image, image[:, 0], "covid19", lungs, steps=2)
+        assert 0 <= curves.area("deletion")[0] <= 1
+        ```
     """
 
     fractions: Float[np.ndarray, " steps"] = field(repr=False)
@@ -53,7 +65,14 @@ class Faithfulness:
     random_insertion: Curves = field(repr=False)
 
     def area(self, curve: str) -> Float[np.ndarray, " images"]:
-        """Return the area under a curve of `CURVES` for each image, in [0, 1]: a good map deletes low, inserts high."""
+        """Compute the area under a curve for each image; that of a good map is low for deletion, high for insertion.
+
+        Args:
+            curve: A name of `CURVES`.
+
+        Returns:
+            Areas in [0, 1].
+        """
         values: np.ndarray = getattr(self, curve)
         return np.asarray(np.trapezoid(values, self.fractions, axis=1))
 
@@ -78,7 +97,7 @@ def faithfulness(
 ) -> Faithfulness:
     """Measure deletion and insertion curves of heat maps, beside those of random maps.
 
-    Only places that the model sees are taken away and shown: else a map of nothing but the lungs' outline would look
+    Only places that the model sees are removed and shown: else a map of nothing but the lungs' outline would look
     faithful to a model that sees only lungs.
 
     Args:
@@ -90,14 +109,16 @@ def faithfulness(
         steps: In how many equal steps.
         seed: Of the random maps, and of the order of places that are equally hot.
 
+    Returns:
+        The curves of all images.
+
     Raises:
         ConfigError: If shapes differ, `steps` is below 1, or the lungs are missing.
         UnknownNameError: If there is no such class.
     """
     if heat.shape != image[:, 0].shape or steps < 1:
-        raise ConfigError(
-            f"Give one map an image, of its size, and 1 step or more: {tuple(heat.shape)}, {tuple(image.shape)}, {steps}."
-        )
+        shapes = f"{tuple(heat.shape)}, {tuple(image.shape)}"
+        raise ConfigError(f"Give one map for an image, of its size, and 1 step or more: {shapes}, {steps}.")
     columns = _columns(model, target, len(image))
     device = next(iter(model.members)).mean.device
     image, heat = image.to(device), heat.to(device)
@@ -114,19 +135,19 @@ def faithfulness(
         for name, there, away in (("deletion", bare, image), ("insertion", image, blurred)):
             # At the last step all that is seen has a rank below.
             shown = [torch.where(rank < step / steps, there, away) for step in range(steps + 1)]
-            curves[prefix + name] = _chances(model, shown, lungs, columns)
+            curves[prefix + name] = _probabilities(model, shown, lungs, columns)
     return Faithfulness(np.linspace(0, 1, steps + 1), *(curves[name] for name in CURVES))
 
 
-def _chances(model: Classifier, shown: list[Tensor], lungs: Tensor | None, columns: Sequence[int]) -> Curves:
-    """Ask about the images of all steps, several steps at a time."""
-    images, answers = len(columns), []
+def _probabilities(model: Classifier, shown: list[Tensor], lungs: Tensor | None, columns: Sequence[int]) -> Curves:
+    """Predict for the images of all steps, several steps at a time."""
+    images, rows = len(columns), []
     together = max(1, _BATCH // images)
     for start in range(0, len(shown), together):
         part = shown[start : start + together]
-        answers.append(model.predict(torch.cat(part), None if lungs is None else lungs.repeat(len(part), 1, 1, 1)))
-    chances = torch.cat(answers).cpu().numpy().reshape(len(shown), images, -1)
-    return chances[:, np.arange(images), columns].T.astype(float)
+        rows.append(model.predict(torch.cat(part), None if lungs is None else lungs.repeat(len(part), 1, 1, 1)))
+    probabilities = torch.cat(rows).cpu().numpy().reshape(len(shown), images, -1)
+    return probabilities[:, np.arange(images), columns].T.astype(float)
 
 
 def _columns(model: Classifier, target: str | Sequence[str], images: int) -> list[int]:
@@ -144,7 +165,7 @@ def _seen(model: Classifier, image: Tensor, lungs: Tensor | None) -> Tensor:
     """Return 1 where any member sees the image, else 0."""
     settings = [member.config.preprocess for member in model.members]
     white = torch.ones_like(image)
-    parts = [apply_region(white, lungs, one.region, one.lung_dilation) for one in settings]
+    parts = [apply_region(white, lungs, member.region, member.lung_dilation) for member in settings]
     return torch.stack(parts).amax(0)
 
 

@@ -1,6 +1,6 @@
 """What speaks for a class, place by place, as the network sees the image.
 
-A method is a function from a `Question` to heat [batch, height, width] at the network's size; it may be negative
+A method is a function from an `Attribution` to heat [batch, height, width] at the network's size; it may be negative
 where something speaks against the class.
 """
 
@@ -17,26 +17,33 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from covidcxr import aliases
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.models import ClassificationModel
 
-__all__ = ["METHODS", "Question", "find_method", "log_odds", "smooth", "as_maps", "named_layers", "recorded"]
+__all__ = ["METHODS", "Attribution", "find_method", "log_odds", "smooth", "as_maps", "named_layers", "recorded"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 _MOST_PREFIX = 16
-
-
 """Class, distillation and register tokens that a transformer may put before those of the image."""
 
 
 def named_layers(network: nn.Module) -> list[str]:
-    """Name the last layer of each stage, in order, where timm built the network; else none.
+    """Name the last layer of each stage where timm built the network.
 
-    timm's networks tell them themselves (`feature_info`), also inside a network of ours.
+    timm's networks list them (`feature_info`), also inside another network.
+
+    Args:
+        network: Any network.
+
+    Returns:
+        Names of its modules, in order; none for other networks.
     """
     for name, module in network.named_modules():
         stages = getattr(module, "feature_info", None)
         if stages:
-            inside = dict(module.named_modules())  # some tell of layers that they have not
+            inside = dict(module.named_modules())  # some list layers that they have not
             layers = dict.fromkeys(stage.get("module") for stage in stages)
             return [f"{name}.{layer}" if name else layer for layer in layers if layer and layer in inside]
     return []
@@ -44,11 +51,14 @@ def named_layers(network: nn.Module) -> list[str]:
 
 @contextmanager
 def recorded(network: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
-    """Collect the outputs of layers while the network runs, in the order in which they are made.
+    """Collect the outputs of layers while the network runs.
 
     Args:
         network: Is as before afterwards.
         names: The layers; none = all.
+
+    Yields:
+        A list that fills with the outputs, in the order in which they are made.
     """
     outputs: list[Tensor] = []
 
@@ -76,7 +86,7 @@ def as_maps(
     Args:
         output: Of any layer.
         size: Height and width of what the network saw: maps have its shape.
-        prefix: Number of tokens before those of the image, as the network tells it. Where that leaves no grid of the
+        prefix: Number of tokens before those of the image, as the network says. Where that leaves no grid of the
             image's shape, the smallest number that does counts.
 
     Returns:
@@ -105,52 +115,63 @@ def _has_shape(rows: int, columns: int, size: tuple[int, int]) -> bool:
 
 
 _STEPS = 32
-
-
 """Steps of integrated gradients: on the way from the baseline to the image."""
 
-
 _WINDOWS = 8
-
-
 """Windows of occlusion along the shorter side; each overlaps the next by half."""
 
-
 _BLUR = 0.02
-
-
 """Standard deviation by which maps of single pixels are smoothed, as a fraction of the longer side."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked: why these images look like these classes to a model.
+class Attribution:
+    """What a method explains: why images look like a class to a model.
 
     Attributes:
         model: The classifier, in evaluation mode.
-        sight: What its network sees, [batch, channels, height, width]; normalised.
-        plain: The same without the image: every image's mean grey wherever the model sees the image.
-        targets: The class asked about, one index an image.
+        inputs: What its network sees; normalised.
+        baseline: The same without the image: every image's mean grey wherever the model sees the image.
+        targets: The index of the class to explain, one an image.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr import ClassificationModel
+        from covidcxr.explain.methods import Attribution, find_method
+
+        model = ClassificationModel.from_pretrained("mini")
+        inputs = model.preprocess(torch.rand(1, 1, 64, 64), torch.ones(1, 1, 64, 64))
+        heat = find_method("gradcam")(Attribution(model, inputs, torch.zeros_like(inputs), torch.tensor([0])))
+        assert heat.shape == inputs[:, 0].shape
+        ```
     """
 
     model: ClassificationModel
-    sight: Float[Tensor, "batch channels height width"]
-    plain: Float[Tensor, "batch channels height width"]
+    inputs: Float[Tensor, "batch channels height width"]
+    baseline: Float[Tensor, "batch channels height width"]
     targets: Int[Tensor, " batch"]
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of what the network sees."""
-        return self.sight.shape[-2], self.sight.shape[-1]
+        return self.inputs.shape[-2], self.inputs.shape[-1]
 
-    def score(self, sight: Tensor, targets: Tensor) -> Float[Tensor, " batch"]:
-        """Return the log odds of the targets.
+    def score(self, inputs: Tensor, targets: Tensor) -> Float[Tensor, " batch"]:
+        """Compute the log odds of classes.
+
+        Args:
+            inputs: What the network sees, as `inputs`.
+            targets: The index of a class, one an image.
+
+        Returns:
+            The log odds.
 
         Raises:
             ConfigError: If gradients are wanted and the network has none.
         """
-        odds = log_odds(self.model, self.model.network(sight), targets)
-        if sight.requires_grad and not odds.requires_grad:
+        odds = log_odds(self.model, self.model.network(inputs), targets)
+        if inputs.requires_grad and not odds.requires_grad:
             raise ConfigError(
                 f"{self.model.config.network!r} has no gradients to explain it by: use method='occlusion'."
             )
@@ -160,10 +181,18 @@ class Question:
 def log_odds(
     model: ClassificationModel, logits: Float[Tensor, "batch outputs"], targets: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """Return log p / (1 - p) of a class an image, from a network's logits and without the temperature.
+    """Compute log p / (1 - p) of a class an image, without the temperature.
 
     Of two classes, and of findings, this is the logit. Of several exclusive classes it counts what speaks for the
-    class and not for the others, and does not change when all logits rise alike, as the answer does not either.
+    class and not for the others, and, like the probability, does not change when all logits rise alike.
+
+    Args:
+        model: Its config says what the logits mean.
+        logits: Of its network.
+        targets: The index of a class, one an image.
+
+    Returns:
+        The log odds.
     """
     logits = logits.float()
     if model.config.mode == "binary":
@@ -174,28 +203,27 @@ def log_odds(
     return own[:, 0] - logits.scatter(1, targets[:, None], -torch.inf).logsumexp(1)
 
 
-def _cam(question: Question, *, pooled: bool) -> Float[Tensor, "batch height width"]:
+def _cam(attribution: Attribution, *, pooled: bool) -> Float[Tensor, "batch height width"]:
     """Weigh the features of the last layer that has places by their gradients."""
-    network, size = question.model.network, question.size
-    prefix, sight = _prefix(network), question.sight.detach().requires_grad_()
-    found: list[tuple[Tensor, Tensor]] = []
+    network, size = attribution.model.network, attribution.size
+    prefix, inputs = _prefix(network), attribution.inputs.detach().requires_grad_()
+    layers: list[tuple[Tensor, Tensor]] = []  # maps and their gradients, the last layer first
     for names in (named_layers(network), []):
         with recorded(network, names) as outputs:
-            score = question.score(sight, question.targets).sum()
-        outputs = [one for one in outputs if one.requires_grad and as_maps(one, size, prefix) is not None]
+            score = attribution.score(inputs, attribution.targets).sum()
+        outputs = [maps for maps in outputs if maps.requires_grad and as_maps(maps, size, prefix) is not None]
         slopes: Sequence[Tensor | None] = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
         for output, slope in zip(reversed(outputs), reversed(slopes), strict=True):
             slope = torch.zeros_like(output) if slope is None else slope
-            found.append((cast(Tensor, as_maps(output, size, prefix)), cast(Tensor, as_maps(slope, size, prefix))))
-            # Where the answer is read from a class token, the other tokens of the last block have no say any more:
-            # the last layer where they have is the one that tells.
-            if bool(found[-1][1].any()):
-                return _weighted(*found[-1], size, pooled)
-    if not found:
-        raise ConfigError(
-            f"{question.model.config.network!r} has no layer whose output is a map of the image: use method='occlusion'."
-        )
-    return _weighted(*found[0], size, pooled)  # an answer that depends on nothing
+            layers.append((cast(Tensor, as_maps(output, size, prefix)), cast(Tensor, as_maps(slope, size, prefix))))
+            # Where the class token alone makes the logits, the other tokens of the last block have no gradients: the
+            # last layer where they have is the one to show.
+            if bool(layers[-1][1].any()):
+                return _weighted(*layers[-1], size, pooled)
+    if not layers:
+        name = attribution.model.config.network
+        raise ConfigError(f"{name!r} has no layer whose output is a map of it: use method='occlusion'.")
+    return _weighted(*layers[0], size, pooled)  # logits that depend on no place
 
 
 def _weighted(maps: Tensor, weights: Tensor, size: tuple[int, int], pooled: bool) -> Tensor:
@@ -204,66 +232,97 @@ def _weighted(maps: Tensor, weights: Tensor, size: tuple[int, int], pooled: bool
     return F.interpolate(heat, size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def gradcam(question: Question) -> Float[Tensor, "batch height width"]:
-    """Weigh the features of the last layer with places by their mean gradients (Grad-CAM, Selvaraju 2017)."""
-    return _cam(question, pooled=True)
+def gradcam(attribution: Attribution) -> Float[Tensor, "batch height width"]:
+    """Weigh the features of the last layer with places by their mean gradients (Grad-CAM, Selvaraju 2017).
+
+    Args:
+        attribution: What is explained.
+
+    Returns:
+        Heat at the network's size.
+    """
+    return _cam(attribution, pooled=True)
 
 
-def hirescam(question: Question) -> Float[Tensor, "batch height width"]:
+def hirescam(attribution: Attribution) -> Float[Tensor, "batch height width"]:
     """Weigh the features by the gradient at each place (HiResCAM, Draelos and Carin 2020).
 
-    Where features are averaged before the answering layer it is the same as Grad-CAM; where they are flattened, it
-    keeps the place, which Grad-CAM loses.
+    Where features are averaged before the last layer it is the same as Grad-CAM; where they are flattened, it keeps the
+    place, which Grad-CAM loses.
+
+    Args:
+        attribution: What is explained.
+
+    Returns:
+        Heat at the network's size.
     """
-    return _cam(question, pooled=False)
+    return _cam(attribution, pooled=False)
 
 
-def integrated_gradients(question: Question) -> Float[Tensor, "batch height width"]:
-    """Sum the gradients on the way from a plain image to the image (Sundararajan 2017), smoothed a little."""
-    method = _captum().IntegratedGradients(question.score)
+def integrated_gradients(attribution: Attribution) -> Float[Tensor, "batch height width"]:
+    """Sum the gradients on the way from the baseline to the image (Sundararajan 2017), smoothed a little.
+
+    Args:
+        attribution: What is explained.
+
+    Returns:
+        Heat at the network's size.
+    """
+    method = _captum().IntegratedGradients(attribution.score)
     heat = method.attribute(
-        question.sight.detach().clone(),
-        baselines=question.plain,
-        additional_forward_args=question.targets,
+        attribution.inputs.detach().clone(),
+        baselines=attribution.baseline,
+        additional_forward_args=attribution.targets,
         n_steps=_STEPS,
-        internal_batch_size=max(len(question.sight), 16),
+        internal_batch_size=max(len(attribution.inputs), 16),
     )
     return smooth(heat.detach().float().sum(1), _BLUR)
 
 
-def occlusion(question: Question) -> Float[Tensor, "batch height width"]:
-    """Measure by how much the log odds fall when a window turns plain (Zeiler and Fergus 2014), smoothed a little."""
-    side = max(2, min(question.size) // _WINDOWS)
-    channels = question.sight.shape[1]
+def occlusion(attribution: Attribution) -> Float[Tensor, "batch height width"]:
+    """Measure how much the log odds fall when a window is covered (Zeiler and Fergus 2014), smoothed a little.
+
+    Args:
+        attribution: What is explained.
+
+    Returns:
+        Heat at the network's size.
+    """
+    side = max(2, min(attribution.size) // _WINDOWS)
+    channels = attribution.inputs.shape[1]
     with torch.no_grad():
         heat = (
             _captum()
-            .Occlusion(question.score)
+            .Occlusion(attribution.score)
             .attribute(
-                question.sight,
+                attribution.inputs,
                 sliding_window_shapes=(channels, side, side),
                 strides=(channels, max(1, side // 2), max(1, side // 2)),
-                baselines=question.plain,
-                additional_forward_args=question.targets,
-                perturbations_per_eval=max(1, 16 // len(question.sight)),
+                baselines=attribution.baseline,
+                additional_forward_args=attribution.targets,
+                perturbations_per_eval=max(1, 16 // len(attribution.inputs)),
             )
         )
     return smooth(heat.float().mean(1), _BLUR)
 
 
-METHODS: dict[str, Callable[[Question], Float[Tensor, "batch height width"]]] = {
+METHODS: dict[str, Callable[[Attribution], Float[Tensor, "batch height width"]]] = {
     "gradcam": gradcam,
     "hirescam": hirescam,
     "integrated_gradients": integrated_gradients,
     "occlusion": occlusion,
 }
-
-
 """By name. The last two need captum: `pip install "covidcxr[explain]"`."""
 
 
-def find_method(name: str) -> Callable[[Question], Float[Tensor, "batch height width"]]:
+def find_method(name: str) -> Callable[[Attribution], Float[Tensor, "batch height width"]]:
     """Return a method by its name.
+
+    Args:
+        name: A key of `METHODS`.
+
+    Returns:
+        The function.
 
     Raises:
         UnknownNameError: If there is none of that name.
@@ -275,12 +334,20 @@ def find_method(name: str) -> Callable[[Question], Float[Tensor, "batch height w
 
 def _prefix(network: torch.nn.Module) -> int:
     """Return how many tokens timm says come before those of the image."""
-    told = (getattr(module, "num_prefix_tokens", None) for module in network.modules())
-    return next((count for count in told if isinstance(count, int)), 0)
+    counts = (getattr(module, "num_prefix_tokens", None) for module in network.modules())
+    return next((count for count in counts if isinstance(count, int)), 0)
 
 
 def smooth(maps: Float[Tensor, "batch height width"], fraction: float) -> Float[Tensor, "batch height width"]:
-    """Blur with a Gaussian of `fraction` of the longer side; beyond the border the outermost pixels repeat."""
+    """Blur maps with a Gaussian; beyond the border the outermost pixels repeat.
+
+    Args:
+        maps: Any values.
+        fraction: Standard deviation as a fraction of the longer side.
+
+    Returns:
+        The blurred maps.
+    """
     sigma = fraction * max(maps.shape[-2:])
     reach = max(1, round(3 * sigma))
     weights = torch.exp(-((torch.arange(-reach, reach + 1, device=maps.device) / max(sigma, 1e-6)) ** 2) / 2)

@@ -18,7 +18,7 @@ from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import pretrained
 from covidcxr.types import TaskName
 
-__all__ = ["CXRModel", "check_images", "inference", "model_folder"]
+__all__ = ["CXRModel", "check_images", "evaluation_mode", "inference", "model_folder"]
 
 
 class CXRModel(nn.Module, ABC):
@@ -165,8 +165,8 @@ def check_images(image: Tensor) -> None:
 
 
 @contextmanager
-def inference(*models: nn.Module) -> Iterator[None]:
-    """Compute without gradients and in evaluation mode, and leave the models in the mode in which they were.
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """Put models into evaluation mode for a while, and leave every part of them in the mode in which it was.
 
     Args:
         *models: The models.
@@ -182,11 +182,24 @@ def inference(*models: nn.Module) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def inference(*models: nn.Module) -> Iterator[None]:
+    """Compute without gradients and in evaluation mode, and leave the models in the mode in which they were.
+
+    Args:
+        *models: The models.
+
+    Yields:
+        Nothing.
+    """
+    with evaluation_mode(*models), torch.no_grad():
+        yield
 
 
 def model_folder(folder: Path, task: TaskName) -> Path:

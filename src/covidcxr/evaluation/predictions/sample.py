@@ -18,9 +18,9 @@ from covidcxr.data.collection import Collection
 from covidcxr.data.dataset import box_slices, fit_record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
 from covidcxr.explain import Explanation, explain_many
-from covidcxr.explain.engine import evaluating
 from covidcxr.io.image import read_image
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
+from covidcxr.models.base import evaluation_mode
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.transforms.geometry import LUNGS_OF_REGION
@@ -114,7 +114,7 @@ def as_pipeline(model: Asked) -> Iterator[Pipeline]:
     if isinstance(model, Pipeline):
         yield model
         return
-    with evaluating(model):
+    with evaluation_mode(model):
         if isinstance(model, SegmentationModel):
             draws_lungs = bool({"lung", "lung_field"} & set(model.config.classes))
             yield Pipeline(lung_segmenter=model) if draws_lungs else Pipeline(infection_segmenter=model)
