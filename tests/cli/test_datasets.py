@@ -235,7 +235,7 @@ def test_counting_opens_no_image(
     def refuse(*_: object) -> None:
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr(Collection, "read_film", refuse)
+    monkeypatch.setattr(Collection, "load_image", refuse)
     assert said(capsys, "stats", "csv", "--root", table, "--no-pixels")["pixels"] is None
 
 

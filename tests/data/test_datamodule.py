@@ -985,7 +985,7 @@ def test_all_public_names_are_there():
     import covidcxr.data
 
     assert all(getattr(covidcxr.data, name) for name in covidcxr.data.__all__)
-    assert set(covidcxr.data.__all__) == set(covidcxr.data._ROOMS)
+    assert set(covidcxr.data.__all__) == set(dir(covidcxr.data))
     with pytest.raises(AttributeError, match="Recrod"):
         _ = covidcxr.data.Recrod
 

@@ -17,7 +17,7 @@ from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.io.image import read_image, read_mask
 from covidcxr.transforms.augment import Augment
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, resize_image, resize_mask, letterbox_box
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, letterbox_box, resize_image, resize_mask
 from covidcxr.types import Fit, Region, Sample
 
 __all__ = ["CXRDataset", "finding_table", "label_numbers", "FittedImage", "box_slices", "check_mask_size", "fit_record"]
@@ -197,7 +197,8 @@ class CXRDataset(Dataset[Sample]):
 
     Raises:
         ConfigError: If a setting is out of range.
-        DatasetError: If a label or finding is not among `classes`, or an image lacks the lung mask that the region needs.
+        DatasetError: If a label or finding is not among `classes`, or an image lacks the lung mask that the region
+        needs.
     """
 
     def __init__(

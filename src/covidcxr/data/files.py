@@ -58,7 +58,8 @@ class DrawnMasks:
     Args:
         folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each image; or the output of
             `covidcxr predict`, whose folder images holds them.
-        measured: Also read how much of each image its lungs cover: `covidcxr datasets masks` writes it beside the masks.
+        measured: Also read how much of each image its lungs cover: `covidcxr datasets masks` writes it beside the
+            masks.
 
     Raises:
         DatasetError: If that was not written, or is damaged.

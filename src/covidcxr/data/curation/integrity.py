@@ -154,7 +154,7 @@ def _image_size(collection: Collection, record: Record, decode: bool) -> tuple[i
 
 
 def _reads_itself(collection: Collection) -> bool:
-    """Whether the data set has a reader of its own: then its images need be no files, and their headers mean nothing."""
+    """Whether the data set has a reader of its own: its images need be no files, and their headers mean nothing."""
     return collection.prepared is None and type(collection).load_image is not Collection.load_image
 
 

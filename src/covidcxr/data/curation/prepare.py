@@ -120,8 +120,8 @@ def prepare_dataset(
     the same `image_size` its samples are the same to the bit. Images that `views` leaves out are not copied; labels are
     the data set's own, so `label_map` and the split can be chosen anew.
 
-    It can be interrupted at any moment: started again, it goes on where it stopped. An image or mask that cannot be read
-    costs its image only.
+    It can be interrupted at any moment: started again, it goes on where it stopped. An image or mask that cannot be
+    read costs its image only.
 
     Args:
         collection: The data set.
@@ -163,8 +163,8 @@ def _check_place(collection: Collection, target: Path) -> None:
         raise ConfigError(f"{collection.root} is a compact copy already. Prepare another one from the data set itself.")
     if target.resolve().is_relative_to(collection.root.resolve()):
         raise ConfigError(
-            f"{target} lies in the data set's own folder {collection.root}, where its images would be taken for more of "
-            f"the data set. Choose a folder beside it."
+            f"{target} lies in the data set's own folder {collection.root}, where its images would be taken for more "
+            f"of the data set. Choose a folder beside it."
         )
 
 

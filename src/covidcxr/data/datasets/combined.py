@@ -53,8 +53,8 @@ class CombinedDataModule(CXRDataModule):
           covidx: {name: covidx_cxr3, root: covidx, label_map: {positive: covid19, negative: null}}
 
     Image and patient ids get the member's name in front. Collections copy from each other, so one image may be in
-    several, even in two splits: copies are looked for when the records are read. That opens every image once (later runs
-    use what was kept in `fingerprints`); with "ignore" none is opened.
+    several, even in two splits: copies are looked for when the records are read. That opens every image once (later
+    runs use what was kept in `fingerprints`); with "ignore" none is opened.
 
     Args:
         root: Folder to which the members' roots are relative.

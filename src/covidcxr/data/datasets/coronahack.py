@@ -67,7 +67,7 @@ class CoronaHackDataModule(CXRDataModule):
     caveats: ClassVar[tuple[str, ...]] = (
         "The 624 test images hold no COVID-19: all 58 are for training. official_split=False splits anew by patient.",
         "Children of 1 to 5 years against adults with COVID-19: age alone separates the classes.",
-        "Source is label: COVID-19, SARS, Streptococcus and ARDS images are of ieee8023, all others but one of Kermany.",
+        "Source is label: COVID-19, SARS, Streptococcus and ARDS images are of ieee8023, others but one of Kermany.",
         "SARS (4 images), Streptococcus (5) and ARDS (2) are too few to learn from.",
         "The folders hold some 23 images more than the 5,910 of the table; they are ignored.",
         "Extended copies of the table are about: one has 6,197 rows.",
@@ -167,7 +167,7 @@ class CoronaHackDataModule(CXRDataModule):
     def _warn_of_untested(self, untested: list[str]) -> None:
         if untested and self.official_split and self.folds is None and self.hold_out_source is None:
             warnings.warn(
-                f"The official test images of CoronaHack hold no {', '.join(untested)}: a score on them says nothing of "
-                f"it. official_split=False splits anew by patient; label_map leaves a class out.",
+                f"The official test images of CoronaHack hold no {', '.join(untested)}: a score on them says nothing "
+                f"of it. official_split=False splits anew by patient; label_map leaves a class out.",
                 stacklevel=2,
             )

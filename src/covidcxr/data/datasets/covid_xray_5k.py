@@ -111,8 +111,8 @@ def _find_below(folder: Path) -> list[Path]:
 def _warn_of_copies(top: Path, count: int) -> None:
     if count > _PUBLISHED:
         warnings.warn(
-            f"{top / 'train' / 'covid'} holds {count} images, {count - _PUBLISHED} more than the {_PUBLISHED} that were "
-            f"published without augmentation: the others may be copies of them. Validation images that are cut from "
-            f"training may then have copies in training. Remove the copies, or do not trust validation.",
+            f"{top / 'train' / 'covid'} holds {count} images, {count - _PUBLISHED} more than the {_PUBLISHED} that "
+            f"were published without augmentation: the others may be copies of them. Validation images that are cut "
+            f"from training may then have copies in training. Remove the copies, or do not trust validation.",
             stacklevel=2,
         )

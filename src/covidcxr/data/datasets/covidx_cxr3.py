@@ -55,11 +55,11 @@ class CovidxCXR3DataModule(CXRDataModule):
         "CXR-3. arXiv:2206.03671"
     )
     license: ClassVar[str] = (
-        "label files: AGPL-3.0; images: the terms of their sources (RICORD CC BY-NC 4.0, Stony Brook of TCIA, RSNA, ...)"
+        "label files: AGPL-3.0; images: the terms of their sources (RICORD CC BY-NC 4.0, Stony Brook of TCIA, RSNA...)"
     )
     caveats: ClassVar[tuple[str, ...]] = (
         "In the test set all 200 positives are of RICORD and all 200 negatives of RSNA: the source alone is the label.",
-        "The repository's 9B has 496 images that CXR-3 left out: 487 abdominal and 9 lateral ones, left out by default.",
+        "The repository's 9B has 496 images that CXR-3 lacks: 487 abdominal and 9 lateral ones, left out by default.",
         "84 negatives of cohen are images of the Hannover COVID-19 repository: drop_mislabelled=True leaves them out.",
         "Negatives are not healthy: they mix no finding with pneumonia that is not COVID-19.",
         "86 % of the positives in training are of one hospital (stonybrook), nearly all portable AP images.",

@@ -61,7 +61,8 @@ class CSVDataModule(CXRDataModule):
         exclude: Leave out rows that have one of these values, in any of these columns.
         test_only: Rows that never train or validate, by the same kind of filter as `exclude`, say of images whose
             licence does not allow it. Their patients test, in a cross-validation in their fold only. The table is then
-            split as a whole, before `where` and `exclude`, so that recipes on different images of it agree on who tests.
+            split as a whole, before `where` and `exclude`, so that recipes on different images of it agree on who
+            tests.
         base: Further settings of `CXRDataModule`.
 
     Raises:

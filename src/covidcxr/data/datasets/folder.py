@@ -26,8 +26,8 @@ class FolderDataModule(CXRDataModule):
 
     Args:
         root: Folder of the class folders, or of the split folders (train, val or valid, test).
-        patient_pattern: Regular expression, searched in an image's file name; its first group is the patient id. Without
-            it every image counts as a patient of its own: then images of one patient may train and test.
+        patient_pattern: Regular expression, searched in an image's file name; its first group is the patient id.
+            Without it every image counts as a patient of its own: then images of one patient may train and test.
         source_pattern: The same for the source.
         base: Further settings of `CXRDataModule`.
 
@@ -58,8 +58,8 @@ class FolderDataModule(CXRDataModule):
         """Return a record an image, class by class."""
         if self._patient is None:
             warnings.warn(
-                f"The patients of the images in {self.root} are not known, so images of one patient may train and test. "
-                f"If the file names tell the patient, give patient_pattern.",
+                f"The patients of the images in {self.root} are not known, so images of one patient may train and "
+                f"test. If the file names tell the patient, give patient_pattern.",
                 stacklevel=2,
             )
         for folder, split in self._folders:

@@ -56,7 +56,7 @@ class Ieee8023DataModule(CXRDataModule):
         "100 of 758 rows of July 2020 are still to be labelled (todo), 1 is Unknown: they count as not labelled.",
         "39 radiographs of July 2020 have no view: they count as unknown view and are left out by default.",
         "84 rows of July 2020 are CT: 63 slices, and 21 volumes that are not in the repository and never read.",
-        "104 images of July 2020 are copies of the Hannover repository (source hannover): do not test one on the other.",
+        "104 images of July 2020 are copies of the Hannover repository (hannover): do not test one on the other.",
         "Images that are listed and images that are there differ from day to day: keep table and folder of one clone.",
         "The lung masks in annotations were drawn by a network (lungVAE), not by a human.",
     )

@@ -1,4 +1,4 @@
-"""Images of several data sets that one table lists: `manifest.csv`, a row an image, beside the images and their masks."""
+"""Images of several data sets that one table lists: `manifest.csv`, a row an image, beside images and masks."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class XRayVisionDataModule(CXRDataModule):
         "Labels of most of these data sets were mined from reports by text analysis and are noisy.",
         "unique_patients=True takes the first known value of each column: labels of CheXpert and MIMIC then mix those "
         "of several images of a patient.",
-        "RSNA, SIIM and NIH_Google hold images of NIH patients: merged with NIH, they share patients under other names.",
+        "RSNA, SIIM and NIH_Google hold images of NIH patients: merged with NIH, they share patients by other names.",
     )
 
     def __init__(

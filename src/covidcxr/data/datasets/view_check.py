@@ -1,4 +1,4 @@
-"""What a gate learns from: images as they are, turned and inverted, and pictures that are no frontal chest radiograph."""
+"""What a gate learns from: images as they are, turned and inverted, and what is no frontal chest radiograph."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _SPLITTING = ("fractions", "fold", "folds", "hold_out_source", "split_seed")
 
 @DATASETS.register("gate")
 class GateDataModule(CXRDataModule):
-    """The images of another data set, each in all eight orientations, among pictures that are no frontal chest radiograph.
+    """The images of another data set in all eight orientations, among pictures that are no frontal radiograph.
 
-    The latter are drawn (`covidcxr.phantom.draw_other`), or real images spoilt: a small part cut out, or tiles shuffled,
-    so that neither "it was drawn" nor "it has an image's grain" tells anything. Drawn chests stand among the images for
-    the same reason. Nothing is written: pictures are made when they are read. The source of a picture is its image's, or
-    the kind of what is no image.
+    The latter are drawn (`covidcxr.phantom.draw_other`), or real images spoilt: a small part cut out, or tiles
+    shuffled, so that neither "it was drawn" nor "it has an image's grain" tells anything. Drawn chests stand among the
+    images for the same reason. Nothing is written: pictures are made when they are read. The source of a picture is
+    its image's, or the kind of what is no image.
 
     Args:
         root: Folder of the images.
-        films: The data set that has the images: its name and settings, `{name: csv, table: manifest.csv, ...}`. It splits
-            them, by the settings of splitting that are given here.
+        films: The data set that has the images: its name and settings, `{name: csv, table: manifest.csv, ...}`. It
+            splits them, by the settings of splitting that are given here.
         drawn: Number of drawn pictures of each kind, and of drawn chests; split by number.
         base: Further settings of `CXRDataModule`.
 

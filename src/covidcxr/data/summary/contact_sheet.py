@@ -152,7 +152,8 @@ def draw_contact_sheet(
 ) -> Image.Image:
     """Draw a few images of each class and source, letterboxed to equal tiles, with the outlines of their masks.
 
-    An image that cannot be read is a tile that says so. The picture shows images of the data set: its terms hold for it.
+    An image that cannot be read is a tile that says so. The picture shows images of the data set: its terms hold for
+    it.
 
     Args:
         data: The data set.

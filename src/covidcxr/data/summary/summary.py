@@ -115,7 +115,7 @@ def survey(
 
 
 def labels_shown(record: Record) -> tuple[str, ...]:
-    """Return the labels for which an image counts; "none of these" where classes are not exclusive and it shows none."""
+    """Return the labels for which an image counts; "none of these" where it shows none of several findings."""
     return labels_of(record) or ("none of these",)
 
 
@@ -194,7 +194,7 @@ def what_the_source_tells(by_source: Mapping[str, Mapping[str, int]]) -> list[st
     guessed = sum(max(labels.values()) for labels in labelled.values())
     return [
         *sentences,
-        f"Guessing by the source, without a look at the image, is right for {100 * guessed / images:.1f} % of the images; "
+        f"Guessing by the source, without looking at it, is right for {100 * guessed / images:.1f} % of the images; "
         f'always guessing "{best}" for {100 * most / images:.1f} %.',
     ]
 
