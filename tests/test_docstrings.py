@@ -53,6 +53,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_example_runs(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = re.match(r"# not run: \S", code)
     monkeypatch.chdir(folder)
-    compiled = compile(code, "<example>", "exec")
+    compiled = compile(code, "<example>", "exec", dont_inherit=True)
     if reason is None:
         exec(compiled, {"__name__": "example"})

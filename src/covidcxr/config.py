@@ -27,7 +27,12 @@ FORMAT_VERSION = 1
 
 
 def check_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:
-    """Refuse keys that nobody would read.
+    """Refuse unknown keys, which would be ignored otherwise.
+
+    Args:
+        data: The keys and values to check.
+        known: All valid keys.
+        where: The place of `data`, for messages.
 
     Raises:
         ConfigError: If `data` has a key that is not in `known`; names the key, the place and the nearest valid key.
@@ -38,7 +43,11 @@ def check_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:
 
 
 def check_format_version(version: object, where: str) -> None:
-    """Refuse what a newer release wrote.
+    """Refuse a file that a newer release wrote.
+
+    Args:
+        version: The value of the key `format_version`.
+        where: The file, for messages.
 
     Raises:
         PretrainedError: If `version` is newer than `FORMAT_VERSION`.
@@ -70,6 +79,14 @@ class PreprocessConfig:
             and diaphragm.
         steps: What else happens to the image at `image_size`, before it is normalised by `mean` and `std`: names of
             preprocessing steps, or tables with the key "name" and the step's parameters; see `covidcxr.preprocess`.
+
+    Example:
+        ```python
+        from covidcxr import PreprocessConfig
+
+        config = PreprocessConfig(image_size=(224, 224), region="lungs", lung_dilation=0.05)
+        assert PreprocessConfig.from_dict({"image_size": [224, 224]}).image_size == config.image_size
+        ```
     """
 
     image_size: tuple[int, int] = (256, 256)
@@ -82,10 +99,9 @@ class PreprocessConfig:
     steps: tuple[str | dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        size = _numbers(self.image_size, int, "image_size")
-        _set(self, "image_size", size)
-        _set(self, "mean", _numbers(self.mean, float, "mean"))
-        _set(self, "std", _numbers(self.std, float, "std"))
+        for name, kind in (("image_size", int), ("mean", float), ("std", float)):
+            _set(self, name, _numbers(getattr(self, name), kind, name))
+        size: tuple[int, ...] = self.image_size  # a config file may hold any number of values
         if len(size) != 2 or min(size) < 8:
             raise ConfigError(f"image_size must be two whole numbers from 8 up, not {size}.")
         if type(self.channels) is not int or self.channels not in (1, 3):  # True and 3.0 are equal to these
@@ -104,6 +120,13 @@ class PreprocessConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "the preprocess config") -> Self:
         """Build from plain data (as read from JSON).
+
+        Args:
+            data: Keys and values, named as the attributes.
+            where: The place of `data`, for messages.
+
+        Returns:
+            The checked config.
 
         Raises:
             ConfigError: If a key is unknown or a value is wrong.
@@ -133,9 +156,9 @@ class ModelConfig:
         preprocess: How an image becomes the network's input.
         thresholds: By class name, the calibrated probability from which a class counts: a pixel belongs to the
             class, or the class to the set of plausible answers. Segmentation and multilabel default to 0.5;
-            without any, a multiclass or binary classifier answers with its most probable class.
+            without any, a multiclass or binary classifier predicts its most probable class.
         temperature: Logits are divided by it before they become probabilities (Guo 2017); above 0.
-        positive: The class whose sensitivity and specificity count, one of `classes`; None = not said.
+        positive: The class whose sensitivity and specificity count, one of `classes`; None = not set.
         format_version: Version of the saved format.
 
     Example:
@@ -196,11 +219,14 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "the model config") -> Self:
-        """Build from plain data (as read from `config.json`).
+        """Build from plain data, as read from `config.json`.
 
         Args:
             data: What `to_dict` returned.
             where: The file's name, for messages.
+
+        Returns:
+            The checked config.
 
         Raises:
             ConfigError: If a key is unknown or missing, or a value is wrong.
@@ -225,7 +251,7 @@ class ModelConfig:
         data["classes"] = list(self.classes)
         lists = ("image_size", "mean", "std", "steps")
         data["preprocess"] |= {name: list(data["preprocess"][name]) for name in lists}
-        return _without_unsaid(data)
+        return _without_unset(data)
 
 
 @dataclass(frozen=True)
@@ -242,6 +268,14 @@ class EnsembleConfig:
         positive: As in `ModelConfig`.
         task: "classification".
         format_version: Version of the saved format.
+
+    Example:
+        ```python
+        from covidcxr.config import EnsembleConfig
+
+        config = EnsembleConfig(("normal", "covid19"), "multiclass", members={"a": 1.0, "b": 2.0})
+        assert config.network == "ensemble of a, b"
+        ```
     """
 
     classes: tuple[str, ...]
@@ -258,7 +292,7 @@ class EnsembleConfig:
         for key, choices in (("task", ("classification",)), ("mode", ("multiclass", "multilabel"))):
             _check_choice(key, getattr(self, key), choices)
         _check_choice("vote", self.vote, get_args(Vote))
-        one = ModelConfig(  # what a model of one network has as well is checked as there
+        shared = ModelConfig(  # checks the keys that both configs have
             task=self.task,
             network="ensemble",
             classes=self.classes,
@@ -268,7 +302,7 @@ class EnsembleConfig:
             positive=self.positive,
             format_version=self.format_version,
         )
-        _set(self, "classes", one.classes)
+        _set(self, "classes", shared.classes)
         _check_mapping(self.members, "members")
         if not self.members:
             raise ConfigError("An ensemble has members, each with its weight.")
@@ -280,12 +314,19 @@ class EnsembleConfig:
 
     @property
     def network(self) -> str:
-        """What it is made of, in words."""
+        """Text that names the members."""
         return f"ensemble of {', '.join(self.members)}"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "the ensemble's config") -> Self:
-        """Build from plain data (as read from `config.json`).
+        """Build from plain data, as read from `config.json`.
+
+        Args:
+            data: What `to_dict` returned.
+            where: The file's name, for messages.
+
+        Returns:
+            The checked config.
 
         Raises:
             ConfigError: If a key is unknown or missing, or a value is wrong.
@@ -303,11 +344,11 @@ class EnsembleConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads back."""
-        return _without_unsaid({**dataclasses.asdict(self), "classes": list(self.classes)})
+        return _without_unset({**dataclasses.asdict(self), "classes": list(self.classes)})
 
 
-def _without_unsaid(data: dict[str, Any]) -> dict[str, Any]:
-    """Leave out a positive class that nobody said, so that releases without the key can read the config."""
+def _without_unset(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a positive class that is not set, so that releases without the key can read the config."""
     return {key: value for key, value in data.items() if key != "positive" or value is not None}
 
 
@@ -316,9 +357,9 @@ def _check_classes(task: TaskName, mode: Mode, classes: tuple[str, ...]) -> None
         raise ConfigError(f"classes must be distinct names, at least one, not {classes}.")
     if task == "segmentation" and mode == "multiclass":
         raise ConfigError('Masks may overlap: use mode="multilabel" (or "binary" for one class), not "multiclass".')
-    wanted = {"segmentation": 1, "classification": 2}[task]
-    if mode == "binary" and len(classes) != wanted:
-        raise ConfigError(f"Binary {task} has {wanted} class name(s), not {len(classes)}: {classes}.")
+    count = {"segmentation": 1, "classification": 2}[task]
+    if mode == "binary" and len(classes) != count:
+        raise ConfigError(f"Binary {task} has {count} class name(s), not {len(classes)}: {classes}.")
     if mode == "multiclass" and len(classes) < 2:
         raise ConfigError(f"Multiclass needs two classes or more, not {classes}.")
 

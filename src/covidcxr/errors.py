@@ -1,4 +1,4 @@
-"""Every error that covidcxr raises on purpose.
+"""Errors that covidcxr raises on purpose.
 
     CovidCXRError
     ├── ImageReadError          an image or mask cannot be read; says which file and what to do
@@ -6,7 +6,7 @@
     ├── ConfigError             a setting, key or value is wrong
     │   └── UnknownNameError    no such network, loss, data set, ...; says the nearest known name
     ├── NameClashError          two things were registered under one name
-    └── PretrainedError         a saved model cannot be found or cannot be trusted
+    └── PretrainedError         a saved model is missing, corrupted, altered or too new
 
 Each message says what happened, where, and what to do about it. Wrong *input* raises one of these;
 a bug in covidcxr raises whatever Python raises.
@@ -32,31 +32,123 @@ __all__ = [
 
 
 class CovidCXRError(Exception):
-    """Base of all errors of this library: catch this one to catch them all."""
+    """Base of all errors of this library.
+
+    Example:
+        ```python
+        from covidcxr import CovidCXRError, read_image
+
+        try:
+            read_image("missing.png")
+        except CovidCXRError as error:
+            message = str(error)
+        assert "missing.png" in message
+        ```
+    """
 
 
 class ImageReadError(CovidCXRError, ValueError):
-    """An image or a mask cannot be read."""
+    """An image or a mask cannot be read.
+
+    Example:
+        ```python
+        from covidcxr import read_image
+        from covidcxr.errors import ImageReadError
+
+        try:
+            read_image(b"%PDF-1.7")
+        except ImageReadError as error:
+            message = str(error)
+        assert "PDF" in message
+        ```
+    """
 
 
 class DatasetError(CovidCXRError, ValueError):
-    """A data set on disk is missing, incomplete or contradicts itself."""
+    """A data set on disk is missing, incomplete or contradicts itself.
+
+    Example:
+        ```python
+        from covidcxr import FolderDataModule
+        from covidcxr.errors import DatasetError
+
+        try:
+            FolderDataModule("no_such_folder").setup("fit")
+        except DatasetError as error:
+            message = str(error)
+        assert "no_such_folder" in message
+        ```
+    """
 
 
 class ConfigError(CovidCXRError, ValueError):
-    """A setting is unknown, of the wrong type or out of range."""
+    """A setting is unknown, of the wrong type or out of range.
+
+    Example:
+        ```python
+        from covidcxr import PreprocessConfig
+        from covidcxr.errors import ConfigError
+
+        try:
+            PreprocessConfig(channels=2)
+        except ConfigError as error:
+            message = str(error)
+        assert message == "channels must be 1 or 3, not 2."
+        ```
+    """
 
 
 class UnknownNameError(ConfigError):
-    """A name is in no registry; the message offers the nearest known one."""
+    """A name is in no registry; the message offers the nearest known one.
+
+    Example:
+        ```python
+        from covidcxr.errors import UnknownNameError
+        from covidcxr.losses import build_segmentation_loss
+
+        try:
+            build_segmentation_loss("dise")
+        except UnknownNameError as error:
+            message = str(error)
+        assert message.endswith("Did you mean 'dice'?")
+        ```
+    """
 
 
 class NameClashError(CovidCXRError, ValueError):
-    """Two things were registered under one name."""
+    """Two things were registered under one name.
+
+    Example:
+        ```python
+        from torch import nn
+
+        from covidcxr.errors import NameClashError
+        from covidcxr.registry import SEGMENTATION_LOSSES
+
+        try:
+            SEGMENTATION_LOSSES.register("dice")(nn.BCEWithLogitsLoss)
+        except NameClashError as error:
+            message = str(error)
+        assert "DiceLoss" in message
+        ```
+    """
 
 
 class PretrainedError(CovidCXRError, OSError):
-    """A saved model cannot be found, or what was found is damaged, tampered with or too new."""
+    """A saved model cannot be found, or is corrupted, altered or written by a newer release.
+
+    Example:
+        ```python
+        from covidcxr import Pipeline
+        from covidcxr.errors import PretrainedError
+
+        try:
+            Pipeline.from_pretrained("mimi")
+        except PretrainedError as error:
+            message = str(error)
+        assert message.endswith("Did you mean 'mini'?")
+        ```
+    """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -77,15 +169,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def nearest_argument(error: Exception, known: Iterable[str]) -> str:
-    """Finish a message about a keyword argument that a function has not.
+    """Finish an error message about an unknown keyword argument.
 
     Args:
-        error: What Python raised.
-        known: The arguments that it has.
+        error: The TypeError that Python raised.
+        known: The arguments that the function has.
 
     Returns:
         `" Did you mean 'drop_rate'?"`, or `""` where nothing is near or something else is wrong.
     """
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    near = get_close_matches(found[1], sorted(known), n=1) if found else []
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    near = get_close_matches(match[1], sorted(known), n=1) if match else []
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,8 +1,8 @@
 """Names for networks, losses, data sets, augmentations, preprocessing and clean-up steps.
 
 A config file holds a *name*; a registry turns it into the class or function. covidcxr's own entries
-register themselves when their room is first asked for; another package plugs in either by the decorator
-or by an entry point, which is imported only when its name is asked for:
+register themselves when their package is first used; another package adds its own by the decorator or by
+an entry point, which is imported only when its name is used:
 
     [project.entry-points."covidcxr.segmentation_losses"]
     squared = "my_package.losses:Squared"
@@ -40,6 +40,14 @@ class Registry:
         kind: What the entries are, in words for error messages ("segmentation loss").
         package: Module, or package whose modules register covidcxr's own entries when they are imported.
         group: Entry-point group through which other packages add theirs.
+
+    Example:
+        ```python
+        from covidcxr.registry import SEGMENTATION_LOSSES
+
+        assert "dice" in SEGMENTATION_LOSSES
+        assert SEGMENTATION_LOSSES.get("dice").__name__ == "DiceLoss"
+        ```
     """
 
     def __init__(self, kind: str, *, package: str, group: str) -> None:
@@ -51,6 +59,12 @@ class Registry:
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Return a decorator that registers a class or function under `name`.
 
+        Args:
+            name: The new name, without a `+`.
+
+        Returns:
+            The decorator; it returns the class or function unchanged.
+
         Raises:
             NameClashError: If something else has that name already.
             ConfigError: If `name` is no name, or holds a `+`, which adds losses.
@@ -61,7 +75,7 @@ class Registry:
 
         def decorator(entry: Entry) -> Entry:
             if not str(entry.__module__).startswith("covidcxr."):
-                self._load_package()  # so that a clash blames the newcomer, not this library's own entry
+                self._load_package()  # so that the message of a clash names the new entry, not this library's own
             taken = self._entries.get(name)
             if taken is not None and _identity(taken) != _identity(entry):
                 raise NameClashError(
@@ -74,7 +88,13 @@ class Registry:
         return decorator
 
     def get(self, name: str) -> Callable[..., Any]:
-        """Return the entry called `name`.
+        """Return the entry of a name.
+
+        Args:
+            name: One of `names()`.
+
+        Returns:
+            The registered class or function.
 
         Raises:
             UnknownNameError: If there is none; the message names the nearest.
@@ -122,15 +142,15 @@ class Registry:
         return entry
 
     def _plugins(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
+        points: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
-            other = found.setdefault(point.name, point)
+            other = points.setdefault(point.name, point)
             if other.value != point.value:
                 raise NameClashError(
                     f"Two installed packages offer a {self.kind} {point.name!r}: "
                     f"{other.value} and {point.value}. Uninstall one or rename its entry point."
                 )
-        return found
+        return points
 
 
 def _identity(entry: Callable[..., Any]) -> str:

@@ -17,7 +17,14 @@ Checked = TypeVar("Checked", bound=Callable[..., Any])
 
 
 def shapechecker(function: Checked) -> Checked:
-    """Check the arguments and the result of a function against its annotations; an int may stand for a float."""
+    """Check the arguments and the result of a function against its annotations; an int may stand for a float.
+
+    Args:
+        function: The function or method to check.
+
+    Returns:
+        The same function, which raises a beartype error when an annotation does not hold.
+    """
     from beartype import BeartypeConf, beartype
 
     return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)

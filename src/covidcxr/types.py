@@ -1,4 +1,4 @@
-"""The words that all packages share: what an image may be, what a batch holds."""
+"""Types that all packages share: what an image may be, what a batch holds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ImageLike: TypeAlias = Union[
 """Whatever `covidcxr.io.read_image` reads."""
 
 Region: TypeAlias = Literal["full", "box", "lungs", "background"]
-"""What a classifier sees: the whole image, the upright rectangle around the lungs, only the lungs, or the image with the
-lungs removed."""
+"""What a classifier sees: the whole image, the upright rectangle around the lungs, only the lungs, or the image
+without the lungs."""
 
 Fit: TypeAlias = Literal["stretch", "letterbox"]
-"""How an image meets the network's size: squeezed, or scaled whole and padded with black."""
+"""How an image is brought to the network's size: squeezed, or scaled and padded with black."""
 
 TaskName: TypeAlias = Literal["segmentation", "classification"]
 Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
@@ -40,9 +40,18 @@ class Sample(TypedDict):
     `image`: float [1, H, W], grey, in [0, 1].
     `label`: int, index into the data module's classes; -1 = not labelled. Where classes are not exclusive: float
     [classes], 1 = the image shows it, 0 = it does not, NaN = not known.
-    `mask`: float [C, H, W], 0 or 1, in the order of the mask classes asked for; a class that is unknown for
-    this image is NaN. Absent when no mask class was asked for.
+    `mask`: float [C, H, W], 0 or 1, in the order of the data module's mask classes; a class that is unknown for
+    this image is NaN. Absent without mask classes.
     `lung_mask`: float [1, H, W], 0 or 1: the lungs by which `image` was cut. Absent for region "full".
+
+    Example:
+        ```python
+        from covidcxr import CXRDataset, Record
+
+        images = CXRDataset([Record("image.png", label="normal")], classes=("normal", "covid19"), image_size=(32, 32))
+        sample = images[0]
+        assert sample["image"].shape == (1, 32, 32) and sample["label"] == 0
+        ```
     """
 
     image: torch.Tensor
@@ -55,7 +64,20 @@ class Sample(TypedDict):
 
 
 class Batch(TypedDict):
-    """A collated list of `Sample`: tensors gain a leading batch axis, strings become lists."""
+    """A collated list of `Sample`: tensors gain a leading batch axis, strings become lists.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.types import Batch
+
+        image = torch.rand(2, 1, 32, 32)
+        names = {"image_id": ["a", "b"], "patient_id": ["p", "q"], "source": ["ward", "ward"]}
+        batch = Batch(image=image, label=torch.tensor([0, -1]), **names)
+        assert batch["label"].tolist() == [0, -1]
+        ```
+    """
 
     image: torch.Tensor
     label: torch.Tensor

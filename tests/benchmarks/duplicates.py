@@ -2,8 +2,8 @@
 
     python tests/benchmarks/duplicates.py FOLDER [--copies 25]
 
-FOLDER holds manifest.csv and images, none of which is a copy of another. A 64-bit difference hash of the same images, at
-the threshold (10 of 64 bits) that is in common use, is measured in the same run.
+FOLDER holds manifest.csv and images, none of which is a copy of another. A 64-bit difference hash of the same images,
+at the threshold (10 of 64 bits) that is in common use, is measured in the same run.
 """
 
 from __future__ import annotations

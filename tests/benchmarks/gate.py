@@ -1,8 +1,8 @@
 """What a gate refuses, recognises and corrects: `python tests/benchmarks/gate.py --gate FOLDER --root DIR`.
 
-Images of the test patients in all eight orientations, and what is no frontal chest radiograph: drawn with other seeds than in
-training, images spoilt, and with `--others` real pictures, one folder a kind. Shares with 95 % intervals, clustered by
-patient (pictures whose names agree up to "--" are parts of one).
+Images of the test patients in all eight orientations, and what is no frontal chest radiograph: drawn with other seeds
+than in training, images spoilt, and with `--others` real pictures, one folder a kind. Shares with 95 % intervals,
+clustered by patient (pictures whose names agree up to "--" are parts of one).
 """
 
 from __future__ import annotations

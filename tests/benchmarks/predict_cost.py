@@ -73,7 +73,7 @@ def pspnet() -> Callable[[bytes], object]:
 
 
 def cost(answer: Callable[[bytes], object], files: list[bytes]) -> float:
-    """Return the median process CPU time an image, in milliseconds; the first image pays for what is loaded on demand."""
+    """Return the median process CPU time an image, in ms; the first image pays for what is loaded on demand."""
     answer(files[0])
     times = []
     for file in files:

@@ -1,8 +1,8 @@
 """What a compact copy saves: `python tests/benchmarks/prepare.py [--data DIR] [--films 200] [--size 2000] [--json]`.
 
 Epochs of training images at 256 x 256, from the data set and from its compact copy, in turns, in one run; in process
-CPU time an image, with and without augmentation. On drawn images of 2,000 x 2,000 pixels as PNG, the size of images that
-hospitals hand out, and with --data on the images of a folder with a `manifest.csv`.
+CPU time an image, with and without augmentation. On drawn images of 2,000 x 2,000 pixels as PNG, the size of images
+that hospitals hand out, and with --data on the images of a folder with a `manifest.csv`.
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ def main() -> None:
         print(f"  prepared in {row['prepare_ms']:.1f} ms CPU an image, once")
         for words in ("plain", "augmented"):
             original, copied = row[f"{words}_original_ms"], row[f"{words}_copy_ms"]
-            print(
-                f"  {words} epoch: {original:.1f} ms an image, from the copy {copied:.1f}: {original / copied:.1f} times"
-            )
+            print(f"  {words} epoch: {original:.1f} ms, from the copy {copied:.1f}: {original / copied:.1f} times")
 
 
 if __name__ == "__main__":

@@ -110,9 +110,7 @@ def load(client: httpx.Client, pid: int, drawn: list[np.ndarray], images: int, c
     print(f"{images} images, {clients} clients: {len(lost)} lost, {len(faults)} errors, {busy[0]} times busy")
     print(f"{images / whole:.1f} films/s, {spent / images:.3f} s of CPU an image")
     print(f"p50 {p50:.2f} s, p95 {p95:.2f} s, longest {max(seconds):.2f} s")
-    print(
-        f"{(images + 1) / float(batches[1]):.1f} images a batch; memory {before:.0f} MB before, {peak[0]:.0f} MB at most"
-    )
+    print(f"{(images + 1) / float(batches[1]):.1f} a batch; memory {before:.0f} MB before, {peak[0]:.0f} MB at most")
     if lost or faults:
         sys.exit(f"lost {lost[:5]}, errors {faults[:3]}")
 

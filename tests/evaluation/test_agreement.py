@@ -141,7 +141,7 @@ def test_images_of_one_patient_are_no_independent_images() -> None:
 
 
 def test_intervals_of_bias_and_limits_hold_the_truth() -> None:
-    """Of 95 % intervals of 24 patients with two images each, at least 85 in 100 hold what the images were drawn from."""
+    """Of 95 % intervals of 24 patients with two images each, at least 85 in 100 hold what they were drawn from."""
     rng, held = np.random.default_rng(2), dict.fromkeys(("bias", "lower", "upper"), 0)
     truth = {"bias": 0.05, "lower": 0.05 - 1.96 * 0.1, "upper": 0.05 + 1.96 * 0.1}
     for _ in range(200):

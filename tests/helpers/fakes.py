@@ -495,7 +495,7 @@ RADIOGRAPHY_URLS = {
     ),
     "Viral Pneumonia": ("https://www.kaggle.com/paultimothymooney/chest-xray-pneumonia",),
 }
-"""Where the images of a class come from, as its workbook says; image n has URL n, from the first again after the last."""
+"""Where the images of a class come from, as its workbook says; image n has URL n, then from the first again."""
 
 
 def write_radiography_fake(root: Path, old: bool = False) -> Path:

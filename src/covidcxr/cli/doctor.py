@@ -1,4 +1,4 @@
-"""Is this installation sound?"""
+"""`covidcxr doctor`: check your installation."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ _COMPROMISED = {"lightning": {"2.6.2", "2.6.3"}, "pytorch-lightning": {"2.6.2", 
 
 
 def examine() -> dict[str, Any]:
-    """Check versions, devices, plug-ins and that every bundled pipeline gives its golden answers.
+    """Check versions, devices, plug-ins and that every bundled pipeline gives its golden outputs.
 
     Returns:
-        `sound` (bool), `faults` (a list in words), `versions`, `devices`, `registries`, `pipelines`.
+        `sound` (whether all checks passed), `faults` (a list of sentences), `versions`, `devices`, `registries`,
+        `pipelines`.
     """
     from covidcxr.io import pretrained
 
     versions = {name: _version(name) for name in (*_PACKAGES, "pytorch-lightning")}
-    faults = [f"{name} is not installed" for name, found in versions.items() if found is None and name in _PACKAGES]
+    faults = [f"{name} is not installed" for name in _PACKAGES if versions[name] is None]
     faults += [
         f"{name} {versions[name]} is a compromised release: run pip install --upgrade {name}"
         for name, bad in _COMPROMISED.items()
         if versions[name] in bad
     ]
     pipelines = {name: _golden(name) for name in pretrained.bundled()}
-    faults += [f"{name}: {fault}" for name, found in pipelines.items() for fault in found]
+    faults += [f"{name}: {difference}" for name, differences in pipelines.items() for difference in differences]
     if not pipelines:
         faults.append("no bundled weights: reinstall covidcxr")
     registries = _registries(faults)
@@ -46,28 +47,33 @@ def examine() -> dict[str, Any]:
         "versions": {"covidcxr": __version__, "python": platform.python_version(), **versions},
         "devices": _devices(),
         "registries": registries,
-        "pipelines": {name: "as saved" if not found else "differs" for name, found in pipelines.items()},
+        "pipelines": {name: "differs" if differences else "as saved" for name, differences in pipelines.items()},
     }
 
 
 def print_findings(findings: dict[str, Any], *, as_json: bool = False) -> None:
-    """Print what `examine` returned, for people or as JSON."""
+    """Print what `examine` returned.
+
+    Args:
+        findings: The result of all checks.
+        as_json: As one line of JSON instead of text.
+    """
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if as_json:
         console.file.write(json.dumps(findings) + "\n")
         return
-    for name, found in findings["versions"].items():
-        console.print(f"{name:<30} {found or 'not installed'}")
+    for name, installed in findings["versions"].items():
+        console.print(f"{name:<30} {installed or 'not installed'}")
     console.print(f"{'devices':<30} {', '.join(findings['devices'])}")
     for kind, names in findings["registries"].items():
         console.print(f"{kind:<30} {len(names)}: {', '.join(names)}")
     for name, state in findings["pipelines"].items():
-        console.print(f"{'pipeline ' + name:<30} golden answers {state}")
+        console.print(f"{'pipeline ' + name:<30} golden outputs {state}")
     for fault in findings["faults"]:
         console.print(f"fault: {fault}", style="red")
-    console.print("All is sound." if findings["sound"] else f"{len(findings['faults'])} fault(s).")
+    console.print("All checks passed." if findings["sound"] else f"{len(findings['faults'])} check(s) failed.")
     console.print("For research only; not for clinical use.")
 
 
@@ -92,9 +98,9 @@ def _golden(name: str) -> list[str]:
 def _devices() -> list[str]:
     import torch
 
-    found = [f"cpu ({torch.get_num_threads()} threads)"]
-    found += [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
-    return [*found, "mps"] if torch.backends.mps.is_available() else found
+    devices = [f"cpu ({torch.get_num_threads()} threads)"]
+    devices += [f"cuda:{n} {torch.cuda.get_device_name(n)}" for n in range(torch.cuda.device_count())]
+    return [*devices, "mps"] if torch.backends.mps.is_available() else devices
 
 
 def _registries(faults: list[str]) -> dict[str, tuple[str, ...]]:
@@ -110,10 +116,15 @@ def _registries(faults: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def add_doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `doctor`.
+
+    Args:
+        verbs: Where the verbs are added.
+    """
     doctor = verbs.add_parser(
         "doctor",
         help="check this installation and the bundled weights",
-        description="Check versions, plug-ins, devices, and that the bundled weights give their golden answers.",
+        description="Check versions, plug-ins, devices, and that the bundled weights give their golden outputs.",
         epilog="example: covidcxr doctor --json",
     )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")

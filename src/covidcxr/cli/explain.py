@@ -1,4 +1,4 @@
-"""`covidcxr explain`: where a classifier looks, image by image."""
+"""`covidcxr explain`: heat maps of a classifier, image by image."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["add_explain", "explain_images"]
 
 _EXAMPLES = """examples:
-  covidcxr explain film.png --out heat
-  covidcxr explain films/ --model mini --target covid19 --out heat
-  covidcxr explain film.png --method occlusion --out heat"""
+  covidcxr explain image.png --out heat
+  covidcxr explain images/ --model mini --target covid19 --out heat
+  covidcxr explain image.png --method occlusion --out heat"""
 
 _SHOWN = 100
 """Images on the page: each takes some 200 kB of it. All are in the folder."""
@@ -31,12 +31,16 @@ _WIDE = 420
 
 
 def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
+    """Add the verb to the command line.
+
+    Args:
+        verbs: Receives the parser of the verb.
+    """
     explain = verbs.add_parser(
         "explain",
-        help="where a classifier looks: heat maps beside the images, as data and as one page",
-        description="Draw what speaks for a class on each image. An image that cannot be read or explained is one entry "
-        "with its reason; the others go on.",
+        help="heat maps of a classifier beside the images, as data and as one page",
+        description="Draw what speaks for a class on each image. An image that cannot be read or explained is one "
+        "entry with its reason; the others go on.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,7 +50,7 @@ def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     explain.add_argument(
         "--method", default="gradcam", help="gradcam, hirescam, integrated_gradients or occlusion (%(default)s)"
     )
-    explain.add_argument("--target", metavar="CLASS", help="the class to explain; by default each image's answer")
+    explain.add_argument("--target", metavar="CLASS", help="the class to explain; by default each image's label")
     explain.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
     explain.add_argument("--json", action="store_true", help="print the summary as JSON")
     explain.set_defaults(run=_explain)
@@ -72,7 +76,7 @@ def explain_images(
         out: Where they go; made if need be.
         model: A pipeline with a classifier, or where to load one from.
         method: A name of `covidcxr.explain.METHODS`.
-        target: The class; None = each image's answer, else its most probable class.
+        target: The class; None = each image's label, else its most probable class.
         device: Where the models run.
         progress: Show a progress bar on standard error.
 
@@ -84,8 +88,6 @@ def explain_images(
         UnknownNameError: If there is no such class or method.
         PretrainedError: If the model cannot be had.
     """
-    from covidcxr.io.pretrained import write_json
-    from covidcxr.page import Page, write_html
     from covidcxr.pipeline.folder import find_images, load_pipeline
     from covidcxr.pipeline.prediction import Prediction
     from covidcxr.utils.threads import tracked
@@ -97,31 +99,41 @@ def explain_images(
     _check(pipeline, method, target)
     folder, entries = Path(out), list[dict[str, Any]]()
     shown: list[tuple[str, Picture, Picture]] = []
-    answers = pipeline.predict([path for path, _ in images], batch_size=4, on_error="return")
-    for (_, name), answer in tracked(zip(images, answers, strict=True), len(images), "images", progress):
+    predictions = pipeline.predict([path for path, _ in images], batch_size=4, on_error="return")
+    for (_, name), prediction in tracked(zip(images, predictions, strict=True), len(images), "images", progress):
         try:
-            if not isinstance(answer, Prediction):
-                raise answer.error
-            found = answer.explain(target, method)
+            if not isinstance(prediction, Prediction):
+                raise prediction.error
+            explanation = prediction.explain(target, method)
             place = folder / "films" / name
-            found.save(place.parent, place.name, answer.image)
+            explanation.save(place.parent, place.name, prediction.image)
         except (CovidCXRError, OSError) as error:  # this image's alone: settings were checked before
             entries.append({"name": name, "error": str(error), "kind": type(error).__name__})
             continue
-        entries.append({"name": name, "label": answer.label, **found.to_dict(), "note": found.note})
+        entries.append({"name": name, "label": prediction.label, **explanation.to_dict(), "note": explanation.note})
         if len(shown) < _SHOWN:
-            shown.append((found.target, *_pictures(name, answer, found)))
-    failed = [entry for entry in entries if "error" in entry]
-    summary = {"films": len(entries), "failed": len(failed), "method": method, "page": str(folder / "index.html")}
+            shown.append((explanation.target, *_pictures(name, prediction, explanation)))
+    return _write(folder, entries, shown, method)
+
+
+def _write(
+    folder: Path, entries: list[dict[str, Any]], shown: Sequence[tuple[str, Picture, Picture]], method: str
+) -> dict[str, Any]:
+    """Write `explanations.json` and the page, and return the summary."""
+    from covidcxr.io.pretrained import write_json
+    from covidcxr.page import Page, write_html
+
+    failed = sum("error" in entry for entry in entries)
+    summary = {"films": len(entries), "failed": failed, "method": method, "page": str(folder / "index.html")}
     write_json(folder / "explanations.json", {**summary, "entries": entries})
-    facts = (("Images", str(len(entries))), ("Not explained", str(len(failed))), ("Method", method))
-    verdict = "The brighter a place, the more it speaks for the class, in the eyes of the model."
-    write_html(Page("Where the model looks", verdict, facts, list(_sections(shown, entries))), folder / "index.html")
+    facts = (("Images", str(len(entries))), ("Not explained", str(failed)), ("Method", method))
+    verdict = "The brighter a place, the more it speaks for the class, according to the model."
+    write_html(Page("Heat maps", verdict, facts, list(_sections(shown, entries))), folder / "index.html")
     return {**summary, "entries": entries}
 
 
 def _check(pipeline: Pipeline, method: str, target: str | None) -> None:
-    """Refuse what would fail for every image."""
+    """Raise an error for what would fail for every image."""
     from covidcxr.explain.methods import find_method
 
     find_method(method)
@@ -132,15 +144,17 @@ def _check(pipeline: Pipeline, method: str, target: str | None) -> None:
         raise UnknownNameError(f"The model knows no class {target!r}. {did_you_mean(target, classes)}")
 
 
-def _pictures(name: str, answer: Prediction, found: Explanation) -> tuple[Picture, Picture]:
+def _pictures(name: str, prediction: Prediction, explanation: Explanation) -> tuple[Picture, Picture]:
     """Return an image and its map for the page."""
     from covidcxr.page import Picture
 
-    caption = f"{name}: {found.target} {found.probability:.0%}" + (f". {found.note}" if found.note else "")
-    said = f"The answer is {answer.label}." if answer.label else "No answer: the model cannot say."
+    caption = f"{name}: {explanation.target} {explanation.probability:.0%}"
+    if explanation.note:
+        caption += f". {explanation.note}"
+    label = f"The label is {prediction.label}." if prediction.label else "Indeterminate."
     return (
-        Picture(_png(answer.image), name, said),
-        Picture(_png(found.overlay(answer.image)), f"Heat map of {name} for {found.target}", caption),
+        Picture(_png(prediction.image), name, label),
+        Picture(_png(explanation.overlay(prediction.image)), f"Heat map of {name} for {explanation.target}", caption),
     )
 
 

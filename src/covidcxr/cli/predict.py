@@ -9,30 +9,40 @@ __all__ = ["add_demo", "add_predict"]
 
 
 def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `predict`.
+
+    Args:
+        verbs: Where the verbs are added.
+    """
     predict = verbs.add_parser(
         "predict",
-        help="answer for images: JSON lines, masks, overlays and a contact sheet",
-        description="Answer for images. An image that cannot be read is one entry with its reason; the others go on.",
-        epilog="example: covidcxr predict films/ extra.dcm --model mini --out answers",
+        help="predict for images: JSON lines, masks, overlays and a contact sheet",
+        description="Predict for images. An image that cannot be read is one entry with its reason; the others go on.",
+        epilog="example: covidcxr predict images/ extra.dcm --model mini --out predictions",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders that are searched for images")
-    predict.add_argument("--out", required=True, metavar="DIR", help="where the answers go")
-    predict.add_argument("--root", metavar="DIR", help="name the answers by the images' paths below DIR")
+    predict.add_argument("--out", required=True, metavar="DIR", help="where the results go")
+    predict.add_argument("--root", metavar="DIR", help="name the results by the images' paths below DIR")
     _add_common(predict)
     predict.set_defaults(run=_predict)
 
 
 def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `demo`.
+
+    Args:
+        verbs: Where the verbs are added.
+    """
     demo = verbs.add_parser(
         "demo",
-        help="see it work: drawn images, or yours, through the whole pipeline",
+        help="run the bundled pipeline over drawn images, or over yours",
         description="Run the bundled pipeline over drawn images (phantoms), or over your own, and show the page.",
-        epilog="examples:\n  covidcxr demo\n  covidcxr demo my-films/",
+        epilog="examples:\n  covidcxr demo\n  covidcxr demo my-images/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument("paths", nargs="*", metavar="PATH", help="your images or folders; none = drawn images")
-    demo.add_argument("--out", default="covidcxr-demo", metavar="DIR", help="where the answers go (%(default)s)")
+    demo.add_argument("--out", default="covidcxr-demo", metavar="DIR", help="where the results go (%(default)s)")
     demo.add_argument("--no-open", action="store_true", help="print the page's path, do not open it")
     _add_common(demo)
     demo.set_defaults(run=_demo, root=None)
@@ -40,10 +50,8 @@ def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="mini", help="bundled name, folder or Hub repository (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images a batch (%(default)s)")
-    parser.add_argument(
-        "--num-workers", type=int, default=2, metavar="N", help="threads that read images (%(default)s)"
-    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="batch size (%(default)s)")
+    parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="data-loader threads (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 

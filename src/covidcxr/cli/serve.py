@@ -29,8 +29,8 @@ def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     serve = verbs.add_parser(
         "serve",
         help="a page for radiologists: images, masks, answers, corrections and verdicts; and the same as REST",
-        description="Serve a page to look at images, correct masks, state pre-test probabilities and give verdicts, and "
-        "a REST interface. It listens to this machine alone unless it is told otherwise, and then needs a token.",
+        description="Serve a page to look at images, correct masks, state pre-test probabilities and give verdicts, "
+        "and a REST interface. It listens to this machine alone unless it is told otherwise, and then needs a token.",
         epilog=_SERVE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,8 +60,8 @@ def add_feedback(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     feedback = verbs.add_parser(
         "feedback",
         help="export what readers said on the page, as a data set for `covidcxr fit --data feedback`",
-        description="Write the images whose readers agreed that they may train models into a new folder, with verdicts, "
-        "corrected masks and the model's own, and without file names, comments and DICOM identifiers.",
+        description="Write the images whose readers agreed that they may train models into a new folder, with "
+        "verdicts, corrected masks and the model's own, and without file names, comments and DICOM identifiers.",
         epilog=_FEEDBACK,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

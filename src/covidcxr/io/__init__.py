@@ -55,7 +55,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "MAX_PIXELS": "image",
         "image_size": "image",
-        "is_one_film": "image",
+        "is_single_image": "image",
         "read_image": "image",
         "read_mask": "image",
         "write_image": "image",

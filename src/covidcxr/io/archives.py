@@ -26,16 +26,11 @@ from covidcxr.utils.threads import Progress
 __all__ = ["unpack", "CHUNK", "Entry", "Limit", "read_entries"]
 
 CHUNK = 1 << 20
-
-
 """Bytes that are read at once, at most."""
-
 
 _PACKINGS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
-
 _HARMLESS = 100_000_000  # bytes that need no suspicion, however small the archive
-
 
 _ENTRY = 512  # bytes that an entry costs, even an empty one
 
@@ -49,6 +44,16 @@ class Entry(NamedTuple):
         content: None = it is a folder or a link.
         target: Of a link: the path of the file that it leads to.
         done: Bytes of the archive that are read when it is.
+
+    Example:
+        ```python
+        from io import BytesIO
+
+        from covidcxr.io.archives import Entry
+
+        entry = Entry("images/a.png", size=3, content=BytesIO(b"abc"), target=None, done=40)
+        assert entry.content.read() == b"abc"
+        ```
     """
 
     name: str
@@ -65,6 +70,20 @@ class Limit:
         packed: Bytes of the archive.
         room: Bytes that there is room for.
         max_ratio: How many times as large as the archive the content may be, beyond the first 100 MB.
+
+    Example:
+        ```python
+        from covidcxr.errors import DatasetError
+        from covidcxr.io.archives import Limit
+
+        limit = Limit(packed=1_000, room=5_000, max_ratio=100)
+        limit.claim(4_000)
+        try:
+            limit.claim(4_000)
+        except DatasetError as error:
+            message = str(error)
+        assert "room for 5,000" in message
+        ```
     """
 
     def __init__(self, packed: int, room: int, max_ratio: float) -> None:
@@ -75,6 +94,9 @@ class Limit:
 
     def claim(self, size: int) -> None:
         """Add to what is claimed.
+
+        Args:
+            size: Bytes of the next entry.
 
         Raises:
             DatasetError: If that is too much.
@@ -92,12 +114,15 @@ class Limit:
 
 
 def read_entries(path: Path, draft: Path, limit: Limit) -> Iterator[Entry]:
-    """Return the entries one by one; each is to be read before the next one is asked for.
+    """Yield the entries one by one; each must be read before the next one is requested.
 
     Args:
         path: The archive.
         draft: Folder that they are meant for; no link may lead out of it.
-        limit: Told what each claims to hold, before it is returned.
+        limit: Checks the size that each entry claims, before it is yielded.
+
+    Yields:
+        Files, folders and links, in the order of the archive.
 
     Raises:
         DatasetError: If an entry is a device, or a link that leads out, or the archive is locked or claims too much;
@@ -186,7 +211,7 @@ def unpack(
         max_size: Bytes that the content may claim; by default what is free on the disk.
         max_ratio: How many times as large as the archive the content may be, beyond the first 100 MB: images hardly
             shrink in an archive, and what grows a thousandfold was made to fill the disk.
-        progress: Told how many bytes of how many of the archive are done.
+        progress: Called with the numbers of bytes read and of all bytes of the archive.
 
     Raises:
         DatasetError: If it is no archive, is damaged or locked, claims too much, or holds what would lie outside of the

@@ -21,7 +21,14 @@ Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether it is DICOM: by its mark, or by its first tag where the preamble was left out."""
+    """Return whether a file is DICOM: by its mark, or by its first tag where the preamble was left out.
+
+    Args:
+        head: The first bytes of the file, 132 or more.
+
+    Returns:
+        True if it is DICOM.
+    """
     if head[128:132] == b"DICM":
         return True
     explicit = head[4:6].isalpha() and head[4:6].isupper()
@@ -31,6 +38,14 @@ def is_dicom(head: bytes) -> bool:
 
 def read_dicom(file: File, name: str, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
     """Read a DICOM file, with or without preamble and file header; nothing is decoded.
+
+    Args:
+        file: An open file, read from its start.
+        name: Its name, for messages.
+        stop_before_pixels: Read the header only.
+
+    Returns:
+        The data set.
 
     Raises:
         ImageReadError: If it is deflated, which pydicom would unpack without a limit.
@@ -50,7 +65,14 @@ def read_dicom(file: File, name: str, *, stop_before_pixels: bool = False) -> py
 
 
 def dicom_size(dataset: pydicom.Dataset, name: str) -> tuple[int, int]:
-    """Return height and width that the header claims.
+    """Return the height and width given in the header.
+
+    Args:
+        dataset: A DICOM data set.
+        name: Its name, for messages.
+
+    Returns:
+        Height and width in pixels.
 
     Raises:
         ImageReadError: If it has no picture, or several.
@@ -152,21 +174,21 @@ def _jpeg2000_header(code: bytes) -> tuple[int, int, int, int]:
 
 def _jpeg_header(code: bytes) -> tuple[int, int, int, int]:
     """Walk all segments up to the scan, so that GDCM meets no nonsense between them."""
-    found = None
+    frame = None
     at = 2
     while (marker := code[at + 1]) != 0xDA:  # start of scan
         length = int.from_bytes(code[at + 2 : at + 4], "big")
         if code[at] != 0xFF or length < 2 or not (marker in _JPEG_TABLES or marker in _JPEG_FRAMES):
             raise ValueError(f"unexpected byte {marker:#x}")
         if marker in _JPEG_FRAMES:
-            if found:
+            if frame:
                 raise ValueError("two frame headers")
             height, width = (int.from_bytes(code[at + skip : at + skip + 2], "big") for skip in (5, 7))
-            found = height, width, code[at + 9], code[at + 4]
+            frame = height, width, code[at + 9], code[at + 4]
         at += 2 + length
-    if code[at] != 0xFF or not found:
+    if code[at] != 0xFF or not frame:
         raise ValueError("no frame header")
-    return found
+    return frame
 
 
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xF7)  # baseline, extended, progressive, lossless, JPEG-LS

@@ -1,7 +1,7 @@
 """Images and masks: from a file, bytes or an object in memory to grey numbers, and back to PNG.
 
-What a file holds is told by its first bytes, never by its name: in real collections a `.jpg` is now and
-then a PNG, and a `.png` a WebP. Whatever cannot be read is an `ImageReadError` that says what to do.
+The format of a file is taken from its first bytes, never from its name: in real collections some `.jpg` files are
+PNG, and some `.png` files WebP. Whatever cannot be read raises an `ImageReadError` that says what to do.
 """
 
 from __future__ import annotations
@@ -107,9 +107,11 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
     cut at the middle. An image of one level is all False if that is 0, and all True if it is 1 or white.
 
     Args:
-        path: The file, of any kind that `read_image` reads.
-        size: Height and width that the mask must have (its image's). It is not resized: whoever wants that
-            chooses how.
+        path: The file, of any format that `read_image` reads.
+        size: Height and width that the mask must have, those of its image. The mask is never resized here.
+
+    Returns:
+        A bool array [height, width].
 
     Raises:
         ImageReadError: If it cannot be read, is of another size, or is not black and white.
@@ -140,6 +142,12 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
 def image_size(image: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """Return the height and width that `read_image` would give, from the file's header alone.
 
+    Args:
+        image: Path, or the content of a file.
+
+    Returns:
+        Height and width in pixels, after the EXIF orientation.
+
     Raises:
         ImageReadError: If the header cannot be read.
     """
@@ -165,6 +173,10 @@ def image_size(image: str | os.PathLike[str] | bytes) -> tuple[int, int]:
 def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height width"]) -> None:
     """Write a mask as PNG, 0 and 255. The file appears complete or not at all.
 
+    Args:
+        path: The PNG file; its folder is made if need be.
+        mask: True inside the mask.
+
     Raises:
         ImageReadError: If `mask` is not a bool array with two axes.
         OSError: If the folder cannot be made or the disk is full.
@@ -180,6 +192,10 @@ def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height widt
 def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
     """Write an image as 8-bit grey PNG. The file appears complete or not at all.
 
+    Args:
+        path: The PNG file; its folder is made if need be.
+        image: What `read_image` reads.
+
     Raises:
         ImageReadError: If `image` is not what `read_image` reads.
         OSError: If the folder cannot be made or the disk is full.
@@ -194,9 +210,6 @@ def _write_png(path: Path, pixels: Numbers) -> None:
         Image.fromarray(pixels).save(draft, format="PNG")
 
 
-# What is it, and where from?
-
-
 def _name(image: object) -> str:
     if isinstance(image, str | os.PathLike):
         return f"'{os.fspath(image)}'"
@@ -206,10 +219,17 @@ def _name(image: object) -> str:
 
 
 def is_single_image(images: object) -> bool:
-    """Whether this is one image of a kind that could be taken for a collection: a path, bytes, an array, ..."""
+    """Return whether an argument is one image, not a collection of images.
+
+    Args:
+        images: Any object.
+
+    Returns:
+        True for a path, bytes, a PIL image, a DICOM data set, and an array or tensor of at most three axes.
+    """
     kinds = (("numpy", "ndarray"), ("PIL.Image", "Image"), ("torch", "Tensor"), ("pydicom", "Dataset"))
     if isinstance(images, str | bytes | os.PathLike) or any(_is_a(images, *kind) for kind in kinds):
-        return getattr(images, "ndim", 0) < 4  # a batch [films, 1, height, width] is a collection
+        return getattr(images, "ndim", 0) < 4  # a batch [images, 1, height, width] is a collection
     return False
 
 
@@ -228,7 +248,7 @@ def _explained(name: str) -> Iterator[None]:
     except Exception as error:  # on damaged input, decoders raise anything from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageReadError(
-            f"{name} cannot be decoded: {reason.rstrip('.')}. It is damaged or of a rare kind: get it again, or save "
+            f"{name} cannot be decoded: {reason.rstrip('.')}. It is corrupted or of a rare kind: get it again, or save "
             f"it as PNG (a DICOM file: uncompressed, for instance with `gdcmconv --raw IN OUT`)."
         ) from error
 
@@ -270,9 +290,6 @@ def _from_dicom(dataset: pydicom.Dataset, name: str) -> Grey:
     return _from_array(dicom_array(dataset, name), name)
 
 
-# Pictures
-
-
 def _open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
     """Open without decoding. Not by `Image.open`: it warns about size through the process-wide warning filters."""
     for start, kind in _PILLOW.items():
@@ -286,7 +303,7 @@ def _open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             raise ImageReadError(f"{name} is no image but {kind}.")
     raise ImageReadError(
-        f"{name} is of no kind that can be read here (it starts with {head[:8]!r}). Save it as PNG, JPEG, TIFF, BMP, "
+        f"{name} has an unsupported file format (it starts with {head[:8]!r}). Save it as PNG, JPEG, TIFF, BMP, "
         f"WebP or DICOM."
     )
 
@@ -323,9 +340,6 @@ def _from_deep(image: PIL.Image.Image, name: str) -> Grey:
     if isinstance(key := image.info.get("transparency"), int):
         grey[np.asarray(image) == key] = 0
     return grey
-
-
-# Arrays
 
 
 def _from_array(array: Numbers, name: str) -> Grey:

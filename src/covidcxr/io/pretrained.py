@@ -49,6 +49,9 @@ def fetch(
         cache_dir: Where downloads are kept; the Hub's own cache by default.
         local_files_only: Never use the network.
 
+    Returns:
+        The folder; of a Hub repository its local copy.
+
     Raises:
         PretrainedError: If there is no such thing, or it cannot be downloaded.
     """
@@ -69,6 +72,12 @@ def fetch(
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds one object.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
     Raises:
         PretrainedError: If the file is missing.
         ConfigError: If it is not JSON, or not an object.
@@ -85,13 +94,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write an object as JSON that people can read; whole or not at all."""
+    """Write an object as indented JSON; the file appears complete or not at all.
+
+    Args:
+        path: The file.
+        data: JSON values only, no NaN.
+    """
     with replace_file(path) as temporary:
         temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def save_weights(module: nn.Module, path: Path, dtype: StoredDtype = "float32") -> str:
     """Write a module's tensors as safetensors and return the file's SHA-256.
+
+    Args:
+        module: The network.
+        path: The file.
+        dtype: How matrices and kernels are stored; vectors stay float32.
+
+    Returns:
+        The SHA-256 of the file, in hexadecimal digits.
 
     Raises:
         ConfigError: If there is no such `dtype`, or it cannot hold a value.
@@ -140,6 +162,11 @@ def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
 
 def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy tensors into a module whose names and shapes are exactly theirs; half precision is widened.
+
+    Args:
+        module: Gets the tensors.
+        tensors: From name to tensor, as in `module.state_dict()`.
+        where: The file, for messages.
 
     Raises:
         PretrainedError: If a tensor is missing, unexpected, or of the wrong shape or kind; names the first few.

@@ -16,7 +16,7 @@ from covidcxr.errors import DatasetError, did_you_mean
 __all__ = ["Table", "read_lines"]
 
 Fault = Callable[[DatasetError], None]
-"""Told what is wrong with one line; raises it, or notes it and lets the reading go on."""
+"""Called with the error of a line: raises it, or notes it, and then reading continues."""
 
 
 def _raise(error: DatasetError) -> None:
@@ -28,7 +28,10 @@ def read_lines(path: Path, *, fault: Fault = _raise) -> Iterator[tuple[int, str]
 
     Args:
         path: The file, UTF-8.
-        fault: Told when the file is not there or stops being text.
+        fault: Called with the error when the file is missing or is not text.
+
+    Yields:
+        The number of the line, from 1, and its text without the line end.
     """
     number = 0
     try:
@@ -48,10 +51,21 @@ class Table:
     Args:
         path: CSV with commas, semicolons or tabs (also .gz), Parquet, or the first sheet of an Excel file (.xlsx). The
             first row names the columns; a column without a name is called "", the last of them if there are more.
-        fault: Told of a row that is damaged; the rows after it are still read.
+        fault: Called with the error of a damaged row; the rows after it are still read.
 
     Raises:
         DatasetError: If the table is not there, is empty, or cannot be read.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.io.tables import Table
+
+        table = Table(Path("phantoms/manifest.csv"))
+        line, row = next(iter(table))
+        assert line == 2 and row["label"] == "covid19"
+        ```
     """
 
     def __init__(self, path: Path, *, fault: Fault = _raise) -> None:
@@ -68,6 +82,12 @@ class Table:
 
     def require(self, column: str) -> str:
         """Return the column's name if the table has it.
+
+        Args:
+            column: Name of the column.
+
+        Returns:
+            The same name.
 
         Raises:
             DatasetError: If it has not; names the nearest column.

@@ -27,6 +27,16 @@ class BCELoss(nn.Module):
 
     Args:
         pos_weight: How many times a true output counts against a false one; one number, or one an output.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import BCELoss
+
+        loss = BCELoss()(torch.zeros(2, 3), torch.tensor([[1, 0, torch.nan], [0, 1, 1]]))
+        assert abs(float(loss) - 0.6931) < 1e-4  # log 2
+        ```
     """
 
     pos_weight: Tensor | None
@@ -42,7 +52,16 @@ class BCELoss(nn.Module):
         logits: Float[Tensor, "batch outputs"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch outputs"],
     ) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
+        """Compute the loss of a batch.
+
+        Args:
+            logits: [batch, outputs].
+            target: Class indices [batch], -1 = not labelled; or findings [batch, outputs] of 0, 1 and NaN = not
+                labelled.
+
+        Returns:
+            A scalar, from 0 up.
+        """
         logits, target = logits.float(), _as_findings(logits, target)
         if not self.single:
             _check_length("pos_weight", self.pos_weight, logits)
@@ -59,6 +78,16 @@ class CrossEntropyLoss(nn.Module):
     Args:
         class_weights: One number above 0 a class.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1].
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import CrossEntropyLoss
+
+        loss = CrossEntropyLoss()(torch.zeros(3, 2), torch.tensor([0, 1, -1]))
+        assert abs(float(loss) - 0.6931) < 1e-4  # log 2
+        ```
     """
 
     class_weights: Tensor | None
@@ -69,7 +98,15 @@ class CrossEntropyLoss(nn.Module):
         self.register_buffer("class_weights", _weights("class_weights", class_weights), False)
 
     def forward(self, logits: Float[Tensor, "batch outputs"], target: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
+        """Compute the loss of a batch.
+
+        Args:
+            logits: [batch, classes], two classes or more.
+            target: Class indices [batch]; -1 = not labelled.
+
+        Returns:
+            A scalar, from 0 up.
+        """
         logits, target = _labelled(logits, target)
         _check_length("class_weights", self.class_weights, logits)
         if not len(target):
@@ -84,6 +121,16 @@ class LabelSmoothingLoss(CrossEntropyLoss):
     Args:
         smoothing: Share of the target that is spread over all classes, in [0, 1].
         class_weights: One number above 0 a class.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import LabelSmoothingLoss
+
+        logits, target = torch.tensor([[20.0, 0.0]]), torch.tensor([0])
+        assert LabelSmoothingLoss(smoothing=0.1)(logits, target) > LabelSmoothingLoss(smoothing=0)(logits, target)
+        ```
     """
 
     def __init__(self, *, smoothing: float = 0.1, class_weights: Sequence[float] | None = None) -> None:
@@ -101,6 +148,16 @@ class FocalLoss(nn.Module):
         gamma: How strongly easy images are played down; 0 = not at all.
         alpha: Sigmoid form only: weight of true outputs, `1 - alpha` of false ones, in [0, 1]; None = no weighting.
         class_weights: One number above 0 an output; the loss is a mean with these weights.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import CrossEntropyLoss, FocalLoss
+
+        logits, target = torch.tensor([[3.0, 0.0]]), torch.tensor([0])
+        assert FocalLoss(gamma=2)(logits, target) < CrossEntropyLoss()(logits, target)
+        ```
     """
 
     class_weights: Tensor | None
@@ -118,7 +175,19 @@ class FocalLoss(nn.Module):
         logits: Float[Tensor, "batch outputs"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch outputs"],
     ) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
+        """Compute the loss of a batch.
+
+        Args:
+            logits: [batch, outputs].
+            target: Class indices [batch], -1 = not labelled; or findings [batch, outputs] of 0, 1 and NaN = not
+                labelled.
+
+        Returns:
+            A scalar, from 0 up.
+
+        Raises:
+            ConfigError: If `alpha` is given in the softmax form, or the shapes do not fit.
+        """
         _check_length("class_weights", self.class_weights, logits)
         weights = torch.ones_like(logits[0]).float() if self.class_weights is None else self.class_weights
         if target.is_floating_point() or logits.shape[1] == 1:
@@ -176,7 +245,7 @@ def _check_indices(logits: Tensor, target: Tensor) -> None:
             f"they must be [batch, outputs] and [batch]."
         )
     classes = max(logits.shape[1], 2)
-    # Asked here because a GPU answers an index out of range by aborting the process.
+    # Checked here because a GPU answers an index out of range by aborting the process.
     if target.numel() and int(target.max()) >= classes:
         raise ConfigError(f"The label {int(target.max())} is out of range: the classes are 0 to {classes - 1}.")
 

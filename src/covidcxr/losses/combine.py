@@ -26,6 +26,17 @@ class CombinedLoss(nn.Module):
 
     Raises:
         ConfigError: If there are more or fewer weights than losses, or one is no number from 0 up.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import CombinedLoss, DiceLoss, PixelBCELoss
+
+        loss = CombinedLoss({"dice": DiceLoss(), "bce": PixelBCELoss()}, weights=[1, 0.5])
+        parts = loss.parts(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
+        assert list(parts) == ["dice", "bce"]
+        ```
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Sequence[float] | None = None) -> None:
@@ -40,11 +51,27 @@ class CombinedLoss(nn.Module):
         self.weights = tuple(check_number("Each of the weights", weight) for weight in weights)
 
     def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return each loss by its name, unweighted: what one wants to log beside the sum."""
+        """Compute each loss, unweighted, for instance to log it beside the sum.
+
+        Args:
+            logits: As the losses take them.
+            target: As the losses take them.
+
+        Returns:
+            From the name of a loss to its value, a scalar.
+        """
         return {name: loss(logits, target) for name, loss in zip(self.names, self.losses, strict=True)}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the weighted sum."""
+        """Compute the weighted sum of the losses.
+
+        Args:
+            logits: As the losses take them.
+            target: As the losses take them.
+
+        Returns:
+            A scalar.
+        """
         parts = self.parts(logits, target).values()
         return torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
 
@@ -54,12 +81,28 @@ class CombinedLoss(nn.Module):
 
 
 def build_segmentation_loss(loss: str | nn.Module, loss_args: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build a loss on masks: `build_segmentation_loss("dice+bce", {"weights": [1, 0.5]})`. See `build_loss`."""
+    """Build a loss on masks: `build_segmentation_loss("dice+bce", {"weights": [1, 0.5]})`.
+
+    Args:
+        loss: See `build_loss`.
+        loss_args: See `build_loss`.
+
+    Returns:
+        The loss.
+    """
     return build_loss(SEGMENTATION_LOSSES, loss, loss_args)
 
 
 def build_classification_loss(loss: str | nn.Module, loss_args: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build a loss on labels: `build_classification_loss("focal", {"gamma": 1})`. See `build_loss`."""
+    """Build a loss on labels: `build_classification_loss("focal", {"gamma": 1})`.
+
+    Args:
+        loss: See `build_loss`.
+        loss_args: See `build_loss`.
+
+    Returns:
+        The loss.
+    """
     return build_loss(CLASSIFICATION_LOSSES, loss, loss_args)
 
 

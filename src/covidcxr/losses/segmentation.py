@@ -63,6 +63,16 @@ class PixelBCELoss(nn.Module):
 
     Args:
         pos_weight: How many times a pixel inside the mask counts against one outside; from 0 up.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import PixelBCELoss
+
+        loss = PixelBCELoss()(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
+        assert abs(float(loss) - 0.6931) < 1e-4  # log 2
+        ```
     """
 
     pos_weight: Tensor
@@ -73,7 +83,15 @@ class PixelBCELoss(nn.Module):
         self.register_buffer("pos_weight", weight, persistent=False)
 
     def forward(self, logits: Maps, target: Maps) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
+        """Compute the loss of a batch.
+
+        Args:
+            logits: [batch, classes, height, width].
+            target: Masks of 0 and 1, same shape.
+
+        Returns:
+            A scalar, from 0 up.
+        """
         logits, target = _same_shape(logits, target)
         return F.binary_cross_entropy_with_logits(logits, target, pos_weight=self.pos_weight)
 
@@ -85,6 +103,16 @@ class PixelFocalLoss(nn.Module):
     Args:
         alpha: Weight of pixels inside the mask, `1 - alpha` outside, in [0, 1]; None = no weighting.
         gamma: How strongly easy pixels are played down; 0 is plain cross entropy.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import PixelBCELoss, PixelFocalLoss
+
+        logits, target = torch.full((1, 1, 4, 4), 3.0), torch.ones(1, 1, 4, 4)
+        assert PixelFocalLoss(gamma=2)(logits, target) < PixelBCELoss()(logits, target)
+        ```
     """
 
     def __init__(self, *, alpha: float | None = None, gamma: float = 2.0) -> None:
@@ -93,7 +121,15 @@ class PixelFocalLoss(nn.Module):
         self.gamma = check_number("gamma", gamma)
 
     def forward(self, logits: Maps, target: Maps) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
+        """Compute the loss of a batch.
+
+        Args:
+            logits: [batch, classes, height, width].
+            target: Masks of 0 and 1, same shape.
+
+        Returns:
+            A scalar, from 0 up.
+        """
         logits, target = _same_shape(logits, target)
         loss = focal_term(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), self.gamma)
         if self.alpha is not None:
@@ -110,6 +146,18 @@ class TverskyLoss(nn.Module):
         beta: Weight of false negatives; above `alpha` it favours sensitivity.
         smooth: Pixels added above and below the fraction line: an empty target costs about 0 when nothing is
             predicted, and more the more is predicted; above 0.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import TverskyLoss
+
+        target = torch.zeros(1, 1, 8, 8)
+        target[..., 2:6] = 1
+        assert TverskyLoss()(20 * (2 * target - 1), target) < 0.001  # perfect
+        assert TverskyLoss()(20 * (1 - 2 * target), target) > 0.9  # the opposite
+        ```
     """
 
     def __init__(self, *, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0) -> None:
@@ -121,11 +169,27 @@ class TverskyLoss(nn.Module):
             raise ConfigError("smooth must be above 0: without it an empty target divides by zero.")
 
     def forward(self, logits: Maps, target: Maps) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
+        """Compute the loss of a batch.
+
+        Args:
+            logits: [batch, classes, height, width].
+            target: Masks of 0 and 1, same shape.
+
+        Returns:
+            A scalar in [0, 1).
+        """
         return self.per_plane(*_same_shape(logits, target)).mean()
 
     def per_plane(self, logits: Maps, target: Maps) -> Float[Tensor, "batch classes"]:
-        """Return the loss of every class of every image, in [0, 1)."""
+        """Compute the loss of every class of every image.
+
+        Args:
+            logits: [batch, classes, height, width], float32.
+            target: Masks of 0 and 1, same shape.
+
+        Returns:
+            [batch, classes], in [0, 1).
+        """
         inside = logits.sigmoid()
         hits = (inside * target).sum((2, 3))
         false_positives = (inside * (1 - target)).sum((2, 3))
@@ -141,6 +205,16 @@ class DiceLoss(TverskyLoss):
 
     Args:
         smooth: As for `TverskyLoss`.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import DiceLoss
+
+        target = torch.ones(1, 1, 8, 8)
+        assert DiceLoss()(torch.full((1, 1, 8, 8), 20.0), target) < 0.001
+        ```
     """
 
     def __init__(self, *, smooth: float = 1.0) -> None:
@@ -153,6 +227,16 @@ class JaccardLoss(TverskyLoss):
 
     Args:
         smooth: As for `TverskyLoss`.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import DiceLoss, JaccardLoss
+
+        logits, target = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+        assert JaccardLoss()(logits, target) > DiceLoss()(logits, target)
+        ```
     """
 
     def __init__(self, *, smooth: float = 1.0) -> None:
@@ -168,6 +252,16 @@ class FocalTverskyLoss(TverskyLoss):
         beta: Weight of false negatives (the paper calls it alpha).
         gamma: Above 1 keeps the pressure on planes that are nearly right; the paper takes 4/3. At least 0.1.
         smooth: As for `TverskyLoss`.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import FocalTverskyLoss, TverskyLoss
+
+        logits, target = torch.full((1, 1, 8, 8), 4.0), torch.ones(1, 1, 8, 8)
+        assert FocalTverskyLoss()(logits, target) > TverskyLoss()(logits, target)
+        ```
     """
 
     def __init__(self, *, alpha: float = 0.3, beta: float = 0.7, gamma: float = 4 / 3, smooth: float = 1.0) -> None:
@@ -175,14 +269,33 @@ class FocalTverskyLoss(TverskyLoss):
         self.gamma = check_number("gamma", gamma, low=0.1)
 
     def per_plane(self, logits: Maps, target: Maps) -> Float[Tensor, "batch classes"]:
-        """Return the loss of every class of every image, in [0, 1)."""
+        """Compute the loss of every class of every image.
+
+        Args:
+            logits: [batch, classes, height, width], float32.
+            target: Masks of 0 and 1, same shape.
+
+        Returns:
+            [batch, classes], in [0, 1).
+        """
         tiny = torch.finfo(torch.float32).eps  # the root's slope is infinite at 0
         return super().per_plane(logits, target).clamp_min(tiny).pow(1 / self.gamma)
 
 
 @SEGMENTATION_LOSSES.register("lovasz")
 class LovaszLoss(nn.Module):
-    """Lovász hinge of each plane, mean over planes (Berman 2018); smp's. A hinge: it may exceed 1."""
+    """Lovász hinge of each plane, mean over planes (Berman 2018); smp's. A hinge: it may exceed 1.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.losses import LovaszLoss
+
+        target = torch.ones(1, 1, 8, 8)
+        assert LovaszLoss()(20 * target, target) == 0
+        ```
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +304,15 @@ class LovaszLoss(nn.Module):
         self.hinge = Hinge(mode="binary", per_image=True)
 
     def forward(self, logits: Maps, target: Maps) -> Float[Tensor, ""]:
-        """Return the loss of a batch."""
+        """Compute the loss of a batch.
+
+        Args:
+            logits: [batch, classes, height, width].
+            target: Masks of 0 and 1, same shape.
+
+        Returns:
+            A scalar, from 0 up.
+        """
         logits, target = _same_shape(logits, target)
         loss: Tensor = self.hinge(logits.flatten(0, 1), target.flatten(0, 1))  # planes as images: one hinge each
         return loss
@@ -213,7 +334,16 @@ def focal_term(cross_entropy: Float[Tensor, "*shape"], gamma: float) -> Float[Te
 
 
 def check_number(name: str, value: object, *, low: float = 0.0, high: float = math.inf) -> float:
-    """Return `value` as a float.
+    """Check a setting of a loss.
+
+    Args:
+        name: Name of the setting, for the message.
+        value: What was given.
+        low: Smallest valid value.
+        high: Largest valid value.
+
+    Returns:
+        The value as a float.
 
     Raises:
         ConfigError: If it is no finite number in [low, high].

@@ -17,36 +17,36 @@ from jaxtyping import Float
 
 PhantomLabel: TypeAlias = Literal["covid19", "pneumonia", "normal"]
 
-
 PhantomView: TypeAlias = Literal["PA", "AP"]
-
 
 Sex: TypeAlias = Literal["F", "M"]
 
-
 Layer: TypeAlias = Float[np.ndarray, "height width"]
-
 
 Outline: TypeAlias = Float[np.ndarray, "_ 2"]
 
-
 Shape: TypeAlias = tuple[Outline, float]  # what to fill, and with which value in [0, 1]
-
 
 LABELS: tuple[PhantomLabel, ...] = get_args(PhantomLabel)
 
-
 VIEWS: tuple[PhantomView, ...] = get_args(PhantomView)
 
-
 SEXES: tuple[Sex, ...] = get_args(Sex)
-
 
 SIDES = (-1, 1)  # the image's left (the patient's right), and its right
 
 
 def curve(knots: Outline, count: int = 24, *, closed: bool = False) -> Outline:
-    """Smooth curve through the knots (Catmull-Rom), `count` points from each to the next."""
+    """Draw a smooth curve through knots (Catmull-Rom).
+
+    Args:
+        knots: [knots, 2].
+        count: Points from each knot to the next.
+        closed: Whether the last knot is joined to the first.
+
+    Returns:
+        [points, 2].
+    """
     if closed:
         chain = np.vstack([knots[-1:], knots, knots[:2]])
     else:
@@ -58,7 +58,15 @@ def curve(knots: Outline, count: int = 24, *, closed: bool = False) -> Outline:
 
 
 def ribbon(course: Outline, widths: Any) -> Outline:
-    """Outline of a band along a course, with a width at each of its points."""
+    """Outline a band along a course.
+
+    Args:
+        course: [points, 2].
+        widths: Width at each point, or one for all.
+
+    Returns:
+        [2 * points, 2].
+    """
     along = course[1:] - course[:-1]
     along = np.concatenate([along[:1], along[1:] + along[:-1], along[-1:]])
     half = (0.5 * np.asarray(widths) / np.hypot(along[:, 0], along[:, 1]))[:, None] * along[:, ::-1] * [-1, 1]
@@ -66,18 +74,47 @@ def ribbon(course: Outline, widths: Any) -> Outline:
 
 
 def tube(course: Outline, widths: Float[np.ndarray, " _"], value: float) -> list[Shape]:
-    """A bone: dense at its rims, less so within."""
+    """Draw a bone: dense at its rims, less so within.
+
+    Args:
+        course: Its axis [points, 2].
+        widths: Width at each point.
+        value: Density of the rims, in [0, 1].
+
+    Returns:
+        Two shapes.
+    """
     return [(ribbon(course, widths), value), (ribbon(course, 0.6 * widths), 0.7 * value)]
 
 
 def ellipse(centre: Any, across: float, down: float) -> Outline:
-    """An upright ellipse; `across` and `down` = its half axes."""
+    """Outline an upright ellipse.
+
+    Args:
+        centre: x and y.
+        across: Half axis along x.
+        down: Half axis along y.
+
+    Returns:
+        [24, 2].
+    """
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     return np.column_stack([centre[0] + across * np.cos(angles), centre[1] + down * np.sin(angles)])
 
 
 def blob(rng: np.random.Generator, centre: Any, radius: float, *, aspect: float = 1.0, wobble: float = 0.12) -> Outline:
-    """A rounded, irregular patch; `aspect` = height over width."""
+    """Outline a rounded, irregular patch.
+
+    Args:
+        rng: Random numbers.
+        centre: x and y.
+        radius: Mean radius.
+        aspect: Height over width.
+        wobble: How irregular it is; 0 = an ellipse.
+
+    Returns:
+        [48, 2].
+    """
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     waves = [rng.normal(0, wobble / n) * np.cos(n * angles + rng.uniform(0, 6.3)) for n in range(2, 7)]
     radii = radius * np.exp(np.sum(waves, axis=0))
@@ -88,7 +125,20 @@ def blob(rng: np.random.Generator, centre: Any, radius: float, *, aspect: float 
 def branches(
     rng: np.random.Generator, start: Any, angle: float, side: int, *, length: float, width: float, depth: int
 ) -> list[Shape]:
-    """A tree of bands, each with two thinner ones at its end; `angle` from the horizontal, outwards and down."""
+    """Draw a tree of bands, each with two thinner ones at its end.
+
+    Args:
+        rng: Random numbers.
+        start: x and y of the root.
+        angle: Direction in radians from the horizontal, outwards and down.
+        side: -1 or 1.
+        length: Length of the first band.
+        width: Width of the first band.
+        depth: Number of generations.
+
+    Returns:
+        A shape a band.
+    """
     bend = angle + rng.normal(0, 0.3)
     middle = start + 0.5 * length * np.array([side * np.cos(angle), np.sin(angle)])
     end = middle + 0.5 * length * np.array([side * np.cos(bend), np.sin(bend)])
@@ -105,37 +155,27 @@ def branches(
 WALL = [(0.14, 0.05), (0.26, 0.005), (0.42, 0.006), (0.63, 0.085), (0.81, 0.22), (0.92, 0.4), (0.98, 0.61),
         (1.01, 0.83), (1.0, 1.0)]
 
-
 INNER_EDGE = [(0.12, 0.93), (0.09, 0.7), (0.08, 0.4), (0.1, 0.15), (0.14, 0.05)]
 
-
 DOME = [(1.0, 0.0), (0.87, 0.6), (0.62, 1.0), (0.36, 0.97), (0.14, 0.7), (0.0, 0.6)]  # y = share of the dome's rise
-
 
 GREAT_VESSELS = [(0.1, -0.4), (0.1, -0.1), (0.12, 0.1), (0.15, 0.2), (0.21, 0.265), (0.17, 0.33), (0.2, 0.4),
                  (0.2, 0.5), (0.12, 0.8), (0.05, 0.95), (-0.05, 0.95), (-0.1, 0.8), (-0.15, 0.6), (-0.17, 0.4),
                  (-0.16, 0.25), (-0.13, 0.1), (-0.1, -0.1), (-0.1, -0.4)]
 
-
 # x = share of the heart's greatest reach to that side:
 HEART_LEFT = [(0.24, 0.42), (0.5, 0.5), (0.82, 0.66), (1.0, 0.8), (0.93, 0.92), (0.5, 0.98)]
 
-
 HEART_RIGHT = [(0.5, 0.97), (0.95, 0.9), (1.0, 0.74), (0.9, 0.6), (0.5, 0.45)]
-
 
 # In body units, y from the apex:
 SHOULDER_LINE = [(0.1, -0.5), (0.11, -0.12), (0.2, -0.05), (0.36, 0.0), (0.46, 0.06)]
 
-
 SHOULDER_BLADE = [(0.35, 0.06), (0.45, 0.03), (0.475, 0.09), (0.44, 0.2), (0.405, 0.33), (0.385, 0.33), (0.365, 0.2)]
-
 
 BLADE_RIDGE = [(0.34, 0.1), (0.42, 0.055), (0.485, 0.035)]
 
-
 CLAVICLE = [(0.035, 0.115), (0.12, 0.1), (0.24, 0.06), (0.33, 0.032), (0.395, 0.038)]
-
 
 # From the spine to the front end: share of the way to the chest wall at that height; fall, times the rib's slope:
 RIB = [(0.1, 0.0), (0.3, -0.1), (0.62, 0.2), (0.85, 0.55), (0.975, 1.0), (1.005, 1.5), (0.97, 2.0), (0.84, 2.5),
@@ -145,7 +185,18 @@ RIB = [(0.1, 0.0), (0.3, -0.1), (0.62, 0.2), (0.85, 0.55), (0.975, 1.0), (1.005,
 # fmt: on
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Measures of one person, in body units where they are lengths, and the outlines that follow from them."""
+    """Measures of one person, in body units where they are lengths, and the outlines that follow from them.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.phantom.anatomy import Body
+
+        body = Body.draw(np.random.default_rng(0), "PA", "F")
+        assert body.lung(1)[:, 0].min() > 0  # the lung on the image's right stays there
+        ```
+    """
 
     view: PhantomView
     half_width: float  # of the rib cage
@@ -160,7 +211,16 @@ class Body:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, view: PhantomView, sex: Sex | None) -> Body:
-        """Draw a person at random; `sex` None = any."""
+        """Draw a person at random.
+
+        Args:
+            rng: Random numbers.
+            view: "AP" has a wider heart and a higher diaphragm.
+            sex: None = any.
+
+        Returns:
+            The person.
+        """
         lying = view == "AP"
         base, dome = rng.uniform(0.80, 0.87) - 0.07 * lying, rng.uniform(0.07, 0.11)
         breast = rng.uniform(-0.7, 1)
@@ -180,30 +240,75 @@ class Body:
         )
 
     def at(self, side: int, cages: Sequence[tuple[float, float]]) -> Outline:
-        """Rib cages -> body units."""
+        """Convert rib cages to body units.
+
+        Args:
+            side: -1 or 1.
+            cages: x and y of points, in rib cages.
+
+        Returns:
+            [points, 2].
+        """
         height = self.base - self.apex
         return np.array(cages) * [side * self.half_width, height] + [0.0, self.apex]
 
     def below_apex(self, side: int, points: Sequence[tuple[float, float]]) -> Outline:
-        """Body units with y from the apex -> body units."""
+        """Mirror and move points whose y is measured from the apex.
+
+        Args:
+            side: -1 or 1.
+            points: x and y, in body units.
+
+        Returns:
+            [points, 2], in body units.
+        """
         return np.array(points) * [side, 1.0] + [0.0, self.apex]
 
     def wall(self, side: int) -> Outline:
-        """Inner edge of the rib cage, from the top of the lung to its lowest angle."""
+        """Draw the inner edge of the rib cage, from the top of the lung to its lowest angle.
+
+        Args:
+            side: -1 or 1.
+
+        Returns:
+            [points, 2].
+        """
         return curve(self.at(side, WALL))
 
     def reach(self, y: Any) -> Any:
-        """Distance from the midline to the chest wall at heights `y`."""
+        """Return the distance from the midline to the chest wall.
+
+        Args:
+            y: Height or heights, in body units.
+
+        Returns:
+            The distances, same shape.
+        """
         wall = self.wall(1)[50:]
         return np.interp(y, wall[:, 1], wall[:, 0])
 
     def dome(self, side: int, share: float = 1.0) -> Outline:
-        """Upper edge of the diaphragm, from the lowest angle of the lung to the midline."""
+        """Draw the upper edge of the diaphragm, from the lowest angle of the lung to the midline.
+
+        Args:
+            side: -1 or 1.
+            share: Share of the dome's rise.
+
+        Returns:
+            [points, 2].
+        """
         rise = share * self.domes[side > 0] / (self.base - self.apex)
         return curve(self.at(side, [(x, 1 - rise * y) for x, y in DOME]))
 
     def lung(self, side: int) -> Outline:
-        """Outline of a whole lung, with the parts behind heart and diaphragm."""
+        """Outline a whole lung, with the parts behind heart and diaphragm.
+
+        Args:
+            side: -1 or 1.
+
+        Returns:
+            [points, 2].
+        """
         base = self.dome(side, 0.75)
         return np.vstack([self.wall(side), base[: len(base) * 4 // 5], curve(self.at(side, INNER_EDGE))])
 
@@ -218,11 +323,25 @@ class Body:
         return curve(self.at(1, GREAT_VESSELS), closed=True)
 
     def abdomen(self, side: int) -> Outline:
-        """Outline of what lies below the diaphragm, to the midline."""
+        """Outline what lies below the diaphragm, to the midline.
+
+        Args:
+            side: -1 or 1.
+
+        Returns:
+            [points, 2].
+        """
         return np.vstack([self.dome(side), [(0.0, 1.6), (side * 0.7, 1.6), (side * 0.7, self.base)]])
 
     def ribs(self, side: int) -> Iterator[tuple[Outline, Float[np.ndarray, " _"]]]:
-        """The course of each rib from the spine round the chest wall to its front end, and its width on the way."""
+        """Draw the course of each rib from the spine round the chest wall to its front end.
+
+        Args:
+            side: -1 or 1.
+
+        Yields:
+            The course [46, 2] and its width at each point [46].
+        """
         across, fall = np.array(RIB).T
         for number in range(10):
             top = self.apex + (self.base - self.apex) * (0.01 + 0.09 * number)
@@ -233,7 +352,14 @@ class Body:
             )
 
     def shoulder(self, side: int) -> list[Shape]:
-        """Shoulder blade, clear of the lungs in PA and over them in AP, and upper arm."""
+        """Draw the shoulder blade, clear of the lungs in PA and over them in AP, and the upper arm.
+
+        Args:
+            side: -1 or 1.
+
+        Returns:
+            Their shapes.
+        """
         shift = [side * (0.035 if self.view == "PA" else -0.015), 0.0]
         blade = curve(self.below_apex(side, SHOULDER_BLADE) + shift, closed=True)
         inner = blade.mean(0) + 0.8 * (blade - blade.mean(0))

@@ -31,17 +31,47 @@ from covidcxr.phantom.film import Film, as_layer
 
 @dataclass(frozen=True, slots=True)
 class Chest:
-    """Lungs and heart on an image."""
+    """Lungs and heart on an image.
+
+    Attributes:
+        lung: Whole lungs.
+        field: Lungs without the parts behind heart and diaphragm.
+        heart: The heart.
+        air: Thickness of the air, in [0, 1].
+        veil: 1 within the lungs, anti-aliased.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.phantom.anatomy import Body
+        from covidcxr.phantom.chest import expose_chest
+        from covidcxr.phantom.film import Film
+
+        rng = np.random.default_rng(0)
+        chest, matter = expose_chest(Body.draw(rng, "PA", None), Film.draw(rng, rng, (64, 64)), rng)
+        assert chest.lung.sum() > chest.field.sum() > 0
+        ```
+    """
 
     lung: Bool[np.ndarray, "height width"]
     field: Bool[np.ndarray, "height width"]
     heart: Bool[np.ndarray, "height width"]
-    air: Float[np.ndarray, "height width"]  # its thickness, 0 to 1
-    veil: Float[np.ndarray, "height width"]  # 1 within the lungs, anti-aliased
+    air: Float[np.ndarray, "height width"]
+    veil: Float[np.ndarray, "height width"]
 
 
 def expose_chest(body: Body, film: Film, rng: np.random.Generator) -> tuple[Chest, Layer]:
-    """Return the lungs and heart, and the matter of a healthy chest."""
+    """Expose a healthy chest.
+
+    Args:
+        body: The person.
+        film: The film.
+        rng: Random numbers.
+
+    Returns:
+        Lungs and heart, and the matter in the beam [height, width].
+    """
     heart, vessels = film.paint((body.heart(), 1.0)), film.paint((body.great_vessels(), 1.0))
     middle = np.maximum(heart, vessels)
     below = film.paint(*((body.abdomen(side), 1.0) for side in SIDES))
@@ -120,7 +150,18 @@ def _largest_part_each(seen: Bool[np.ndarray, "height width"], lungs: list[Any])
 
 
 def draw_opacity(rng: np.random.Generator, body: Body, film: Film, label: PhantomLabel, severity: float) -> Layer:
-    """By how much opacity replaces the air, in [0, 1]."""
+    """Draw by how much opacity replaces the air.
+
+    Args:
+        rng: Random numbers.
+        body: The person.
+        film: The film.
+        label: Decides kind and place of the opacities.
+        severity: How far and how dense they are, in [0, 1].
+
+    Returns:
+        [height, width], in [0, 1].
+    """
     if label == "normal":
         return film.paint()
     covid = label == "covid19"
@@ -158,7 +199,16 @@ def _consolidation(rng: np.random.Generator, body: Body, severity: float) -> lis
 
 
 def draw_devices(rng: np.random.Generator, body: Body, film: Film) -> Layer:
-    """Electrodes with their wires, and a breathing tube, each on some of the images taken in bed."""
+    """Draw electrodes with their wires, and a breathing tube, each on some of the images taken in bed.
+
+    Args:
+        rng: Random numbers.
+        body: The person.
+        film: The film.
+
+    Returns:
+        [height, width], in [0, 1].
+    """
     shapes: list[Shape] = []
     for _ in range(int(rng.integers(0, 4))):
         pad = np.array([rng.uniform(-0.4, 0.4), rng.uniform(0.15, 0.8)])

@@ -34,6 +34,14 @@ class Phantom:
         label: "covid19", "pneumonia" or "normal".
         view: "PA" (upright) or "AP" (in bed).
         seed: What the image was drawn from.
+
+    Example:
+        ```python
+        from covidcxr.phantom import draw_phantom
+
+        phantom = draw_phantom(7, label="covid19", size=(64, 64))
+        assert phantom.image.shape == (64, 64) and phantom.infection.any()
+        ```
     """
 
     image: Float[np.ndarray, "height width"]
@@ -81,6 +89,9 @@ def draw_phantom(
         patient_seed: Seed of the person: images with one `patient_seed` and several `seed`s show one body at
             several times. None = `seed`.
 
+    Returns:
+        The image and its masks.
+
     Raises:
         ConfigError: If an argument is out of range.
     """
@@ -117,7 +128,14 @@ def _check_arguments(size: Any, **arguments: Any) -> None:
 
 
 def check_size(size: Any) -> None:
-    """Raise a ConfigError unless `size` is a height and width that can be drawn."""
+    """Check the size of an image to draw.
+
+    Args:
+        size: Height and width in pixels.
+
+    Raises:
+        ConfigError: If it is out of range.
+    """
     whole = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size)
     if not whole or min(size) < 64 or max(size) > 2 * min(size):
         raise ConfigError(
@@ -126,7 +144,18 @@ def check_size(size: Any) -> None:
 
 
 def check_seed(name: str, seed: object) -> int:
-    """Return the seed, or raise a ConfigError that calls it `name`."""
+    """Check a seed.
+
+    Args:
+        name: Name of the argument, for the message.
+        seed: What was given.
+
+    Returns:
+        The seed.
+
+    Raises:
+        ConfigError: If it is not a whole number from 0 up.
+    """
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"{name} must be a whole number from 0 up, not {seed!r}.")
     return seed
@@ -138,7 +167,16 @@ SOURCES = ("phantom-a", "phantom-b")
 def draw_dataset(
     count: int, *, seed: int = 0, labels: Sequence[PhantomLabel] = LABELS, size: tuple[int, int] = (512, 512)
 ) -> Iterator[Phantom]:
-    """Draw `count` images of as many persons, the labels in turn, view and severity at random.
+    """Draw images of as many persons, the labels in turn, view and severity at random.
+
+    Args:
+        count: Number of images.
+        seed: Of everything that is random.
+        labels: The labels, in turn.
+        size: Height and width in pixels.
+
+    Yields:
+        The images.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -169,6 +207,9 @@ def write_dataset(
         size: Height and width in pixels.
         patients: Number of persons; the first ones have an image more when `count` is not a multiple of it.
             None = two for three images.
+
+    Returns:
+        The path of `manifest.csv`.
 
     Raises:
         ConfigError: If an argument is out of range.

@@ -15,16 +15,44 @@ from covidcxr.phantom.anatomy import SIDES, Layer, Outline, PhantomView, Shape
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """Where the body lies on the film, and how to draw on it."""
+    """Where the body lies on the film, and how to draw on it.
+
+    Attributes:
+        height: Height in pixels.
+        width: Width in pixels.
+        matrix: From body units to pixels [2, 3].
+        waves: A gentle bend of the whole body [waves, 5]: no two bodies are alike, and none is symmetric.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.phantom.film import Film
+
+        rng = np.random.default_rng(0)
+        film = Film.draw(rng, rng, (64, 64))
+        square = np.array([(-0.1, 0.4), (0.1, 0.4), (0.1, 0.6), (-0.1, 0.6)])
+        assert film.paint((square, 1.0)).max() == 1
+        ```
+    """
 
     height: int
     width: int
-    matrix: Float[np.ndarray, "2 3"]  # body units -> pixels
-    waves: Float[np.ndarray, "_ 5"]  # a gentle bend of the whole body: no two alike, none symmetric
+    matrix: Float[np.ndarray, "2 3"]
+    waves: Float[np.ndarray, "_ 5"]
 
     @classmethod
     def draw(cls, exposure: np.random.Generator, anatomy: np.random.Generator, size: tuple[int, int]) -> Film:
-        """Lay a body on a film of `size` (height, width), a little askew, and bend it a little."""
+        """Lay a body on a film, a little askew, and bend it a little.
+
+        Args:
+            exposure: Random numbers of this exposure.
+            anatomy: Random numbers of this person.
+            size: Height and width in pixels.
+
+        Returns:
+            The film.
+        """
         zoom, angle = exposure.uniform(0.93, 1.08), exposure.normal(0, 0.02)
         shift = np.array([0.5, 0.53]) + exposure.normal(0, 0.012, 2)
         turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -40,12 +68,27 @@ class Film:
         return math.sqrt(self.height * self.width)
 
     def place(self, points: Outline) -> Outline:
-        """Body units -> pixels."""
+        """Convert body units to pixels.
+
+        Args:
+            points: [points, 2], x and y in body units.
+
+        Returns:
+            [points, 2], x and y in pixels.
+        """
         bent = points + np.sin(points @ self.waves[:, :2].T + self.waves[:, 2]) @ self.waves[:, 3:]
         return np.asarray(bent @ self.matrix[:, :2].T + self.matrix[:, 2])
 
     def paint(self, *shapes: Shape, blur: float = 0.0) -> Layer:
-        """Fill outlines with their values, later over earlier, edges anti-aliased; then soften."""
+        """Fill outlines with their values, later over earlier, edges anti-aliased; then blur.
+
+        Args:
+            shapes: Outlines in body units, each with its value in [0, 1].
+            blur: Standard deviation of the blur, as a fraction of the image's side.
+
+        Returns:
+            [height, width], in [0, 1].
+        """
         canvas = np.zeros((self.height, self.width), np.uint8)
         ends = np.cumsum([len(outline) for outline, _ in shapes])
         corners = self.place(np.vstack([np.zeros((0, 2)), *(outline for outline, _ in shapes)]))
@@ -55,7 +98,15 @@ class Film:
         return self.soften(canvas.astype(np.float32) / 255, blur)
 
     def soften(self, layer: Layer, blur: float) -> Layer:
-        """Blur with a Gaussian of `blur` x the image's side."""
+        """Blur a layer with a Gaussian.
+
+        Args:
+            layer: [height, width].
+            blur: Standard deviation, as a fraction of the image's side.
+
+        Returns:
+            [height, width].
+        """
         sigma = blur * self.scale
         if sigma < 0.3:
             return layer
@@ -65,12 +116,28 @@ class Film:
         return as_layer(cv2.resize(small, (self.width, self.height), interpolation=cv2.INTER_LINEAR))
 
     def depth(self, layer: Layer, reach: float) -> Layer:
-        """Thickness of a rounded organ with this outline: 0 at its edge, nearly 1 from 2 x `reach` inwards."""
+        """Compute the thickness of a rounded organ: 0 at its edge, nearly 1 from 2 x `reach` inwards.
+
+        Args:
+            layer: Its outline, filled: above 0.5 inside.
+            reach: A length, as a fraction of the image's side.
+
+        Returns:
+            [height, width], in [0, 1).
+        """
         distance = cv2.distanceTransform((layer > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
         return 1 - np.exp(as_layer(distance) * np.float32(-1 / (reach * self.scale)))
 
     def cloud(self, rng: np.random.Generator, *cells: int) -> Layer:
-        """Smooth noise, the sum of several grains: film / `cells`, the finest last; deviation about 1."""
+        """Draw smooth noise, the sum of several grains, with a standard deviation of about 1.
+
+        Args:
+            rng: Random numbers.
+            cells: Grains per side of the image, the finest last.
+
+        Returns:
+            [height, width].
+        """
         noises = [rng.standard_normal((count, count), np.float32) for count in cells]
         finest = (2 * cells[-1], 2 * cells[-1])
         total = np.sum([cv2.resize(noise, finest, interpolation=cv2.INTER_CUBIC) for noise in noises], axis=0)
@@ -79,7 +146,16 @@ class Film:
 
 
 def draw_marker(rng: np.random.Generator, film: Film, view: PhantomView) -> Layer:
-    """The lead letter that tells the sides, on the side that it names."""
+    """Draw the lead letter that tells the sides, on the side that it names.
+
+    Args:
+        rng: Random numbers.
+        film: The film.
+        view: "AP" may stand beside the letter.
+
+    Returns:
+        [height, width], in [0, 1].
+    """
     side, canvas = int(rng.choice(SIDES)), np.zeros((film.height, film.width), np.uint8)
     text = ("R" if side < 0 else "L") + (" AP" if view == "AP" and rng.random() < 0.5 else "")
     tall, font = film.scale * rng.uniform(0.03, 0.045), cv2.FONT_HERSHEY_SIMPLEX
@@ -92,7 +168,17 @@ def draw_marker(rng: np.random.Generator, film: Film, view: PhantomView) -> Laye
 
 
 def develop(matter: Layer, film: Film, rng: np.random.Generator, view: PhantomView) -> Layer:
-    """Turn matter into grey as a film and its viewer do; some beams are narrower than the film."""
+    """Turn matter into grey as a film and its viewer do; some beams are narrower than the film.
+
+    Args:
+        matter: Matter in the beam [height, width].
+        film: The film.
+        rng: Random numbers.
+        view: "AP" has less contrast.
+
+    Returns:
+        Grey [height, width], in [0, 1].
+    """
     gain = rng.uniform(0.5, 0.9)
     grey = np.minimum((1 - np.exp(np.maximum(matter, 0) * -gain)) / (1 - math.exp(-2.9 * gain)), 1)
     low, high = (rng.uniform(0, 0.05), rng.uniform(0.92, 1))
@@ -107,12 +193,28 @@ def develop(matter: Layer, film: Film, rng: np.random.Generator, view: PhantomVi
 
 
 def add_grain(image: Layer, rng: np.random.Generator, noise: float) -> Layer:
-    """Add the image's grain, of deviation `noise` at mid grey and more where it is bright."""
+    """Add the image's grain.
+
+    Args:
+        image: Grey [height, width], in [0, 1].
+        rng: Random numbers.
+        noise: Standard deviation at mid grey; it is larger where the image is bright.
+
+    Returns:
+        Grey [height, width], in [0, 1].
+    """
     grain = cv2.GaussianBlur(rng.standard_normal(image.shape, np.float32), (0, 0), 0.6)
     noise /= 0.474  # the deviation that the blur leaves
     return as_layer(np.clip(image + noise * grain * np.sqrt(0.5 + image), 0, 1))
 
 
 def as_layer(values: Any) -> Layer:
-    """The values as float32, which numpy and OpenCV do not always keep."""
+    """Convert to float32, which NumPy and OpenCV do not always keep.
+
+    Args:
+        values: [height, width].
+
+    Returns:
+        The same values as float32.
+    """
     return np.asarray(values, np.float32)

@@ -16,7 +16,7 @@ from covidcxr.phantom.film import Film, as_layer
 Rng = np.random.Generator
 
 
-def draw_ct(rng: Rng, film: Film) -> Layer:
+def _draw_ct(rng: Rng, film: Film) -> Layer:
     """An axial slice: of the chest in a lung or a soft window, of the abdomen, or of the head."""
     part = rng.choice(["lungs", "mediastinum", "abdomen", "head"])
     wide, tall = (rng.uniform(0.24, 0.32), rng.uniform(0.3, 0.4)) if part == "head" else rng.uniform(0.26, 0.46, 2)
@@ -64,7 +64,7 @@ def _table(rng: Rng, film: Film, tall: float) -> Layer:
     return film.paint((ribbon(course, np.full(9, 0.006)), float(rng.uniform(0, 0.5))))
 
 
-def draw_lateral(rng: Rng, film: Film) -> Layer:
+def _draw_lateral(rng: Rng, film: Film) -> Layer:
     """The chest from the side: one overlapped lung between breast bone and spine, the heart low in front."""
     front, depth = float(rng.choice(SIDES)), rng.uniform(0.24, 0.33)
     way = np.array([front, 1.0])
@@ -94,7 +94,7 @@ def _vertebrae(course: Outline, wide: float) -> list[Shape]:
     return shapes
 
 
-def draw_limb(rng: Rng, film: Film) -> Layer:
+def _draw_limb(rng: Rng, film: Film) -> Layer:
     """An arm or leg: one or two long bones on each side of a joint."""
     lean, joint, thick = rng.normal(0, 0.12), rng.uniform(0.3, 0.7), rng.uniform(0.05, 0.1)
     middle = np.array([rng.normal(0, 0.03), joint])
@@ -114,7 +114,7 @@ def draw_limb(rng: Rng, film: Film) -> Layer:
     return as_layer(_developed(matter + 0.9 * film.paint(*bones, blur=0.003), rng))
 
 
-def draw_hand(rng: Rng, film: Film) -> Layer:
+def _draw_hand(rng: Rng, film: Film) -> Layer:
     """A hand or a foot: five rays of short bones from the wrist."""
     wrist, flesh, bones = np.array([rng.normal(0, 0.04), rng.uniform(0.7, 0.8)]), list[Shape](), list[Shape]()
     flesh.append((blob(rng, _from(wrist, 0, -0.13), 0.17, aspect=1.2, wobble=0.05), 1.0))
@@ -136,7 +136,7 @@ def draw_hand(rng: Rng, film: Film) -> Layer:
     return as_layer(_developed(matter, rng))
 
 
-def draw_skull(rng: Rng, film: Film) -> Layer:
+def _draw_skull(rng: Rng, film: Film) -> Layer:
     """A head, from the front or from the side, or a row of teeth."""
     centre, size = np.array([rng.normal(0, 0.03), 0.42]), rng.uniform(0.28, 0.36)
     vault = blob(rng, centre, size, aspect=rng.uniform(0.85, 1.3), wobble=0.04)
@@ -157,7 +157,7 @@ def draw_skull(rng: Rng, film: Film) -> Layer:
     return as_layer(_developed(matter + 0.8 * film.paint(*teeth), rng))
 
 
-def draw_abdomen(rng: Rng, film: Film) -> Layer:
+def _draw_abdomen(rng: Rng, film: Film) -> Layer:
     """A trunk without lungs, or a pelvis: spine, iliac wings, hips, bowel gas."""
     top, wide = rng.uniform(-0.3, 0.2), rng.uniform(0.4, 0.6)
     trunk = np.array([(wide, -0.3), (0.9 * wide, 0.3), (1.05 * wide, 0.8), (wide, 1.4)])
@@ -178,7 +178,7 @@ def draw_abdomen(rng: Rng, film: Film) -> Layer:
     return as_layer(_developed(matter + 0.06 * film.cloud(rng, 6, 14), rng))
 
 
-def draw_breast(rng: Rng, film: Film) -> Layer:
+def _draw_breast(rng: Rng, film: Film) -> Layer:
     """A mammogram: half an ellipse at one edge, with strands in it."""
     side, tall = float(rng.choice(SIDES)), rng.uniform(0.28, 0.48)
     outline = blob(rng, (0.55 * side, 0.5), rng.uniform(0.4, 0.55), aspect=2 * tall, wobble=0.04)
@@ -195,12 +195,12 @@ def _developed(matter: Layer, rng: Rng) -> Layer:
 
 
 DRAW_BODY: dict[str, Callable[[Rng, Film], Layer]] = {
-    "ct": draw_ct,
-    "lateral": draw_lateral,
-    "limb": draw_limb,
-    "hand": draw_hand,
-    "skull": draw_skull,
-    "abdomen": draw_abdomen,
-    "breast": draw_breast,
+    "ct": _draw_ct,
+    "lateral": _draw_lateral,
+    "limb": _draw_limb,
+    "hand": _draw_hand,
+    "skull": _draw_skull,
+    "abdomen": _draw_abdomen,
+    "breast": _draw_breast,
 }
 """From kind of picture to what draws it."""

@@ -32,9 +32,7 @@ OtherKind: TypeAlias = Literal[
     "shapes",
 ]
 
-
 OTHERS: tuple[OtherKind, ...] = get_args(OtherKind)
-
 
 BODIES: tuple[str, ...] = tuple(DRAW_BODY)
 
@@ -50,6 +48,9 @@ def draw_other(seed: int, kind: OtherKind, *, size: tuple[int, int] = (512, 512)
             "skull", "abdomen" (or pelvis), "breast"; or "text", "noise", "plain", "scene" (like a photograph),
             "texture", "shapes" (diagrams and symbols).
         size: Height and width in pixels, each from 64 up, neither more than twice the other.
+
+    Returns:
+        Grey [height, width], in [0, 1].
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -85,9 +86,7 @@ def _as_film(image: Layer, rng: np.random.Generator, film: Film) -> Layer:
 
 Rng = np.random.Generator
 
-
 _LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyzeeetaoinsABCDEFGHIKLMNOPRST0123456789.,"))
-
 
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
@@ -98,7 +97,7 @@ _FONTS = (
 )
 
 
-def draw_text(rng: Rng, film: Film) -> Layer:
+def _draw_text(rng: Rng, film: Film) -> Layer:
     """A page, a table or a screen of letters, at times with a picture in it."""
     paper = np.full((film.height, film.width), 255, np.uint8)
     columns, font = int(rng.integers(1, 4)), int(rng.choice(_FONTS))
@@ -123,7 +122,7 @@ def draw_text(rng: Rng, film: Film) -> Layer:
     return page
 
 
-def draw_noise(rng: Rng, film: Film) -> Layer:
+def _draw_noise(rng: Rng, film: Film) -> Layer:
     """White or coarse noise, salt and pepper, stripes."""
     kind = rng.integers(4)
     if kind == 0:
@@ -139,7 +138,7 @@ def draw_noise(rng: Rng, film: Film) -> Layer:
     return as_layer(0.5 + 0.5 * np.sin(2 * np.pi * waves * (x * np.cos(way) + y * np.sin(way))))
 
 
-def draw_plain(rng: Rng, film: Film) -> Layer:
+def _draw_plain(rng: Rng, film: Film) -> Layer:
     """Black, white, grey, or grey that changes from one side to the other or from the middle out."""
     y, x = np.mgrid[: film.height, : film.width] / film.scale - 0.5
     kind, first, last = rng.integers(3), *rng.random(2)
@@ -151,7 +150,7 @@ def draw_plain(rng: Rng, film: Film) -> Layer:
     return as_layer(np.clip(first + (last - first) * ramp, 0, 1))
 
 
-def draw_scene(rng: Rng, film: Film) -> Layer:
+def _draw_scene(rng: Rng, film: Film) -> Layer:
     """Something like a photograph: shaded, textured bodies that hide each other, over a ground and a sky.
 
     Bodies of many sizes that occlude each other share the statistics of natural scenes (dead leaves; Lee, Mumford and
@@ -185,7 +184,7 @@ def _body(rng: Rng, centre: object, radius: float) -> np.ndarray:
     return np.asarray(centre + corners)
 
 
-def draw_texture(rng: Rng, film: Film) -> Layer:
+def _draw_texture(rng: Rng, film: Film) -> Layer:
     """One texture from edge to edge, of any slope of its spectrum, at times in rows or cells."""
     image = _spectrum(rng, film, rng.uniform(0.3, 2.0))
     if rng.random() < 0.4:
@@ -196,7 +195,7 @@ def draw_texture(rng: Rng, film: Film) -> Layer:
     return as_layer(np.clip((image - low) / (high - low + 1e-6), 0, 1))
 
 
-def draw_shapes(rng: Rng, film: Film) -> Layer:
+def _draw_shapes(rng: Rng, film: Film) -> Layer:
     """A diagram or a symbol: flat figures, lines and curves on a plain ground."""
     ground = float(rng.choice([0.0, 1.0, rng.random()]))
     canvas = np.full((film.height, film.width), round(255 * ground), np.uint8)
@@ -226,10 +225,10 @@ def _spectrum(rng: Rng, film: Film, slope: float) -> Layer:
 
 
 _DRAW_PICTURE: dict[str, Callable[[np.random.Generator, Film], Layer]] = {
-    "text": draw_text,
-    "noise": draw_noise,
-    "plain": draw_plain,
-    "scene": draw_scene,
-    "texture": draw_texture,
-    "shapes": draw_shapes,
+    "text": _draw_text,
+    "noise": _draw_noise,
+    "plain": _draw_plain,
+    "scene": _draw_scene,
+    "texture": _draw_texture,
+    "shapes": _draw_shapes,
 }

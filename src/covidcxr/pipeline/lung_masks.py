@@ -1,4 +1,4 @@
-"""Lung masks for a data set that has none: drawn by a segmenter, cleaned, stored, and measured.
+"""Predicted lung masks for a data set that has none: segmented, cleaned, stored, and measured.
 
 covidcxr datasets masks covidx_cxr3 --root DIR --model mini --out drawn
 covidcxr fit ... --data.drawn_masks drawn --data.min_lung_area 0.15
@@ -12,11 +12,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
 from covidcxr.data.collection import Collection
 from covidcxr.data.files import MASK_INDEX
@@ -34,19 +34,29 @@ from covidcxr.utils.plain import field_values
 
 __all__ = ["MaskReport", "draw_masks"]
 
+Image: TypeAlias = Float[np.ndarray, "_ _"]
+
 _STAMP = "covidcxr-masks-settings.json"
 
 
 @dataclass(frozen=True)
 class MaskReport:
-    """What was drawn.
+    """What was predicted for a data set.
 
     Attributes:
         images: Number of images with masks.
         areas: From image id to the area of the lungs, a fraction of the image's.
         small: The images whose lungs are smaller than `min_lung_area`, smallest first.
         failed: From image id to why the image could not be read.
-        min_lung_area: The area asked for.
+        min_lung_area: The least area, a fraction of the image's.
+
+    Example:
+        ```python
+        from covidcxr.pipeline.lung_masks import MaskReport
+
+        report = MaskReport(2, {"a": 0.3, "b": 0.1}, small={"b": 0.1}, failed={}, min_lung_area=0.15)
+        assert report.to_dict()["small"] == {"b": 0.1}
+        ```
     """
 
     images: int
@@ -71,19 +81,19 @@ def draw_masks(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> MaskReport:
-    """Draw the lungs of every image of a data set, for `drawn_masks` of any data module on the same images.
+    """Predict the lungs of every image of a data set, for the predicted masks of a data module on the same images.
 
     Writes `IMAGE_ID.CLASS.png` (0 or 255, the image's size) a class, an index with the area of every image, and
-    `small.csv`, the images below `min_lung_area`. It can be interrupted: images whose masks are there are not drawn
-    again. An image that cannot be read costs one entry of the report.
+    `small.csv`, the images below `min_lung_area`. It can be interrupted: images whose masks are there are not
+    segmented again. An image that cannot be read costs one entry of the report.
 
     Args:
         collection: The data set.
         out: Where the masks go; made if need be.
         model: A lung segmenter, or where to load one from.
         postprocess: Clean-up steps; by default the two largest parts, holes filled.
-        min_lung_area: Images whose lungs cover less of the image are told, in [0, 1).
-        batch_size: Images a batch.
+        min_lung_area: Images whose lungs cover less of the image are reported, in [0, 1).
+        batch_size: Batch size.
         device: Where the model runs.
         progress: Called with the images done and their number.
 
@@ -91,13 +101,15 @@ def draw_masks(
         The report.
 
     Raises:
-        ConfigError: If a setting is wrong, or `out` holds masks drawn with others.
+        ConfigError: If a setting is wrong, or `out` holds masks predicted with others.
         DatasetError: If the data set is not there.
         PretrainedError: If the model cannot be had.
     """
-    least: object = min_lung_area  # a recipe may have brought anything
+    least: object = min_lung_area  # a recipe may hold anything
     if not isinstance(least, int | float) or not 0 <= least < 1:
         raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}.")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, not {batch_size}.")
     segmenter = model if isinstance(model, SegmentationModel) else SegmentationModel.from_pretrained(model)
     classes = [name for name in LUNG_CLASSES if name in segmenter.config.classes]
     if not classes:
@@ -109,37 +121,53 @@ def draw_masks(
     records = collection.unsplit_records()
     areas: dict[str, float] = {}
     failed: dict[str, str] = {}
-    for done, batch in enumerate(_batches(records, batch_size), 1):
-        images = []
-        for record in batch:
-            place = Path(record.image_id)
-            if place.is_absolute() or ".." in place.parts:  # its masks would be written outside `out`
-                failed[record.image_id] = f"{place} lies outside the data set's folder: choose a root above it."
-                continue
-            masks = {name: target / f"{record.image_id}.{name}.png" for name in classes}
-            try:
-                if all(path.is_file() for path in masks.values()):
-                    areas[record.image_id] = float(read_mask(masks[classes[0]]).mean())
-                else:
-                    images.append((record, collection.load_image(record)))
-            except ImageReadError as error:
-                failed[record.image_id] = str(error)
-        answers = pipeline.predict([image for _, image in images], batch_size=batch_size) if images else iter(())
-        for (record, _), answer in zip(images, answers, strict=True):
-            assert isinstance(answer, Prediction)
-            for name in reversed(classes):  # the first one, which tells the area, is written last
-                write_mask(target / f"{record.image_id}.{name}.png", answer.masks[name])
-            areas[record.image_id] = float(answer.masks[classes[0]].mean())
+    for start in range(0, len(records), batch_size):
+        images = list(
+            _images_without_masks(collection, records[start : start + batch_size], target, classes, areas, failed)
+        )
+        predictions = pipeline.predict([image for _, image in images], batch_size=batch_size) if images else iter(())
+        for (record, _), prediction in zip(images, predictions, strict=True):
+            assert isinstance(prediction, Prediction)
+            for name in reversed(classes):  # the first one, whose area counts, is written last
+                write_mask(_mask_path(target, record, name), prediction.masks[name])
+            areas[record.image_id] = float(prediction.masks[classes[0]].mean())
         if progress:
-            progress(min(done * batch_size, len(records)), len(records))
+            progress(min(start + batch_size, len(records)), len(records))
     small = {name: area for name, area in sorted(areas.items(), key=lambda item: item[1]) if area < min_lung_area}
     _write_small(target / "small.csv", small, {record.image_id: record for record in records})
     write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
     return MaskReport(len(areas), areas, small, failed, min_lung_area)
 
 
+def _images_without_masks(
+    collection: Collection,
+    records: Sequence[Record],
+    target: Path,
+    classes: Sequence[str],
+    areas: dict[str, float],
+    failed: dict[str, str],
+) -> Iterator[tuple[Record, Image]]:
+    """Yield records without masks and their images; note the area of masks that are there, and what failed."""
+    for record in records:
+        place = Path(record.image_id)
+        if place.is_absolute() or ".." in place.parts:  # its masks would be written outside `out`
+            failed[record.image_id] = f"{place} lies outside the data set's folder: choose a root above it."
+            continue
+        try:
+            if all(_mask_path(target, record, name).is_file() for name in classes):
+                areas[record.image_id] = float(read_mask(_mask_path(target, record, classes[0])).mean())
+            else:
+                yield record, collection.load_image(record)
+        except ImageReadError as error:
+            failed[record.image_id] = str(error)
+
+
+def _mask_path(target: Path, record: Record, name: str) -> Path:
+    return target / f"{record.image_id}.{name}.png"
+
+
 def _claim(target: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder of masks that were drawn otherwise: they would be taken for today's."""
+    """Raise an error for a folder of masks that another model or other steps predicted: they would be mixed up."""
     stamp = target / _STAMP
     if stamp.is_file() and read_json(stamp) != json.loads(json.dumps(settings)):
         raise ConfigError(
@@ -154,12 +182,6 @@ def _fingerprint(model: SegmentationModel) -> str:
     for name, tensor in sorted(model.network.state_dict().items()):
         digest.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
     return digest.hexdigest()
-
-
-def _batches(records: Sequence[Record], size: int) -> Iterator[list[Record]]:
-    rest = iter(records)
-    while batch := list(islice(rest, size)):
-        yield batch
 
 
 def _write_small(path: Path, small: dict[str, float], records: dict[str, Record]) -> None:

@@ -31,7 +31,7 @@ def film_report(
     """Put an image's report together.
 
     Args:
-        image: As the REST interface gives it.
+        film: As the REST interface gives it.
         pixels: The image.
         masks: By mask class, at the image's size.
         heat: A class and what speaks for it, in [0, 1] at the image's size; None = not known.

@@ -39,8 +39,12 @@ __all__ = ["Task", "read_config", "start_from", "SingleTask"]
 def start_from(model: NetworkModel, saved: CXRModel) -> None:
     """Copy a saved model's weights into a new one.
 
-    From the same network all is copied, but for an answering layer of another shape (other classes). From a
+    From the same network all tensors are copied, except an output layer of another shape (other classes). From a
     segmenter with the encoder `tu-NAME`, a classifier `timm:NAME` gets the encoder.
+
+    Args:
+        model: Gets the weights.
+        saved: Has the weights.
 
     Raises:
         ConfigError: If the networks do not fit.
@@ -112,6 +116,16 @@ class Task(LightningModule, ABC):
     Raises:
         ConfigError: If a setting is wrong.
         PretrainedError: If weights to start from cannot be had.
+
+    Example:
+        ```python
+        from covidcxr import ClassificationTask, ModelConfig
+        from covidcxr.tasks import Task
+
+        model = ModelConfig("classification", "cnn19", ("normal", "covid19"), preprocess={"image_size": (64, 64)})
+        task = ClassificationTask(model, optimizer="sgd", lr=0.01)
+        assert isinstance(task, Task) and task.monitor == "val/auroc"
+        ```
     """
 
     monitor: ClassVar[str]
@@ -191,7 +205,12 @@ class Task(LightningModule, ABC):
         return next(iter(self.models.values())).config.preprocess
 
     def set_normalization(self, mean: float, std: float) -> None:
-        """Normalise by another mean and standard deviation; see `NetworkModel.set_normalization`."""
+        """Set the mean and the standard deviation of all models; see `NetworkModel.set_normalization`.
+
+        Args:
+            mean: Mean of the training images, in [0, 1].
+            std: Their standard deviation, above 0.
+        """
         for name, model in self.models.items():
             model.set_normalization(mean, std)
             self.hparams[name] = model.config.to_dict()  # what a checkpoint is loaded with
@@ -205,15 +224,33 @@ class Task(LightningModule, ABC):
         """
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-        """Return the loss of a training batch, and its parts."""
+        """Run a training batch.
+
+        Args:
+            batch: The images.
+            batch_idx: Number of the batch in its epoch.
+
+        Returns:
+            "loss", and its parts as "loss_NAME" where it has several; None if nothing of the batch is known.
+        """
         return self._step(batch, "train") or None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss of a validation batch, and score it."""
+        """Log the loss of a validation batch, and add to its scores.
+
+        Args:
+            batch: The images.
+            batch_idx: Number of the batch.
+        """
         self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log scores of a test batch and keep a row an image in `rows`."""
+        """Add a test batch to the scores, and one row an image to `rows`.
+
+        Args:
+            batch: The images.
+            batch_idx: Number of the batch.
+        """
         self._step(batch, "test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -226,11 +263,18 @@ class Task(LightningModule, ABC):
         )
 
     def setup(self, stage: str) -> None:
-        """Compare the models with the data before anything is trained; see `check_data`."""
+        """Compare the models with the data before training starts; see `check_data`.
+
+        Args:
+            stage: Lightning's name of the stage.
+        """
         self.check_data(getattr(self.trainer, "datamodule", None))
 
     def check_data(self, data: object) -> None:
-        """Compare the models with a data module (or None).
+        """Compare the models with a data module, and give it the geometry of the models.
+
+        Args:
+            data: The data module; None = plain data loaders.
 
         Raises:
             ConfigError: If both name classes and these differ, or the sizes of their images do.
@@ -248,10 +292,16 @@ class Task(LightningModule, ABC):
                 )
 
     def lung_mask(self, batch: Batch) -> Tensor | None:
-        """Return the lungs of a batch [B, 1, H, W] where the model's region needs them.
+        """Return the lungs of a batch where the model's region needs them.
 
-        The data module has blackened its images already where its own `region` says so; doing it twice changes
-        nothing, and a model trained on somebody else's data module still gets its region.
+        The data module has cut its images already where its own `region` says so. Cutting twice changes nothing, and a
+        model trained on another kind of data module still gets its region.
+
+        Args:
+            batch: The images.
+
+        Returns:
+            [batch, 1, height, width], 0 or 1; None for the region "full".
         """
         return None if self.preprocess.region == "full" else batch.get("lung_mask")
 
@@ -261,12 +311,24 @@ class Task(LightningModule, ABC):
             part.eval()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by epoch and batch: a resumed training draws the same numbers."""
+        """Seed dropout by epoch and batch, so that a resumed training draws the same numbers.
+
+        Args:
+            batch: The images.
+            batch_idx: Number of the batch in its epoch.
+        """
         step = f"{self.hparams['seed']}/{self.global_rank}/{self.current_epoch}/{batch_idx}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(step.encode()).digest()[:7], "big"))
 
     def log_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Log the scores of the images of a stage, forget them, and return what was logged."""
+        """Log the scores of the images of a stage, and forget them.
+
+        Args:
+            stage: "train", "val" or "test".
+
+        Returns:
+            From name to value, as logged, without the stage.
+        """
         scores = {name: value for part in self.objectives.values() for name, value in part.pop_scores(stage).items()}
         for name, value in scores.items():
             shown = stage != "train" and name in _SHOWN
@@ -307,11 +369,25 @@ class Task(LightningModule, ABC):
 
     @abstractmethod
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write what was trained, without optimiser or checkpoint, into a folder that `from_pretrained` reads."""
+        """Save what was trained, without optimiser or checkpoint.
+
+        Args:
+            folder: Where to; made if it is not there.
+
+        Returns:
+            The folder, which `from_pretrained` reads.
+        """
 
 
 def read_config(model: ModelConfig | Mapping[str, Any]) -> ModelConfig:
-    """Return a model's config, which a checkpoint holds as plain data."""
+    """Return the config of a model.
+
+    Args:
+        model: A config, or the plain data that a checkpoint holds.
+
+    Returns:
+        The config.
+    """
     return ModelConfig.from_dict(model) if isinstance(model, Mapping) else model
 
 
@@ -323,6 +399,16 @@ class SingleTask(Task, ABC):
         loss: Name of a registered loss ("dice+bce" adds them), or a module.
         loss_args: Arguments of a loss given by name.
         **settings: The settings of `Task`.
+
+    Example:
+        ```python
+        from covidcxr import ModelConfig, SegmentationTask
+        from covidcxr.tasks import SingleTask
+
+        config = ModelConfig("segmentation", "residual_unet", ("lung",), mode="multilabel")
+        task = SegmentationTask(config, loss="dice", lr=0.001)
+        assert isinstance(task, SingleTask) and task.model.config == config
+        ```
     """
 
     model_class: ClassVar[type[NetworkModel]]
@@ -364,13 +450,36 @@ class SingleTask(Task, ABC):
         return {"loss": loss}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the probabilities of a batch."""
+        """Predict a batch.
+
+        Args:
+            batch: The images.
+            batch_idx: Number of the batch.
+
+        Returns:
+            Probabilities; see `CXRModel.predict`.
+        """
         return self.model.predict(batch["image"], self.lung_mask(batch))
 
     def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> Tensor:
-        """Return logits; see `CXRModel.forward`."""
+        """Compute logits; see `CXRModel.forward`.
+
+        Args:
+            image: Grey images [batch, 1, height, width], in [0, 1].
+            lung_mask: Lungs, same shape, 0 or 1; None = the region does not need them.
+
+        Returns:
+            Logits [batch, classes], or [batch, classes, height, width].
+        """
         return cast(Tensor, self.model(image, lung_mask))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model alone (no optimiser, no checkpoint) into a folder that `from_pretrained` reads."""
+        """Save the model alone, without optimiser or checkpoint.
+
+        Args:
+            folder: Where to; made if it is not there.
+
+        Returns:
+            The folder, which `from_pretrained` reads.
+        """
         return self.model.save_pretrained(folder)

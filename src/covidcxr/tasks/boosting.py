@@ -86,7 +86,11 @@ def fit_boosting(
 
 
 def check_fraction(name: str, value: object) -> None:
-    """Refuse what is no number in (0, 1].
+    """Refuse what is not a number in (0, 1].
+
+    Args:
+        name: Name of the setting, for the message.
+        value: What was given.
 
     Raises:
         ConfigError: If it is not; names it.

@@ -40,7 +40,22 @@ class _FindingAUROC(MultilabelAUROC):
 
 
 class ClassificationObjective(Objective):
-    """Labels; images without one are left out. See `Objective`."""
+    """Loss and scores of labels; images without one are left out. See `Objective`.
+
+    Args:
+        config: Config of the model.
+        loss: Name of a registered loss, or a module.
+        loss_args: Arguments of a loss given by name.
+
+    Example:
+        ```python
+        from covidcxr import ModelConfig
+        from covidcxr.tasks.classification import ClassificationObjective
+
+        objective = ClassificationObjective(ModelConfig("classification", "cnn19", ("normal", "covid19")), "focal")
+        assert objective.pop_scores("val") == {}
+        ```
+    """
 
     def __init__(self, config: ModelConfig, loss: str | nn.Module, loss_args: dict[str, Any] | None = None) -> None:
         super().__init__(config, loss, loss_args)
@@ -62,13 +77,28 @@ class ClassificationObjective(Objective):
         return MetricCollection(rates, compute_groups=False)
 
     def check_classes(self, data: object) -> None:
-        """Raise `ConfigError` if the data module's labels are not the model's classes, in the same order."""
+        """Compare the model's classes with the labels of a data module; see `Objective`.
+
+        Args:
+            data: The data module; None is not compared.
+        """
         check_classes(self.classes, data)
 
     def measure(
         self, model: ClassificationModel, logits: Tensor, batch: Batch, stage: Stage, keep_rows: bool
     ) -> Outcome:
-        """Compare the answers to the images that have a label with their labels; see `Objective`."""
+        """Compare the logits of the labelled images with their labels; see `Objective`.
+
+        Args:
+            model: Gave the logits; its temperature counts.
+            logits: [batch, outputs].
+            batch: The images.
+            stage: Stage to whose scores the batch adds.
+            keep_rows: Whether to return rows.
+
+        Returns:
+            The loss, and the rows.
+        """
         places = labelled(batch)
         if not places:
             return Outcome(None, 0, [])
@@ -90,7 +120,14 @@ class ClassificationObjective(Objective):
         return label[:, None].to(logits.dtype) if self.mode == "binary" else label
 
     def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Return the scores; a class without images is left out of their means."""
+        """Return the scores; a class without images is left out of their means.
+
+        Args:
+            stage: "train", "val" or "test".
+
+        Returns:
+            From name to value.
+        """
         metrics = cast(MetricCollection, self.metrics[f"{stage}_scores"])
         if not any(metric.update_called for metric in metrics.values()):
             return {}
@@ -118,6 +155,17 @@ class ClassificationTask(SingleTask):
         model: What is trained; `task="classification"`.
         loss: A classification loss; by default cross entropy for exclusive classes, else binary cross entropy.
         **settings: The settings of `SingleTask`.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr import ClassificationTask, ModelConfig
+
+        model = ModelConfig("classification", "cnn19", ("normal", "covid19"), preprocess={"image_size": (64, 64)})
+        task = ClassificationTask(model, loss="focal", loss_args={"gamma": 1.0})
+        assert task(torch.rand(2, 1, 64, 64)).shape == (2, 2)
+        ```
     """
 
     model_class: ClassVar[type[NetworkModel]] = ClassificationModel
@@ -139,12 +187,26 @@ class ClassificationTask(SingleTask):
 
 
 def default_loss(config: ModelConfig) -> str:
-    """Return the loss that suits a classifier: cross entropy for exclusive classes, else binary cross entropy."""
+    """Choose the loss that suits a classifier.
+
+    Args:
+        config: Its config.
+
+    Returns:
+        "cross_entropy" for exclusive classes, else "bce".
+    """
     return "cross_entropy" if config.mode == "multiclass" else "bce"
 
 
 def labelled(batch: Batch) -> list[int]:
-    """Return the places of the images in a batch that have a label."""
+    """Find the images in a batch that have a label.
+
+    Args:
+        batch: The images.
+
+    Returns:
+        Their places in the batch.
+    """
     label = batch["label"]
     known = ~label.isnan().all(1) if label.is_floating_point() else label >= 0
     places: list[int] = known.nonzero()[:, 0].tolist()

@@ -42,6 +42,20 @@ class MultiTask(Task):
         loss_args: By the same names, the arguments of a loss given by name.
         weights: By the same names, how much the loss counts, from 0 up; 1 by default.
         **settings: The settings of `Task`. `init_from` may be what a `MultiTask` saved, or one of its two models.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr import ModelConfig, MultiTask
+
+        encoder = {"encoder": "tu-resnet10t"}
+        preprocess = {"image_size": (64, 64)}
+        masks = ModelConfig("segmentation", "smp:unet", ("lung",), "multilabel", encoder, preprocess)
+        labels = ModelConfig("classification", "timm:resnet10t", ("normal", "covid19"), preprocess=preprocess)
+        logits = MultiTask(masks, labels).eval()(torch.rand(1, 1, 64, 64))
+        assert logits["classification"].shape == (1, 2)
+        ```
     """
 
     monitor: ClassVar[str] = "val/score"
@@ -95,7 +109,15 @@ class MultiTask(Task):
         return cast(Mapping[str, Objective], self._objectives)
 
     def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the logits of the masks and of the classes by name; see `CXRModel.forward`."""
+        """Compute the logits of masks and classes; see `CXRModel.forward`.
+
+        Args:
+            image: Grey images [batch, 1, height, width], in [0, 1].
+            lung_mask: Lungs, same shape, 0 or 1; None = the region does not need them.
+
+        Returns:
+            Logits under "segmentation" and "classification".
+        """
         seen = self.segmenter.preprocess(image, lung_mask)
         return dict(zip(_PARTS, forward_shared(self.segmenter.network, self.classifier.network, seen), strict=True))
 
@@ -118,7 +140,14 @@ class MultiTask(Task):
         return {"loss": total} | {f"loss_{name}": loss.detach() for name, loss in losses.items()}
 
     def log_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Log the scores of both, and but for training images the mean of their chief ones."""
+        """Log the scores of both models and, except for training images, the mean of Dice and AUROC.
+
+        Args:
+            stage: "train", "val" or "test".
+
+        Returns:
+            From name to value, as logged, without the stage and that mean.
+        """
         scores = super().log_scores(stage)
         if stage != "train":
             chief = [scores[name] for name in ("dice", "auroc") if name in scores and not scores[name].isnan()]
@@ -128,7 +157,15 @@ class MultiTask(Task):
         return scores
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the probabilities of the masks and of the classes of a batch, by name."""
+        """Predict a batch.
+
+        Args:
+            batch: The images.
+            batch_idx: Number of the batch.
+
+        Returns:
+            Probabilities under "segmentation" and "classification".
+        """
         lungs = self.lung_mask(batch)
         return {name: model.predict(batch["image"], lungs) for name, model in self.models.items()}
 
@@ -144,7 +181,14 @@ class MultiTask(Task):
                 raise ConfigError(f"The models in {source} have an encoder each: start from one of them, FOLDER/NAME.")
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the two models into `segmenter/` and `classifier/`, each of which loads alone; return the folder."""
+        """Save the two models, each of which loads alone.
+
+        Args:
+            folder: Gets the folders `segmenter` and `classifier`.
+
+        Returns:
+            The folder.
+        """
         self.segmenter.save_pretrained(Path(folder) / "segmenter")
         self.classifier.save_pretrained(Path(folder) / "classifier")
         return Path(folder)

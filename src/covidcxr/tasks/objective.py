@@ -33,12 +33,22 @@ Stage = Literal["train", "val", "test"]
 
 
 class Outcome(NamedTuple):
-    """What became of a batch.
+    """The result of a batch.
 
     Attributes:
-        loss: The mean over what is known; None if nothing is.
-        known: Over how many images, or masks of images, it is the mean.
-        rows: A row an image that was scored, if rows were asked for.
+        loss: The mean over what is known; None if nothing is known.
+        known: Number of images, or masks of images, that it is the mean of.
+        rows: One row an image that was scored; empty unless rows are kept.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.tasks.objective import Outcome
+
+        loss, known, rows = Outcome(torch.tensor(0.7), known=2, rows=[])
+        assert known == 2
+        ```
     """
 
     loss: Tensor | None
@@ -56,6 +66,23 @@ class Objective(nn.Module, ABC):
 
     Raises:
         ConfigError: If there is no such loss, or it refuses an argument.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr import ModelConfig
+        from covidcxr.models import ClassificationModel
+        from covidcxr.tasks.classification import ClassificationObjective
+
+        preprocess = {"image_size": (64, 64)}
+        model = ClassificationModel(ModelConfig("classification", "cnn19", ("normal", "covid19"),
+        preprocess=preprocess)) objective = ClassificationObjective(model.config, "cross_entropy")
+        names = {"image_id": ["a", "b"], "patient_id": ["p", "q"], "source": ["ward", "ward"]}
+        batch = {"image": torch.rand(2, 1, 64, 64), "label": torch.tensor([0, -1]), **names}
+        outcome = objective.measure(model, torch.zeros(2, 2), batch, "val", keep_rows=True)
+        assert outcome.known == 1 and outcome.rows[0]["image_id"] == "a"
+        ```
     """
 
     @abstractmethod
@@ -67,35 +94,57 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def check_classes(self, data: object) -> None:
-        """Raise `ConfigError` if the model's classes are not those of a data module (which may be None)."""
+        """Compare the model's classes with those of a data module.
+
+        Args:
+            data: The data module; None is not compared.
+
+        Raises:
+            ConfigError: If both name classes and these differ.
+        """
 
     @abstractmethod
     def measure(self, model: Any, logits: Tensor, batch: Batch, stage: Stage, keep_rows: bool) -> Outcome:
-        """Compare the logits of a batch with what is known of it, and remember the scores.
+        """Compare the logits of a batch with what is known of it, and add to the scores.
 
         Args:
-            model: Which gave the logits; its temperature and thresholds count.
+            model: Gave the logits; its temperature and thresholds count.
             logits: Of all images of the batch.
             batch: The images.
-            stage: Where the scores belong.
-            keep_rows: Whether rows are wanted.
+            stage: Stage to whose scores the batch adds.
+            keep_rows: Whether to return rows.
+
+        Returns:
+            The loss, and the rows.
         """
 
     @abstractmethod
     def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Return the scores of the images of a stage, by name, and forget them."""
+        """Return the scores of the images of a stage, and forget them.
+
+        Args:
+            stage: "train", "val" or "test".
+
+        Returns:
+            From name to value.
+        """
 
 
 def loss_name(loss: str | nn.Module) -> str:
-    """Return what a checkpoint holds of a loss."""
+    """Return the text by which a checkpoint names a loss.
+
+    Args:
+        loss: A name, or a module.
+
+    Returns:
+        The name; for a module a text that asks for it.
+    """
     return loss if isinstance(loss, str) else f"<{type(loss).__name__} instance: give loss=... again>"
 
 
 OptimizerName: TypeAlias = Literal["adamw", "adam", "sgd", "rmsprop"]
 
-
 ScheduleName: TypeAlias = Literal["constant", "cosine", "step", "plateau"]
-
 
 _OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {}),
@@ -103,7 +152,6 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
     "rmsprop": (torch.optim.RMSprop, {}),
 }
-
 
 # From the fraction of the training that is done to the fraction of the learning rate that is left.
 _DECAYS: dict[str, Callable[[float], float]] = {
@@ -117,6 +165,16 @@ def build_optimizer(
     module: nn.Module, name: str, lr: float, weight_decay: float, arguments: dict[str, Any] | None
 ) -> Optimizer:
     """Build an optimiser over the parameters that are not frozen; biases and norms get no weight decay.
+
+    Args:
+        module: Whose parameters are trained.
+        name: "adamw", "adam", "sgd" or "rmsprop".
+        lr: Learning rate, above 0.
+        weight_decay: From 0 up.
+        arguments: Further arguments of torch's optimiser.
+
+    Returns:
+        The optimiser.
 
     Raises:
         UnknownNameError: If there is no such optimiser.
@@ -145,11 +203,14 @@ def build_schedule(optimizer: Optimizer, name: str, warmup: float, steps: Callab
     """Build a learning-rate schedule, in the form that Lightning takes.
 
     Args:
-        optimizer: Whose learning rate changes.
-        name: Name of the schedule.
-        warmup: Fraction of all steps over which the rate rises from 0.
-        steps: Tells the number of all optimiser steps; first asked after the first step, because asking Lightning
-            earlier makes it load the training images before it has restored a checkpoint's place in them.
+        optimizer: Its learning rate changes.
+        name: "constant", "cosine", "step" or "plateau".
+        warmup: Fraction of all steps over which the rate rises from 0, in [0, 1).
+        steps: Returns the number of all optimiser steps. It is called after the first step only: earlier, Lightning
+            would load the training images before it has restored a checkpoint's place in them.
+
+    Returns:
+        The optimiser and its schedule.
 
     Raises:
         UnknownNameError: If there is no such schedule.

@@ -23,12 +23,12 @@ __all__ = ["add_traits", "check_classes", "image_rows", "inputs", "labelled_imag
 def predict_rows(
     model: Classifier, data: CXRDataModule, split: SplitName = "test", *, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Ask a classifier, an ensemble as well, about the labelled images of a split.
+    """Run a classifier or an ensemble on the labelled images of a split.
 
     Every member gets the images at its own size and region, whatever the data module's; nothing is augmented.
 
     Args:
-        model: Is asked where it lies; see `torch.nn.Module.to`.
+        model: Runs on the device that it is on; see `torch.nn.Module.to`.
         data: The images; their lung masks cut the regions.
         split: "train", "val" or "test".
         progress: Show a progress bar on standard error.
@@ -63,10 +63,13 @@ def image_rows(
 
     Args:
         batch: Names the images.
-        places: Which of them are meant.
+        places: Which images of the batch the rows are of.
         labels: Of these images, one row each, as in `Sample`.
-        probabilities: Of these images, [films, classes].
+        probabilities: Of these images, [images, classes].
         classes: Names of the classes.
+
+    Yields:
+        A row an image: image_id, patient_id, source, its label or labels, and `probability_CLASS`.
     """
     for image, label, chances in zip(places, labels, probabilities.tolist(), strict=True):
         row: dict[str, Any] = {"image_id": batch["image_id"][image], "patient_id": batch["patient_id"][image]}
@@ -101,7 +104,15 @@ def add_traits(rows: Iterable[Mapping[str, Any]], records: Iterable[Record]) -> 
 
 
 def labelled_images(data: CXRDataModule, split: SplitName, model: ClassificationModel) -> DataLoader[Any]:
-    """Return the labelled images of a split, in order and not augmented, at the size and region of a model.
+    """Load the labelled images of a split, in order and not augmented, at the size and region of a model.
+
+    Args:
+        data: The images.
+        split: "train", "val" or "test".
+        model: Its preprocessing places the images.
+
+    Returns:
+        A loader of batches.
 
     Raises:
         ConfigError: If there is no such split.
@@ -126,7 +137,11 @@ def labelled_images(data: CXRDataModule, split: SplitName, model: Classification
 
 
 def check_classes(classes: Sequence[str], data: object) -> None:
-    """Compare a model's classes with those of a data module (or None).
+    """Compare a model's classes with those of a data module.
+
+    Args:
+        classes: The model's classes.
+        data: The data module; None, or one without classes, is not compared.
 
     Raises:
         ConfigError: If both name classes and these differ.
@@ -140,7 +155,15 @@ def check_classes(classes: Sequence[str], data: object) -> None:
 
 
 def inputs(model: ClassificationModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Return images, and lungs where the model needs them, on the model's device."""
+    """Return the inputs of a model, on its device.
+
+    Args:
+        model: The model.
+        batch: The images.
+
+    Returns:
+        Images [batch, 1, height, width], and their lungs where the model needs them, else None.
+    """
     lungs = batch.get("lung_mask") if model.needs_lungs else None
     device = model.mean.device
     return batch["image"].to(device), None if lungs is None else lungs.to(device)

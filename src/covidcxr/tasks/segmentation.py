@@ -26,7 +26,22 @@ SCORES = ("dice", "iou", "precision", "recall")
 
 
 class SegmentationObjective(Objective):
-    """Masks; those that are unknown for an image are left out. See `Objective`."""
+    """Loss and scores of masks; those that are unknown for an image are left out. See `Objective`.
+
+    Args:
+        config: Config of the model.
+        loss: Name of a registered loss, or a module.
+        loss_args: Arguments of a loss given by name.
+
+    Example:
+        ```python
+        from covidcxr import ModelConfig
+        from covidcxr.tasks.segmentation import SegmentationObjective
+
+        config = ModelConfig("segmentation", "residual_unet", ("lung",), mode="multilabel")
+        assert SegmentationObjective(config, "dice+bce").pop_scores("train") == {}
+        ```
+    """
 
     def __init__(self, config: ModelConfig, loss: str | nn.Module, loss_args: dict[str, Any] | None = None) -> None:
         super().__init__(config, loss, loss_args)
@@ -34,7 +49,14 @@ class SegmentationObjective(Objective):
         self.metrics = nn.ModuleDict({stage: ImageMeans(len(self.classes)) for stage in ("val", "test")})
 
     def check_classes(self, data: object) -> None:
-        """Raise `ConfigError` if the data module gives other mask classes than the model draws."""
+        """Compare the model's classes with the mask classes of a data module; see `Objective`.
+
+        Args:
+            data: The data module; None is not compared.
+
+        Raises:
+            ConfigError: If both name mask classes and these differ.
+        """
         theirs = getattr(data, "mask_classes", None)
         if theirs is not None and tuple(theirs) != self.classes:
             raise ConfigError(
@@ -44,6 +66,16 @@ class SegmentationObjective(Objective):
 
     def measure(self, model: SegmentationModel, logits: Tensor, batch: Batch, stage: Stage, keep_rows: bool) -> Outcome:
         """Compare the masks of a batch with those that are known; see `Objective`.
+
+        Args:
+            model: Gave the logits; its temperature and thresholds count.
+            logits: [batch, classes, height, width].
+            batch: The images.
+            stage: Stage to whose scores the batch adds.
+            keep_rows: Whether to return rows.
+
+        Returns:
+            The loss, and the rows.
 
         Raises:
             ConfigError: If the batch has no masks at all.
@@ -65,7 +97,14 @@ class SegmentationObjective(Objective):
         return Outcome(loss, len(known_logits), rows)
 
     def pop_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Return the mean scores of each class, and their mean over classes; training images are not scored."""
+        """Return the mean scores of each class, and their mean over classes; training images are not scored.
+
+        Args:
+            stage: "train", "val" or "test".
+
+        Returns:
+            From name to value: `dice_CLASS`, `dice`, ...
+        """
         if stage == "train":
             return {}
         metric = cast(ImageMeans, self.metrics[stage])
@@ -105,6 +144,17 @@ class SegmentationTask(SingleTask):
         model: What is trained; `task="segmentation"`.
         loss: A segmentation loss, or several added ("dice+bce+focal").
         **settings: The settings of `SingleTask`.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr import ModelConfig, SegmentationTask
+
+        preprocess = {"image_size": (64, 64)}
+        model = ModelConfig("segmentation", "residual_unet", ("lung",), mode="multilabel", preprocess=preprocess)
+        assert SegmentationTask(model)(torch.rand(1, 1, 64, 64)).shape == (1, 1, 64, 64)
+        ```
     """
 
     model_class: ClassVar[type[NetworkModel]] = SegmentationModel
@@ -149,6 +199,11 @@ def mask_scores(
 ) -> dict[str, Float[Tensor, "batch classes"]]:
     """Compare thresholded masks with the truth, image by image and class by class.
 
+    Args:
+        logits: [batch, classes, height, width].
+        target: Masks of 0 and 1, same shape; a plane with NaN is unknown.
+        thresholds: Probability from which a pixel belongs to the class, one a class.
+
     Returns:
         `dice`, `iou`, `precision` and `recall` in [0, 1]; NaN where the truth is unknown. Both masks empty is 1;
         precision of an empty mask and recall of an empty truth are 1.
@@ -175,9 +230,15 @@ def mask_distances(
     target: Float[Tensor, "batch classes height width"],
     thresholds: tuple[float, ...],
 ) -> Float[Tensor, "batch classes"]:
-    """Return the 95 % Hausdorff distance of thresholded masks, in pixels of these maps; see `covidcxr.surfaces.hd95`.
+    """Compute the 95 % Hausdorff distance of thresholded masks; see `covidcxr.transforms.surface_distance.hd95`.
 
-    It is NaN where the truth is unknown.
+    Args:
+        logits: [batch, classes, height, width].
+        target: Masks of 0 and 1, same shape; a plane with NaN is unknown.
+        thresholds: Probability from which a pixel belongs to the class, one a class.
+
+    Returns:
+        [batch, classes], in pixels of these maps; NaN where the truth is unknown.
     """
     drawn = (logits.float().sigmoid() >= torch.tensor(thresholds, device=logits.device)[:, None, None]).cpu().numpy()
     truths = target.float().cpu().numpy()

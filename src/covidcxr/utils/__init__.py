@@ -1,1 +1,1 @@
-"""Small helpers without a subject of their own: lazy names, threads, the console."""
+"""Small helpers: lazy names, threads, the console, plain data."""

@@ -1,4 +1,4 @@
-"""What goes to the terminal: tables, lines, a progress bar, and warnings as sentences of a report."""
+"""Output on the terminal: tables, lines, a progress bar, and warnings as sentences of a report."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ __all__ = ["collect_notes", "print_line", "print_table", "screen", "show_progres
 
 
 def screen() -> Console:
-    """Return the console of the tables; names in brackets are no markup."""
+    """Return the console for tables; text in brackets is not markup."""
     return Console(highlight=False, markup=False)
 
 
 @contextmanager
 def show_progress(words: str, *, of_bytes: bool = False) -> Iterator[Progress]:
-    """Show a progress bar on standard error while something reports how many of how many are done."""
+    """Show a progress bar on standard error.
+
+    Args:
+        words: Text before the bar.
+        of_bytes: Show the counts as sizes of files.
+
+    Yields:
+        A function to be called with the numbers of finished and of all items.
+    """
     columns = (
         progress.TextColumn(words, markup=False),
         progress.BarColumn(),
@@ -57,6 +65,6 @@ def print_line(text: str) -> None:
     """Print a line as it is.
 
     Args:
-        text: Names in brackets are no markup.
+        text: Text in brackets is not markup.
     """
     Console(highlight=False, soft_wrap=True, markup=False).print(text)

@@ -1,4 +1,4 @@
-"""One core for work that gains nothing from several."""
+"""Threads: one core for small work, many threads for files, progress bars."""
 
 from __future__ import annotations
 
@@ -14,26 +14,20 @@ __all__ = ["single_threaded", "Progress", "map_threads", "tracked"]
 
 _lock = threading.Lock()
 
-
 _inside: set[int] = set()
-
-
 """The threads that are in `single_threaded`."""
 
-
 _before: tuple[int, int] = (1, 1)
-
-
-"""How many threads torch and OpenCV started before the first of them came."""
+"""Numbers of threads of torch and OpenCV before the first thread entered."""
 
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Let torch and OpenCV compute in the calling thread alone, without threads of their own.
 
-    On a single image and a small network, or where images are shared among threads already, these would mostly wait for
-    each other, and burn CPU time as they wait. Several threads may be here at a time, and one of them again: when the
-    last one leaves, all is as it was.
+    For a single image and a small network, or where threads share the images already, more threads mostly wait for each
+    other and use CPU time as they wait. Several threads may enter at a time, also repeatedly: the former numbers of
+    threads come back when the last one leaves.
     """
     import cv2
     import torch
@@ -60,13 +54,9 @@ def single_threaded() -> Iterator[None]:
 
 
 Progress: TypeAlias = Callable[[int, int], None]
-
-
-"""Told how many of how many are done."""
-
+"""Called with the numbers of finished and of all items."""
 
 T = TypeVar("T")
-
 
 R = TypeVar("R")
 
@@ -77,10 +67,13 @@ def map_threads(
     """Apply a function to many items, several at a time; results come in the order of the items.
 
     Args:
-        function: Reads or writes files: of Python itself, one thread runs at a time.
-        items: What it is applied to. Only a few wait at a time, so that a hundred thousand fill no memory.
-        threads: How many at a time.
-        progress: Told after each.
+        function: Reads or writes files. Python code itself runs in one thread at a time.
+        items: The arguments. Only a few wait at a time, so that a hundred thousand do not fill the memory.
+        threads: How many calls run at a time.
+        progress: Called after each item with the numbers of finished and of all items.
+
+    Yields:
+        The result of each item, in the order of the items.
 
     Raises:
         Exception: What the function raises first; items that have not begun are dropped.
@@ -101,7 +94,17 @@ def map_threads(
 
 
 def tracked(items: Iterable[T], total: int, unit: str, progress: bool) -> Iterator[T]:
-    """Yield items with a progress bar on standard error."""
+    """Yield items with a progress bar on standard error.
+
+    Args:
+        items: The items.
+        total: Number of items.
+        unit: Text before the bar.
+        progress: False = no bar.
+
+    Yields:
+        The items.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -78,8 +78,9 @@ def bootstrap(
         resamples: How often to resample.
         seed: Same seed, same interval.
         confidence: Nominal coverage of the interval, in (0, 1). Those of 95 % were measured to hold a mean in 94 % with
-            10, 30 or 60 patients of three images each, and a share of 0.7 to 0.97 in 94 to 98 % with 10 to 200. Those of
-            an AUROC of 0.95 held it in 92 % with 30 patients, half of them positive, and in 94 to 95 % with 60 or more.
+            10, 30 or 60 patients of three images each, and a share of 0.7 to 0.97 in 94 to 98 % with 10 to 200. Those
+            of an AUROC of 0.95 held it in 92 % with 30 patients, half of them positive, and in 94 to 95 % with 60 or
+            more.
         share: The number is a share in [0, 1], such as a sensitivity or an AUROC. Its interval is Wilson's for as many
             independent images as would spread like the resamples (Dean and Pagano 2015): it stays in [0, 1], and holds
             where the number is at 0 or 1 and no resample moves it.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from covidcxr import aliases
 from covidcxr.evaluation.shortcuts.confounding import CrossTable, Pair
 from covidcxr.evaluation.shortcuts.leakage import Copies, Leakage, RandomSplit
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore
@@ -24,3 +27,8 @@ __all__ = [
     "make_page",
     "make_sections",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Find a name of 0.1.0."""
+    return aliases.find(__name__, name)
