@@ -305,7 +305,7 @@ def test_words_say_when_the_source_tells_the_label() -> None:
     assert apart[0] == "Every image of a is of class x."
     assert apart[1] == "Every image of b is of class y."
     assert apart[2] == "No source holds both x and y: the source alone tells these two apart."
-    assert apart[3].startswith("Guessing by the source, without a look at the image, is right for 100.0 %")
+    assert apart[3].startswith("Guessing by the source, without looking at it, is right for 100.0 %")
     assert 'always guessing "x" for 80.0 %' in apart[3]
     (one,) = what_the_source_tells({"a": {"x": 3, "y": 1}})
     assert "one source" in one

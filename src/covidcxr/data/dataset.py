@@ -198,7 +198,7 @@ class CXRDataset(Dataset[Sample]):
     Raises:
         ConfigError: If a setting is out of range.
         DatasetError: If a label or finding is not among `classes`, or an image lacks the lung mask that the region
-        needs.
+            needs.
     """
 
     def __init__(

@@ -47,12 +47,14 @@ def predict_rows(
     rows: list[dict[str, Any]] = []
     first = next(iter(loaders.values()))
     for batches in tracked(zip(*loaders.values(), strict=True), len(first), "batches", progress):
-        shown = dict(zip(loaders, batches, strict=True))
-        answers = [member.predict(*inputs(member, shown[_geometry(member)])).cpu() for member in model.members]
+        by_geometry = dict(zip(loaders, batches, strict=True))
+        probabilities = [
+            member.predict(*inputs(member, by_geometry[_geometry(member)])).cpu() for member in model.members
+        ]
         label = batches[0]["label"]
         if model.config.mode == "multilabel" and not label.is_floating_point():
             label = one_hot(label, len(classes)).float()  # a data module of exclusive classes: the others are absent
-        rows += image_rows(batches[0], range(len(label)), label, model.combine(answers), classes)
+        rows += image_rows(batches[0], range(len(label)), label, model.combine(probabilities), classes)
     return rows
 
 
@@ -82,25 +84,27 @@ def image_rows(
 
 
 def add_traits(rows: Iterable[Mapping[str, Any]], records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Write beside each row what the records tell of its image: `view`, `sex` and `age`, where any image has them.
+    """Add `view`, `sex` and `age` to rows, each where the records have it for any image.
 
     Args:
         rows: A row an image, with `image_id`.
         records: The images of the data set.
 
     Returns:
-        New rows; what is not known is "".
+        New rows; an unknown value is "".
     """
     rows = list(rows)
     known = {record.image_id: record for record in records}
     images = [known.get(str(row["image_id"])) for row in rows]
-    told = [name for name in ("view", "sex", "age") if any(getattr(image, name, None) is not None for image in images)]
+    traits = [
+        name for name in ("view", "sex", "age") if any(getattr(image, name, None) is not None for image in images)
+    ]
 
-    def traits(image: Record | None) -> dict[str, Any]:
-        values = {name: getattr(image, name, None) for name in told}
+    def values_of(image: Record | None) -> dict[str, Any]:
+        values = {name: getattr(image, name, None) for name in traits}
         return {name: "" if value is None else value for name, value in values.items()}
 
-    return [{**row, **traits(image)} for row, image in zip(rows, images, strict=True)]
+    return [{**row, **values_of(image)} for row, image in zip(rows, images, strict=True)]
 
 
 def labelled_images(data: CXRDataModule, split: SplitName, model: ClassificationModel) -> DataLoader[Any]:
@@ -170,6 +174,6 @@ def inputs(model: ClassificationModel, batch: Batch) -> tuple[Tensor, Tensor | N
 
 
 def _geometry(model: ClassificationModel) -> Hashable:
-    """Return what an image's look depends on before it is normalised: members that share it share their images."""
+    """Return the settings that place an image: members that have them in common share their images."""
     settings = model.config.preprocess
     return settings.image_size, settings.fit, settings.region, settings.lung_dilation
