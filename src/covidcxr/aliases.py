@@ -194,12 +194,12 @@ MODULES = {
 """From the name of a module in 0.1.0 to its present name, both below `covidcxr`."""
 
 NAMES = {
+    "cli.explain.explain_films": "cli.explain.explain_images",
     "data.curation.duplicates.find_shared_films": "data.curation.duplicates.find_shared_images",
     "data.dataset.FittedFilm": "data.dataset.FittedImage",
     "data.dataset.fit_film": "data.dataset.fit_record",
     "data.files.DrawnMasks": "data.files.PredictedMasks",
     "data.find_shared_films": "data.curation.duplicates.find_shared_images",
-    "cli.explain.explain_films": "cli.explain.explain_images",
     "data.summary.contact_sheet.choose_films": "data.summary.contact_sheet.choose_images",
     "evaluation.metrics.agreement.film_agreement": "evaluation.metrics.agreement.image_agreement",
     "evaluation.predictions.predictions.Answers": "evaluation.predictions.predictions.PredictionTable",

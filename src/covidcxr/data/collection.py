@@ -145,7 +145,7 @@ class Collection(Faults, ABC):
         if "read_film" in vars(cls):  # its name in 0.1.0
             cls.load_image = cls.read_film  # type: ignore[method-assign]
         elif "load_image" in vars(cls):
-            cls.read_film = cls.load_image  # type: ignore[method-assign]
+            cls.read_film = cls.load_image
 
     def _check_settings(self) -> None:
         if (self.fold is None) != (self.folds is None) or (self.folds is not None and self.hold_out_source is not None):

@@ -32,7 +32,10 @@ MASK_INDEX = "covidcxr-masks.json"
 """The file in a folder of predicted masks that says how much of each image its lungs cover."""
 
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
-_REMEDY = "Predict them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that files have the data set's image names."
+_REMEDY = (
+    "Predict them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that files have the data set's image "
+    "names."
+)
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""From a store to a folder that trains models: images whose readers agreed, and nothing that names a patient."""
+"""Export of readers' feedback as a data set: images with consent, and nothing that identifies a patient."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import select
-
 from covidcxr.data.datasets.feedback import FORMAT_VERSION, INDEX
 from covidcxr.errors import ConfigError
 from covidcxr.io.pretrained import write_json
-from covidcxr.serve.schema import CANNOT_SAY
-from covidcxr.serve.store import Row, Store, masks
+from covidcxr.serve.schema import INDETERMINATE
+from covidcxr.serve.store import Row, Store
 
 __all__ = ["export_feedback"]
 
@@ -22,57 +20,57 @@ __all__ = ["export_feedback"]
 def export_feedback(store: Store, out: str | Path) -> dict[str, int]:
     """Write the images that may train models into a folder, which appears whole or not at all.
 
-    It holds `feedback.json`, `films/ID.png`, corrected masks as `masks/ID.CLASS.png`, and those that the model drew as
+    It holds `feedback.json`, `films/ID.png`, corrected masks as `masks/ID.CLASS.png`, and the model's own masks as
     `drawn/films/ID.png.CLASS.png`. File names, comments and DICOM identifiers stay in the store; images of one DICOM
     patient share a number.
 
     Args:
-        store: Where readers' verdicts are.
-        out: A folder that is not there yet, or is empty.
+        store: The store with readers' verdicts.
+        out: A folder that does not exist yet, or is empty.
 
     Returns:
-        How many images, labels and corrected masks it holds.
+        The number of images ("films"), labels ("labels") and corrected masks ("corrected_masks").
 
     Raises:
-        ConfigError: If the folder holds something, or no reader agreed.
+        ConfigError: If the folder is not empty, or there is no image with consent.
         OSError: If it cannot be written.
     """
     target = Path(out)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ConfigError(
-            f"{target} is there already. Export into a new folder: consent may have been withdrawn since."
+            f"{target} already exists. Export into a new folder: consent may have been withdrawn since the last export."
         )
-    rows = [row for row in reversed(store.films()) if row["verdict"] is not None and row["verdict"]["consent"]]
+    rows = [row for row in reversed(store.images()) if row["verdict"] is not None and row["verdict"]["consent"]]
     if not rows:
-        raise ConfigError("No reader agreed that an image may train models, so there is nothing to export.")
+        raise ConfigError("No reader consented to training with an image, so there is nothing to export.")
     draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
-        films = [_write_film(store, row, draft, patient) for row, patient in zip(rows, _number(rows), strict=True)]
+        entries = [_write_image(store, row, draft, patient) for row, patient in zip(rows, _number(rows), strict=True)]
         classes = list(dict.fromkeys(name for row in rows for name in row["verdict"]["classes"]))
-        write_json(draft / INDEX, {"format_version": FORMAT_VERSION, "classes": classes, "films": films})
+        write_json(draft / INDEX, {"format_version": FORMAT_VERSION, "classes": classes, "films": entries})
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    labels = sum(film["label"] is not None for film in films)
-    return {"films": len(films), "labels": labels, "corrected_masks": sum(len(film["masks"]) for film in films)}
+    labels = sum(entry["label"] is not None for entry in entries)
+    return {"films": len(entries), "labels": labels, "corrected_masks": sum(len(entry["masks"]) for entry in entries)}
 
 
-def _write_film(store: Store, row: Row, folder: Path, patient: str | None) -> dict[str, Any]:
-    verdict, film = row["verdict"], f"films/{row['id']}.png"
-    _write(folder / film, store.picture(row["id"], "image"))
+def _write_image(store: Store, row: Row, folder: Path, patient: str | None) -> dict[str, Any]:
+    verdict, name = row["verdict"], f"films/{row['id']}.png"
+    _write(folder / name, store.picture(row["id"], "image"))
     corrected = {}
-    for name, is_corrected, png in _masks(store, row["id"]):
-        place = f"masks/{row['id']}.{name}.png" if is_corrected else f"drawn/{film}.{name}.png"
-        _write(folder / place, png)
+    for mask_class, is_corrected, png in store.masks(row["id"]):
+        path = f"masks/{row['id']}.{mask_class}.png" if is_corrected else f"drawn/{name}.{mask_class}.png"
+        _write(folder / path, png)
         if is_corrected:
-            corrected[name] = place
+            corrected[mask_class] = path
     return {
-        "film": film,
+        "film": name,
         "sha256": row["sha256"],
         "patient": patient,
-        "label": None if verdict["label"] == CANNOT_SAY else verdict["label"],
+        "label": None if verdict["label"] == INDETERMINATE else verdict["label"],
         "verdict": verdict["label"],
         "saved": verdict["saved"],
         "masks": corrected,
@@ -82,14 +80,8 @@ def _write_film(store: Store, row: Row, folder: Path, patient: str | None) -> di
     }
 
 
-def _masks(store: Store, film_id: str) -> Iterator[tuple[str, bool, bytes]]:
-    with store.engine.connect() as connection:
-        for row in connection.execute(select(masks).where(masks.c.film == film_id).order_by(masks.c.name)):
-            yield row.name, row.corrected, bytes(row.image)
-
-
 def _number(rows: list[Row]) -> Iterator[str | None]:
-    """Give each DICOM patient a number; where nobody is known, the pixels' own hash tells the same image again."""
+    """Give each DICOM patient a number; None where the patient is unknown."""
     numbers: dict[str, str] = {}
     for row in rows:
         patient = row["identifiers"].get("PatientID")
