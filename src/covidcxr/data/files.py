@@ -7,8 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from covidcxr import aliases
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.transforms.geometry import LUNGS_OF_REGION
@@ -24,6 +26,8 @@ __all__ = [
     "list_folders",
     "some_of",
 ]
+
+__getattr__ = partial(aliases.find, __name__)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Endings, in lower case, of the files that count as images."""
