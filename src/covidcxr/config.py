@@ -201,8 +201,9 @@ class ModelConfig:
             raise ConfigError(f"network must be a name, not {self.network!r}.")
         _check_classes(self.task, self.mode, self.classes)
         if self.positive is not None and self.positive not in self.classes:
-            hint = did_you_mean(str(self.positive), self.classes)
-            raise ConfigError(f"positive names the class {self.positive!r}. {hint}")
+            raise ConfigError(
+                f"positive names the class {self.positive!r}. {did_you_mean(self.positive, self.classes)}"
+            )
         for name, threshold in self.thresholds.items():
             if name not in self.classes:
                 raise ConfigError(f"thresholds names the class {name!r}. {did_you_mean(name, self.classes)}")

@@ -78,16 +78,16 @@ def assert_heat_in(heat: np.ndarray, place: tuple[slice, slice], share: float = 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
 def test_heat_is_where_the_evidence_is(method: str, fit: str) -> None:
     image = image_with_spot(120, 160, CORNER)
-    explanation = explain(spots(fit=fit), image, target="covid19", method=method)
-    assert (explanation.target, explanation.method, explanation.heat.dtype, explanation.heat.shape) == (
+    found = explain(spots(fit=fit), image, target="covid19", method=method)
+    assert (found.target, found.method, found.heat.dtype, found.heat.shape) == (
         "covid19",
         method,
         "float32",
         (120, 160),
     )
-    assert explanation.heat.min() == 0
-    assert explanation.heat.max() == 1
-    assert_heat_in(explanation.heat, CORNER, 0.5 if method == "integrated_gradients" else 0.6)
+    assert found.heat.min() == 0
+    assert found.heat.max() == 1
+    assert_heat_in(found.heat, CORNER, 0.5 if method == "integrated_gradients" else 0.6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -95,24 +95,24 @@ def test_heat_is_where_the_evidence_is(method: str, fit: str) -> None:
     ("mode", "classes", "channels"),
     [("binary", ("normal", "covid19"), 1), ("multilabel", CLASSES, 3), ("multiclass", CLASSES, 3)],
 )
-def test_every_mode_and_number_of_channels(method: str, mode: str, classes: tuple[str, ...], channels: int) -> None:
+def test_every_kind_of_answer_and_of_channels(method: str, mode: str, classes: tuple[str, ...], channels: int) -> None:
     model = spots(mode, classes, channels=channels)
     image = image_with_spot(64, 64, (slice(40, 60), slice(4, 20)))
-    explanation = explain(model, image, method=method)
-    assert explanation.target == "covid19"  # the most probable one
-    assert explanation.probability == pytest.approx(float(model.predict(torch.from_numpy(image)[None, None])[0, 1]))
-    assert_heat_in(explanation.heat, (slice(38, 62), slice(2, 22)), 0.5)
+    found = explain(model, image, method=method)
+    assert found.target == "covid19"  # the most probable one
+    assert found.probability == pytest.approx(float(model.predict(torch.from_numpy(image)[None, None])[0, 1]))
+    assert_heat_in(found.heat, (slice(38, 62), slice(2, 22)), 0.5)
 
 
 def test_of_two_classes_the_other_one_has_no_evidence_in_the_spot() -> None:
     image = image_with_spot(64, 64, (slice(40, 60), slice(4, 20)))
-    explanation = explain(spots("binary", ("normal", "covid19")), image, target="normal")
-    assert explanation.empty
-    assert explanation.to_dict()["empty"] is True
-    assert explanation.to_dict()["peak"] is None
-    assert "covid19" not in explanation.note
-    assert "normal" in explanation.note
-    assert (explanation.overlay(image) == np.rint(image * 255)[..., None]).all()
+    found = explain(spots("binary", ("normal", "covid19")), image, target="normal")
+    assert found.empty
+    assert found.to_dict()["empty"] is True
+    assert found.to_dict()["peak"] is None
+    assert "covid19" not in found.note
+    assert "normal" in found.note
+    assert (found.overlay(image) == np.rint(image * 255)[..., None]).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -133,10 +133,10 @@ def test_each_member_gets_the_lungs_that_its_region_means() -> None:
     phantom = draw_phantom(1, size=(96, 96))
     members = {region: spots(region=region) for region in ("lungs", "background", "full")}
     ensemble = EnsembleModel(members, weights={"lungs": 1, "background": 2, "full": 1})
-    explanation = explain(ensemble, phantom.image, phantom.masks, target="covid19")
+    found = explain(ensemble, phantom.image, phantom.masks, target="covid19")
     alone = [explain(member, phantom.image, phantom.masks, target="covid19").heat for member in members.values()]
     mixed = alone[0] + 2 * alone[1] + alone[2]
-    np.testing.assert_allclose(explanation.heat, mixed / mixed.max(), atol=1e-6)
+    np.testing.assert_allclose(found.heat, mixed / mixed.max(), atol=1e-6)
     field = explain(members["lungs"], phantom.image, phantom.lung_field, target="covid19").heat
     np.testing.assert_array_equal(alone[0], field)
 
@@ -148,9 +148,9 @@ def test_many_images_of_many_sizes_are_explained_as_each_alone() -> None:
     ]
     model = spots()
     together = explain_many(model, images, target=["covid19", None, "covid19"], batch_size=2)
-    for image, explanation, place in zip(images, together, places, strict=True):
-        np.testing.assert_allclose(explanation.heat, explain(model, image, target="covid19").heat, atol=1e-5)
-        assert_heat_in(explanation.heat, place)
+    for image, found, place in zip(images, together, places, strict=True):
+        np.testing.assert_allclose(found.heat, explain(model, image, target="covid19").heat, atol=1e-5)
+        assert_heat_in(found.heat, place)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "integrated_gradients", "occlusion"])
@@ -208,12 +208,12 @@ def test_maps_of_every_network_lie_as_the_image_does(network: ClassificationMode
     rows, columns = slice(height // 4, height // 4 + 16), slice(3 * width // 4, 3 * width // 4 + 16)
     changed[..., rows, columns] = 1 - changed[..., rows, columns]
     for names in (named_layers(network.network), []):
-        collected = []
+        found = []
         for given in (image, changed):
             with recorded(network.network, names) as outputs, torch.no_grad():
                 network(given)
-            collected.append([as_maps(output, (height, width)) for output in outputs])
-        pairs = [pair for pair in zip(*collected, strict=True) if pair[0] is not None and max(pair[0].shape[2:]) >= 4]
+            found.append([as_maps(output, (height, width)) for output in outputs])
+        pairs = [pair for pair in zip(*found, strict=True) if pair[0] is not None and max(pair[0].shape[2:]) >= 4]
         if pairs:
             break
     before, after = pairs[-1]
@@ -231,7 +231,7 @@ def test_every_network_is_explained(network: ClassificationModel) -> None:
     assert not all(np.array_equal(a, b) for a, b in pairwise(maps))
 
 
-def test_the_layer_is_the_last_that_the_logits_depend_on() -> None:
+def test_the_layer_is_the_last_one_that_the_answer_depends_on() -> None:
     """A vision transformer reads its answer from the class token: the image's tokens of the last block say nothing."""
     torch.manual_seed(0)
     args = {"depth": 3}
@@ -281,8 +281,8 @@ def test_log_odds_are_those_of_the_probability(mode: Any) -> None:
     model = spots(mode, CLASSES[:2] if mode == "binary" else CLASSES)
     logits = torch.randn(6, model.config.outputs, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 0, 1, 1, 0])
-    probabilities = model.probabilities(logits).gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(log_odds(model, logits, targets), probabilities.logit(), rtol=1e-4, atol=1e-4)
+    chances = model.probabilities(logits).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(log_odds(model, logits, targets), chances.logit(), rtol=1e-4, atol=1e-4)
 
 
 def test_captums_own_gradients_add_up() -> None:
@@ -344,16 +344,16 @@ def test_trees_have_no_gradient_but_can_be_occluded() -> None:
 
 def test_heat_is_saved_as_data_and_as_a_picture(tmp_path: Path) -> None:
     image = image_with_spot(120, 160, CORNER)
-    explanation = explain(spots(), image, target="covid19")
-    path = explanation.save(tmp_path / "new", "film", image)
-    assert json.loads(path.read_text()) == explanation.to_dict()
+    found = explain(spots(), image, target="covid19")
+    path = found.save(tmp_path / "new", "film", image)
+    assert json.loads(path.read_text()) == found.to_dict()
     again = read_image(tmp_path / "new" / "film.heat.png")
-    np.testing.assert_allclose(again, explanation.heat, atol=1e-5)
-    picture = explanation.overlay(image)
+    np.testing.assert_allclose(again, found.heat, atol=1e-5)
+    picture = found.overlay(image)
     assert (picture.dtype, picture.shape) == ("uint8", (120, 160, 3))
-    cold = explanation.heat == 0
+    cold = found.heat == 0
     assert (picture[cold] == np.rint(image[cold] * 255)[:, None]).all()
-    assert (picture[explanation.heat == 1, 0] > picture[explanation.heat == 1, 2]).all()  # warm colours
+    assert (picture[found.heat == 1, 0] > picture[found.heat == 1, 2]).all()  # warm colours
     assert (tmp_path / "new" / "film.heat-overlay.png").is_file()
     assert len(list(explain(spots(), image).save(tmp_path / "bare", "x").parent.iterdir())) == 2
 
@@ -373,17 +373,17 @@ def _box_around(lungs: np.ndarray) -> np.ndarray:
 
 
 def test_a_prediction_explains_itself(mini: Pipeline) -> None:
-    prediction = mini(draw_phantom(4, label="covid19", size=(200, 180)).image)
-    explanation = prediction.explain()
-    best = max(prediction.probabilities, key=lambda name: prediction.probabilities[name])
-    assert explanation.target == (prediction.label or best)
-    assert explanation.probability == prediction.probabilities[explanation.target]
-    assert explanation.heat.shape == prediction.image.shape
-    assert explanation.heat[~_box_around(prediction.masks["lung_field"])].max() == 0
-    other = prediction.explain("normal", "occlusion")
+    answer = mini(draw_phantom(4, label="covid19", size=(200, 180)).image)
+    found = answer.explain()
+    best = max(answer.probabilities, key=lambda name: answer.probabilities[name])
+    assert found.target == (answer.label or best)
+    assert found.probability == answer.probabilities[found.target]
+    assert found.heat.shape == answer.image.shape
+    assert found.heat[~_box_around(answer.masks["lung_field"])].max() == 0
+    other = answer.explain("normal", "occlusion")
     assert (other.target, other.method) == ("normal", "occlusion")
-    assert "classifier" not in prediction.to_dict()
-    assert "Classif" not in repr(prediction)
+    assert "classifier" not in answer.to_dict()
+    assert "Classif" not in repr(answer)
 
 
 def test_a_prediction_that_cannot_be_explained_says_why(mini: Pipeline) -> None:
@@ -404,16 +404,15 @@ def test_a_true_map_beats_a_random_one() -> None:
     images = np.stack([image_with_spot(64, 64, place, seed) for seed, place in enumerate(places)])
     model = spots()
     for method in ("gradcam", "occlusion"):
-        explanations = explain_many(model, list(images), target="covid19", method=method)
-        heat = np.stack([explanation.heat for explanation in explanations])
-        curves = faithfulness(model, torch.from_numpy(images)[:, None], torch.from_numpy(heat), "covid19")
-        assert (curves.area("deletion") < curves.area("random_deletion") - 0.1).all()
-        assert (curves.area("insertion") > curves.area("random_insertion") + 0.1).all()
+        heat = np.stack([found.heat for found in explain_many(model, list(images), target="covid19", method=method)])
+        found = faithfulness(model, torch.from_numpy(images)[:, None], torch.from_numpy(heat), "covid19")
+        assert (found.area("deletion") < found.area("random_deletion") - 0.1).all()
+        assert (found.area("insertion") > found.area("random_insertion") + 0.1).all()
         whole = model.predict(torch.from_numpy(images)[:, None])[:, 1].numpy()
-        np.testing.assert_allclose(curves.deletion[:, 0], whole, atol=1e-6)
-        np.testing.assert_allclose(curves.insertion[:, -1], whole, atol=1e-6)
-        np.testing.assert_allclose(curves.deletion[:, -1], curves.random_deletion[:, -1], atol=1e-6)
-        assert json.loads(json.dumps(curves.to_dict()))["areas"]["deletion"] == curves.area("deletion").tolist()
+        np.testing.assert_allclose(found.deletion[:, 0], whole, atol=1e-6)
+        np.testing.assert_allclose(found.insertion[:, -1], whole, atol=1e-6)
+        np.testing.assert_allclose(found.deletion[:, -1], found.random_deletion[:, -1], atol=1e-6)
+        assert json.loads(json.dumps(found.to_dict()))["areas"]["deletion"] == found.area("deletion").tolist()
 
 
 def test_faithfulness_takes_away_only_what_is_seen() -> None:
@@ -421,11 +420,11 @@ def test_faithfulness_takes_away_only_what_is_seen() -> None:
     lungs[..., 16:48, 16:48] = 1
     image = 0.7 + 0.3 * torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     outside = (1 - lungs)[:, 0]  # a map of what the model cannot see orders nothing: it is as good as chance
-    curves = faithfulness(spots(region="lungs"), image, outside, ["covid19"], lungs, steps=4)
-    assert len(curves.fractions) == 5
-    assert len(set(np.round(curves.deletion[0], 6))) > 3  # else all the first steps would be spent outside
+    found = faithfulness(spots(region="lungs"), image, outside, ["covid19"], lungs, steps=4)
+    assert len(found.fractions) == 5
+    assert len(set(np.round(found.deletion[0], 6))) > 3  # else all the first steps would be spent outside
     again = faithfulness(spots(region="lungs"), image, outside, ["covid19"], lungs, steps=4)
-    np.testing.assert_array_equal(curves.random_deletion, again.random_deletion)
+    np.testing.assert_array_equal(found.random_deletion, again.random_deletion)
     with pytest.raises(ConfigError, match="one map for an image"):
         faithfulness(spots(), image, outside, "covid19", steps=0)
     with pytest.raises(UnknownNameError, match="no class"):
@@ -439,8 +438,8 @@ def test_an_area_is_between_nothing_and_all() -> None:
     image = resize_image(torch.from_numpy(image_with_spot(120, 160, CORNER))[None, None], (64, 64))
     heat = torch.zeros(1, 64, 64)
     heat[:, top : top + height, left : left + width] = 1
-    curves = faithfulness(spots(), image, heat, "covid19", steps=1)
-    assert all(0 <= float(curves.area(name)[0]) <= 1 for name in ("deletion", "insertion"))
+    found = faithfulness(spots(), image, heat, "covid19", steps=1)
+    assert all(0 <= float(found.area(name)[0]) <= 1 for name in ("deletion", "insertion"))
 
 
 # --- the verb ------------------------------------------------------------------------------------------------------
@@ -491,9 +490,8 @@ def test_wrong_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.real
 def test_heat_of_real_images_lies_in_the_lungs_that_the_model_sees(real_data: Path, mini: Pipeline) -> None:
     images = sorted((real_data / "images").rglob("*.jpg"))[::300][:3]
-    results = [result for result in mini.predict(images) if isinstance(result, Prediction)]
-    predictions = [prediction for prediction in results if prediction.probabilities]
-    assert predictions
-    for prediction in predictions:
-        explanation = prediction.explain()
-        assert explanation.heat[~_box_around(prediction.masks["lung_field"])].max(initial=0) == 0
+    answers = [one for one in mini.predict(images) if isinstance(one, Prediction) and one.probabilities]
+    assert answers
+    for answer in answers:
+        found = answer.explain()
+        assert found.heat[~_box_around(answer.masks["lung_field"])].max(initial=0) == 0

@@ -104,7 +104,7 @@ def test_soft_votes_are_means_of_calibrated_probabilities(
     assert list(weighted.config.members) == ["whole", "lungs", "colour"]
 
 
-def test_hard_votes_are_shares_of_members(members: dict[str, ClassificationModel]) -> None:
+def test_hard_votes_are_shares_of_answers(members: dict[str, ClassificationModel]) -> None:
     ensemble = EnsembleModel(members, vote="hard", weights={"whole": 1, "lungs": 1, "colour": 2})
     given = [torch.tensor([row]) for row in ([0.4, 0.35, 0.25], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3])]
     torch.testing.assert_close(ensemble.combine(given), torch.tensor([[0.25, 0.5, 0.25]]))
@@ -141,10 +141,10 @@ def test_binary_and_two_class_members_go_together() -> None:
 
 
 def test_answers_follow_the_ensembles_thresholds(members: dict[str, ClassificationModel]) -> None:
-    probabilities = {"covid19": 0.5, "normal": 0.3, "pneumonia": 0.2}
-    assert EnsembleModel(members).answer(probabilities) == ("covid19", ())
+    chances = {"covid19": 0.5, "normal": 0.3, "pneumonia": 0.2}
+    assert EnsembleModel(members).answer(chances) == ("covid19", ())
     careful = EnsembleModel(members, thresholds=dict.fromkeys(CLASSES, 0.25))
-    assert careful.answer(probabilities) == (None, ("several-answers-plausible",))
+    assert careful.answer(chances) == (None, ("several-answers-plausible",))
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_another_kind_of_folder_is_named(folder: Path, tmp_path: Path) -> None:
         ClassificationTask(classifier(0).config, init_from=folder)
     with pytest.raises(ConfigError, match="start from one of its members"):
         SegmentationTask(segmenter().config, loss="dice", init_from=folder)
-    single = classifier(5)
-    single.save_pretrained(folder)  # over the ensemble
+    one = classifier(5)
+    one.save_pretrained(folder)  # over the ensemble
     assert isinstance(load_model(folder), ClassificationModel)
 
 
@@ -255,11 +255,11 @@ def test_each_member_sees_in_a_pipeline_what_it_sees_alone(members: dict[str, Cl
     draw = segmenter()
     together = Pipeline(lung_segmenter=draw, classifier=EnsembleModel(members), min_lung_area=0.0).predict(shown)
     alone = [Pipeline(lung_segmenter=draw, classifier=m, min_lung_area=0.0).predict(shown) for m in members.values()]
-    for prediction, *others in zip(together, *alone, strict=True):
+    for answer, *others in zip(together, *alone, strict=True):
         for name in CLASSES:
             mean = np.mean([other.probabilities[name] for other in others])
-            assert prediction.probabilities[name] == pytest.approx(mean, abs=1e-6)
-    assert set(prediction.masks) == set(MASKS)
+            assert answer.probabilities[name] == pytest.approx(mean, abs=1e-6)
+    assert set(answer.masks) == set(MASKS)
 
 
 def test_lungs_are_needed_where_a_member_needs_them(members: dict[str, ClassificationModel]) -> None:
@@ -305,7 +305,7 @@ def rows_of_a_test(model: ClassificationModel, images: CSVDataModule) -> list[di
     return task.rows
 
 
-def probabilities_of(rows: list[dict[str, Any]]) -> np.ndarray:
+def chances(rows: list[dict[str, Any]]) -> np.ndarray:
     return np.array([[row[f"probability_{name}"] for name in CLASSES] for row in rows])
 
 
@@ -315,8 +315,7 @@ def test_rows_are_those_of_a_test(phantoms: Path, members: dict[str, Classificat
     rows = predict_rows(ensemble, data(phantoms, image_size=(200, 100), num_workers=1), progress=False)
     known = [{key: value for key, value in row.items() if "probability" not in key} for row in rows]
     assert known == [{key: row[key] for key in ("image_id", "patient_id", "source", "label")} for row in alone[0]]
-    mean = np.mean([probabilities_of(member) for member in alone], axis=0)
-    np.testing.assert_allclose(probabilities_of(rows), mean, atol=1e-6)
+    np.testing.assert_allclose(chances(rows), np.mean([chances(one) for one in alone], axis=0), atol=1e-6)
     assert predict_rows(members["lungs"], data(phantoms), progress=False) == alone[1]
     assert score_rows(rows)["accuracy"].count == len(rows) > 0
 
@@ -326,10 +325,10 @@ def test_an_ensemble_is_calibrated_like_a_model(phantoms: Path, members: dict[st
     rows = predict_rows(ensemble, images, "val", progress=False)
     truth = np.array([CLASSES.index(row["label"]) for row in rows])
     ensemble.config = calibrate(ensemble.config, rows, coverage=0.8)
-    warmer = probabilities_of(predict_rows(ensemble, images, "val", progress=False))
+    warmer = chances(predict_rows(ensemble, images, "val", progress=False))
     assert ensemble.config.temperature != 0.7
     places = np.arange(len(truth))
-    assert np.log(warmer[places, truth]).mean() > np.log(probabilities_of(rows)[places, truth]).mean()
+    assert np.log(warmer[places, truth]).mean() > np.log(chances(rows)[places, truth]).mean()
     threshold = ensemble.config.thresholds["covid19"]
     assert ensemble.config.thresholds == dict.fromkeys(CLASSES, threshold)
     assert (warmer[places, truth] >= threshold - 1e-6).mean() >= 0.8
@@ -349,7 +348,7 @@ def test_rows_of_labelled_images_only(phantoms: Path, tmp_path: Path) -> None:
     assert "label" not in findings[0]
 
 
-def test_wrong_inputs_raise_errors(phantoms: Path, members: dict[str, ClassificationModel]) -> None:
+def test_what_cannot_be_asked(phantoms: Path, members: dict[str, ClassificationModel]) -> None:
     with pytest.raises(ConfigError, match="There is no split 'tset'"):
         predict_rows(EnsembleModel(members), data(phantoms), "tset")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="in the same order"):

@@ -44,7 +44,7 @@ def test_the_file_is_half_as_large(saved: Path, halved: Path) -> None:
     assert json.loads((halved / "classifier" / "config.json").read_text())["weights_dtype"] == "float16"
 
 
-def test_it_computes_in_single_precision_and_predicts_nearly_alike(whole: Pipeline, halved: Path) -> None:
+def test_it_computes_in_single_precision_and_answers_nearly_alike(whole: Pipeline, halved: Path) -> None:
     loaded = Pipeline.from_pretrained(halved)
     assert whole.classifier is not None
     assert loaded.classifier is not None
@@ -63,7 +63,7 @@ def test_it_computes_in_single_precision_and_predicts_nearly_alike(whole: Pipeli
         assert full.probabilities == pytest.approx(half.probabilities, abs=0.05)
 
 
-def test_its_golden_outputs_are_its_own(halved: Path) -> None:
+def test_its_golden_answers_are_its_own(halved: Path) -> None:
     assert check_golden(Pipeline.from_pretrained(halved), halved / "golden") == []
 
 

@@ -91,8 +91,8 @@ def test_three_channels_are_the_grey_one_repeated() -> None:
     assert seen.shape == (2, 3, 64, 64)
     for channel in range(3):
         torch.testing.assert_close(seen[:, channel], (image[:, 0] - mean[channel]) / std[channel])
-    model = build(classifier(preprocess={"channels": 3, "mean": (0.4,), "std": (0.2,)}))
-    torch.testing.assert_close(model.preprocess(image), ((image - 0.4) / 0.2).expand(2, 3, 64, 64))
+    one = build(classifier(preprocess={"channels": 3, "mean": (0.4,), "std": (0.2,)}))
+    torch.testing.assert_close(one.preprocess(image), ((image - 0.4) / 0.2).expand(2, 3, 64, 64))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 128)])
@@ -196,7 +196,7 @@ def test_probabilities_of_sure_logits_are_numbers() -> None:
         )
 
 
-def test_temperature_softens_probabilities_and_keeps_their_order(model: ClassificationModel) -> None:
+def test_temperature_calms_answers_without_changing_them(model: ClassificationModel) -> None:
     calm = build(classifier(temperature=4.0))
     image = images(8, 1, 64, 64)
     sharp, flat = model.predict(image), calm.predict(image)
@@ -205,7 +205,7 @@ def test_temperature_softens_probabilities_and_keeps_their_order(model: Classifi
     torch.testing.assert_close(flat, (sharp.log() / 4).softmax(1))
 
 
-def test_each_image_is_predicted_by_itself(model: ClassificationModel) -> None:
+def test_each_image_is_answered_by_itself(model: ClassificationModel) -> None:
     batch = images(4, 1, 64, 64)
     alone = torch.cat([model.predict(image[None]) for image in batch])
     torch.testing.assert_close(model.predict(batch), alone, atol=1e-6, rtol=1e-5)
@@ -282,9 +282,7 @@ NONE = ("no-answer-plausible",)
         ({"covid": 0.2}, (0.2, 0.49, 0.31), ("covid", ())),  # 0.5 for whom none is said; a threshold is in
     ],
 )
-def test_labels_follow_the_thresholds(
-    thresholds: dict[str, float], probabilities: tuple[float, ...], answer: Any
-) -> None:
+def test_answers(thresholds: dict[str, float], probabilities: tuple[float, ...], answer: Any) -> None:
     model = ClassificationModel(classifier(thresholds=thresholds))
     assert model.answer(dict(zip(model.config.classes, probabilities, strict=True))) == answer
 
@@ -334,8 +332,8 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = build(config)
         model.save_pretrained(folder / name)
         save_file(given, folder / name / "given.safetensors")
-        probabilities = model.predict(given["film"], given["lungs"]).contiguous()
-        save_file({"probabilities": probabilities}, folder / name / "here.safetensors")
+        answer = model.predict(given["film"], given["lungs"]).contiguous()
+        save_file({"probabilities": answer}, folder / name / "here.safetensors")
     done = subprocess.run([sys.executable, "-c", RELOAD, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder

@@ -391,9 +391,9 @@ def test_xrv_densenet_sees_what_torchxrayvisions_sees(tmp_path: Path) -> None:
     image = torch.rand(2, 1, 64, 64)
     scaled = torch.from_numpy(xrv.utils.normalize(image.numpy(), 1))
     with torch.no_grad():
-        logits = network.get_classifier()(theirs.features2(scaled))  # type: ignore[operator]
-        torch.testing.assert_close(network((image - 0.3) / 0.2), logits, rtol=1e-3, atol=1e-4)
-    assert logits.shape == (2, 3)
+        answer = network.get_classifier()(theirs.features2(scaled))  # type: ignore[operator]
+        torch.testing.assert_close(network((image - 0.3) / 0.2), answer, rtol=1e-3, atol=1e-4)
+    assert answer.shape == (2, 3)
 
 
 def test_xrv_resnet_sees_what_torchxrayvisions_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,8 +411,8 @@ def test_xrv_resnet_sees_what_torchxrayvisions_sees(tmp_path: Path, monkeypatch:
         features = nn.Sequential(*list(theirs.model.children())[:-1])(scaled).flatten(1)
         for name in ("xrv.safetensors", "state.pt"):  # as its own object saves it, and as it is published
             network = build_network(xrv_config("resnet50"), pretrained_backbone=tmp_path / name).eval()
-            logits = network.get_classifier()(features)  # type: ignore[operator]
-            torch.testing.assert_close(network((image - 0.3) / 0.2), logits, rtol=1e-3, atol=1e-4)
+            answer = network.get_classifier()(features)  # type: ignore[operator]
+            torch.testing.assert_close(network((image - 0.3) / 0.2), answer, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("densenet121", "DenseNet"), ("resnet50", "ResNet")])
@@ -818,15 +818,15 @@ def test_without_a_network_it_says_at_once_where_the_weights_are(
 
 
 def test_a_hub_that_nobody_reaches_is_not_tried_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    addresses: list[str] = []
-    monkeypatch.setattr(download, "reachable", lambda url: addresses.append(url))
+    asked: list[str] = []
+    monkeypatch.setattr(download, "reachable", lambda url: asked.append(url))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with download.hub_or_cache():
         assert constants.HF_HUB_OFFLINE
     with pytest.raises(OSError, match="full"), download.hub_or_cache():
         raise OSError("the disk is full")
     assert not constants.HF_HUB_OFFLINE
-    assert addresses == [constants.ENDPOINT] * 2
+    assert asked == [constants.ENDPOINT] * 2
     with pytest.raises(PretrainedError, match=r"from the network.*hf download timm/resnet10t"):
         build_network(classifier("timm:resnet10t"), pretrained_backbone=True)
     with pytest.raises(ConnectionError, match=r"files\.example cannot be reached"):
@@ -847,9 +847,9 @@ def test_what_lies_in_the_cache_needs_no_network(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(network.network.features[0].weight, donor.features[0].weight)  # type: ignore[union-attr, index]
 
 
-@pytest.mark.parametrize(("status", "responds"), [(200, True), (404, True), (None, False)])
+@pytest.mark.parametrize(("status", "answers"), [(200, True), (404, True), (None, False)])
 def test_a_host_is_reachable_when_it_answers_anything(
-    status: int | None, responds: bool, monkeypatch: pytest.MonkeyPatch
+    status: int | None, answers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -864,9 +864,9 @@ def test_a_host_is_reachable_when_it_answers_anything(
         url = f"http://127.0.0.1:{server.server_port}/weights.pth"
         if status:
             threading.Thread(target=server.handle_request, daemon=True).start()
-            assert download.reachable(url) is responds
+            assert download.reachable(url) is answers
     if not status:
-        assert download.reachable(url) is responds  # nobody listens there any more
+        assert download.reachable(url) is answers  # nobody listens there any more
 
 
 # --- transfer ------------------------------------------------------------------------------------------------------
@@ -899,9 +899,9 @@ def test_from_imagenet_to_14_findings_to_the_target(
     second = ClassificationTask(target, init_from=tmp_path / "findings", freeze_backbone=True)
     own, given = second.model.network.state_dict(), first.model.network.state_dict()
     fresh = {key for key in own if own[key].shape != given[key].shape or not torch.equal(own[key], given[key])}
-    head_tensors = {key for key in own if any(key.startswith(beginning) for beginning in head)}
-    assert fresh == head_tensors
-    assert {key for key, value in second.model.network.named_parameters() if value.requires_grad} == head_tensors
+    answer = {key for key in own if any(key.startswith(beginning) for beginning in head)}
+    assert fresh == answer
+    assert {key for key, value in second.model.network.named_parameters() if value.requires_grad} == answer
     second.train()
     second.on_train_epoch_start()
     norms = [module for module in second.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -139,12 +139,12 @@ def test_the_image_keeps_its_old_name(small: Pipeline) -> None:
 
 
 def test_every_part_alone_is_a_pipeline() -> None:
-    predictions = Pipeline(classifier=classifier())(picture())
-    assert predictions.masks == {}
-    assert predictions.lung_fraction is None
-    assert predictions.infected_fraction is None
-    assert predictions.label == max(predictions.probabilities, key=lambda name: predictions.probabilities[name])
-    assert sum(predictions.probabilities.values()) == pytest.approx(1, abs=1e-6)
+    answers = Pipeline(classifier=classifier())(picture())
+    assert answers.masks == {}
+    assert answers.lung_fraction is None
+    assert answers.infected_fraction is None
+    assert answers.label == max(answers.probabilities, key=lambda name: answers.probabilities[name])
+    assert sum(answers.probabilities.values()) == pytest.approx(1, abs=1e-6)
     lungs = Pipeline(lung_segmenter=segmenter("lung"))(picture())
     assert set(lungs.masks) == {"lung"}
     assert lungs.label is None
@@ -170,10 +170,10 @@ def test_many_images_give_what_each_alone_gives(small: Pipeline) -> None:
     pictures = [picture(50 + 9 * n, 64, seed=n) for n in range(5)]
     for batch_size, workers in ((1, 0), (2, 0), (16, 2)):
         many = list(small.predict(pictures, batch_size=batch_size, num_workers=workers))
-        assert [prediction.image_id for prediction in many] == [f"film-{n}" for n in range(5)]
-        for image, prediction in zip(pictures, many, strict=True):
-            assert isinstance(prediction, Prediction)
-            assert same(small(image), prediction, 1e-6)
+        assert [answer.image_id for answer in many] == [f"film-{n}" for n in range(5)]
+        for one, answer in zip(pictures, many, strict=True):
+            assert isinstance(answer, Prediction)
+            assert same(small(one), answer, 1e-6)
 
 
 def test_equal_encoders_become_one_on_loading_and_are_computed_once(small: Pipeline, tmp_path: Path) -> None:
@@ -189,10 +189,10 @@ def test_equal_encoders_become_one_on_loading_and_are_computed_once(small: Pipel
     calls = []
     loaded.lung_segmenter.network.encoder.register_forward_hook(lambda *_: calls.append(1))
     pictures = [picture(seed=n) for n in range(3)]
-    for prediction, other in zip(loaded.predict(pictures), apart.predict(pictures), strict=True):
-        assert isinstance(prediction, Prediction)
+    for one, other in zip(loaded.predict(pictures), apart.predict(pictures), strict=True):
+        assert isinstance(one, Prediction)
         assert isinstance(other, Prediction)
-        assert same(prediction, other)
+        assert same(one, other)
     assert len(calls) == 1
     seen = torch.from_numpy(pictures[0])[None, None]
     both = loaded.lung_segmenter.predict_resized_with(loaded.infection_segmenter, seen)
@@ -236,18 +236,18 @@ def test_a_single_image_and_small_models_take_one_core(small: Pipeline, monkeypa
 
 def test_a_corrected_mask_changes_the_answer_and_is_not_doubted(small: Pipeline) -> None:
     image = picture()
-    predicted = small(image)
+    drawn = small(image)
     field = np.zeros(image.shape, dtype=bool)
     field[10:20, 10:20] = True
     revised = small.revise(image, {"lung_field": field})
     assert np.array_equal(revised.masks["lung_field"], field)
     assert revised.lung_mask is not None
-    assert np.array_equal(revised.masks["lung"], predicted.masks["lung"])
+    assert np.array_equal(revised.masks["lung"], drawn.masks["lung"])
     assert revised.reasons == ()
-    assert revised.probabilities != predicted.probabilities
+    assert revised.probabilities != drawn.probabilities
     infection = small.revise(image, {"infection": field}).masks["infection"]
     assert np.array_equal(infection, field)
-    assert same(small.revise(image, {}), predicted)
+    assert same(small.revise(image, {}), drawn)
     for wrong, message in (
         ({"heart": field}, "draws no mask 'heart'"),
         ({"lung": field[:5]}, "of the image's size"),
@@ -259,26 +259,26 @@ def test_a_corrected_mask_changes_the_answer_and_is_not_doubted(small: Pipeline)
 
 
 def test_images_are_read_as_they_are_needed(small: Pipeline) -> None:
-    read = []
+    drawn = []
 
     def endless() -> Iterator[np.ndarray]:
         while True:
-            read.append(1)
+            drawn.append(1)
             yield picture()
 
-    predictions = small.predict(endless(), batch_size=3)
-    next(predictions)
-    assert len(read) == 3
+    answers = small.predict(endless(), batch_size=3)
+    next(answers)
+    assert len(drawn) == 3
 
 
 def test_a_bad_image_is_one_entry(small: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     good = picture()
-    predictions = list(small.predict([good, tmp_path / "text.png", good, tmp_path / "none.png"], on_error="return"))
-    assert [type(result) for result in predictions] == [Prediction, FailedPrediction, Prediction, FailedPrediction]
-    assert isinstance(predictions[1], FailedPrediction)
-    assert "text.png" in str(predictions[1].error)
-    assert predictions[1].to_dict()["kind"] == "ImageReadError"
+    answers = list(small.predict([good, tmp_path / "text.png", good, tmp_path / "none.png"], on_error="return"))
+    assert [type(answer) for answer in answers] == [Prediction, FailedPrediction, Prediction, FailedPrediction]
+    assert isinstance(answers[1], FailedPrediction)
+    assert "text.png" in str(answers[1].error)
+    assert answers[1].to_dict()["kind"] == "ImageReadError"
     with pytest.raises(ImageReadError, match=r"text\.png"):
         list(small.predict([good, tmp_path / "text.png"]))
     with pytest.raises(ImageReadError, match=r"none\.png"):
@@ -315,10 +315,10 @@ def test_lungs_that_are_not_there_give_a_reason_and_no_answer() -> None:
     assert all(in_words(reason).endswith(".") for reason in prediction.reasons)
     whole = Pipeline(lung_segmenter=blind, classifier=classifier())(picture())
     assert whole.label is None
-    assert whole.probabilities, "a classifier of whole images runs, but is not trusted"
+    assert whole.probabilities, "a classifier of whole images is asked, but not believed"
 
 
-def test_the_model_abstains_unless_one_class_is_plausible() -> None:
+def test_a_probability_set_with_more_or_less_than_one_class_cannot_say() -> None:
     shown = picture()
     assert Pipeline(classifier=classifier(dict.fromkeys(CLASSES, 0.0)))(shown).reasons == ("several-answers-plausible",)
     assert Pipeline(classifier=classifier(dict.fromkeys(CLASSES, 0.999)))(shown).reasons == ("no-answer-plausible",)
@@ -338,10 +338,10 @@ def test_a_saved_pipeline_gives_the_same_in_a_new_process(small: Pipeline, tmp_p
         "socket.socket.connect = refuse\n"
         "torch.set_num_threads(1)\n"
         "from covidcxr import Pipeline\n"
-        f"prediction = Pipeline.from_pretrained({str(folder)!r})({str(tmp_path / 'film.png')!r})\n"
-        f"np.savez({str(tmp_path / 'masks.npz')!r}, **prediction.masks)\n"
+        f"answer = Pipeline.from_pretrained({str(folder)!r})({str(tmp_path / 'film.png')!r})\n"
+        f"np.savez({str(tmp_path / 'masks.npz')!r}, **answer.masks)\n"
         "assert not any(name.startswith('lightning') for name in sys.modules)\n"
-        "print(json.dumps(prediction.to_dict()))"
+        "print(json.dumps(answer.to_dict()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -406,7 +406,7 @@ def test_a_missing_part_is_never_looked_for_on_the_hub(
     small.save_pretrained(tmp_path / "m")
     shutil.rmtree(tmp_path / "m" / "classifier")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the Hub was used"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the Hub was asked"))
     with pytest.raises(PretrainedError, match=r"m/classifier is missing"):
         Pipeline.from_pretrained("m")
 
@@ -498,8 +498,8 @@ def test_mini_finds_the_lungs_of_phantoms(mini: Pipeline, label: Any, view: Any)
     phantom = draw_phantom(11, label=label, view=view)
     prediction = mini(phantom.image)
     for name in ("lung_field", "lung"):
-        truth, predicted = phantom.masks[name], prediction.masks[name]
-        assert 2 * (truth & predicted).sum() / (truth.sum() + predicted.sum()) > 0.8
+        truth, drawn = phantom.masks[name], prediction.masks[name]
+        assert 2 * (truth & drawn).sum() / (truth.sum() + drawn.sum()) > 0.8
     assert set(prediction.probabilities) == {"covid19", "pneumonia", "normal"}
 
 
@@ -527,6 +527,6 @@ def test_mini_refuses_what_shows_no_lungs(mini: Pipeline) -> None:
 @pytest.mark.real
 def test_mini_reads_every_original_format(mini: Pipeline, real_data: Path) -> None:
     files = sorted((real_data / "originals").iterdir())
-    predictions = list(mini.predict(files))
-    assert len(predictions) == 13
-    assert all(isinstance(prediction, Prediction) and prediction.lung_fraction for prediction in predictions)
+    answers = list(mini.predict(files))
+    assert len(answers) == 13
+    assert all(isinstance(answer, Prediction) and answer.lung_fraction for answer in answers)

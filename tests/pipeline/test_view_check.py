@@ -1,4 +1,4 @@
-"""The view check: how images lie, what is accepted, corrected and rejected, and the pipeline with it."""
+"""The gate: how images lie, what is drawn to be refused, what is admitted, corrected and refused, and the pipeline."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def edge_gate(thresholds: dict[str, float] | None = None, classes: tuple[str, ..
             turns = int(np.abs(away).argmax())
             sure = min(1.0, abs(away[turns]) / 0.4)
             name = Orientation(turns, bool(away[turns] < 0)).name if sure > 0.1 else NOT_A_FRONTAL_IMAGE
-            probabilities = dict.fromkeys(classes, (1 - sure) / (len(classes) - 1))
-            rows.append([probabilities[key] if key != name else (sure if sure > 0.1 else 1.0) for key in classes])
+            chances = dict.fromkeys(classes, (1 - sure) / (len(classes) - 1))
+            rows.append([chances[one] if one != name else (sure if sure > 0.1 else 1.0) for one in classes])
         return torch.tensor(rows)
 
     gate.predict = predict
@@ -74,12 +74,12 @@ def test_there_are_eight_orientations_and_turns_are_clockwise() -> None:
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
-def test_an_image_and_its_masks_come_back_as_they_were(name: str) -> None:
-    orientation, rng = ORIENTATIONS[name], np.random.default_rng(0)
+def test_a_image_and_its_masks_come_back_as_they_were(name: str) -> None:
+    way, rng = ORIENTATIONS[name], np.random.default_rng(0)
     picture, mask = rng.random((30, 20), np.float32), {"lung": rng.random((30, 20)) > 0.5}
-    np.testing.assert_allclose(orientation.correct(orientation.lay(picture)), picture, atol=1e-7)
-    assert np.array_equal(orientation.correct_masks(orientation.lay_masks(mask))["lung"], mask["lung"])
-    assert orientation.lay_masks(mask)["lung"].shape == orientation.lay(picture).shape
+    np.testing.assert_allclose(way.correct(way.lay(picture)), picture, atol=1e-7)
+    assert np.array_equal(way.correct_masks(way.lay_masks(mask))["lung"], mask["lung"])
+    assert way.lay_masks(mask)["lung"].shape == way.lay(picture).shape
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -92,7 +92,7 @@ def test_other_pictures_are_drawn_alike_from_one_seed_and_differ_between_seeds(k
     assert len({draw_other(seed, kind, size=(64, 64)).tobytes() for seed in range(8)}) > 6
 
 
-def test_what_cannot_be_drawn_raises_an_error() -> None:
+def test_what_cannot_be_drawn_is_told() -> None:
     with pytest.raises(ConfigError, match="kind must be one of ct, lateral"):
         draw_other(0, "cat")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="seed"):
@@ -101,20 +101,20 @@ def test_what_cannot_be_drawn_raises_an_error() -> None:
         draw_other(0, "ct", size=(10, 10))
 
 
-def test_a_frontal_image_is_accepted_or_corrected_and_all_else_rejected() -> None:
+def test_a_image_passes_corrected_or_is_named_and_all_else_is_refused() -> None:
     gate = edge_gate()
-    for orientation in ORIENTATIONS.values():
-        assert check_views(gate, [orientation.lay(marked())]) == [ViewCheck(orientation)]
-        (weak,) = check_views(gate, [orientation.lay(marked(0.15))])  # probable, but not surely enough to be corrected
-        named = ("film-inverted",) * orientation.inverted + ("film-turned",) * bool(orientation.turns)
-        assert weak == (ViewCheck() if orientation == UPRIGHT else ViewCheck(orientation, named))
+    for way in ORIENTATIONS.values():
+        assert check_views(gate, [way.lay(marked())]) == [ViewCheck(way)]
+        (weak,) = check_views(gate, [way.lay(marked(0.15))])  # probable, but not surely enough to be corrected
+        named = ("film-inverted",) * way.inverted + ("film-turned",) * bool(way.turns)
+        assert weak == (ViewCheck() if way == UPRIGHT else ViewCheck(way, named))
     assert check_views(gate, [np.full((40, 40), 0.5, np.float32)]) == [ViewCheck(reasons=(NOT_A_FRONTAL_IMAGE,))]
     mixed = [marked(), ORIENTATIONS["turned-90"].lay(marked()), np.zeros((40, 40), np.float32)]
-    assert [bool(check.reasons) for check in check_views(gate, mixed)] == [False, False, True]
+    assert [bool(one.reasons) for one in check_views(gate, mixed)] == [False, False, True]
     assert check_views(gate, []) == []
 
 
-def test_thresholds_of_the_view_check_count() -> None:
+def test_thresholds_of_the_gate_count() -> None:
     askew = ORIENTATIONS["turned-270"].lay(marked(0.3))  # 0.75
     assert check_views(edge_gate(), [askew])[0].reasons == ()
     assert check_views(edge_gate({"turned-270": 0.8}), [askew])[0].reasons == ("film-turned",)
@@ -124,21 +124,21 @@ def test_thresholds_of_the_view_check_count() -> None:
     assert check_views(edge_gate({"frontal": 0.01}), [askew])[0] == ViewCheck()  # "frontal" counts already
 
 
-def test_a_corrected_image_that_looks_like_no_radiograph_is_rejected() -> None:
+def test_a_corrected_image_that_looks_like_none_is_refused_as_none() -> None:
     gate = edge_gate()
     first = gate.predict
 
     def predict(image: torch.Tensor, lung_mask: torch.Tensor | None = None) -> torch.Tensor:
-        output = first(image, lung_mask)
-        upright = output[:, 0] > 0.5
-        output[upright] = torch.eye(len(CLASSES))[-1]
-        return output
+        found = first(image, lung_mask)
+        upright = found[:, 0] > 0.5
+        found[upright] = torch.eye(len(CLASSES))[-1]
+        return found
 
     gate.predict = predict
     assert check_views(gate, [ORIENTATIONS["inverted"].lay(marked())]) == [ViewCheck(reasons=(NOT_A_FRONTAL_IMAGE,))]
 
 
-def test_a_model_of_other_classes_is_no_view_check() -> None:
+def test_a_model_that_is_no_gate_is_refused() -> None:
     check_view_model(edge_gate(classes=("frontal", NOT_A_FRONTAL_IMAGE)))
     for classes in (("normal", "covid19"), ("turned-90", NOT_A_FRONTAL_IMAGE), ("frontal", "sideways")):
         with pytest.raises(ConfigError, match="gate must have exclusive classes"):
@@ -167,52 +167,52 @@ def framed(seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["turned-90", "turned-180", "inverted-turned-270"])
 def test_masks_lie_on_the_image_as_it_was_given(mini: Pipeline, name: str) -> None:
-    orientation, pipeline, picture = ORIENTATIONS[name], gated(mini, edge_gate()), framed()
-    upright, askew = pipeline(picture), pipeline(orientation.lay(picture))
+    way, pipeline, picture = ORIENTATIONS[name], gated(mini, edge_gate()), framed()
+    upright, askew = pipeline(picture), pipeline(way.lay(picture))
     assert upright.notes == ()
-    assert askew.notes == tuple(f"{fault}-corrected" for fault in orientation.faults)
+    assert askew.notes == tuple(f"{fault}-corrected" for fault in way.faults)
     assert askew.to_dict()["notes"] == list(askew.notes)
-    assert askew.image.shape == orientation.lay(picture).shape
+    assert askew.image.shape == way.lay(picture).shape
     for mask_class, mask in askew.masks.items():
-        expected = orientation.lay_masks(upright.masks)[mask_class]
+        expected = way.lay_masks(upright.masks)[mask_class]
         assert upright.masks[mask_class].any()
         assert (mask != expected).mean() < 1e-3  # an inverted image loses its last bit
     assert askew.probabilities == pytest.approx(upright.probabilities, abs=1e-3)
     heat, seen = askew.explain("normal").heat, upright.explain("normal").heat
     assert heat.shape == askew.image.shape
-    assert np.abs(heat - orientation.turn(seen)).mean() < 0.02
+    assert np.abs(heat - way.turn(seen)).mean() < 0.02
 
 
-def test_no_other_model_sees_a_rejected_image(mini: Pipeline, tmp_path: Path) -> None:
+def test_what_is_refused_is_shown_to_no_other_model(mini: Pipeline, tmp_path: Path) -> None:
     pipeline = gated(mini, edge_gate())
     plain = np.full((256, 256), 0.5, np.float32)
-    predictions = list(pipeline.predict([framed(), plain, ORIENTATIONS["turned-90"].lay(framed()), plain]))
-    assert [prediction.reasons == (NOT_A_FRONTAL_IMAGE,) for prediction in predictions] == [False, True, False, True]
-    for prediction in (predictions[1], predictions[3]):
-        assert (prediction.label, prediction.probabilities, prediction.masks, prediction.notes) == (None, {}, {}, ())
-        assert prediction.overlay().shape == (256, 256, 3)
+    answers = list(pipeline.predict([framed(), plain, ORIENTATIONS["turned-90"].lay(framed()), plain]))
+    assert [one.reasons == (NOT_A_FRONTAL_IMAGE,) for one in answers] == [False, True, False, True]
+    for answer in (answers[1], answers[3]):
+        assert (answer.label, answer.probabilities, answer.masks, answer.notes) == (None, {}, {}, ())
+        assert answer.overlay().shape == (256, 256, 3)
         with pytest.raises(ConfigError, match="does not look like a frontal chest radiograph"):
-            prediction.explain()
-    entries = [{"name": f"film-{number}", **prediction.to_dict()} for number, prediction in enumerate(predictions)]
+            answer.explain()
+    entries = [{"name": f"film-{number}", **answer.to_dict()} for number, answer in enumerate(answers)]
     write_sheet(tmp_path / "index.html", entries, {"films": 4, "failed": 0, "answers": {}, "left_out": {}})
     page = (tmp_path / "index.html").read_text()
     assert in_words(NOT_A_FRONTAL_IMAGE) in page
     assert in_words("turned-90-corrected") in page
 
 
-def test_an_image_with_corrected_masks_is_turned_but_not_rejected(mini: Pipeline) -> None:
+def test_a_image_whose_masks_somebody_drew_is_corrected_but_not_refused(mini: Pipeline) -> None:
     pipeline = gated(mini, edge_gate())
     plain = np.full((256, 256), 0.5, np.float32)
     mask = np.zeros((256, 256), bool)
     mask[60:200, 30:110] = mask[60:200, 150:230] = True
-    prediction = pipeline.revise(plain, {"lung_field": mask})
-    assert NOT_A_FRONTAL_IMAGE not in prediction.reasons
-    assert prediction.probabilities
-    orientation = ORIENTATIONS["turned-90"]
-    upright, masks = framed(), pipeline(framed()).masks
-    askew = pipeline.revise(orientation.lay(upright), orientation.lay_masks({"lung_field": masks["lung_field"]}))
-    assert np.array_equal(askew.masks["lung_field"], orientation.turn(masks["lung_field"]))
-    again = pipeline.revise(upright, {"lung_field": masks["lung_field"]})
+    answer = pipeline.revise(plain, {"lung_field": mask})
+    assert NOT_A_FRONTAL_IMAGE not in answer.reasons
+    assert answer.probabilities
+    way = ORIENTATIONS["turned-90"]
+    upright, drawn = framed(), pipeline(framed()).masks
+    askew = pipeline.revise(way.lay(upright), way.lay_masks({"lung_field": drawn["lung_field"]}))
+    assert np.array_equal(askew.masks["lung_field"], way.turn(drawn["lung_field"]))
+    again = pipeline.revise(upright, {"lung_field": drawn["lung_field"]})
     assert askew.probabilities == pytest.approx(again.probabilities, abs=1e-5)
 
 
@@ -235,7 +235,7 @@ def test_a_pipeline_keeps_its_gate_and_older_ones_have_none(mini: Pipeline, tmp_
     assert Pipeline.from_pretrained(tmp_path / "gated").gate is None
 
 
-def test_golden_inputs_notice_another_view_check(mini: Pipeline, tmp_path: Path) -> None:
+def test_golden_inputs_tell_that_a_gate_is_another(mini: Pipeline, tmp_path: Path) -> None:
     pipeline = gated(mini, edge_gate())
     pipeline.save_pretrained(tmp_path)
     pictures = json.loads((tmp_path / "golden" / "golden.json").read_text())["films"]
@@ -250,7 +250,7 @@ def test_golden_inputs_notice_another_view_check(mini: Pipeline, tmp_path: Path)
 
 
 def test_every_id_has_words() -> None:
-    notes = {f"{fault}-corrected" for orientation in ORIENTATIONS.values() for fault in orientation.faults}
+    notes = {f"{fault}-corrected" for way in ORIENTATIONS.values() for fault in way.faults}
     for name in (NOT_A_FRONTAL_IMAGE, "film-inverted", "film-turned", *notes):
         assert in_words(name).endswith(".")
         assert in_words(name) != name
@@ -275,8 +275,8 @@ def test_images_come_in_every_orientation_and_spoilt_among_what_is_drawn(table: 
     assert all(set(counts) == set(CLASSES) for counts in data.counts().values())
     by_id = {record.image_id: record for record in data.records}
     picture = data.load_image(by_id["frontal/images/phantom-00003.png"])
-    for name, orientation in ORIENTATIONS.items():
-        assert np.array_equal(data.load_image(by_id[f"{name}/images/phantom-00003.png"]), orientation.lay(picture))
+    for name, way in ORIENTATIONS.items():
+        assert np.array_equal(data.load_image(by_id[f"{name}/images/phantom-00003.png"]), way.lay(picture))
     assert np.prod(data.load_image(by_id["cut-out/images/phantom-00003.png"]).shape) < 0.2 * picture.size
     chest = data.load_image(by_id["frontal/drawn/chest-00001"])
     assert np.array_equal(data.load_image(by_id["turned-180/drawn/chest-00001"]), np.rot90(chest, 2))
@@ -296,7 +296,7 @@ def test_the_images_keep_their_own_split(table: Path) -> None:
     assert {record.split for record in own} == {"test"}
 
 
-def test_a_missing_image_and_a_wrong_setting_raise_errors(table: Path, tmp_path: Path) -> None:
+def test_a_missing_image_and_a_wrong_setting_are_told(table: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path, 6, size=(64, 64))
     (tmp_path / "images" / "phantom-00002.png").unlink()
     with pytest.raises(DatasetError, match="phantom-00002"):

@@ -25,8 +25,8 @@ def blob(size: tuple[int, int] = (96, 80)) -> np.ndarray:
     return np.clip(255 * (1.5 - distance), 0, 255).astype(np.uint8)
 
 
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    return 2 * (first & second).sum() / (first.sum() + second.sum())
+def dice(one: np.ndarray, two: np.ndarray) -> float:
+    return 2 * (one & two).sum() / (one.sum() + two.sum())
 
 
 def test_the_presets_are_registered():
@@ -64,12 +64,12 @@ def test_image_and_masks_move_together(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_seed_decides(name):
-    first, second = Augment(name), pickle.loads(pickle.dumps(Augment(name)))
-    second(blob(), seed=99)  # what came before must not matter
+    one, two = Augment(name), pickle.loads(pickle.dumps(Augment(name)))
+    two(blob(), seed=99)  # what came before must not matter
     for seed in range(5):
-        np.testing.assert_array_equal(first(blob(), seed=seed)[0], second(blob(), seed=seed)[0])
+        np.testing.assert_array_equal(one(blob(), seed=seed)[0], two(blob(), seed=seed)[0])
     if name != "none":
-        assert len({first(blob(), seed=seed)[0].tobytes() for seed in range(20)}) > 12
+        assert len({one(blob(), seed=seed)[0].tobytes() for seed in range(20)}) > 12
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -65,8 +65,8 @@ def count_parts(mask: np.ndarray) -> int:
     return int(ndimage.label(mask, np.ones((3, 3)))[1])
 
 
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    return float(2 * (first & second).sum() / (first.sum() + second.sum()))
+def dice(one: np.ndarray, two: np.ndarray) -> float:
+    return float(2 * (one & two).sum() / (one.sum() + two.sum()))
 
 
 def random_mask(seed: int, grain: float, share: float) -> np.ndarray:
@@ -375,7 +375,7 @@ def test_real_masks_are_hardly_ever_refused(real_data: Path) -> None:
     assert len(masks) > 400
     assert sum(why not in ((), ("lung-area-below-15-percent",)) for why in reasons) <= 0.01 * len(masks)
     assert sum("lung-area-below-15-percent" in why for why in reasons) <= 0.03 * len(masks)
-    assert all(dice(first, mask) > 0.999 for first, mask in zip(cleaned, masks, strict=True))
+    assert all(dice(one, mask) > 0.999 for one, mask in zip(cleaned, masks, strict=True))
 
 
 @pytest.mark.real

@@ -236,7 +236,7 @@ def test_every_step_takes_each_image_by_itself(name: str) -> None:
     step = PREPROCESS_STEPS.get(name)
     batch = torch.cat([image(chest(seed)) for seed in range(3)] + [torch.full((1, 1, 96, 80), 0.5)])
     together = step(batch)
-    assert torch.equal(together, torch.cat([step(image[None]) for image in batch]))
+    assert torch.equal(together, torch.cat([step(one[None]) for one in batch]))
     for mixed in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype=mixed):
             assert torch.equal(step(batch), together), "mixed precision is for the network"
@@ -360,9 +360,9 @@ def test_a_saved_model_has_its_steps(tmp_path: Path) -> None:
 
 def test_a_pipeline_keeps_its_golden_answers(tmp_path: Path) -> None:
     pipeline = Pipeline(classifier=classifier())
-    prediction = pipeline(chest())
+    answer = pipeline(chest())
     again = Pipeline.from_pretrained(pipeline.save_pretrained(tmp_path / "pipeline"))
-    assert again(chest()).probabilities == prediction.probabilities
+    assert again(chest()).probabilities == answer.probabilities
     assert check_golden(again, tmp_path / "pipeline" / "golden") == []
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -16,55 +18,99 @@ import numpy as np
 from jaxtyping import Float
 
 from covidcxr.data.curation.prepared import Prepared
-from covidcxr.data.files import PredictedMasks, find_missing, find_twice
-from covidcxr.data.records import Faults, LabelMap, Record, count_by, find_leaks, labels_of, no_collector, projection
+from covidcxr.data.files import DrawnMasks, find_missing, find_twice
+from covidcxr.data.records import LabelMap, Record, count_by, find_leaks, labels_of, projection
 from covidcxr.data.splits import assign_splits, take_fold
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.image import read_image
 from covidcxr.types import SplitName
 
-__all__ = ["Collection", "Views"]
+__all__ = ["Collection", "Views", "Faults", "no_collector"]
+
+
+class Faults:
+    """Part of a data set that is told what is wrong with it."""
+
+    _faults: list[str] | None = None
+
+    def fault(self, error: DatasetError) -> None:
+        """Say what is wrong with one image or line: raise the error, or note it where all faults are collected."""
+        if self._faults is None:
+            raise error
+        self._faults.append(str(error))
+
+    def remark(self, message: str) -> None:
+        """Note what is wrong with a copy where all faults are collected; the images can be used all the same."""
+        if self._faults is not None:
+            self._faults.append(message)
+
+    @contextmanager
+    def collected_faults(self) -> Iterator[list[str]]:
+        """Collect what `fault` is told in a list in place of raising it."""
+        self._faults = []
+        try:
+            yield self._faults
+        finally:
+            self._faults = None
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Let Python not look for cycles while many records are made, which have none.
+
+    It would look again and again through all that are there: at a hundred thousand that is a third of the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 Views = Literal["frontal", "all"]
-"""Which images are kept: frontal radiographs (and those whose view is not stated), or all."""
+
+
+"""Which images are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
+
 
 DrawnFor = Literal["all", "train"]
-"""Which images get predicted masks."""
+
+
+"""Which images get drawn masks."""
 
 
 class Collection(Faults, ABC):
-    """A data set before any image is opened: records with their splits. Base of `CXRDataModule`.
+    """What a data set is before any image is opened: records with their splits. Base of `CXRDataModule`.
 
     A data set sets the class attributes and writes `read_records`.
 
     Args:
-        root: Folder of the data set, or of a compact copy that `covidcxr datasets prepare` wrote.
-        views: "frontal" leaves out images that are known to be no frontal radiographs, and counts them in `left_out`;
-            "all" keeps them.
+        root: Folder of the data set, or of a compact copy that `covidcxr datasets prepare` wrote of it.
+        views: "frontal" leaves out images that are known to be no frontal radiographs; "all" keeps them.
         official_split: Use the split of the data set's authors where there is one; else split anew by patient.
-        label_map: New names for labels; several may get one name, and images of a label mapped to null are left out.
+        label_map: New names for labels; the images of a label mapped to null are left out.
         drop_unlabelled: Leave out images without a label.
-        drawn_masks: Folder of predicted lung masks for images that have none, as `covidcxr datasets masks` (or
-            `covidcxr predict --root ROOT`) writes them: `IMAGE_ID.lung_field.png` and `IMAGE_ID.lung.png`.
-        drawn_masks_for: "all" images, or "train" = training images only, so that a segmenter that learns from
-            predicted masks is validated and tested on hand-drawn ones.
-        min_lung_area: Leave out images whose predicted lungs cover less of the image than this, in [0, 1), and count
-            them in `left_out`; `covidcxr datasets masks` measures them.
-        fractions: Training and validation share of the patients; the rest is for testing.
-        fold: With `folds`: which fold is the test split, from 0.
-        folds: Number of folds of a cross-validation; replaces `fractions`.
+        drawn_masks: Folder of lung masks for images that have none.
+        drawn_masks_for: "all" images, or "train" = training images only, so that a segmenter that learns from drawn
+            masks is still validated and tested on hand-drawn ones.
+        min_lung_area: Leave out images that got drawn lungs which cover less of the image than this, in [0, 1);
+            `covidcxr datasets masks` measures them.
+        fractions: Training and validation share of the patients; the rest tests.
+        fold: With `folds`: which fold tests, from 0.
+        folds: Number of folds of a cross-validation; in place of `fractions`.
         hold_out_source: Source, or sources, whose patients are the test split.
-        split_seed: Seeds the split; separate from `seed`, so that runs to be compared test on the same patients.
+        split_seed: Seeds the split.
 
     Attributes:
-        classes: Names of the classes; a sample's label is the index of its class in here.
+        classes: Names of the classes; a sample's label is the place of its class in here.
         homepage: Where to get the data set.
-        layout: What `root` must hold, in words.
+        layout: What stands in `root`, in words.
         citation: How to cite it.
         license: Its terms of use.
-        caveats: What to know before trusting a score measured on it, a sentence each.
-        modality: "X-ray" or "CT"; `views` does not apply to CT slices.
+        caveats: What to know before trusting a number measured on it, a sentence each.
+        modality: What its pictures are; slices of a CT are never "frontal".
         releases: Number of images of each published release, as "split/label" -> count ("all/label" where the release
             has no split), over all images and with the data set's own labels; newest last. A complete copy has the
             counts of one.
@@ -77,15 +123,6 @@ class Collection(Faults, ABC):
 
     Raises:
         ConfigError: If a setting is out of range or contradicts another.
-
-    Example:
-        ```python
-        from covidcxr.data import CSVDataModule
-
-        data = CSVDataModule("phantoms", label_map={"pneumonia": None}, fractions=(0.5, 0.25))
-        records = data.records
-        assert data.classes == ("covid19", "normal") and data.left_out == {"label pneumonia": 24 - len(records)}
-        ```
     """
 
     classes: tuple[str, ...] = ()
@@ -115,11 +152,21 @@ class Collection(Faults, ABC):
         hold_out_source: str | Sequence[str] | None = None,
         split_seed: int = 0,
     ) -> None:
+        if (fold is None) != (folds is None) or (folds is not None and hold_out_source is not None):
+            raise ConfigError("fold and folds go together, and exclude hold_out_source: a fold is its own test split.")
+        if views not in get_args(Views):
+            raise ConfigError(f"views must be one of {', '.join(get_args(Views))}, not {views!r}.")
         self.root = Path(root).expanduser()
         self.views = views
         self.official_split = official_split
         self.label_map = LabelMap(label_map)
         self.drop_unlabelled = drop_unlabelled
+        if not 0 <= min_lung_area < 1 or (min_lung_area and drawn_masks is None):
+            raise ConfigError(f"min_lung_area must be in [0, 1), and needs drawn_masks; it is {min_lung_area}.")
+        if drawn_masks_for not in get_args(DrawnFor):
+            raise ConfigError(
+                f"drawn_masks_for must be one of {', '.join(get_args(DrawnFor))}, not {drawn_masks_for!r}."
+            )
         self.drawn_masks = None if drawn_masks is None else Path(drawn_masks).expanduser()
         self.drawn_masks_for = drawn_masks_for
         self.min_lung_area = min_lung_area
@@ -128,7 +175,6 @@ class Collection(Faults, ABC):
         self.folds = folds
         self.hold_out_source = hold_out_source
         self.split_seed = split_seed
-        self._check_settings()
         self.settings: dict[str, Any] = {}
         self.listed: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
@@ -140,50 +186,26 @@ class Collection(Faults, ABC):
         if self.classes:
             self.set_classes(self.classes)
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        if "read_film" in vars(cls):  # its name in 0.1.0
-            cls.load_image = cls.read_film  # type: ignore[method-assign]
-        elif "load_image" in vars(cls):
-            cls.read_film = cls.load_image
-
-    def _check_settings(self) -> None:
-        if (self.fold is None) != (self.folds is None) or (self.folds is not None and self.hold_out_source is not None):
-            raise ConfigError("fold and folds go together, and exclude hold_out_source: a fold is its own test split.")
-        for name, choices in (("views", get_args(Views)), ("drawn_masks_for", get_args(DrawnFor))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
-        if not 0 <= self.min_lung_area < 1 or (self.min_lung_area and self.drawn_masks is None):
-            raise ConfigError(f"min_lung_area must be in [0, 1), and needs drawn_masks; it is {self.min_lung_area}.")
-
     @abstractmethod
     def read_records(self) -> Iterable[Record]:
         """Return every image of the data set with all that is known about it, without opening it.
 
-        `split` is the official one, or None; `view` is "unknown" where the data set states views but not this one's.
-        Leaving out, splitting, renaming of labels and all checks are done by the base. Pass what is wrong with a single
-        image or line to `fault`, and go on with the next one.
+        `split` is the official one, or None; `view` is "unknown" where the data set tells views but not this one's.
+        Leaving out, splitting, renaming of labels and all checks are done by the base. What is wrong with a single
+        image or line goes to `fault`, and the next one follows.
         """
 
     def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
-        """Open an image. A data set may override this; the images of a compact copy are always plain PNG files.
-
-        Args:
-            record: The image.
-
-        Returns:
-            Its grey values in [0, 1], float32 of shape [height, width].
+        """Open an image: grey, in [0, 1]. A data set may do so in its own way; the images of a copy are plain pictures.
 
         Raises:
             ImageReadError: If it cannot be read.
         """
         return read_image(record.image_path)
 
-    read_film = load_image
-
     @cached_property
     def records(self) -> list[Record]:
-        """All images that are kept, each with its split; read from the disk on first use.
+        """All images that are kept, each with its split; read from the disk when first asked for.
 
         Raises:
             DatasetError: If the data set is not there, lacks files, or contradicts itself.
@@ -193,22 +215,19 @@ class Collection(Faults, ABC):
             raise self.no_image()
         records = self.split_records(records)
         if self.drawn_masks_for == "train" and self.prepared is not None:
-            raise ConfigError("A compact copy does not record which masks were predicted: train from its origin.")
-        return records if self.drawn_masks_for == "all" else list(map(self._without_predicted, records))
+            raise ConfigError("A compact copy does not tell which masks were drawn: train from its origin.")
+        return records if self.drawn_masks_for == "all" else list(self._without_drawn(records))
 
-    def _without_predicted(self, record: Record) -> Record:
-        """Remove predicted masks from an image that does not train."""
-        own = {name: path for name, path in record.mask_paths.items() if self.drawn_masks not in path.parents}
-        return record if record.split == "train" or own == record.mask_paths else replace(record, mask_paths=own)
+    def _without_drawn(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Take the drawn masks away from images that do not train."""
+        for record in records:
+            drawn = {path for path in record.mask_paths.values() if self.drawn_masks in path.parents}
+            if drawn and record.split != "train":
+                record = replace(record, mask_paths={n: p for n, p in record.mask_paths.items() if p not in drawn})
+            yield record
 
     def split_records(self, records: list[Record]) -> list[Record]:
-        """Give each image its split, as the settings say, and check them for leaks.
-
-        Args:
-            records: The images, with their official splits or none.
-
-        Returns:
-            The images in the same order, each with its split.
+        """Give each image its split, as the settings say, and look for what is in two of them.
 
         Raises:
             ConfigError: If the settings do not fit each other.
@@ -224,11 +243,7 @@ class Collection(Faults, ABC):
         return records
 
     def check_splits(self, records: list[Record]) -> None:
-        """Warn of patients that are in two splits.
-
-        Args:
-            records: The images with their splits.
-        """
+        """Look for what is in two splits, and say so."""
         if leaks := find_leaks(records):
             warnings.warn(
                 f"The official split of {type(self).__name__} leaks: {len(leaks)} patients are in more than one part. "
@@ -239,7 +254,7 @@ class Collection(Faults, ABC):
 
     @cached_property
     def multilabel(self) -> bool:
-        """Whether classes are not exclusive: images have findings, each present or absent, and no label."""
+        """Whether classes are not exclusive: images tell their findings, each by itself, and no label."""
         return any(record.findings for record in self.records)
 
     def unsplit_records(self) -> list[Record]:
@@ -267,28 +282,28 @@ class Collection(Faults, ABC):
                 yield self.label_map.rename(record)
 
     def kept_records(self) -> Iterator[Record]:
-        """Read the images that `views` keeps, with predicted masks; count the others. Labels are the data set's own."""
+        """Read the images that `views` keeps, with drawn masks, and count the others; labels are the data set's own."""
         self.listed.clear()
         self.left_out.clear()
-        predicted = None
+        drawn = None
         try:
-            if self.drawn_masks is not None and self.prepared is None:  # a copy holds its predicted masks
-                predicted = PredictedMasks(self.drawn_masks, measured=self.min_lung_area > 0)
+            if self.drawn_masks is not None and self.prepared is None:  # a copy holds its drawn masks
+                drawn = DrawnMasks(self.drawn_masks, measured=self.min_lung_area > 0)
             for record in self._every_record():
                 shown = projection(record.view) if self.modality == "X-ray" else "frontal"
                 if self.views == "frontal" and shown != "frontal":
                     self.left_out[shown] += 1
                     continue
                 record = self._named(record)
-                if predicted:
+                if drawn:
                     own = record
-                    record = predicted.add(record)
-                    if record is not own and predicted.area(record) < self.min_lung_area:
+                    record = drawn.add(record)
+                    if record is not own and drawn.area(record) < self.min_lung_area:
                         self.left_out[f"lungs below {self.min_lung_area:.0%} of the image"] += 1
                         continue
                 yield record
-            if predicted:
-                predicted.check()
+            if drawn:
+                drawn.check()
         except DatasetError as error:  # nothing after it can be read
             self.fault(error)
 
@@ -304,52 +319,27 @@ class Collection(Faults, ABC):
             yield record
 
     def known_releases(self) -> Mapping[str, Mapping[str, int]]:
-        """Return those of `releases` that describe what this data module reads."""
+        """Return those of `releases` that tell of what this data module was asked to read."""
         return self.releases
 
     def find_missing(self, records: Iterable[Record]) -> list[str]:
-        """Look for the files of the records.
-
-        Args:
-            records: The images.
-
-        Returns:
-            One message about the files that are missing; empty if all are there.
-        """
+        """Return a message about the files of the records that are not on the disk, if there are such."""
         return find_missing(records)
 
     def counts(self, name: str = "label") -> dict[SplitName, dict[str, int]]:
-        """Count the images of each split.
-
-        Args:
-            name: A field of the records: "label", "source", "view", "mask", ...
-
-        Returns:
-            From split and value of the field to the number of images.
-        """
+        """Count the images of each split by a field of their records ("label", "source", "view", "mask", ...)."""
         return {
             split: count_by((record for record in self.records if record.split == split), name)
             for split in get_args(SplitName)
         }
 
     def set_classes(self, labels: Iterable[str]) -> None:
-        """Set the classes; `label_map` renames them.
-
-        Args:
-            labels: The data set's own labels, in their order.
-        """
+        """Set the classes: the data set's own labels, in their order, with their new names."""
         self.own_classes = tuple(labels)
         self.classes = self.label_map.classes(self.own_classes)
 
     def not_found(self, path: Path) -> DatasetError:
-        """Return the error for a part of the data set that is missing.
-
-        Args:
-            path: The file or folder.
-
-        Returns:
-            An error that says where to get the data set and where to put it.
-        """
+        """Return the error for a part of the data set that is missing; says where to get it and where to put it."""
         return DatasetError(f"{type(self).__name__} does not find {path}. {self._remedy()}")
 
     def no_image(self) -> DatasetError:

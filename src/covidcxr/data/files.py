@@ -1,16 +1,13 @@
-"""Files of a data set: images in a folder, files that are missing, predicted masks. No image is opened."""
+"""What lies on the disk: images in a folder, and images that are named but not there. No image is opened."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from covidcxr import aliases
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.transforms.geometry import LUNGS_OF_REGION
@@ -18,7 +15,7 @@ from covidcxr.transforms.geometry import LUNGS_OF_REGION
 __all__ = [
     "IMAGE_SUFFIXES",
     "MASK_INDEX",
-    "PredictedMasks",
+    "DrawnMasks",
     "find_images",
     "find_missing",
     "find_orphans",
@@ -27,29 +24,22 @@ __all__ = [
     "some_of",
 ]
 
-__getattr__ = partial(aliases.find, __name__)
-
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Endings, in lower case, of the files that count as images."""
 
 MASK_INDEX = "covidcxr-masks.json"
-"""The file in a folder of predicted masks that says how much of each image its lungs cover."""
+"""The file in a folder of drawn masks that tells how much of each image its lungs cover."""
 
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
-_REMEDY = (
-    "Predict them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that files have the data set's image "
-    "names."
+_HOW_TO_DRAW = (
+    "Draw them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that they bear the data set's image names."
 )
 
 
 def find_images(folder: Path) -> list[Path]:
-    """List the images directly in a folder; hidden and other files are left out.
+    """Return the images directly in a folder, sorted by name; hidden and other files are left out.
 
-    Args:
-        folder: The folder.
-
-    Returns:
-        Their paths, sorted by name. A broken link counts as an image: `find_missing` reports it.
+    A link that leads nowhere counts as an image: `find_missing` tells of it.
     """
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.is_dir() and not entry.name.startswith("."))
@@ -57,93 +47,59 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """List the folders directly in a folder; hidden ones are left out.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Their paths, sorted by name.
-    """
+    """Return the folders directly in a folder, sorted by name; hidden ones are left out."""
     with os.scandir(folder) as entries:
         return [folder / name for name in sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))]
 
 
-class PredictedMasks:
-    """Lung masks that a segmenter predicted, for images that have none.
+class DrawnMasks:
+    """Lung masks that a segmenter drew, for images that have none.
 
     Args:
         folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each image; or the output of
-            `covidcxr predict`, whose folder `films` holds them.
-        measured: Also read how much of each image its lungs cover, which `covidcxr datasets masks` writes beside the
+            `covidcxr predict`, whose folder images holds them.
+        measured: Also read how much of each image its lungs cover: `covidcxr datasets masks` writes it beside the
             masks.
 
     Raises:
         DatasetError: If that was not written, or is damaged.
-
-    Example:
-        ```python
-        from pathlib import Path
-
-        from covidcxr.data import Record
-        from covidcxr.data.files import PredictedMasks
-
-        Path("predicted").mkdir(exist_ok=True)
-        Path("predicted/a.png.lung.png").touch()
-        record = PredictedMasks(Path("predicted")).add(Record("a.png"))
-        assert list(record.mask_paths) == ["lung"]
-        ```
     """
 
     def __init__(self, folder: Path, *, measured: bool = False) -> None:
         self._areas = _read_areas(folder / MASK_INDEX) if measured else {}
         self._tops = (folder, folder / "films")
         self._files = _Listings()
-        self._without_mask = self._matched = 0  # images
+        self._asked = self._found = 0
 
     def add(self, record: Record) -> Record:
-        """Give an image its predicted masks, unless it has a lung mask.
-
-        Args:
-            record: The image.
-
-        Returns:
-            The image with its predicted masks; the same object if there are none.
-        """
+        """Give the record its drawn masks, unless it has a lung mask."""
         if _LUNGS & record.mask_paths.keys():
             return record
-        self._without_mask += 1
+        self._asked += 1
         for top in self._tops:
-            paths = {name: f"{top}/{record.image_id}.{name}.png" for name in sorted(_LUNGS)}
-            if masks := {name: Path(path) for name, path in paths.items() if self._files.hold(path)}:
-                self._matched += 1
-                return replace(record, mask_paths={**record.mask_paths, **masks})
+            drawn = {name: f"{top}/{record.image_id}.{name}.png" for name in sorted(_LUNGS)}
+            if found := {name: Path(path) for name, path in drawn.items() if self._files.hold(path)}:
+                self._found += 1
+                return replace(record, mask_paths={**record.mask_paths, **found})
         return record
 
     def area(self, record: Record) -> float:
-        """Return how much of an image its lungs cover.
-
-        Args:
-            record: The image.
-
-        Returns:
-            A fraction of the image in [0, 1]; 1 where it was not measured.
-        """
+        """Return how much of the image its lungs cover, in [0, 1]; 1 where it was not measured."""
         return self._areas.get(record.image_id, 1.0)
 
     def check(self) -> None:
-        """Check, after the last image, that there were masks at all.
+        """Check, after the last image, that masks were found at all.
 
         Raises:
-            DatasetError: If there is no such folder, or no image has got a mask from it.
+            DatasetError: If there is no such folder, or not one image has got a mask from it.
         """
         folder = self._tops[0]
         if not folder.is_dir():
-            raise DatasetError(f"There is no folder of predicted masks {folder}. {_REMEDY}")
-        if self._without_mask and not self._matched:
+            raise DatasetError(f"There is no folder of drawn masks {folder}. {_HOW_TO_DRAW}")
+        if self._asked and not self._found:
             raise DatasetError(
-                f"{folder} has a predicted mask for none of {self._without_mask} images without a lung mask: looked "
-                f"for IMAGE_ID.lung_field.png and IMAGE_ID.lung.png there and in {self._tops[1]}. {_REMEDY}"
+                f"{folder} has a drawn mask for none of {self._asked} images that have no lung mask: looked for "
+                f"IMAGE_ID.lung_field.png and IMAGE_ID.lung.png there and in {self._tops[1]}. {_HOW_TO_DRAW}"
             )
 
 
@@ -153,19 +109,16 @@ def _read_areas(path: Path) -> dict[str, float]:
         return {str(name): float(area) for name, area in areas.items()}
     except FileNotFoundError:
         raise DatasetError(
-            f"There is no {path}, which holds the lungs' areas. Predict the masks: covidcxr datasets masks."
+            f"There is no {path}, which tells the lungs' areas. Draw the masks: covidcxr datasets masks."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
-            f"{path} cannot be read ({error}). Predict the masks again: covidcxr datasets masks."
+            f"{path} cannot be read ({error}). Draw the masks again: covidcxr datasets masks."
         ) from error
 
 
 def find_missing(records: Iterable[Record]) -> list[str]:
     """Look for every image and mask of the records; each folder is listed once.
-
-    Args:
-        records: The images.
 
     Returns:
         One message that says how many files are missing and names the first; empty if all are there.
@@ -196,42 +149,35 @@ def find_orphans(images: Iterable[Path], folder: Path) -> list[str]:
         One message that says how many masks have no image and names the first; empty if all have one.
     """
     names = {image.name for image in images}
-    orphans = [mask.name for mask in (find_images(folder) if folder.is_dir() else []) if mask.name not in names]
-    if not orphans:
+    alone = [mask.name for mask in (find_images(folder) if folder.is_dir() else []) if mask.name not in names]
+    if not alone:
         return []
-    return [f"{len(orphans)} masks in {folder} have no image: {some_of(orphans)}. Unpack the download again."]
+    return [f"{len(alone)} masks in {folder} have no image: {some_of(alone)}. Unpack the download again."]
 
 
 def find_twice(records: Iterable[Record]) -> list[str]:
     """Look for images that are listed twice.
 
-    Args:
-        records: The images.
-
     Returns:
         One message that says how many and names the first; empty if each is listed once.
     """
-    counts = Counter(record.image_id for record in records)
-    twice = [name for name, count in counts.items() for _ in range(count - 1)]
+    seen: set[str] = set()
+    twice: list[str] = []
+    for record in records:
+        if record.image_id in seen:
+            twice.append(record.image_id)
+        seen.add(record.image_id)
     return [f"{len(twice)} images are listed more than once: {some_of(twice)}. List each image once."] if twice else []
 
 
 def some_of(names: list[str], most: int = 5) -> str:
-    """Join the first names for a message.
-
-    Args:
-        names: All names.
-        most: How many are written out.
-
-    Returns:
-        Say, "a, b, c and 7 more".
-    """
+    """Join the first names for a message: "a, b, c and 7 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 class _Listings:
-    """Which files exist; a folder is listed once, when it is first looked into."""
+    """Which files there are; a folder is listed once, when it is first asked for."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -14,17 +12,7 @@ from pathlib import Path
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.types import SplitName
 
-__all__ = [
-    "Faults",
-    "LabelMap",
-    "Record",
-    "bimcv_view",
-    "count_by",
-    "find_leaks",
-    "labels_of",
-    "no_collector",
-    "projection",
-]
+__all__ = ["Record", "count_by", "find_leaks", "labels_of", "LabelMap", "bimcv_view", "projection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +22,12 @@ class Record:
     Attributes:
         image_path: The image's file.
         label: Name of its class; None = not labelled, or what is known stands in `findings`.
-        patient_id: The patient, unique over the whole data set; None = not known.
+        patient_id: Who is on it, unique over the whole data set; None = not known.
         source: Hospital or collection that it came from.
         split: "train", "val" or "test" where the data set's authors fixed it; None = not fixed.
         mask_paths: Mask files by mask class, say "lung_field", "lung", "infection". An absent class is unknown, not
             empty.
-        empty_masks: Mask classes that are known to be empty, without a file.
+        empty_masks: Mask classes of which the image shows nothing, known without a file.
         view: Projection as the source states it ("PA", "AP", ...).
         sex: As the source states it.
         age: In years.
@@ -47,14 +35,6 @@ class Record:
         findings: Where classes are not exclusive: by class, whether the image shows it. An absent class is unknown.
         image_id: Names the image, uniquely in its data set and alike on every machine. Data modules fill in the path
             below their root; else it is `image_path`.
-
-    Example:
-        ```python
-        from covidcxr.data import Record
-
-        record = Record("images/a.png", label="normal", patient_id=" 12", view="PA")
-        assert record.patient == "12" and record.image_id == "images/a.png"
-        ```
     """
 
     image_path: Path
@@ -88,72 +68,8 @@ class Record:
 
     @property
     def patient(self) -> str:
-        """The patient; an image whose patient is not known counts as a patient of its own."""
+        """The patient; an image whose patient is not known stands for a patient of its own."""
         return self.patient_id or self.image_id
-
-
-class Faults:
-    """Part of a data set that reports what is wrong with it: it raises an error, or collects messages.
-
-    Example:
-        ```python
-        from covidcxr.data.records import Faults
-        from covidcxr.errors import DatasetError
-
-        data = Faults()
-        with data.collected_faults() as messages:
-            data.fault(DatasetError("Line 3 names no image."))
-        assert messages == ["Line 3 names no image."]
-        ```
-    """
-
-    _faults: list[str] | None = None
-
-    def fault(self, error: DatasetError) -> None:
-        """Report what is wrong with one image or line.
-
-        Args:
-            error: What is wrong.
-
-        Raises:
-            DatasetError: That error, unless faults are being collected.
-        """
-        if self._faults is None:
-            raise error
-        self._faults.append(str(error))
-
-    def remark(self, message: str) -> None:
-        """Report a flaw of a copy whose images can be used all the same; kept only while faults are collected.
-
-        Args:
-            message: What is wrong.
-        """
-        if self._faults is not None:
-            self._faults.append(message)
-
-    @contextmanager
-    def collected_faults(self) -> Iterator[list[str]]:
-        """Collect messages in a list instead of raising errors."""
-        self._faults = []
-        try:
-            yield self._faults
-        finally:
-            self._faults = None
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    """Pause Python's garbage collector while many records are made, which hold no reference cycles.
-
-    With a hundred thousand records it takes a third of the time.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def count_by(records: Iterable[Record], name: str) -> dict[str, int]:
@@ -186,14 +102,7 @@ def count_by(records: Iterable[Record], name: str) -> dict[str, int]:
 
 
 def labels_of(record: Record) -> tuple[str, ...]:
-    """Return the labels of an image.
-
-    Args:
-        record: The image.
-
-    Returns:
-        Its label, or "unknown"; where classes are not exclusive, the findings that it shows, which may be none.
-    """
+    """Return the labels for which an image counts: where classes are not exclusive, the findings that it shows."""
     if record.findings:
         return tuple(name for name, shown in record.findings.items() if shown)
     return (record.label or "unknown",)
@@ -202,9 +111,6 @@ def labels_of(record: Record) -> tuple[str, ...]:
 def find_leaks(records: Iterable[Record]) -> dict[str, set[SplitName]]:
     """Find the patients whose images lie in more than one split.
 
-    Args:
-        records: The images with their splits.
-
     Returns:
         From patient id to the splits that share the patient; empty if the splits are clean.
     """
@@ -212,7 +118,7 @@ def find_leaks(records: Iterable[Record]) -> dict[str, set[SplitName]]:
     for record in records:
         if record.split is not None:
             splits.setdefault(record.patient, set()).add(record.split)
-    return {patient: names for patient, names in splits.items() if len(names) > 1}
+    return {patient: found for patient, found in splits.items() if len(found) > 1}
 
 
 class LabelMap:
@@ -220,31 +126,18 @@ class LabelMap:
 
     Args:
         names: From label to its new name; None leaves the images of that label out. Other labels stay as they are.
-
-    Example:
-        ```python
-        from covidcxr.data.records import LabelMap, Record
-
-        names = LabelMap({"virus": "pneumonia", "bacteria": "pneumonia", "other": None})
-        assert names.classes(("normal", "virus", "bacteria", "other")) == ("normal", "pneumonia")
-        assert names.rename(Record("a.png", "virus")).label == "pneumonia"
-        ```
     """
 
     def __init__(self, names: Mapping[str, str | None] | None = None) -> None:
         self.names = dict(names or {})
 
     def classes(self, labels: Collection[str]) -> tuple[str, ...]:
-        """Rename the labels of a data set.
+        """Rename the labels of a data set, in their order; those that become one stand where the first stood.
 
-        Args:
-            labels: All its labels.
-
-        Returns:
-            The new names, each once, in the order of `labels`; a map that names every label also sets the order.
+        A map that names every label also says the order.
 
         Raises:
-            ConfigError: If the map names a label that the data set does not have.
+            ConfigError: If the map names a label that the data set has not.
         """
         for label in self.names:
             if label not in labels:
@@ -260,12 +153,6 @@ class LabelMap:
 
     def rename(self, record: Record) -> Record:
         """Give an image its new label.
-
-        Args:
-            record: The image.
-
-        Returns:
-            The image with its new label; unchanged if its label is not renamed.
 
         Raises:
             ConfigError: If its classes are not exclusive.
@@ -289,11 +176,11 @@ _PROJECTIONS = {  # words of a view as data sets write it -> what it shows
 
 @cache
 def projection(view: str | None) -> str:
-    """Return what kind of image a view stands for.
+    """Tell what an image shows from its view.
 
     Args:
-        view: As the source states it ("PA", "AP Supine", "L", "Axial", ...); "unknown" where the source states views,
-            but not this one; None where it states no views.
+        view: As the source states it ("PA", "AP Supine", "L", "Axial", ...); "unknown" where a source that states the
+            views of its images does not know this one's; None where the source states no views.
 
     Returns:
         "frontal", "lateral", "abdomen", "CT slice" or "unknown view". What is not stated, and any other word, counts
@@ -304,13 +191,6 @@ def projection(view: str | None) -> str:
 
 
 def bimcv_view(name: str) -> str | None:
-    """Read the view from the file name of a BIMCV image.
-
-    Args:
-        name: Say, "sub-S00001_ses-E00002_run-1_bp-chest_vp-pa_dx.png".
-
-    Returns:
-        The view in upper case, "PA"; None if the name has none.
-    """
+    """Read the view from the name of a BIMCV image: "PA" from "sub-S00001_ses-E00002_run-1_bp-chest_vp-pa_dx.png"."""
     tag = re.search(r"_vp-([a-z]+)_", name)
     return tag[1].upper() if tag else None

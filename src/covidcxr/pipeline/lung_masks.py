@@ -106,16 +106,21 @@ def draw_masks(
         PretrainedError: If the model cannot be had.
     """
     least: object = min_lung_area  # a recipe may hold anything
-    if not isinstance(least, int | float) or not 0 <= least < 1 or batch_size < 1:
-        raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}, and batch_size above 0.")
+    if not isinstance(least, int | float) or not 0 <= least < 1:
+        raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}.")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, not {batch_size}.")
     segmenter = model if isinstance(model, SegmentationModel) else SegmentationModel.from_pretrained(model)
-    classes = _lung_classes(segmenter)
+    classes = [name for name in LUNG_CLASSES if name in segmenter.config.classes]
+    if not classes:
+        raise ConfigError(f"The segmenter draws {', '.join(segmenter.config.classes)}, which are no lungs.")
     steps = PostProcess() if postprocess is None else PostProcess(postprocess)
     target = Path(out)
     _claim(target, {"weights": _fingerprint(segmenter), "postprocess": steps.to_config(), "classes": classes})
     pipeline = Pipeline(lung_segmenter=segmenter, postprocess=steps).to(device)
     records = collection.unsplit_records()
-    areas, failed = dict[str, float](), dict[str, str]()
+    areas: dict[str, float] = {}
+    failed: dict[str, str] = {}
     for start in range(0, len(records), batch_size):
         images = list(
             _images_without_masks(collection, records[start : start + batch_size], target, classes, areas, failed)
@@ -128,14 +133,10 @@ def draw_masks(
             areas[record.image_id] = float(prediction.masks[classes[0]].mean())
         if progress:
             progress(min(start + batch_size, len(records)), len(records))
-    return _write_report(target, records, areas, failed, min_lung_area)
-
-
-def _lung_classes(segmenter: SegmentationModel) -> list[str]:
-    classes = [name for name in LUNG_CLASSES if name in segmenter.config.classes]
-    if not classes:
-        raise ConfigError(f"The segmenter draws {', '.join(segmenter.config.classes)}, which are no lungs.")
-    return classes
+    small = {name: area for name, area in sorted(areas.items(), key=lambda item: item[1]) if area < min_lung_area}
+    _write_small(target / "small.csv", small, {record.image_id: record for record in records})
+    write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
+    return MaskReport(len(areas), areas, small, failed, min_lung_area)
 
 
 def _images_without_masks(
@@ -183,16 +184,10 @@ def _fingerprint(model: SegmentationModel) -> str:
     return digest.hexdigest()
 
 
-def _write_report(
-    target: Path, records: Sequence[Record], areas: dict[str, float], failed: dict[str, str], min_lung_area: float
-) -> MaskReport:
-    small = {name: area for name, area in sorted(areas.items(), key=lambda item: item[1]) if area < min_lung_area}
-    by_id = {record.image_id: record for record in records}
-    with replace_file(target / "small.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
+def _write_small(path: Path, small: dict[str, float], records: dict[str, Record]) -> None:
+    with replace_file(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image_id", "label", "source", "lung_area"])
         writer.writerows(
-            [name, by_id[name].label or "", by_id[name].source, f"{area:.4f}"] for name, area in small.items()
+            [name, records[name].label or "", records[name].source, f"{area:.4f}"] for name, area in small.items()
         )
-    write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
-    return MaskReport(len(areas), areas, small, failed, min_lung_area)

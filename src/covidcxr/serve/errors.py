@@ -1,27 +1,19 @@
-"""Errors of the server, each with its HTTP status."""
+"""What the server refuses, with the status that says so in HTTP."""
 
 from __future__ import annotations
 
 from covidcxr.errors import CovidCXRError
 
-__all__ = ["RequestError"]
+__all__ = ["RefusalError"]
 
 
-class RequestError(CovidCXRError):
-    """A request that the server does not fulfil.
+class RefusalError(CovidCXRError):
+    """A request that is not answered.
 
     Args:
         status: HTTP status, from 400 up.
         message: What is wrong and what to do, in one sentence or two.
-        retry_after: Seconds after which it makes sense to retry; None = never.
-
-    Example:
-        ```python
-        from covidcxr.serve.errors import RequestError
-
-        error = RequestError(503, "The server is busy. Try again in a second.", retry_after=1)
-        assert error.headers == {"Retry-After": "1"}
-        ```
+        retry_after: Seconds after which asking again makes sense; None = never.
     """
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
@@ -31,6 +23,6 @@ class RequestError(CovidCXRError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the response."""
+        """Headers of the answer."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})

@@ -1,4 +1,4 @@
-"""Export of readers' feedback as a data set: images with consent, and nothing that identifies a patient."""
+"""From a store to a folder that trains models: images whose readers agreed, and nothing that names a patient."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from sqlalchemy import select
+
 from covidcxr.data.datasets.feedback import FORMAT_VERSION, INDEX
 from covidcxr.errors import ConfigError
 from covidcxr.io.pretrained import write_json
-from covidcxr.serve.schema import INDETERMINATE
-from covidcxr.serve.store import Row, Store
+from covidcxr.serve.schema import CANNOT_SAY
+from covidcxr.serve.store import Row, Store, masks
 
 __all__ = ["export_feedback"]
 
@@ -20,57 +22,57 @@ __all__ = ["export_feedback"]
 def export_feedback(store: Store, out: str | Path) -> dict[str, int]:
     """Write the images that may train models into a folder, which appears whole or not at all.
 
-    It holds `feedback.json`, `films/ID.png`, corrected masks as `masks/ID.CLASS.png`, and the model's own masks as
+    It holds `feedback.json`, `films/ID.png`, corrected masks as `masks/ID.CLASS.png`, and those that the model drew as
     `drawn/films/ID.png.CLASS.png`. File names, comments and DICOM identifiers stay in the store; images of one DICOM
     patient share a number.
 
     Args:
-        store: The store with readers' verdicts.
-        out: A folder that does not exist yet, or is empty.
+        store: Where readers' verdicts are.
+        out: A folder that is not there yet, or is empty.
 
     Returns:
-        The number of images ("films"), labels ("labels") and corrected masks ("corrected_masks").
+        How many images, labels and corrected masks it holds.
 
     Raises:
-        ConfigError: If the folder is not empty, or there is no image with consent.
+        ConfigError: If the folder holds something, or no reader agreed.
         OSError: If it cannot be written.
     """
     target = Path(out)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ConfigError(
-            f"{target} already exists. Export into a new folder: consent may have been withdrawn since the last export."
+            f"{target} is there already. Export into a new folder: consent may have been withdrawn since."
         )
-    rows = [row for row in reversed(store.images()) if row["verdict"] is not None and row["verdict"]["consent"]]
+    rows = [row for row in reversed(store.films()) if row["verdict"] is not None and row["verdict"]["consent"]]
     if not rows:
-        raise ConfigError("No reader consented to training with an image, so there is nothing to export.")
+        raise ConfigError("No reader agreed that an image may train models, so there is nothing to export.")
     draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
-        entries = [_write_image(store, row, draft, patient) for row, patient in zip(rows, _number(rows), strict=True)]
+        films = [_write_film(store, row, draft, patient) for row, patient in zip(rows, _number(rows), strict=True)]
         classes = list(dict.fromkeys(name for row in rows for name in row["verdict"]["classes"]))
-        write_json(draft / INDEX, {"format_version": FORMAT_VERSION, "classes": classes, "films": entries})
+        write_json(draft / INDEX, {"format_version": FORMAT_VERSION, "classes": classes, "films": films})
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    labels = sum(entry["label"] is not None for entry in entries)
-    return {"films": len(entries), "labels": labels, "corrected_masks": sum(len(entry["masks"]) for entry in entries)}
+    labels = sum(film["label"] is not None for film in films)
+    return {"films": len(films), "labels": labels, "corrected_masks": sum(len(film["masks"]) for film in films)}
 
 
-def _write_image(store: Store, row: Row, folder: Path, patient: str | None) -> dict[str, Any]:
-    verdict, name = row["verdict"], f"films/{row['id']}.png"
-    _write(folder / name, store.picture(row["id"], "image"))
+def _write_film(store: Store, row: Row, folder: Path, patient: str | None) -> dict[str, Any]:
+    verdict, film = row["verdict"], f"films/{row['id']}.png"
+    _write(folder / film, store.picture(row["id"], "image"))
     corrected = {}
-    for mask_class, is_corrected, png in store.masks(row["id"]):
-        path = f"masks/{row['id']}.{mask_class}.png" if is_corrected else f"drawn/{name}.{mask_class}.png"
-        _write(folder / path, png)
+    for name, is_corrected, png in _masks(store, row["id"]):
+        place = f"masks/{row['id']}.{name}.png" if is_corrected else f"drawn/{film}.{name}.png"
+        _write(folder / place, png)
         if is_corrected:
-            corrected[mask_class] = path
+            corrected[name] = place
     return {
-        "film": name,
+        "film": film,
         "sha256": row["sha256"],
         "patient": patient,
-        "label": None if verdict["label"] == INDETERMINATE else verdict["label"],
+        "label": None if verdict["label"] == CANNOT_SAY else verdict["label"],
         "verdict": verdict["label"],
         "saved": verdict["saved"],
         "masks": corrected,
@@ -80,8 +82,14 @@ def _write_image(store: Store, row: Row, folder: Path, patient: str | None) -> d
     }
 
 
+def _masks(store: Store, film_id: str) -> Iterator[tuple[str, bool, bytes]]:
+    with store.engine.connect() as connection:
+        for row in connection.execute(select(masks).where(masks.c.film == film_id).order_by(masks.c.name)):
+            yield row.name, row.corrected, bytes(row.image)
+
+
 def _number(rows: list[Row]) -> Iterator[str | None]:
-    """Give each DICOM patient a number; None where the patient is unknown."""
+    """Give each DICOM patient a number; where nobody is known, the pixels' own hash tells the same image again."""
     numbers: dict[str, str] = {}
     for row in rows:
         patient = row["identifiers"].get("PatientID")

@@ -1,4 +1,4 @@
-"""Settings of the server and its limits."""
+"""What a server is told when it starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ipaddress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from covidcxr.aliases import old_arguments
 from covidcxr.errors import ConfigError
 
 __all__ = ["Limits", "ServeSettings"]
@@ -17,45 +16,35 @@ _LEAST_TOKEN = 16
 
 @dataclass(frozen=True)
 class Limits:
-    """How much the server accepts; all above 0.
+    """How much the server takes before it refuses; all above 0.
 
     Attributes:
         file_bytes: Size of one uploaded file.
         pixels: Height times width of one image.
-        images: Stored images; the oldest without a verdict or a corrected mask is removed first.
-        store_bytes: Size of all stored pictures together.
-        batch_images: Images in one batch request.
-        batch_bytes: Size of one batch request; its files wait on the disk, not in memory.
-        batches: Batch requests at once.
-        waiting_images: Images that wait for the model; above it the server is busy.
+        images: Images kept; the oldest without a verdict or a corrected mask goes first.
+        store_bytes: Size of all kept pictures together.
+        batch_films: Images in one request for many.
+        batch_bytes: Size of one request for many; it waits on the disk, not in memory.
+        batches: Requests for many at once.
+        waiting_films: Images that wait for the model; above it the server is busy.
         waiting_pixels: Their pixels together, a byte each.
-        uploads: Uploads at once, from their first byte to their response; above it the server is busy.
+        uploads: Uploads at once, from their first byte to their answer; above it the server is busy.
         decode_seconds: Time to decode one image.
         decode_bytes: Memory of a worker that decodes images.
         head_seconds: Time for a request's head.
-        idle_seconds: Longest pause within a request body, or while a client does not read its response.
-        slow_bytes: Least bytes a second of a request body on average, after the first `idle_seconds`.
+        idle_seconds: Pause between two pieces of a body, or of an answer that is not taken.
+        slow_bytes: Bytes a second that a body must bring on average, after the first `idle_seconds`.
         connections: Connections at once.
-
-    Raises:
-        ConfigError: If a limit is not above 0.
-
-    Example:
-        ```python
-        from covidcxr.serve import Limits
-
-        assert Limits(images=500).images == 500
-        ```
     """
 
     file_bytes: int = 64_000_000
     pixels: int = 40_000_000
-    images: int = 2000
+    films: int = 2000
     store_bytes: int = 4_000_000_000
-    batch_images: int = 1000
+    batch_films: int = 1000
     batch_bytes: int = 1_000_000_000
     batches: int = 4
-    waiting_images: int = 128
+    waiting_films: int = 128
     waiting_pixels: int = 256_000_000
     uploads: int = 64
     decode_seconds: float = 20.0
@@ -71,37 +60,24 @@ class Limits:
                 raise ConfigError(f"The limit {limit.name} must be above 0, not {getattr(self, limit.name)!r}.")
 
 
-# 0.1.0 named them after films.
-_rename = old_arguments(films="images", batch_films="batch_images", waiting_films="waiting_images")
-Limits.__init__ = _rename(Limits.__init__)  # type: ignore[method-assign]
-
-
 @dataclass(frozen=True)
 class ServeSettings:
-    """What a server serves, to whom, and where it stores it.
+    """What a server serves, to whom, and where it keeps what it is told.
 
     Attributes:
         model: A bundled name, folder or Hub repository.
         host: Address to listen on. Any but this machine's own needs a token.
         port: Port to listen on; 0 = a free one.
-        token: Access token, sent as `Authorization: Bearer`; None = none is needed.
+        token: What every call must bring as `Authorization: Bearer`; None = none is asked for.
         store: Folder of the store, or a database's URL (postgresql+psycopg://USER@HOST/NAME).
-        hosts: Further host names of this server, as browsers use them.
+        hosts: Further names by which browsers may ask for this server.
         device: Where the models run.
         workers: Processes that decode uploads.
         keep_identifiers: Whether patient id and study id of a DICOM file are stored.
-        limits: How much it accepts.
+        limits: How much it takes.
 
     Raises:
         ConfigError: If a setting is wrong, or the server would be open to others without a token.
-
-    Example:
-        ```python
-        from covidcxr.serve import ServeSettings
-
-        settings = ServeSettings(store="my-store", port=8080)
-        assert settings.is_local and "localhost" in settings.known_hosts
-        ```
     """
 
     model: str = "mini"
@@ -131,7 +107,7 @@ class ServeSettings:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can connect."""
+        """Whether only this machine can ask."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -139,5 +115,5 @@ class ServeSettings:
 
     @property
     def known_hosts(self) -> frozenset[str]:
-        """Accepted host names: protects against DNS rebinding, a foreign name that resolves to this machine."""
+        """Names by which browsers may ask: against pages that point a name of their own at this machine."""
         return frozenset(name.lower() for name in (*_LOCAL, self.host, *self.hosts))

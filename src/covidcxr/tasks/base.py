@@ -1,4 +1,4 @@
-"""The base of all training tasks: training steps, optimiser, exact resume."""
+"""What all training tasks share: the optimiser, the steps, exact resume."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -29,10 +29,11 @@ from covidcxr.tasks.objective import (
     Stage,
     build_optimizer,
     build_schedule,
+    loss_name,
 )
 from covidcxr.types import GEOMETRY, Batch
 
-__all__ = ["Task", "read_config", "start_from"]
+__all__ = ["Task", "read_config", "start_from", "SingleTask"]
 
 
 def start_from(model: NetworkModel, saved: CXRModel) -> None:
@@ -60,7 +61,7 @@ def start_from(model: NetworkModel, saved: CXRModel) -> None:
         given = {spelt.get(name.replace(".", "_"), name): value for name, value in given.items()}
     fresh = {name for name in own if name not in given or own[name].shape != given[name].shape}
     if saved.task == model.task and saved.config.classes != model.config.classes:
-        fresh |= _output_tensors(model.network)  # the same shape may well mean other classes, or another order
+        fresh |= _answer_tensors(model.network)  # the same shape may well mean other classes, or another order
     if saved.task != model.task:
         fits = from_encoder and all(name in own and name not in fresh for name in given)
     else:
@@ -76,8 +77,8 @@ def start_from(model: NetworkModel, saved: CXRModel) -> None:
         rank_zero_info(f"Started from {saved.config.network}; these tensors are fresh: {', '.join(sorted(fresh))}.")
 
 
-def _output_tensors(network: nn.Module) -> set[str]:
-    """Name the tensors of the output layer: smp's last layer, else all outside the backbone."""
+def _answer_tensors(network: nn.Module) -> set[str]:
+    """Name the tensors that make the answer: smp's last layer, else all beside the backbone."""
     outside = set(network.state_dict()) - _backbone_tensors(network)
     return {name for name in outside if name.startswith("segmentation_head.")} or outside
 
@@ -89,6 +90,8 @@ def _backbone_tensors(network: nn.Module) -> set[str]:
 
 
 _SHOWN = ("dice", "auroc", "balanced_accuracy", "score")
+
+
 """Scores that the progress bar shows."""
 
 
@@ -104,15 +107,15 @@ class Task(LightningModule, ABC):
             when `val/loss` stands still for 5 epochs).
         warmup: Fraction of all steps over which the learning rate rises from 0, in [0, 1).
         init_from: A saved model (folder or Hub repository) whose weights the training starts from. It must have the
-            same network, of which an output layer for other classes starts fresh; or, for a classifier
+            same network, of which an answering layer for other classes starts fresh; or, for a classifier
             `timm:NAME`, be a segmenter with the encoder `tu-NAME`.
-        freeze_backbone: Train the output layers only; the backbone's batch norms keep their statistics too.
+        freeze_backbone: Train only what makes the answer; the backbone's batch norms keep their statistics too.
         pretrained_backbone: True for the network library's own (ImageNet) weights, or the path of a weights file.
         seed: Seeds dropout and the like, by step, so that a resumed training continues with the same bits.
 
     Raises:
         ConfigError: If a setting is wrong.
-        PretrainedError: If weights to start from cannot be loaded.
+        PretrainedError: If weights to start from cannot be had.
 
     Example:
         ```python
@@ -167,7 +170,7 @@ class Task(LightningModule, ABC):
     @property
     @abstractmethod
     def objectives(self) -> Mapping[str, Objective]:
-        """Loss and scores of each of the models."""
+        """What each of the models is trained towards."""
 
     def _prepare(self) -> None:
         """Bring the models to where training starts; every constructor ends with this."""
@@ -217,7 +220,7 @@ class Task(LightningModule, ABC):
         """Run one batch of any stage: models, losses, scores.
 
         Returns:
-            "loss", and its parts as "loss_NAME" where it has several; empty if nothing of the batch is known.
+            "loss", and its parts as "loss_NAME" where it has several; nothing where nothing can be learnt.
         """
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
@@ -339,7 +342,7 @@ class Task(LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation images; bring the rows of all processes together."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.log_scores("train")  # here, so that both stand in one row of the log
+            self.log_scores("train")  # here, so that they stand beside those of validation
         self.log_scores("val")
         self._gather_rows()
 
@@ -354,7 +357,7 @@ class Task(LightningModule, ABC):
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether test or validation runs by itself, not between two epochs of training."""
+        """Whether images are being scored for their own sake, not between two epochs of training."""
         return self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.VALIDATING)
 
     def _gather_rows(self) -> None:
@@ -386,3 +389,97 @@ def read_config(model: ModelConfig | Mapping[str, Any]) -> ModelConfig:
         The config.
     """
     return ModelConfig.from_dict(model) if isinstance(model, Mapping) else model
+
+
+class SingleTask(Task, ABC):
+    """Trains one model; abstract.
+
+    Args:
+        model: What is trained.
+        loss: Name of a registered loss ("dice+bce" adds them), or a module.
+        loss_args: Arguments of a loss given by name.
+        **settings: The settings of `Task`.
+
+    Example:
+        ```python
+        from covidcxr import ModelConfig, SegmentationTask
+        from covidcxr.tasks import SingleTask
+
+        config = ModelConfig("segmentation", "residual_unet", ("lung",), mode="multilabel")
+        task = SegmentationTask(config, loss="dice", lr=0.001)
+        assert isinstance(task, SingleTask) and task.model.config == config
+        ```
+    """
+
+    model_class: ClassVar[type[NetworkModel]]
+    objective_class: ClassVar[type[Objective]]
+    model: NetworkModel
+
+    def __init__(
+        self, model: ModelConfig, *, loss: str | nn.Module, loss_args: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        config = read_config(model)
+        self.save_hyperparameters({"model": config.to_dict(), "loss": loss_name(loss), "loss_args": loss_args})
+        self.model = self.model_class(config, pretrained_backbone=self._pretrained_backbone)
+        self.objective = self.objective_class(config, loss, loss_args)
+        self._prepare()
+
+    @property
+    def models(self) -> Mapping[str, NetworkModel]:
+        """The model, under its argument's name."""
+        return {"model": self.model}
+
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """What the model is trained towards."""
+        return {"model": self.objective}
+
+    @property
+    def loss(self) -> nn.Module:
+        """The loss."""
+        return self.objective.loss
+
+    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        logits = self(batch["image"], self.lung_mask(batch))
+        loss, known, rows = self.objective.measure(self.model, logits, batch, stage, self.keeps_rows)
+        self.rows += rows
+        if loss is None:
+            return {}
+        self.log(f"{stage}/loss", loss, batch_size=known, prog_bar=stage == "train", sync_dist=True)
+        return {"loss": loss}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predict a batch.
+
+        Args:
+            batch: The images.
+            batch_idx: Number of the batch.
+
+        Returns:
+            Probabilities; see `CXRModel.predict`.
+        """
+        return self.model.predict(batch["image"], self.lung_mask(batch))
+
+    def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> Tensor:
+        """Compute logits; see `CXRModel.forward`.
+
+        Args:
+            image: Grey images [batch, 1, height, width], in [0, 1].
+            lung_mask: Lungs, same shape, 0 or 1; None = the region does not need them.
+
+        Returns:
+            Logits [batch, classes], or [batch, classes, height, width].
+        """
+        return cast(Tensor, self.model(image, lung_mask))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Save the model alone, without optimiser or checkpoint.
+
+        Args:
+            folder: Where to; made if it is not there.
+
+        Returns:
+            The folder, which `from_pretrained` reads.
+        """
+        return self.model.save_pretrained(folder)

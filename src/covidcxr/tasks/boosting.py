@@ -47,40 +47,42 @@ def fit_boosting(
         The model.
 
     Raises:
-        ConfigError: If the model is of another kind, its classes are not exclusive or not those of the data, or a
-            number is out of range.
+        ConfigError: If the model is of another kind, its classes may come together or are not those of the data, or
+            a number is out of range.
         DatasetError: If a class has no training image, or an image lacks the lung mask that the region needs.
         ImageReadError: If an image cannot be read.
     """
-    network = _check_model(model)
+    network = model.network
+    if not isinstance(network, BoostedTrees) or model.config.mode == "multilabel":
+        raise ConfigError(
+            f'fit_boosting trains the network "boosted" with exclusive classes, not {model.config.network!r} '
+            f"({model.config.mode})."
+        )
     for name, value in (("learning_rate", learning_rate), ("subsample", subsample), ("max_features", max_features)):
         check_fraction(name, value)
     from sklearn.ensemble import GradientBoostingClassifier
 
     check_classes(model.config.classes, data)
     features, labels = _features(model, network, data, progress)
+    stages = len(network.leaf)
     boosting = GradientBoostingClassifier(
-        n_estimators=len(network.leaf),
+        n_estimators=stages,
         max_depth=network.depth,
         learning_rate=learning_rate,
         subsample=subsample,
         max_features=float(max_features),  # 1 would mean one feature
         random_state=seed,
     )
-    ticks = tracked(range(len(network.leaf)), len(network.leaf), "stages", progress)
+    ticks = tracked(range(stages), stages, "stages", progress)
     next(ticks)  # shows the bar
-    boosting.fit(features.numpy(), labels.numpy(), monitor=lambda *_: bool(next(ticks, 0) < 0))  # True would stop it
+
+    def count_stage(*_: object) -> bool:
+        next(ticks, None)
+        return False  # True would stop the training
+
+    boosting.fit(features.numpy(), labels.numpy(), monitor=count_stage)
     network.copy_trees(boosting)
     return model
-
-
-def _check_model(model: ClassificationModel) -> BoostedTrees:
-    if not isinstance(model.network, BoostedTrees) or model.config.mode == "multilabel":
-        raise ConfigError(
-            f'fit_boosting trains the network "boosted" with exclusive classes, not {model.config.network!r} '
-            f"({model.config.mode})."
-        )
-    return model.network
 
 
 def check_fraction(name: str, value: object) -> None:

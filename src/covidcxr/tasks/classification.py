@@ -15,10 +15,9 @@ from torchmetrics.functional.classification import binary_auroc
 from covidcxr.config import ModelConfig
 from covidcxr.losses import build_classification_loss
 from covidcxr.models import ClassificationModel, NetworkModel
-from covidcxr.tasks.base import read_config
+from covidcxr.tasks.base import SingleTask, read_config
 from covidcxr.tasks.objective import Objective, Outcome, Stage
 from covidcxr.tasks.rows import check_classes, image_rows
-from covidcxr.tasks.single import SingleTask
 from covidcxr.types import Batch
 
 __all__ = ["ClassificationObjective", "ClassificationTask", "default_loss"]
@@ -138,7 +137,7 @@ class ClassificationObjective(Objective):
         if stage != "train":
             truth, areas = _cat(metrics["auroc"].target), scores["auroc"]
             present = torch.tensor([bool((truth == c).any() and (truth != c).any()) for c in range(len(areas))])
-            # Always logged, NaN where only one class has images: checkpoints and early stopping monitor it.
+            # Always there, NaN where only one class has images: whoever monitors it must find it.
             scores["auroc"] = areas[~areas.isnan() if self.mode == "multilabel" else present].mean()
         metrics.reset()
         return scores
@@ -149,7 +148,7 @@ class ClassificationTask(SingleTask):
     """Trains a `ClassificationModel`; images without a label are left out.
 
     Logs `train/loss`, and for `val` and `test` the loss, `auroc` (mean over the classes present, one against the
-    rest; the score to monitor), and for exclusive classes `accuracy`, `balanced_accuracy` and `f1` (macro). The latter
+    rest; the one to monitor), and for exclusive classes `accuracy`, `balanced_accuracy` and `f1` (macro). The latter
     three are logged for `train` too, over the epoch's augmented images, while the model learns.
 
     Args:

@@ -28,11 +28,11 @@ _PARTS = ("segmentation", "classification")
 
 @final
 class MultiTask(Task):
-    """Trains one encoder with two outputs, a `SegmentationModel` and a `ClassificationModel`.
+    """Trains one encoder with two answers, a `SegmentationModel` and a `ClassificationModel`.
 
-    An image trains the outputs that it has a target for: masks, label or both. The encoder runs once. Logs the scores
+    Every image teaches what is known of it, its masks, its label or both; the encoder is computed once. Logs the scores
     of `SegmentationTask` and `ClassificationTask`, `loss_segmentation`, `loss_classification` and their weighted sum
-    `loss`, and `val/score`, the mean of `val/dice` and `val/auroc`, which is the score to monitor.
+    `loss`, and `val/score`, the mean of `val/dice` and `val/auroc`, which is the one to monitor.
 
     Args:
         segmentation: The network `smp:...` with the encoder `tu-NAME`.
@@ -105,7 +105,7 @@ class MultiTask(Task):
 
     @property
     def objectives(self) -> Mapping[str, Objective]:
-        """Loss and scores of each of them."""
+        """What each of them is trained towards."""
         return cast(Mapping[str, Objective], self._objectives)
 
     def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -150,9 +150,9 @@ class MultiTask(Task):
         """
         scores = super().log_scores(stage)
         if stage != "train":
-            means = [scores[name] for name in ("dice", "auroc") if name in scores and not scores[name].isnan()]
-            # Always logged, NaN where no image could be scored: checkpoints and early stopping monitor it.
-            mean = torch.stack(means or [torch.tensor(torch.nan, device=self.device)]).mean()
+            chief = [scores[name] for name in ("dice", "auroc") if name in scores and not scores[name].isnan()]
+            # Always there, NaN where no image told anything: whoever monitors it must find it.
+            mean = torch.stack(chief or [torch.tensor(torch.nan, device=self.device)]).mean()
             self.log(f"{stage}/score", mean, prog_bar=True, sync_dist=True)
         return scores
 
@@ -172,7 +172,7 @@ class MultiTask(Task):
     def _start_from(self, source: str | os.PathLike[str]) -> None:
         given = {name: load_model(source, prefer=model.task) for name, model in self.models.items()}
         for name, model in self.models.items():
-            if given[name].task == model.task:  # else the source is one of the two models only
+            if given[name].task == model.task:  # else it is one of the two only
                 start_from(model, given[name])
         own, saved = self.segmenter.network.state_dict(), given["segmentation"]
         if isinstance(saved, SegmentationModel):
@@ -195,7 +195,7 @@ class MultiTask(Task):
 
 
 def _check_pair(masks: ModelConfig, labels: ModelConfig) -> None:
-    """Refuse two configs that cannot share an encoder."""
+    """Refuse two configs that cannot be of one encoder."""
     library, _, name = labels.network.partition(":")
     if library != "timm" or not masks.network.startswith("smp:") or masks.network_args.get("encoder") != f"tu-{name}":
         raise ConfigError(
@@ -210,4 +210,4 @@ def _check_pair(masks: ModelConfig, labels: ModelConfig) -> None:
                 f"for classification: set both alike."
             )
     for shared in set(masks.classes) & set(labels.classes):
-        raise ConfigError(f"{shared!r} names a mask and a label, whose scores would have the same names: rename one.")
+        raise ConfigError(f"{shared!r} names a mask and a label, whose scores could not be told apart: rename one.")

@@ -1,4 +1,4 @@
-"""Objectives (loss, scores and rows of a model), optimisers and learning-rate schedules."""
+"""What a model is trained towards."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class Objective(nn.Module, ABC):
         from covidcxr.models import ClassificationModel
         from covidcxr.tasks.classification import ClassificationObjective
 
-        config = ModelConfig("classification", "cnn19", ("normal", "covid19"))
-        model = ClassificationModel(config)
-        objective = ClassificationObjective(config, "cross_entropy")
+        preprocess = {"image_size": (64, 64)}
+        model = ClassificationModel(ModelConfig("classification", "cnn19", ("normal", "covid19"),
+        preprocess=preprocess)) objective = ClassificationObjective(model.config, "cross_entropy")
         names = {"image_id": ["a", "b"], "patient_id": ["p", "q"], "source": ["ward", "ward"]}
-        batch = {"image": torch.rand(2, 1, 256, 256), "label": torch.tensor([0, -1]), **names}
+        batch = {"image": torch.rand(2, 1, 64, 64), "label": torch.tensor([0, -1]), **names}
         outcome = objective.measure(model, torch.zeros(2, 2), batch, "val", keep_rows=True)
         assert outcome.known == 1 and outcome.rows[0]["image_id"] == "a"
         ```

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
-from covidcxr import aliases
 from covidcxr.data import CXRDataModule, CXRDataset
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, did_you_mean
@@ -20,8 +18,6 @@ from covidcxr.types import Batch, SplitName
 from covidcxr.utils.threads import tracked
 
 __all__ = ["add_traits", "check_classes", "image_rows", "inputs", "labelled_images", "predict_rows"]
-
-__getattr__ = partial(aliases.find, __name__)
 
 
 def predict_rows(
@@ -51,14 +47,12 @@ def predict_rows(
     rows: list[dict[str, Any]] = []
     first = next(iter(loaders.values()))
     for batches in tracked(zip(*loaders.values(), strict=True), len(first), "batches", progress):
-        by_geometry = dict(zip(loaders, batches, strict=True))
-        probabilities = [
-            member.predict(*inputs(member, by_geometry[_geometry(member)])).cpu() for member in model.members
-        ]
+        shown = dict(zip(loaders, batches, strict=True))
+        answers = [member.predict(*inputs(member, shown[_geometry(member)])).cpu() for member in model.members]
         label = batches[0]["label"]
         if model.config.mode == "multilabel" and not label.is_floating_point():
             label = one_hot(label, len(classes)).float()  # a data module of exclusive classes: the others are absent
-        rows += image_rows(batches[0], range(len(label)), label, model.combine(probabilities), classes)
+        rows += image_rows(batches[0], range(len(label)), label, model.combine(answers), classes)
     return rows
 
 
@@ -88,27 +82,25 @@ def image_rows(
 
 
 def add_traits(rows: Iterable[Mapping[str, Any]], records: Iterable[Record]) -> list[dict[str, Any]]:
-    """Add `view`, `sex` and `age` to rows, each where the records have it for any image.
+    """Write beside each row what the records tell of its image: `view`, `sex` and `age`, where any image has them.
 
     Args:
         rows: A row an image, with `image_id`.
         records: The images of the data set.
 
     Returns:
-        New rows; an unknown value is "".
+        New rows; what is not known is "".
     """
     rows = list(rows)
     known = {record.image_id: record for record in records}
     images = [known.get(str(row["image_id"])) for row in rows]
-    traits = [
-        name for name in ("view", "sex", "age") if any(getattr(image, name, None) is not None for image in images)
-    ]
+    told = [name for name in ("view", "sex", "age") if any(getattr(image, name, None) is not None for image in images)]
 
-    def values_of(image: Record | None) -> dict[str, Any]:
-        values = {name: getattr(image, name, None) for name in traits}
+    def traits(image: Record | None) -> dict[str, Any]:
+        values = {name: getattr(image, name, None) for name in told}
         return {name: "" if value is None else value for name, value in values.items()}
 
-    return [{**row, **values_of(image)} for row, image in zip(rows, images, strict=True)]
+    return [{**row, **traits(image)} for row, image in zip(rows, images, strict=True)]
 
 
 def labelled_images(data: CXRDataModule, split: SplitName, model: ClassificationModel) -> DataLoader[Any]:
@@ -178,6 +170,6 @@ def inputs(model: ClassificationModel, batch: Batch) -> tuple[Tensor, Tensor | N
 
 
 def _geometry(model: ClassificationModel) -> Hashable:
-    """Return the settings that place an image: members that have them in common share their images."""
+    """Return what an image's look depends on before it is normalised: members that share it share their images."""
     settings = model.config.preprocess
     return settings.image_size, settings.fit, settings.region, settings.lung_dilation

@@ -14,8 +14,8 @@ from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.losses import build_segmentation_loss, known_planes
 from covidcxr.models import NetworkModel, SegmentationModel
+from covidcxr.tasks.base import SingleTask
 from covidcxr.tasks.objective import Objective, Outcome, Stage
-from covidcxr.tasks.single import SingleTask
 from covidcxr.transforms.geometry import resize_mask
 from covidcxr.transforms.surface_distance import hd95
 from covidcxr.types import Batch
@@ -46,7 +46,7 @@ class SegmentationObjective(Objective):
     def __init__(self, config: ModelConfig, loss: str | nn.Module, loss_args: dict[str, Any] | None = None) -> None:
         super().__init__(config, loss, loss_args)
         self.loss = build_segmentation_loss(loss, loss_args)
-        self.metrics = nn.ModuleDict({stage: _ImageMeans(len(self.classes)) for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict({stage: ImageMeans(len(self.classes)) for stage in ("val", "test")})
 
     def check_classes(self, data: object) -> None:
         """Compare the model's classes with the mask classes of a data module; see `Objective`.
@@ -88,11 +88,11 @@ class SegmentationObjective(Objective):
         loss = self.loss(known_logits, known_target) if len(known_logits) else None
         rows: list[dict[str, Any]] = []
         if stage != "train":
-            compared = logits.detach() / model.config.temperature, target, model.thresholds()
-            scores = mask_scores(*compared)
-            cast(_ImageMeans, self.metrics[stage]).update(scores)
+            asked = logits.detach() / model.config.temperature, target, model.thresholds()
+            scores = mask_scores(*asked)
+            cast(ImageMeans, self.metrics[stage]).update(scores)
             if stage == "test" and keep_rows:
-                scores["hd95"] = mask_distances(*compared)
+                scores["hd95"] = mask_distances(*asked)
             rows = self._rows(batch, scores) if keep_rows else []
         return Outcome(loss, len(known_logits), rows)
 
@@ -107,7 +107,7 @@ class SegmentationObjective(Objective):
         """
         if stage == "train":
             return {}
-        metric = cast(_ImageMeans, self.metrics[stage])
+        metric = cast(ImageMeans, self.metrics[stage])
         scores: dict[str, Tensor] = {}
         for score, means in metric.compute().items():
             means = means.reshape(-1)  # torchmetrics makes a scalar of a single class
@@ -166,8 +166,12 @@ class SegmentationTask(SingleTask):
         super().__init__(model, loss=loss, **settings)
 
 
-class _ImageMeans(Metric):
-    """Means of mask scores over images, class by class; images whose mask is unknown (NaN) do not count."""
+class ImageMeans(Metric):
+    """Means of mask scores over images, class by class; images whose mask is unknown (NaN) do not count.
+
+    Args:
+        classes: Number of mask classes.
+    """
 
     total: Tensor
     count: Tensor
@@ -204,10 +208,10 @@ def mask_scores(
         `dice`, `iou`, `precision` and `recall` in [0, 1]; NaN where the truth is unknown. Both masks empty is 1;
         precision of an empty mask and recall of an empty truth are 1.
     """
-    predicted = _predicted_masks(logits, thresholds)
+    drawn = logits.float().sigmoid() >= torch.tensor(thresholds, device=logits.device)[:, None, None]
     true = target == 1
-    both = (predicted & true).sum((2, 3)).float()
-    sizes, truths = predicted.sum((2, 3)).float(), true.sum((2, 3)).float()
+    both = (drawn & true).sum((2, 3)).float()
+    sizes, truths = drawn.sum((2, 3)).float(), true.sum((2, 3)).float()
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
         values = torch.where(whole > 0, part / whole, torch.ones_like(whole))
@@ -236,13 +240,10 @@ def mask_distances(
     Returns:
         [batch, classes], in pixels of these maps; NaN where the truth is unknown.
     """
-    predicted, truths = _predicted_masks(logits, thresholds).cpu().numpy(), target.float().cpu().numpy()
-    distances = torch.full(truths.shape[:2], torch.nan)
-    for place in np.ndindex(*distances.shape):
+    drawn = (logits.float().sigmoid() >= torch.tensor(thresholds, device=logits.device)[:, None, None]).cpu().numpy()
+    truths = target.float().cpu().numpy()
+    found = torch.full(truths.shape[:2], torch.nan)
+    for place in np.ndindex(*found.shape):
         if not np.isnan(truths[place]).any():
-            distances[place] = hd95(predicted[place], truths[place] == 1)
-    return distances
-
-
-def _predicted_masks(logits: Tensor, thresholds: tuple[float, ...]) -> Tensor:
-    return logits.float().sigmoid() >= torch.tensor(thresholds, device=logits.device)[:, None, None]
+            found[place] = hd95(drawn[place], truths[place] == 1)
+    return found

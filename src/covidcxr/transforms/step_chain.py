@@ -18,7 +18,7 @@ StepConfig: TypeAlias = str | Mapping[str, Any]
 
 
 class StepChain(ABC):
-    """Registered steps in an order; abstract. A step is a function of an image or mask and of parameters; it returns the same kind.
+    """Registered steps in an order; abstract. A step is a function from a thing and parameters to such a thing.
 
     Args:
         steps: In order: names, or tables with the key "name" and the step's parameters.

@@ -234,7 +234,7 @@ class TestFiles:
         assert (report.images, report.counts, report.complete) == (0, {}, False)
 
 
-class TestPredictedMasks:
+class TestDrawnMasks:
     def test_the_output_of_predict_is_understood(self, table):
         for record in open_table(table).records:
             write_image(table / "out" / "films" / f"{record.image_id}.lung.png", draw_lungs(SIZE))
@@ -249,7 +249,7 @@ class TestPredictedMasks:
             open_table(table, drawn_masks=table / "out").setup()
         assert str(table / "out" / "films") in str(caught.value)
         report = check_dataset(open_table(table, drawn_masks=table / "nowhere", where={"source": ["north", "east"]}))
-        assert ["no folder of predicted masks" in fault for fault in report.faults] == [True]
+        assert ["no folder of drawn masks" in fault for fault in report.faults] == [True]
         assert report.images == 32  # the rest was looked at all the same
 
     def test_images_that_have_masks_need_none(self, table):

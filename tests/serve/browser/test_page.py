@@ -32,7 +32,7 @@ def test_films_and_a_broken_one_go_in_and_answers_come_out(
     page.settled()
     assert sorted(page.names()) == sorted(path.name for path in phantoms)
     assert page.text("#uploads .name") == "broken.png"
-    assert "can be read" in page.text("#uploads .bad")
+    assert "unsupported file format" in page.text("#uploads .bad")
     page.click("#uploads button")
     assert not page.one("#uploads").is_displayed()
 

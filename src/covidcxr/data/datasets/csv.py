@@ -10,8 +10,9 @@ from os import PathLike
 from typing import Any, ClassVar
 
 from covidcxr.config import check_keys
+from covidcxr.data.collection import no_collector
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.records import Record, no_collector
+from covidcxr.data.records import Record
 from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.io.tables import Table

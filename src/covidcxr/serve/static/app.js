@@ -48,11 +48,11 @@ addEventListener("beforeunload", (event) => {
   if (correction.edited || verdict.unsaved) event.preventDefault();
 });
 attachKeys([
-  [["j", "k"], "Next film, the one before", (at) => worklist.step(at ? -1 : 1)],
-  [["u"], "Add films", () => by("files").click()],
+  [["j", "k"], "Next image, the one before", (at) => worklist.step(at ? -1 : 1)],
+  [["u"], "Add images", () => by("files").click()],
   [["+", "-"], "Zoom in, out", (at) => viewer.zoom(at ? 0.8 : 1.25)],
-  [["0"], "Fit the film to the stage", () => viewer.fit()],
-  [["z"], "One film pixel, one screen pixel", () => by("whole").click()],
+  [["0"], "Fit the image to the stage", () => viewer.fit()],
+  [["z"], "One image pixel, one screen pixel", () => by("whole").click()],
   [["i"], "Invert", () => by("invert").click()],
   [["r"], "Reset window and level", () => viewer.reset()],
   [["1", "2", "3"], "Show or hide a mask", (at) => overlays.toggle(at + 1)],
