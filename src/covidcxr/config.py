@@ -202,7 +202,7 @@ class ModelConfig:
         _check_classes(self.task, self.mode, self.classes)
         if self.positive is not None and self.positive not in self.classes:
             raise ConfigError(
-                f"positive names the class {self.positive!r}. {did_you_mean(self.positive, self.classes)}"
+                f"positive names the class {self.positive!r}. {did_you_mean(str(self.positive), self.classes)}"
             )
         for name, threshold in self.thresholds.items():
             if name not in self.classes:
