@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
-from serving import image_png, pixels_of, png_of
+from serving import film_png, pixels_of, png_of
 
 from covidcxr.serve.worker import to_png
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024, help="height and width of an image")
     parser.add_argument("--model", default="mini")
     options = parser.parse_args()
-    drawn = [pixels_of(image_png(seed, LABELS[seed % 3], (options.side,) * 2)) for seed in range(12)]
+    drawn = [pixels_of(film_png(seed, LABELS[seed % 3], (options.side,) * 2)) for seed in range(12)]
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         words = [sys.executable, "-m", "covidcxr", "serve", "--store", folder, "--port", str(port)]
@@ -52,8 +52,8 @@ def main() -> None:
             started = time.perf_counter()
             client.post("/api/films", files={"file": ("first.png", png_of(drawn[0]))}).raise_for_status()
             print(f"first answer after {time.perf_counter() - started:.2f} s")
-            load(client, server.pid, drawn, options.images, options.clients)
-            large_batch(client, drawn, options.images)
+            load(client, server.pid, drawn, options.films, options.clients)
+            large_batch(client, drawn, options.films)
         finally:
             server.terminate()
             server.wait()
