@@ -6,8 +6,10 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from covidcxr import aliases
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.transforms.geometry import LUNGS_OF_REGION
@@ -23,6 +25,8 @@ __all__ = [
     "list_folders",
     "some_of",
 ]
+
+__getattr__ = partial(aliases.find, __name__)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 """Endings, in lower case, of the files that count as images."""

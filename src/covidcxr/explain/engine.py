@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from covidcxr import aliases
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.explain.methods import Attribution, find_method
 from covidcxr.io.atomic import replace_file
@@ -26,6 +28,8 @@ from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import ImageLike
 
 __all__ = ["Explanation", "Lungs", "explain", "explain_many", "seen_by"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 _STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 

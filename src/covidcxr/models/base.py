@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self, cast
 
@@ -13,12 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from covidcxr import aliases
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import pretrained
 from covidcxr.types import TaskName
 
 __all__ = ["CXRModel", "check_images", "evaluation_mode", "inference", "model_folder"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 
 class CXRModel(nn.Module, ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
+from covidcxr import aliases
 from covidcxr.data import CXRDataModule, CXRDataset
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, did_you_mean
@@ -18,6 +20,8 @@ from covidcxr.types import Batch, SplitName
 from covidcxr.utils.threads import tracked
 
 __all__ = ["add_traits", "check_classes", "image_rows", "inputs", "labelled_images", "predict_rows"]
+
+__getattr__ = partial(aliases.find, __name__)
 
 
 def predict_rows(
