@@ -240,7 +240,7 @@ NAMES = {
     "evaluation.shortcuts.images.Films": "evaluation.shortcuts.images.ImageFeatures",
     "evaluation.shortcuts.images.look_at_films": "evaluation.shortcuts.images.read_images",
     "evaluation.shortcuts.images.make_sheets": "evaluation.shortcuts.images.make_feature_tables",
-    "evaluation.shortcuts.images.reads_itself": "evaluation.shortcuts.images.has_own_reader",
+    "evaluation.shortcuts.images.reads_itself": "data.collection.has_own_reader",
     "evaluation.shortcuts.probes.Question": "evaluation.shortcuts.targets.Target",
     "evaluation.shortcuts.probes.standard_errors_wanted": "evaluation.shortcuts.probes.standard_errors_required",
     "evaluation.shortcuts.report.draw_cross_table": "evaluation.shortcuts.report._draw_cross_table",
@@ -385,9 +385,9 @@ class _AliasFinder(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
-        is_package = any(other.startswith(f"{name}.") for other in MODULES)
-        known = package == "covidcxr" and name in MODULES
-        return ModuleSpec(fullname, self, is_package=is_package) if known else None
+        if package != "covidcxr" or name not in MODULES:  # every import of the process passes here
+            return None
+        return ModuleSpec(fullname, self, is_package=any(other.startswith(f"{name}.") for other in MODULES))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _Alias(spec.name)
