@@ -50,6 +50,7 @@ from covidcxr.data import (
     count_by,
     find_leaks,
 )
+from covidcxr.data.collection import has_own_reader
 from covidcxr.data.datasets.csv import parse_age
 from covidcxr.data.files import MASK_INDEX
 from covidcxr.data.sampler import ResumableLoader, sampling_weights
@@ -1033,3 +1034,18 @@ class TestRealImages:
         assert count_by(module.records, "source") == {"nih": 749, "ieee8023": 80}
         assert not find_leaks(module.records)
         assert len(module.test_dataset) == pytest.approx(829 / 5, abs=3)
+
+
+def test_a_reader_under_its_old_name_is_used(tmp_path: Path) -> None:
+    class OldReader(FolderDataModule):
+        def read_film(self, record):
+            return 1 - super().read_film(record)
+
+    root = write_folder_fake(tmp_path / "images")
+    pattern = r"(.+)_\d\."
+    old, plain = (kind(root, patient_pattern=pattern) for kind in (OldReader, FolderDataModule))
+    record = old.records[0]
+    assert np.array_equal(old.load_image(record), 1 - plain.load_image(record))
+    assert np.array_equal(plain.read_film(record), plain.load_image(record))
+    assert has_own_reader(old)
+    assert not has_own_reader(plain)

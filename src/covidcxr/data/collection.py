@@ -25,7 +25,7 @@ from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.image import read_image
 from covidcxr.types import SplitName
 
-__all__ = ["Collection", "Views", "Faults", "no_collector"]
+__all__ = ["Collection", "Views", "Faults", "no_collector", "has_own_reader"]
 
 
 class Faults:
@@ -180,11 +180,18 @@ class Collection(Faults, ABC):
         self.left_out: Counter[str] = Counter()
         self.prepared = Prepared.find(self.root)
         if self.prepared is not None:
-            self.load_image = _read_plain_image  # type: ignore[method-assign]
+            self.load_image = self.read_film = _read_plain_image  # type: ignore[method-assign]
             self.classes = self.classes or self.prepared.classes
         self.own_classes: tuple[str, ...] = ()
         if self.classes:
             self.set_classes(self.classes)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "read_film" in vars(cls):  # its name in 0.1.0, which data sets of others may override
+            cls.load_image = cls.read_film  # type: ignore[method-assign]
+        elif "load_image" in vars(cls):
+            cls.read_film = cls.load_image
 
     @abstractmethod
     def read_records(self) -> Iterable[Record]:
@@ -202,6 +209,9 @@ class Collection(Faults, ABC):
             ImageReadError: If it cannot be read.
         """
         return read_image(record.image_path)
+
+    read_film = load_image
+    """Its name in 0.1.0."""
 
     @cached_property
     def records(self) -> list[Record]:
@@ -361,3 +371,15 @@ class Collection(Faults, ABC):
 
 def _read_plain_image(record: Record) -> Float[np.ndarray, "height width"]:
     return read_image(record.image_path)
+
+
+def has_own_reader(data: Collection) -> bool:
+    """Return whether a data set reads its images itself: they need be no files then, and their headers mean nothing.
+
+    Args:
+        data: The data set.
+
+    Returns:
+        False for a compact copy too: its images are files.
+    """
+    return data.prepared is None and type(data).load_image is not Collection.load_image

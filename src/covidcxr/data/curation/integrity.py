@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from covidcxr.data.collection import Collection
+from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.dataset import box_slices, check_mask_size, finding_table, label_numbers
 from covidcxr.data.records import Record
 from covidcxr.errors import CovidCXRError, DatasetError
@@ -130,7 +130,7 @@ def _examine(collection: Collection, record: Record, decode: bool) -> list[str]:
     faults = []
     whole = None
     try:
-        if _reads_itself(collection) or record.image_path.is_file():
+        if has_own_reader(collection) or record.image_path.is_file():
             whole = _image_size(collection, record, decode)
         if whole is not None:
             box_slices(record, whole)
@@ -150,12 +150,7 @@ def _examine(collection: Collection, record: Record, decode: bool) -> list[str]:
 def _image_size(collection: Collection, record: Record, decode: bool) -> tuple[int, int] | None:
     if decode:
         return _shape(collection.load_image(record))
-    return None if _reads_itself(collection) else image_size(record.image_path)
-
-
-def _reads_itself(collection: Collection) -> bool:
-    """Whether the data set has a reader of its own: its images need be no files, and their headers mean nothing."""
-    return collection.prepared is None and type(collection).load_image is not Collection.load_image
+    return None if has_own_reader(collection) else image_size(record.image_path)
 
 
 def _shape(picture: Any) -> tuple[int, int]:

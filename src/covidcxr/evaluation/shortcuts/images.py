@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from covidcxr.data.collection import Collection
+from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.dataset import box_slices
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, CovidCXRError, ImageReadError
@@ -41,7 +41,6 @@ __all__ = [
     "ImageFeatures",
     "Segmenter",
     "Steps",
-    "has_own_reader",
     "make_feature_tables",
     "no_steps",
     "read_header",
@@ -165,18 +164,6 @@ class _OpenedImage:
     size: tuple[int, int]
     features: dict[str, list[float]]
     small: Float[np.ndarray, "height width"]
-
-
-def has_own_reader(data: Collection) -> bool:
-    """Tell whether a data set reads its images itself: they need not be files then, and have no header.
-
-    Args:
-        data: The data set.
-
-    Returns:
-        False for a compact copy too: its images are files.
-    """
-    return data.prepared is None and type(data).load_image is not Collection.load_image
 
 
 def read_images(

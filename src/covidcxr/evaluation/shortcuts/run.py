@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from covidcxr.aliases import old_arguments
-from covidcxr.data.collection import Collection
+from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.curation.duplicates import Duplicates, find_duplicates
 from covidcxr.data.records import Record
 from covidcxr.data.splits import k_folds
@@ -26,7 +26,6 @@ from covidcxr.evaluation.shortcuts.images import (
     ImageFeatures,
     Segmenter,
     Steps,
-    has_own_reader,
     make_feature_tables,
     no_steps,
     read_images,
