@@ -72,7 +72,6 @@ class Run:
         Raises:
             CovidCXRError: If a setting is wrong.
         """
-        self.claim_folder()
         return training.check(self.settings)
 
     def go(self) -> None:
@@ -191,10 +190,13 @@ class PooledRun(Run):
         print_scores(scores)
 
     def claim_folder(self) -> None:
-        """Take the folder for these settings and parts, and write them into it.
+        """Take the folder for these settings and parts, and those of the parts that are not finished.
 
         Raises:
-            ConfigError: If it holds a run with other settings.
+            ConfigError: If one holds a run with other settings.
         """
         claim(self.folder, [self.config, [fold.name for fold, _ in self.parts]], self.words)
         write_yaml(self.folder / "config.yaml", self.settings)
+        for _, run in self.parts:
+            if not run.finished:
+                run.claim_folder()
