@@ -21,7 +21,7 @@ class Limits:
     Attributes:
         file_bytes: Size of one uploaded file.
         pixels: Height times width of one image.
-        images: Images kept; the oldest without a verdict or a corrected mask goes first.
+        films: Images kept; the oldest without a verdict or a corrected mask goes first.
         store_bytes: Size of all kept pictures together.
         batch_films: Images in one request for many.
         batch_bytes: Size of one request for many; it waits on the disk, not in memory.
