@@ -182,7 +182,6 @@ MODULES = {
     "steps": "transforms.step_chain",
     "surfaces": "transforms.surface_distance",
     "tasks.optim": "tasks.objective",
-    "tasks.single": "tasks.base",
     "tasks.start": "tasks.base",
     "tune": "recipes.tune",
     "tune.engine": "recipes.tune.engine",

@@ -15,9 +15,10 @@ from torchmetrics.functional.classification import binary_auroc
 from covidcxr.config import ModelConfig
 from covidcxr.losses import build_classification_loss
 from covidcxr.models import ClassificationModel, NetworkModel
-from covidcxr.tasks.base import SingleTask, read_config
+from covidcxr.tasks.base import read_config
 from covidcxr.tasks.objective import Objective, Outcome, Stage
 from covidcxr.tasks.rows import check_classes, image_rows
+from covidcxr.tasks.single import SingleTask
 from covidcxr.types import Batch
 
 __all__ = ["ClassificationObjective", "ClassificationTask", "default_loss"]

@@ -75,9 +75,9 @@ class Objective(nn.Module, ABC):
         from covidcxr.models import ClassificationModel
         from covidcxr.tasks.classification import ClassificationObjective
 
-        preprocess = {"image_size": (64, 64)}
-        model = ClassificationModel(ModelConfig("classification", "cnn19", ("normal", "covid19"),
-        preprocess=preprocess)) objective = ClassificationObjective(model.config, "cross_entropy")
+        config = ModelConfig("classification", "cnn19", ("normal", "covid19"), preprocess={"image_size": (64, 64)})
+        model = ClassificationModel(config)
+        objective = ClassificationObjective(config, "cross_entropy")
         names = {"image_id": ["a", "b"], "patient_id": ["p", "q"], "source": ["ward", "ward"]}
         batch = {"image": torch.rand(2, 1, 64, 64), "label": torch.tensor([0, -1]), **names}
         outcome = objective.measure(model, torch.zeros(2, 2), batch, "val", keep_rows=True)

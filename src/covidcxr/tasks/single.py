@@ -1,0 +1,113 @@
+"""The training of one model."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from torch import Tensor, nn
+
+from covidcxr.config import ModelConfig
+from covidcxr.models import NetworkModel
+from covidcxr.tasks.base import Task, read_config
+from covidcxr.tasks.objective import Objective, Stage, loss_name
+from covidcxr.types import Batch
+
+__all__ = ["SingleTask"]
+
+
+class SingleTask(Task, ABC):
+    """Trains one model; abstract.
+
+    Args:
+        model: What is trained.
+        loss: Name of a registered loss ("dice+bce" adds them), or a module.
+        loss_args: Arguments of a loss given by name.
+        **settings: The settings of `Task`.
+
+    Example:
+        ```python
+        from covidcxr import ModelConfig, SegmentationTask
+        from covidcxr.tasks import SingleTask
+
+        config = ModelConfig("segmentation", "residual_unet", ("lung",), mode="multilabel")
+        task = SegmentationTask(config, loss="dice", lr=0.001)
+        assert isinstance(task, SingleTask) and task.model.config == config
+        ```
+    """
+
+    model_class: ClassVar[type[NetworkModel]]
+    objective_class: ClassVar[type[Objective]]
+    model: NetworkModel
+
+    def __init__(
+        self, model: ModelConfig, *, loss: str | nn.Module, loss_args: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        config = read_config(model)
+        self.save_hyperparameters({"model": config.to_dict(), "loss": loss_name(loss), "loss_args": loss_args})
+        self.model = self.model_class(config, pretrained_backbone=self._pretrained_backbone)
+        self.objective = self.objective_class(config, loss, loss_args)
+        self._prepare()
+
+    @property
+    def models(self) -> Mapping[str, NetworkModel]:
+        """The model, under its argument's name."""
+        return {"model": self.model}
+
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """What the model is trained towards."""
+        return {"model": self.objective}
+
+    @property
+    def loss(self) -> nn.Module:
+        """The loss."""
+        return self.objective.loss
+
+    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        logits = self(batch["image"], self.lung_mask(batch))
+        loss, known, rows = self.objective.measure(self.model, logits, batch, stage, self.keeps_rows)
+        self.rows += rows
+        if loss is None:
+            return {}
+        self.log(f"{stage}/loss", loss, batch_size=known, prog_bar=stage == "train", sync_dist=True)
+        return {"loss": loss}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predict a batch.
+
+        Args:
+            batch: The images.
+            batch_idx: Number of the batch.
+
+        Returns:
+            Probabilities; see `CXRModel.predict`.
+        """
+        return self.model.predict(batch["image"], self.lung_mask(batch))
+
+    def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> Tensor:
+        """Compute logits; see `CXRModel.forward`.
+
+        Args:
+            image: Grey images [batch, 1, height, width], in [0, 1].
+            lung_mask: Lungs, same shape, 0 or 1; None = the region does not need them.
+
+        Returns:
+            Logits [batch, classes], or [batch, classes, height, width].
+        """
+        return cast(Tensor, self.model(image, lung_mask))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Save the model alone, without optimiser or checkpoint.
+
+        Args:
+            folder: Where to; made if it is not there.
+
+        Returns:
+            The folder, which `from_pretrained` reads.
+        """
+        return self.model.save_pretrained(folder)
