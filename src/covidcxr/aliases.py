@@ -143,7 +143,6 @@ MODULES = {
     "networks.dense_head": "networks.zoo.dense_head",
     "networks.download": "networks.weights",
     "networks.hog": "networks.zoo.hog",
-    "networks.one_encoder": "networks.shared_encoder",
     "networks.residual_unet": "networks.zoo.residual_unet",
     "networks.segmentation": "networks.smp",
     "networks.vgg_head": "networks.zoo.dense_head",
