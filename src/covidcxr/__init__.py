@@ -9,11 +9,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from covidcxr import aliases
+from covidcxr.utils.lazy import install_old_modules
 
 __version__ = "0.1.0"
 
-aliases.install()
+install_old_modules()
 
 _MODULES = {
     "Pipeline": "pipeline",

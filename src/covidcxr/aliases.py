@@ -6,16 +6,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["MODULES", "NAMES", "find", "install", "old_arguments"]
+__all__ = ["MODULES", "NAMES", "find", "old_arguments"]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -110,13 +106,17 @@ MODULES = {
     "evaluation.operating": "evaluation.metrics.operating_point",
     "evaluation.perturbations": "evaluation.stress.perturbations",
     "evaluation.reliability": "evaluation.metrics.reliability",
-    "evaluation.report.card": "evaluation.report.model_card",
+    "evaluation.report.agreement": "evaluation.report.masks",
+    "evaluation.report.card": "evaluation.report.evaluation",
     "evaluation.report.chief": "evaluation.report.headline",
     "evaluation.report.curves": "evaluation.report.classes",
     "evaluation.report.gallery": "evaluation.report.errors",
+    "evaluation.report.held_out": "evaluation.report.sources",
     "evaluation.report.learning": "evaluation.report.sources",
     "evaluation.report.lineage": "evaluation.report.provenance",
+    "evaluation.report.mask_scores": "evaluation.report.masks",
     "evaluation.report.mistakes": "evaluation.report.errors",
+    "evaluation.report.model_card": "evaluation.report.evaluation",
     "evaluation.report.points": "evaluation.report.classes",
     "evaluation.report.versus": "evaluation.report.model_comparison",
     "evaluation.report.weigh": "evaluation.report.verdict",
@@ -136,18 +136,20 @@ MODULES = {
     "models.films": "models.network",
     "networks.backbone": "networks.weights",
     "networks.boosted": "networks.zoo.boosted",
-    "networks.classification": "networks.timm",
     "networks.cnn19": "networks.zoo.cnn19",
     "networks.compiler": "networks.build",
     "networks.covidcnn": "networks.zoo.dense_head",
     "networks.dense_head": "networks.zoo.dense_head",
     "networks.download": "networks.weights",
     "networks.hog": "networks.zoo.hog",
+    "networks.one_encoder": "networks.segmentation",
     "networks.residual_unet": "networks.zoo.residual_unet",
-    "networks.segmentation": "networks.smp",
+    "networks.smp": "networks.segmentation",
+    "networks.timm": "networks.classification",
+    "networks.torchvision": "networks.classification",
     "networks.vgg_head": "networks.zoo.dense_head",
-    "networks.vision": "networks.torchvision",
-    "networks.xrv": "networks.torchvision",
+    "networks.vision": "networks.classification",
+    "networks.xrv": "networks.classification",
     "one_core": "utils.threads",
     "orientation": "transforms.geometry",
     "phantom.dataset": "phantom.draw",
@@ -227,7 +229,6 @@ NAMES = {
     "evaluation.report.errors.MistakeGroup": "evaluation.report.errors.ErrorGroup",
     "evaluation.report.errors.Mistakes": "evaluation.report.errors.ErrorAnalysis",
     "evaluation.report.errors.find_mistakes": "evaluation.report.errors.find_errors",
-    "evaluation.report.evaluation.write_report": "evaluation.report.model_card.write_report",
     "evaluation.report.headline.asked_classes": "evaluation.report.headline.scored_classes",
     "evaluation.report.headline.chief_scores": "evaluation.report.headline.group_scores",
     "evaluation.report.headline.in_words": "evaluation.metrics.scores.title",
@@ -269,9 +270,9 @@ NAMES = {
     "models.base.check_films": "models.base.check_images",
     "models.network.fit_films": "models.network.resize_images",
     "models.network.fit_images": "models.network.resize_images",
-    "networks.torchvision.TorchvisionNetwork": "networks.torchvision._TorchvisionNetwork",
-    "networks.torchvision.XRayVisionNetwork": "networks.torchvision._XRayVisionNetwork",
-    "networks.torchvision.load_backbone": "networks.torchvision._load_backbone",
+    "networks.classification.TorchvisionNetwork": "networks.classification._TorchvisionNetwork",
+    "networks.classification.XRayVisionNetwork": "networks.classification._XRayVisionNetwork",
+    "networks.classification.load_backbone": "networks.classification._load_backbone",
     "networks.weights.answer_tensors": "networks.weights.head_tensors",
     "networks.zoo.dense_head.DenseHeadNetwork": "networks.zoo.dense_head._DenseHeadNetwork",
     "networks.zoo.residual_unet.ResidualBlock": "networks.zoo.residual_unet._ResidualBlock",
@@ -366,38 +367,3 @@ def old_arguments(**renamed: str) -> Callable[[Callable[Parameters, Result]], Ca
         return call
 
     return decorate
-
-
-class _Alias(ModuleType):
-    """A module under its old name: what it has is what the module of the present name has."""
-
-    def __getattr__(self, name: str) -> Any:
-        target = import_module(self.target)
-        return getattr(target, name) if hasattr(target, name) else find(self.target, name)
-
-
-class _AliasFinder(MetaPathFinder, Loader):
-    """Finds a module by its old name."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        package, _, name = fullname.partition(".")
-        if package != "covidcxr" or name not in MODULES:  # every import of the process passes here
-            return None
-        return ModuleSpec(fullname, self, is_package=any(other.startswith(f"{name}.") for other in MODULES))
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = _Alias(spec.name)
-        module.__dict__["target"] = f"covidcxr.{MODULES[spec.name.partition('.')[2]]}"
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        target = import_module(module.__dict__["target"])
-        module.__dict__.update(__doc__=target.__doc__, __all__=getattr(target, "__all__", []))
-
-
-def install() -> None:
-    """Let Python's import system know the old names."""
-    if not any(isinstance(finder, _AliasFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AliasFinder())

@@ -21,7 +21,7 @@ from covidcxr.evaluation.metrics.agreement import PLACES, image_agreement, infec
 from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows
 from covidcxr.evaluation.predictions.table import read_rows
-from covidcxr.evaluation.report.agreement import plot_agreement, score_agreement
+from covidcxr.evaluation.report.masks import plot_agreement, score_agreement
 from covidcxr.io.image import read_image, read_mask
 from covidcxr.page import sections_of
 from covidcxr.phantom import write_dataset

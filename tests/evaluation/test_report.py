@@ -24,10 +24,9 @@ from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, open_pipeline, pipeline_rows, write_rows
 from covidcxr.evaluation.report import Evidence, evaluate_rows, judge, score_groups, write_report
 from covidcxr.evaluation.report.headline import stratified_auroc
-from covidcxr.evaluation.report.held_out import score_held_out
 from covidcxr.evaluation.report.model_comparison import compare_regions
 from covidcxr.evaluation.report.shortcuts import find_shortcuts
-from covidcxr.evaluation.report.sources import read_sources, relate_sources
+from covidcxr.evaluation.report.sources import read_sources, relate_sources, score_held_out
 from covidcxr.io.image import read_image
 from covidcxr.page import sections_of
 from covidcxr.phantom import write_dataset

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from covidcxr.models.base import check_images, inference
 from covidcxr.models.network import NetworkModel
-from covidcxr.networks.one_encoder import forward_segmenters, merge_encoders
+from covidcxr.networks.segmentation import forward_segmenters, merge_encoders
 from covidcxr.transforms.geometry import LUNG_CLASSES, restore_map
 from covidcxr.types import TaskName
 

@@ -23,9 +23,8 @@ from torch.overrides import TorchFunctionMode
 
 from covidcxr.config import ModelConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
-from covidcxr.networks.smp import smp_network
-from covidcxr.networks.timm import timm_network
-from covidcxr.networks.torchvision import torchvision_names, torchvision_network, xrv_network
+from covidcxr.networks.classification import timm_network, torchvision_names, torchvision_network, xrv_network
+from covidcxr.networks.segmentation import smp_network
 from covidcxr.networks.weights import check_weights_file
 from covidcxr.registry import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS
 from covidcxr.types import TaskName

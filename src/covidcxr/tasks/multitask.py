@@ -14,7 +14,7 @@ from covidcxr.config import ModelConfig, check_keys
 from covidcxr.errors import ConfigError
 from covidcxr.losses.segmentation import check_number
 from covidcxr.models import ClassificationModel, NetworkModel, SegmentationModel, load_model
-from covidcxr.networks.one_encoder import forward_shared, share_encoder
+from covidcxr.networks.segmentation import forward_shared, share_encoder
 from covidcxr.tasks.base import Task, read_config, start_from
 from covidcxr.tasks.classification import ClassificationObjective, default_loss
 from covidcxr.tasks.objective import Objective, Stage, loss_name

@@ -1,15 +1,18 @@
-"""Public names of a package that are imported on first use (PEP 562)."""
+"""Names that are imported on first use (PEP 562), and modules that are found under their old names too."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
-from covidcxr import aliases
+from covidcxr.aliases import MODULES, find
 
-__all__ = ["lazy_names"]
+__all__ = ["install_old_modules", "lazy_names"]
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -33,9 +36,44 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
 
     def load(name: str) -> Any:
         if name not in modules:
-            return aliases.find(package, name)
+            return find(package, name)
         value = getattr(import_module(f"{package}.{modules[name]}"), name)
         setattr(sys.modules[package], name, value)
         return value
 
     return load, lambda: sorted(modules)
+
+
+class _Alias(ModuleType):
+    """A module under its old name: what it has is what the module of the present name has."""
+
+    def __getattr__(self, name: str) -> Any:
+        target = import_module(self.target)
+        return getattr(target, name) if hasattr(target, name) else find(self.target, name)
+
+
+class _AliasFinder(MetaPathFinder, Loader):
+    """Finds a module by its old name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        if package != "covidcxr" or name not in MODULES:  # every import of the process passes here
+            return None
+        return ModuleSpec(fullname, self, is_package=any(other.startswith(f"{name}.") for other in MODULES))
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = _Alias(spec.name)
+        module.__dict__["target"] = f"covidcxr.{MODULES[spec.name.partition('.')[2]]}"
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        target = import_module(module.__dict__["target"])
+        module.__dict__.update(__doc__=target.__doc__, __all__=getattr(target, "__all__", []))
+
+
+def install_old_modules() -> None:
+    """Let Python's import system find modules by the names of `covidcxr.aliases.MODULES`."""
+    if not any(isinstance(finder, _AliasFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AliasFinder())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from covidcxr import aliases
-from covidcxr.evaluation.report.evaluation import Evaluation, Part, evaluate_rows
-from covidcxr.evaluation.report.model_card import write_report
+from covidcxr.evaluation.report.evaluation import Evaluation, Part, evaluate_rows, write_report
 from covidcxr.evaluation.report.provenance import Provenance
 from covidcxr.evaluation.report.subgroups import Subgroups, score_groups
 from covidcxr.evaluation.report.verdict import Evidence, Verdict, judge

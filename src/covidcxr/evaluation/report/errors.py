@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from covidcxr import aliases
 from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
-from covidcxr.evaluation.report.mask_scores import MaskScores
+from covidcxr.evaluation.report.masks import MaskScores
 from covidcxr.evaluation.report.subgroups import find_groups
 from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of
 from covidcxr.pipeline.prediction import Prediction, as_image

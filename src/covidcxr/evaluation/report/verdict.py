@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeAlias
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.scores import format_estimate, format_interval
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.held_out import HeldOutSources
-from covidcxr.evaluation.report.mask_scores import MaskScores
+from covidcxr.evaluation.report.masks import MaskScores
 from covidcxr.evaluation.report.model_comparison import Controls
 from covidcxr.evaluation.report.shortcuts import Shortcuts
+from covidcxr.evaluation.report.sources import HeldOutSources
 from covidcxr.page import Section, Table, sections_of
 
 __all__ = ["Evidence", "Finding", "Verdict", "judge", "weigh"]

@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, CovidCXRError
-from covidcxr.networks.torchvision import fetch_weights, sum_first_convolution
+from covidcxr.networks.classification import fetch_weights, sum_first_convolution
 from covidcxr.networks.weights import copy_backbone, read_weights, weights_error
 from covidcxr.registry import CLASSIFICATION_NETWORKS
 

@@ -1,4 +1,8 @@
-"""Segmenters by segmentation_models_pytorch, by name."""
+"""Segmenters by segmentation_models_pytorch, by name, and one encoder for two networks, computed once.
+
+The two are a segmenter and a classifier, whose tensors are then the same objects, or two segmenters, which then share
+one module.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,13 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from covidcxr.config import PreprocessConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
 from covidcxr.networks.weights import REFUSALS, copy_backbone, hub_or_cache, read_weights, weights_error
 
-__all__ = ["smp_network"]
+__all__ = ["smp_network", "forward_segmenters", "forward_shared", "merge_encoders", "share_encoder"]
 
 # With an activation the outputs would be no logits, with another upsampling they would not have the images' size.
 _NOT_OFFERED = {
@@ -130,3 +134,120 @@ def _load_encoder(network: nn.Module, name: str, path: str, full_name: str) -> N
         copy_backbone(encoder, tensors, surplus=surplus)
     except CovidCXRError as error:
         raise weights_error(full_name, path, error) from error
+
+
+_TOLERANCE = 1e-4
+"""By how much outputs of one network may differ, as a fraction of the largest; another network is far away."""
+
+
+def share_encoder(segmenter: nn.Module, classifier: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Give the encoder of a segmenter the weights of a classifier: not a copy, but the very tensors.
+
+    Each of the two keeps its layers and their names, and is saved and loaded by itself.
+
+    Args:
+        segmenter: A network by smp with the encoder `tu-NAME`.
+        classifier: The network `NAME` by timm.
+        shape: Channels, height and width of the input.
+
+    Raises:
+        ConfigError: If the encoder is not, layer by layer, a part of the classifier.
+    """
+    encoder: nn.Module = cast(Any, segmenter).encoder.model
+    before = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+    layers = {name.replace(".", "_"): layer for name, layer in classifier.named_modules()}  # timm writes stages_0
+    try:
+        for name, layer in encoder.named_modules():
+            if layer._parameters or layer._buffers:
+                theirs = layers[name.replace(".", "_")]
+                # The tables, not what is in them: a move to another device puts new buffers there.
+                layer._parameters, layer._buffers = theirs._parameters, theirs._buffers
+        same = before == {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+        same = same and _agree(segmenter, classifier, shape)
+    except REFUSALS as error:
+        raise _refusal(f"{type(error).__name__}: {error}") from error
+    if not same:
+        raise _refusal("the same image gives other features")
+
+
+def forward_shared(segmenter: nn.Module, classifier: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the shared encoder once, and the outputs of both networks from it.
+
+    Args:
+        segmenter: As `share_encoder` left it.
+        classifier: The same.
+        image: What the networks see, [batch, channels, height, width].
+
+    Returns:
+        Logits of the masks [batch, classes, height, width], and of the classes [batch, outputs].
+    """
+    masks, classes = cast(Any, segmenter), cast(Any, classifier)
+    last, maps = classes.forward_intermediates(image, indices=list(masks.encoder.model.feature_info.out_indices))
+    # smp's decoders want maps from the image's own scale down, in halves; where timm has none, the image or nothing.
+    height, width = image.shape[2] // 2, image.shape[3] // 2
+    above = [image, image.new_empty(len(image), 0, height, width)][: len(masks.encoder.out_channels) - len(maps)]
+    return masks.segmentation_head(masks.decoder([*above, *maps])), classes.forward_head(last)
+
+
+def merge_encoders(first: nn.Module, second: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Let the second of two networks by smp use the encoder of the first, if the two are equal to the last bit.
+
+    Args:
+        first: A segmenter, in evaluation mode.
+        second: Another one, too.
+        shape: Channels, height and width of the input.
+
+    Returns:
+        Whether they have one encoder now. If not, nothing has changed.
+    """
+    ours, theirs = (getattr(network, "encoder", None) for network in (first, second))
+    heads = all(hasattr(network, part) for network in (first, second) for part in ("decoder", "segmentation_head"))
+    if not (heads and isinstance(ours, nn.Module) and isinstance(theirs, nn.Module)):
+        return False
+    weights, others = ours.state_dict(), theirs.state_dict()
+    if weights.keys() != others.keys() or not all(torch.equal(weights[name], others[name]) for name in weights):
+        return False
+    image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(next(ours.parameters())) - 0.5
+    maps, other_maps = ours(image), theirs(image)  # equal weights may be used otherwise: at another stride, say
+    if len(maps) != len(other_maps) or not all(torch.equal(a, b) for a, b in zip(maps, other_maps, strict=True)):
+        return False
+    cast(Any, second).encoder = ours
+    return True
+
+
+def forward_segmenters(first: nn.Module, second: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the encoder that two networks have by `merge_encoders` once, and the outputs of both from it.
+
+    Args:
+        first: A segmenter.
+        second: The other.
+        image: What the networks see, [batch, channels, height, width].
+
+    Returns:
+        Logits of the masks of each, [batch, classes, height, width].
+    """
+    maps = cast(Any, first).encoder(image)
+    a, b = (network.segmentation_head(network.decoder(maps)) for network in (cast(Any, first), cast(Any, second)))
+    return a, b
+
+
+@torch.no_grad()
+def _agree(segmenter: nn.Module, classifier: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Show an image to both networks, each alone and together."""
+    image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    training = [module for network in (segmenter, classifier) for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        alone, together = (segmenter(image), classifier(image)), forward_shared(segmenter, classifier, image)
+    finally:
+        for module in training:
+            module.training = True
+    return all(bool((a - b).abs().max() <= _TOLERANCE * a.abs().max()) for a, b in zip(alone, together, strict=True))
+
+
+def _refusal(reason: str) -> ConfigError:
+    return ConfigError(
+        f"These two networks cannot share an encoder ({' '.join(reason.split())[:200]}). Take another encoder or "
+        f"architecture, or leave out the settings that change the encoder of one of them."
+    )
