@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from covidcxr.config import PreprocessConfig
-from covidcxr.data.collection import Collection
+from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.dataset import CXRDataset
 from covidcxr.data.records import Record, count_by
 from covidcxr.data.sampler import (
@@ -221,6 +221,10 @@ class CXRDataModule(Collection, LightningDataModule):
         weigh = positive_weights if self.multilabel else class_weights
         return weigh(self.train_dataset.labels, self.classes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the Trainer behind on the way to another process, where the Trainer attaches itself again."""
+        return {**vars(self), "trainer": None}
+
     def _check_copy(self) -> None:
         """Check that a compact copy suits the geometry; once, since it warns of images that are enlarged."""
         if self.prepared is not None and not self._copy_is_checked:
@@ -259,7 +263,7 @@ class CXRDataModule(Collection, LightningDataModule):
             lung_dilation=self.geometry.lung_dilation,
             augment=self.augment if split == "train" else None,
             cache=self.cache,
-            read=self.load_image,
+            read=self.load_image if has_own_reader(self) else None,  # else each worker process would get a copy of self
             seed=self.seed,
         )
 

@@ -265,6 +265,10 @@ class CXRDataset(Dataset[Sample]):
             sample["image"] = self._cut_region(sample["image"], sample["lung_mask"])
         return sample
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the images in memory behind on the way to another process, which keeps its own."""
+        return {**vars(self), "_cache": None if self._cache is None else {}}
+
     def pixels(self, index: int) -> UInt8[np.ndarray, "height width"]:
         """Return an image at the network's size, without padding, before augmentation and region."""
         image = self._image(index)

@@ -117,7 +117,7 @@ class CSVDataModule(CXRDataModule):
         if not self.root.is_dir():
             raise self.not_found(self.root)
         # Damaged rows are told of when the records are read.
-        self._table = Table(self.root / table, fault=lambda error: None)
+        self._table = Table(self.root / table, fault=_ignore)
         self._columns = {
             "path": self._table.require(path_column),
             "label": None if label_columns else self._column("label", label_column),
@@ -184,7 +184,7 @@ class CSVDataModule(CXRDataModule):
     def _listed(self) -> Iterator[tuple[Record, dict[str, str]]]:
         """Read every row that can be read; what is wrong with the others was told when the records were read."""
         with no_collector():
-            for line, row in Table(self._table.path, fault=lambda error: None):
+            for line, row in Table(self._table.path, fault=_ignore):
                 try:
                     yield self._named(self._record(line, row)), row
                 except DatasetError:
@@ -256,6 +256,10 @@ class CSVDataModule(CXRDataModule):
         if self._findings:
             return list(self._findings)
         return sorted({row[column] for _, row in self._rows(self._table)} - {""}) if column else []
+
+
+def _ignore(error: DatasetError) -> None:
+    """Pass over a damaged row."""
 
 
 class _Filter:
