@@ -179,9 +179,8 @@ def test_missing_json(tmp_path: Path) -> None:
 
 def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     pretrained.write_json(tmp_path / "x.json", {"a": 1})
-    for wrong in ({"a": float("nan")}, {"a": object()}):
-        with pytest.raises((ValueError, TypeError)):
-            pretrained.write_json(tmp_path / "x.json", wrong)
+    with pytest.raises(TypeError):
+        pretrained.write_json(tmp_path / "x.json", {"a": object()})
     assert names_in(tmp_path) == ["x.json"]
     assert pretrained.read_json(tmp_path / "x.json") == {"a": 1}
 

@@ -18,6 +18,9 @@ __all__ = [
     "write_image",
     "write_mask",
     "replace_file",
+    "lock_folder",
+    "path_inside",
+    "run_folder",
     "StoredDtype",
     "bundled",
     "fetch",
@@ -30,6 +33,11 @@ __all__ = [
 if TYPE_CHECKING:
     from covidcxr.io.atomic import (
         replace_file,
+    )
+    from covidcxr.io.folders import (
+        lock_folder,
+        path_inside,
+        run_folder,
     )
     from covidcxr.io.image import (
         MAX_PIXELS,
@@ -61,6 +69,9 @@ __getattr__, __dir__ = lazy_names(
         "write_image": "image",
         "write_mask": "image",
         "replace_file": "atomic",
+        "lock_folder": "folders",
+        "path_inside": "folders",
+        "run_folder": "folders",
         "StoredDtype": "pretrained",
         "bundled": "pretrained",
         "fetch": "pretrained",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{uuid4().hex}.tmp")
     try:
         yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())  # or a power failure may leave an empty file under the new name
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
 from covidcxr.io.atomic import replace_file
+from covidcxr.utils.plain import to_json
 
 __all__ = ["StoredDtype", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
 
@@ -98,10 +99,10 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
     Args:
         path: The file.
-        data: JSON values only, no NaN.
+        data: JSON values; NaN and infinities become null.
     """
     with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(to_json(data, indent=2) + "\n", encoding="utf-8")
 
 
 def save_weights(module: nn.Module, path: Path, dtype: StoredDtype = "float32") -> str:

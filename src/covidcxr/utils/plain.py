@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["field_values"]
+__all__ = ["field_values", "to_json"]
 
 
 def field_values(result: Any) -> dict[str, Any]:
@@ -33,3 +36,37 @@ def field_values(result: Any) -> dict[str, Any]:
         ```
     """
     return {"films" if field.name == "images" else field.name: getattr(result, field.name) for field in fields(result)}
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """Write plain data as JSON. What is not a finite number becomes null: JSON has no NaN and no infinity.
+
+    Args:
+        data: Dictionaries, lists, tuples, text, numbers, true, false and None.
+        indent: Spaces a level; None = one line.
+
+    Returns:
+        The text, without a line break at its end.
+
+    Raises:
+        TypeError: If the data holds something else.
+
+    Example:
+        ```python
+        from covidcxr.utils.plain import to_json
+
+        assert to_json({"value": float("nan"), "low": 0.5}) == '{"value": null, "low": 0.5}'
+        ```
+    """
+    try:
+        return json.dumps(data, indent=indent, allow_nan=False)
+    except ValueError:  # rare, so it is looked for only then
+        return json.dumps(_without_nan(data), indent=indent, allow_nan=False)
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
