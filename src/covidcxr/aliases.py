@@ -11,7 +11,7 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["MODULES", "NAMES", "find", "old_arguments"]
+__all__ = ["MODULES", "NAMES", "RECIPES", "find", "old_arguments"]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -309,6 +309,9 @@ NAMES = {
     "utils.threads.one_core": "utils.threads.single_threaded",
 }
 """From a public name of 0.1.0 in its present module to its present name, both below `covidcxr`."""
+
+RECIPES = {"multitask": "das2021-multitask", "vit": "das2021-vit"}
+"""From the name of a bundled recipe in 0.1.0 to its present name."""
 
 
 def find(module: str, name: str) -> Any:

@@ -1049,3 +1049,37 @@ def test_a_reader_under_its_old_name_is_used(tmp_path: Path) -> None:
     assert np.array_equal(plain.read_film(record), plain.load_image(record))
     assert has_own_reader(old)
     assert not has_own_reader(plain)
+
+
+class TestAugmentedCopies:
+    def make(self, tmp_path: Path, **settings: object) -> CSVDataModule:
+        return CSVDataModule(write_table_fake(tmp_path), image_size=(48, 48), augment="strong", **settings)  # type: ignore[arg-type]
+
+    def test_they_alone_are_augmented_alike_in_every_epoch(self, tmp_path: Path) -> None:
+        plain, data = self.make(tmp_path), self.make(tmp_path, augmented_copies={"normal": 7})
+        images, bare = (
+            data.train_dataset,
+            CXRDataset(plain.train_dataset.records, classes=plain.classes, image_size=(48, 48)),
+        )
+        assert len(images) == len(bare) + 7
+        assert Counter(record.label for record in images.records[-7:]) == {"normal": 7}
+        for place in range(len(bare)):
+            assert torch.equal(images[3, place]["image"], bare[place]["image"])
+        originals = {record.image_id: place for place, record in enumerate(bare.records)}
+        changed = 0
+        for place in range(len(bare), len(images)):
+            sample = images[0, place]
+            assert torch.equal(sample["image"], images[5, place]["image"])
+            changed += not torch.equal(sample["image"], bare[originals[sample["image_id"]]]["image"])
+        assert changed >= 6
+        assert len({images[0, place]["image"].numpy().tobytes() for place in range(len(bare), len(images))}) == 7
+        for part in ("val_dataset", "test_dataset"):
+            assert len(getattr(data, part)) == len(getattr(plain, part))
+
+    def test_wrong_ones_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match=r"'norml'.*Did you mean 'normal'"):
+            self.make(tmp_path, augmented_copies={"norml": 7}).setup()
+        with pytest.raises(ConfigError, match="augmented_copies needs"):
+            self.make(tmp_path, augmented_copies={"normal": -1})
+        with pytest.raises(ConfigError, match="augmented_copies needs"):
+            CSVDataModule(tmp_path, augment=None, augmented_copies={"normal": 1})

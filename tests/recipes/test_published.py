@@ -45,7 +45,7 @@ from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
 from covidcxr.training.session import Session, check
 from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 
-ELSEWHERE = {"multitask": "tasks/test_multitask.py", "wali2021-next": "recipes/test_tune.py"}
+ELSEWHERE = {"das2021-multitask": "tasks/test_multitask.py", "wali2021-next": "recipes/test_tune.py"}
 """Recipes with a test of their own, and where that is."""
 
 LIGHT = ("Affine", "RandomBrightnessContrast")
@@ -63,7 +63,7 @@ FINDINGS = (
 )
 REGIONS = {region: {"region": region} for region in ("full", "lungs", "background")}
 BACKBONES = {
-    "vgg16": {"network": "timm:vgg16"},
+    "vgg16": {"network": "vgg16_head"},
     "mobilenet": {"network": "timm:mobilenetv1_100", "normalization": HALF},
     "resnet50": {"network": "timm:resnet50"},
     "densenet121": {"network": "timm:densenet121"},
@@ -115,6 +115,7 @@ COMMON: dict[str, Any] = {
     "normalization": IMAGENET,
     "augment": DEFAULT,
     "balance": "none",
+    "copies": {},
     "masks": (),
     "loss": "CrossEntropyLoss",
     "optimizer": ("Adam", 0.0001),
@@ -408,7 +409,7 @@ SYSTEMS = {
         tiny=(*AT_32, "--model.model.network_args", "{width: 2}"),
         slow=True,
     ),
-    "vit": System(
+    "das2021-vit": System(
         write_covid_qu_ex_fake,
         {
             "data": "CovidQUExDataModule",
@@ -432,7 +433,7 @@ SYSTEMS = {
             "fit": "stretch",
             "normalization": UNIT,
             "augment": KERAS,
-            "balance": "class",
+            "copies": {"covid": 242},
             "loss": "BCELoss",
             "optimizer": ("Adam", 0.001),
             "schedule": "constant",
@@ -582,6 +583,7 @@ def facts_of(session: Session, config: Mapping[str, Any]) -> dict[str, Any]:
         "normalization": "computed" if session.settings.compute_mean_std else (preprocess.mean, preprocess.std),
         "augment": tuple(type(step).__name__ for step in transforms),
         "balance": data.balance,
+        "copies": data.augmented_copies,
         "masks": data.mask_classes,
         "loss": " + ".join(type(loss).__name__ for loss in losses),
         "optimizer": (type(optimizer).__name__, group.get("initial_lr", group["lr"])),
@@ -605,7 +607,8 @@ COUNTS = LIBRARY_COUNTS | {
     "timm:mobilenetv3_small_100": 2_542_856,  # torchvision's mobilenet_v3_small
     "timm:mobilenetv3_small_050": 1_593_224,  # 1.59 million in timm's own table
 }
-PUBLISHED = {"covidcnn2021": 422_177, "vgg16_head": 48_795_457}
+PUBLISHED = {"covidcnn2021": 422_177}
+VGG16_FEATURES = 14_714_688
 
 
 def parameters(config: ModelConfig, network: nn.Module) -> int:
@@ -613,6 +616,10 @@ def parameters(config: ModelConfig, network: nn.Module) -> int:
     name, channels = config.network.partition(".")[0], config.preprocess.channels
     if name in PUBLISHED:
         return PUBLISHED[name]
+    if name == "vgg16_head":  # with the published head 48,795,457
+        rows, columns = (side // 32 for side in config.preprocess.image_size)
+        widths = (512 * rows * columns, *config.network_args.get("hidden", (1024, 512)), config.outputs)
+        return VGG16_FEATURES + sum((a + 1) * b for a, b in pairwise(widths))
     if name == "cnn19":
         widths = [channels, *(width for width in (16, 32, 64, 128, 256, 256) for _ in range(3))]
         return sum(9 * a * b + 2 * b for a, b in pairwise(widths)) + 257 * config.outputs

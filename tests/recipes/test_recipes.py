@@ -17,6 +17,7 @@ import torch
 import yaml
 from tiny import TINY
 
+from covidcxr.aliases import RECIPES
 from covidcxr.cli import main
 from covidcxr.data import CSVDataModule, compute_mean_std
 from covidcxr.data.files import MASK_INDEX
@@ -46,6 +47,11 @@ class TestRecipe:
         recipe = Recipe.read(name)
         assert recipe.about.endswith(".")
         assert len(dict(recipe.runs())) == recipe.count >= 1
+
+    @pytest.mark.parametrize(("old", "name"), RECIPES.items())
+    def test_an_old_name_still_leads_to_it(self, old: str, name: str) -> None:
+        assert Recipe.read(old) == Recipe.read(name)
+        assert old not in recipe_paths()
 
     def test_runs_are_all_combinations(self, tmp_path: Path) -> None:
         runs = dict(Recipe.read(str(write(tmp_path / "tiny.yaml"))).runs())

@@ -423,7 +423,7 @@ def test_the_recipe_runs(tmp_path: Path) -> None:
         words += [f"--model.{part}.preprocess.image_size", "[32,32]"]
     words += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     words += ["--trainer.enable_model_summary", "false", "--trainer.log_every_n_steps", "1"]
-    comparison = run_recipe(Recipe.read("multitask"), tmp_path / "run", words)
+    comparison = run_recipe(Recipe.read("das2021-multitask"), tmp_path / "run", words)
     assert {"macro_auroc", "dice_lung_field", "dice_infection"} <= comparison.runs[0].scores().keys()
     assert (tmp_path / "run" / "roc.png").is_file()
     assert Pipeline.from_pretrained(tmp_path / "run" / "model").classifier is not None

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from covidcxr.errors import ConfigError
-from covidcxr.training.recipe import Recipe, recipe_paths
+from covidcxr.training.recipe import Recipe, recipe_file, recipe_paths
 
 __all__ = ["add_recipes"]
 
@@ -83,8 +83,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     Recipe.read(options.name)  # raises for an unknown name or a wrong key
-    path = recipe_paths().get(options.name, Path(options.name))
-    _print(path.read_text(encoding="utf-8").rstrip())
+    _print(recipe_file(options.name).read_text(encoding="utf-8").rstrip())
     return 0
 
 
@@ -93,7 +92,7 @@ def _copy(options: argparse.Namespace) -> int:
     target = Path(options.target or f"{options.name}.yaml")
     if target.exists():
         raise ConfigError(f"{target} exists already: remove it, or name another file.")
-    shutil.copyfile(recipe_paths().get(options.name, Path(options.name)), target)
+    shutil.copyfile(recipe_file(options.name), target)
     _print(f"Copied to {target}. Run it: covidcxr recipes run {target} --data.root DIR")
     return 0
 
@@ -103,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
 
     recipe = Recipe.read(options.name)
     part = "-folds" if options.folds else "-sources" if options.leave_one_source_out else ""
-    folder = Path(options.output or Path("runs") / f"{recipe.name}{part}")
+    folder = Path(options.output or Path("runs") / f"{Path(options.name).stem}{part}")
     sweep = run_recipe(
         recipe,
         folder,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from os import PathLike
 from typing import Any, Literal, get_args
 
@@ -49,6 +50,8 @@ class CXRDataModule(Collection, LightningDataModule):
         num_workers: Processes that read images. 0 by default: images of ordinary size are read in milliseconds, and
             results are the same for any number. Raise it when the training device waits for data.
         augment: Preset, transforms or `Augment` for the training images; None = none.
+        augmented_copies: From class to how many augmented copies of its training images are added, the same in every
+            epoch; then nothing else is augmented. None = no copies: every training image is augmented anew each time.
         cache: "memory" keeps the resized images in memory, once for each worker.
         balance: Draw training images so that classes, sources, or the sources within each class come equally often;
             only "source" where classes are not exclusive.
@@ -88,6 +91,7 @@ class CXRDataModule(Collection, LightningDataModule):
         batch_size: int = 16,
         num_workers: int = 0,
         augment: str | Sequence[Any] | Augment | None = "default",
+        augmented_copies: Mapping[str, int] | None = None,
         cache: Literal["memory"] | None = None,
         balance: Balance = "none",
         seed: int = 0,
@@ -104,6 +108,9 @@ class CXRDataModule(Collection, LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augment = Augment(augment) if isinstance(augment, str | Sequence) else augment
+        self.augmented_copies = dict(augmented_copies or {})
+        if self.augmented_copies and (self.augment is None or min(self.augmented_copies.values()) < 0):
+            raise ConfigError("augmented_copies needs augment, and numbers from 0 up.")
         self.balance = balance
         self.seed = seed
         self.mask_classes = tuple(mask_classes)
@@ -251,9 +258,25 @@ class CXRDataModule(Collection, LightningDataModule):
         known = {*record.mask_paths, *record.empty_masks}
         return not self.drop_unmasked or not known.isdisjoint(self.mask_classes)
 
+    def _copies(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records to add for `augmented_copies`: those of each class, from the first, over and over."""
+        copies: list[Record] = []
+        for name, count in self.augmented_copies.items():
+            originals = [record for record in records if record.label == name]
+            if not originals:
+                labels = {record.label for record in records if record.label}
+                raise DatasetError(
+                    f"augmented_copies: no training image is labelled {name!r}. {did_you_mean(name, labels)}"
+                )
+            copies += islice(cycle(originals), count)
+        return copies
+
     def _dataset(self, split: SplitName | Literal["all"]) -> CXRDataset:
+        records = [record for record in self.records if split in ("all", record.split) and self._is_wanted(record)]
+        copies = self._copies(records) if split == "train" else []
         return CXRDataset(
-            (record for record in self.records if split in ("all", record.split) and self._is_wanted(record)),
+            [*records, *copies],
+            copies=len(copies),
             classes=self.classes,
             multilabel=self.multilabel,
             mask_classes=self.mask_classes,

@@ -192,6 +192,7 @@ class CXRDataset(Dataset[Sample]):
         augment: Name of a preset, albumentations transforms, or an `Augment`; None = none.
         cache: "memory" keeps every image once it was read, as uint8 at `image_size` and before augmentation. Each
             worker process keeps its own, for as long as it lives.
+        copies: How many of the last records are copies of others: then they alone are augmented, alike in all epochs.
         read: Opens the image of a record, grey in [0, 1]; by default from its `image_path`.
         seed: Seeds augmentation, together with the epoch and the index of the image.
 
@@ -214,6 +215,7 @@ class CXRDataset(Dataset[Sample]):
         lung_dilation: float = 0.0,
         augment: str | Sequence[Any] | Augment | None = None,
         cache: Literal["memory"] | None = None,
+        copies: int = 0,
         read: Callable[[Record], Float[np.ndarray, "height width"]] | None = None,
         seed: int = 0,
     ) -> None:
@@ -224,6 +226,9 @@ class CXRDataset(Dataset[Sample]):
         self.augment = augment if augment is None or isinstance(augment, Augment) else Augment(augment)
         if cache not in (None, "memory"):
             raise ConfigError(f'cache must be "memory" or null, not {cache!r}.')
+        if not 0 <= copies <= len(self.records):
+            raise ConfigError(f"copies must be from 0 to {len(self.records)}, the number of images, not {copies}.")
+        self.copies = copies
         self.seed = seed
         self._open = read or _open
         self.multilabel = any(record.findings for record in self.records) if multilabel is None else multilabel
@@ -290,7 +295,9 @@ class CXRDataset(Dataset[Sample]):
     ) -> tuple[UInt8[np.ndarray, "h w"], dict[str, Tensor]]:
         image, names = fitted.image, list(fitted.masks)
         planes = np.stack(list(fitted.masks.values())) if names else None
-        if self.augment is not None:
+        if self.copies:
+            epoch = 0
+        if self.augment is not None and (not self.copies or index >= len(self.records) - self.copies):
             mixed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
             image, planes = self.augment(image, planes, seed=int(mixed))
         if planes is None:

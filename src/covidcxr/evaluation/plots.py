@@ -61,7 +61,9 @@ def plot_history(epochs: Sequence[Mapping[str, float]]) -> Figure:
         for stage, color in (("train", COLORS[0]), ("val", COLORS[1])):
             points = [(entry["epoch"] + 1, entry[name]) for entry in epochs if (name := f"{stage}/{score}") in entry]
             if points:
-                axis.plot(*zip(*points, strict=True), color=color, label={"val": "validation"}.get(stage, "training"))
+                label = {"val": "validation"}.get(stage, "training")
+                marker = "o" if len(points) < 10 else None  # a line through one point is not seen
+                axis.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=label)
         axis.set(xlabel="epoch", title=title(score))
         axis.locator_params(axis="x", integer=True)
         axis.legend(frameon=False, fontsize=8)

@@ -19,17 +19,26 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
-from covidcxr.aliases import MODULES
+from covidcxr.aliases import MODULES, RECIPES
 from covidcxr.config import check_keys
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.io.atomic import replace_file
 from covidcxr.registry import DATASETS
 from covidcxr.training.search_space import Parameter, read_search
+from covidcxr.training.yaml_files import read_yaml, write_yaml
 from covidcxr.types import GEOMETRY
 
-__all__ = ["RECIPE_KEYS", "Recipe", "claim", "data_class", "recipe_paths", "task_class", "without_root", "write_yaml"]
+__all__ = [
+    "RECIPE_KEYS",
+    "Recipe",
+    "claim",
+    "data_class",
+    "recipe_file",
+    "recipe_paths",
+    "task_class",
+    "without_root",
+    "write_yaml",
+]
 
 _ABOUT = ("about", "paper", "published")
 _STEPS = ("ensemble", "masks")
@@ -94,17 +103,8 @@ class Recipe:
             UnknownNameError: If there is no such recipe or file; says the nearest.
             ConfigError: If it is not valid YAML, a key is unknown, or `compare` or `search` is wrong.
         """
-        path = recipe_paths().get(name, Path(name))
-        if not path.is_file():
-            raise UnknownNameError(
-                f"There is no config file and no recipe {name!r}. {did_you_mean(name, recipe_paths())}"
-            )
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is no YAML: {error}") from error
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path} must hold keys and values (model, data, trainer, ...).")
+        path = recipe_file(name)
+        data = read_yaml(path)
         if (base := data.pop("base", None)) is not None:
             return cls.read(str(base))._changed(path.stem, data)
         return cls(path.stem, {})._changed(path.stem, data)
@@ -181,18 +181,21 @@ def recipe_paths() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
-def write_yaml(path: Path, config: Mapping[str, Any]) -> Path:
-    """Write a config as YAML, atomically.
+def recipe_file(name: str) -> Path:
+    """Return the file of a recipe.
 
     Args:
-        path: The file to write.
-        config: Plain data.
+        name: Name of a bundled recipe, also an old one; or path of a YAML file.
 
     Returns:
-        The path.
+        The path of a file that exists.
+
+    Raises:
+        UnknownNameError: If there is no such recipe or file; says the nearest.
     """
-    with replace_file(path) as draft:
-        draft.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path = recipe_paths().get(RECIPES.get(name, name), Path(name))
+    if not path.is_file():
+        raise UnknownNameError(f"There is no config file and no recipe {name!r}. {did_you_mean(name, recipe_paths())}")
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import cast
 
 from torch import Tensor, nn
@@ -45,9 +44,11 @@ class _DenseHeadNetwork(nn.Module):
         self.image_size = tuple(image_size)
         self.backbone = backbone
         self.head = nn.Sequential(nn.Flatten())
-        for given, made in pairwise((channels * rows * columns, *hidden)):
-            self.head.extend((nn.Linear(given, made), nn.ReLU()))
-        self.head.append(nn.Linear(hidden[-1], num_classes))
+        width = channels * rows * columns
+        for made in hidden:
+            self.head.extend((nn.Linear(width, made), nn.ReLU()))
+            width = made
+        self.head.append(nn.Linear(width, num_classes))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits [batch, outputs].
@@ -94,9 +95,14 @@ def covidcnn2021(
 
 @CLASSIFICATION_NETWORKS.register("vgg16_head")
 def vgg16_head(
-    in_channels: int, num_classes: int, *, image_size: tuple[int, int], pretrained: bool | str = False
+    in_channels: int,
+    num_classes: int,
+    *,
+    image_size: tuple[int, int],
+    hidden: Sequence[int] = (1024, 512),
+    pretrained: bool | str = False,
 ) -> nn.Module:
-    """Build the convolutions of VGG16 with dense layers of 1024, 512 and the outputs, for one image size.
+    """Build the convolutions of VGG16, without its top, and new dense layers, for one image size.
 
     For images of 256x256 in three channels and one output these are the 48,795,457 parameters of Wali 2021
     ("Detecting COVID-19 from Medical X-Ray Images"). The activation of the dense layers (ReLU here) is not given there.
@@ -105,6 +111,7 @@ def vgg16_head(
         in_channels: Channels of the input; 3 in the original.
         num_classes: Number of outputs; 1 in the original.
         image_size: Height and width of the input; (256, 256) in the original.
+        hidden: Outputs of the dense layers before the last one; [] = the last one alone.
         pretrained: True for torchvision's ImageNet weights, or the path of a file with VGG16's weights by
             torchvision or timm.
 
@@ -124,7 +131,7 @@ def vgg16_head(
             nn.init.zeros_(cast(Tensor, layer.bias))
     sum_first_convolution(backbone, in_channels)
     rows, columns = (side // 32 for side in image_size)
-    network = _DenseHeadNetwork(backbone, (512, rows, columns), (1024, 512), num_classes, image_size)
+    network = _DenseHeadNetwork(backbone, (512, rows, columns), tuple(hidden), num_classes, image_size)
     if pretrained:
         tensors = read_weights("vgg16_head", pretrained) if isinstance(pretrained, str) else fetch_weights("vgg16")
         try:
