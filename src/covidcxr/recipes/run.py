@@ -18,8 +18,9 @@ from covidcxr.evaluation.predictions.table import print_scores, read_rows, score
 from covidcxr.io.pretrained import read_json
 from covidcxr.recipes.cross_validation import Fold, pool_rows
 from covidcxr.training.parser import apply_words
-from covidcxr.training.recipe import claim, write_yaml
+from covidcxr.training.recipe import claim
 from covidcxr.training.session import Session
+from covidcxr.training.yaml_files import write_yaml
 from covidcxr.utils.console import print_line
 
 __all__ = ["PooledRun", "Run"]

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from covidcxr.training.recipe import write_yaml
+from covidcxr.training.yaml_files import write_yaml
 
 __all__ = ["ConfigRecord", "History"]
 

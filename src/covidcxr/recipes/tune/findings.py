@@ -17,8 +17,9 @@ import numpy as np
 
 from covidcxr.evaluation.plots import COLORS, INK, LINE, panels, save_figure
 from covidcxr.io.atomic import replace_file
-from covidcxr.training.recipe import Recipe, without_root, write_yaml
+from covidcxr.training.recipe import Recipe, without_root
 from covidcxr.training.search_space import Choice, Parameter
+from covidcxr.training.yaml_files import write_yaml
 from covidcxr.utils.console import print_line
 
 if TYPE_CHECKING:
