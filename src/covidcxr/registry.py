@@ -1,4 +1,4 @@
-"""Names for networks, losses, data sets, augmentations, preprocessing and clean-up steps.
+"""Names for networks, losses, scores, data sets, augmentations, preprocessing and clean-up steps.
 
 A config file holds a *name*; a registry turns it into the class or function. covidcxr's own entries
 register themselves when their package is first used; another package adds its own by the decorator or by
@@ -25,6 +25,7 @@ __all__ = [
     "CLASSIFICATION_NETWORKS",
     "SEGMENTATION_LOSSES",
     "CLASSIFICATION_LOSSES",
+    "CLASSIFICATION_SCORES",
     "AUGMENTATIONS",
     "PREPROCESS_STEPS",
     "POSTPROCESS_STEPS",
@@ -167,6 +168,9 @@ CLASSIFICATION_NETWORKS = Registry(
 SEGMENTATION_LOSSES = Registry("segmentation loss", package="covidcxr.losses", group="covidcxr.segmentation_losses")
 CLASSIFICATION_LOSSES = Registry(
     "classification loss", package="covidcxr.losses", group="covidcxr.classification_losses"
+)
+CLASSIFICATION_SCORES = Registry(
+    "classification score", package="covidcxr.evaluation.metrics.classification", group="covidcxr.classification_scores"
 )
 AUGMENTATIONS = Registry("augmentation", package="covidcxr.transforms.augment", group="covidcxr.augmentations")
 PREPROCESS_STEPS = Registry(

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 
 from covidcxr import __version__
 from covidcxr.cli.audit import add_audit
@@ -18,7 +19,7 @@ from covidcxr.cli.predict import add_demo, add_predict
 from covidcxr.cli.recipes import add_recipes
 from covidcxr.cli.serve import add_feedback, add_serve
 from covidcxr.cli.tune import add_tune
-from covidcxr.errors import CovidCXRError
+from covidcxr.errors import CovidCXRError, NameClashError, UnknownNameError
 
 __all__ = ["main"]
 
@@ -51,11 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in VERBS:  # parsed by covidcxr.training.parser
         return _guarded(lambda: train(words))
-    options, more = _parser().parse_known_args(words)
+    return _guarded(lambda: _run_verb(words))
+
+
+def _run_verb(words: list[str]) -> int:
+    parser = _parser(words)
+    options, more = parser.parse_known_args(words)
     if more and not getattr(options, "takes_more", False):
-        _parser().error(f"unrecognized arguments: {' '.join(more)}")
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     options.more = more  # flags of `covidcxr fit`
-    return _guarded(lambda: options.run(options))
+    code: int = options.run(options)
+    return code
 
 
 def _guarded(run: Callable[[], int]) -> int:
@@ -73,7 +80,7 @@ def _guarded(run: Callable[[], int]) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="covidcxr",
         description="Honest deep learning on chest X-rays.",
@@ -95,4 +102,35 @@ def _parser() -> argparse.ArgumentParser:
     add_feedback(verbs)
     add_datasets(verbs)
     add_doctor(verbs)
+    if not words or words[0] not in verbs.choices:  # --help, or a verb of another package
+        _add_installed(verbs, words[0] if words and not words[0].startswith("-") else None)
     return parser
+
+
+def _add_installed(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str | None) -> None:
+    """Add verbs of other packages: entry points of the group `covidcxr.verbs`, functions like those called above.
+
+    Args:
+        verbs: Where they are added.
+        name: The verb to run; None = all of them, for the list of verbs.
+
+    Raises:
+        NameClashError: If one has the name of a verb that is there already.
+        UnknownNameError: If the verb to run cannot be loaded.
+    """
+    for point in entry_points(group="covidcxr.verbs"):
+        if name not in (None, point.name):
+            continue
+        package = point.dist.name if point.dist else "an installed package"
+        if point.name in verbs.choices:
+            raise NameClashError(
+                f"The verb {point.name!r} of {package} ({point.value}) is taken. Rename it there, or uninstall "
+                f"{package}."
+            )
+        try:
+            point.load()(verbs)
+        except (ImportError, AttributeError) as error:
+            fault = f"{point.value} of {package} cannot be loaded: {error}"
+            if name is not None:
+                raise UnknownNameError(f"The verb {name!r}: {fault}. Repair or uninstall that package.") from error
+            verbs.add_parser(point.name, help=fault)

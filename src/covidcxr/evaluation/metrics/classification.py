@@ -17,6 +17,7 @@ from covidcxr.evaluation.metrics.weighted import (
     weighted_confusion,
     weighted_mean,
 )
+from covidcxr.registry import CLASSIFICATION_SCORES
 
 __all__ = [
     "Statistics",
@@ -89,6 +90,10 @@ def classification_metrics(
     A class without images has no sensitivity, F1, AUROC or average precision (NaN), and the means over classes leave it
     out: it never counts as 0.
 
+    Other packages add scores of their own by `covidcxr.registry.CLASSIFICATION_SCORES`: a function of the weights
+    [resamples, images] of the images in each bootstrap sample, `probabilities` and `labels`, which returns one number a
+    resample; its interval comes with it.
+
     Args:
         probabilities: One row an image.
         labels: Index of the true class of each image.
@@ -107,7 +112,8 @@ def classification_metrics(
         against the rest).
 
     Raises:
-        ConfigError: If shapes differ, a label is out of range or a probability is not in [0, 1].
+        ConfigError: If shapes differ, a label is out of range, a probability is not in [0, 1], or a registered score
+            has the name of another one or does not return a number a resample.
     """
     statistics = classification_statistics(probabilities, labels, classes)
     check_length(len(labels), patient_ids)
@@ -123,6 +129,7 @@ def classification_statistics(
     predicted = probabilities.argmax(1)
     present = np.isin(np.arange(len(classes)), labels)
     rankings = [Ranking(column, labels == c) for c, column in enumerate(probabilities.T)]
+    registered = {name: CLASSIFICATION_SCORES.get(name) for name in CLASSIFICATION_SCORES}
     # Of these the rest are means or sums over images, one column each: brier, then the bins of the calibration error.
     columns = np.column_stack([brier_of(probabilities, labels), calibration_gaps(probabilities, labels, BINS)])
 
@@ -141,7 +148,11 @@ def classification_statistics(
         scores["macro_precision"] = np.nan_to_num(per_class["precision"])[:, present].mean(1)
         brier, *gaps = (weights @ columns).T
         scores |= {"brier": ratio(brier, total), "ece": ratio(np.abs(gaps).sum(0), total)}
-        return scores | by_class(per_class, classes)
+        scores |= by_class(per_class, classes)
+        return scores | {
+            name: _registered_score(name, score(weights, probabilities, labels), len(weights), scores)
+            for name, score in registered.items()
+        }
 
     images: dict[str, np.ndarray] = {}
     for c, name in enumerate(classes):
@@ -150,6 +161,16 @@ def classification_statistics(
     means = {"accuracy", "balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision"}
     means |= {f"macro_{curve}" for curve in CURVES}
     return Statistics(compute, images, means | images.keys(), errors=("ece",))
+
+
+def _registered_score(name: str, values: np.ndarray, resamples: int, others: Collection[str]) -> np.ndarray:
+    """Check what a score of another package returned."""
+    if name in others:
+        raise ConfigError(f"The registered score {name!r} has the name of a score of covidcxr. Give it another one.")
+    values = np.asarray(values, dtype=float)
+    if values.shape != (resamples,):
+        raise ConfigError(f"The registered score {name!r} returned {values.shape}, not one number a resample.")
+    return values
 
 
 def brier_of(

@@ -26,6 +26,7 @@ from covidcxr.evaluation.plots import (
 from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.evaluation.report.headline import on_picture, plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
+from covidcxr.registry import CLASSIFICATION_SCORES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,12 +99,9 @@ class ClassScores:
 
     @property
     def means(self) -> dict[str, Estimate]:
-        """The scores over all classes."""
-        return {
-            name: self.scores[name]
-            for name, kind in SCORES.items()
-            if kind.of == "images" and kind.best and name in self.scores
-        }
+        """The scores over all classes, those of other packages too."""
+        names = [name for name, kind in SCORES.items() if kind.of == "images" and kind.best]
+        return {name: self.scores[name] for name in (*names, *CLASSIFICATION_SCORES) if name in self.scores}
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -118,7 +116,10 @@ def _(result: ClassScores) -> list[Section]:
         Words(f"No image shows {name}: it has no sensitivity and no AUROC.", warning=True) for name in absent
     ]
     if result.means:
-        figure = plot_estimates({title(name): estimate for name, estimate in result.means.items()}, title="all classes")
+        means = {title(name): estimate for name, estimate in result.means.items()}
+        lowest = min((estimate.low for estimate in means.values() if estimate.low < 0), default=0)  # registered scores
+        highest = max((estimate.high for estimate in means.values() if estimate.high > 1), default=1)
+        figure = plot_estimates(means, title="all classes", limits=(lowest, highest))
         blocks.append(as_picture(figure, "Scores over all classes with their intervals"))
     present = [
         part
