@@ -17,10 +17,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from images import compress, encode, make_dicom, to_bytes
 from jaxtyping import TypeCheckError
 from PIL import Image, ImageFile, ImageOps
 from pydicom import dcmread, uid
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.processing import apply_voi, apply_windowing
 
@@ -44,13 +45,6 @@ def _quiet_decoders(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="pydicom")
 
 
-def encode(array: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
-    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
-    file = BytesIO()
-    image.save(file, format=kind, **options)
-    return file.getvalue()
-
-
 def palette(array: np.ndarray) -> Image.Image:
     """The same grey through a shuffled palette."""
     order = np.random.default_rng(0).permutation(256)
@@ -63,54 +57,6 @@ def turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
-
-
-def make_dicom(pixels: np.ndarray, *, bits: int | None = None, photometric: str = "MONOCHROME2", **tags: object):
-    """A digital X-ray in memory, uncompressed."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
-    dataset.Rows, dataset.Columns = pixels.shape[:2]
-    dataset.SamplesPerPixel = 1
-    if pixels.ndim == 3:
-        dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
-    dataset.PhotometricInterpretation = photometric
-    dataset.BitsAllocated = 8 * pixels.itemsize
-    dataset.BitsStored = bits or dataset.BitsAllocated
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.add_new("PixelData", "OB" if pixels.itemsize == 1 else "OW", pixels.tobytes())
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    return dataset
-
-
-def to_bytes(dataset: Dataset) -> bytes:
-    file = BytesIO()
-    dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
-
-
-def compress(dataset: Dataset, syntax: str, folder: Path) -> bytes:
-    """The same image as GDCM compresses it."""
-    import gdcm  # after Pillow: loaded before it, it breaks Pillow's zlib
-
-    (folder / "plain.dcm").write_bytes(to_bytes(dataset))
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(folder / "plain.dcm"))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    writer.SetFileName(str(folder / "packed.dcm"))
-    assert writer.Write()
-    return (folder / "packed.dcm").read_bytes()
 
 
 LOSSLESS = {
@@ -621,6 +567,38 @@ def test_the_limit_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
             read_image(image)
     monkeypatch.setattr("covidcxr.io.image.MAX_PIXELS", HEIGHT * WIDTH)
     assert read_image(content).shape == (HEIGHT, WIDTH)
+
+
+NOISE = np.random.default_rng(0).integers(0, 255, (90, 75, 3), np.uint8)
+JPEGS = {
+    "grey": (NOISE[..., 0], {}),
+    "grey with restarts": (NOISE[..., 0], {"restart_marker_rows": 1}),
+    "colour": (NOISE, {}),
+    "colour at full resolution": (NOISE, {"subsampling": 0}),
+    "cmyk": (Image.fromarray(NOISE).convert("CMYK"), {}),
+    "progressive": (NOISE[..., 0], {"progressive": True}),
+    "progressive colour": (NOISE, {"progressive": True}),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_was_cut_and_closed_is_refused(kind: str, tmp_path: Path) -> None:
+    pixels, options = JPEGS[kind]
+    content = encode(pixels, "JPEG", quality=80, **options)
+    assert read_image(content + b"something after the end").shape == (90, 75)
+    for share in (0.3, 0.5, 0.7, 0.9):
+        (tmp_path / "cut.jpg").write_bytes(content[: int(len(content) * share)] + b"\xff\xd9")
+        with pytest.raises(ImageReadError, match=r"cut\.jpg' is truncated.*Copy or download it again"):
+            read_image(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_whole_jpeg_that_ends_in_mid_grey_is_read(progressive: bool) -> None:
+    half = NOISE[..., 0] // 2 + 64
+    half[40:] = 128
+    for pixels in (half, half[:41], np.full((9, 9), 128, np.uint8), np.stack([half] * 3, -1)):
+        picture = read_image(encode(pixels, "JPEG", quality=95, progressive=progressive))
+        assert abs(picture[-1, -1] - 128 / 255) < 0.02
 
 
 # Damage: whatever the bytes, an image or an ImageReadError

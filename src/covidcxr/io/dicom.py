@@ -1,22 +1,26 @@
-"""DICOM images: from a file to numbers, with all that stands between stored values and what a reader sees."""
+"""DICOM images: from a file to what a reader sees of it."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from io import BufferedReader, BytesIO
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 
 from covidcxr.errors import ImageReadError
+from covidcxr.io.codestream import caught_stderr, ends_grey, jpeg2000_stream, jpeg_is_cut, read_stream_header
+from covidcxr.io.dicom_lookup import apply_palette, to_grey
 
 if TYPE_CHECKING:
     import pydicom
+    from pydicom import uid
 
 __all__ = ["dicom_array", "dicom_size", "is_dicom", "read_dicom"]
 
 File: TypeAlias = BufferedReader | BytesIO
-Grey: TypeAlias = Float[np.ndarray, "height width"]
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
 
@@ -86,7 +90,7 @@ def dicom_size(dataset: pydicom.Dataset, name: str) -> tuple[int, int]:
 
 
 def dicom_array(dataset: pydicom.Dataset, name: str) -> Numbers:
-    """Decode an image: padding black, MONOCHROME1 inverted, LUTs and window applied.
+    """Decode an image: padding black, MONOCHROME1 inverted, lookup tables and window applied.
 
     Args:
         dataset: A data set whose `dicom_size` is known to be bearable.
@@ -98,12 +102,9 @@ def dicom_array(dataset: pydicom.Dataset, name: str) -> Numbers:
     Raises:
         ImageReadError: If it has no pixels, colours of a rare kind, or values that make no picture.
     """
-    from pydicom.pixels.processing import apply_color_lut
-
     pixels, photometric = _stored_pixels(dataset, name)
     if photometric == "PALETTE COLOR":
-        colors: Numbers = apply_color_lut(pixels, dataset)
-        return colors
+        return apply_palette(dataset, pixels, name)
     if photometric == "RGB":
         white = 2 ** int(dataset.BitsStored) - 1
         return pixels if white == 255 else cast(Numbers, np.divide(pixels, white, dtype=np.float32))
@@ -111,7 +112,7 @@ def dicom_array(dataset: pydicom.Dataset, name: str) -> Numbers:
         raise ImageReadError(f"{name} has the colours {photometric!r}. Save it as MONOCHROME2 or RGB.")
     padding = _padding(dataset, pixels)
     with np.errstate(all="ignore"):  # the next check sees it
-        grey = _grey(dataset, pixels, ~padding)
+        grey = to_grey(dataset, pixels, ~padding, name)
     if not np.isfinite(grey).all():
         raise ImageReadError(f"{name} holds NaN or infinite values, or an impossible window. Export it again.")
     if photometric == "MONOCHROME1":
@@ -122,77 +123,87 @@ def dicom_array(dataset: pydicom.Dataset, name: str) -> Numbers:
 
 def _stored_pixels(dataset: pydicom.Dataset, name: str) -> tuple[Numbers, str]:
     """Decode the stored pixels; return them with their photometric interpretation."""
-    from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import (
-        ExplicitVRBigEndian,
-        ExplicitVRLittleEndian,
-        ImplicitVRLittleEndian,
-        JPEGExtended12Bit,
-        RLELossless,
-    )
+    from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
-    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
-    if not syntax:  # no file header: then it cannot be compressed either
-        implicit, little_endian = dataset.original_encoding
-        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        syntax = ExplicitVRBigEndian if little_endian is False else syntax
+    syntax = _transfer_syntax(dataset)
     if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageReadError(f"{name} is a DICOM file without pixels. Give the image's.")
     decoder = get_decoder(syntax)
+    code, bits = b"", int(dataset.get("BitsAllocated") or 0)
     if syntax.is_encapsulated and syntax != RLELossless:
-        _check_codestream(get_frame(dataset.PixelData, 0, number_of_frames=1), dataset, name)
+        dataset, code, bits = _checked_stream(dataset, name)
+    shift = _unused_low_bits(dataset, bits, name)
     # GDCM takes truncated JPEG for whole and hangs on some damaged JPEG 2000; Pillow does not.
     plugin = "pillow" if "pillow" in decoder.available_plugins and syntax != JPEGExtended12Bit else ""
-    pixels, properties = decoder.as_array(dataset, index=0, decoding_plugin=plugin)
+    options: dict[str, Any] = {"bits_stored": int(dataset.BitsAllocated)} if shift else {}
+    listening: AbstractContextManager[list[str]] = caught_stderr() if code and not plugin else nullcontext([])
+    with listening as messages:
+        pixels, properties = decoder.as_array(dataset, index=0, decoding_plugin=plugin, **options)
+    damage = [message for message in messages if message.startswith(("Corrupt", "Premature"))]
+    if damage or (syntax == JPEGBaseline8Bit and ends_grey(pixels) and jpeg_is_cut(code)):
+        reason = damage[0] if damage else "its data end before its last row"
+        raise ImageReadError(f"{name} holds a damaged compressed picture ({reason}). Get the file again.")
+    if shift:
+        high = int(dataset.HighBit) + 1
+        pixels = (pixels << (8 * pixels.itemsize - high)) >> (8 * pixels.itemsize - high + shift)
     return pixels, str(properties["photometric_interpretation"])
 
 
-def _check_codestream(code: bytes, dataset: pydicom.Dataset, name: str) -> None:
-    """Compare a JPEG, JPEG-LS or JPEG 2000 stream with the DICOM header: on damaged ones GDCM ends the process."""
-    try:
-        height, width, samples, bits = (
-            _jpeg2000_header(code) if b"\xff\x4f\xff\x51" in code[:512] else _jpeg_header(code)
+def _transfer_syntax(dataset: pydicom.Dataset) -> uid.UID:
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    if syntax:
+        return cast("uid.UID", syntax)
+    implicit, little_endian = dataset.original_encoding  # no file header: then it cannot be compressed either
+    plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return ExplicitVRBigEndian if little_endian is False else plain
+
+
+def _unused_low_bits(dataset: pydicom.Dataset, bits: int, name: str) -> int:
+    """Number of bits below the stored ones, which is 0 where High Bit is Bits Stored - 1, as it nearly always is.
+
+    A compressed picture of just the stored bits was brought down before it was compressed.
+    """
+    if "PixelData" not in dataset or dataset.get("HighBit") is None or dataset.get("BitsStored") is None:
+        return 0
+    allocated, stored, high = (int(dataset[key].value) for key in ("BitsAllocated", "BitsStored", "HighBit"))
+    if high == stored - 1 or bits == stored:
+        return 0
+    if not stored <= high + 1 <= allocated or str(dataset.PhotometricInterpretation).startswith("YBR"):
+        raise ImageReadError(
+            f"{name} contradicts itself: {stored} bits with the highest at {high} do not fit in {allocated}. If its "
+            f"values are meant as they are, set HighBit to {stored - 1} (`dcmodify -m HighBit={stored - 1} FILE`)."
         )
-    except (IndexError, ValueError) as error:
+    return high + 1 - stored
+
+
+def _checked_stream(dataset: pydicom.Dataset, name: str) -> tuple[pydicom.Dataset, bytes, int]:
+    """Compare a JPEG, JPEG-LS or JPEG 2000 stream with the DICOM header: on damaged ones GDCM ends the process.
+
+    Returns the data set with the stream alone (no boxes around it), the stream, and the bits of its values.
+    """
+    from pydicom.encaps import encapsulate, get_frame
+
+    code = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    try:
+        stream = jpeg2000_stream(code)
+        header = read_stream_header(stream)
+    except ValueError as error:
         raise ImageReadError(f"{name} holds a damaged compressed picture ({error}). Get the file again.") from error
     claimed = (int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel))
-    if (height, width, samples) != claimed or not 2 <= bits <= int(dataset.BitsAllocated):
+    if header[:3] != claimed or not 2 <= header.bits <= int(dataset.BitsAllocated):
         raise ImageReadError(
             f"{name} contradicts itself: by its header it is {claimed} (height, width, samples) in "
-            f"{dataset.BitsAllocated} bits, by its picture {(height, width, samples)} in {bits}. Get it again."
+            f"{dataset.BitsAllocated} bits, by its picture {tuple(header[:3])} in {header.bits}. Get it again."
         )
-    if b"\xff\xd9" not in code[-16:]:  # end of image, perhaps followed by filling
+    if b"\xff\xd9" not in stream[-16:]:  # end of image, perhaps followed by filling
         raise ImageReadError(f"{name} is truncated: its compressed picture has no end. Copy or download it again.")
-
-
-def _jpeg2000_header(code: bytes) -> tuple[int, int, int, int]:
-    code = code[code.index(b"\xff\x4f\xff\x51") :]
-    right, bottom, left, top = (int.from_bytes(code[at : at + 4], "big") for at in (8, 12, 16, 20))
-    return bottom - top, right - left, int.from_bytes(code[40:42], "big"), (code[42] & 127) + 1
-
-
-def _jpeg_header(code: bytes) -> tuple[int, int, int, int]:
-    """Walk all segments up to the scan, so that GDCM meets no nonsense between them."""
-    frame = None
-    at = 2
-    while (marker := code[at + 1]) != 0xDA:  # start of scan
-        length = int.from_bytes(code[at + 2 : at + 4], "big")
-        if code[at] != 0xFF or length < 2 or not (marker in _JPEG_TABLES or marker in _JPEG_FRAMES):
-            raise ValueError(f"unexpected byte {marker:#x}")
-        if marker in _JPEG_FRAMES:
-            if frame:
-                raise ValueError("two frame headers")
-            height, width = (int.from_bytes(code[at + skip : at + skip + 2], "big") for skip in (5, 7))
-            frame = height, width, code[at + 9], code[at + 4]
-        at += 2 + length
-    if code[at] != 0xFF or not frame:
-        raise ValueError("no frame header")
-    return frame
-
-
-_JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xF7)  # baseline, extended, progressive, lossless, JPEG-LS
-_JPEG_TABLES = (0xC4, 0xDB, 0xDD, 0xF8, 0xFE, *range(0xE0, 0xF0))  # tables, intervals, comments, application data
+    if stream is not code:
+        dataset = copy(dataset)
+        dataset.PixelData = encapsulate([stream])
+    return dataset, stream, header.bits
 
 
 def _padding(dataset: pydicom.Dataset, pixels: Numbers) -> Bool[np.ndarray, "height width"]:
@@ -205,33 +216,3 @@ def _padding(dataset: pydicom.Dataset, pixels: Numbers) -> Bool[np.ndarray, "hei
     low, high = np.sort(np.array([first, first if last is None else last], np.int64).astype(pixels.dtype))
     inside: Bool[np.ndarray, "height width"] = (pixels >= low) & (pixels <= high)
     return inside
-
-
-def _grey(dataset: pydicom.Dataset, pixels: Numbers, exists: Bool[np.ndarray, "height width"]) -> Grey:
-    """Stored values -> modality LUT -> VOI LUT or window, else the range of the pixels that exist -> [0, 1]."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi
-
-    if dataset.get("ModalityLUTSequence"):
-        values = apply_modality_lut(pixels, dataset)
-    else:
-        slope, intercept = (dataset.get(key) for key in ("RescaleSlope", "RescaleIntercept"))
-        values = pixels.astype(np.result_type(pixels, np.float32)) * float(slope or 1) + float(intercept or 0)
-    if dataset.get("VOILUTSequence"):
-        values = apply_voi(np.rint(values).astype(np.int32), dataset)
-        # Some makers declare 16 bits for a table of 12: what the table reaches tells the bits it really has.
-        table = np.frombuffer(raw, np.uint16) if isinstance(raw := dataset.VOILUTSequence[0].LUTData, bytes) else raw
-        return (values / np.float32(2 ** max(1, int(np.max(table)).bit_length()) - 1)).astype(np.float32)
-    center, width = (np.ravel(dataset.get(key) or 0)[0] for key in ("WindowCenter", "WindowWidth"))
-    if width > 0:
-        return _windowed(values, float(center), float(width), str(dataset.get("VOILUTFunction") or "LINEAR"))
-    low, high = (values[exists].min(), values[exists].max()) if exists.any() else (0, 1)
-    return ((values - low) / max(high - low, 1e-12)).astype(np.float32).clip(0, 1)
-
-
-def _windowed(values: Numbers, center: float, width: float, function: str) -> Grey:
-    """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, scaled to [0, 1]."""
-    if function == "SIGMOID":
-        return (0.5 + 0.5 * np.tanh(2 * (values - center) / width)).astype(np.float32)  # 1 / (1 + exp(-4 ...))
-    if function == "LINEAR":  # its values are whole numbers: half a step to the left, one step less wide
-        center, width = center - 0.5, max(width - 1, 1e-6)
-    return ((values - center) / width + 0.5).astype(np.float32).clip(0, 1)

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from covidcxr.errors import ImageReadError
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.codestream import ends_grey, jpeg_is_cut
 from covidcxr.io.dicom import dicom_array, dicom_size, is_dicom, read_dicom
 from covidcxr.types import ImageLike
 
@@ -282,7 +283,14 @@ def _from_file(file: File, name: str) -> Grey:
     head = file.read(256)
     if is_dicom(head):
         return _from_dicom(read_dicom(file, name), name)
-    return _from_pil(_open_picture(file, head, name), name)
+    picture = _open_picture(file, head, name)
+    grey = _from_pil(picture, name)
+    if picture.format == "JPEG":
+        corner = picture.crop((picture.width - 1, picture.height - 1, picture.width, picture.height))
+        file.seek(0)
+        if (picture.info.get("progressive") or ends_grey(np.asarray(corner))) and jpeg_is_cut(file.read()):
+            raise ImageReadError(f"{name} is truncated: its data end before its last row. Copy or download it again.")
+    return grey
 
 
 def _from_dicom(dataset: pydicom.Dataset, name: str) -> Grey:
