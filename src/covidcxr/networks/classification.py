@@ -22,6 +22,8 @@ from covidcxr.networks.weights import (
     copy_backbone,
     head_tensors,
     hub_or_cache,
+    installed_weights,
+    package_cure,
     read_weights,
     weights_error,
 )
@@ -76,8 +78,10 @@ def timm_network(
         with torch.device("meta"):
             near = nearest_argument(error, inspect.signature(type(timm.create_model(name))).parameters)
         raise ConfigError(f"timm's {name!r} refused its arguments {network_args}: {error}.{near}") from error
+    if pretrained is True and (installed := installed_weights(name)) is not None:
+        return _with_tensors(name, True, installed, build, network, in_channels, config)
     if isinstance(pretrained, str):
-        return _from_file(name, pretrained, build, network, in_channels, config)
+        return _with_tensors(name, pretrained, read_weights(name, pretrained), build, network, in_channels, config)
     return _from_timm(name, build, config) if pretrained else network
 
 
@@ -89,7 +93,9 @@ def _from_timm(name: str, build: partial[nn.Module], config: Any) -> nn.Module:
         raise weights_error(name, True, "timm has none", f"It has those of {others}." if others else "")
     cure = f"Fetch {config.url} where there is a network."
     if config.hf_hub_id:
-        cure = f"Where there is a network: hf download {config.hf_hub_id} (a file model.safetensors)."
+        cure = (
+            f"{package_cure(name)}Where there is a network: hf download {config.hf_hub_id} (a file model.safetensors)."
+        )
     try:
         if not config.hf_hub_id:
             check_download(config.url)
@@ -99,14 +105,20 @@ def _from_timm(name: str, build: partial[nn.Module], config: Any) -> nn.Module:
         raise weights_error(name, True, error, cure) from error
 
 
-def _from_file(
-    name: str, path: str, build: partial[nn.Module], network: nn.Module, in_channels: int, config: Any
+def _with_tensors(
+    name: str,
+    pretrained: bool | str,
+    tensors: dict[str, Tensor],
+    build: partial[nn.Module],
+    network: nn.Module,
+    in_channels: int,
+    config: Any,
 ) -> nn.Module:
     """Build the network again, with weights: timm converts older names and other image sizes.
 
     With the new last layer among the weights timm reads them strictly; else it passes over what is missing.
     """
-    tensors, own = read_weights(name, path), network.state_dict()
+    own = network.state_dict()
     overlay: dict[str, Any] = {"num_classes": network.num_classes, "label_offset": 0}
     first = f"{getattr(config, 'first_conv', None)}.weight"
     if first in tensors and first in own:
@@ -116,7 +128,7 @@ def _from_file(
     try:
         network = build(pretrained=True, pretrained_cfg_overlay=overlay)
     except REFUSALS as error:
-        raise weights_error(name, path, error) from error
+        raise weights_error(name, pretrained, error) from error
     cast(dict[str, Any], network.pretrained_cfg).pop("state_dict")  # else every copy of the network holds them twice
     return network
 

