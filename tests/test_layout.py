@@ -19,8 +19,8 @@ def measured() -> layout.Layout:
 
 BOUNDS = {
     "top_level": 25,
-    "modules": 210,  # goal: 200
-    "single_importer": 55,  # goal: 49
+    "modules": 212,  # goal: 200
+    "single_importer": 56,  # goal: 49
     "cycles": 0,
     "function_median": 10,
     "functions_over_60": 5,  # goal: 0

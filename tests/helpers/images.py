@@ -18,6 +18,22 @@ def encode(array: np.ndarray | Image.Image, kind: str, **options: object) -> byt
     return file.getvalue()
 
 
+def tiff_of(pixels: np.ndarray, bits: int, photometric: int) -> bytes:
+    """A TIFF that Pillow cannot write: 12 bits packed, or 16 with white as zero."""
+    data = pixels.astype("<u2").tobytes()
+    if bits == 12:
+        digits = "".join(f"{value:03x}" for value in pixels.ravel())
+        data = bytes.fromhex(digits)
+    tags = {256: pixels.shape[1], 257: pixels.shape[0], 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1}
+    tags |= {278: pixels.shape[0], 279: len(data)}
+    entries = b"".join(
+        tag.to_bytes(2, "little") + b"\4\0" + (1).to_bytes(4, "little") + value.to_bytes(4, "little")
+        for tag, value in sorted(tags.items())
+    )
+    start = (8 + len(data)).to_bytes(4, "little")
+    return b"II*\0" + start + data + len(tags).to_bytes(2, "little") + entries + bytes(4)
+
+
 def make_dicom(pixels: np.ndarray, *, bits: int | None = None, photometric: str = "MONOCHROME2", **tags: object):
     """A digital X-ray in memory, uncompressed."""
     dataset = Dataset()

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import compress, encode, make_dicom, to_bytes
+from images import compress, encode, make_dicom, tiff_of, to_bytes
 from jaxtyping import TypeCheckError
 from PIL import Image, ImageFile, ImageOps
 from pydicom import dcmread, uid
@@ -124,22 +124,6 @@ def test_every_picture_format_gives_its_grey(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(picture, expected, rtol=0, atol=tolerance)
     for same in (str(path), content, Image.open(BytesIO(content))):
         np.testing.assert_array_equal(read_image(same), picture)
-
-
-def tiff_of(pixels: np.ndarray, bits: int, photometric: int) -> bytes:
-    """A TIFF that Pillow cannot write: 12 bits packed, or 16 with white as zero."""
-    data = pixels.astype("<u2").tobytes()
-    if bits == 12:
-        digits = "".join(f"{value:03x}" for value in pixels.ravel())
-        data = bytes.fromhex(digits)
-    tags = {256: pixels.shape[1], 257: pixels.shape[0], 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1}
-    tags |= {278: pixels.shape[0], 279: len(data)}
-    entries = b"".join(
-        tag.to_bytes(2, "little") + b"\4\0" + (1).to_bytes(4, "little") + value.to_bytes(4, "little")
-        for tag, value in sorted(tags.items())
-    )
-    start = (8 + len(data)).to_bytes(4, "little")
-    return b"II*\0" + start + data + len(tags).to_bytes(2, "little") + entries + bytes(4)
 
 
 def test_deep_tiff_that_pillow_leaves_unscaled() -> None:
@@ -680,64 +664,7 @@ def test_damaged_lossless_headers_do_not_end_the_process(at: int, tmp_path: Path
         check_image_or_error(to_bytes(dataset))
 
 
-# Masks
-
-
-SET = MASK.astype(np.uint8)
-MAPPED = np.where(MASK, 215, 30).astype(np.uint8)
-MASKS = {
-    "0/255": encode(SET * 255, "PNG"),
-    "0/1": encode(SET, "PNG"),
-    "one bit": encode(MASK, "PNG"),
-    "16 bit": encode(SET.astype(np.uint16) * 65535, "PNG"),
-    "palette": encode(palette(SET * 255), "PNG"),
-    "rgb": encode(np.stack([SET * 255] * 3, -1), "PNG"),
-    "colour map, as grey": encode(MAPPED, "PNG"),
-    "viridis": encode(np.where(MASK[..., None], [253, 231, 37], [68, 1, 84]).astype(np.uint8), "PNG"),
-    "jpeg": encode(SET * 255, "JPEG", quality=85),
-    "colour map, as jpeg": encode(MAPPED, "JPEG", quality=95),
-    "tiff": encode(MASK, "TIFF"),
-    "bmp": encode(SET * 255, "BMP"),
-}
-
-
-@pytest.mark.parametrize("kind", MASKS)
-def test_masks_of_every_kind(kind: str, tmp_path: Path) -> None:
-    content = MASKS[kind]
-    path = tmp_path / "mask.png"
-    path.write_bytes(content)
-    mask = read_mask(path, size=(HEIGHT, WIDTH))
-    assert mask.dtype == np.bool_
-    np.testing.assert_array_equal(mask, MASK)
-
-
-@pytest.mark.parametrize(("level", "expected"), [(0, False), (1, True), (255, True)])
-def test_masks_of_one_level(level: int, expected: bool, tmp_path: Path) -> None:
-    for dtype, value in ((np.uint8, level), (np.uint16, 65535 if level == 255 else level)):
-        (tmp_path / "mask.png").write_bytes(encode(np.full((4, 5), value, dtype), "PNG"))
-        assert (read_mask(tmp_path / "mask.png") == np.full((4, 5), expected)).all()
-
-
-@pytest.mark.parametrize(
-    ("pixels", "words"),
-    [
-        (GREY8, "no mask"),
-        (np.full((4, 5), 30, np.uint8), "grey 0.118 everywhere"),
-        (MASK.astype(np.uint8) + (ROWS < 20), "several classes"),  # 0, 1, 2
-        (np.where((ROWS < 2) & (COLUMNS < 3), 1, MASK * 2).astype(np.uint8), "several classes"),  # few ones
-    ],
-)
-def test_what_is_no_mask_is_refused(pixels: np.ndarray, words: str, tmp_path: Path) -> None:
-    (tmp_path / "odd.png").write_bytes(encode(pixels, "PNG"))
-    with pytest.raises(ImageReadError, match=words) as caught:
-        read_mask(tmp_path / "odd.png")
-    assert "odd.png" in str(caught.value)
-
-
-def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
-    write_mask(tmp_path / "mask.png", MASK)
-    with pytest.raises(ImageReadError, match=r"mask\.png.* is 48 x 64 .* its image 64 x 48"):
-        read_mask(tmp_path / "mask.png", size=(64, 48))
+# Writing
 
 
 def test_write_mask_and_image(tmp_path: Path) -> None:

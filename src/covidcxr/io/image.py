@@ -22,6 +22,8 @@ from covidcxr.errors import ImageReadError
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.codestream import ends_grey, jpeg_is_cut
 from covidcxr.io.dicom import dicom_array, dicom_size, is_dicom, read_dicom
+from covidcxr.io.masks import mask_of_grey, mask_of_picture
+from covidcxr.io.pixels import array_to_grey, check_bits, loaded_picture, picture_to_grey
 from covidcxr.types import ImageLike
 
 if TYPE_CHECKING:
@@ -58,10 +60,10 @@ _FOREIGN = {  # first bytes of files that often lie where an image should
     b"\x1f\x8b": "packed with gzip. Unpack it first; volumes (.nii.gz) are no images",
 }
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
-_PHOTOMETRIC, _BITS_PER_SAMPLE, _WIDTH, _HEIGHT = 262, 258, 256, 257  # TIFF tags
+_WIDTH, _HEIGHT = 256, 257  # TIFF tags
 
 
-def read_image(image: ImageLike) -> Float[np.ndarray, "height width"]:
+def read_image(image: ImageLike, *, bits: int | None = None) -> Float[np.ndarray, "height width"]:
     """Read an image as grey.
 
     Files (path or bytes) may be PNG, JPEG, TIFF, BMP, WebP or DICOM, with one picture in them. Colour becomes
@@ -75,25 +77,42 @@ def read_image(image: ImageLike) -> Float[np.ndarray, "height width"]:
 
     Args:
         image: Path, bytes of a file, NumPy array, PIL image, torch tensor or pydicom dataset. It is not changed.
+        bits: How many bits the numbers have where their type does not tell, 8 to 16: of 16-bit pictures that hold fewer
+            (12 bits in 16: white = 4095), of other whole numbers, and of floats beyond 1. 8 bits stay 8 bits, and DICOM
+            tells for itself.
 
     Returns:
         A new float32 array in [0, 1], 0 = black.
 
     Raises:
         ImageReadError: If it cannot be read; says why and what to do.
+        ConfigError: If `bits` is not in 8 to 16.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr import read_image
+
+        stored = np.array([[0, 4095]], np.uint16)  # 12 bits in 16
+        assert read_image(stored, bits=12).tolist() == [[0, 1]]
+        ```
     """
+    check_bits(bits)
     name = _name(image)
     with _explained(name):
         if isinstance(image, str | os.PathLike | bytes):
             with _open(image, name) as file:
-                return _from_file(file, name)
+                return _from_file(file, name, bits)
         if isinstance(image, np.ndarray):
-            return _from_array(np.asarray(image), name)
+            return array_to_grey(np.asarray(image), name, bits)
         if _is_a(image, "torch", "Tensor"):
             tensor = cast(Any, image).detach().cpu()
-            return _from_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), name)
+            return array_to_grey((tensor.float() if tensor.is_floating_point() else tensor).numpy(), name, bits)
         if _is_a(image, "PIL.Image", "Image"):
-            return _from_pil(cast("PIL.Image.Image", image), name)
+            picture = cast("PIL.Image.Image", image)
+            _check_pixels(picture.height, picture.width, name)
+            return picture_to_grey(loaded_picture(picture, name), name, bits)
         if _is_a(image, "pydicom", "Dataset"):
             return _from_dicom(cast("pydicom.Dataset", image), name)
     raise ImageReadError(
@@ -102,10 +121,18 @@ def read_image(image: ImageLike) -> Float[np.ndarray, "height width"]:
 
 
 def read_mask(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Bool[np.ndarray, "height width"]:
-    """Read a mask file: of its two grey levels, the lower is False and the higher True.
+    """Read a mask file: an image of two levels, one set and the other not.
 
-    0/1, 0/255, one bit, palettes and colour maps all come out right. In between, JPEG noise and soft edges are
-    cut at the middle. An image of one level is all False if that is 0, and all True if it is 1 or white.
+    Which of them is set, whatever the numbers (0/1, 0/255, 0/65535, whole numbers, floats) and the format:
+
+    - of two greys the brighter one, as the picture is seen;
+    - of a grey (black, white) and a colour the coloured one;
+    - of two colours the brighter one, as in colour maps;
+    - what is transparent is not set; where all that is opaque has one colour, it is set;
+    - index 0 of a palette is never set: where another rule would set it, the mask is refused.
+
+    In between, JPEG noise and soft edges are cut at the middle. A picture of one level is all False if that is black,
+    transparent or index 0 of a palette, and all True if it is 1 or white and not stored in colour.
 
     Args:
         path: The file, of any format that `read_image` reads.
@@ -115,29 +142,21 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
         A bool array [height, width].
 
     Raises:
-        ImageReadError: If it cannot be read, is of another size, or is not black and white.
+        ImageReadError: If it cannot be read, is of another size, or does not have two levels of which one is set.
     """
-    grey = read_image(path)
     name = _name(path)
-    if size is not None and grey.shape != tuple(size):
+    with _explained(name), _open(path, name) as file:
+        head = file.read(256)
+        if is_dicom(head):
+            mask = mask_of_grey(_from_dicom(read_dicom(file, name), name), name)
+        else:
+            mask = mask_of_picture(_decode_picture(file, head, name), name)
+    if size is not None and mask.shape != tuple(size):
         raise ImageReadError(
-            f"The mask {name} is {grey.shape[0]} x {grey.shape[1]} (height x width) and its image "
+            f"The mask {name} is {mask.shape[0]} x {mask.shape[1]} (height x width) and its image "
             f"{size[0]} x {size[1]}. Pair it with the right image, or resize it (nearest neighbour)."
         )
-    low, high = float(grey.min()), float(grey.max())
-    if low == high:
-        if low not in (0, 1, *(float(np.float32(1) / np.float32(white)) for white in (255, 65535))):
-            raise ImageReadError(f"The mask {name} is grey {low:.3f} everywhere: set or not set? Save masks as 0/255.")
-        return np.full(grey.shape, low > 0)
-    margin = 0.1 * (high - low)
-    between = float(np.mean((grey > low + margin) & (grey < high - margin)))
-    # Levels close together with others between them are no noise but class numbers (0, 1, 2).
-    if between > 0.05 or (between > 0 and high - low < 0.125):
-        raise ImageReadError(
-            f"{name} is no mask: {between:.1%} of its pixels are neither of its two levels {low:.3f} and {high:.3f}. "
-            f"If it holds several classes, write one 0/255 mask a class; if it is an image, give its mask."
-        )
-    return grey > (low + high) / 2
+    return mask
 
 
 def image_size(image: str | os.PathLike[str] | bytes) -> tuple[int, int]:
@@ -279,23 +298,28 @@ def _check_pixels(height: int, width: int, name: str) -> None:
         )
 
 
-def _from_file(file: File, name: str) -> Grey:
+def _from_file(file: File, name: str, bits: int | None) -> Grey:
     head = file.read(256)
     if is_dicom(head):
         return _from_dicom(read_dicom(file, name), name)
+    return picture_to_grey(_decode_picture(file, head, name), name, bits)
+
+
+def _decode_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
     picture = _open_picture(file, head, name)
-    grey = _from_pil(picture, name)
+    _check_pixels(picture.height, picture.width, name)
+    upright = loaded_picture(picture, name)
     if picture.format == "JPEG":
         corner = picture.crop((picture.width - 1, picture.height - 1, picture.width, picture.height))
         file.seek(0)
         if (picture.info.get("progressive") or ends_grey(np.asarray(corner))) and jpeg_is_cut(file.read()):
             raise ImageReadError(f"{name} is truncated: its data end before its last row. Copy or download it again.")
-    return grey
+    return upright
 
 
 def _from_dicom(dataset: pydicom.Dataset, name: str) -> Grey:
     _check_pixels(*dicom_size(dataset, name), name)
-    return _from_array(dicom_array(dataset, name), name)
+    return array_to_grey(dicom_array(dataset, name), name)
 
 
 def _open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
@@ -314,89 +338,3 @@ def _open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
         f"{name} has an unsupported file format (it starts with {head[:8]!r}). Save it as PNG, JPEG, TIFF, BMP, "
         f"WebP or DICOM."
     )
-
-
-def _from_pil(image: PIL.Image.Image, name: str) -> Grey:
-    from PIL import ImageOps
-
-    _check_pixels(image.height, image.width, name)
-    # What phones append to a JPEG (MPO) are previews and brightness maps of the same picture.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ImageReadError(f"{name} holds several pictures. Save the image alone.")
-    image.load()
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
-        return _from_deep(image, name)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        grey: Grey = _from_array(np.asarray(image.convert("L")), name)
-        grey *= _from_array(np.asarray(image.getchannel("A")), name)
-        return grey
-    return _from_array(np.asarray(image if image.mode in ("1", "L") else image.convert("L")), name)
-
-
-def _from_deep(image: PIL.Image.Image, name: str) -> Grey:
-    """Grey of more than 8 bits. Pillow's own conversion to 8 bits would clip it at 255."""
-    pixels = np.asarray(image)
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(_BITS_PER_SAMPLE) == (12,):
-        pixels = np.divide(pixels, 4095, dtype=np.float32)
-    grey = _from_array(pixels, name)
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts only up to 8 bits
-        grey = 1 - grey
-    if isinstance(key := image.info.get("transparency"), int):
-        grey[np.asarray(image) == key] = 0
-    return grey
-
-
-def _from_array(array: Numbers, name: str) -> Grey:
-    shape = list(array.shape)
-    if array.ndim == 3 and shape[-1] not in (1, 3, 4) and shape[0] in (1, 3):
-        array = np.moveaxis(array, 0, -1)
-    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
-        raise ImageReadError(
-            f"{name} has shape {shape}. Give one image: [height, width], [height, width, 1, 3 or 4] or "
-            f"[1 or 3, height, width]; of a batch, one at a time."
-        )
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 3 and array.dtype == np.uint8:
-        from PIL import Image
-
-        return _from_pil(Image.fromarray(np.ascontiguousarray(array)), name)  # rounds as it does for a file
-    array = _unit_scaled(array, name)
-    if array.ndim == 3:
-        alpha = array[..., 3] if array.shape[-1] == 4 else 1
-        array = (array[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32) * alpha).clip(0, 1)
-    return array
-
-
-def _unit_scaled(array: Numbers, name: str) -> Numbers:
-    """Bring white to 1, by the type of the numbers alone: a dark image must not be taken for another scale."""
-    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
-        white = 2 ** (8 * array.dtype.itemsize) - 1
-        return cast(Numbers, np.divide(array, white, dtype=np.float32))
-    if array.dtype == np.bool_:
-        return array.astype(np.float32)
-    if array.dtype.kind != "f":
-        raise ImageReadError(
-            f"{name} holds {array.dtype}, whose white is unknown. Give uint8 (white = 255), uint16 (white = 65535) "
-            f"or floats in [0, 1]."
-        )
-    low, high = float(array.min()), float(array.max())
-    if not np.isfinite([low, high]).all():
-        raise ImageReadError(f"{name} holds NaN or infinite values. Replace them first.")
-    if low < -1e-6 or high > 1 + 1e-6:
-        raise ImageReadError(f"{name} holds values from {low:g} to {high:g}, not in [0, 1]. {_range_cure(low, high)}")
-    return array.astype(np.float32).clip(0, 1)
-
-
-def _range_cure(low: float, high: float) -> str:
-    if low >= 0 and high <= 65535:
-        return f"Divide by {'255' if high <= 255 else '65535 (by 4095 if it has 12 bits)'}."
-    if low >= -1 and high <= 1:
-        return "Give (image + 1) / 2."
-    if -1024 <= low < -10 and high <= 1024:
-        return "TorchXRayVision scales to [-1024, 1024]: give (image + 1024) / 2048."
-    return "Give it before mean and standard deviation are taken out, scaled so that black is 0 and white is 1."

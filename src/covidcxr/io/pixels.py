@@ -1,0 +1,232 @@
+"""A picture in memory as grey: what its numbers mean, and how many bits they really hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from covidcxr.errors import ConfigError, ImageReadError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+__all__ = [
+    "array_to_grey",
+    "check_bits",
+    "held_bits",
+    "held_bits_in_words",
+    "is_white_zero",
+    "loaded_picture",
+    "picture_to_grey",
+]
+
+Grey: TypeAlias = Float[np.ndarray, "height width"]
+Numbers: TypeAlias = Shaped[np.ndarray, "..."]
+
+_ORIENTATION = 0x0112  # EXIF and TIFF tag
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _COLOR_MAP = 262, 258, 320  # TIFF tags
+_LIKELY_BITS = (8, 10, 12, 14)
+_RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
+
+
+def check_bits(bits: int | None) -> None:
+    """Raise an error for a number of bits that no image has.
+
+    Args:
+        bits: 8 to 16, or None.
+
+    Raises:
+        ConfigError: If it is anything else.
+    """
+    if bits is not None and (isinstance(bits, bool) or bits not in range(8, 17)):
+        raise ConfigError(f"bits must be 8 to 16, or null where the type of the numbers tells; it is {bits!r}.")
+
+
+def picture_to_grey(image: PIL.Image.Image, name: str, bits: int | None = None) -> Grey:
+    """Bring a decoded picture to grey.
+
+    Args:
+        image: A picture that `loaded_picture` gave.
+        name: What to call it in messages.
+        bits: Bits of the numbers where their type does not tell; see `read_image`.
+
+    Returns:
+        Float32 in [0, 1], 0 = black.
+
+    Raises:
+        ImageReadError: If its numbers are of an unknown scale.
+    """
+    if image.mode[0] in "IF":
+        return _deep_to_grey(image, name, bits)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        grey: Grey = array_to_grey(np.asarray(image.convert("L")), name)
+        grey *= array_to_grey(np.asarray(image.getchannel("A")), name)
+        return grey
+    return array_to_grey(np.asarray(image if image.mode in ("1", "L") else image.convert("L")), name)
+
+
+def loaded_picture(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
+    """Decode a picture and turn it upright.
+
+    Args:
+        image: One that was opened; of bearable size.
+        name: What to call it in messages.
+
+    Returns:
+        The same picture, or a turned copy.
+
+    Raises:
+        ImageReadError: If there are several pictures in it.
+    """
+    from PIL import ImageOps
+
+    # What phones append to a JPEG (MPO) are previews and brightness maps of the same picture.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ImageReadError(f"{name} holds several pictures. Save the image alone.")
+    image.load()
+    colors = getattr(image, "tag_v2", {}).get(_COLOR_MAP)
+    if image.mode == "P" and colors and max(colors) < 256:  # some write 8 bits where TIFF has 16: Pillow makes it black
+        image.putpalette(np.array(colors, np.uint8).reshape(3, -1).T.tobytes())
+    return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+
+
+def is_white_zero(image: PIL.Image.Image) -> bool:
+    """Return whether 0 is white in a picture.
+
+    Args:
+        image: Any picture.
+
+    Returns:
+        True for TIFF files that say so.
+    """
+    return bool(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0)
+
+
+def _deep_to_grey(image: PIL.Image.Image, name: str, bits: int | None) -> Grey:
+    """Grey of more than 8 bits. Pillow's own conversion to 8 bits would clip it at 255."""
+    pixels = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_BITS_PER_SAMPLE) == (12,):
+        pixels = np.divide(pixels, 4095, dtype=np.float32)
+    grey = array_to_grey(pixels, name, bits)
+    if is_white_zero(image):  # Pillow inverts only up to 8 bits
+        grey = 1 - grey
+    if isinstance(key := image.info.get("transparency"), int):
+        grey[np.asarray(image) == key] = 0
+    return grey
+
+
+def array_to_grey(array: Numbers, name: str, bits: int | None = None) -> Grey:
+    """Bring an array to grey.
+
+    Args:
+        array: Bool, uint8, uint16 or floats in [0, 1], or with `bits` any numbers from 0 to 2**bits - 1; axes are
+            [height, width] or three with channels: last if that axis has length 1, 3 or 4 (RGBA), else first if that
+            one has length 1 or 3.
+        name: What to call it in messages.
+        bits: Bits of the numbers where their type does not tell; see `read_image`.
+
+    Returns:
+        A new float32 array [height, width] in [0, 1], 0 = black.
+
+    Raises:
+        ImageReadError: If it is no image, or its numbers are of an unknown scale.
+    """
+    shape = list(array.shape)
+    if array.ndim == 3 and shape[-1] not in (1, 3, 4) and shape[0] in (1, 3):
+        array = np.moveaxis(array, 0, -1)
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
+        raise ImageReadError(
+            f"{name} has shape {shape}. Give one image: [height, width], [height, width, 1, 3 or 4] or "
+            f"[1 or 3, height, width]; of a batch, one at a time."
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 3 and array.dtype == np.uint8:
+        from PIL import Image
+
+        return picture_to_grey(Image.fromarray(np.ascontiguousarray(array)), name)  # rounds as it does for a file
+    array = _unit_scaled(array, name, bits)
+    if array.ndim == 3:
+        alpha = array[..., 3] if array.shape[-1] == 4 else 1
+        array = (array[..., :3] @ _RED_GREEN_BLUE * alpha).clip(0, 1)
+    return array
+
+
+def held_bits(grey: Grey) -> int | None:
+    """Return how many bits a 16-bit image really holds, where it looks like fewer: converted from DICOM, most have 12.
+
+    Args:
+        grey: What `read_image` made of it, without `bits`.
+
+    Returns:
+        8, 10, 12 or 14 of a 16-bit image whose brightest value needs no more; None of any other image.
+    """
+    high = float(grey.max())
+    if not 0 < high * 65535 < 2 ** _LIKELY_BITS[-1] - 0.5:
+        return None
+    values = grey * np.float32(65535)
+    whole = np.rint(values)
+    if np.abs(values - whole).max() > 0.02 or not (whole % 257).any():  # floats or colours; 8 bits
+        return None
+    return next(bits for bits in _LIKELY_BITS if round(high * 65535) < 2**bits)
+
+
+def held_bits_in_words(bits: int) -> str:
+    """Return the sentence for an image that holds fewer bits than 16.
+
+    Args:
+        bits: What `held_bits` returned.
+
+    Returns:
+        What is seen, and the ways to read such an image right.
+    """
+    return (
+        f"The image has 16 bits a pixel and seems to use only {bits} of them, so it looks black. If so, read it with "
+        f"bits={bits}: `read_image(path, bits={bits})`, `bits: {bits}` of a data set, `covidcxr predict --bits {bits}`."
+    )
+
+
+def _unit_scaled(array: Numbers, name: str, bits: int | None) -> Numbers:
+    """Bring white to 1, by the type of the numbers or by `bits`: a dark image must not be taken for another scale."""
+    if array.dtype == np.bool_:
+        return array.astype(np.float32)
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "u" and (size == 1 or (size == 2 and bits is None)):
+        return cast(Numbers, np.divide(array, 2 ** (8 * size) - 1, dtype=np.float32))
+    if kind != "f" and (kind not in "iu" or bits is None):
+        raise ImageReadError(
+            f"{name} holds {array.dtype}, whose white is unknown. Give uint8 (white = 255), uint16 (white = 65535) "
+            f"or floats in [0, 1], or read it with `bits` (12: white = 4095)."
+        )
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        raise ImageReadError(f"{name} holds NaN or infinite values. Replace them first.")
+    if bits is not None and (kind != "f" or high > 1 + 1e-6):
+        white = 2**bits - 1
+        if low < 0 or high > white:
+            raise ImageReadError(
+                f"{name} holds values from {low:g} to {high:g}, not from 0 to {white} as bits={bits} says. "
+                f"{f'Read it with bits={int(high).bit_length()}' if 0 <= low <= high <= 65535 else 'Rescale it first'}."
+            )
+        return cast(Numbers, np.divide(array, white, dtype=np.float32))
+    if low < -1e-6 or high > 1 + 1e-6:
+        raise ImageReadError(f"{name} holds values from {low:g} to {high:g}, not in [0, 1]. {_range_cure(low, high)}")
+    return array.astype(np.float32).clip(0, 1)
+
+
+def _range_cure(low: float, high: float) -> str:
+    if low >= 0 and high <= 65535:
+        return (
+            "Divide by 255, or read it with bits=8."
+            if high <= 255
+            else "Divide by 65535 (by 4095 if it has 12 bits), or read it with bits=16 (bits=12)."
+        )
+    if low >= -1 and high <= 1:
+        return "Give (image + 1) / 2."
+    if -1024 <= low < -10 and high <= 1024:
+        return "TorchXRayVision scales to [-1024, 1024]: give (image + 1024) / 2048."
+    return "Give it before mean and standard deviation are taken out, scaled so that black is 0 and white is 1."
