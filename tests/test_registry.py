@@ -157,7 +157,7 @@ def test_each_table_of_ours_resolves_all_its_names(name: str, plugins: list[Entr
 
 
 @pytest.mark.parametrize(
-    "name", set(TABLES) - {"SEGMENTATION_NETWORKS", "CLASSIFICATION_NETWORKS", "CLASSIFICATION_SCORES"}
+    "name", sorted(set(TABLES) - {"SEGMENTATION_NETWORKS", "CLASSIFICATION_NETWORKS", "CLASSIFICATION_SCORES"})
 )
 def test_tables_that_come_filled(name: str, plugins: list[EntryPoint]) -> None:
     assert len(TABLES[name]) > 0
