@@ -20,6 +20,7 @@ from covidcxr.config import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, UnknownNameError
 from covidcxr.io import pretrained
 from covidcxr.models import ClassificationModel, SegmentationModel
+from covidcxr.models.network import resize_images
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.folder import write_sheet
 from covidcxr.pipeline.parts import check_golden
@@ -61,6 +62,13 @@ def half_segmenter(*classes: str, seed: int = 0) -> SegmentationModel:
     thresholds = {name: float(plane.median()) for name, plane in zip(classes, maps, strict=True)}
     model.config = dataclasses.replace(model.config, thresholds=thresholds)
     return model
+
+
+def masks_of(model: SegmentationModel) -> dict[str, np.ndarray]:
+    """What a segmenter itself draws on `picture()`."""
+    image = picture()
+    maps = model.predict_resized(*resize_images(model, [image], [{}]))
+    return model.masks_of(maps, [image.shape])[0]
 
 
 def same(first: Prediction, second: Prediction, tolerance: float = 0.0) -> bool:
@@ -129,8 +137,33 @@ def test_one_model_of_lungs_and_findings_is_a_pipeline() -> None:
     both = half_segmenter("lung_field", "infection")
     prediction = Pipeline(lung_segmenter=both, min_lung_area=0.0)(picture())
     assert set(prediction.masks) == {"lung_field", "infection"}
-    assert prediction.masks["infection"].any()
-    assert not (prediction.masks["infection"] & ~prediction.masks["lung_field"]).any()
+    assert np.array_equal(prediction.masks["infection"], masks_of(both)["infection"])
+
+
+@pytest.mark.parametrize("shared", [("lung_field",), ("infection",), ("lung_field", "infection")])
+def test_of_a_class_that_both_segmenters_predict_the_lung_segmenters_mask_counts(
+    shared: tuple[str, ...], tmp_path: Path
+) -> None:
+    lungs = half_segmenter(*dict.fromkeys(("lung_field", *shared)), seed=1)
+    findings = half_segmenter(*dict.fromkeys((*shared, "infection")))
+    pipeline = Pipeline(lung_segmenter=lungs, infection_segmenter=findings, min_lung_area=0.0)
+    loaded = Pipeline.from_pretrained(pipeline.save_pretrained(tmp_path / "saved"))
+    assert loaded.mask_classes == ("lung_field", "infection")
+    alone = Pipeline(lung_segmenter=lungs, min_lung_area=0.0)(picture()).masks
+    masks = loaded(picture()).masks
+    assert all(np.array_equal(masks[name], alone[name]) for name in shared)
+    assert not np.array_equal(masks["lung_field"], masks_of(findings).get("lung_field"))
+    if "infection" not in shared:
+        assert np.array_equal(masks["infection"], masks_of(findings)["infection"] & masks["lung_field"])
+
+
+def test_lungs_of_the_infection_segmenter_are_kept_but_cut_nothing() -> None:
+    lungs, findings = half_segmenter("lung_field", seed=1), half_segmenter("lung", "infection")
+    parts = {"lung_segmenter": lungs, "classifier": classifier(region="background"), "min_lung_area": 0.0}
+    both = Pipeline(infection_segmenter=findings, **parts)(picture())
+    assert np.array_equal(both.masks["lung"], masks_of(findings)["lung"])
+    assert np.array_equal(both.masks["infection"], masks_of(findings)["infection"] & both.masks["lung_field"])
+    assert both.probabilities == Pipeline(**parts)(picture()).probabilities
 
 
 def test_the_image_keeps_its_old_name(small: Pipeline) -> None:
@@ -160,8 +193,6 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         Pipeline(lung_segmenter=segmenter("infection"))
     with pytest.raises(ConfigError, match="infection"):
         Pipeline(infection_segmenter=segmenter("lung"))
-    with pytest.raises(ConfigError, match="Both segmenters draw lung"):
-        Pipeline(lung_segmenter=segmenter("lung"), infection_segmenter=segmenter("lung", "infection"))
     with pytest.raises(ConfigError, match="min_lung_area"):
         Pipeline(classifier=classifier(), min_lung_area=1.5)
 

@@ -117,12 +117,13 @@ def save_weights(module: nn.Module, path: Path, dtype: StoredDtype = "float32") 
         The SHA-256 of the file, in hexadecimal digits.
 
     Raises:
-        ConfigError: If there is no such `dtype`, or it cannot hold a value.
+        ConfigError: If there is no such `dtype`, it cannot hold a value, or a value is not finite.
     """
     from safetensors.torch import save_file
 
     if dtype not in get_args(StoredDtype):
         raise ConfigError(f"dtype must be one of {', '.join(get_args(StoredDtype))}, not {dtype!r}.")
+    check_finite(module)
     # Cloned: safetensors refuses tensors that share memory, as some networks' do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     if dtype == "float16":
@@ -130,6 +131,22 @@ def save_weights(module: nn.Module, path: Path, dtype: StoredDtype = "float32") 
     with replace_file(path) as temporary:
         save_file(tensors, temporary)
         return _sha256(temporary)
+
+
+def check_finite(module: nn.Module) -> None:
+    """Raise an error for weights or buffers that are not finite, which are never saved.
+
+    Args:
+        module: The network.
+
+    Raises:
+        ConfigError: If a tensor holds NaN or infinity; names the first few.
+    """
+    if faults := _not_finite(module, module.state_dict()):
+        raise ConfigError(
+            f"The weights hold numbers that are not finite ({_first(faults)}), so they are not saved: the training has "
+            f"diverged. Lower the learning rate, clip gradients, or start from an earlier checkpoint."
+        )
 
 
 def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
@@ -141,8 +158,8 @@ def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
         sha256: What `save_weights` returned; kept in `config.json`.
 
     Raises:
-        PretrainedError: If the file is missing, truncated or altered, or a tensor is missing, unexpected or of
-            the wrong shape.
+        PretrainedError: If the file is missing, truncated or altered, or a tensor is missing, unexpected, of the
+            wrong shape or not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -170,25 +187,50 @@ def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         where: The file, for messages.
 
     Raises:
-        PretrainedError: If a tensor is missing, unexpected, or of the wrong shape or kind; names the first few.
+        PretrainedError: If a tensor is missing, unexpected, of the wrong shape or kind, or not finite; names the
+            first few.
     """
     own = module.state_dict()
     faults = [f"missing {name}" for name in own if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in own]
+    given = {name: tensors[name] for name in own if name in tensors}
     faults += [
-        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
+        f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+        for name, tensor in given.items()
+        if tensor.shape != own[name].shape
     ]
     faults += [
-        f"{name} holds {tensors[name].dtype}, not {own[name].dtype}"
-        for name in own
-        if name in tensors and tensors[name].is_floating_point() != own[name].is_floating_point()
+        f"{name} holds {tensor.dtype}, not {own[name].dtype}"
+        for name, tensor in given.items()
+        if tensor.is_complex() or tensor.is_floating_point() != own[name].is_floating_point()
     ]
     if faults:
-        shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
-        raise PretrainedError(f"The weights in {where} do not fit the network of its config: {shown}.")
-    module.load_state_dict(dict(tensors))
+        raise PretrainedError(f"The weights in {where} do not fit the network of its config: {_first(faults)}.")
+    # As the network will hold them: a number of double precision may be infinite in single precision.
+    if faults := _not_finite(module, {name: tensor.to(own[name].dtype) for name, tensor in given.items()}):
+        raise PretrainedError(
+            f"The weights in {where} hold numbers that are not finite ({_first(faults)}): the training diverged or the "
+            f"file is damaged. Train again, or take another file."
+        )
+    module.load_state_dict(given)
+
+
+def _not_finite(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Name the tensors that hold NaN, or infinity where the module does not say that it `may_be_infinite`."""
+    infinite = {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, part in module.named_modules()
+        for name in getattr(part, "may_be_infinite", ())
+    }
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and (tensor.isnan().any() if name in infinite else not tensor.isfinite().all())
+    ]
+
+
+def _first(faults: list[str]) -> str:
+    return "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
 
 
 def _halved(tensor: Tensor, name: str) -> Tensor:

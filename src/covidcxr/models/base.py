@@ -20,7 +20,7 @@ from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import pretrained
 from covidcxr.types import TaskName
 
-__all__ = ["CXRModel", "check_images", "evaluation_mode", "inference", "model_folder"]
+__all__ = ["CXRModel", "calibrate_logits", "check_images", "evaluation_mode", "inference", "model_folder", "not_finite"]
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -87,14 +87,14 @@ class CXRModel(nn.Module, ABC):
             lung_mask: Lungs, 0 or 1, of the same shape; needed where the model `needs_lungs`.
 
         Returns:
-            Logits, as `forward` returns them, in float32.
+            Logits, as `forward` returns them, in float32; NaN where they are infinite.
 
         Raises:
             ConfigError: If the images are not [batch, 1, H, W] in [0, 1].
         """
         check_images(image)
         with inference(self):
-            return cast(Tensor, self(image, lung_mask)).float() / self.config.temperature
+            return calibrate_logits(cast(Tensor, self(image, lung_mask)), self.config.temperature)
 
     @abstractmethod
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
@@ -150,6 +150,32 @@ class CXRModel(nn.Module, ABC):
         Returns:
             The model, in evaluation mode.
         """
+
+
+def calibrate_logits(logits: Tensor, temperature: float) -> Tensor:
+    """Divide logits by a temperature.
+
+    Args:
+        logits: Of any shape.
+        temperature: Above 0.
+
+    Returns:
+        Logits in float32; NaN where they are infinite, so that an overflow becomes no probability of 0 or 1.
+    """
+    calibrated = logits.float() / temperature
+    return calibrated.where(calibrated.isfinite(), torch.nan)
+
+
+def not_finite(part: str) -> str:
+    """Return the reason to abstain for an image of which a model computes NaN or infinity.
+
+    Args:
+        part: Name of the model's part in a pipeline, "lung_segmenter", ...
+
+    Returns:
+        The id of the reason.
+    """
+    return f"{part.replace('_', '-')}-not-finite"
 
 
 def check_images(image: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, final
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from covidcxr.config import ModelConfig
-from covidcxr.models.base import CXRModel
+from covidcxr.models.base import CXRModel, not_finite
 from covidcxr.models.network import NetworkModel
 from covidcxr.types import TaskName
 
@@ -89,7 +90,8 @@ class Classifier(CXRModel, ABC):
 
         With thresholds in the config, a class is plausible from its threshold up (a conformal set, if the
         thresholds come from `covidcxr.evaluation.conformal_threshold`); without any, the most probable of exclusive
-        classes is, and of findings that may come together those from 0.5 up are.
+        classes is, and of findings that may come together those from 0.5 up are. Where a probability is not finite,
+        there is no class.
 
         Args:
             probabilities: By class name, calibrated.
@@ -97,6 +99,8 @@ class Classifier(CXRModel, ABC):
         Returns:
             The class and no reasons, or None and the reasons.
         """
+        if not all(map(math.isfinite, probabilities.values())):
+            return None, (not_finite("classifier"),)
         thresholds = self.config.thresholds
         if self.config.mode != "multilabel" and not thresholds:
             return max(probabilities, key=lambda name: probabilities[name]), ()

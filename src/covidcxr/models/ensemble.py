@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
 from covidcxr.io import pretrained
+from covidcxr.models.base import calibrate_logits
 from covidcxr.models.classification import ClassificationModel, Classifier
 from covidcxr.types import Vote
 
@@ -103,8 +104,8 @@ class EnsembleModel(Classifier):
         """
         probabilities = []
         for member in self.members:
-            logits = cast(Tensor, member(image, lung_mask)).float()
-            probabilities.append(member.probabilities(logits / member.config.temperature))
+            logits = calibrate_logits(cast(Tensor, member(image, lung_mask)), member.config.temperature)
+            probabilities.append(member.probabilities(logits))
         return self._logits(probabilities)
 
     def combine(self, probabilities: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
@@ -123,7 +124,9 @@ class EnsembleModel(Classifier):
         votes = probabilities if self.config.vote == "soft" else map(_hard_vote, self.members, probabilities)
         weighed = [vote * weight for vote, weight in zip(votes, weights, strict=True)]
         pooled = (torch.stack(weighed).sum(0) / sum(weights)).clamp(0, 1)  # rounding may lead out of it
-        return pooled.logit() if self.config.mode == "multilabel" else pooled.clamp_min(_LEAST).log()
+        if self.config.mode == "multilabel":
+            return pooled.logit(torch.finfo(pooled.dtype).eps)  # finite where all members are sure
+        return pooled.clamp_min(_LEAST).log()
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
         """Write `config.json` and `members/NAME/`, each of which loads alone.
@@ -134,8 +137,12 @@ class EnsembleModel(Classifier):
 
         Returns:
             The folder.
+
+        Raises:
+            ConfigError: If a weight is not finite, or too large for `dtype`.
         """
         target = Path(folder)
+        pretrained.check_finite(self)  # all members before one is written
         for name, member in zip(self.config.members, self.members, strict=True):
             member.save_pretrained(target / "members" / name, dtype=dtype)
         pretrained.write_json(target / "config.json", self.config.to_dict())
@@ -192,8 +199,10 @@ def _check_alike(members: Mapping[str, ClassificationModel]) -> ModelConfig:
 
 
 def _hard_vote(member: ClassificationModel, probabilities: Tensor) -> Tensor:
-    """Return 1 for each class that a member votes for, else 0."""
+    """Return 1 for each class that a member votes for, else 0; NaN where its probabilities are."""
     if member.config.mode != "multilabel":
-        return one_hot(probabilities.argmax(1), probabilities.shape[1]).to(probabilities)
-    thresholds = [member.config.thresholds.get(name, 0.5) for name in member.config.classes]
-    return (probabilities >= torch.tensor(thresholds).to(probabilities)).to(probabilities)
+        vote = one_hot(probabilities.argmax(1), probabilities.shape[1]).to(probabilities)
+    else:
+        thresholds = [member.config.thresholds.get(name, 0.5) for name in member.config.classes]
+        vote = (probabilities >= torch.tensor(thresholds).to(probabilities)).to(probabilities)
+    return vote.where(probabilities.isfinite().all(1, keepdim=True), torch.nan)

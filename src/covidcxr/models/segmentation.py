@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from covidcxr.models.base import check_images, inference
+from covidcxr.models.base import calibrate_logits, check_images, inference
 from covidcxr.models.network import NetworkModel
 from covidcxr.networks.segmentation import forward_segmenters, merge_encoders
 from covidcxr.transforms.geometry import LUNG_CLASSES, restore_map
@@ -100,7 +100,7 @@ class SegmentationModel(NetworkModel):
         with inference(self, other):
             both = forward_segmenters(self.network, other.network, self.preprocess(image))
         a, b = (
-            (logits.float() / model.config.temperature).sigmoid()
+            calibrate_logits(logits, model.config.temperature).sigmoid()
             for logits, model in zip(both, (self, other), strict=True)
         )
         return a, b

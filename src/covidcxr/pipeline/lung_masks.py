@@ -27,7 +27,7 @@ from covidcxr.io.image import read_mask, write_mask
 from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.pipeline.prediction import Prediction
+from covidcxr.pipeline.prediction import Prediction, in_words
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess
 from covidcxr.utils.plain import field_values
@@ -47,7 +47,7 @@ class MaskReport:
         images: Number of images with masks.
         areas: From image id to the area of the lungs, a fraction of the image's.
         small: The images whose lungs are smaller than `min_lung_area`, smallest first.
-        failed: From image id to why the image could not be read.
+        failed: From image id to why the image could not be read or segmented.
         min_lung_area: The least area, a fraction of the image's.
 
     Example:
@@ -128,6 +128,9 @@ def draw_masks(
         predictions = pipeline.predict([image for _, image in images], batch_size=batch_size) if images else iter(())
         for (record, _), prediction in zip(images, predictions, strict=True):
             assert isinstance(prediction, Prediction)
+            if not prediction.masks:  # what the segmenter computed is not finite
+                failed[record.image_id] = " ".join(map(in_words, prediction.reasons))
+                continue
             for name in reversed(classes):  # the first one, whose area counts, is written last
                 write_mask(_mask_path(target, record, name), prediction.masks[name])
             areas[record.image_id] = float(prediction.masks[classes[0]].mean())

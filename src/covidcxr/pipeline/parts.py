@@ -17,7 +17,7 @@ from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_image, read_mask, write_mask
-from covidcxr.io.pretrained import StoredDtype, read_json, write_json
+from covidcxr.io.pretrained import StoredDtype, check_finite, read_json, write_json
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel, load_model
 from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
 from covidcxr.pipeline.view_check import check_view_model
@@ -72,12 +72,6 @@ def check_parts(pipeline: Pipeline) -> None:
     if findings is not None and set(findings.config.classes) <= set(LUNG_CLASSES):
         classes = list(findings.config.classes)
         raise ConfigError(f"The infection_segmenter must draw infection or another finding, not {classes}.")
-    repeated = {name for name in pipeline.mask_classes if pipeline.mask_classes.count(name) > 1}
-    if repeated:
-        raise ConfigError(
-            f"Both segmenters draw {', '.join(sorted(repeated))}. Leave it out of one of them; a model that draws "
-            f"lungs and findings can be the lung_segmenter alone."
-        )
     for name, model in models.items():
         if model.needs_lungs and (lungs is None or name == "lung_segmenter"):
             raise ConfigError(f"The {name} sees only a region of the image: it needs a lung_segmenter.")
@@ -92,9 +86,11 @@ def save_pipeline(pipeline: Pipeline, folder: Path, dtype: StoredDtype = "float3
         dtype: "float16" halves the weights' files; they are loaded and computed with as float32.
 
     Raises:
-        ConfigError: If a weight is too large for `dtype`.
+        ConfigError: If a weight is not finite, or too large for `dtype`.
     """
     models = pipeline.models()
+    for model in models.values():  # all of them before a file is replaced
+        check_finite(model)
     if (folder / "pipeline.json").is_file():
         # A folder that no pipeline named is not ours to remove.
         for name in set(_read_index(folder / "pipeline.json")["components"]) - models.keys():

@@ -7,57 +7,45 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
+from torch import Tensor
 
-from covidcxr.errors import ConfigError, ImageReadError, did_you_mean
+from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.io import pretrained
-from covidcxr.io.image import is_single_image, read_image
+from covidcxr.io.image import is_single_image
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel
+from covidcxr.models.base import not_finite
 from covidcxr.models.network import ResizedImages, lungs_of, resize_images
+from covidcxr.pipeline.case import Case, Masks, coarse, merge_masks, read_case, try_to_read
 from covidcxr.pipeline.parts import MODEL_CLASSES, check_parts, load_parts, save_pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image
 from covidcxr.pipeline.view_check import check_views
-from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
+from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
 from covidcxr.types import ImageLike
 from covidcxr.utils.threads import single_threaded
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
 
-Image: TypeAlias = Float[np.ndarray, "height width"]
-Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
-
 _SMALL = 5_000_000
 """Up to so many weights in all, a single image takes half the CPU time on one core, and hardly longer."""
 
-
-@dataclass(slots=True)
-class _Case:
-    """One image on its way through the models; `pixels` and `masks` are upright, whatever the view check corrected."""
-
-    image_id: str
-    image: Image
-    pixels: Image = field(init=False)
-    orientation: Orientation = UPRIGHT
-    masks: Masks = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
-    probabilities: dict[str, float] = field(default_factory=dict)
-    label: str | None = None
+_NO_LUNGS = {"lungs-not-found", not_finite("lung_segmenter")}
+"""With one of these reasons there are no lungs by which an image could be cut."""
 
 
 class Pipeline:
     """Runs the models over images, from file to prediction. For research, not for clinical use.
 
-    Every mask class of every segmenter is kept. "infection" is the infected part of the lungs, so it is cut to the
-    lungs where these are known; any other finding ("effusion", "nodule", ...) may lie elsewhere and stays as it is
-    predicted.
+    Every mask class of every segmenter is kept; of a class that both predict, the mask of the lung segmenter. The
+    "infection" of the infection segmenter is cut to the lungs where these are known; any other finding ("effusion",
+    "nodule", ...) may lie elsewhere and stays as it is predicted.
 
     Args:
         gate: The view check's model: rejects what is no frontal chest radiograph, and finds images that are inverted
@@ -73,7 +61,7 @@ class Pipeline:
         card: The model card (Markdown), kept when the pipeline is saved.
 
     Raises:
-        ConfigError: If no model is given, they do not fit together, or both segmenters predict the same class.
+        ConfigError: If no model is given, or they do not fit together.
 
     Example:
         ```python
@@ -117,7 +105,7 @@ class Pipeline:
     def mask_classes(self) -> tuple[str, ...]:
         """The classes of all masks that the segmenters predict, those of the lungs first."""
         segmenters = (self.lung_segmenter, self.infection_segmenter)
-        return tuple(name for model in segmenters if model is not None for name in model.config.classes)
+        return tuple(dict.fromkeys(name for model in segmenters if model is not None for name in model.config.classes))
 
     def __call__(self, image: ImageLike) -> Prediction:
         """Predict for one image.
@@ -131,7 +119,7 @@ class Pipeline:
         Raises:
             ImageReadError: If the image cannot be read.
         """
-        return self._predict_batch([_read(image)])[0]
+        return self._predict_batch([read_case(image)])[0]
 
     def revise(self, image: ImageLike, masks: Mapping[str, Bool[np.ndarray, "height width"]]) -> Prediction:
         """Predict for one image from masks that somebody corrected; those not given are predicted as usual.
@@ -149,7 +137,7 @@ class Pipeline:
             ImageReadError: If the image cannot be read.
             ConfigError: If the pipeline predicts no such mask, or one is of another size or holds no area.
         """
-        case = _read(image)
+        case = read_case(image)
         for name, mask in masks.items():
             if name not in self.mask_classes:
                 raise ConfigError(f"This pipeline draws no mask {name!r}. {did_you_mean(name, self.mask_classes)}")
@@ -201,14 +189,14 @@ class Pipeline:
         """Read and predict a batch at a time; the check of arguments stands apart, so that it comes at the call."""
         with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
             while batch := list(islice(numbered, batch_size)):
-                read = list((pool.map if pool else map)(_try_to_read, batch))
-                predictions = iter(self._predict_batch([case for case in read if isinstance(case, _Case)]))
+                read = list((pool.map if pool else map)(try_to_read, batch))
+                predictions = iter(self._predict_batch([case for case in read if isinstance(case, Case)]))
                 for case in read:
                     if isinstance(case, FailedPrediction) and on_error == "raise":
                         raise case.error
                     yield case if isinstance(case, FailedPrediction) else next(predictions)
 
-    def _predict_batch(self, cases: Sequence[_Case], given: Masks | None = None) -> list[Prediction]:
+    def _predict_batch(self, cases: Sequence[Case], given: Masks | None = None) -> list[Prediction]:
         """Run all models over images; masks that are `given`, of the images as they lie, replace predicted ones."""
         resized: ResizedImages = {}  # for models that want one size; only while all images are in the batch
         with single_threaded() if len(cases) == 1 and self._small else nullcontext():
@@ -230,7 +218,7 @@ class Pipeline:
                 for case in cases
             ]
 
-    def _check_views(self, cases: Sequence[_Case], given: Masks) -> None:
+    def _check_views(self, cases: Sequence[Case], given: Masks) -> None:
         """Reject what is no frontal chest radiograph, and turn the others upright with their given masks."""
         if self.gate is not None:
             for case, view in zip(cases, check_views(self.gate, [case.image for case in cases]), strict=True):
@@ -242,39 +230,60 @@ class Pipeline:
             case.pixels = case.orientation.correct(case.image)
             case.masks = case.orientation.correct_masks(given)
 
-    def _segment(self, cases: Sequence[_Case], resized: ResizedImages) -> None:
+    def _segment(self, cases: Sequence[Case], resized: ResizedImages) -> None:
         """Predict masks: those of the lungs first, which other models may need."""
         lungs, findings = self.lung_segmenter, self.infection_segmenter
-        pixels = [case.pixels for case in cases]
         lung_maps = finding_maps = None
         if lungs is not None and findings is not None and lungs.shares_encoder(findings):
+            pixels = [case.pixels for case in cases]
             lung_maps, finding_maps = lungs.predict_resized_with(findings, resize_images(lungs, pixels, (), resized)[0])
-        for model, maps, clean in ((lungs, lung_maps, self.postprocess), (findings, finding_maps, None)):
-            if model is None:
-                continue
-            if maps is None:
-                maps = model.predict_resized(*resize_images(model, pixels, [case.masks for case in cases], resized))
-            for case, masks in zip(cases, model.masks_of(maps, [image.shape for image in pixels], clean), strict=True):
-                if model is lungs and not case.masks.keys() & set(LUNG_CLASSES):
-                    shape = _coarse(lungs_of(masks, "background"))
-                    case.reasons = lung_reasons(shape, min_area=self.min_lung_area)
-                case.masks = _merge(masks, case.masks)
+        if lungs is not None:
+            self._add_masks("lung_segmenter", lungs, cases, lung_maps, resized)
+        with_lungs = [case for case in cases if not_finite("lung_segmenter") not in case.reasons]
+        if findings is not None and with_lungs:
+            if len(with_lungs) < len(cases):
+                finding_maps, resized = None, {}
+            self._add_masks("infection_segmenter", findings, with_lungs, finding_maps, resized)
 
-    def _classify(self, cases: Sequence[_Case], resized: ResizedImages) -> None:
+    def _add_masks(
+        self, part: str, model: SegmentationModel, cases: Sequence[Case], maps: Tensor | None, resized: ResizedImages
+    ) -> None:
+        """Predict the masks of one segmenter, by its `maps` where they are there; a map that is not finite is none."""
+        pixels = [case.pixels for case in cases]
+        if maps is None:
+            maps = model.predict_resized(*resize_images(model, pixels, [case.masks for case in cases], resized))
+        finite = maps.isfinite().flatten(1).all(1).tolist()
+        clean = self.postprocess if part == "lung_segmenter" else None
+        predicted = model.masks_of(maps, [image.shape for image in pixels], clean)
+        for case, masks, is_finite in zip(cases, predicted, finite, strict=True):
+            if not is_finite and masks.keys() - case.masks.keys():
+                case.reasons += (not_finite(part),)
+                continue
+            if clean is not None and not case.masks.keys() & set(LUNG_CLASSES):
+                shape = coarse(lungs_of(masks, "background"))
+                case.reasons = lung_reasons(shape, min_area=self.min_lung_area)
+            case.masks = merge_masks(masks, case.masks)
+
+    def _classify(self, cases: Sequence[Case], resized: ResizedImages) -> None:
         """Predict probabilities and label of every image that shows what the classifier is to see."""
         model = self.classifier
         if model is None:
             return
-        seen = [case for case in cases if not model.needs_lungs or "lungs-not-found" not in case.reasons]
+        seen = [case for case in cases if not (model.needs_lungs and _NO_LUNGS & {*case.reasons})]
         if not seen:
             return
-        pixels, masks = [case.pixels for case in seen], [case.masks for case in seen]
+        # Lungs that the infection segmenter draws besides are a mask like any other: they cut no image.
+        lungs = () if self.lung_segmenter is None else self.lung_segmenter.config.classes
+        masks = [{name: case.masks[name] for name in lungs if name in case.masks} for case in seen]
+        pixels = [case.pixels for case in seen]
         known = resized if len(seen) == len(cases) else {}
         members = [member.predict(*resize_images(member, pixels, masks, known)) for member in model.members]
         for case, row in zip(seen, model.combine(members).tolist(), strict=True):
-            case.probabilities = dict(zip(model.config.classes, row, strict=True))
-            case.label, undecided = model.answer(case.probabilities)
+            probabilities = dict(zip(model.config.classes, row, strict=True))
+            case.label, undecided = model.answer(probabilities)
             case.reasons += undecided
+            if not_finite("classifier") not in undecided:
+                case.probabilities = probabilities
 
     def to(self, device: str | torch.device) -> Self:
         """Move all models to a device.
@@ -363,34 +372,3 @@ class Pipeline:
         """
         folder = pretrained.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         return cls(**load_parts(folder))
-
-
-def _image_id(image: ImageLike, number: int) -> str:
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"film-{number}"
-
-
-def _read(image: ImageLike, number: int = 0) -> _Case:
-    return _Case(_image_id(image, number), read_image(image))
-
-
-def _try_to_read(numbered: tuple[int, ImageLike]) -> _Case | FailedPrediction:
-    number, image = numbered
-    try:
-        return _read(image, number)
-    except ImageReadError as error:
-        return FailedPrediction(_image_id(image, number), error)
-
-
-def _merge(predicted: Masks, known: Masks) -> Masks:
-    """Put new masks before known ones, which stay as they are; a new "infection" is cut to the lungs, if known."""
-    merged = predicted | known
-    lungs = [merged[name] for name in LUNG_CLASSES if name in merged]
-    if lungs and "infection" in predicted and "infection" not in known:
-        merged["infection"] = predicted["infection"] & np.logical_or.reduce(lungs)
-    return merged
-
-
-def _coarse(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    """Return every n-th pixel: the shape of lungs is judged by fractions, and some 200 pixels show it as well."""
-    step = max(1, max(mask.shape) // 200)
-    return mask[::step, ::step]

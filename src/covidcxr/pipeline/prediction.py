@@ -15,6 +15,7 @@ from covidcxr.explain import Explanation, explain
 from covidcxr.io.image import write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import Classifier
+from covidcxr.models.base import not_finite
 from covidcxr.pipeline.view_check import view_in_words
 from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
@@ -35,7 +36,8 @@ class Prediction:
     Attributes:
         image_id: The image's path or number, as given.
         label: The one plausible class; None = the model abstained (see `reasons`), or there is no classifier.
-        probabilities: By class name, calibrated, in [0, 1]; empty where the classifier could not be run.
+        probabilities: By class name, calibrated, in [0, 1]; empty where the classifier could not be run or gave no
+            finite numbers.
         reasons: Why there is no label: ids such as "lungs-not-found"; `in_words` makes a sentence of one.
         masks: By mask class, at the image's own size: "lung_field" (lungs without the heart), "lung" (with the part
             behind heart and diaphragm), "infection", and whatever other classes the segmenters have.
@@ -108,11 +110,13 @@ class Prediction:
         return self.finding_fractions.get("infection")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what can be written as JSON; masks by their areas only."""
+        """Return what can be written as JSON; masks by their areas only, probabilities that are not finite as None."""
+        classes = () if self.classifier is None else self.classifier.config.classes
+        failed = not_finite("classifier") in self.reasons
         return {
             "image_id": self.image_id,
             "label": self.label,
-            "probabilities": self.probabilities,
+            "probabilities": dict.fromkeys(classes) if failed else self.probabilities,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
             "lung_fraction": self.lung_fraction,
@@ -211,6 +215,10 @@ def in_words(reason: str) -> str:
     Returns:
         The sentence; an unknown id comes back as it is.
     """
+    part = reason.removesuffix("-not-finite")
+    if part != reason:
+        part = "view check" if part == "gate" else part.replace("-", " ")
+        return f"The {part} computed no finite numbers for this image: its values are too large, or damaged."
     return _UNDECIDED.get(reason) or view_in_words(reason) or explain_reason(reason)
 
 

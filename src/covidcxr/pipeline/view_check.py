@@ -7,6 +7,7 @@ upright to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 
 from covidcxr.errors import ConfigError
 from covidcxr.models import ClassificationModel
+from covidcxr.models.base import not_finite
 from covidcxr.models.network import resize_images
 from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 
@@ -44,7 +46,8 @@ class ViewCheck:
 
     Attributes:
         orientation: How the image lies: the way in which it is to be corrected if it is accepted.
-        reasons: Why it is rejected: "not-a-frontal-film", "film-inverted", "film-turned"; empty = accepted.
+        reasons: Why it is rejected: "not-a-frontal-film", "film-inverted", "film-turned", or "gate-not-finite" where
+            the model computes no finite numbers; empty = accepted.
 
     Example:
         ```python
@@ -60,6 +63,7 @@ class ViewCheck:
 
 
 _NO_FRONTAL_IMAGE = ViewCheck(reasons=(NOT_A_FRONTAL_IMAGE,))
+_NOT_FINITE = ViewCheck(reasons=(not_finite("gate"),))
 
 
 def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[ViewCheck]:
@@ -80,7 +84,9 @@ def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[Vie
     checks, askew = list[ViewCheck](), dict[int, dict[str, float]]()
     for number, probabilities in enumerate(_classify(model, images)):
         best = _most_probable(probabilities)
-        if best == UPRIGHT.name or _counts(model, UPRIGHT.name, probabilities):
+        if not _finite(probabilities):
+            checks.append(_NOT_FINITE)
+        elif best == UPRIGHT.name or _counts(model, UPRIGHT.name, probabilities):
             checks.append(ViewCheck())
         elif best == NOT_A_FRONTAL_IMAGE:
             checks.append(_NO_FRONTAL_IMAGE)
@@ -90,7 +96,9 @@ def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[Vie
     corrected = [checks[number].orientation.correct(images[number]) for number in askew]
     for (number, before), after in zip(askew.items(), _classify(model, corrected), strict=True):
         orientation = checks[number].orientation
-        if _counts(model, orientation.name, before) and _counts(model, UPRIGHT.name, after):
+        if not _finite(after):
+            checks[number] = _NOT_FINITE
+        elif _counts(model, orientation.name, before) and _counts(model, UPRIGHT.name, after):
             checks[number] = ViewCheck(orientation)
         elif _most_probable(after) == NOT_A_FRONTAL_IMAGE:
             checks[number] = _NO_FRONTAL_IMAGE
@@ -134,6 +142,10 @@ def _classify(model: ClassificationModel, images: Sequence[Image]) -> list[dict[
         return []
     probabilities = model.predict(*resize_images(model, images, [{}] * len(images)))
     return [dict(zip(model.config.classes, row, strict=True)) for row in probabilities.tolist()]
+
+
+def _finite(probabilities: dict[str, float]) -> bool:
+    return all(map(math.isfinite, probabilities.values()))
 
 
 def _most_probable(probabilities: dict[str, float]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig, check_keys
 from covidcxr.errors import ConfigError
+from covidcxr.io.pretrained import check_finite
 from covidcxr.losses.segmentation import check_number
 from covidcxr.models import ClassificationModel, NetworkModel, SegmentationModel, load_model
 from covidcxr.networks.segmentation import forward_shared, share_encoder
@@ -188,7 +189,11 @@ class MultiTask(Task):
 
         Returns:
             The folder.
+
+        Raises:
+            ConfigError: If a weight is not finite.
         """
+        check_finite(self)  # both before one is written
         self.segmenter.save_pretrained(Path(folder) / "segmenter")
         self.classifier.save_pretrained(Path(folder) / "classifier")
         return Path(folder)

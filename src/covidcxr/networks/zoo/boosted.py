@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig, PreprocessConfig
-from covidcxr.errors import ConfigError
+from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.networks import build_network
 from covidcxr.networks.weights import head_tensors
 from covidcxr.registry import CLASSIFICATION_NETWORKS
@@ -53,6 +53,9 @@ class BoostedTrees(nn.Module):
         assert not trees(torch.rand(2, 1, 32, 32)).any()  # no trees yet
         ```
     """
+
+    may_be_infinite = ("threshold",)
+    """Buffers in which infinity has a meaning: a node of a tree that ends above it sends everything left."""
 
     initial: Tensor
     feature: Tensor
@@ -129,17 +132,27 @@ class BoostedTrees(nn.Module):
             features: What `features` returned.
 
         Returns:
-            Logits of the classes.
+            Logits of the classes; NaN where a feature is not finite.
+
+        Raises:
+            PretrainedError: If a tree splits on a feature that there is not.
         """
         feature, threshold, leaf = (table.flatten(0, 1) for table in (self.feature, self.threshold, self.leaf))
         features = features.to(threshold.dtype)
+        if not 0 <= int(feature.min()) <= int(feature.max()) < features.shape[1]:
+            raise PretrainedError(
+                f"The boosted trees split on feature {int(feature.max())} of {features.shape[1]}: their weights are "
+                f"damaged or of another backbone."
+            )
         trees = torch.arange(len(feature), device=feature.device)
         node = trees.new_zeros(len(features), len(trees))
         for _ in range(self.depth):
             right = features.gather(1, feature[trees, node]) > threshold[trees, node]
             node = 2 * node + 1 + right.long()
         values = leaf[trees, node - feature.shape[1]]
-        return self.initial + values.view(-1, *self.leaf.shape[:2]).sum(1)
+        scores = self.initial + values.view(-1, *self.leaf.shape[:2]).sum(1)
+        # A tree would send NaN to the left and go on to a finite score.
+        return scores.where(features.isfinite().all(1, keepdim=True), torch.nan)
 
     @torch.no_grad()
     def copy_trees(self, boosting: Any) -> None:

@@ -1,0 +1,120 @@
+"""One image on its way through a pipeline: how it is read, and what is known of it so far."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from covidcxr.errors import ImageReadError
+from covidcxr.io.image import read_image
+from covidcxr.pipeline.prediction import FailedPrediction
+from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
+from covidcxr.types import ImageLike
+
+__all__ = ["Case", "Masks", "coarse", "merge_masks", "read_case", "try_to_read"]
+
+Image: TypeAlias = Float[np.ndarray, "height width"]
+Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
+
+
+@dataclass(slots=True)
+class Case:
+    """One image on its way through the models.
+
+    Attributes:
+        image_id: The image's path or number, as given.
+        image: Grey, in [0, 1], as it was read.
+        pixels: The same upright, whatever the view check corrected.
+        orientation: How the image lies.
+        masks: What is known of its masks, by mask class; upright.
+        reasons: Why there is no label.
+        probabilities: By class name, in [0, 1].
+        label: The one plausible class.
+
+    Example:
+        ```python
+        from covidcxr.pipeline.case import read_case
+
+        case = read_case("image.png")
+        assert case.image.ndim == 2 and not case.reasons
+        ```
+    """
+
+    image_id: str
+    image: Image
+    pixels: Image = field(init=False)
+    orientation: Orientation = UPRIGHT
+    masks: Masks = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    probabilities: dict[str, float] = field(default_factory=dict)
+    label: str | None = None
+
+
+def _image_id(image: ImageLike, number: int) -> str:
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"film-{number}"
+
+
+def read_case(image: ImageLike, number: int = 0) -> Case:
+    """Read an image.
+
+    Args:
+        image: Whatever `read_image` reads.
+        number: Its number among the images, for the id of one without a path.
+
+    Returns:
+        The image, of which nothing is known yet.
+
+    Raises:
+        ImageReadError: If it cannot be read.
+    """
+    return Case(_image_id(image, number), read_image(image))
+
+
+def try_to_read(numbered: tuple[int, ImageLike]) -> Case | FailedPrediction:
+    """Read a numbered image.
+
+    Args:
+        numbered: The number and the image.
+
+    Returns:
+        The image, or why it cannot be read.
+    """
+    number, image = numbered
+    try:
+        return read_case(image, number)
+    except ImageReadError as error:
+        return FailedPrediction(_image_id(image, number), error)
+
+
+def merge_masks(predicted: Masks, known: Masks) -> Masks:
+    """Add new masks to known ones; a new "infection" is cut to the known lungs.
+
+    Args:
+        predicted: New masks, by mask class.
+        known: Those that are there, which stay as they are.
+
+    Returns:
+        Both.
+    """
+    merged = predicted | known
+    lungs = [known[name] for name in LUNG_CLASSES if name in known]
+    if lungs and "infection" in predicted and "infection" not in known:
+        merged["infection"] = predicted["infection"] & np.logical_or.reduce(lungs)
+    return merged
+
+
+def coarse(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    """Return every n-th pixel: the shape of lungs is judged by fractions, and some 200 pixels show it as well.
+
+    Args:
+        mask: At the image's size.
+
+    Returns:
+        The mask at 200 to 400 pixels.
+    """
+    step = max(1, max(mask.shape) // 200)
+    return mask[::step, ::step]
