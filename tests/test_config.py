@@ -6,11 +6,19 @@ import dataclasses
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covidcxr.config import FORMAT_VERSION, ModelConfig, PreprocessConfig, check_format_version, check_keys
+from covidcxr.config import (
+    FORMAT_VERSION,
+    EnsembleConfig,
+    ModelConfig,
+    PreprocessConfig,
+    check_format_version,
+    check_keys,
+)
 from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError
 
 INFINITY = float("inf")
@@ -203,3 +211,104 @@ def test_anything_in_a_config_is_read_or_refused_in_our_words(data: dict[str, An
 def test_anything_at_all_is_refused_in_our_words(data: Any) -> None:
     with pytest.raises(CovidCXRError):
         ModelConfig.from_dict(data)
+
+
+# --- names that become files, and what would take a machine down ------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../../x", "separator of paths"),
+        ("a/b", "separator of paths"),
+        ("a\\b", "separator of paths"),
+        ("lung\n", "control character"),
+        ("a\0b", "control character"),
+        ("\x1b[31mred", "control character"),
+        ("nodule\u202egnp", "invisible character"),
+        ("a\u2028b", "line break"),
+        ("\ud800", "no character"),
+        (".lung", "a dot at its beginning"),
+        ("..", "a dot at its beginning"),
+        ("x" * 65, "more than 64 characters"),
+        ("", "must be a name"),
+        ("  ", "must be a name"),
+        (7, "must be a name"),
+    ],
+)
+def test_names_of_classes_can_be_part_of_a_files_name(task: Any, name: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        ModelConfig(task, "hog", ("lung", name), "multilabel")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [("linke Lunge", "Erguß (groß)"), ("肺", "感染"), ("viral pneumonia", "COVID-19")])
+def test_names_with_spaces_and_of_any_alphabet(classes: tuple[str, str]) -> None:
+    for task in ("segmentation", "classification"):
+        config = ModelConfig(task, "hog", classes, "multilabel")
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_masks_whose_files_would_be_one_on_some_disks() -> None:
+    for classes in (("lung", "Lung"), ("Erguß", "ERGUSS"), ("\u00e9", "e\u0301")):
+        with pytest.raises(ConfigError, match="distinct"):
+            ModelConfig("segmentation", "residual_unet", classes, "multilabel")
+        assert ModelConfig("classification", "hog", classes).classes == classes
+    with pytest.raises(ConfigError, match="Overlay"):
+        ModelConfig("segmentation", "residual_unet", ("lung", "Overlay"), "multilabel")
+    with pytest.raises(ConfigError, match="distinct"):
+        EnsembleConfig(("a", "b"), "multiclass", {"one": 1.0, "ONE": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 5e-324}, "temperature"),
+        ({"temperature": 1e9}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"thresholds": {"a": float("nan")}}, "threshold"),
+        ({"classes": tuple(f"class {n}" for n in range(1001))}, "1 to 1000 names"),
+        ({"network": "n" * 201}, "network"),
+        ({"network_args": {"depth": 10**7}}, "above 1,000,000"),
+        ({"network_args": {"deep": [{"er": [-(10.0**7)]}]}}, "above 1,000,000"),
+        ({"preprocess": PreprocessConfig(image_size=(8, 4096)).__dict__ | {"image_size": (8, 4097)}}, "from 8 to 4096"),
+        ({"preprocess": {"steps": ["equalize"] * 33}}, "32 steps at most"),
+    ],
+)
+def test_what_would_take_a_machine_down(change: dict[str, Any], message: str) -> None:
+    plain: dict[str, Any] = {"task": "classification", "network": "hog", "classes": ("a", "b")}
+    assert ModelConfig(**plain)
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**plain | change)
+
+
+@pytest.mark.parametrize("weight", [0.0, 5e-324, 1e300, float("nan")])
+def test_weights_of_votes_that_would_vanish_or_overflow(weight: float) -> None:
+    with pytest.raises(ConfigError, match="weight of 'x'"):
+        EnsembleConfig(("a", "b"), "multiclass", {"x": weight})
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    given = PreprocessConfig(
+        image_size=np.array([64, 32]),  # type: ignore[arg-type]
+        channels=np.int64(3),  # type: ignore[arg-type]
+        mean=np.float32([0.5, 0.25, 0.125]),  # type: ignore[arg-type]
+        std=(np.float64(0.25),),
+        lung_dilation=np.float32(0.125),  # type: ignore[arg-type]
+        steps=({"name": "sharpen", "amount": np.float32(0.5)},),
+    )
+    plain = PreprocessConfig((64, 32), 3, (0.5, 0.25, 0.125), (0.25,), lung_dilation=0.125, steps=given.steps)
+    assert given == plain
+    model = ModelConfig(
+        "classification",
+        "hog",
+        np.array(["a", "b"]),  # type: ignore[arg-type]
+        network_args={"cell": np.int32(8)},
+        thresholds={"a": np.float32(0.5)},  # type: ignore[dict-item]
+        temperature=np.float64(2),
+        preprocess=given,
+    )
+    ensemble = EnsembleConfig(("a", "b"), "multiclass", {"x": np.int64(2)})  # type: ignore[dict-item]
+    for config in (model, ensemble):
+        assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["field_values", "to_json"]
+__all__ = ["field_values", "plain", "to_json"]
 
 
 def field_values(result: Any) -> dict[str, Any]:
@@ -70,3 +70,28 @@ def _without_nan(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_without_nan(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def plain(value: Any) -> Any:
+    """Return numbers and arrays of numpy or torch as Python's own, in lists, tuples and tables too.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The same in plain data; what is no such number, array or container comes back as it is.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.utils.plain import plain
+
+        assert plain({"size": np.array([64, 64]), "share": np.float32(0.5)}) == {"size": [64, 64], "share": 0.5}
+        ```
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value
