@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +25,7 @@ from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.image import read_image
 from covidcxr.types import SplitName
 
-__all__ = ["Collection", "Views", "Faults", "no_collector", "has_own_reader"]
+__all__ = ["Collection", "CollectionSettings", "Views", "Faults", "no_collector", "has_own_reader"]
 
 
 class Faults:
@@ -79,6 +79,23 @@ DrawnFor = Literal["all", "train"]
 
 
 """Which images get drawn masks."""
+
+
+class CollectionSettings(TypedDict, total=False):
+    """The keyword arguments of `Collection`, so that a type checker finds a misspelt one in a subclass's `**base`."""
+
+    views: Views
+    official_split: bool
+    label_map: Mapping[str, str | None] | None
+    drop_unlabelled: bool
+    drawn_masks: str | PathLike[str] | None
+    drawn_masks_for: DrawnFor
+    min_lung_area: float
+    fractions: tuple[float, float]
+    fold: int | None
+    folds: int | None
+    hold_out_source: str | Sequence[str] | None
+    split_seed: int
 
 
 class Collection(Faults, ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from covidcxr.config import PreprocessConfig
-from covidcxr.data.collection import Collection, has_own_reader
+from covidcxr.data.collection import Collection, CollectionSettings, has_own_reader
 from covidcxr.data.dataset import CXRDataset
 from covidcxr.data.records import Record, count_by
 from covidcxr.data.sampler import (
@@ -29,7 +29,39 @@ from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.transforms.augment import Augment
 from covidcxr.types import GEOMETRY, Fit, Region, SplitName
 
-__all__ = ["CXRDataModule"]
+__all__ = ["CXRDataModule", "DataSettings"]
+
+
+class DataSettings(CollectionSettings, total=False):
+    """The keyword arguments of `CXRDataModule`, so that a type checker finds a misspelt one in a subclass's `**base`.
+
+    Example:
+        ```python
+        from typing import Unpack
+
+        from covidcxr.data import CXRDataModule
+        from covidcxr.data.datamodule import DataSettings
+
+        class OurHospital(CXRDataModule):
+            def __init__(self, root: str, *, ward: str = "all", **base: Unpack[DataSettings]) -> None:
+                super().__init__(root, **base)
+                self.settings = {"ward": ward}
+        ```
+    """
+
+    image_size: tuple[int, int] | None
+    fit: Fit | None
+    region: Region | None
+    lung_dilation: float | None
+    mask_classes: Sequence[str]
+    drop_unmasked: bool
+    batch_size: int
+    num_workers: int
+    augment: str | Sequence[Any] | Augment | None
+    augmented_copies: Mapping[str, int] | None
+    cache: Literal["memory"] | None
+    balance: Balance
+    seed: int
 
 
 class CXRDataModule(Collection, LightningDataModule):
@@ -95,7 +127,7 @@ class CXRDataModule(Collection, LightningDataModule):
         cache: Literal["memory"] | None = None,
         balance: Balance = "none",
         seed: int = 0,
-        **base: Any,
+        **base: Unpack[CollectionSettings],
     ) -> None:
         LightningDataModule.__init__(self)
         super().__init__(root, **base)

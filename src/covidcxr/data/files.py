@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ __all__ = [
     "find_twice",
     "list_folders",
     "some_of",
+    "table_path",
 ]
 
 __getattr__ = partial(aliases.find, __name__)
@@ -34,6 +36,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", "
 MASK_INDEX = "covidcxr-masks.json"
 """The file in a folder of drawn masks that tells how much of each image its lungs cover."""
 
+_WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # a drive, or a share of the network
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
 _HOW_TO_DRAW = (
     "Draw them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that they bear the data set's image names."
@@ -54,6 +57,22 @@ def list_folders(folder: Path) -> list[Path]:
     """Return the folders directly in a folder, sorted by name; hidden ones are left out."""
     with os.scandir(folder) as entries:
         return [folder / name for name in sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))]
+
+
+def table_path(root: Path, text: str) -> Path:
+    r"""Return the file that a table names, whether the table was written here or on Windows.
+
+    Args:
+        root: Folder to which paths in the table are relative.
+        text: The path in the table; backslashes part folders unless a file has them in its name.
+
+    Raises:
+        DatasetError: If it is an absolute path of a Windows computer, say `C:\\images\\a.png`, and this is none.
+    """
+    windows = os.name != "nt" and ("\\" in text or _WINDOWS_ROOT.match(text)) and not (root / text).is_file()
+    if windows and _WINDOWS_ROOT.match(text):
+        raise DatasetError(f"{text} is a path of a Windows computer. Write paths relative to {root}.")
+    return root / (text.replace("\\", "/") if windows else text)
 
 
 class DrawnMasks:

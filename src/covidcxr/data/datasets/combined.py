@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from covidcxr.data.curation.duplicates import Linked
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.files import some_of
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
@@ -85,11 +85,12 @@ class CombinedDataModule(CXRDataModule):
         duplicates: Duplicates = "refuse",
         near_duplicates: bool = True,
         fingerprints: str | PathLike[str] | None = None,
-        **base: Any,
+        **base: Unpack[DataSettings],
     ) -> None:
         if "views" in base:
             raise ConfigError("views is a setting of each member, whose images may be of another kind.")
-        super().__init__(root, views="all", **base)
+        base["views"] = "all"
+        super().__init__(root, **base)
         if duplicates not in get_args(Duplicates):
             raise ConfigError(f"duplicates must be one of {', '.join(get_args(Duplicates))}, not {duplicates!r}.")
         if not datasets:

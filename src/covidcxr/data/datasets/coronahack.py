@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Unpack, get_args
 
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.datasets.manifest import SeriesPatients
 from covidcxr.data.records import Record
 from covidcxr.data.splits import split_name
@@ -100,7 +100,7 @@ class CoronaHackDataModule(CXRDataModule):
         },
     }
 
-    def __init__(self, root: str | PathLike[str], *, labels: Labels = "covid", **base: Any) -> None:
+    def __init__(self, root: str | PathLike[str], *, labels: Labels = "covid", **base: Unpack[DataSettings]) -> None:
         if labels not in get_args(Labels):
             raise ConfigError(f"labels must be one of {', '.join(get_args(Labels))}, not {labels!r}.")
         self.classes = _CLASSES[labels]

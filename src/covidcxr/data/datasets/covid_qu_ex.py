@@ -9,9 +9,9 @@ from dataclasses import replace
 from itertools import product
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Unpack, get_args
 
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.files import find_images, find_orphans, list_folders
 from covidcxr.data.records import Record, bimcv_view
 from covidcxr.data.splits import split_name
@@ -82,7 +82,7 @@ class CovidQUExDataModule(CXRDataModule):
         },
     }
 
-    def __init__(self, root: str | PathLike[str], *, part: Part = "lung", **base: Any) -> None:
+    def __init__(self, root: str | PathLike[str], *, part: Part = "lung", **base: Unpack[DataSettings]) -> None:
         super().__init__(root, **base)
         if part not in get_args(Part):
             raise ConfigError(f"part must be one of {', '.join(get_args(Part))}, not {part!r}.")

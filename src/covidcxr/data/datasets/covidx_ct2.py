@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Unpack, get_args
 
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.datasets.csv import parse_age
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError
@@ -92,7 +92,7 @@ class CovidxCT2DataModule(CXRDataModule):
 
     release: ClassVar[str] = "2A"
 
-    def __init__(self, root: str | PathLike[str], *, version: Version = "2A", **base: Any) -> None:
+    def __init__(self, root: str | PathLike[str], *, version: Version = "2A", **base: Unpack[DataSettings]) -> None:
         super().__init__(root, **base)
         if version not in get_args(Version):
             raise ConfigError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}.")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.records import Record, bimcv_view
 from covidcxr.errors import DatasetError
 from covidcxr.io.tables import read_lines
@@ -103,7 +103,12 @@ class CovidxCXR3DataModule(CXRDataModule):
     }
 
     def __init__(
-        self, root: str | PathLike[str], *, version: str = "9B", drop_mislabelled: bool = False, **base: Any
+        self,
+        root: str | PathLike[str],
+        *,
+        version: str = "9B",
+        drop_mislabelled: bool = False,
+        **base: Unpack[DataSettings],
     ) -> None:
         self._is_old = _OLD.fullmatch(version) is not None
         if self._is_old or version.endswith("A"):

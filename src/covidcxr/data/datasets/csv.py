@@ -7,23 +7,30 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from os import PathLike
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Unpack
 
 from covidcxr.config import check_keys
 from covidcxr.data.collection import no_collector
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
+from covidcxr.data.files import table_path
 from covidcxr.data.records import Record
 from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
-from covidcxr.io.tables import Table
+from covidcxr.io.tables import Fault, Table, TableSource
 from covidcxr.registry import DATASETS
 
 __all__ = ["CSVDataModule", "parse_age"]
 
-_FINDINGS = {"1": True, "1.0": True, "0": False, "0.0": False, "-1": None, "-1.0": None, "": None}
+_FINDINGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+_FINDINGS_UNKNOWN = {"-1", "-1.0", ""}
 
 Filter = Mapping[str, str | Sequence[str]]
 """From column to the value, or values, that it must have; `*` stands for any text."""
+
+
+def _ignore(error: DatasetError) -> None:
+    """Pass over a damaged row."""
 
 
 @DATASETS.register("csv")
@@ -31,7 +38,10 @@ class CSVDataModule(CXRDataModule):
     """Images listed in a table: CSV, TSV or Parquet, one row an image, columns by name.
 
     Optional columns that are "auto" are used if the table has a column of that very name; null means that the table
-    has none. Two mask conventions in one column become two mask classes like this (YAML):
+    has none. In every column a cell that is empty, or holds "nan", "None", "NA" or the like, means "not known":
+    `covidcxr.io.tables.MISSING` lists the words, and `missing` sets others.
+
+    Two mask conventions in one column become two mask classes like this (YAML):
 
         mask_columns:
           infection: infection_mask
@@ -39,10 +49,13 @@ class CSVDataModule(CXRDataModule):
           lung: {column: lung_mask, where: {source: ieee8023}}
 
     Args:
-        root: Folder to which paths in the table are relative.
-        table: File name of the table, relative to `root`.
+        root: Folder to which paths in the table are relative. Tables from Windows may write them with backslashes.
+        table: File name of the table, relative to `root`; or, from Python, a `pandas.DataFrame`.
         path_column: The image's file.
         label_column: Its class; empty = not labelled.
+        label_separator: Where classes are not exclusive and `label_column` joins them, what stands between them, say
+            "|" in NIH's "Effusion|Mass". An image shows what is named, and nothing else.
+        no_finding: With `label_separator`: the word for none of the classes, whatever its case.
         label_columns: In place of `label_column` where classes are not exclusive: one column a class, which holds 1 if
             the image shows it and 0 if not; empty, or -1 as CheXpert writes "uncertain", = not known.
         patient_column: Who is on it. With null every image counts as a patient of its own: then images of one patient
@@ -57,12 +70,14 @@ class CSVDataModule(CXRDataModule):
             beside it, training images of these rows that have no such mask count as showing nothing of it, say images
             without a finding nothing of an infection; validation and test keep to drawn masks.
         classes: Names and order of the classes, after `label_map`; null = all labels found, sorted, or `label_columns`.
+            What is named here or in `label_map` is a class, even "None" or "NA".
         where: Keep only rows that have one of these values, in each of these columns.
         exclude: Leave out rows that have one of these values, in any of these columns.
         test_only: Rows that never train or validate, by the same kind of filter as `exclude`, say of images whose
             licence does not allow it. Their patients test, in a cross-validation in their fold only. The table is then
             split as a whole, before `where` and `exclude`, so that recipes on different images of it agree on who
             tests.
+        missing: Words that mean "not known" in any column, whatever their case; null = those of `MISSING`.
         base: Further settings of `CXRDataModule`.
 
     Raises:
@@ -76,9 +91,11 @@ class CSVDataModule(CXRDataModule):
         self,
         root: str | PathLike[str],
         *,
-        table: str = "manifest.csv",
+        table: TableSource = "manifest.csv",
         path_column: str = "path",
         label_column: str | None = "label",
+        label_separator: str | None = None,
+        no_finding: str = "No Finding",
         label_columns: Sequence[str] | None = None,
         patient_column: str | None = "patient_id",
         source_column: str | None = "auto",
@@ -91,43 +108,24 @@ class CSVDataModule(CXRDataModule):
         where: Filter | None = None,
         exclude: Filter | None = None,
         test_only: Filter | None = None,
-        **base: Any,
+        missing: Sequence[str] | None = None,
+        **base: Unpack[DataSettings],
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "root", "base", "__class__")}
         super().__init__(root, **base)
-        self.settings = {
-            "table": table,
-            "path_column": path_column,
-            "label_column": label_column,
-            "label_columns": label_columns,
-            "patient_column": patient_column,
-            "source_column": source_column,
-            "split_column": split_column,
-            "view_column": view_column,
-            "sex_column": sex_column,
-            "age_column": age_column,
-            "mask_columns": mask_columns,
-            "classes": classes,
-            "where": where,
-            "exclude": exclude,
-            "test_only": test_only,
-        }
+        self.settings = given
+        self._source = self.root / Path(table).expanduser() if isinstance(table, str | PathLike) else table
+        if not isinstance(self._source, Path):
+            self.settings["table"] = f"DataFrame {self._open_table().digest}"
         if self.prepared is not None:
             self.classes = self.classes if classes is None else tuple(classes)
             return
         if not self.root.is_dir():
             raise self.not_found(self.root)
-        # Damaged rows are told of when the records are read.
-        self._table = Table(self.root / table, fault=_ignore)
-        self._columns = {
-            "path": self._table.require(path_column),
-            "label": None if label_columns else self._column("label", label_column),
-            "patient": self._column("patient_id", patient_column),
-            "source": self._column("source", source_column),
-            "split": self._column("split", split_column),
-            "view": self._column("view", view_column),
-            "sex": self._column("sex", sex_column),
-            "age": self._column("age", age_column),
-        }
+        self._table = self._open_table()
+        self._columns = self._find_columns()
+        if label_separator and not (self._columns["label"] and label_separator.strip()):
+            raise ConfigError(f"label_separator is for label_column, and may not be blank; it is {label_separator!r}.")
         self._findings = tuple(self._table.require(name) for name in label_columns or ())
         named = {name: column for name, column in (mask_columns or {}).items() if column is not None}
         self._masks = {name: self._mask_column(name, column) for name, column in named.items()}
@@ -137,9 +135,26 @@ class CSVDataModule(CXRDataModule):
         self.own_classes = tuple(self._check_rows())
         self.classes = self.label_map.classes(self.own_classes) if classes is None else tuple(classes)
 
+    def _open_table(self, fault: Fault = _ignore) -> Table:
+        """Open the table; damaged rows are told of when the records are read."""
+        table = Table(self._source, fault=fault, missing=self.settings["missing"])
+        if column := self.settings["label_column"]:
+            table.keep(column, {*(self.settings["classes"] or ()), *self.label_map.names})
+        return table
+
+    def _find_columns(self) -> dict[str, str | None]:
+        """Return from what is known of an image to its column; None = the table has none."""
+        given = self.settings
+        return {
+            "path": self._table.require(given["path_column"]),
+            "label": None if given["label_columns"] else self._column("label", given["label_column"]),
+            "patient": self._column("patient_id", given["patient_column"]),
+            **{name: self._column(name, given[f"{name}_column"]) for name in ("source", "split", "view", "sex", "age")},
+        }
+
     def read_records(self) -> Iterator[Record]:
         """Return a record a row, in the table's order."""
-        for line, row in self._rows(Table(self._table.path, fault=self.fault)):
+        for line, row in self._rows(self._open_table(self.fault)):
             try:
                 yield self._record(line, row)
             except DatasetError as error:
@@ -184,7 +199,7 @@ class CSVDataModule(CXRDataModule):
     def _listed(self) -> Iterator[tuple[Record, dict[str, str]]]:
         """Read every row that can be read; what is wrong with the others was told when the records were read."""
         with no_collector():
-            for line, row in Table(self._table.path, fault=_ignore):
+            for line, row in self._open_table():
                 try:
                     yield self._named(self._record(line, row)), row
                 except DatasetError:
@@ -198,33 +213,51 @@ class CSVDataModule(CXRDataModule):
     def _record(self, line: int, row: dict[str, str]) -> Record:
         value = {name: row[column] if column else "" for name, column in self._columns.items()}
         try:
-            split = split_name(value["split"]) if value["split"] else None
-            findings = {name: shown for name in self._findings if (shown := _read_finding(name, row[name])) is not None}
+            if not value["path"]:
+                raise DatasetError("it names no image.")
+            return Record(
+                image_path=table_path(self.root, value["path"]),
+                label=None if self.settings["label_separator"] else value["label"] or None,
+                patient_id=value["patient"] or None,
+                source=value["source"] or "unknown",
+                split=split_name(value["split"]) if value["split"] else None,
+                mask_paths={
+                    name: table_path(self.root, row[column])
+                    for name, (column, rows, _) in self._masks.items()
+                    if row[column] and rows.all_match(row)
+                },
+                empty_masks=tuple(
+                    name
+                    for name, (column, _, empty) in self._masks.items()
+                    if empty is not None and empty.all_match(row) and not row[column]
+                ),
+                view=value["view"] or None,
+                sex=value["sex"] or None,
+                age=parse_age(value["age"]),
+                findings=self._read_findings(value["label"], row),
+            )
         except DatasetError as error:
-            raise DatasetError(f"Line {line} of {self._table.path}: {error}") from error
-        if not value["path"]:
-            raise DatasetError(f"Line {line} of {self._table.path} names no image.")
-        return Record(
-            image_path=self.root / value["path"],
-            label=value["label"] or None,
-            patient_id=value["patient"] or None,
-            source=value["source"] or "unknown",
-            split=split,
-            mask_paths={
-                name: self.root / row[column]
-                for name, (column, rows, _) in self._masks.items()
-                if row[column] and rows.all_match(row)
-            },
-            empty_masks=tuple(
-                name
-                for name, (column, _, empty) in self._masks.items()
-                if empty is not None and empty.all_match(row) and not row[column]
-            ),
-            view=value["view"] or None,
-            sex=value["sex"] or None,
-            age=parse_age(value["age"]),
-            findings=findings,
-        )
+            raise DatasetError(f"{self._table.at(line)}: {error}") from error
+
+    def _read_findings(self, label: str, row: Mapping[str, str]) -> dict[str, bool]:
+        """Return what is known of classes that are not exclusive.
+
+        Raises:
+            DatasetError: If a cell is no finding, or a label contradicts itself.
+        """
+        if not self.settings["label_separator"]:
+            cells = {name: _read_finding(name, row[name]) for name in self._findings}
+            return {name: shown for name, shown in cells.items() if shown is not None}
+        named, none = self._split_label(label)
+        if named and none:
+            raise DatasetError(f"the label {label!r} names a class and {self.settings['no_finding']!r}.")
+        return {name: name in named for name in self.classes} if named or none else {}
+
+    def _split_label(self, label: str) -> tuple[set[str], bool]:
+        """Return the classes that a label joins, and whether it says that there is none."""
+        names = {name.strip() for name in label.split(self.settings["label_separator"])} - {""}
+        named = {name for name in names if name.lower() != self.settings["no_finding"].lower()}
+        return named, named != names
 
     def _column(self, name: str, column: str | None) -> str | None:
         if column == "auto":
@@ -252,14 +285,35 @@ class CSVDataModule(CXRDataModule):
                 rows.observe(row)
         for rows in filters:
             rows.check()
-        column = self._columns["label"]
         if self._findings:
             return list(self._findings)
-        return sorted({row[column] for _, row in self._rows(self._table)} - {""}) if column else []
+        column = self._columns["label"]
+        labels = {row[column] for _, row in self._rows(self._table)} - {""} if column else set()
+        if self.settings["label_separator"]:
+            labels = {name for label in labels for name in self._split_label(label)[0]}
+        self._check_labels(labels)
+        return sorted(labels)
 
-
-def _ignore(error: DatasetError) -> None:
-    """Pass over a damaged row."""
+    def _check_labels(self, labels: set[str]) -> None:
+        """Refuse labels that would be taken for something else than what they mean."""
+        classes = self.settings["classes"] or ()
+        if self.settings["label_separator"]:
+            for name in classes:
+                if name not in labels:
+                    raise DatasetError(
+                        f"No label of {self._table.name} names the class {name!r}. {did_you_mean(name, labels)}"
+                    )
+            return
+        joined = sorted(label for label in labels if "|" in label and label not in {*classes, *self.label_map.names})
+        if joined:
+            raise DatasetError(
+                f"{len(joined)} labels of {self._table.name} look like several in one, such as {joined[0]!r}. Set "
+                f'label_separator="|"; if they are classes by themselves, name them in classes or label_map.'
+            )
+        if "+" in labels and "-" not in labels and self.settings["missing"] is None:
+            raise DatasetError(
+                f'{self._table.name} has the label "+", and a label "-" would count as not known. Name both in classes.'
+            )
 
 
 class _Filter:
@@ -268,7 +322,7 @@ class _Filter:
     def __init__(self, table: Table, wanted: Filter | None) -> None:
         self._table = table
         self._wanted = {
-            table.require(column): {values} if isinstance(values, str) else set(map(str, values))
+            table.require(column): {table.value(column, str(text)) for text in _listed(values)}
             for column, values in (wanted or {}).items()
         }
         self._seen: dict[str, set[str]] = {column: set() for column in self._wanted}
@@ -290,9 +344,13 @@ class _Filter:
                 if any(_fits(seen, {value}) for seen in self._seen[column]):
                     continue
                 raise DatasetError(
-                    f"No row of {self._table.path} has {value!r} in {column!r}. "
+                    f"No row of {self._table.name} has {value!r} in {column!r}. "
                     f"{did_you_mean(value, self._seen[column])}"
                 )
+
+
+def _listed(values: str | Sequence[str]) -> Sequence[str]:
+    return [values] if isinstance(values, str) else values
 
 
 def _fits(value: str, wanted: Collection[str]) -> bool:
@@ -300,9 +358,9 @@ def _fits(value: str, wanted: Collection[str]) -> bool:
 
 
 def _read_finding(name: str, text: str) -> bool | None:
-    if text not in _FINDINGS:
+    if text not in _FINDINGS_UNKNOWN and text.lower() not in _FINDINGS:
         raise DatasetError(f"{text!r} in {name!r} is no finding: 1 = shown, 0 = not shown, empty or -1 = not known.")
-    return _FINDINGS[text]
+    return _FINDINGS.get(text.lower())
 
 
 def parse_age(text: str) -> float | None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.datasets.manifest import SeriesPatients, read_manifest
-from covidcxr.data.files import find_images, list_folders, some_of
+from covidcxr.data.files import find_images, list_folders, some_of, table_path
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.io.tables import Table
@@ -72,7 +72,7 @@ class DarkCovidNetDataModule(CXRDataModule):
         path = self.root / "darkcovidnet_subset.csv"
         subset = Table(path, fault=self.fault)
         column = subset.require("path")
-        wanted = {self.root / row[column] for _, row in subset}
+        wanted = {table_path(self.root, row[column]) for _, row in subset}
         images = [
             image
             for image in read_manifest(self.root, ("ieee8023", "nih"), {}, self.fault)

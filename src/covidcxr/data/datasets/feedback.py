@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.registry import DATASETS
@@ -40,7 +40,7 @@ class FeedbackDataModule(CXRDataModule):
     layout: ClassVar[str] = "feedback.json and the images that it names, as `covidcxr feedback STORE --out ROOT` writes"
     license: ClassVar[str] = "that of the images; for those who may see them"
 
-    def __init__(self, root: str | PathLike[str], **base: Any) -> None:
+    def __init__(self, root: str | PathLike[str], **base: Unpack[DataSettings]) -> None:
         super().__init__(root, **base)
         if self.prepared is None:
             self._index = self._read_index(self.root / INDEX)

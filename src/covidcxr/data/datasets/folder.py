@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.files import find_images, list_folders, some_of
 from covidcxr.data.records import Record
 from covidcxr.data.splits import split_name
@@ -44,7 +44,7 @@ class FolderDataModule(CXRDataModule):
         *,
         patient_pattern: str | None = None,
         source_pattern: str | None = None,
-        **base: Any,
+        **base: Unpack[DataSettings],
     ) -> None:
         super().__init__(root, **base)
         self._patient = _compile("patient_pattern", patient_pattern)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.datasets.csv import parse_age
 from covidcxr.data.files import find_images
 from covidcxr.data.records import Record
@@ -76,7 +76,7 @@ class Ieee8023DataModule(CXRDataModule):
         *,
         machine_masks: bool = False,
         missing: Literal["refuse", "skip"] = "refuse",
-        **base: Any,
+        **base: Unpack[DataSettings],
     ) -> None:
         super().__init__(root, **base)
         if missing not in ("refuse", "skip"):
@@ -108,7 +108,7 @@ class Ieee8023DataModule(CXRDataModule):
 
     def _record(self, row: Mapping[str, str], masks: frozenset[str]) -> Record:
         mask = f"{Path(row['filename']).stem}_mask.png"
-        view = "unknown" if row["view"] in ("", "?") else row["view"]
+        view = row["view"] or "unknown"
         return Record(
             image_path=self.root / row["folder"] / row["filename"],
             label=_label(row["finding"]),

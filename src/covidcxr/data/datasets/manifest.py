@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from covidcxr.data.datasets.csv import parse_age
+from covidcxr.data.files import table_path
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.io.tables import Fault, Table
@@ -46,11 +47,11 @@ def read_manifest(
 def _record(root: Path, row: Mapping[str, str], labels: Mapping[str, str]) -> Record:
     masks = {_LUNGS.get(row["source"], "lung"): row["lung_mask"], "infection": row["infection_mask"]}
     return Record(
-        root / row["path"],
+        table_path(root, row["path"]),
         label=labels.get(row["label"], row["label"]),
         patient_id=row["patient_id"],
         source=row["source"],
-        mask_paths={name: root / mask for name, mask in masks.items() if mask},
+        mask_paths={name: table_path(root, mask) for name, mask in masks.items() if mask},
         view=row["view"] or None,
         sex=row["sex"] or None,
         age=parse_age(row["age"]),

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from covidcxr.config import check_keys
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.datasets.csv import parse_age
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError, UnknownNameError, did_you_mean
@@ -162,7 +162,7 @@ class XRayVisionDataModule(CXRDataModule):
         *,
         dataset: Any,
         dataset_args: Mapping[str, Any] | None = None,
-        **base: Any,
+        **base: Unpack[DataSettings],
     ) -> None:
         super().__init__(root, **base)
         by_name = isinstance(dataset, str)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from jaxtyping import Float
 
-from covidcxr.data.datamodule import CXRDataModule
+from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.files import find_missing
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError
@@ -54,7 +54,12 @@ class GateDataModule(CXRDataModule):
     caveats = ("CT slices, lateral images and other body parts are drawn: a score on them does not tell of real ones.",)
 
     def __init__(
-        self, root: str | PathLike[str], *, films: Mapping[str, Any] | None = None, drawn: int = 300, **base: Any
+        self,
+        root: str | PathLike[str],
+        *,
+        films: Mapping[str, Any] | None = None,
+        drawn: int = 300,
+        **base: Unpack[DataSettings],
     ) -> None:
         super().__init__(root, **base)
         if drawn < 10:
@@ -67,7 +72,7 @@ class GateDataModule(CXRDataModule):
         if not self.root.is_dir():
             raise self.not_found(self.root)
         arguments = {key: value for key, value in settings.items() if key != "name"}
-        arguments |= {key: base[key] for key in _SPLITTING if key in base}
+        arguments |= {key: value for key, value in base.items() if key in _SPLITTING}
         try:
             self.images: CXRDataModule = DATASETS.get(settings["name"])(self.root, augment=None, **arguments)
         except TypeError as error:

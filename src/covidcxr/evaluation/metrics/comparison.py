@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -12,15 +11,15 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, bootstrap, check_length
 from covidcxr.evaluation.metrics.classification import Statistics
 from covidcxr.evaluation.metrics.segmentation import mask_statistics
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import answer_statistics
 
 __all__ = ["compare_rows", "unpaired_difference"]
 
 
 def compare_rows(
-    rows: Sequence[Mapping[str, Any]],
-    others: Sequence[Mapping[str, Any]],
+    rows: Rows,
+    others: Rows,
     *,
     common: bool = False,
     resamples: int = 1000,

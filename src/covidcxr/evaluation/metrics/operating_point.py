@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -15,7 +15,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.classification import Statistics
 from covidcxr.evaluation.metrics.reliability import of_class
 from covidcxr.evaluation.metrics.weighted import ratio
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.utils.plain import field_values
 
 __all__ = ["OperatingPoint", "choose_point", "choose_threshold", "predictive_values", "score_at"]
@@ -98,7 +98,7 @@ def choose_threshold(
 
 
 def choose_point(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     class_name: str,
     *,
     sensitivity: float | None = None,
@@ -126,7 +126,7 @@ def choose_point(
 
 
 def score_at(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     class_name: str,
     point: OperatingPoint | float,
     prevalence: float | None = None,

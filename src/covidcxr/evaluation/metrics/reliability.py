@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.classification import BINS, Statistics, brier_of, check_labels, check_predictions
 from covidcxr.evaluation.metrics.weighted import bin_of, ratio, two_columns, weighted_calibration_error, weighted_mean
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 
 __all__ = [
     "Reliability",
@@ -71,7 +71,7 @@ class Reliability:
 
 
 def measure_reliability(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     class_name: str | None = None,
     *,
     bins: int = BINS,
@@ -133,7 +133,7 @@ def measure_reliability(
 
 
 def score_sets(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     thresholds: Mapping[str, float],
     *,
     resamples: int = 1000,

@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from covidcxr import aliases
 from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.io.tables import DataFrame, is_null
 
-__all__ = ["TRAITS", "PredictionTable", "find_positive"]
+__all__ = ["TRAITS", "PredictionTable", "Rows", "find_positive", "list_rows"]
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -26,6 +27,21 @@ NOT_STATED = "not stated"
 _PROBABILITY, _LABEL = "probability_", "label_"
 MASKS = ("dice_", "iou_", "precision_", "recall_", "hd95_")
 _EMPTY = {"", "nan"}
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]] | DataFrame
+"""Predictions in memory: a mapping an image, or a `pandas.DataFrame`."""
+
+
+def list_rows(rows: Rows) -> Sequence[Mapping[str, Any]]:
+    """Return rows as mappings.
+
+    Args:
+        rows: The same, or a `pandas.DataFrame`.
+    """
+    if not isinstance(rows, DataFrame):
+        return rows
+    columns = list(rows.columns)
+    return [dict(zip(columns, row, strict=True)) for row in rows.itertuples(index=False, name=None)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +67,18 @@ class PredictionTable:
     one_column: str | None = None
 
     @classmethod
-    def read(cls, rows: Sequence[Mapping[str, Any]]) -> PredictionTable:
+    def read(cls, rows: Rows) -> PredictionTable:
         """Tidy rows: text of a CSV becomes numbers, and what is empty is unknown.
 
         Args:
             rows: As `covidcxr test` writes them; only `label` (or `label_CLASS`) and `probability_CLASS`, or scores
-                of masks, are needed. One probability column is that of its class; the other label is its absence.
+                of masks, are needed. One probability column is that of its class; the other label is its absence. Or a
+                `pandas.DataFrame` of such rows.
 
         Raises:
             ConfigError: If there are no rows, nothing in them can be scored, or a value is out of range.
         """
+        rows = list_rows(rows)
         if not rows:
             raise ConfigError("There are no images to evaluate.")
         tidy = tuple({str(name): _tidied(value) for name, value in row.items()} for row in rows)
@@ -91,7 +109,7 @@ class PredictionTable:
     @cached_property
     def patients(self) -> list[str | None]:
         """Patient of each image; None = not known."""
-        return [row.get("patient_id") for row in self.rows]
+        return [None if (name := row.get("patient_id")) is None else str(name) for row in self.rows]
 
     @property
     def patients_known(self) -> bool:
@@ -181,7 +199,7 @@ def find_positive(predictions: PredictionTable, positive: str | None = None) -> 
 
 
 def _tidied(value: Any) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_null(value):
         return None
     if isinstance(value, str):
         value = value.strip()

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +22,7 @@ from covidcxr.evaluation.metrics.classification import Statistics, classificatio
 from covidcxr.evaluation.metrics.reliability import conformal_threshold, fit_temperature
 from covidcxr.evaluation.metrics.scores import format_estimate, headline
 from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
-from covidcxr.evaluation.predictions.predictions import MASKS, PredictionTable
+from covidcxr.evaluation.predictions.predictions import MASKS, PredictionTable, Rows
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.pretrained import read_json
@@ -31,7 +30,7 @@ from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks.rows import predict_rows
 
 if TYPE_CHECKING:
-    from covidcxr.io.tables import Table
+    from covidcxr.io.tables import Table, TableSource
 
 __all__ = [
     "answer_statistics",
@@ -58,7 +57,7 @@ ROUNDING = 0.02
 """How far from 1 the sum of an image's probabilities may be: tables hold them rounded."""
 
 
-def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+def score_rows(rows: Rows, *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
     """Score the rows of one test, each figure with its patient-clustered 95 % interval.
 
     Args:
@@ -83,14 +82,15 @@ def score_rows(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed
     return scores
 
 
-def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
+def read_rows(path: TableSource) -> list[dict[str, Any]]:
     """Read predictions, made here or elsewhere, for `score_rows` and all else that takes rows.
 
     Args:
-        path: A table (CSV, TSV, Parquet, Excel), a row an image: `label` and `probability_CLASS` for each class (of two
-            classes one will do), or `label_CLASS` (1, 0, empty = not labelled) and `probability_CLASS` for each
-            finding, or scores of masks (`dice_lung`, ...). With `image_id` models can be compared, with `patient_id`
-            intervals hold for patients; other columns are kept. What is empty is not known.
+        path: A table (CSV, TSV, Parquet, Excel, or a `pandas.DataFrame`), a row an image: `label` and
+            `probability_CLASS` for each class (of two classes one will do), or `label_CLASS` (1, 0, empty = not
+            labelled) and `probability_CLASS` for each finding, or scores of masks (`dice_lung`, ...). With `image_id`
+            models can be compared, with `patient_id` intervals hold for patients; other columns are kept. What is
+            empty, "nan" or the like (`covidcxr.io.tables.MISSING`) is not known.
 
     Returns:
         Rows; probabilities, findings and scores of masks are numbers, NaN where not known.
@@ -104,8 +104,9 @@ def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
     """
     from covidcxr.io.tables import Table  # brings Lightning, which scores alone do without
 
-    table = Table(Path(path))
+    table = Table(path)
     numbers, exclusive = _check_columns(table)
+    table.keep("label", exclusive)
     rows, faults = [], []
     seen: dict[str, int] = {}
     for line, row in table:
@@ -119,10 +120,10 @@ def read_rows(path: str | PathLike[str]) -> list[dict[str, Any]]:
             faults.append(f"line {line}: {error}.")
     if faults:
         more = f" Besides, {len(faults) - 1} other lines have faults." if len(faults) > 1 else ""
-        raise ConfigError(f"The predictions in {table.path} cannot be scored, {faults[0]}{more}")
+        raise ConfigError(f"The predictions in {table.name} cannot be scored, {faults[0]}{more}")
     if "patient_id" not in table.columns:
         message = (
-            f"{table.path} tells no patient_id: every image counts as a patient of its own, so where patients have "
+            f"{table.name} tells no patient_id: every image counts as a patient of its own, so where patients have "
         )
         warnings.warn(message + "several images the intervals are too narrow.", UserWarning, stacklevel=2)
     return rows
@@ -239,14 +240,14 @@ def _check_columns(table: Table) -> tuple[list[str], list[str]]:
     masks = [name for name in table.columns if name.startswith(MASKS)]
     if not classes and not masks:
         raise ConfigError(
-            f"{table.path} holds no predictions: it needs a column probability_CLASS for each class, with label, or "
+            f"{table.name} holds no predictions: it needs a column probability_CLASS for each class, with label, or "
             f"scores of masks such as dice_lung. Its columns: {', '.join(table.columns)}."
         )
     findings = [name for name in classes if f"label_{name}" in table.columns]
     missing = [f"label_{name}" for name in classes if name not in findings]
     if missing and (findings or "label" not in table.columns):
         raise ConfigError(
-            f"{table.path} lacks {', '.join(missing) if findings else 'label'}: exclusive classes need their truth in "
+            f"{table.name} lacks {', '.join(missing) if findings else 'label'}: exclusive classes need their truth in "
             f"the column label, findings each in a column label_CLASS."
         )
     numbers = [*(_PROBABILITY + name for name in classes), *(f"label_{name}" for name in findings), *masks]

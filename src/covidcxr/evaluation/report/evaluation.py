@@ -11,7 +11,7 @@ from covidcxr.aliases import old_arguments
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
-from covidcxr.evaluation.predictions.predictions import PredictionTable, find_positive
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, find_positive, list_rows
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
 from covidcxr.evaluation.report.abstention import score_abstention
 from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
@@ -103,9 +103,9 @@ class Evaluation:
 
 @old_arguments(shelf="lookup")
 def evaluate_rows(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     *,
-    validation: Sequence[Mapping[str, Any]] | None = None,
+    validation: Rows | None = None,
     name: str = "predictions",
     positive: str | None = None,
     sensitivity: float = 0.95,
@@ -135,6 +135,7 @@ def evaluate_rows(
         ConfigError: If there are no rows, nothing in them can be scored, nobody said which of two classes is positive,
             or a setting is out of range.
     """
+    rows = list_rows(rows)
     predictions = PredictionTable.read(rows)
     number = find_positive(predictions, positive)
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
