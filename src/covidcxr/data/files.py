@@ -66,6 +66,9 @@ def table_path(root: Path, text: str) -> Path:
         root: Folder to which paths in the table are relative.
         text: The path in the table; backslashes part folders unless a file has them in its name.
 
+    Returns:
+        The file, whether it is there or not.
+
     Raises:
         DatasetError: If it is an absolute path of a Windows computer, say `C:\\images\\a.png`, and this is none.
     """

@@ -30,6 +30,9 @@ def is_missing(text: str, words: Collection[str] = MISSING) -> bool:
         text: The cell.
         words: What counts as not known, in lower case.
 
+    Returns:
+        True if the value is not known.
+
     Example:
         ```python
         from covidcxr.io.tables import is_missing
@@ -45,20 +48,43 @@ def is_null(value: object) -> bool:
 
     Args:
         value: The value; text is none of these.
+
+    Returns:
+        True for these, in any of their types.
     """
     return not isinstance(value, str) and str(value) in ("None", "nan", "NaT", "<NA>")
 
 
 @runtime_checkable
 class DataFrame(Protocol):
-    """What is read of a `pandas.DataFrame`, which needs no import of pandas."""
+    """What is read of a `pandas.DataFrame`, which needs no import of pandas.
+
+    Example:
+        ```python
+        import pandas as pd
+
+        from covidcxr.io.tables import DataFrame, Table
+
+        frame = pd.DataFrame({"label": ["normal", None]})
+        assert isinstance(frame, DataFrame)
+        assert [row["label"] for _, row in Table(frame)] == ["normal", ""]
+        ```
+    """
 
     @property
     def columns(self) -> Any:
         """Names of the columns."""
 
     def itertuples(self, index: bool = True, name: str | None = "Pandas") -> Iterable[tuple[Any, ...]]:
-        """Return the rows."""
+        """Return the rows.
+
+        Args:
+            index: Whether the index stands before the columns.
+            name: None = plain tuples.
+
+        Returns:
+            A tuple a row.
+        """
 
 
 TableSource: TypeAlias = str | PathLike[str] | DataFrame
@@ -212,6 +238,9 @@ class Table:
         Args:
             column: Name of the column.
             text: The text of a cell.
+
+        Returns:
+            The meaning.
         """
         text = text.strip()
         if is_missing(text, self._missing) and text not in self._kept.get(column, ()):
