@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,26 +11,23 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from covidcxr.config import ModelConfig, PreprocessConfig
+from covidcxr.config import ModelConfig
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.models import CXRModel, NetworkModel, load_model
 from covidcxr.networks import backbone_of
 from covidcxr.tasks.objective import (
-    Objective,
     OptimizerName,
     ScheduleName,
-    Stage,
     build_optimizer,
     build_schedule,
 )
+from covidcxr.tasks.steps import Steps
 from covidcxr.types import GEOMETRY, Batch
 
 __all__ = ["Task", "read_config", "start_from"]
@@ -88,13 +86,13 @@ def _backbone_tensors(network: nn.Module) -> set[str]:
     return {name for name, tensor in named if id(tensor) in inside}
 
 
-_SHOWN = ("dice", "auroc", "balanced_accuracy", "score")
+_ENDLESS = (
+    "schedule={schedule!r} with warmup={warmup} must know when the training ends, but the Trainer has no end: set "
+    "max_epochs or max_steps (beside max_time, if you like), or schedule='constant' or 'plateau' without warmup."
+)
 
 
-"""Scores that the progress bar shows."""
-
-
-class Task(LightningModule, ABC):
+class Task(Steps, ABC):
     """Trains models with Lightning's own `Trainer`; abstract.
 
     Args:
@@ -158,18 +156,6 @@ class Task(LightningModule, ABC):
         self._init_from = init_from
         self._pretrained_backbone = pretrained_backbone
         self._frozen: list[nn.Module] = []
-        self.rows: list[dict[str, Any]] = []
-        """One row an image, filled by `Trainer.test` and `Trainer.validate`: image_id, patient_id, source, scores."""
-
-    @property
-    @abstractmethod
-    def models(self) -> Mapping[str, NetworkModel]:
-        """What is trained, each model by the name of the constructor's argument that configures it."""
-
-    @property
-    @abstractmethod
-    def objectives(self) -> Mapping[str, Objective]:
-        """What each of the models is trained towards."""
 
     def _prepare(self) -> None:
         """Bring the models to where training starts; every constructor ends with this."""
@@ -198,11 +184,6 @@ class Task(LightningModule, ABC):
             settings["optimizer_args"],
         )
 
-    @property
-    def preprocess(self) -> PreprocessConfig:
-        """How images become the input of the models, which is the same for all of them."""
-        return next(iter(self.models.values())).config.preprocess
-
     def set_normalization(self, mean: float, std: float) -> None:
         """Set the mean and the standard deviation of all models; see `NetworkModel.set_normalization`.
 
@@ -214,59 +195,40 @@ class Task(LightningModule, ABC):
             model.set_normalization(mean, std)
             self.hparams[name] = model.config.to_dict()  # what a checkpoint is loaded with
 
-    @abstractmethod
-    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        """Run one batch of any stage: models, losses, scores.
-
-        Returns:
-            "loss", and its parts as "loss_NAME" where it has several; nothing where nothing can be learnt.
-        """
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-        """Run a training batch.
-
-        Args:
-            batch: The images.
-            batch_idx: Number of the batch in its epoch.
-
-        Returns:
-            "loss", and its parts as "loss_NAME" where it has several; None if nothing of the batch is known.
-        """
-        return self._step(batch, "train") or None
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss of a validation batch, and add to its scores.
-
-        Args:
-            batch: The images.
-            batch_idx: Number of the batch.
-        """
-        self._step(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a test batch to the scores, and one row an image to `rows`.
-
-        Args:
-            batch: The images.
-            batch_idx: Number of the batch.
-        """
-        self._step(batch, "test")
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimiser and schedule from the settings."""
+        """Build optimiser and schedule from the settings.
+
+        Returns:
+            What Lightning takes.
+
+        Raises:
+            ConfigError: If the schedule or its warmup needs to know when the training ends, and the Trainer has no end.
+        """
+        trainer = self._trainer
+        endless = trainer is not None and trainer.max_epochs == -1 and trainer.max_steps == -1
+        if endless and (self.hparams["schedule"] in ("cosine", "step") or self.hparams["warmup"]):
+            self._count_steps()
         return build_schedule(
             self._build_optimizer(),
             self.hparams["schedule"],
             self.hparams["warmup"],
-            lambda: int(self.trainer.estimated_stepping_batches),
+            self._count_steps,
         )
 
+    def _count_steps(self) -> int:
+        """Return the number of optimiser steps of the whole training."""
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total) or total < 0:  # below 0: the length of the data is not known
+            raise ConfigError(_ENDLESS.format(schedule=self.hparams["schedule"], warmup=self.hparams["warmup"]))
+        return int(total)
+
     def setup(self, stage: str) -> None:
-        """Compare the models with the data before training starts; see `check_data`.
+        """Compare the models with the data before training starts, and forget earlier rows; see `check_data`.
 
         Args:
             stage: Lightning's name of the stage.
         """
+        super().setup(stage)
         self.check_data(getattr(self.trainer, "datamodule", None))
 
     def check_data(self, data: object) -> None:
@@ -290,25 +252,6 @@ class Task(LightningModule, ABC):
                     f"leave the latter out, or set it alike."
                 )
 
-    def lung_mask(self, batch: Batch) -> Tensor | None:
-        """Return the lungs of a batch where the model's region needs them.
-
-        The data module has cut its images already where its own `region` says so. Cutting twice changes nothing, and a
-        model trained on another kind of data module still gets its region.
-
-        Args:
-            batch: The images.
-
-        Returns:
-            [batch, 1, height, width], 0 or 1; None for the region "full".
-        """
-        return None if self.preprocess.region == "full" else batch.get("lung_mask")
-
-    def on_train_epoch_start(self) -> None:
-        """Keep a frozen backbone in evaluation mode, so that its batch norms keep their statistics."""
-        for part in self._frozen:
-            part.eval()
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by epoch and batch, so that a resumed training draws the same numbers.
 
@@ -319,52 +262,10 @@ class Task(LightningModule, ABC):
         step = f"{self.hparams['seed']}/{self.global_rank}/{self.current_epoch}/{batch_idx}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(step.encode()).digest()[:7], "big"))
 
-    def log_scores(self, stage: Stage) -> dict[str, Tensor]:
-        """Log the scores of the images of a stage, and forget them.
-
-        Args:
-            stage: "train", "val" or "test".
-
-        Returns:
-            From name to value, as logged, without the stage.
-        """
-        scores = {name: value for part in self.objectives.values() for name, value in part.pop_scores(stage).items()}
-        for name, value in scores.items():
-            shown = stage != "train" and name in _SHOWN
-            self.log(f"{stage}/{name}", value, prog_bar=shown, sync_dist=True)
-        return scores
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the rows of an earlier run."""
-        self.rows = []
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation images; bring the rows of all processes together."""
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.log_scores("train")  # here, so that they stand beside those of validation
-        self.log_scores("val")
-        self._gather_rows()
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the rows of an earlier run."""
-        self.rows = []
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test images; bring the rows of all processes together."""
-        self.log_scores("test")
-        self._gather_rows()
-
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether images are being scored for their own sake, not between two epochs of training."""
-        return self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.VALIDATING)
-
-    def _gather_rows(self) -> None:
-        if self.keeps_rows and self.trainer.world_size > 1:
-            parts: list[list[dict[str, Any]]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(parts, self.rows)
-            unique = {row["image_id"]: row for part in parts for row in part}  # samplers repeat images to fill up
-            self.rows = list(unique.values())
+    def on_train_epoch_start(self) -> None:
+        """Keep a frozen backbone in evaluation mode, so that its batch norms keep their statistics."""
+        for part in self._frozen:
+            part.eval()
 
     @abstractmethod
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast, final
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score, MultilabelAUROC
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.utilities import dim_zero_cat
 
 from covidcxr.config import ModelConfig
+from covidcxr.errors import ConfigError
 from covidcxr.losses import build_classification_loss
 from covidcxr.models import ClassificationModel, NetworkModel
 from covidcxr.tasks.base import read_config
+from covidcxr.tasks.batches import select_images
 from covidcxr.tasks.objective import Objective, Outcome, Stage
 from covidcxr.tasks.rows import check_classes, image_rows
 from covidcxr.tasks.single import SingleTask
@@ -24,16 +29,69 @@ from covidcxr.types import Batch
 __all__ = ["ClassificationObjective", "ClassificationTask", "default_loss"]
 
 
-class _FindingAUROC(MultilabelAUROC):
-    """Area of each finding over the images of which it is known (-1 = not known); NaN unless some have it, some not."""
+class _Count(Metric):
+    """Number of images; torchmetrics's own sum cannot be used in inference mode and outside it in turn."""
 
-    def __init__(self, count: int) -> None:
-        super().__init__(count, average="none", ignore_index=-1)
+    images: Tensor
 
-    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics's own needs this too
-        """Return an area a finding; torchmetrics's own fails where no image is known."""
-        probabilities, truths = _cat(self.preds), _cat(self.target)
-        areas = torch.full_like(probabilities[0], torch.nan)
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, images: int) -> None:
+        self.images = self.images + images
+
+    def compute(self) -> Tensor:
+        return self.images
+
+
+class _AUROCs(Metric):
+    """Area of each class, one against the rest; NaN unless some images are known to show it, and some not to.
+
+    Unlike torchmetrics's own, it takes images of which some classes are not known, no images at all, and processes of
+    which some have none.
+
+    Args:
+        classes: Number of classes.
+    """
+
+    probabilities: list[Tensor]
+    truths: list[Tensor]
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.add_state("probabilities", [], dist_reduce_fx="cat")
+        self.add_state("truths", [], dist_reduce_fx="cat")
+
+    def update(self, probabilities: Float[Tensor, "images classes"], truths: Int[Tensor, "images classes"]) -> None:
+        """Add images.
+
+        Args:
+            probabilities: In [0, 1].
+            truths: 1, 0, or -1 = not known.
+        """
+        self.probabilities.append(probabilities)
+        self.truths.append(truths)
+
+    def sync(self, *given: Any, **named: Any) -> None:
+        """Bring the images of all processes together; see `torchmetrics.Metric`.
+
+        Args:
+            given: For torchmetrics.
+            named: For torchmetrics.
+        """
+        if not self.probabilities:  # processes must exchange tensors of one form
+            none = torch.empty(0, self.classes, device=self.device)
+            self.probabilities, self.truths = [none], [none.long()]
+        super().sync(*given, **named)
+
+    def compute(self) -> Float[Tensor, " classes"]:
+        """Return an area a class."""
+        areas = torch.full((self.classes,), torch.nan, device=self.device)
+        if not len(self.truths):
+            return areas
+        probabilities, truths = dim_zero_cat(self.probabilities), dim_zero_cat(self.truths)
         for place, truth in enumerate(truths.T):
             if (truth == 1).any() and (truth == 0).any():
                 areas[place] = binary_auroc(probabilities[:, place], truth, ignore_index=-1)
@@ -54,7 +112,7 @@ class ClassificationObjective(Objective):
         from covidcxr.tasks.classification import ClassificationObjective
 
         objective = ClassificationObjective(ModelConfig("classification", "cnn19", ("normal", "covid19")), "focal")
-        assert objective.pop_scores("val") == {}
+        assert list(objective.pop_scores("val")) == ["auroc"]  # NaN: there were no images
         ```
     """
 
@@ -65,17 +123,18 @@ class ClassificationObjective(Objective):
 
     def _metrics(self, stage: str) -> MetricCollection:
         count = len(self.classes)
-        if self.mode == "multilabel":
-            return MetricCollection({} if stage == "train" else {"auroc": _FindingAUROC(count)})
-        rates: dict[str, Metric | MetricCollection] = {
-            "accuracy": MulticlassAccuracy(count, average="micro"),
-            "balanced_accuracy": MulticlassAccuracy(count, average="macro"),
-            "f1": MulticlassF1Score(count, average="macro"),
-        }
+        metrics: dict[str, Metric | MetricCollection] = {}
+        if self.mode != "multilabel":
+            metrics = {
+                "images": _Count(),
+                "accuracy": MulticlassAccuracy(count, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(count, average="macro"),
+                "f1": MulticlassF1Score(count, average="macro"),
+            }
         # The area needs every image's probabilities, which is much to keep for the training images.
         if stage != "train":
-            rates["auroc"] = MulticlassAUROC(count, average="none")
-        return MetricCollection(rates, compute_groups=False)
+            metrics["auroc"] = _AUROCs(count)
+        return MetricCollection(metrics, compute_groups=False)
 
     def check_classes(self, data: object) -> None:
         """Compare the model's classes with the labels of a data module; see `Objective`.
@@ -84,6 +143,29 @@ class ClassificationObjective(Objective):
             data: The data module; None is not compared.
         """
         check_classes(self.classes, data)
+
+    def check_batch(self, batch: Batch) -> None:
+        """Check the labels of a batch; see `Objective`.
+
+        Args:
+            batch: The images.
+
+        Raises:
+            ConfigError: If there are no labels, they have another form, or one is no class.
+        """
+        label, count = cast(dict[str, Any], batch).get("label"), len(self.classes)
+        wanted = f"integers [batch] from 0 to {count - 1}, -1 = not labelled"
+        if self.mode == "multilabel":
+            wanted = f"numbers [batch, {count}] of 1, 0 or NaN = not known, or {wanted}"
+        if not isinstance(label, Tensor):
+            raise ConfigError(f'The batch has no tensor "label": a classifier of {list(self.classes)} needs {wanted}.')
+        exclusive = label.ndim == 1 and not label.is_floating_point() and label.dtype != torch.bool
+        findings = self.mode == "multilabel" and label.is_floating_point() and label.shape[1:] == (count,)
+        known = label[~label.isnan()] if findings else label
+        low, high = (0, 1) if findings else (-1, count - 1)
+        inside = not known.numel() or bool((known >= low).all() and (known <= high).all())
+        if not (exclusive or findings) or not inside:
+            raise ConfigError(f"Labels must be {wanted}, not {label.dtype} {tuple(label.shape)}: {label[:4].tolist()}.")
 
     def measure(
         self, model: ClassificationModel, logits: Tensor, batch: Batch, stage: Stage, keep_rows: bool
@@ -111,10 +193,19 @@ class ClassificationObjective(Objective):
         rows: list[dict[str, Any]] = []
         if len(metrics):
             probabilities = model.probabilities(logits.detach().float() / model.config.temperature)
-            truth = label.nan_to_num(-1).long() if label.is_floating_point() else label
-            metrics.update(probabilities, truth)
+            for name, metric in metrics.items(keep_base=True):
+                if name == "auroc":
+                    metric.update(probabilities, self._truths(label))
+                elif name == "images":
+                    metric.update(len(places))
+                else:
+                    metric.update(probabilities, label)
             rows = list(image_rows(batch, places, label, probabilities, self.classes)) if keep_rows else []
         return Outcome(loss, len(places), rows)
+
+    def _truths(self, label: Tensor) -> Tensor:
+        """Return [images, classes]: 1, 0, or -1 = not known."""
+        return label.nan_to_num(-1).long() if label.is_floating_point() else one_hot(label, len(self.classes))
 
     def _target(self, label: Tensor, logits: Tensor) -> Tensor:
         """Binary mode has one output, so its target is a column of 0 and 1."""
@@ -130,17 +221,16 @@ class ClassificationObjective(Objective):
             From name to value.
         """
         metrics = cast(MetricCollection, self.metrics[f"{stage}_scores"])
-        if not any(metric.update_called for metric in metrics.values()):
-            return {}
-        with warnings.catch_warnings():  # a class without images makes torchmetrics warn; it is left out below
+        with warnings.catch_warnings():  # torchmetrics warns of a class without images, and of no images
             warnings.simplefilter("ignore", UserWarning)
             scores: dict[str, Tensor] = metrics.compute()
-        if stage != "train":
-            truth, areas = _cat(metrics["auroc"].target), scores["auroc"]
-            present = torch.tensor([bool((truth == c).any() and (truth != c).any()) for c in range(len(areas))])
-            # Always there, NaN where only one class has images: whoever monitors it must find it.
-            scores["auroc"] = areas[~areas.isnan() if self.mode == "multilabel" else present].mean()
         metrics.reset()
+        if "images" in scores and not scores.pop("images"):
+            scores = {name: value for name, value in scores.items() if name == "auroc"}
+        if "auroc" in scores:
+            areas = scores["auroc"]
+            # Always there, NaN where only one class has images: whoever monitors it must find it.
+            scores["auroc"] = areas[~areas.isnan()].mean()
         return scores
 
 
@@ -177,14 +267,10 @@ class ClassificationTask(SingleTask):
     def __init__(self, model: ModelConfig, *, loss: str | nn.Module | None = None, **settings: Any) -> None:
         super().__init__(model, loss=loss or default_loss(read_config(model)), **settings)
 
-    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+    def _measure(self, batch: Batch, stage: Stage) -> Mapping[str, Outcome]:
         images = labelled(batch)
-        if not images:
-            return {}
-        values: dict[str, Any] = {key: value for key, value in batch.items() if key in Batch.__annotations__}
         # Without the others, which would move the statistics of batch norms.
-        kept = {k: v[images] if isinstance(v, Tensor) else [v[image] for image in images] for k, v in values.items()}
-        return super()._step(cast(Batch, kept), stage)
+        return super()._measure(select_images(batch, images), stage) if images else {}
 
 
 def default_loss(config: ModelConfig) -> str:
@@ -212,7 +298,3 @@ def labelled(batch: Batch) -> list[int]:
     known = ~label.isnan().all(1) if label.is_floating_point() else label >= 0
     places: list[int] = known.nonzero()[:, 0].tolist()
     return places
-
-
-def _cat(state: Any) -> Tensor:
-    return torch.cat(list(state)) if isinstance(state, list) else cast(Tensor, state)

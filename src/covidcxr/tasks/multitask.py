@@ -18,7 +18,7 @@ from covidcxr.models import ClassificationModel, NetworkModel, SegmentationModel
 from covidcxr.networks.segmentation import forward_shared, share_encoder
 from covidcxr.tasks.base import Task, read_config, start_from
 from covidcxr.tasks.classification import ClassificationObjective, default_loss
-from covidcxr.tasks.objective import Objective, Stage, loss_name
+from covidcxr.tasks.objective import Objective, Outcome, Stage, loss_name
 from covidcxr.tasks.segmentation import SegmentationObjective
 from covidcxr.types import Batch
 
@@ -122,23 +122,17 @@ class MultiTask(Task):
         seen = self.segmenter.preprocess(image, lung_mask)
         return dict(zip(_PARTS, forward_shared(self.segmenter.network, self.classifier.network, seen), strict=True))
 
-    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """By how much the losses of masks and labels count."""
+        return self.weights
+
+    def _measure(self, batch: Batch, stage: Stage) -> Mapping[str, Outcome]:
         logits = self(batch["image"], self.lung_mask(batch))
-        losses: dict[str, Tensor] = {}
-        images: dict[str, dict[str, Any]] = {}
-        for name, objective in self.objectives.items():
-            loss, known, rows = objective.measure(self.models[name], logits[name], batch, stage, self.keeps_rows)
-            for row in rows:
-                images.setdefault(row["image_id"], {}).update(row)
-            if loss is not None:
-                losses[name] = loss
-                self.log(f"{stage}/loss_{name}", loss, batch_size=known, sync_dist=True)
-        self.rows += images.values()
-        if not losses:
-            return {}
-        total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
-        self.log(f"{stage}/loss", total, batch_size=len(batch["image"]), prog_bar=stage == "train", sync_dist=True)
-        return {"loss": total} | {f"loss_{name}": loss.detach() for name, loss in losses.items()}
+        return {
+            name: objective.measure(self.models[name], logits[name], batch, stage, self.keeps_rows)
+            for name, objective in self.objectives.items()
+        }
 
     def log_scores(self, stage: Stage) -> dict[str, Tensor]:
         """Log the scores of both models and, except for training images, the mean of Dice and AUROC.
@@ -154,21 +148,8 @@ class MultiTask(Task):
             chief = [scores[name] for name in ("dice", "auroc") if name in scores and not scores[name].isnan()]
             # Always there, NaN where no image told anything: whoever monitors it must find it.
             mean = torch.stack(chief or [torch.tensor(torch.nan, device=self.device)]).mean()
-            self.log(f"{stage}/score", mean, prog_bar=True, sync_dist=True)
+            self.log(f"{stage}/score", mean, prog_bar=True, sync_dist=True, reduce_fx="max")
         return scores
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Predict a batch.
-
-        Args:
-            batch: The images.
-            batch_idx: Number of the batch.
-
-        Returns:
-            Probabilities under "segmentation" and "classification".
-        """
-        lungs = self.lung_mask(batch)
-        return {name: model.predict(batch["image"], lungs) for name, model in self.models.items()}
 
     def _start_from(self, source: str | os.PathLike[str]) -> None:
         given = {name: load_model(source, prefer=model.task) for name, model in self.models.items()}

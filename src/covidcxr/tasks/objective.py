@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -101,6 +102,13 @@ class Objective(nn.Module, ABC):
 
         Raises:
             ConfigError: If both name classes and these differ.
+        """
+
+    def check_batch(self, batch: Batch) -> None:
+        """Check that a batch holds what is trained towards, before the first step; by default nothing is asked.
+
+        Args:
+            batch: The images.
         """
 
     @abstractmethod
@@ -226,11 +234,16 @@ def build_schedule(optimizer: Optimizer, name: str, warmup: float, steps: Callab
         plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
 
-    def factor(step: int) -> float:
-        if step == 0:
-            return 0.0 if warmup else 1.0
-        total = steps()
-        rising = warmup * total
-        return step / rising if step < rising else _DECAYS[name](min(1.0, (step - rising) / (total - rising)))
-
+    factor = partial(_factor, name, warmup, steps)  # no closure: a process is sent the schedule by pickling it
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _factor(name: str, warmup: float, steps: Callable[[], int], step: int) -> float:
+    """Return the fraction of the learning rate at a step."""
+    if step == 0:
+        return 0.0 if warmup else 1.0
+    if name == "constant" and not warmup:
+        return 1.0
+    total = steps()
+    rising = warmup * total
+    return step / rising if step < rising else _DECAYS[name](min(1.0, (step - rising) / (total - rising)))

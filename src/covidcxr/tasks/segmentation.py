@@ -24,6 +24,9 @@ __all__ = ["SegmentationObjective", "SegmentationTask"]
 
 SCORES = ("dice", "iou", "precision", "recall")
 
+_UNIT = 2**30
+"""Scores are added up in whole numbers of this fraction."""
+
 
 class SegmentationObjective(Objective):
     """Loss and scores of masks; those that are unknown for an image are left out. See `Objective`.
@@ -64,6 +67,27 @@ class SegmentationObjective(Objective):
                 f"set mask_classes and the model's classes alike."
             )
 
+    def check_batch(self, batch: Batch) -> None:
+        """Check the masks of a batch; see `Objective`.
+
+        Args:
+            batch: The images.
+
+        Raises:
+            ConfigError: If it has no masks, or they have another form.
+        """
+        mask, size = batch.get("mask"), batch["image"].shape[2:]
+        if not isinstance(mask, Tensor):
+            raise ConfigError(
+                'The batch has no masks ("mask"): name mask_classes in the data module, or give planes of 0 and 1 for '
+                f"the classes {list(self.classes)}, NaN = not known."
+            )
+        if mask.shape != (len(batch["image"]), len(self.classes), *size) or not mask.is_floating_point():
+            raise ConfigError(
+                f"Masks must be floating-point tensors {(len(batch['image']), len(self.classes), *size)}, a plane for "
+                f"each of {list(self.classes)}, not {mask.dtype} {tuple(mask.shape)}."
+            )
+
     def measure(self, model: SegmentationModel, logits: Tensor, batch: Batch, stage: Stage, keep_rows: bool) -> Outcome:
         """Compare the masks of a batch with those that are known; see `Objective`.
 
@@ -76,12 +100,7 @@ class SegmentationObjective(Objective):
 
         Returns:
             The loss, and the rows.
-
-        Raises:
-            ConfigError: If the batch has no masks at all.
         """
-        if "mask" not in batch:
-            raise ConfigError("The batch has no masks: name mask_classes in the data module.")
         settings = model.config.preprocess
         target = resize_mask(batch["mask"], settings.image_size, settings.fit)
         known_logits, known_target = known_planes(logits, target)
@@ -179,17 +198,19 @@ class ImageMeans(Metric):
     def __init__(self, classes: int) -> None:
         super().__init__()
         for name in ("total", "count"):
-            self.add_state(name, torch.zeros(len(SCORES), classes), dist_reduce_fx="sum")
+            # Whole numbers: their sum is the same in any order, so that two processes score as one does.
+            self.add_state(name, torch.zeros(len(SCORES), classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, scores: dict[str, Float[Tensor, "batch classes"]]) -> None:
         """Add the images of a batch, as `mask_scores` scored them."""
         values = torch.stack([scores[name] for name in SCORES])
-        self.total += values.nansum(1)
-        self.count += (~values.isnan()).sum(1)
+        # Not in place: a state that was made in inference mode could not be changed outside it.
+        self.total = self.total + (values.nan_to_num(0.0) * _UNIT).round().long().sum(1)
+        self.count = self.count + (~values.isnan()).sum(1)
 
     def compute(self) -> dict[str, Float[Tensor, " classes"]]:
         """Return the mean of each score for each class; NaN where no image counted."""
-        return dict(zip(SCORES, self.total / self.count, strict=True))
+        return dict(zip(SCORES, self.total / _UNIT / self.count, strict=True))
 
 
 def mask_scores(

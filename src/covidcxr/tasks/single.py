@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from covidcxr.config import ModelConfig
 from covidcxr.models import NetworkModel
 from covidcxr.tasks.base import Task, read_config
-from covidcxr.tasks.objective import Objective, Stage, loss_name
+from covidcxr.tasks.objective import Objective, Outcome, Stage, loss_name
 from covidcxr.types import Batch
 
 __all__ = ["SingleTask"]
@@ -68,26 +68,9 @@ class SingleTask(Task, ABC):
         """The loss."""
         return self.objective.loss
 
-    def _step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+    def _measure(self, batch: Batch, stage: Stage) -> Mapping[str, Outcome]:
         logits = self(batch["image"], self.lung_mask(batch))
-        loss, known, rows = self.objective.measure(self.model, logits, batch, stage, self.keeps_rows)
-        self.rows += rows
-        if loss is None:
-            return {}
-        self.log(f"{stage}/loss", loss, batch_size=known, prog_bar=stage == "train", sync_dist=True)
-        return {"loss": loss}
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Predict a batch.
-
-        Args:
-            batch: The images.
-            batch_idx: Number of the batch.
-
-        Returns:
-            Probabilities; see `CXRModel.predict`.
-        """
-        return self.model.predict(batch["image"], self.lung_mask(batch))
+        return {"model": self.objective.measure(self.model, logits, batch, stage, self.keeps_rows)}
 
     def forward(self, image: Tensor, lung_mask: Tensor | None = None) -> Tensor:
         """Compute logits; see `CXRModel.forward`.

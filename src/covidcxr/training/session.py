@@ -328,6 +328,7 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec")
+            warnings.filterwarnings("ignore", message="Using `DistributedSampler`")  # tasks count each image once
             yield
     finally:
         logger.removeFilter(is_no_tip)
