@@ -2,6 +2,8 @@
 
     CovidCXRError
     ├── ImageReadError          an image or mask cannot be read; says which file and what to do
+    │   ├── ImageTooLargeError      it has more pixels than are read
+    │   └── UnsupportedFormatError  its file has no format that is read
     ├── DatasetError            a data set on disk is missing, incomplete or contradicts itself
     ├── ConfigError             a setting, key or value is wrong
     │   └── UnknownNameError    no such network, loss, data set, ...; says the nearest known name
@@ -21,6 +23,8 @@ from difflib import get_close_matches
 __all__ = [
     "CovidCXRError",
     "ImageReadError",
+    "ImageTooLargeError",
+    "UnsupportedFormatError",
     "DatasetError",
     "ConfigError",
     "UnknownNameError",
@@ -60,6 +64,38 @@ class ImageReadError(CovidCXRError, ValueError):
         except ImageReadError as error:
             message = str(error)
         assert "PDF" in message
+        ```
+    """
+
+
+class ImageTooLargeError(ImageReadError):
+    """An image has more pixels than are read.
+
+    Example:
+        ```python
+        from covidcxr import read_image
+        from covidcxr.errors import ImageReadError, ImageTooLargeError
+
+        try:
+            read_image("huge.tif")
+        except ImageReadError as error:
+            assert not isinstance(error, ImageTooLargeError)  # it is missing
+        ```
+    """
+
+
+class UnsupportedFormatError(ImageReadError):
+    """A file has no format that is read.
+
+    Example:
+        ```python
+        from covidcxr import read_image
+        from covidcxr.errors import UnsupportedFormatError
+
+        try:
+            read_image(b"no image")
+        except UnsupportedFormatError as error:
+            print(error)
         ```
     """
 

@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from covidcxr import Pipeline
 from covidcxr.config import ModelConfig, PreprocessConfig
-from covidcxr.models import ClassificationModel
+from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import PhantomLabel, draw_phantom
 from covidcxr.serve import ServeSettings
 from covidcxr.serve.server import Server
@@ -42,6 +42,23 @@ def small_pipeline(seed: int = 0, temperature: float = 0.02) -> Pipeline:
         )
         classifier = ClassificationModel(config)
     return Pipeline(lung_segmenter=Pipeline.from_pretrained("mini").lung_segmenter, classifier=classifier)
+
+
+def finding_pipeline(classes: tuple[str, ...], seed: int = 0) -> Pipeline:
+    """`small_pipeline` with a segmenter of findings that nobody trained."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = ModelConfig(
+            "segmentation",
+            "smp:fpn",
+            classes,
+            "multilabel",
+            {"encoder": "tu-mobilenetv3_small_050"},
+            preprocess=PreprocessConfig(image_size=(96, 96)),
+        )
+        findings = SegmentationModel(config)
+    plain = small_pipeline(seed)
+    return Pipeline(lung_segmenter=plain.lung_segmenter, infection_segmenter=findings, classifier=plain.classifier)
 
 
 @contextmanager

@@ -311,23 +311,23 @@ def test_a_film_that_takes_too_long_or_ends_its_worker() -> None:
         content = png_of(np.zeros((4000, 4000)))
         quick = Decoder(1, Limits(decode_seconds=0.05))
         with pytest.raises(ImageReadError, match="took more than"):
-            await quick.film(content)
+            await quick.image(content)
         await quick.stop()
         decoder = Decoder(1, Limits())
         await decoder.start()
         (process,) = decoder._running
-        asking = asyncio.create_task(decoder.film(content))
+        asking = asyncio.create_task(decoder.image(content))
         await asyncio.sleep(0.05)
         process.kill()
         with pytest.raises(ImageReadError, match="ended the process"):
             await asking
-        assert (await decoder.film(film_png(0))).pixels.shape == (320, 300)
-        cancelled = asyncio.create_task(decoder.film(content))
+        assert (await decoder.image(film_png(0))).pixels.shape == (320, 300)
+        cancelled = asyncio.create_task(decoder.image(content))
         await asyncio.sleep(0.05)
         cancelled.cancel()  # a client that went away in the middle: its answer must not become the next one's
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        assert (await decoder.film(film_png(0))).pixels.shape == (320, 300)
+        assert (await decoder.image(film_png(0))).pixels.shape == (320, 300)
         await decoder.stop()
 
     asyncio.run(scenario())
@@ -337,7 +337,7 @@ def test_a_worker_writes_no_file_and_knows_no_token(monkeypatch: pytest.MonkeyPa
     async def scenario() -> None:
         monkeypatch.setenv("COVIDCXR_TOKEN", TOKEN)
         decoder = Decoder(1, Limits())
-        await decoder.film(film_png(0))
+        await decoder.image(film_png(0))
         (process,) = decoder._running
         assert TOKEN.encode() not in Path(f"/proc/{process.pid}/environ").read_bytes()
         limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What `covidcxr serve` and `covidcxr feedback` say and do."""
+"""The verbs `serve` and `feedback`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_feedback", "add_serve"]
 
 _SERVE = """examples:
   covidcxr serve
-  covidcxr serve --model my-pipeline --store /srv/films --port 8080
+  covidcxr serve --model my-pipeline --store /srv/images --port 8080
   COVIDCXR_TOKEN=... covidcxr serve --host 0.0.0.0 --allow-host images.example.org"""
 
 
@@ -25,11 +25,15 @@ _FEEDBACK = """examples:
 
 
 def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
+    """Add `serve` to the command line.
+
+    Args:
+        verbs: Where verbs are added.
+    """
     serve = verbs.add_parser(
         "serve",
-        help="a page for radiologists: images, masks, answers, corrections and verdicts; and the same as REST",
-        description="Serve a page to look at images, correct masks, state pre-test probabilities and give verdicts, "
+        help="a page for radiologists: images, masks, predictions, corrections and verdicts; and the same as REST",
+        description="Serve a page to look at images, correct masks, give pre-test probabilities and give verdicts, "
         "and a REST interface. It listens to this machine alone unless it is told otherwise, and then needs a token.",
         epilog=_SERVE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,12 +55,19 @@ def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     serve.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
     serve.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode images (%(default)s)")
+    serve.add_argument(
+        "--max-megapixels", type=float, metavar="N", help="height times width of an image, at most, in millions (40)"
+    )
     serve.add_argument("--keep-identifiers", action="store_true", help="store the patient and study ids of DICOM files")
     serve.set_defaults(run=_serve)
 
 
 def add_feedback(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
+    """Add `feedback` to the command line.
+
+    Args:
+        verbs: Where verbs are added.
+    """
     feedback = verbs.add_parser(
         "feedback",
         help="export what readers said on the page, as a data set for `covidcxr fit --data feedback`",
@@ -74,7 +85,7 @@ def add_feedback(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _serve(options: argparse.Namespace) -> int:
     try:
         from covidcxr.serve.server import serve
-        from covidcxr.serve.settings import ServeSettings
+        from covidcxr.serve.settings import Limits, ServeSettings
     except ModuleNotFoundError as error:
         raise ConfigError(f'covidcxr serve needs {error.name}: pip install "covidcxr[serve]"') from error
     serve(
@@ -88,6 +99,7 @@ def _serve(options: argparse.Namespace) -> int:
             device=options.device,
             workers=options.workers,
             keep_identifiers=options.keep_identifiers,
+            limits=Limits() if options.max_megapixels is None else Limits.for_megapixels(options.max_megapixels),
         )
     )
     return 0

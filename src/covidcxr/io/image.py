@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from covidcxr.errors import ImageReadError
+from covidcxr.errors import ImageReadError, ImageTooLargeError, UnsupportedFormatError
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.codestream import ends_grey, jpeg_is_cut
 from covidcxr.io.dicom import dicom_array, dicom_size, is_dicom, read_dicom
@@ -292,7 +292,7 @@ def _check_pixels(height: int, width: int, name: str) -> None:
     if height < 1 or width < 1:
         raise ImageReadError(f"{name} has no pixels: it is {height} x {width}. Get it again.")
     if height * width > MAX_PIXELS:
-        raise ImageReadError(
+        raise ImageTooLargeError(
             f"{name} claims {height} x {width} pixels, more than any image ({MAX_PIXELS:,}). Shrink it first, or, "
             f"if you trust it, raise covidcxr.io.MAX_PIXELS."
         )
@@ -334,7 +334,7 @@ def _open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
     for start, kind in _FOREIGN.items():
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             raise ImageReadError(f"{name} is no image but {kind}.")
-    raise ImageReadError(
+    raise UnsupportedFormatError(
         f"{name} has an unsupported file format (it starts with {head[:8]!r}). Save it as PNG, JPEG, TIFF, BMP, "
         f"WebP or DICOM."
     )

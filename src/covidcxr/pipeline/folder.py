@@ -16,7 +16,7 @@ from covidcxr.io.atomic import replace_file
 from covidcxr.page import STYLE, load_template
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction, in_words
-from covidcxr.transforms.overlay import mask_color
+from covidcxr.transforms.overlay import mask_colors
 from covidcxr.utils.threads import tracked
 
 __all__ = ["find_images", "load_pipeline", "predict_folder", "print_summary", "write_sheet"]
@@ -215,7 +215,7 @@ def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str
         summary=summary,
         counts=", ".join(counts),
         left_out=", ".join(f"{count} {suffix}" for suffix, count in summary["left_out"].items()),
-        colors={name.replace("_", " "): mask_color(name) for name in classes},
+        colors={name.replace("_", " "): color for name, color in mask_colors(classes).items()},
         cards=[
             {"name": entry["name"], "error": entry["error"]} if "error" in entry else _card(entry) for entry in entries
         ],

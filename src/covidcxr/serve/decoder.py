@@ -8,22 +8,26 @@ import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from covidcxr import aliases
 from covidcxr.errors import ImageReadError
 from covidcxr.serve.settings import Limits
 
-__all__ = ["DecodedFilm", "Decoder"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = ["DecodedImage", "Decoder"]
 
 _PIPE_BYTES = 4_000_000
 _SECRET = "COVIDCXR_TOKEN"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DecodedFilm:
+class DecodedImage:
     """An image as it is kept.
 
     Attributes:
@@ -33,6 +37,27 @@ class DecodedFilm:
         sha256: Of its size and pixels.
         notes: What was done to it on the way, a sentence each.
         identifiers: DICOM identifiers by name, if they were asked for.
+
+    Example:
+        ```python
+        import asyncio
+        import io
+
+        from PIL import Image
+
+        from covidcxr.serve import Limits
+        from covidcxr.serve.decoder import Decoder
+
+        async def decode(content: bytes) -> tuple[int, int]:
+            decoder = Decoder(1, Limits())
+            image = await decoder.image(content)
+            await decoder.stop()
+            return image.pixels.shape
+
+        file = io.BytesIO()
+        Image.new("L", (30, 20)).save(file, "PNG")
+        assert asyncio.run(decode(file.getvalue())) == (20, 30)
+        ```
     """
 
     pixels: UInt8[np.ndarray, "height width"]
@@ -50,6 +75,9 @@ class Decoder:
         workers: How many; further images wait.
         limits: Time, memory and pixels of one image.
         keep_identifiers: Whether DICOM identifiers are returned.
+
+    Example:
+        See `DecodedImage`.
     """
 
     def __init__(self, workers: int, limits: Limits, *, keep_identifiers: bool = False) -> None:
@@ -71,20 +99,33 @@ class Decoder:
         for process in list(self._running):
             await self._end(process)
 
-    async def film(self, content: bytes) -> DecodedFilm:
+    async def image(self, content: bytes) -> DecodedImage:
         """Decode an image.
+
+        Args:
+            content: The file.
+
+        Returns:
+            The image.
 
         Raises:
             ImageReadError: If it cannot be read, or not within its time and memory.
         """
         facts, (pixels, png, thumbnail) = await self._order(
-            content, 3, {"kind": "film", "keep_identifiers": self._keep_identifiers}
+            content, 3, {"kind": "image", "keep_identifiers": self._keep_identifiers}
         )
         grey = np.frombuffer(pixels, np.uint8).reshape(facts["height"], facts["width"])
-        return DecodedFilm(grey, png, thumbnail, facts["sha256"], tuple(facts["notes"]), facts["identifiers"])
+        return DecodedImage(grey, png, thumbnail, facts["sha256"], tuple(facts["notes"]), facts["identifiers"])
 
     async def mask(self, content: bytes, size: tuple[int, int]) -> tuple[Bool[np.ndarray, "height width"], bytes]:
-        """Decode a mask of an image's size; return it as truth and as PNG.
+        """Decode a mask.
+
+        Args:
+            content: The file.
+            size: Height and width of its image.
+
+        Returns:
+            The mask, and the same as PNG.
 
         Raises:
             ImageReadError: If it is no such mask.
@@ -99,7 +140,7 @@ class Decoder:
             if process is None or process.returncode is not None:
                 process = await self._launch()
             async with asyncio.timeout(self._limits.decode_seconds):
-                facts, found = await _ask(process, content, order)
+                facts, received = await _request(process, content, order)
             sound = True
         except TimeoutError as error:
             raise ImageReadError(
@@ -114,9 +155,9 @@ class Decoder:
                 await self._end(process)
             self._idle.put_nowait(process if sound else None)
         if "error" in facts:
-            raise ImageReadError(facts["error"].replace("The given file content", "The file"))
-        assert len(found) == parts
-        return facts, found
+            raise ImageReadError(facts["error"])
+        assert len(received) == parts
+        return facts, received
 
     async def _launch(self) -> Process:
         settings = {name: value for name, value in os.environ.items() if name != _SECRET}
@@ -140,7 +181,7 @@ class Decoder:
         await process.wait()
 
 
-async def _ask(process: Process, content: bytes, order: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+async def _request(process: Process, content: bytes, order: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Send an order, and read its answer."""
     assert process.stdin is not None
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""The one thread that asks the models: it takes what waits, of all requests together, and answers it as one batch."""
+"""The one thread that runs the models: it takes what waits, of all requests together, and predicts it as one batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from covidcxr.serve.errors import RefusalError
+from covidcxr.aliases import old_arguments
+from covidcxr.serve.errors import RequestError
 
 if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline
@@ -25,17 +26,26 @@ __all__ = ["Engine", "ModelFacts"]
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What answers.
+    """The model behind the predictions.
 
     Attributes:
         name: Where it was loaded from.
         sha256: Of configs and weights; another model has another one.
         components: Names of the pipeline's parts.
-        classes: What the classifier can answer.
-        mask_classes: What the segmenters draw.
+        classes: Those of the classifier.
+        mask_classes: Those of all segmenters.
         exclusive: Whether exactly one class is true.
         temperature: Logits are divided by it; None without a classifier.
-        thresholds: By class, from where on it is plausible.
+        thresholds: By class, the probability from which on it is plausible.
+
+    Example:
+        ```python
+        from covidcxr import Pipeline
+        from covidcxr.serve.engine import ModelFacts
+
+        facts = ModelFacts.of("mini", Pipeline.from_pretrained("mini"))
+        assert "infection" in facts.mask_classes
+        ```
     """
 
     name: str
@@ -49,16 +59,23 @@ class ModelFacts:
 
     @classmethod
     def of(cls, name: str, pipeline: Pipeline) -> ModelFacts:
-        """Look at a pipeline."""
-        models, classifier = pipeline.models(), pipeline.classifier
-        drawn = [name for model in models.values() if model.task == "segmentation" for name in model.config.classes]
+        """Describe a pipeline.
+
+        Args:
+            name: Where it was loaded from.
+            pipeline: The pipeline.
+
+        Returns:
+            Its facts.
+        """
+        classifier = pipeline.classifier
         config = None if classifier is None else classifier.config
         return cls(
             name,
             _fingerprint(pipeline),
-            tuple(models),
+            tuple(pipeline.models()),
             () if config is None else config.classes,
-            tuple(drawn),
+            pipeline.mask_classes,
             config is not None and config.mode != "multilabel",
             None if config is None else config.temperature,
             {} if config is None else dict(config.thresholds),
@@ -66,7 +83,7 @@ class ModelFacts:
 
 
 def _fingerprint(pipeline: Pipeline) -> str:
-    """Return the SHA-256 of all that decides an answer: configs, clean-up and weights."""
+    """Return the SHA-256 of all that decides a prediction: configs, clean-up and weights."""
     digest = hashlib.sha256(repr((pipeline.postprocess.to_config(), pipeline.min_lung_area)).encode())
     for name, model in pipeline.models().items():
         digest.update(repr((name, model.config)).encode())
@@ -85,42 +102,58 @@ Mask = Bool[np.ndarray, "height width"]
 T = TypeVar("T")
 
 
-_BATCH_FILMS = 16
+_BATCH_IMAGES = 16
 
 
 _BATCH_PIXELS = 32_000_000
 
 
-_PATIENCE = 0.004  # seconds that a batch waits for more images
+_BATCH_WAIT = 0.004  # seconds that a batch waits for more images
 
 
 @dataclass(slots=True)
 class _Job:
     pixels: int
     work: Callable[[Pipeline], Any] | Pixels
-    answer: Future[Any]
+    result: Future[Any]
 
 
 class Engine:
-    """Loads a pipeline and answers in a thread of its own; what does not fit into its queue is refused.
+    """Loads a pipeline and runs it in a thread of its own; what does not fit into its queue is refused.
 
     Args:
         load: Returns the pipeline's name and the pipeline; called in the thread, so that the server listens meanwhile.
-        waiting_films: Jobs that may wait.
+        waiting_images: Jobs that may wait.
         waiting_pixels: Their pixels together.
         watch: Called with the size of each batch and the seconds that it took.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr import Pipeline
+        from covidcxr.serve.engine import Engine
+
+        load = lambda: ("mini", Pipeline.from_pretrained("mini"))
+        engine = Engine(load, waiting_images=8, waiting_pixels=10_000_000)
+        engine.start()
+        prediction = engine.predict(np.zeros((64, 64), np.uint8)).result()
+        engine.stop()
+        assert prediction.label is None
+        ```
     """
 
+    @old_arguments(waiting_films="waiting_images")
     def __init__(
         self,
         load: Callable[[], tuple[str, Pipeline]],
         *,
-        waiting_films: int,
+        waiting_images: int,
         waiting_pixels: int,
-        watch: Callable[[int, float], None] = lambda films, seconds: None,
+        watch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
         self._load = load
-        self._most = (waiting_films, waiting_pixels)
+        self._most = (waiting_images, waiting_pixels)
         self._watch = watch
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._lock = threading.Lock()
@@ -142,61 +175,82 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Images that wait or are being answered."""
+        """Images that wait or are in the models."""
         return self._waiting[0]
 
     @property
     def facts(self) -> ModelFacts:
-        """What answers.
+        """The model that is running.
 
         Raises:
-            RefusalError: While the model is being loaded.
+            RequestError: While the model is being loaded.
         """
         if self._facts is None:
-            raise RefusalError(503, "The model is being loaded. Ask again in a second.", retry_after=1)
+            raise RequestError(503, "The model is being loaded. Try again in a second.", retry_after=1)
         return self._facts
 
-    def predict(self, film: Pixels) -> Future[Prediction]:
-        """Answer for an image, in one batch with others that wait.
+    def predict(self, image: Pixels) -> Future[Prediction]:
+        """Predict for an image, in one batch with others that wait.
+
+        Args:
+            image: 8-bit grey.
+
+        Returns:
+            The prediction to come.
 
         Raises:
-            RefusalError: If too much waits already.
+            RequestError: If too much waits already.
         """
-        return self._put(film.size, film)
+        return self._put(image.size, image)
 
-    def revise(self, film: Pixels, masks: Mapping[str, Mask]) -> Future[Prediction]:
-        """Answer for an image from corrected masks.
+    def revise(self, image: Pixels, masks: Mapping[str, Mask]) -> Future[Prediction]:
+        """Predict for an image from corrected masks.
+
+        Args:
+            image: 8-bit grey.
+            masks: By mask class, of the image's size.
+
+        Returns:
+            The prediction to come.
 
         Raises:
-            RefusalError: If too much waits already.
+            RequestError: If too much waits already.
         """
-        return self._put(film.size, lambda pipeline: pipeline.revise(film, masks))
+        return self._put(image.size, lambda pipeline: pipeline.revise(image, masks))
 
-    def heat(self, film: Pixels, masks: Mapping[str, Mask], target: str) -> Future[Pixels]:
-        """Draw what speaks for a class, 0 to 255 at the image's size; from corrected masks, if there are any.
+    def heat(self, image: Pixels, masks: Mapping[str, Mask], target: str) -> Future[Pixels]:
+        """Compute the heat map of a class, from corrected masks if there are any.
+
+        Args:
+            image: 8-bit grey.
+            masks: Corrected masks by mask class, of the image's size.
+            target: The class.
+
+        Returns:
+            The heat map to come, 0 to 255 at the image's size.
 
         Raises:
-            RefusalError: If too much waits already.
+            RequestError: If too much waits already.
         """
 
         def work(pipeline: Pipeline) -> Any:
-            prediction = pipeline.revise(film, masks) if masks else pipeline(film)
+            prediction = pipeline.revise(image, masks) if masks else pipeline(image)
             return np.rint(prediction.explain(target).heat * 255).astype(np.uint8)
 
-        return self._put(film.size, work)
+        return self._put(image.size, work)
 
     def _put(self, pixels: int, work: Callable[[Pipeline], T] | Pixels) -> Future[Any]:
         with self._lock:
-            films, waiting = self._waiting
-            if films and (films + 1 > self._most[0] or waiting + pixels > self._most[1]):
-                raise RefusalError(
-                    503, f"The server is busy: {films} images wait. Ask again in a second.", retry_after=1
+            images, waiting = self._waiting
+            if images and (images + 1 > self._most[0] or waiting + pixels > self._most[1]):
+                raise RequestError(
+                    503, f"The server is busy: {images} images wait. Try again in a second.", retry_after=1
                 )
-            self._waiting[:] = films + 1, waiting + pixels
+            self._waiting[:] = images + 1, waiting + pixels
         job = _Job(pixels, work, Future())
-        job.answer.add_done_callback(lambda _: self._leave(pixels))
+        job.result.add_done_callback(lambda _: self._leave(pixels))
         self._jobs.put(job)
-        return job.answer
+        return job.result
 
     def _leave(self, pixels: int) -> None:
         with self._lock:
@@ -206,20 +260,20 @@ class Engine:
     def _run(self) -> None:
         try:
             name, pipeline = self._load()
-            pipeline(np.zeros((64, 64), np.uint8))  # the first answer of torch is slower than all others
+            pipeline(np.zeros((64, 64), np.uint8))  # torch is slower the first time
             self._facts = ModelFacts.of(name, pipeline)
         except Exception as error:  # the server ends with it
             self.failure = error
             self.ready.set()
             while job := self._jobs.get():
-                job.answer.set_exception(error)
+                job.result.set_exception(error)
             return
         self.ready.set()
         while batch := self._take():
             started = time.perf_counter()
-            films = [job for job in batch if isinstance(job.work, np.ndarray)]
-            if films:
-                self._answer_films(pipeline, films)
+            images = [job for job in batch if isinstance(job.work, np.ndarray)]
+            if images:
+                self._predict_batch(pipeline, images)
             for job in batch:
                 if not isinstance(job.work, np.ndarray):
                     _finish(job, lambda work=job.work: work(pipeline))  # type: ignore[misc]
@@ -230,8 +284,8 @@ class Engine:
         first, self._put_off = self._put_off or self._jobs.get(), None
         batch = [first] if first else []
         pixels = first.pixels if first else 0
-        until = time.monotonic() + _PATIENCE
-        while batch and len(batch) < _BATCH_FILMS:
+        until = time.monotonic() + _BATCH_WAIT
+        while batch and len(batch) < _BATCH_IMAGES:
             try:
                 job = self._jobs.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
@@ -244,22 +298,22 @@ class Engine:
                 break
             batch.append(job)
             pixels += job.pixels
-        wanted = [job for job in batch if job.answer.set_running_or_notify_cancel()]
+        wanted = [job for job in batch if job.result.set_running_or_notify_cancel()]
         return wanted if wanted or not batch else self._take()
 
-    def _answer_films(self, pipeline: Pipeline, jobs: list[_Job]) -> None:
+    def _predict_batch(self, pipeline: Pipeline, jobs: list[_Job]) -> None:
         try:
-            answers = list(pipeline.predict([job.work for job in jobs if isinstance(job.work, np.ndarray)]))
-        except Exception:  # one image must not cost the others their answers
+            predictions = list(pipeline.predict([job.work for job in jobs if isinstance(job.work, np.ndarray)]))
+        except Exception:  # one image must not cost the others their predictions
             for job in jobs:
-                _finish(job, lambda film=job.work: pipeline(film))  # type: ignore[misc]
+                _finish(job, lambda image=job.work: pipeline(image))  # type: ignore[misc]
             return
-        for job, answer in zip(jobs, answers, strict=True):
-            job.answer.set_result(answer)
+        for job, prediction in zip(jobs, predictions, strict=True):
+            job.result.set_result(prediction)
 
 
 def _finish(job: _Job, work: Callable[[], Any]) -> None:
     try:
-        job.answer.set_result(work())
-    except Exception as error:  # told to the one who asked
-        job.answer.set_exception(error)
+        job.result.set_result(work())
+    except Exception as error:  # raised in the request that wants the result
+        job.result.set_exception(error)

@@ -1,19 +1,31 @@
-"""What the server refuses, with the status that says so in HTTP."""
+"""Requests that the server does not fulfil, with the HTTP status that says so."""
 
 from __future__ import annotations
 
+from functools import partial
+
+from covidcxr import aliases
 from covidcxr.errors import CovidCXRError
 
-__all__ = ["RefusalError"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = ["RequestError"]
 
 
-class RefusalError(CovidCXRError):
-    """A request that is not answered.
+class RequestError(CovidCXRError):
+    """A request that is not fulfilled.
 
     Args:
         status: HTTP status, from 400 up.
         message: What is wrong and what to do, in one sentence or two.
-        retry_after: Seconds after which asking again makes sense; None = never.
+        retry_after: Seconds after which another try makes sense; None = never.
+
+    Example:
+        ```python
+        from covidcxr.serve.errors import RequestError
+
+        assert RequestError(503, "The server is busy.", retry_after=1).headers == {"Retry-After": "1"}
+        ```
     """
 
     def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
@@ -23,6 +35,6 @@ class RefusalError(CovidCXRError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the answer."""
+        """Headers of the response."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})

@@ -13,8 +13,9 @@ from sqlalchemy import select
 from covidcxr.data.datasets.feedback import FORMAT_VERSION, INDEX
 from covidcxr.errors import ConfigError
 from covidcxr.io.pretrained import write_json
-from covidcxr.serve.schema import CANNOT_SAY
-from covidcxr.serve.store import Row, Store, masks
+from covidcxr.serve.database import masks
+from covidcxr.serve.schema import INDETERMINATE
+from covidcxr.serve.store import Row, Store
 
 __all__ = ["export_feedback"]
 
@@ -72,7 +73,7 @@ def _write_film(store: Store, row: Row, folder: Path, patient: str | None) -> di
         "film": film,
         "sha256": row["sha256"],
         "patient": patient,
-        "label": None if verdict["label"] == CANNOT_SAY else verdict["label"],
+        "label": None if verdict["label"] == INDETERMINATE else verdict["label"],
         "verdict": verdict["label"],
         "saved": verdict["saved"],
         "masks": corrected,

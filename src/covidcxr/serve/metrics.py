@@ -17,7 +17,17 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Counters of one server; no image, name or label is among them."""
+    """Counters of one server; no image, name or label is among them.
+
+    Example:
+        ```python
+        from covidcxr.serve.metrics import Metrics
+
+        metrics = Metrics()
+        metrics.watch_batch(4, 0.5)
+        assert b"covidcxr_model_seconds_total 0.5" in metrics.text()
+        ```
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -28,22 +38,32 @@ class Metrics:
             registry=self.registry,
             buckets=_SECONDS,
         )
-        self.films = Counter("covidcxr_films", "Uploaded images", ("outcome",), registry=self.registry)
+        self.images = Counter("covidcxr_films", "Uploaded images", ("outcome",), registry=self.registry)
         self.verdicts = Counter("covidcxr_verdicts", "Saved verdicts", registry=self.registry)
         self.batches = Histogram(
-            "covidcxr_batch_films", "Images answered as one batch", registry=self.registry, buckets=_BATCHES
+            "covidcxr_batch_films", "Images predicted as one batch", registry=self.registry, buckets=_BATCHES
         )
         self.model_seconds = Counter(
             "covidcxr_model_seconds", "Time in which the models worked", registry=self.registry
         )
 
-    def watch_batch(self, films: int, seconds: float) -> None:
-        """Count a batch."""
-        self.batches.observe(films)
+    def watch_batch(self, images: int, seconds: float) -> None:
+        """Count a batch.
+
+        Args:
+            images: Its size.
+            seconds: Time that the models took.
+        """
+        self.batches.observe(images)
         self.model_seconds.inc(seconds)
 
     def watch(self, engine: Engine, store: Store) -> None:
-        """Ask how much waits and how much is kept whenever somebody looks."""
+        """Read how much waits and how much is kept whenever the counters are read.
+
+        Args:
+            engine: Where images wait.
+            store: Where they are kept.
+        """
         waiting = Gauge("covidcxr_waiting_films", "Images that wait for the model", registry=self.registry)
         waiting.set_function(lambda: engine.waiting)
         kept = Gauge("covidcxr_kept_films", "Images in the store", registry=self.registry)
@@ -58,8 +78,17 @@ class Metered:
     """Measures how long requests take.
 
     Args:
-        app: What answers them.
+        app: The application.
         metrics: Where it is counted.
+
+    Example:
+        ```python
+        from fastapi import FastAPI
+
+        from covidcxr.serve.metrics import Metered, Metrics
+
+        app = Metered(FastAPI(), Metrics())
+        ```
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -10,7 +10,7 @@ from typing import IO, Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from covidcxr.serve.errors import RefusalError
+from covidcxr.serve.errors import RequestError
 
 __all__ = ["Parts", "read_parts"]
 
@@ -30,6 +30,15 @@ class Parts:
 
     Attributes:
         found: Their names as the client gave them, for reading only, and where they lie.
+
+    Example:
+        ```python
+        from covidcxr.serve.multipart import Parts
+
+        parts = Parts()
+        assert len(parts) == 0
+        parts.close()
+        ```
     """
 
     found: list[_Part] = field(default_factory=list)
@@ -42,13 +51,24 @@ class Parts:
         return iter((part.name, place) for place, part in enumerate(self.found))
 
     def read(self, place: int) -> bytes:
-        """Return the content of one of them."""
+        """Return the content of one of them.
+
+        Args:
+            place: Its number, from 0 up.
+
+        Returns:
+            The content.
+        """
         part = self.found[place]
         self._file.seek(part.start)
         return self._file.read(part.length)
 
     def write(self, data: bytes) -> None:
-        """Append to the last one."""
+        """Append to the last one.
+
+        Args:
+            data: The next piece.
+        """
         self._file.seek(0, 2)
         self._file.write(data)
 
@@ -104,14 +124,14 @@ class _Reader:
 
     def _headers_finished(self) -> None:
         if self._name is None:
-            raise RefusalError(422, f"The form holds a part that is no file called {self.wanted!r}. Send files only.")
+            raise RequestError(422, f"The form holds a part that is no file called {self.wanted!r}. Send files only.")
         if len(self.parts) >= self.most:
-            raise RefusalError(413, f"That are more than {self.most} images at once. Send them in several requests.")
+            raise RequestError(413, f"These are more than {self.most} images at once. Send them in several requests.")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._length += end - start
         if self._length > self.file_bytes:
-            raise RefusalError(
+            raise RequestError(
                 413, f"{self._name} is larger than {self.file_bytes / 1e6:.0f} MB. Shrink or compress it."
             )
         self.parts.write(data[start:end])
@@ -137,12 +157,15 @@ async def read_parts(
         most: Number of files, at most.
         file_bytes: Size of each, at most.
 
+    Returns:
+        The files.
+
     Raises:
-        RefusalError: If it is no such form, cut short, too large or holds too much.
+        RequestError: If it is no such form, cut short, too large or holds too much.
     """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise RefusalError(415, f"Send images as multipart/form-data, in the field {wanted!r}.")
+        raise RequestError(415, f"Send images as multipart/form-data, in the field {wanted!r}.")
     parts = Parts()
     reader = _Reader(parts, wanted, most, file_bytes)
     try:
@@ -152,10 +175,10 @@ async def read_parts(
                 parser.write(piece)
         parser.finalize()
         if not reader.ended or not parts:
-            raise RefusalError(422, f"The form is cut short or holds no file. Send an image in the field {wanted!r}.")
+            raise RequestError(422, f"The form is cut short or holds no file. Send an image in the field {wanted!r}.")
     except (FormParserError, UnicodeDecodeError) as error:
         parts.close()
-        raise RefusalError(422, f"The form is damaged: {error}. Send it again.") from error
+        raise RequestError(422, f"The form is damaged: {error}. Send it again.") from error
     except BaseException:
         parts.close()
         raise

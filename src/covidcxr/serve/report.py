@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from functools import partial
 from html import escape
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from covidcxr import __version__
+from covidcxr import __version__, aliases
 from covidcxr.page import Block, Gallery, Page, Picture, Section, Table, Words
-from covidcxr.serve.schema import FORMULA, uniform
+from covidcxr.serve.schema import FORMULA, INDETERMINATE, display_name, uniform
 
-__all__ = ["film_report", "to_pdf"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = ["image_report", "to_pdf"]
 
 _WIDE = 640
-
-
 """Longer side of a picture in the report, in pixels."""
 
 
-def film_report(
-    film: Mapping[str, Any],
+def image_report(
+    image: Mapping[str, Any],
     pixels: UInt8[np.ndarray, "height width"],
     masks: Mapping[str, Bool[np.ndarray, "height width"]],
     heat: tuple[str, Float[np.ndarray, "height width"]] | None = None,
@@ -31,7 +32,7 @@ def film_report(
     """Put an image's report together.
 
     Args:
-        film: As the REST interface gives it.
+        image: As the REST interface gives it.
         pixels: The image.
         masks: By mask class, at the image's size.
         heat: A class and what speaks for it, in [0, 1] at the image's size; None = not known.
@@ -40,123 +41,139 @@ def film_report(
         The page; every word in it that a client wrote is plain text.
     """
     facts = [
-        ("Film", film["name"]),
-        ("Uploaded", film["uploaded"][:19].replace("T", " ") + " UTC"),
-        ("Size", f"{film['width']} x {film['height']}"),
-        *((_words(name), value) for name, value in film["identifiers"].items()),
+        ("Image", image["name"]),
+        ("Uploaded", image["uploaded"][:19].replace("T", " ") + " UTC"),
+        ("Size", f"{image['width']} x {image['height']}"),
+        *image["identifiers"].items(),
     ]
     sections = [
-        Section("Film", blocks=[Gallery(list(_pictures(film, pixels, masks, heat)))]),
-        _probabilities(film),
-        *([_post_test(film)] if film["posterior"] else []),
-        _areas(film),
-        _reader(film),
-        _origin(film),
+        Section("Image", blocks=[Gallery(list(_pictures(image, pixels, masks, heat)))]),
+        _probabilities(image),
+        *([_post_test(image)] if image["posterior"] else []),
+        _areas(image),
+        _reader(image),
+        _origin(image),
     ]
-    return Page("Chest radiograph, read by a model", _answer(film), facts, sections)
+    return Page("Chest radiograph, read by a model", _headline(image), facts, sections)
 
 
-def _answer(film: Mapping[str, Any]) -> str:
-    label = film["label"]
+def _headline(image: Mapping[str, Any]) -> str:
+    label = image["label"]
     if label is not None:
-        return f"The model answers: {_words(label)} ({film['probabilities'][label]:.0%})."
-    why = " ".join(reason["words"] for reason in film["reasons"])
-    return f"The model cannot say. {why}".strip()
+        return f"Prediction: {_words(image, label)} ({image['probabilities'][label]:.0%})."
+    why = " ".join(reason["words"] for reason in image["reasons"])
+    return f"Prediction: {_words(image, INDETERMINATE)}. {why}".strip()
 
 
 def _pictures(
-    film: Mapping[str, Any],
+    image: Mapping[str, Any],
     pixels: UInt8[np.ndarray, "height width"],
     masks: Mapping[str, Bool[np.ndarray, "height width"]],
     heat: tuple[str, Float[np.ndarray, "height width"]] | None,
 ) -> list[Picture]:
     from covidcxr.explain import Explanation
-    from covidcxr.pipeline.prediction import Prediction
+    from covidcxr.transforms.overlay import draw_overlay, mask_colors
 
-    drawn = Prediction("", None, {}, (), dict(masks), pixels).overlay()
-    corrected = f"; corrected by the reader: {_list(film['corrected'])}" if film["corrected"] else ""
+    colors = {_words(image, name): color for name, color in mask_colors(masks).items()}
+    corrected = ", ".join(_words(image, name) for name in image["corrected"])
+    caption = f"Masks; corrected by the reader: {corrected}" if corrected else "Masks"
     pictures = [
         Picture(_png(pixels), "The image", "The image"),
-        Picture(_png(drawn), "The image with outlines of its masks", f"Masks: {_list(film['masks'])}{corrected}"),
+        Picture(
+            _png(draw_overlay(pixels, masks), colors),
+            f"The image with outlines of {', '.join(colors) or 'no mask'}",
+            caption,
+        ),
     ]
     if heat is not None:
         target, values = heat
-        shown = Explanation(values, target, "gradcam", film["probabilities"][target]).overlay(pixels)
-        caption = f"What speaks for {_words(target)} in the eyes of the model (Grad-CAM)"
+        shown = Explanation(values, target, "gradcam", image["probabilities"][target]).overlay(pixels)
+        caption = f"Heat map of {_words(image, target)}: what speaks for it, according to the model (Grad-CAM)"
         pictures.append(Picture(_png(shown), "The image with a heat map", caption))
     return pictures
 
 
-def _probabilities(film: Mapping[str, Any]) -> Section:
-    rows = [
-        (_words(name), f"{value:.1%}", _threshold(film["thresholds"].get(name)), _yes(name in film["plausible"]))
-        for name, value in film["probabilities"].items()
-    ]
-    reasons = [Words(reason["words"], warning=True) for reason in film["reasons"]]
-    if not rows:
-        return Section("Answer", "The classifier was not asked.", reasons)
-    table = Table(("Class", "Probability", "Plausible from", "Plausible"), rows)
-    lead = "Probabilities are calibrated for images like those of training, where all classes were equally frequent."
-    return Section("Answer", lead, [table, *reasons])
-
-
-def _post_test(film: Mapping[str, Any]) -> Section:
-    trained = uniform(film["probabilities"])
+def _probabilities(image: Mapping[str, Any]) -> Section:
     rows = [
         (
-            _words(name),
+            _words(image, name),
             f"{value:.1%}",
-            f"{film['prior'][name]:.1%}",
-            f"{trained[name]:.1%}",
-            f"{film['posterior'][name]:.1%}",
+            _threshold(image["thresholds"].get(name)),
+            _yes(name in image["plausible"]),
         )
-        for name, value in film["probabilities"].items()
+        for name, value in image["probabilities"].items()
+    ]
+    reasons = [Words(reason["words"], warning=True) for reason in image["reasons"]]
+    if not rows:
+        return Section("Prediction", "The classifier was not run.", reasons)
+    table = Table(("Class", "Probability", "Plausible from", "Plausible"), rows)
+    lead = "Probabilities are calibrated for images like those of training, where all classes were equally frequent."
+    return Section("Prediction", lead, [table, *reasons])
+
+
+def _post_test(image: Mapping[str, Any]) -> Section:
+    trained = uniform(image["probabilities"])
+    rows = [
+        (
+            _words(image, name),
+            f"{value:.1%}",
+            f"{image['prior'][name]:.1%}",
+            f"{trained[name]:.1%}",
+            f"{image['posterior'][name]:.1%}",
+        )
+        for name, value in image["probabilities"].items()
     ]
     columns = ("Class", "p (model)", "Pre-test (reader)", "Trained", "Post-test")
     return Section("Post-test probability", f"Bayes' rule: {FORMULA}.", [Table(columns, rows)])
 
 
-def _areas(film: Mapping[str, Any]) -> Section:
-    sides = film["infected_by_lung"]
-    shares = (
-        ("Lungs, of the image", film["lung_fraction"]),
-        ("Infected, of both lungs", film["infected_fraction"]),
-        ("Infected, of the patient's right lung", sides["right"]),
-        ("Infected, of the patient's left lung", sides["left"]),
-    )
-    rows = [(what, f"{share:.1%}") for what, share in shares if share is not None]
-    return Section("Areas", "" if rows else "No masks were drawn.", [Table(("What", "Share"), rows)] if rows else [])
+def _areas(image: Mapping[str, Any]) -> Section:
+    columns = ("Mask", "Of the image", "Of both lungs", "Of the patient's right lung", "Of the patient's left lung")
+    rows = [
+        (_words(image, name), *("" if share is None else f"{share:.1%}" for share in areas.values()))
+        for name, areas in image["areas"].items()
+    ]
+    return Section("Areas", "" if rows else "There are no masks.", [Table(columns, rows)] if rows else [])
 
 
-def _reader(film: Mapping[str, Any]) -> Section:
-    verdict = film["verdict"]
+def _reader(image: Mapping[str, Any]) -> Section:
+    verdict = image["verdict"]
     if verdict is None:
         return Section("Reader", "No verdict was given.")
     rows = [
-        ("Verdict", _words(verdict["label"] or "none")),
+        ("Verdict", _words(image, verdict["label"]) if verdict["label"] else "not given"),
         ("Comment", verdict["comment"]),
         ("Saved", verdict["saved"][:19].replace("T", " ") + " UTC"),
         ("May train models", _yes(verdict["consent"])),
     ]
-    return Section("Reader", blocks=[Table(("What", "Said"), rows)])
+    return Section("Reader", blocks=[Table(("What", "Value"), rows)])
 
 
-def _origin(film: Mapping[str, Any]) -> Section:
+def _origin(image: Mapping[str, Any]) -> Section:
     rows = [
-        ("Model", film["model"]),
-        ("SHA-256 of the model", film["model_sha256"]),
-        ("SHA-256 of the image's pixels", film["sha256"]),
+        ("Model", image["model"]),
+        ("SHA-256 of the model", image["model_sha256"]),
+        ("SHA-256 of the image's pixels", image["sha256"]),
         ("covidcxr", __version__),
     ]
-    notes = [Words(note) for note in film["notes"]]
-    return Section("Where this comes from", blocks=[Table(("What", "Which"), rows), *notes])
+    notes = [Words(note) for note in image["notes"]]
+    return Section("Where this comes from", blocks=[Table(("What", "Value"), rows), *notes])
 
 
-def _png(pixels: np.ndarray[Any, Any]) -> bytes:
-    from PIL import Image
+def _png(pixels: np.ndarray[Any, Any], key: Mapping[str, tuple[int, int, int]] | None = None) -> bytes:
+    """Return a picture, made small, with a key to its colours below it."""
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     picture, buffer = Image.fromarray(pixels), io.BytesIO()
     picture.thumbnail((_WIDE, _WIDE))
+    if key:
+        font, line = ImageFont.load_default(26), 36
+        high = picture.height
+        picture = ImageOps.expand(picture, (0, 0, 0, line * len(key)), fill=(0, 0, 0))
+        draw = ImageDraw.Draw(picture)
+        for row, (words, color) in enumerate(key.items()):
+            draw.rectangle((8, high + line * row + 8, 28, high + line * row + 28), fill=color)
+            draw.text((38, high + line * row + 3), words, fill=(255, 255, 255), font=font)
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
 
@@ -169,25 +186,17 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(map(_words, names)) or "none"
+def _words(image: Mapping[str, Any], name: str) -> str:
+    return str(image["names"].get(name) or display_name(name))
 
 
 _FONT = "DejaVuSans"
 
-
 _MARGIN = 42.0  # points, 15 mm
-
 
 _PADDING = 6.0  # of reportlab's frame
 
-
 _INK, _DIM, _LINE, _DOUBT = "#1c2128", "#59636e", "#d5dae1", "#9a5b00"
-
 
 _SIDE_BY_SIDE = 3
 
@@ -196,6 +205,12 @@ def to_pdf(page: Page) -> bytes:
     """Return a page as PDF (A4): the same words, tables and pictures.
 
     Letters are those of DejaVu Sans (Latin, Greek, Cyrillic and more; no Chinese, Japanese or Korean).
+
+    Args:
+        page: The page.
+
+    Returns:
+        The PDF.
     """
     from reportlab.lib.pagesizes import A4
     from reportlab.platypus import SimpleDocTemplate

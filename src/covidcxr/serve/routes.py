@@ -8,6 +8,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -15,18 +16,20 @@ import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
-from covidcxr import __version__
+from covidcxr import __version__, aliases
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.page import Page, Section, Table, style_hash, to_html
-from covidcxr.serve.errors import RefusalError
+from covidcxr.serve.errors import RequestError
 from covidcxr.serve.metrics import Metrics
 from covidcxr.serve.multipart import Parts, read_parts
-from covidcxr.serve.report import film_report, to_pdf
-from covidcxr.serve.schema import FORMULA, Film, Films, Prior, Verdict, film_of, uniform
-from covidcxr.serve.service import Desk
+from covidcxr.serve.report import image_report, to_pdf
+from covidcxr.serve.schema import FORMULA, Image, Images, Prior, Verdict, display_names, to_json, uniform
+from covidcxr.serve.service import PredictionService
 from covidcxr.serve.settings import Limits
 
-__all__ = ["film_routes", "report_routes", "html_page", "page_routes"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = ["image_routes", "report_routes", "html_page", "page_routes"]
 
 _TYPES = {
     ".html": "text/html",
@@ -39,8 +42,17 @@ _TYPES = {
 }
 
 
-def page_routes(app: FastAPI, desk: Desk, metrics: Metrics) -> APIRouter:
-    """Return the routes that have to do with the server itself."""
+def page_routes(app: FastAPI, service: PredictionService, metrics: Metrics) -> APIRouter:
+    """Return the routes that have to do with the server itself.
+
+    Args:
+        app: The application, whose routes are listed.
+        service: What does the work.
+        metrics: What is counted.
+
+    Returns:
+        The routes.
+    """
     routes = APIRouter()
     _add_static(routes)
 
@@ -55,20 +67,26 @@ def page_routes(app: FastAPI, desk: Desk, metrics: Metrics) -> APIRouter:
 
     @routes.get("/api/health")
     async def health() -> dict[str, Any]:
-        """Say what answers and how much is taken; 503 until the model is loaded."""
-        facts = desk.engine.facts
-        from covidcxr.transforms.overlay import MASK_COLORS  # brings torch, which the engine has loaded by now
+        """Describe the model and the limits; 503 until the model is loaded."""
+        facts = service.engine.facts
+        from covidcxr.transforms.overlay import mask_colors  # brings torch, which the engine has loaded by now
 
-        model = dataclasses.asdict(facts) | {"mask_colors": MASK_COLORS}
+        model = dataclasses.asdict(facts) | {"mask_colors": mask_colors(facts.mask_classes)}
+        model["names"] = display_names((*facts.classes, *facts.mask_classes))
         if facts.exclusive:
             model |= {"training_prior": uniform(facts.classes), "formula": FORMULA}
-        taken = ("file_bytes", "pixels", "films", "batch_films")
+        limits = service.limits
         return {
             "status": "ok",
             "version": __version__,
             "model": model,
-            "films": await asyncio.to_thread(desk.store.count),
-            "limits": {name: getattr(desk.limits, name) for name in taken},
+            "films": await asyncio.to_thread(service.store.count),
+            "limits": {
+                "file_bytes": limits.file_bytes,
+                "pixels": limits.pixels,
+                "films": limits.images,
+                "batch_films": limits.batch_images,
+            },
         }
 
     return routes
@@ -81,7 +99,7 @@ def _add_static(routes: APIRouter) -> None:
         entry = known.get(name)  # only names that were found here: nothing is put together from what was asked for
         kind = _TYPES.get(f".{name.rpartition('.')[2]}")
         if entry is None or kind is None:
-            raise RefusalError(404, "There is no such file.")
+            raise RequestError(404, "There is no such file.")
         return Response(entry.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
 
     @routes.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -94,7 +112,14 @@ def _add_static(routes: APIRouter) -> None:
 
 
 def html_page(page: Page) -> Response:
-    """Return a page whose own style is the only thing that it may use."""
+    """Return a page whose own style is the only thing that it may use.
+
+    Args:
+        page: The page.
+
+    Returns:
+        The response.
+    """
     policy = (
         f"default-src 'none'; img-src data:; style-src '{style_hash()}'; form-action 'none'; frame-ancestors 'none'; "
         f"base-uri 'none'"
@@ -116,17 +141,11 @@ def _list_routes(openapi: dict[str, Any]) -> Page:
     )
 
 
-FilmId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{22}$", description="as the server made it")]
-
-
-Name = Annotated[str, Path(max_length=80)]
-
+ImageId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{22}$", description="as the server made it")]
+Name = Annotated[str, Path(max_length=200)]
 
 _AHEAD = 16
-
-
 """Images of a large batch in work at once."""
-
 
 _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 
@@ -139,41 +158,48 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 _PNG_BODY = {"requestBody": {"required": True, "content": {"image/png": {"schema": _FILE}}}}
 
-
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 
 
-def film_routes(desk: Desk, metrics: Metrics) -> APIRouter:
-    """Return the routes below /api that have to do with images."""
+def image_routes(service: PredictionService, metrics: Metrics) -> APIRouter:
+    """Return the routes below /api that have to do with images.
+
+    Args:
+        service: What does the work.
+        metrics: What is counted.
+
+    Returns:
+        The routes.
+    """
     routes = APIRouter(prefix="/api")
-    _add_uploads(routes, desk, metrics)
-    _add_batches(routes, desk)
-    _add_films(routes, desk)
-    _add_pictures(routes, desk)
-    _add_feedback(routes, desk, metrics)
+    _add_uploads(routes, service, metrics)
+    _add_batches(routes, service)
+    _add_images(routes, service)
+    _add_pictures(routes, service)
+    _add_feedback(routes, service, metrics)
     return routes
 
 
-def _add_uploads(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
-    @routes.post("/films", status_code=201, response_model=Film, openapi_extra=_form("file", _FILE))
-    async def upload_film(request: Request) -> dict[str, Any]:
-        """Answer for one image (PNG, JPEG, TIFF, BMP, WebP or DICOM), and keep it."""
-        with desk.admit():
-            parts = await _read(request, desk.limits, "file", 1)
+def _add_uploads(routes: APIRouter, service: PredictionService, metrics: Metrics) -> None:
+    @routes.post("/films", status_code=201, response_model=Image, openapi_extra=_form("file", _FILE))
+    async def upload_image(request: Request) -> dict[str, Any]:
+        """Predict for one image (PNG, JPEG, TIFF, BMP, WebP or DICOM), and keep it."""
+        with service.upload():
+            parts = await _read(request, service.limits, "file", 1)
             try:
                 (name, place), *_ = parts
-                row = await desk.add(name, await asyncio.to_thread(parts.read, place))
+                row = await service.add(name, await asyncio.to_thread(parts.read, place))
             except CovidCXRError:
-                metrics.films.labels("refused").inc()
+                metrics.images.labels("refused").inc()
                 raise
             finally:
                 parts.close()
-        metrics.films.labels("answered" if row["answer"]["label"] else "cannot say").inc()
-        return film_of(row)
+        metrics.images.labels("answered" if row["answer"]["label"] else "cannot say").inc()
+        return to_json(row)
 
 
-def _add_batches(routes: APIRouter, desk: Desk) -> None:
-    limits = desk.limits
+def _add_batches(routes: APIRouter, service: PredictionService) -> None:
+    limits = service.limits
     batches = asyncio.Semaphore(limits.batches)
 
     @routes.post(
@@ -182,19 +208,19 @@ def _add_batches(routes: APIRouter, desk: Desk) -> None:
         responses={200: {"content": {"application/x-ndjson": {}}}},
         openapi_extra=_form("files", {"type": "array", "items": _FILE}),
     )
-    async def predict_films(request: Request) -> StreamingResponse:
-        """Answer for many images, one line of JSON each, in order and as they come; nothing is kept."""
+    async def predict_images(request: Request) -> StreamingResponse:
+        """Predict for many images, one line of JSON each, in order and as they come; nothing is kept."""
         if batches.locked():
-            raise RefusalError(
-                503, f"{limits.batches} large batches are being answered. Ask again later.", retry_after=10
+            raise RequestError(
+                503, f"{limits.batches} large batches are being predicted. Try again later.", retry_after=10
             )
         await batches.acquire()
         try:
-            parts = await _read(request, limits, "files", limits.batch_films)
+            parts = await _read(request, limits, "files", limits.batch_images)
         except BaseException:
             batches.release()
             raise
-        return _Batch(desk, parts, batches)
+        return _Batch(service, parts, batches)
 
 
 async def _read(request: Request, limits: Limits, wanted: str, most: int) -> Parts:
@@ -203,10 +229,10 @@ async def _read(request: Request, limits: Limits, wanted: str, most: int) -> Par
 
 
 class _Batch(StreamingResponse):
-    """Answers for many images as lines of JSON; lets go of their files whatever happens."""
+    """Predictions for many images as lines of JSON; lets go of their files whatever happens."""
 
-    def __init__(self, desk: Desk, parts: Parts, batches: asyncio.Semaphore) -> None:
-        super().__init__(_lines(desk, parts), media_type="application/x-ndjson")
+    def __init__(self, service: PredictionService, parts: Parts, batches: asyncio.Semaphore) -> None:
+        super().__init__(_lines(service, parts), media_type="application/x-ndjson")
         self._parts, self._batches = parts, batches
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -217,10 +243,10 @@ class _Batch(StreamingResponse):
             self._batches.release()
 
 
-async def _lines(desk: Desk, parts: Parts) -> AsyncIterator[str]:
+async def _lines(service: PredictionService, parts: Parts) -> AsyncIterator[str]:
     async def answer(name: str, place: int) -> dict[str, Any]:
         try:
-            return await desk.predict(name, parts.read(place))
+            return await service.predict(name, parts.read(place))
         except CovidCXRError as error:
             return {"name": name, "error": str(error)}
 
@@ -237,110 +263,117 @@ async def _lines(desk: Desk, parts: Parts) -> AsyncIterator[str]:
             task.cancel()
 
 
-def _add_films(routes: APIRouter, desk: Desk) -> None:
-    @routes.get("/films", response_model=Films)
-    async def list_films() -> dict[str, Any]:
-        """Return all kept images, newest first."""
-        return {"films": [film_of(row) for row in await asyncio.to_thread(desk.store.films)]}
+def _add_images(routes: APIRouter, service: PredictionService) -> None:
+    @routes.get("/films", response_model=Images)
+    async def list_images(since: str | None = None) -> dict[str, Any]:
+        """Return all kept images, newest first, or with `since` those that changed, came or went since a revision."""
+        return await service.list_images(since)
 
-    @routes.get("/films/{film_id}", response_model=Film)
-    async def get_film(film_id: FilmId) -> dict[str, Any]:
+    @routes.get("/films/{film_id}", response_model=Image)
+    async def get_image(film_id: ImageId) -> dict[str, Any]:
         """Return an image, with the answer of the model that runs now."""
-        return film_of(await desk.film(film_id))
+        return to_json(await service.image(film_id))
 
     @routes.delete("/films/{film_id}", status_code=204)
-    async def remove_film(film_id: FilmId) -> None:
-        """Forget an image and all that was said of it."""
-        await asyncio.to_thread(desk.store.remove, film_id)
+    async def remove_image(film_id: ImageId) -> None:
+        """Delete an image with its masks and verdicts."""
+        await asyncio.to_thread(service.store.remove, film_id)
 
 
-def _add_pictures(routes: APIRouter, desk: Desk) -> None:
+def _add_pictures(routes: APIRouter, service: PredictionService) -> None:
     @routes.get("/films/{film_id}/{picture}.png", response_class=Response, responses=_PNG)
-    async def get_picture(film_id: FilmId, picture: Name) -> Response:
+    async def get_picture(film_id: ImageId, picture: Name) -> Response:
         """Return the image ("image") or its thumbnail ("thumbnail")."""
         if picture not in ("image", "thumbnail"):
-            raise RefusalError(404, "An image has the pictures image.png and thumbnail.png.")
-        return _png(await asyncio.to_thread(desk.store.picture, film_id, picture))
+            raise RequestError(404, "An image has the pictures image.png and thumbnail.png.")
+        return _png(await asyncio.to_thread(service.store.picture, film_id, picture))
 
     @routes.get("/films/{film_id}/masks/{mask_class}.png", response_class=Response, responses=_PNG)
-    async def get_mask(film_id: FilmId, mask_class: Name) -> Response:
-        """Return a mask, 0 and 255 at the image's size: the corrected one, else the drawn one."""
-        return _png(await asyncio.to_thread(desk.store.mask, film_id, mask_class))
+    async def get_mask(film_id: ImageId, mask_class: Name) -> Response:
+        """Return a mask, 0 and 255 at the image's size: the corrected one, else the predicted one."""
+        return _png(await asyncio.to_thread(service.store.mask, film_id, mask_class))
 
     @routes.get("/films/{film_id}/heat/{target}.png", response_class=Response, responses=_PNG)
-    async def get_heat(film_id: FilmId, target: Name) -> Response:
+    async def get_heat(film_id: ImageId, target: Name) -> Response:
         """Return what speaks for a class (Grad-CAM), 0 to 255 at the image's size."""
-        return _png(await desk.heat(film_id, target))
+        return _png(await service.heat(film_id, target))
 
 
-def _add_feedback(routes: APIRouter, desk: Desk, metrics: Metrics) -> None:
-    @routes.put("/films/{film_id}/masks/{mask_class}", response_model=Film, openapi_extra=_PNG_BODY)
-    async def correct_mask(film_id: FilmId, mask_class: Name, request: Request) -> dict[str, Any]:
-        """Answer anew from a corrected mask: a PNG of 0 and 255, of the image's size."""
+def _add_feedback(routes: APIRouter, service: PredictionService, metrics: Metrics) -> None:
+    @routes.put("/films/{film_id}/masks/{mask_class}", response_model=Image, openapi_extra=_PNG_BODY)
+    async def correct_mask(film_id: ImageId, mask_class: Name, request: Request) -> dict[str, Any]:
+        """Predict anew from a corrected mask: a PNG of 0 and 255, of the image's size."""
         content = bytearray()
         async for piece in request.stream():
             content += piece
-        return film_of(await desk.correct(film_id, mask_class, bytes(content)))
+        return to_json(await service.correct(film_id, mask_class, bytes(content)))
 
-    @routes.delete("/films/{film_id}/masks/{mask_class}", response_model=Film)
-    async def uncorrect_mask(film_id: FilmId, mask_class: Name) -> dict[str, Any]:
-        """Go back to the mask that the model draws."""
-        return film_of(await desk.uncorrect(film_id, mask_class))
+    @routes.delete("/films/{film_id}/masks/{mask_class}", response_model=Image)
+    async def uncorrect_mask(film_id: ImageId, mask_class: Name) -> dict[str, Any]:
+        """Go back to the mask that the model predicts."""
+        return to_json(await service.uncorrect(film_id, mask_class))
 
-    @routes.put("/films/{film_id}/prior", response_model=Film)
-    async def state_prior(film_id: FilmId, prior: Prior) -> dict[str, Any]:
-        """State the pre-test probabilities; the image comes back with the post-test ones."""
-        return film_of(await desk.state_prior(film_id, prior.probabilities))
+    @routes.put("/films/{film_id}/prior", response_model=Image)
+    async def set_prior(film_id: ImageId, prior: Prior) -> dict[str, Any]:
+        """Set the pre-test probabilities; the image comes back with the post-test ones."""
+        return to_json(await service.set_prior(film_id, prior.probabilities))
 
-    @routes.put("/films/{film_id}/verdict", response_model=Film)
-    async def give_verdict(film_id: FilmId, verdict: Verdict) -> dict[str, Any]:
-        """Give a verdict; the answer comes when it is on the disk."""
-        row = await desk.judge(film_id, verdict.label, verdict.comment, verdict.consent)
+    @routes.put("/films/{film_id}/verdict", response_model=Image)
+    async def give_verdict(film_id: ImageId, verdict: Verdict) -> dict[str, Any]:
+        """Give a verdict; the response comes when it is on the disk."""
+        row = await service.judge(film_id, verdict)
         metrics.verdicts.inc()
-        return film_of(row)
+        return to_json(row)
 
 
 def _png(content: bytes) -> Response:
     return Response(content, media_type="image/png")
 
 
-def report_routes(desk: Desk) -> APIRouter:
-    """Return the routes of reports."""
+def report_routes(service: PredictionService) -> APIRouter:
+    """Return the routes of reports.
+
+    Args:
+        service: What does the work.
+
+    Returns:
+        The routes.
+    """
     routes = APIRouter(prefix="/api")
 
-    async def put_together(film_id: str) -> Page:
-        row = await desk.film(film_id)
-        film = film_of(row)
-        pixels, masks = await desk.pictures(row)
-        chances = film["probabilities"]
-        target = film["label"] or (max(chances, key=lambda name: chances[name]) if chances else None)
+    async def make_report(film_id: str) -> Page:
+        row = await service.image(film_id)
+        image = to_json(row)
+        pixels, masks = await service.pictures(row)
+        probabilities = image["probabilities"]
+        target = image["label"] or max(probabilities, key=lambda name: probabilities[name], default=None)
         heat = None
         if target is not None:
             with suppress(ConfigError):  # of a network without places there is no heat map
-                heat = (target, await desk.heat_map(row, target) / np.float32(255))
-        return await asyncio.to_thread(film_report, film, pixels, masks, heat)
+                heat = (target, await service.heat_map(row, target) / np.float32(255))
+        return await asyncio.to_thread(image_report, image, pixels, masks, heat)
 
     @routes.get("/films/{film_id}/report.html", response_class=HTMLResponse)
-    async def get_page(film_id: FilmId) -> Response:
+    async def get_page(film_id: ImageId) -> Response:
         """Return a page to print; all that it shows lies inside it."""
-        return html_page(await put_together(film_id))
+        return html_page(await make_report(film_id))
 
     @routes.get(
         "/films/{film_id}/report.pdf", response_class=Response, responses={200: {"content": {"application/pdf": {}}}}
     )
-    async def get_pdf(film_id: FilmId) -> Response:
+    async def get_pdf(film_id: ImageId) -> Response:
         """Return the same as PDF."""
-        content = await asyncio.to_thread(to_pdf, await put_together(film_id))
+        content = await asyncio.to_thread(to_pdf, await make_report(film_id))
         return Response(content, media_type="application/pdf", headers=_named(film_id, "pdf", "inline"))
 
     @routes.get("/films/{film_id}/report.json")
-    async def get_json(film_id: FilmId) -> JSONResponse:
+    async def get_json(film_id: ImageId) -> JSONResponse:
         """Return all that is known of the image."""
-        film = film_of(await desk.film(film_id))
+        image = to_json(await service.image(film_id))
         more: dict[str, Any] = {"covidcxr": __version__, "notice": "For research only, not for clinical use."}
-        if film["posterior"]:
-            more |= {"formula": FORMULA, "training_prior": uniform(film["probabilities"])}
-        return JSONResponse({**film, **more}, headers=_named(film_id, "json", "attachment"))
+        if image["posterior"]:
+            more |= {"formula": FORMULA, "training_prior": uniform(image["probabilities"])}
+        return JSONResponse({**image, **more}, headers=_named(film_id, "json", "attachment"))
 
     return routes
 

@@ -1,4 +1,4 @@
-"""Who may ask, from where, and what a browser is told to forbid itself."""
+"""Which requests are let in, and what a browser is told to forbid itself."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import hmac
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from covidcxr.serve.errors import RefusalError
+from covidcxr import aliases
+from covidcxr.serve.errors import RequestError
 from covidcxr.serve.settings import Limits, ServeSettings
 
-__all__ = ["PAGE_POLICY", "Doorkeeper", "refusal_response", "BodyLimits"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = ["PAGE_POLICY", "SecurityMiddleware", "error_response", "BodyLimits"]
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -41,12 +45,22 @@ _HEADERS = {
 _READING = frozenset({"GET", "HEAD"})
 
 
-class Doorkeeper:
-    """Refuses requests for unknown hosts, from other sites and without the token; adds headers to every answer.
+class SecurityMiddleware:
+    """Refuses requests for unknown hosts, from other sites and without the token; adds headers to every response.
 
     Args:
-        app: What is behind the door.
+        app: The application.
         settings: Of the server.
+
+    Example:
+        ```python
+        from fastapi import FastAPI
+
+        from covidcxr.serve import ServeSettings
+        from covidcxr.serve.security import SecurityMiddleware
+
+        app = SecurityMiddleware(FastAPI(), ServeSettings())
+        ```
     """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
@@ -71,27 +85,34 @@ class Doorkeeper:
 
         try:
             self._check(scope["method"], scope["path"], Headers(scope=scope))
-        except RefusalError as refusal:
-            await refusal_response(refusal)(scope, receive, send_with_headers)
+        except RequestError as error:
+            await error_response(error)(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
 
     def _check(self, method: str, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if _host_name(host) not in self._hosts:
-            raise RefusalError(421, "This server does not answer for that host. Start it with --allow-host NAME.")
+            raise RequestError(421, "This server is not known by that host name. Start it with --allow-host NAME.")
         if _is_private(path) and not _same_origin(method, host, headers):
-            raise RefusalError(403, "This call comes from another site. Open the page of this server itself.")
+            raise RequestError(403, "This call comes from another site. Open the page of this server itself.")
         if self._token is not None and _is_private(path):
             scheme, _, given = headers.get("authorization", "").partition(" ")
             right = hmac.compare_digest(given.strip().encode(), self._token.encode())
             if scheme.lower() != "bearer" or not right:
-                raise RefusalError(401, "The token is missing or wrong. Open the address that the server printed.")
+                raise RequestError(401, "The token is missing or wrong. Open the address that the server printed.")
 
 
-def refusal_response(refusal: RefusalError) -> JSONResponse:
-    """Return a refusal as an answer."""
-    return JSONResponse({"error": str(refusal)}, refusal.status, refusal.headers)
+def error_response(error: RequestError) -> JSONResponse:
+    """Return an error as a response.
+
+    Args:
+        error: The error.
+
+    Returns:
+        JSON with one key, `error`.
+    """
+    return JSONResponse({"error": str(error)}, error.status, error.headers)
 
 
 def _is_private(path: str) -> bool:
@@ -127,18 +148,28 @@ _FORM_BYTES = 100_000
 """What a form adds to its files, and the most that JSON may have."""
 
 
-_FAREWELL_BYTES = 4_000_000
+_DRAIN_BYTES = 4_000_000
 
 
-_FAREWELL_SECONDS = 1.0
+_DRAIN_SECONDS = 1.0
 
 
 class BodyLimits:
-    """Counts and times bodies while they are read; who goes on sending after an answer is cut off.
+    """Counts and times bodies while they are read; a client that goes on sending after the response is cut off.
 
     Args:
-        app: What reads them.
+        app: The application.
         limits: How much is taken.
+
+    Example:
+        ```python
+        from fastapi import FastAPI
+
+        from covidcxr.serve import Limits
+        from covidcxr.serve.security import BodyLimits
+
+        app = BodyLimits(FastAPI(), Limits())
+        ```
     """
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
@@ -158,7 +189,7 @@ class BodyLimits:
                 await send(message)
                 return
             await send({**message, "more_body": True})
-            await body.drain()  # a client that is cut off in the middle of its body never reads the answer
+            await body.drain()  # a client that is cut off in the middle of its body never reads the response
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         await self._app(scope, body.receive, send_and_close)
@@ -184,7 +215,7 @@ class _Body:
         """Wait for the next piece.
 
         Raises:
-            RefusalError: If there is too much of it, or it comes too slowly.
+            RequestError: If there is too much of it, or it comes too slowly.
         """
         if self.ended:
             return await self._receive()  # no piece any more: that the client went away
@@ -208,15 +239,15 @@ class _Body:
         """Take what is already on its way, for a moment."""
         got = 0
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                while got < _FAREWELL_BYTES:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while got < _DRAIN_BYTES:
                     message = await self._receive()
                     got += len(message.get("body", b""))
                     if not message.get("more_body", False):
                         return
 
-    def _too_large(self) -> RefusalError:
-        return RefusalError(413, f"The request is larger than {self._most / 1e6:.1f} MB. Send less at once.")
+    def _too_large(self) -> RequestError:
+        return RequestError(413, f"The request is larger than {self._most / 1e6:.1f} MB. Send less at once.")
 
-    def _too_slow(self) -> RefusalError:
-        return RefusalError(408, "The request comes too slowly. Send it again over a better connection.")
+    def _too_slow(self) -> RequestError:
+        return RequestError(408, "The request comes too slowly. Send it again over a better connection.")

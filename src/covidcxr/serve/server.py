@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -22,11 +24,11 @@ from covidcxr import __version__
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.serve.decoder import Decoder
 from covidcxr.serve.engine import Engine
-from covidcxr.serve.errors import RefusalError
+from covidcxr.serve.errors import RequestError
 from covidcxr.serve.metrics import Metered, Metrics
-from covidcxr.serve.routes import film_routes, page_routes, report_routes
-from covidcxr.serve.security import BodyLimits, Doorkeeper, refusal_response
-from covidcxr.serve.service import Desk
+from covidcxr.serve.routes import image_routes, page_routes, report_routes
+from covidcxr.serve.security import BodyLimits, SecurityMiddleware, error_response
+from covidcxr.serve.service import PredictionService
 from covidcxr.serve.settings import Limits, ServeSettings
 from covidcxr.serve.store import Store
 
@@ -43,7 +45,10 @@ def create_app(settings: ServeSettings | None = None, pipeline: Pipeline | None 
 
     Args:
         settings: By default those of a server for this machine alone.
-        pipeline: Answers in place of the one that `settings.model` names.
+        pipeline: Runs in place of the one that `settings.model` names.
+
+    Returns:
+        The application; any ASGI server runs it.
 
     Raises:
         ConfigError: If the store cannot be opened.
@@ -53,28 +58,28 @@ def create_app(settings: ServeSettings | None = None, pipeline: Pipeline | None 
     limits, metrics = settings.limits, Metrics()
     engine = Engine(
         _loader(settings, pipeline),
-        waiting_films=limits.waiting_films,
+        waiting_images=limits.waiting_images,
         waiting_pixels=limits.waiting_pixels,
         watch=metrics.watch_batch,
     )
-    store = Store(settings.store, most_films=limits.films, most_bytes=limits.store_bytes)
+    store = Store(settings.store, most_images=limits.images, most_bytes=limits.store_bytes)
     decoder = Decoder(settings.workers, limits, keep_identifiers=settings.keep_identifiers)
     metrics.watch(engine, store)
 
     app = FastAPI(
         title="covidcxr",
         version=__version__,
-        description="Images in, answers out. For research only, not for clinical use.",
+        description="Images in, predictions out. For research only, not for clinical use.",
         docs_url=None,  # its pages load scripts from elsewhere; ours is in `pages`
         redoc_url=None,
         lifespan=_lifespan(engine, decoder, store),
     )
-    app.state.desk = Desk(engine, decoder, store, limits)
-    app.include_router(film_routes(app.state.desk, metrics))
-    app.include_router(report_routes(app.state.desk))
-    app.include_router(page_routes(app, app.state.desk, metrics))
+    app.state.service = PredictionService(engine, decoder, store, limits)
+    app.include_router(image_routes(app.state.service, metrics))
+    app.include_router(report_routes(app.state.service))
+    app.include_router(page_routes(app, app.state.service, metrics))
     _add_error_handlers(app)
-    app.add_middleware(Doorkeeper, settings=settings)  # the last one added sees a request first
+    app.add_middleware(SecurityMiddleware, settings=settings)  # the last one added sees a request first
     app.add_middleware(BodyLimits, limits=limits)
     app.add_middleware(Metered, metrics=metrics)
     return app
@@ -103,42 +108,53 @@ def _loader(settings: ServeSettings, pipeline: Pipeline | None) -> Callable[[], 
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    """Every error is JSON with one sentence."""
+    """Every error is JSON with one key, `error`."""
 
     @app.exception_handler(CovidCXRError)
-    async def refuse(request: Request, error: CovidCXRError) -> JSONResponse:
-        return refusal_response(error if isinstance(error, RefusalError) else RefusalError(422, str(error)))
+    async def own_error(request: Request, error: CovidCXRError) -> JSONResponse:
+        return error_response(error if isinstance(error, RequestError) else RequestError(422, str(error)))
+
+    async def store_away(request: Request, error: Exception) -> JSONResponse:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        _log.error("The database of the store does not answer: %s", reason[:300])
+        return error_response(
+            RequestError(503, "The store does not answer, so nothing was saved. Try again in a moment.", retry_after=5)
+        )
+
+    for kind in (OperationalError, InterfaceError, PoolTimeoutError):
+        app.add_exception_handler(kind, store_away)
 
     @app.exception_handler(HTTPException)
-    async def say(request: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error.__cause__, RefusalError):  # FastAPI reads JSON bodies itself, and wraps what that raises
-            return refusal_response(error.__cause__)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, RequestError):  # FastAPI reads JSON bodies itself, and wraps what that raises
+            return error_response(error.__cause__)
         return JSONResponse({"error": f"{error.detail}."}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
-        faults = [_fault(found) for found in error.errors()[:3]]
-        status = 404 if any("film_id" in found["loc"] for found in error.errors()) else 422
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [_fault(fault) for fault in error.errors()[:3]]
+        status = 404 if any("film_id" in fault["loc"] for fault in error.errors()) else 422
         return JSONResponse({"error": "There is no such image." if status == 404 else "; ".join(faults)}, status)
 
     @app.exception_handler(Exception)
-    async def apologise(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "The server failed to answer; its log says why."}, 500)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "The server failed; its log says why."}, 500)
 
 
-def _fault(found: Any) -> str:
-    where = ".".join(str(part) for part in found["loc"][1:]) or "the body"
-    return f"{where}: {found['msg']}"
+def _fault(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"][1:]) or "the body"
+    return f"{where}: {fault['msg']}"
 
 
 _BACKLOG = 256
-
-
 """Connections that the system holds until they are taken."""
 
 
 def serve(settings: ServeSettings) -> None:
     """Serve until interrupted; the address is printed when the model is loaded.
+
+    Args:
+        settings: Where to listen, and what for.
 
     Raises:
         CovidCXRError: If it cannot listen, the model cannot be loaded, or the store cannot be opened.
@@ -153,11 +169,29 @@ class Server(uvicorn.Server):
 
     Args:
         settings: Where to listen, and what for.
-        pipeline: Answers in place of the one that the settings name.
+        pipeline: Runs in place of the one that the settings name.
 
     Raises:
         ConfigError: If the store cannot be opened.
         OSError: If its folder cannot be made.
+
+    Example:
+        ```python
+        import threading
+        import time
+
+        from covidcxr.serve import ServeSettings
+        from covidcxr.serve.server import Server
+
+        server = Server(ServeSettings(port=0, store="store"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            time.sleep(0.1)
+        assert server.address.startswith("http://127.0.0.1:")
+        server.should_exit = True
+        thread.join()
+        ```
     """
 
     def __init__(self, settings: ServeSettings, pipeline: Pipeline | None = None) -> None:
@@ -178,7 +212,7 @@ class Server(uvicorn.Server):
             lifespan="on",
         )
         super().__init__(config)
-        self._settings, self._desk = settings, app.state.desk
+        self._settings, self._service = settings, app.state.service
 
     @property
     def address(self) -> str:
@@ -188,26 +222,33 @@ class Server(uvicorn.Server):
         return f"http://{host}:{port}/"
 
     async def startup(self, sockets: Any = None) -> None:
-        """Begin to listen; the model may still be on its way."""
+        """Begin to listen; the model may still be on its way.
+
+        Args:
+            sockets: Where to listen.
+        """
         await super().startup(sockets)
         if self.started:
-            self._told = asyncio.create_task(self._tell())
+            self._announcement = asyncio.create_task(self._announce())
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop.
+
+        Args:
+            sockets: Where to listen; by default as the settings say.
 
         Raises:
             ConfigError: If it cannot listen where it should.
             CovidCXRError: If the model cannot be loaded.
         """
         super().run(sockets or [_listen(self._settings.host, self._settings.port)])
-        if self._desk.engine.failure is not None:
-            raise self._desk.engine.failure
+        if self._service.engine.failure is not None:
+            raise self._service.engine.failure
 
-    async def _tell(self) -> None:
+    async def _announce(self) -> None:
         """Print the address once it answers. The part behind # reaches the page alone: browsers do not send it."""
-        await asyncio.to_thread(self._desk.engine.ready.wait)
-        if self._desk.engine.failure is not None:
+        await asyncio.to_thread(self._service.engine.ready.wait)
+        if self._service.engine.failure is not None:
             self.should_exit = True
             return
         token = f"#token={self._settings.token}" if self._settings.token else ""
@@ -227,13 +268,16 @@ def _listen(host: str, port: int) -> socket.socket:
 def _protocol(limits: Limits) -> type[H11Protocol]:
     """Return uvicorn's protocol, which by itself waits forever for a head and for a client that takes no answer."""
 
-    class Patient(H11Protocol):
+    class Timed(H11Protocol):
         _timers: dict[str, asyncio.TimerHandle]
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._timers = {}
             self._wait("head", limits.head_seconds, transport.close)
+
+        def _unsupported_upgrade_warning(self) -> None:
+            self.logger.warning("A request for a websocket was answered as plain HTTP: this server has none.")
 
         def data_received(self, data: bytes) -> None:
             before = self.cycle
@@ -263,4 +307,4 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
             if timer := self._timers.pop(name, None):
                 timer.cancel()
 
-    return Patient
+    return Timed

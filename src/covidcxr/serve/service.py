@@ -1,136 +1,59 @@
-"""What the server does with images, without any HTTP: decode, answer, keep, correct, judge."""
+"""What the server does with images, without any HTTP: decode, predict, keep, correct, judge."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from covidcxr import aliases
 from covidcxr.errors import ImageReadError
-from covidcxr.serve.decoder import DecodedFilm, Decoder
+from covidcxr.serve.answers import masks_to_png, png_to_mask, png_to_pixels, to_answer
+from covidcxr.serve.decoder import DecodedImage, Decoder
 from covidcxr.serve.engine import Engine
-from covidcxr.serve.errors import RefusalError
-from covidcxr.serve.schema import CANNOT_SAY, check_prior
+from covidcxr.serve.errors import RequestError
+from covidcxr.serve.schema import INDETERMINATE, Verdict, check_prior, to_json
 from covidcxr.serve.settings import Limits
 from covidcxr.serve.store import Row, Store
 from covidcxr.serve.worker import to_png
 
 if TYPE_CHECKING:
     from covidcxr.pipeline.prediction import Prediction
-    from covidcxr.serve.engine import ModelFacts
 
-__all__ = ["Desk", "infected_by_lung", "mask_to_png", "masks_to_png", "png_to_mask", "png_to_pixels", "to_answer"]
+__getattr__ = partial(aliases.find, __name__)
 
-_Mask_answers = Bool[np.ndarray, "height width"]
-
-
-_SMALLEST_LUNG = 0.25
-
-
-"""A part of the lung mask smaller than this share of the largest is no lung of its own."""
-
-
-def to_answer(prediction: Prediction, facts: ModelFacts) -> dict[str, Any]:
-    """Return all that is said of an image, as JSON can hold it."""
-    from covidcxr.pipeline.prediction import in_words
-
-    chances = prediction.probabilities
-    upright = prediction.orientation.correct_masks(prediction.masks)  # sides are the patient's
-    # A classifier without thresholds answers with its most probable class, or its findings from 0.5 up.
-    least = facts.thresholds or ({} if facts.exclusive else dict.fromkeys(chances, 0.5))
-    plausible = [name for name, value in chances.items() if value >= least.get(name, 0.5)]
-    if facts.exclusive and not facts.thresholds:
-        plausible = [prediction.label] if prediction.label else []
-    return {
-        "model": facts.name,
-        "model_sha256": facts.sha256,
-        "label": prediction.label,
-        "probabilities": chances,
-        "reasons": [{"id": reason, "words": in_words(reason)} for reason in prediction.reasons],
-        "lung_fraction": prediction.lung_fraction,
-        "infected_fraction": prediction.infected_fraction,
-        "infected_by_lung": infected_by_lung(upright.get("lung_field", upright.get("lung")), upright.get("infection")),
-        "masks": list(prediction.masks),
-        "plausible": plausible,
-        "thresholds": facts.thresholds,
-        "classes": list(facts.classes),
-        "notes": [in_words(note) for note in prediction.notes],
-    }
-
-
-def infected_by_lung(lungs: _Mask_answers | None, infection: _Mask_answers | None) -> dict[str, float | None]:
-    """Return the infected fraction of each lung, in [0, 1], by the patient's sides: the right lung is on the left.
-
-    Args:
-        lungs: Both lungs; their two largest parts are taken for them. None = not drawn.
-        infection: At the same size; None = not drawn.
-
-    Returns:
-        "right" and "left"; None where it is not known, also where the lungs are one piece.
-    """
-    from scipy import ndimage
-
-    unknown: dict[str, float | None] = {"right": None, "left": None}
-    if lungs is None or infection is None:
-        return unknown
-    parts, count = ndimage.label(lungs)
-    if count < 2:
-        return unknown
-    areas = np.bincount(parts.ravel())[1:]
-    second, first = np.argsort(areas)[-2:]
-    if areas[second] < _SMALLEST_LUNG * areas[first]:
-        return unknown
-    columns = {part: float(np.nonzero(parts == part + 1)[1].mean()) for part in (first, second)}
-    right, left = sorted(columns, key=lambda part: columns[part])
-    shares = {part: float(infection[parts == part + 1].mean()) for part in (first, second)}
-    return {"right": shares[right], "left": shares[left]}
-
-
-def mask_to_png(mask: _Mask_answers) -> bytes:
-    """Return a mask as PNG, 0 and 255."""
-    return to_png(mask.astype(np.uint8) * np.uint8(255))
-
-
-def png_to_pixels(png: bytes) -> UInt8[np.ndarray, "height width"]:
-    """Read back what this server wrote itself."""
-    from PIL.PngImagePlugin import PngImageFile  # not Image.open: it warns about size, process-wide
-
-    return np.array(PngImageFile(io.BytesIO(png)), dtype=np.uint8)
-
-
-def png_to_mask(png: bytes) -> _Mask_answers:
-    """Read back a mask that this server wrote itself."""
-    return png_to_pixels(png) > 0
-
-
-def masks_to_png(masks: Mapping[str, _Mask_answers]) -> dict[str, bytes]:
-    """Return masks as PNG, by mask class."""
-    return {name: mask_to_png(mask) for name, mask in masks.items()}
-
+__all__ = ["PredictionService"]
 
 Pixels = UInt8[np.ndarray, "height width"]
-
-
 Mask = Bool[np.ndarray, "height width"]
 
+_RETRY_SECONDS = 0.05
+"""Pause after which an image of a large batch asks for the models again."""
 
-_TURN = 0.05  # seconds after which an image of a large batch knocks again
 
-
-class Desk:
-    """Answers for images and keeps what readers say of them.
+class PredictionService:
+    """Predicts for images and keeps what readers say of them.
 
     Args:
-        engine: Asks the models.
+        engine: Runs the models.
         decoder: Opens uploads.
         store: Keeps images.
         limits: How much is taken.
+
+    Example:
+        ```python
+        from covidcxr.serve import ServeSettings, create_app
+        from covidcxr.serve.service import PredictionService
+
+        app = create_app(ServeSettings(store="store"))
+        assert isinstance(app.state.service, PredictionService)
+        ```
     """
 
     def __init__(self, engine: Engine, decoder: Decoder, store: Store, limits: Limits) -> None:
@@ -139,14 +62,14 @@ class Desk:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Let an upload in, from its first byte to its answer; so many bodies lie on the disk at most.
+    def upload(self) -> Iterator[None]:
+        """Count an upload, from its first byte to its response; so many bodies lie on the disk at most.
 
         Raises:
-            RefusalError: If as many are in as may be.
+            RequestError: If there are as many as there may be.
         """
         if self._uploads >= self.limits.uploads:
-            raise RefusalError(503, f"The server is busy with {self._uploads} images. Ask again.", retry_after=1)
+            raise RequestError(503, f"The server is busy with {self._uploads} images. Try again.", retry_after=1)
         self._uploads += 1
         try:
             yield
@@ -154,121 +77,209 @@ class Desk:
             self._uploads -= 1
 
     async def add(self, name: str, content: bytes) -> Row:
-        """Answer for an uploaded image and keep it.
+        """Predict for an uploaded image and keep it.
+
+        Args:
+            name: As the client calls it.
+            content: The file.
+
+        Returns:
+            The image's row.
 
         Raises:
             ImageReadError: If it cannot be read.
-            RefusalError: If too much waits already, or the store is full.
+            RequestError: If too much waits already, or the store is full.
         """
-        film = await self._decode(name, content)
-        prediction = await asyncio.wrap_future(self.engine.predict(film.pixels))
-        return await asyncio.to_thread(self._keep, name, film, prediction)
+        image = await self._decode(name, content)
+        prediction = await asyncio.wrap_future(self.engine.predict(image.pixels))
+        return await asyncio.to_thread(self._keep, name, image, prediction)
 
     async def predict(self, name: str, content: bytes) -> dict[str, Any]:
-        """Answer for an image of a large batch, of which nothing is kept; waits where the server is busy.
+        """Predict for an image of a large batch, of which nothing is kept; waits where the server is busy.
+
+        Args:
+            name: As the client calls it.
+            content: The file.
+
+        Returns:
+            The answer, with the image's name, size, hash and notes.
 
         Raises:
             ImageReadError: If it cannot be read.
         """
-        film = await self._decode(name, content)
+        image = await self._decode(name, content)
         while True:
             try:
-                answer = self.engine.predict(film.pixels)
+                prediction = self.engine.predict(image.pixels)
                 break
-            except RefusalError:
-                await asyncio.sleep(_TURN)
-        said = to_answer(await asyncio.wrap_future(answer), self.engine.facts)
-        height, width = film.pixels.shape
-        return {
-            "name": name,
-            "height": height,
-            "width": width,
-            "sha256": film.sha256,
-            **said,
-            "notes": [*film.notes, *said["notes"]],
-        }
+            except RequestError:
+                await asyncio.sleep(_RETRY_SECONDS)
+        answer = await asyncio.to_thread(to_answer, await asyncio.wrap_future(prediction), self.engine.facts)
+        height, width = image.pixels.shape
+        facts = {"name": name, "height": height, "width": width, "sha256": image.sha256}
+        return {**facts, **answer, "notes": [*image.notes, *answer["notes"]]}
 
-    async def film(self, film_id: str) -> Row:
-        """Return an image with an answer of the model that runs now: an answer of another one is worked out anew.
+    async def image(self, image_id: str) -> Row:
+        """Return an image with an answer of the model that runs now; one of another model is made anew.
+
+        Args:
+            image_id: The image.
+
+        Returns:
+            Its row.
 
         Raises:
-            RefusalError: If there is no such image, or too much waits already.
+            RequestError: If there is no such image, or too much waits already.
         """
-        row = await asyncio.to_thread(self.store.film, film_id)
-        if row["answer"]["model_sha256"] == self.engine.facts.sha256:
+        row = await asyncio.to_thread(self.store.row, image_id)
+        answer = row["answer"]
+        if answer["model_sha256"] == self.engine.facts.sha256 and "areas" in answer:  # a store of 0.1.0 has none
             return row
-        return await self._revise(film_id, {})
+        return await self._revise(image_id, {})
 
-    async def correct(self, film_id: str, mask_class: str, content: bytes) -> Row:
-        """Answer for an image anew, from a mask that a reader corrected.
+    async def correct(self, image_id: str, mask_class: str, content: bytes) -> Row:
+        """Predict for an image anew, from a mask that a reader corrected.
+
+        Args:
+            image_id: The image.
+            mask_class: The class of the mask.
+            content: The mask as PNG.
+
+        Returns:
+            The image's row.
 
         Raises:
             ImageReadError: If it is no mask of the image's size.
-            ConfigError: If the model draws no such mask, or the mask holds no lung.
-            RefusalError: If there is no such image.
+            ConfigError: If the mask holds no lung.
+            RequestError: If there is no such image, or the model predicts no such mask.
         """
-        row = await asyncio.to_thread(self.store.film, film_id)
+        row = await asyncio.to_thread(self.store.row, image_id)
         if mask_class not in self.engine.facts.mask_classes:
-            raise RefusalError(404, "This model draws no such mask.")
+            raise RequestError(404, "This model draws no such mask.")
         _, png = await self.decoder.mask(content, (row["height"], row["width"]))
-        return await self._revise(film_id, {mask_class: png})
+        return await self._revise(image_id, {mask_class: png})
 
-    async def uncorrect(self, film_id: str, mask_class: str) -> Row:
-        """Go back to the mask that the model draws.
+    async def uncorrect(self, image_id: str, mask_class: str) -> Row:
+        """Go back to the mask that the model predicts.
+
+        Args:
+            image_id: The image.
+            mask_class: The class of the mask.
+
+        Returns:
+            The image's row.
 
         Raises:
-            RefusalError: If there is no such image, or its mask was not corrected.
+            RequestError: If there is no such image, or its mask was not corrected.
         """
-        row = await asyncio.to_thread(self.store.film, film_id)
+        row = await asyncio.to_thread(self.store.row, image_id)
         if mask_class not in row["corrected"]:
-            raise RefusalError(404, "This mask was not corrected.")
-        return await self._revise(film_id, {mask_class: None})
+            raise RequestError(404, "This mask was not corrected.")
+        return await self._revise(image_id, {mask_class: None})
 
-    async def state_prior(self, film_id: str, prior: Mapping[str, float] | None) -> Row:
+    async def set_prior(self, image_id: str, prior: Mapping[str, float] | None) -> Row:
         """Keep pre-test probabilities.
+
+        Args:
+            image_id: The image.
+            prior: By class, in [0, 1], sum 1; None = none.
+
+        Returns:
+            The image's row.
 
         Raises:
             ConfigError: If they are none.
-            RefusalError: If there is no such image, or its classes are not exclusive.
+            RequestError: If there is no such image, or its classes are not exclusive.
         """
         if prior is not None:
             if not self.engine.facts.exclusive:
-                raise RefusalError(422, "Pre-test probabilities need classes of which exactly one is true.")
+                raise RequestError(422, "Pre-test probabilities need classes of which exactly one is true.")
             prior = check_prior(prior, self.engine.facts.classes)
-        return await asyncio.to_thread(self.store.state_prior, film_id, prior)
+        return await asyncio.to_thread(self.store.state_prior, image_id, prior)
 
-    async def judge(self, film_id: str, label: str | None, comment: str, consent: bool) -> Row:
+    async def judge(self, image_id: str, verdict: Verdict) -> Row:
         """Keep a verdict; when this returns it is on the disk.
 
-        Raises:
-            RefusalError: If there is no such image or class.
-        """
-        row = await asyncio.to_thread(self.store.film, film_id)
-        classes = row["answer"]["classes"]
-        if label not in (None, CANNOT_SAY, *classes):
-            raise RefusalError(422, f"A verdict is one of {', '.join(classes)}, {CANNOT_SAY!r} or null.")
-        return await asyncio.to_thread(self.store.judge, film_id, label=label, comment=comment, consent=consent)
+        Args:
+            image_id: The image.
+            verdict: What the reader says.
 
-    async def heat(self, film_id: str, target: str) -> bytes:
-        """Return what speaks for a class on an image, as grey PNG of the image's size.
+        Returns:
+            The image's row.
 
         Raises:
-            RefusalError: If there is no such image or class, or the classifier was not asked.
+            RequestError: If there is no such image or class, or a verdict was given that the reader has not seen.
         """
-        row = await self.film(film_id)
+        async with self._locks.setdefault(image_id, asyncio.Lock()):
+            row = await asyncio.to_thread(self.store.row, image_id)
+            classes = row["answer"]["classes"]
+            if verdict.label not in (None, INDETERMINATE, *classes):
+                raise RequestError(422, f"A verdict is one of {', '.join(classes)}, {INDETERMINATE!r} or null.")
+            latest = row["verdict"] and row["verdict"]["saved"]
+            if "replaces" in verdict.model_fields_set and verdict.replaces != latest:
+                raise RequestError(
+                    409, "Another reader has saved a verdict on this image meanwhile. Compare the two, then save again."
+                )
+            said = {name: getattr(verdict, name) for name in ("label", "comment", "consent")}
+            return await asyncio.to_thread(partial(self.store.judge, image_id, **said))
+
+    async def list_images(self, since: str | None = None) -> dict[str, Any]:
+        """Return all kept images, or those that have changed since a revision.
+
+        Args:
+            since: The revision that an earlier call returned; None = never.
+
+        Returns:
+            What `covidcxr.serve.schema.Images` describes.
+        """
+        revision, changed = self.store.changes(since)
+        rows = [] if changed == set() else await asyncio.to_thread(self.store.rows)
+        images = [to_json(row) for row in rows if changed is None or row["id"] in changed]
+        removed = sorted((changed or set()) - {image["id"] for image in images})
+        return {"revision": revision, "complete": changed is None, "films": images, "removed": removed}
+
+    async def heat(self, image_id: str, target: str) -> bytes:
+        """Return the heat map of a class.
+
+        Args:
+            image_id: The image.
+            target: The class.
+
+        Returns:
+            A grey PNG of the image's size.
+
+        Raises:
+            RequestError: If there is no such image or class, or the classifier was not run.
+        """
+        row = await self.image(image_id)
         if target not in self.engine.facts.classes:
-            raise RefusalError(404, "The model knows no such class.")
+            raise RequestError(404, "The model knows no such class.")
         if not row["answer"]["probabilities"]:
-            raise RefusalError(409, "The classifier was not asked about this image, so there is nothing to explain.")
+            raise RequestError(409, "The classifier was not run on this image, so there is nothing to explain.")
         return await asyncio.to_thread(to_png, await self.heat_map(row, target))
 
     async def heat_map(self, row: Row, target: str) -> Pixels:
-        """Draw what speaks for a class on an image, 0 to 255 at its size."""
+        """Compute what speaks for a class on an image.
+
+        Args:
+            row: The image's row.
+            target: The class.
+
+        Returns:
+            The heat map, 0 to 255 at the image's size.
+        """
         pixels, corrected = await asyncio.to_thread(self._load, row["id"])
         return await asyncio.wrap_future(self.engine.heat(pixels, self._usable(corrected), target))
 
     async def pictures(self, row: Row) -> tuple[Pixels, dict[str, Mask]]:
-        """Return an image and its masks as they are now."""
+        """Return an image and its masks as they are now.
+
+        Args:
+            row: The image's row.
+
+        Returns:
+            8-bit grey, and the masks by mask class.
+        """
 
         def load() -> tuple[Pixels, dict[str, Mask]]:
             masks = {name: png_to_mask(self.store.mask(row["id"], name)) for name in row["answer"]["masks"]}
@@ -276,31 +287,33 @@ class Desk:
 
         return await asyncio.to_thread(load)
 
-    async def _decode(self, name: str, content: bytes) -> DecodedFilm:
+    async def _decode(self, name: str, content: bytes) -> DecodedImage:
         try:
-            return await self.decoder.film(content)
+            return await self.decoder.image(content)
         except ImageReadError as error:
             raise ImageReadError(str(error).replace("The file", name, 1)) from error
 
-    def _keep(self, name: str, film: DecodedFilm, prediction: Prediction) -> Row:
+    def _keep(self, name: str, image: DecodedImage, prediction: Prediction) -> Row:
         answer = to_answer(prediction, self.engine.facts)
-        return self.store.add(name, film, answer, masks_to_png(prediction.masks))
+        return self.store.add(name, image, answer, masks_to_png(prediction.masks))
 
-    async def _revise(self, film_id: str, changes: Mapping[str, bytes | None]) -> Row:
-        """Answer anew from all corrected masks, of which some change or (None) go; one at a time for each image."""
-        async with self._locks.setdefault(film_id, asyncio.Lock()):
-            pixels, before = await asyncio.to_thread(self._load, film_id)
+    async def _revise(self, image_id: str, changes: Mapping[str, bytes | None]) -> Row:
+        """Predict anew from all corrected masks, of which some change or (None) go; one at a time for each image."""
+        async with self._locks.setdefault(image_id, asyncio.Lock()):
+            pixels, before = await asyncio.to_thread(self._load, image_id)
             corrected = {name: png for name, png in {**before, **changes}.items() if png is not None}
             masks = self._usable(corrected)
-            asked = self.engine.revise(pixels, masks) if masks else self.engine.predict(pixels)
-            prediction = await asyncio.wrap_future(asked)
-            drawn = masks_to_png({name: mask for name, mask in prediction.masks.items() if name not in corrected})
-            answer = to_answer(prediction, self.engine.facts)
-            return await asyncio.to_thread(self.store.revise, film_id, answer, drawn, corrected)
+            job = self.engine.revise(pixels, masks) if masks else self.engine.predict(pixels)
+            prediction = await asyncio.wrap_future(job)
+            return await asyncio.to_thread(self._keep_revised, image_id, prediction, corrected)
 
-    def _load(self, film_id: str) -> tuple[Pixels, dict[str, bytes]]:
+    def _keep_revised(self, image_id: str, prediction: Prediction, corrected: Mapping[str, bytes]) -> Row:
+        predicted = masks_to_png({name: mask for name, mask in prediction.masks.items() if name not in corrected})
+        return self.store.revise(image_id, to_answer(prediction, self.engine.facts), predicted, corrected)
+
+    def _load(self, image_id: str) -> tuple[Pixels, dict[str, bytes]]:
         """Return an image and its corrected masks, as PNG."""
-        return png_to_pixels(self.store.picture(film_id, "image")), self.store.corrected(film_id)
+        return png_to_pixels(self.store.picture(image_id, "image")), self.store.corrected(image_id)
 
     def _usable(self, corrected: Mapping[str, bytes]) -> dict[str, Mask]:
         """Return the masks that this model takes; one of another model's class waits for that model."""

@@ -1,17 +1,21 @@
-"""What a server is told when it starts."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+from covidcxr.aliases import old_arguments
 from covidcxr.errors import ConfigError
 
 __all__ = ["Limits", "ServeSettings"]
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _LEAST_TOKEN = 16
+_OLD = {"films": "images", "batch_films": "batch_images", "waiting_films": "waiting_images"}
+"""Limits that had other names in 0.1.0, which stay."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,12 @@ class Limits:
     Attributes:
         file_bytes: Size of one uploaded file.
         pixels: Height times width of one image.
-        films: Images kept; the oldest without a verdict or a corrected mask goes first.
+        images: Images kept; the oldest without a verdict or a corrected mask goes first.
         store_bytes: Size of all kept pictures together.
-        batch_films: Images in one request for many.
+        batch_images: Images in one request for many.
         batch_bytes: Size of one request for many; it waits on the disk, not in memory.
         batches: Requests for many at once.
-        waiting_films: Images that wait for the model; above it the server is busy.
+        waiting_images: Images that wait for the model; above it the server is busy.
         waiting_pixels: Their pixels together, a byte each.
         uploads: Uploads at once, from their first byte to their answer; above it the server is busy.
         decode_seconds: Time to decode one image.
@@ -35,16 +39,26 @@ class Limits:
         idle_seconds: Pause between two pieces of a body, or of an answer that is not taken.
         slow_bytes: Bytes a second that a body must bring on average, after the first `idle_seconds`.
         connections: Connections at once.
+
+    Raises:
+        ConfigError: If one is not above 0.
+
+    Example:
+        ```python
+        from covidcxr.serve import Limits
+
+        assert Limits(images=500).pixels == 40_000_000
+        ```
     """
 
     file_bytes: int = 64_000_000
     pixels: int = 40_000_000
-    films: int = 2000
+    images: int = 2000
     store_bytes: int = 4_000_000_000
-    batch_films: int = 1000
+    batch_images: int = 1000
     batch_bytes: int = 1_000_000_000
     batches: int = 4
-    waiting_films: int = 128
+    waiting_images: int = 128
     waiting_pixels: int = 256_000_000
     uploads: int = 64
     decode_seconds: float = 20.0
@@ -59,10 +73,40 @@ class Limits:
             if not getattr(self, limit.name) > 0:
                 raise ConfigError(f"The limit {limit.name} must be above 0, not {getattr(self, limit.name)!r}.")
 
+    def __getattr__(self, name: str) -> int:
+        """Return a limit under its name of 0.1.0."""
+        if name not in _OLD:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return int(getattr(self, _OLD[name]))
+
+    @classmethod
+    def for_megapixels(cls, megapixels: float, **others: Any) -> Limits:
+        """Return limits that let in images of a size, with the file size and the memory that they need.
+
+        Args:
+            megapixels: Height times width of one image, in millions; above 0.
+            others: Further limits.
+
+        Returns:
+            The limits.
+
+        Raises:
+            ConfigError: If one is not above 0.
+        """
+        if not 0 < megapixels < 10_000:
+            raise ConfigError(f"max-megapixels must lie above 0 and below 10,000, not {megapixels:g}.")
+        pixels = round(1e6 * megapixels)
+        sizes = {"file_bytes": 2 * pixels + 1_000_000, "decode_bytes": 40 * pixels + 1_000_000_000}
+        least = {name: max(size, getattr(cls, name)) for name, size in sizes.items()}
+        return cls(**{"pixels": pixels, **least, **others})
+
+
+Limits.__init__ = old_arguments(**_OLD)(Limits.__init__)  # type: ignore[method-assign]
+
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """What a server serves, to whom, and where it keeps what it is told.
+    """What a server serves, to whom, and where it keeps images and verdicts.
 
     Attributes:
         model: A bundled name, folder or Hub repository.
@@ -78,6 +122,13 @@ class ServeSettings:
 
     Raises:
         ConfigError: If a setting is wrong, or the server would be open to others without a token.
+
+    Example:
+        ```python
+        from covidcxr.serve import ServeSettings
+
+        assert ServeSettings(port=0).is_local
+        ```
     """
 
     model: str = "mini"

@@ -12,23 +12,28 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from covidcxr.errors import ImageReadError
+from covidcxr import aliases
+from covidcxr.errors import ImageReadError, ImageTooLargeError, UnsupportedFormatError
 from covidcxr.io.dicom import is_dicom, read_dicom
 
-__all__ = ["decode_film", "decode_mask", "main", "to_png"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = ["decode_image", "decode_mask", "main", "to_png"]
 
 _THUMBNAIL = 160
 _IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 _ORIENTATION = 0x0112
-_SHORT_OF_MEMORY = "The file needs more memory than is given to one image. Shrink it."
+_FORMATS = "PNG, JPEG, TIFF, BMP, WebP or DICOM"
+_SHORT_OF_MEMORY = "The file needs more memory than this server gives to one image. Send a smaller copy."
 
 
-def decode_film(content: bytes, keep_identifiers: bool = False) -> tuple[dict[str, Any], list[bytes]]:
+def decode_image(content: bytes, keep_identifiers: bool = False) -> tuple[dict[str, Any], list[bytes]]:
     """Decode an uploaded image.
 
     Args:
@@ -42,17 +47,19 @@ def decode_film(content: bytes, keep_identifiers: bool = False) -> tuple[dict[st
     Raises:
         ImageReadError: If it cannot be read.
     """
+    import cv2
     from PIL import Image
 
     from covidcxr.io.image import read_image
 
-    pixels = np.rint(read_image(content) * 255).astype(np.uint8)
-    notes, identifiers = _remarks(content, keep_identifiers)
+    pixels = np.asarray(cv2.convertScaleAbs(read_image(content), alpha=255), np.uint8)
+    notes, identifiers = _notes_of(content, keep_identifiers)
     small = Image.fromarray(pixels)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
     height, width = pixels.shape
-    sha256 = hashlib.sha256(f"{height}x{width}:".encode() + pixels.tobytes()).hexdigest()
-    facts = {"height": height, "width": width, "sha256": sha256, "notes": notes, "identifiers": identifiers}
+    digest = hashlib.sha256(f"{height}x{width}:".encode())
+    digest.update(pixels.data)
+    facts = {"height": height, "width": width, "sha256": digest.hexdigest(), "notes": notes, "identifiers": identifiers}
     return facts, [pixels.tobytes(), to_png(pixels), to_png(np.asarray(small))]
 
 
@@ -83,15 +90,21 @@ def decode_mask(content: bytes, size: tuple[int, int]) -> tuple[dict[str, Any], 
 
 
 def to_png(pixels: UInt8[np.ndarray, "height width"]) -> bytes:
-    """Return 8-bit grey as PNG, packed quickly rather than small."""
-    from PIL import Image
+    """Pack pixels as PNG, quickly rather than small.
 
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    Args:
+        pixels: 8-bit grey.
+
+    Returns:
+        The PNG.
+    """
+    import cv2
+
+    quickly = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+    return cv2.imencode(".png", pixels, quickly)[1].tobytes()
 
 
-def _remarks(content: bytes, keep_identifiers: bool) -> tuple[list[str], dict[str, str]]:
+def _notes_of(content: bytes, keep_identifiers: bool) -> tuple[list[str], dict[str, str]]:
     """Return what was done to the image on the way, and who is on it if that is asked for."""
     from PIL import Image
 
@@ -111,7 +124,7 @@ def main(orders: IO[bytes], answers: IO[bytes], memory: int, pixels: int) -> Non
     """Work through orders until there are no more.
 
     Args:
-        orders: Lines of JSON with `kind` ("film" or "mask"), `bytes` and the arguments, each followed by the file.
+        orders: Lines of JSON with `kind` ("image" or "mask"), `bytes` and the arguments, each followed by the file.
         answers: Lines of JSON, each followed by the parts that it announces.
         memory: Bytes that this process may take.
         pixels: Height times width of an image, at most.
@@ -121,7 +134,10 @@ def main(orders: IO[bytes], answers: IO[bytes], memory: int, pixels: int) -> Non
     image.MAX_PIXELS = pixels
     _warm_up()
     _confine(memory)
-    decoders: dict[str, Callable[..., tuple[dict[str, Any], list[bytes]]]] = {"film": decode_film, "mask": decode_mask}
+    decoders: dict[str, Callable[..., tuple[dict[str, Any], list[bytes]]]] = {
+        "image": decode_image,
+        "mask": decode_mask,
+    }
     while line := orders.readline():
         order = json.loads(line)
         content = orders.read(order.pop("bytes"))
@@ -129,18 +145,36 @@ def main(orders: IO[bytes], answers: IO[bytes], memory: int, pixels: int) -> Non
         try:
             facts, parts = decoders[order.pop("kind")](content, **order)
         except (ImageReadError, MemoryError) as error:
-            short = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
-            facts = {"error": _SHORT_OF_MEMORY if short else str(error)}
+            facts = {"error": _explain(error, pixels)}
         answers.write(json.dumps(facts | {"parts": [len(part) for part in parts]}).encode() + b"\n")
         answers.writelines(parts)
         answers.flush()
+
+
+def _explain(error: Exception, most_pixels: int) -> str:
+    """Say to a reader of the page why a file was refused; messages of the library speak to programmers."""
+    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        return _SHORT_OF_MEMORY
+    if isinstance(error, ImageTooLargeError):
+        return (
+            f"The file holds more than {most_pixels / 1e6:g} megapixels, the most that this server takes. Send a "
+            f"smaller copy, or ask who runs the server to raise the limit (--max-megapixels)."
+        )
+    if isinstance(error, UnsupportedFormatError):
+        return f"The file has an unsupported file format. Save it as {_FORMATS}."
+    if error.__cause__ is not None:
+        return (
+            "The file cannot be decoded: it is damaged, incomplete or of a rare kind, or something in it is too large. "
+            "Export it again, or save it as PNG."
+        )
+    return str(error).replace("The given file content", "The file")
 
 
 def _warm_up() -> None:
     """Load the decoders before the first image comes, and before memory is short."""
     import pydicom.pixels  # noqa: F401
 
-    decode_film(to_png(np.zeros((8, 8), np.uint8)))
+    decode_image(to_png(np.zeros((8, 8), np.uint8)))
 
 
 def _confine(memory: int) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Bool, UInt8
 
 from covidcxr.transforms.geometry import LUNG_CLASSES
 
-__all__ = ["MASK_COLORS", "draw_overlay", "mask_color"]
+__all__ = ["MASK_COLORS", "draw_overlay", "mask_color", "mask_colors"]
 
 Color: TypeAlias = tuple[int, int, int]
 
@@ -23,21 +22,51 @@ MASK_COLORS: dict[str, Color] = {
 }
 """Outline colour (RGB) of the mask classes that covidcxr's own models draw; `mask_color` has one for every class."""
 
+_BRIGHT: tuple[Color, ...] = (
+    (255, 220, 0),
+    (80, 220, 80),
+    (255, 120, 220),
+    (160, 255, 200),
+    (255, 170, 60),
+    (190, 255, 60),
+    (210, 180, 140),
+    (255, 255, 255),
+)
+_OTHERS = (*_BRIGHT, *((red * 2 // 3, green * 2 // 3, blue * 2 // 3) for red, green, blue in _BRIGHT))
+"""Colours of all other classes, easy to tell apart on grey."""
+
 
 def mask_color(mask_class: str) -> Color:
     """Return the outline colour of a mask class.
 
     Args:
-        mask_class: Any name; one without an entry in `MASK_COLORS` always gets the same bright colour.
+        mask_class: Any name; one without an entry in `MASK_COLORS` always gets the same colour.
 
     Returns:
         Red, green and blue in 0 to 255.
     """
     if mask_class in MASK_COLORS:
         return MASK_COLORS[mask_class]
-    hue = hashlib.sha256(mask_class.encode()).digest()[0] / 256
-    red, green, blue = colorsys.hsv_to_rgb(0.1 + 0.3 * hue, 0.85, 1.0)  # yellow to green: no other class is there
-    return round(255 * red), round(255 * green), round(255 * blue)
+    return _BRIGHT[hashlib.sha256(mask_class.encode()).digest()[0] % len(_BRIGHT)]
+
+
+def mask_colors(mask_classes: Iterable[str]) -> dict[str, Color]:
+    """Return the outline colours of mask classes that are shown together: no two share one.
+
+    Args:
+        mask_classes: Any names; their order does not matter.
+
+    Returns:
+        By class, in the order given; `mask_color`, or where another class has that already, one that is free. Beyond
+        16 classes that are not in `MASK_COLORS` colours repeat.
+    """
+    names = list(dict.fromkeys(mask_classes))
+    colors: dict[str, Color] = {}
+    for name in sorted(names):
+        free = [color for color in _OTHERS if color not in colors.values()]
+        color = mask_color(name)
+        colors[name] = free[0] if color in colors.values() and free else color
+    return {name: colors[name] for name in names}
 
 
 def draw_overlay(
@@ -56,8 +85,9 @@ def draw_overlay(
 
     picture = np.repeat(image[..., None], 3, axis=2)
     thickness = max(1, round(max(image.shape) / 300))
+    colors = mask_colors(masks)
     for mask_class, mask in masks.items():
-        color = mask_color(mask_class)
+        color = colors[mask_class]
         if mask_class not in LUNG_CLASSES:
             picture[mask] = (0.7 * picture[mask] + 0.3 * np.array(color, dtype=np.uint8)).astype(np.uint8)
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

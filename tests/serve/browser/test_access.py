@@ -99,25 +99,25 @@ def test_keys_rest_while_somebody_types_or_turned_them_off(page: ReadingPage, ph
 
 
 def test_films_are_dropped_on_the_page_many_at_once(page: ReadingPage, tmp_path: Path) -> None:
-    films = []
+    images = []
     for number, phantom in enumerate(draw_dataset(24, size=(160, 160))):
-        films.append(tmp_path / f"{number:02d}.png")
-        write_image(films[-1], phantom.image)
+        images.append(tmp_path / f"{number:02d}.png")
+        write_image(images[-1], phantom.image)
     page.script("""
       const input = document.createElement("input");
-      Object.assign(input, { type: "file", multiple: true, id: "desk" });
+      Object.assign(input, { type: "file", multiple: true, id: "dropped" });
       document.body.append(input);
     """)
-    page.one("#desk").send_keys("\n".join(map(str, films)))
+    page.one("#dropped").send_keys("\n".join(map(str, images)))
     page.script("""
       const data = new DataTransfer();
-      for (const file of document.getElementById("desk").files) data.items.add(file);
-      document.getElementById("desk").remove();
+      for (const file of document.getElementById("dropped").files) data.items.add(file);
+      document.getElementById("dropped").remove();
       document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
     """)
-    wait(lambda: len(page.names()) == len(films), "all images")
+    wait(lambda: len(page.names()) == len(images), "all images")
     page.settled()
-    assert sorted(page.names()) == [film.name for film in films]
+    assert sorted(page.names()) == [image.name for image in images]
     assert page.complaints() == []
 
 

@@ -13,6 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 from covidcxr import Pipeline
 from covidcxr.pipeline.prediction import in_words
+from covidcxr.serve.schema import display_name
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +33,18 @@ def test_films_and_a_broken_one_go_in_and_answers_come_out(
     page.settled()
     assert sorted(page.names()) == sorted(path.name for path in phantoms)
     assert page.text("#uploads .name") == "broken.png"
-    assert "unsupported file format" in page.text("#uploads .bad")
+    assert "unsupported file format. Save it as PNG" in page.text("#uploads .bad")
     page.click("#uploads button")
     assert not page.one("#uploads").is_displayed()
 
     for path in phantoms:
         film, truth = page.choose(path.name), pipeline(path)
         assert page.probabilities() == {name: percent(chance) for name, chance in truth.probabilities.items()}
-        assert page.text("#answer").lower() == (truth.label or "cannot say")
+        answer = display_name(truth.label or "cannot say")
+        assert page.text("#answer").lower() == answer.lower()
         assert [item.text for item in page.all("#reasons li")] == [in_words(reason) for reason in truth.reasons]
         assert page.text("#fractions dd") == percent(truth.lung_fraction or 0)
-        assert page.row(path.name).find_element(By.CSS_SELECTOR, ".answer").text == (truth.label or "cannot say")
+        assert page.row(path.name).find_element(By.CSS_SELECTOR, ".answer").text.lower() == answer.lower()
         np.testing.assert_array_equal(page.picture(film, "image"), truth.film)
         thumbnail = page.row(path.name).find_element(By.TAG_NAME, "img")
         wait(lambda thumbnail=thumbnail: int(thumbnail.get_property("naturalWidth")) > 0, "the thumbnail")
@@ -145,6 +147,8 @@ def test_a_verdict_is_kept_and_found_again(page: ReadingPage, phantoms: list[Pat
     page.upload(*phantoms[:2])
     page.settled()
     page.choose(phantoms[0].name)
+    assert page.one("#labels input[value='']").is_selected()
+    assert page.all("#labels label")[-1].text == "Not given"
     comment = "left base <img src=x onerror=document.title=1> <b>seen</b>"
     page.click("#labels input[value=pneumonia]")
     page.one("#comment").send_keys(comment)

@@ -18,7 +18,7 @@ from covidcxr.data.records import Record, count_by
 from covidcxr.data.summary.summary import labels_shown
 from covidcxr.errors import CovidCXRError
 from covidcxr.io.atomic import replace_file
-from covidcxr.transforms.overlay import draw_overlay, mask_color
+from covidcxr.transforms.overlay import draw_overlay, mask_colors
 from covidcxr.utils.threads import Progress
 
 __all__ = [
@@ -193,11 +193,11 @@ def draw_contact_sheet(
 def _draw_title(draw: ImageDraw.ImageDraw, title: str, masks: Iterable[str], width: int) -> None:
     """Write the heading of the sheet, with the key to the outlines on the right."""
     x = width - _MARGIN
-    for name in sorted(set(masks), reverse=True):
+    for name, color in sorted(mask_colors(masks).items(), reverse=True):
         words = name.replace("_", " ")
         x -= text_width(draw, words, 18)
         draw.text((x, _MARGIN + 8), words, INK, font(18))
-        draw.rectangle((x - 24, _MARGIN + 10, x - 10, _MARGIN + 24), mask_color(name))
+        draw.rectangle((x - 24, _MARGIN + 10, x - 10, _MARGIN + 24), color)
         x -= 48
     draw.text((_MARGIN, _MARGIN), shortened(draw, title, 30, x - _MARGIN), INK, font(30))
 

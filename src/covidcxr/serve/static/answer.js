@@ -1,48 +1,48 @@
-/** What the model says of the film that is looked at, and why it may not say it. */
+/** The model's prediction for the image that is looked at, and why there may be none. */
 
-import { by, make, percent, say, track, words } from "./dom.js";
+import { by, make, percent, say, title, track, words } from "./dom.js";
 import { answerOf } from "./worklist.js";
 
-/** Keep the answer's part of the panel up to date. */
+/** Keep its part of the panel up to date. */
 export function attachAnswer(session) {
-  session.on("select", (film) => {
-    by("of-film").hidden = !film;
-    by("of-none").hidden = Boolean(film);
-    if (film) draw(film, session.model);
+  session.on("select", (image) => {
+    by("of-film").hidden = !image;
+    by("of-none").hidden = Boolean(image);
+    if (image) draw(image, session.model);
   });
-  session.on("film", (film) => draw(film, session.model));
+  session.on("image", (image) => draw(image, session.model));
 }
 
-function draw(film, model) {
-  const answer = answerOf(film);
-  by("answer").textContent = answer === "cannot say" ? "Cannot say" : answer;
-  by("answer").className = film.label ? "big" : "big doubt";
-  by("reasons").replaceChildren(...film.reasons.map((reason) => make("li", { text: reason.words })));
-  by("notes").replaceChildren(...notesOf(film).map((text) => make("li", { text })));
+function draw(image, model) {
+  const answer = answerOf(image);
+  by("answer").textContent = title(answer);
+  by("answer").className = image.label ? "big" : "big doubt";
+  by("reasons").replaceChildren(...image.reasons.map((reason) => make("li", { text: reason.words })));
+  by("notes").replaceChildren(...notesOf(image).map((text) => make("li", { text })));
   by("probabilities").replaceChildren(
-    ...Object.entries(film.probabilities).map(([name, chance]) => chanceOf(film, name, chance)),
+    ...Object.entries(image.probabilities).map(([name, chance]) => chanceOf(image, name, chance)),
   );
-  const asked = Object.keys(film.probabilities).length > 0;
+  const asked = Object.keys(image.probabilities).length > 0;
   by("calibration").hidden = !asked;
   by("calibration").textContent = asked ? calibrationOf(model) : "";
-  by("fractions").replaceChildren(...fractionsOf(film));
-  const sure = film.label ? `, ${percent(film.probabilities[film.label])}` : "";
-  say(`${film.name}: ${answer}${sure}. ${film.reasons.map((reason) => reason.words).join(" ")}`);
+  by("fractions").replaceChildren(...areasOf(image, model.mask_colors));
+  const sure = image.label ? `, ${percent(image.probabilities[image.label])}` : "";
+  say(`${image.name}: ${answer}${sure}. ${image.reasons.map((reason) => reason.words).join(" ")}`);
 }
 
-function notesOf(film) {
-  const notes = [...film.notes];
-  if (film.revised) notes.push("Answered from your corrected mask.");
-  return [...notes, ...Object.entries(film.identifiers).map(([name, value]) => `${words(name)}: ${value}`)];
+function notesOf(image) {
+  const notes = [...image.notes];
+  if (image.revised) notes.push("Predicted from the corrected mask.");
+  return [...notes, ...Object.entries(image.identifiers).map(([name, value]) => `${name}: ${value}`)];
 }
 
-function chanceOf(film, name, chance) {
-  const threshold = film.thresholds[name];
-  const plausible = film.plausible.includes(name);
+function chanceOf(image, name, chance) {
+  const threshold = image.thresholds[name];
+  const plausible = image.plausible.includes(name);
   return make(
     "div",
     { class: plausible ? "chance" : "chance no", "data-class": name },
-    make("span", { text: words(name) }),
+    make("span", { text: title(name) }),
     track(chance, threshold, `plausible from ${percent(threshold, 1)}`),
     make("span", { class: "value", text: percent(chance, 1) }),
   );
@@ -56,18 +56,17 @@ function calibrationOf({ temperature, thresholds }) {
   return Object.keys(thresholds).length ? `${scaled} A class is plausible from its mark on.` : scaled;
 }
 
-function fractionsOf(film) {
-  const { right, left } = film.infected_by_lung;
-  const facts = [["Lungs, of the film", film.lung_fraction]];
-  if (film.masks.includes("infection")) {
-    facts.push(
-      ["Infected, of the lungs", film.infected_fraction],
-      ["Infected, of the right lung", right],
-      ["Infected, of the left lung", left],
-    );
-  } else facts.push(["Infected, of the lungs", "this model draws none"]);
-  return facts.flatMap(([name, value]) => [
-    make("dt", { text: name }),
-    make("dd", { text: typeof value === "string" ? value : percent(value, 1) }),
-  ]);
+/** A line for each mask: of lungs their share of the image, of findings theirs of the lungs. */
+function areasOf(image, colors) {
+  return Object.entries(image.areas).flatMap(([name, { image: ofImage, lungs, right, left }]) => {
+    const swatch = make("i", { class: "swatch" });
+    swatch.style.background = `rgb(${colors[name].join(" ")})`;
+    const known = lungs !== null;
+    const sides = right === null ? null : `right ${percent(right, 1)}, left ${percent(left, 1)}`;
+    return [
+      make("dt", {}, swatch, ` ${title(name)}, of the ${known ? "lungs" : "image"}`),
+      make("dd", { text: percent(known ? lungs : ofImage, 1) }),
+      sides && make("dd", { class: "sides dim small", text: sides }),
+    ].filter(Boolean);
+  });
 }

@@ -5,6 +5,9 @@ import { by } from "./dom.js";
 const KEPT = "covidcxr-token";
 let asking = null;
 
+/** Changes that this page has sent, and how many of them are still on their way. */
+export const writes = { sent: 0, running: 0 };
+
 /** What the server refused, and why. */
 export class ApiError extends Error {
   constructor(message, status, retryAfter) {
@@ -61,6 +64,21 @@ function refused(status, text, retryAfter) {
 
 /** Call a route and return its response; whatever is not a success is thrown as an `ApiError`. */
 export async function request(method, path, body, headers = {}) {
+  if (method === "GET") return send(method, path, body, headers);
+  return counted(() => send(method, path, body, headers));
+}
+
+async function counted(action) {
+  writes.sent += 1;
+  writes.running += 1;
+  try {
+    return await action();
+  } finally {
+    writes.running -= 1;
+  }
+}
+
+async function send(method, path, body, headers) {
   let response;
   try {
     response = await fetch(path, {
@@ -74,7 +92,7 @@ export async function request(method, path, body, headers = {}) {
   }
   if (response.status === 401) {
     await askToken();
-    return request(method, path, body, headers);
+    return send(method, path, body, headers);
   }
   if (!response.ok) throw refused(response.status, await response.text(), response.headers.get("Retry-After"));
   return response;
@@ -86,22 +104,24 @@ export const get = async (path) => (await request("GET", path)).json();
 /** GET a picture or a report as a blob. */
 export const blob = async (path) => (await request("GET", path)).blob();
 
-/** PUT plain data as JSON and return the film that comes back. */
+/** PUT plain data as JSON and return the image that comes back. */
 export const put = async (path, data) =>
   (await request("PUT", path, JSON.stringify(data), { "Content-Type": "application/json" })).json();
 
-/** PUT a PNG and return the film that comes back. */
+/** PUT a PNG and return the image that comes back. */
 export const putPng = async (path, png) => (await request("PUT", path, png, { "Content-Type": "image/png" })).json();
 
 /** DELETE something; returns the response. */
 export const remove = (path) => request("DELETE", path);
 
-/** The address of a film or of something that belongs to it. */
-export const route = (film, ...parts) =>
-  ["/api/films", film.id, ...parts].map((part, at) => (at ? encodeURIComponent(part) : part)).join("/");
+/** The address of an image or of something that belongs to it. */
+export const route = (image, ...parts) =>
+  ["/api/films", image.id, ...parts].map((part, at) => (at ? encodeURIComponent(part) : part)).join("/");
 
 /** Upload one file; `progress` is called with the share that was sent. Fetch cannot tell it, so this is an XHR. */
-export function upload(file, progress) {
+export const upload = (file, progress) => counted(() => post(file, progress));
+
+function post(file, progress) {
   return new Promise((resolve, reject) => {
     const call = new XMLHttpRequest();
     call.open("POST", "/api/films");
@@ -111,7 +131,7 @@ export function upload(file, progress) {
     call.addEventListener("error", () => reject(new ApiError("It was not sent: the server closed the connection.", 0)));
     call.addEventListener("load", async () => {
       if (call.status === 201) resolve(JSON.parse(call.responseText));
-      else if (call.status === 401) resolve(askToken().then(() => upload(file, progress)));
+      else if (call.status === 401) resolve(askToken().then(() => post(file, progress)));
       else reject(refused(call.status, call.responseText, call.getResponseHeader("Retry-After")));
     });
     const form = new FormData();

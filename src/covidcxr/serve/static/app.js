@@ -5,7 +5,7 @@ import { blob, remove, route, takeToken } from "./api.js";
 import { Brush } from "./brush.js";
 import { Correction } from "./correct.js";
 import { by, complain, told } from "./dom.js";
-import { decode, Film } from "./film.js";
+import { decode, WindowedImage } from "./image.js";
 import { attachGestures } from "./gestures.js";
 import { attachKeys } from "./keys.js";
 import { Overlays } from "./overlays.js";
@@ -23,6 +23,7 @@ const viewer = new Viewer(by("canvas"));
 const overlays = new Overlays(session, viewer);
 const brush = new Brush(viewer); // after the overlays: its ring is drawn above them
 const correction = new Correction(session, viewer, overlays, brush);
+session.editing = () => correction.edited;
 const worklist = new Worklist(session, told(choose));
 const verdict = new Verdict(session);
 attachAnswer(session);
@@ -32,12 +33,12 @@ new Uploads(session);
 attachGestures(viewer, brush);
 
 session.on("select", told(show));
-by("remove").addEventListener("click", told(removeFilm));
+by("remove").addEventListener("click", told(removeImage));
 by("trouble-close").addEventListener("click", () => {
   by("trouble").hidden = true;
 });
 by("skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address holds the film
+  event.preventDefault(); // the address holds the image
   by("canvas").focus();
 });
 addEventListener(
@@ -55,13 +56,13 @@ attachKeys([
   [["z"], "One image pixel, one screen pixel", () => by("whole").click()],
   [["i"], "Invert", () => by("invert").click()],
   [["r"], "Reset window and level", () => viewer.reset()],
-  [["1", "2", "3"], "Show or hide a mask", (at) => overlays.toggle(at + 1)],
+  [[..."123456789"], "Show or hide a mask", (at) => overlays.toggle(at + 1)],
   [["h"], "Show or hide the heat map", () => overlays.toggleHeat()],
   [["o"], "Show or hide all overlays", () => overlays.toggleAll()],
   [["b", "e"], "Brush, eraser", (at) => correction.use(Boolean(at))],
   [["[", "]"], "Narrower, wider brush", (at) => correction.scale(at ? 1.25 : 0.8)],
   [["ctrl+z"], "Undo a stroke", () => brush.undo()],
-  [["a"], "Ask again with the corrected mask", () => by("ask").click()],
+  [["a"], "Re-run with the corrected mask", () => by("ask").click()],
   [["Escape"], "Put the brush away", () => correction.rest()],
   [["v"], "To the verdict", () => by("labels").querySelector("input:checked")?.focus()],
   [["?"], "These keys", () => by("keys").showModal()],
@@ -73,14 +74,14 @@ async function start() {
   const { model, limits, version } = session;
   by("model").textContent = `${model.name} · ${version} · ${model.sha256.slice(0, 8)}`;
   by("limits").textContent =
-    `Up to ${Math.round(limits.file_bytes / 1e6)} MB and ${Math.round(limits.pixels / 1e6)} megapixels a film.`;
+    `Up to ${Math.round(limits.file_bytes / 1e6)} MB and ${Math.round(limits.pixels / 1e6)} megapixels an image.`;
   await session.select(inAddress());
 }
 
-/** The film that the address names, if it is in the worklist. */
+/** The image that the address names, if it is in the worklist. */
 function inAddress() {
   const id = new URLSearchParams(location.hash.slice(1)).get("film");
-  return session.films.has(id) ? id : null;
+  return session.images.has(id) ? id : null;
 }
 
 async function choose(id) {
@@ -89,34 +90,34 @@ async function choose(id) {
   await session.select(id);
 }
 
-async function show(film) {
-  by("empty").hidden = Boolean(film);
-  by("viewer").classList.toggle("bare", !film);
-  by("film-name").textContent = film?.name ?? "No film chosen";
+async function show(image) {
+  by("empty").hidden = Boolean(image);
+  by("viewer").classList.toggle("bare", !image);
+  by("film-name").textContent = image?.name ?? "No image chosen";
   by("film-name").title = by("film-name").textContent;
-  by("film-facts").textContent = film ? `${film.width} × ${film.height}` : "";
-  by("canvas").setAttribute("aria-label", film ? `Film ${film.name}` : "No film chosen");
-  document.title = film ? `${film.name} · covidcxr` : "covidcxr";
+  by("film-facts").textContent = image ? `${image.width} × ${image.height}` : "";
+  by("canvas").setAttribute("aria-label", image ? `Image ${image.name}` : "No image chosen");
+  document.title = image ? `${image.name} · covidcxr` : "covidcxr";
   overlays.clear();
   viewer.show(null);
-  if (!film) return;
+  if (!image) return;
   by("wait").hidden = false;
   try {
-    const [picture] = await Promise.all([blob(route(film, "image.png")).then(decode), overlays.load(film)]);
-    if (session.film?.id === film.id) viewer.show(new Film(picture));
+    const [picture] = await Promise.all([blob(route(image, "image.png")).then(decode), overlays.load(image)]);
+    if (session.image?.id === image.id) viewer.show(new WindowedImage(picture));
   } finally {
-    by("wait").hidden = session.film?.id === film.id;
+    by("wait").hidden = session.image?.id === image.id;
   }
 }
 
-async function removeFilm() {
-  const { film } = session;
-  if (!confirm(`Remove ${film.name}, and all that you said of it, from this server?`)) return;
-  const next = worklist.neighbour(film.id);
-  await remove(route(film)).catch((error) => {
+async function removeImage() {
+  const { image } = session;
+  if (!confirm(`Remove ${image.name}, with its masks and verdicts, from this server?`)) return;
+  const next = worklist.neighbour(image.id);
+  await remove(route(image)).catch((error) => {
     if (error.status !== 404) throw error; // gone already is what was wanted
   });
-  session.drop(film.id);
+  session.drop(image.id);
   await session.select(next);
 }
 

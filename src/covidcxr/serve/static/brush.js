@@ -1,9 +1,9 @@
-/** Brush and eraser on a mask, in pixels of the film. */
+/** Brush and eraser on a mask, in pixels of the image. */
 
 export class Brush {
   active = false;
   erasing = false;
-  diameter = 40; // pixels of the film
+  diameter = 40; // pixels of the image
   layer = null;
   changed = () => {}; // called when a stroke, or an undo, is done
   #strokes = []; // [rectangle, what was there before]

@@ -1,7 +1,7 @@
-/** Correct a mask and ask again: the answer is worked out anew from what was drawn. */
+/** Correct a mask and run the model again: it predicts anew from what was drawn. */
 
 import { putPng, remove, route } from "./api.js";
-import { by, make, percent, press, told, words } from "./dom.js";
+import { busy, by, make, percent, press, title, told, words } from "./dom.js";
 import { answerOf } from "./worklist.js";
 
 export class Correction {
@@ -27,7 +27,7 @@ export class Correction {
       "click",
       told(() => this.#redraw()),
     );
-    session.on("layers", (film) => this.#open(film));
+    session.on("layers", (image) => this.#open(image));
     session.on("select", () => this.close());
   }
 
@@ -61,12 +61,12 @@ export class Correction {
   /** Send the mask, and show what the answer has become. */
   async ask() {
     if (!this.#edited) return;
-    await this.#renew((film) =>
-      this.brush.layer.png().then((png) => putPng(route(film, "masks", by("mask").value), png)),
+    await this.#renew((image) =>
+      this.brush.layer.png().then((png) => putPng(route(image, "masks", by("mask").value), png)),
     );
   }
 
-  /** Forget what was drawn; another film comes. */
+  /** Forget what was drawn; another image comes. */
   close() {
     this.brush.take(null);
     this.rest();
@@ -74,12 +74,12 @@ export class Correction {
     this.#mark(false);
   }
 
-  #open(film) {
+  #open(image) {
     const chosen = by("mask").value;
     const names = [...this.overlays.layers.keys()];
-    by("mask").replaceChildren(...names.map((name) => make("option", { value: name, text: words(name) })));
+    by("mask").replaceChildren(...names.map((name) => make("option", { value: name, text: title(name) })));
     if (names.includes(chosen)) by("mask").value = chosen;
-    by("size").max = Math.round(Math.max(film.width, film.height) / 4);
+    by("size").max = Math.round(Math.max(image.width, image.height) / 4);
     this.#take();
     this.#resize();
   }
@@ -89,7 +89,7 @@ export class Correction {
     const layer = this.overlays.layers.get(name) ?? null;
     this.brush.take(layer);
     for (const id of ["mask", "brush", "eraser", "size"]) by(id).disabled = !layer;
-    by("redraw").hidden = !this.session.film?.corrected.includes(name);
+    by("redraw").hidden = !this.session.image?.corrected.includes(name);
     this.#mark(false);
   }
 
@@ -102,19 +102,19 @@ export class Correction {
   }
 
   async #redraw() {
-    await this.#renew(async (film) => (await remove(route(film, "masks", by("mask").value))).json());
+    await this.#renew(async (image) => (await remove(route(image, "masks", by("mask").value))).json());
   }
 
   async #renew(change) {
-    const before = this.session.film;
+    const before = this.session.image;
     for (const id of ["ask", "discard", "undo"]) by(id).disabled = true;
-    by("moved").textContent = "Asking …";
+    by("moved").textContent = "Running …";
     try {
-      const film = await change(before);
+      const image = await busy(by("ask"), change(before));
       this.#mark(false);
       this.brush.take(null); // until the masks are here: what is drawn meanwhile would be lost
-      this.session.put(film, { masks: true });
-      if (this.session.film?.id === film.id) by("moved").textContent = difference(before, film);
+      this.session.put(image, { masks: true });
+      if (this.session.image?.id === image.id) by("moved").textContent = difference(before, image);
     } catch (error) {
       by("moved").textContent = "";
       this.#mark(this.brush.strokes > 0);
@@ -125,7 +125,7 @@ export class Correction {
   #reload() {
     this.brush.take(null);
     by("moved").textContent = "";
-    return this.overlays.load(this.session.film);
+    return this.overlays.load(this.session.image);
   }
 
   #resize() {
@@ -136,7 +136,7 @@ export class Correction {
   #tellChange() {
     this.#mark(this.brush.strokes > 0);
     by("moved").textContent = this.#edited
-      ? `${words(by("mask").value)} now ${percent(this.brush.layer.fraction, 1)} of the film. Ask again for the answer.`
+      ? `${words(by("mask").value)} now ${percent(this.brush.layer.fraction, 1)} of the image. Re-run to update the prediction.`
       : "";
   }
 
@@ -158,8 +158,7 @@ export class Correction {
 function difference(before, after) {
   const figures = [
     ...Object.keys(after.probabilities).map((name) => [words(name), ({ probabilities }) => probabilities[name]]),
-    ["lungs", (film) => film.lung_fraction],
-    ["infected", (film) => film.infected_fraction],
+    ...Object.keys(after.areas).map((name) => [words(name), ({ areas }) => areas[name]?.lungs ?? areas[name]?.image]),
   ];
   const moves = figures
     .map(([name, of]) => [name, percent(of(before), 1), percent(of(after), 1)])

@@ -4,7 +4,7 @@
 export const by = (id) => document.getElementById(id);
 
 /**
- * Make an element: `make("td", { class: "name", text: film.name }, child)`.
+ * Make an element: `make("td", { class: "name", text: image.name }, child)`.
  * `text` becomes its text, names that start with `on` listeners, `true` a bare attribute; null and false are left out.
  */
 export function make(tag, attributes = {}, ...children) {
@@ -19,8 +19,18 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A mask class or label as it is read: `lung_field` -> `lung field`. */
-export const words = (name) => name.replaceAll("_", " ");
+const names = new Map();
+
+/** Take over how readers write classes: `names` of the server, "COVID-19" for `covid19`. */
+export function learn(shown) {
+  for (const [name, text] of Object.entries(shown)) names.set(name, text);
+}
+
+/** A class, mask class or verdict as a reader writes it. */
+export const words = (name) => names.get(name) ?? name;
+
+/** The same where it stands alone, with a capital letter. */
+export const title = (name) => words(name).replace(/^./u, (letter) => letter.toUpperCase());
 
 /** A share in [0, 1] as percent; a dash where it is not known. */
 export const percent = (share, digits = 0) =>
@@ -36,6 +46,19 @@ export function track(share, mark, title) {
 
 /** Set whether a toggle is on. */
 export const press = (button, on) => button.setAttribute("aria-pressed", String(on));
+
+/** Show that an element is busy until a promise is settled; returns what that gives. */
+export async function busy(element, promise) {
+  element.setAttribute("aria-busy", "true");
+  try {
+    return await promise;
+  } finally {
+    element.removeAttribute("aria-busy");
+  }
+}
+
+/** Wait for so many milliseconds. */
+export const pause = (time) => new Promise((resolve) => setTimeout(resolve, time));
 
 /** Tell everybody what went wrong, until it is closed or something else goes wrong. */
 export function complain(error) {

@@ -1,4 +1,4 @@
-/** Mouse, pen, fingers and keys on the film. */
+/** Mouse, pen, fingers and keys on the image. */
 
 const STEP = 40;
 const ARROWS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
@@ -18,32 +18,32 @@ export function attachGestures(viewer, brush) {
     "wheel",
     (event) => {
       event.preventDefault();
-      if (viewer.film) viewer.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), ...place(event));
+      if (viewer.image) viewer.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), ...place(event));
     },
     { passive: false },
   );
 
   canvas.addEventListener("pointerdown", (event) => {
-    if (!viewer.film) return;
+    if (!viewer.image) return;
     canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, { at: place(event), button: event.button });
     if (pointers.size === 2)
       brush.cancel(); // the second finger says that the first did not want to draw
-    else if (brush.active && event.button === 0) brush.start(...viewer.toFilm(...place(event)));
+    else if (brush.active && event.button === 0) brush.start(...viewer.toImage(...place(event)));
   });
 
   canvas.addEventListener("pointermove", (event) => {
     const pointer = pointers.get(event.pointerId);
-    brush.hover(...viewer.toFilm(...place(event)));
-    if (!pointer || !viewer.film) return;
+    brush.hover(...viewer.toImage(...place(event)));
+    if (!pointer || !viewer.image) return;
     const before = pointer.at;
     pointer.at = place(event);
     const moved = [pointer.at[0] - before[0], pointer.at[1] - before[1]];
     if (pointers.size === 2)
       pinch(viewer, [...pointers.values()].find((other) => other !== pointer).at, before, pointer.at);
-    else if (pointer.button === 2) viewer.setWindow(viewer.film.width + moved[0], viewer.film.level + moved[1] / 2);
+    else if (pointer.button === 2) viewer.setWindow(viewer.image.width + moved[0], viewer.image.level + moved[1] / 2);
     else if (pointer.button === 0 && brush.drawing)
-      traces(event).forEach((each) => brush.move(...viewer.toFilm(...place(each))));
+      traces(event).forEach((each) => brush.move(...viewer.toImage(...place(each))));
     else viewer.pan(...moved);
   });
 
@@ -57,7 +57,7 @@ export function attachGestures(viewer, brush) {
 
   canvas.addEventListener("keydown", (event) => {
     const arrow = ARROWS[event.key];
-    if (!viewer.film || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!viewer.image || event.ctrlKey || event.metaKey || event.altKey) return;
     if (arrow && brush.active) brush.step(-arrow[0], -arrow[1], ...viewer.middle());
     else if (arrow) viewer.pan(STEP * arrow[0], STEP * arrow[1]);
     else if (event.key === " " && brush.active) brush.dab(...viewer.middle());

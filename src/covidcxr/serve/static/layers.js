@@ -1,8 +1,7 @@
-/** What lies over a film: masks as tint and outline, heat as colour. */
+/** What lies over an image: masks as tint and outline, heat as colour. */
 
-import { canvasOf, paint, rgba } from "./film.js";
+import { canvasOf, paint, rgba } from "./image.js";
 
-const OTHER = [255, 220, 0];
 const STOPS = [
   [120, 0, 120],
   [170, 10, 110],
@@ -11,9 +10,9 @@ const STOPS = [
   [255, 240, 90],
 ]; // as covidcxr.explain draws
 
-/** A mask at the film's own size. `data` has a byte a pixel, 0 or 1. */
+/** A mask at the image's own size. `data` has a byte a pixel, 0 or 1. */
 export class MaskLayer {
-  constructor({ width, height, grey }, color = OTHER) {
+  constructor({ width, height, grey }, color) {
     this.size = [width, height];
     this.data = grey.map((value) => (value > 127 ? 1 : 0));
     this.color = color;
@@ -32,12 +31,12 @@ export class MaskLayer {
     paint(this.canvas, this.data, Uint32Array.of(0, rgba(...this.color)), rectangle);
   }
 
-  /** The share of the film that it covers, in [0, 1]. */
+  /** The share of the image that it covers, in [0, 1]. */
   get fraction() {
     return this.data.reduce((sum, value) => sum + value, 0) / this.data.length;
   }
 
-  /** Draw it in the film's coordinates, tinted or as a line, which `scale` (screen pixels a film pixel) keeps thin. */
+  /** Draw it in the image's coordinates, tinted or as a line, which `scale` (screen pixels an image pixel) keeps thin. */
   draw(context, scale, opacity, tinted) {
     context.globalAlpha = 0.3 * opacity;
     if (tinted) context.drawImage(this.canvas, 0, 0);
@@ -73,7 +72,7 @@ export class HeatLayer {
     paint(this.canvas, grey, colors);
   }
 
-  /** Draw it in the film's coordinates. */
+  /** Draw it in the image's coordinates. */
   draw(context, scale, opacity) {
     context.globalAlpha = Math.min(1, 1.6 * opacity);
     context.drawImage(this.canvas, 0, 0);

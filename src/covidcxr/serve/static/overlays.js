@@ -1,8 +1,8 @@
-/** The layers over the film that is looked at, what of them is shown, and their buttons. */
+/** The layers over the image that is looked at, what of them is shown, and their buttons. */
 
 import { blob, route } from "./api.js";
-import { by, complain, make, press, words } from "./dom.js";
-import { decode } from "./film.js";
+import { by, complain, make, press, title, words } from "./dom.js";
+import { decode } from "./image.js";
 import { HeatLayer, MaskLayer } from "./layers.js";
 
 export class Overlays {
@@ -23,21 +23,21 @@ export class Overlays {
       this.#heatOn = this.#on = true; // who chooses a class wants to see it
       this.#showHeat();
     });
-    session.on("masks", (film) => this.load(film).catch(complain));
+    session.on("masks", (image) => this.load(image).catch(complain));
   }
 
-  /** Fetch a film's masks; the film itself may be another by the time they are here. */
-  async load(film) {
+  /** Fetch an image's masks; the image itself may be another by the time they are here. */
+  async load(image) {
     const { mask_classes: order, mask_colors: colors } = this.session.model;
     const fetched = order
-      .filter((name) => film.masks.includes(name))
-      .map(async (name) => [name, await decode(await blob(route(film, "masks", `${name}.png`)))]);
+      .filter((name) => image.masks.includes(name))
+      .map(async (name) => [name, await decode(await blob(route(image, "masks", `${name}.png`)))]);
     const masks = await Promise.all(fetched);
-    if (this.session.film?.id !== film.id) return;
+    if (this.session.image?.id !== image.id) return;
     this.layers = new Map(masks.map(([name, mask]) => [name, new MaskLayer(mask, colors[name])]));
     this.#heat = new Map();
-    this.#drawButtons(film);
-    this.session.tell("layers", film);
+    this.#drawButtons(image);
+    this.session.tell("layers", image);
     this.viewer.draw();
     if (this.#heatOn) await this.#showHeat();
   }
@@ -48,6 +48,7 @@ export class Overlays {
     this.#heat = new Map();
     by("toggles").replaceChildren();
     by("no-heat").hidden = true;
+    this.#endWait();
   }
 
   /** Show or hide a mask, by its number from 1 or by its name. */
@@ -81,21 +82,21 @@ export class Overlays {
     this.#markButtons();
   }
 
-  #drawButtons(film) {
+  #drawButtons(image) {
     const names = [...this.layers.keys()];
     by("toggles").replaceChildren(
       ...names.map((name, at) => {
         const swatch = make("i", { class: "swatch" });
         swatch.style.background = `rgb(${this.layers.get(name).color.join(" ")})`;
         const button = make("button", { type: "button", "data-mask": name, onclick: () => this.toggle(name) }, swatch);
-        button.append(words(name), " ", make("kbd", { text: at + 1 }));
+        button.append(title(name), " ", at < 9 ? make("kbd", { text: at + 1 }) : "");
         return button;
       }),
     );
-    const classes = Object.keys(film.probabilities);
+    const classes = Object.keys(image.probabilities);
     const before = by("heat-class").value;
-    const sure = film.label ?? classes.toSorted((a, b) => film.probabilities[b] - film.probabilities[a])[0];
-    by("heat-class").replaceChildren(...classes.map((name) => make("option", { value: name, text: words(name) })));
+    const sure = image.label ?? classes.toSorted((a, b) => image.probabilities[b] - image.probabilities[a])[0];
+    by("heat-class").replaceChildren(...classes.map((name) => make("option", { value: name, text: title(name) })));
     by("heat-class").value = classes.includes(before) && this.#heatOn ? before : sure;
     by("heat").disabled = by("heat-class").disabled = !classes.length;
     this.#markButtons();
@@ -107,26 +108,33 @@ export class Overlays {
     press(by("all"), this.#on);
     const name = by("heat-class").value;
     by("no-heat").hidden = !(this.#on && this.#heatOn && this.#heat.get(name)?.empty);
-    by("no-heat").textContent = `Nothing that the map can tell speaks for ${words(name)}: it is empty.`;
+    by("no-heat").textContent = `The heat map of ${words(name)} is empty: nothing in the image speaks for it.`;
     this.viewer.draw();
   }
 
   async #showHeat() {
-    const { film } = this.session;
+    const { image } = this.session;
     const name = by("heat-class").value;
-    if (!film || !name || this.#heat.has(name)) return this.#markButtons();
+    if (!image || !name || this.#heat.has(name)) return this.#markButtons();
     const asked = this.#heat;
     try {
       by("heat").setAttribute("aria-busy", "true");
-      const layer = new HeatLayer(await decode(await blob(route(film, "heat", `${name}.png`))));
-      if (this.session.film?.id !== film.id || asked !== this.#heat) return null;
+      by("heat-wait").textContent = `The heat map of ${words(name)} is being computed …`;
+      by("heat-wait").hidden = false;
+      const layer = new HeatLayer(await decode(await blob(route(image, "heat", `${name}.png`))));
+      if (this.session.image?.id !== image.id || asked !== this.#heat) return null;
       this.#heat.set(name, layer);
     } catch (error) {
       complain(error);
     } finally {
-      if (by("heat-class").value === name) by("heat").removeAttribute("aria-busy"); // else another one is on its way
+      if (this.session.image?.id !== image.id || by("heat-class").value === name) this.#endWait(); // else another one is on its way
     }
     return this.#markButtons();
+  }
+
+  #endWait() {
+    by("heat").removeAttribute("aria-busy");
+    by("heat-wait").hidden = true;
   }
 
   #draw(context, scale) {

@@ -1,7 +1,7 @@
-/** The pre-test probability that the reader states, and what Bayes' rule makes of it. The server does the sum. */
+/** The pre-test probability that the reader gives, and what Bayes' rule makes of it. The server does the sum. */
 
 import { put, route } from "./api.js";
-import { by, complain, make, percent, words } from "./dom.js";
+import { by, complain, make, percent, title, words } from "./dom.js";
 
 const PAUSE = 200; // milliseconds after the last move before it is sent
 
@@ -13,15 +13,15 @@ export class Prior {
   constructor(session) {
     this.session = session;
     by("no-prior").addEventListener("click", () => this.#send(null));
-    session.on("select", (film) => this.#open(film));
-    session.on("film", (film) =>
-      String(this.#classesOf(film)) === String(this.#classes) ? this.#tell(film) : this.#open(film),
+    session.on("select", (image) => this.#open(image));
+    session.on("image", (image) =>
+      String(this.#classesOf(image)) === String(this.#classes) ? this.#tell(image) : this.#open(image),
     );
   }
 
-  #open(film) {
+  #open(image) {
     this.#flush();
-    this.#classes = film ? this.#classesOf(film) : [];
+    this.#classes = image ? this.#classesOf(image) : [];
     const asked = this.#classes.length > 0;
     const top = make(
       "div",
@@ -33,8 +33,8 @@ export class Prior {
     );
     by("prior").replaceChildren(top, ...this.#classes.map((name) => this.#row(name)));
     by("formula").hidden = !asked;
-    if (film) this.#tell(film);
-    if (film && !asked) {
+    if (image) this.#tell(image);
+    if (image && !asked) {
       by("prior").textContent = this.session.model.training_prior
         ? "There is no probability to start from."
         : "It needs classes of which exactly one is true.";
@@ -42,8 +42,8 @@ export class Prior {
   }
 
   /** What can be weighed: classes of which exactly one is true, and of which the model said something. */
-  #classesOf(film) {
-    return this.session.model.training_prior ? Object.keys(film.probabilities) : [];
+  #classesOf(image) {
+    return this.session.model.training_prior ? Object.keys(image.probabilities) : [];
   }
 
   #row(name) {
@@ -52,7 +52,7 @@ export class Prior {
     return make(
       "div",
       { class: "weigh", "data-class": name },
-      make("span", { text: words(name) }),
+      make("span", { text: title(name) }),
       make("input", { type: "range", min: 0, max: 100, step: 0.5, "aria-label": label, oninput: changed }),
       make("input", {
         type: "number",
@@ -77,7 +77,7 @@ export class Prior {
     this.#shares[name] = share;
     this.#fill(source);
     clearTimeout(this.#timer);
-    this.#pending = { film: this.session.film, shares: { ...this.#shares } };
+    this.#pending = { image: this.session.image, shares: { ...this.#shares } };
     this.#timer = setTimeout(() => this.#flush(), PAUSE);
   }
 
@@ -87,12 +87,12 @@ export class Prior {
     clearTimeout(this.#timer);
     const pending = this.#pending;
     this.#pending = null;
-    if (pending) this.#send(pending.shares, pending.film);
+    if (pending) this.#send(pending.shares, pending.image);
   }
 
-  async #send(shares, film = this.session.film) {
+  async #send(shares, image = this.session.image) {
     try {
-      this.session.put(await put(route(film, "prior"), { probabilities: shares }));
+      this.session.put(await put(route(image, "prior"), { probabilities: shares }));
     } catch (error) {
       complain(error);
     }
@@ -106,33 +106,33 @@ export class Prior {
     }
   }
 
-  #tell(film) {
+  #tell(image) {
     const classes = this.#classes;
     const trained = this.session.model.training_prior;
     if (!this.#pending) {
-      this.#shares = Object.fromEntries(classes.map((name) => [name, film.prior?.[name] ?? trained[name]]));
+      this.#shares = Object.fromEntries(classes.map((name) => [name, image.prior?.[name] ?? trained[name]]));
       this.#fill(document.activeElement);
     }
-    by("no-prior").disabled = !film.prior;
+    by("no-prior").disabled = !image.prior;
     for (const row of by("prior").querySelectorAll("[data-class]")) {
       const value = row.querySelector(".value");
-      value.textContent = film.posterior ? percent(film.posterior[row.dataset.class], 1) : "–";
-      value.classList.toggle("dim", !film.posterior);
+      value.textContent = image.posterior ? percent(image.posterior[row.dataset.class], 1) : "–";
+      value.classList.toggle("dim", !image.posterior);
     }
     by("worked").replaceChildren(
-      ...(film.posterior ? classes.map((name) => this.#work(film, name, trained[name])) : []),
+      ...(image.posterior ? classes.map((name) => this.#work(image, name, trained[name])) : []),
     );
   }
 
-  #work(film, name, trained) {
-    const [chance, prior] = [film.probabilities[name], film.prior[name]];
+  #work(image, name, trained) {
+    const [chance, prior] = [image.probabilities[name], image.prior[name]];
     const product = (chance * prior) / trained;
     return make(
       "li",
       {},
-      make("span", { text: words(name) }),
+      make("span", { text: title(name) }),
       make("span", { text: `${[chance, prior].map(brief).join(" · ")} / ${brief(trained)} = ${brief(product)}` }),
-      make("span", { text: `→ ${percent(film.posterior[name], 1)}` }),
+      make("span", { text: `→ ${percent(image.posterior[name], 1)}` }),
     );
   }
 }

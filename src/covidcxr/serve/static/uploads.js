@@ -1,4 +1,4 @@
-/** Films on their way to the server: dropped or chosen, three at a time; progress and failures are told for each. */
+/** Images on their way to the server: dropped or chosen, three at a time; progress and failures are told for each. */
 
 import { upload } from "./api.js";
 import { by, complain, make, say } from "./dom.js";
@@ -16,7 +16,7 @@ export class Uploads {
     this.session = session;
     by("files").addEventListener("change", ({ target }) => {
       this.add([...target.files]);
-      target.value = ""; // or the same film could not be chosen again
+      target.value = ""; // or the same image could not be chosen again
     });
     for (const id of ["add", "choose"]) by(id).addEventListener("click", () => by("files").click());
     this.#catchDrops(by("stage"));
@@ -30,7 +30,7 @@ export class Uploads {
 
   #catchDrops(stage) {
     const mark = (on) => (event) => {
-      event.preventDefault(); // anywhere on the page: a film that misses must not be opened in its stead
+      event.preventDefault(); // anywhere on the page: an image that misses must not be opened in its stead
       stage.classList.toggle("over", on);
     };
     addEventListener("dragover", mark(true));
@@ -60,7 +60,7 @@ export class Uploads {
       });
     }
     if (!this.#sending && this.#done + this.#failed) {
-      say(`${this.#done} films answered, ${this.#failed} failed.`);
+      say(`${this.#done} images predicted, ${this.#failed} failed.`);
       this.#done = this.#failed = 0;
     }
   }
@@ -70,11 +70,11 @@ export class Uploads {
       const most = this.session.limits?.file_bytes ?? Infinity;
       if (file.size > most)
         throw new Error(`${megabytes(file.size)} are more than the ${megabytes(most)} that this server takes.`);
-      const film = await this.#patiently(file, shown);
+      const image = await this.#patiently(file, shown);
       shown.entry.remove();
       this.#done += 1;
-      this.session.put(film);
-      if (!this.session.wanted) this.session.select(film.id).catch(complain);
+      this.session.put(image);
+      if (!this.session.wanted) this.session.select(image.id).catch(complain);
     } catch (error) {
       this.#failed += 1;
       this.#fail(file, shown, error);
@@ -87,7 +87,7 @@ export class Uploads {
       try {
         return await upload(file, (share) => {
           bar.value = share;
-          state.textContent = share < 1 ? `${Math.round(100 * share)} %` : "being read";
+          state.textContent = share < 1 ? `${Math.round(100 * share)} %` : "being predicted";
         });
       } catch (error) {
         if (error.status !== 503 || turn === PATIENCE) throw error;

@@ -1,12 +1,17 @@
-/** What the reader says of the film. What was typed and not saved waits until its film is looked at again. */
+/**
+ * What the reader says of the image. What was typed and not saved waits until its image is looked at again. If another
+ * reader saves a verdict meanwhile, the server refuses ours, and the two are shown side by side.
+ */
 
-import { put, route } from "./api.js";
-import { by, make, told, words } from "./dom.js";
+import { get, put, route } from "./api.js";
+import { by, make, title, told } from "./dom.js";
 
-const CANNOT_SAY = "cannot say";
+const INDETERMINATE = "cannot say"; // as the server keeps it
+const NONE = { label: null, comment: "", consent: false };
 
 export class Verdict {
-  #drafts = new Map(); // by film id
+  #drafts = new Map(); // by image id; `replaces` = when the verdict was saved that the reader saw, null for none
+  #shown = null; // when the verdict was saved that the form shows
 
   constructor(session) {
     this.session = session;
@@ -15,8 +20,17 @@ export class Verdict {
       this.save();
     });
     by("verdict").addEventListener("input", () => this.#draft());
-    session.on("select", (film) => film && this.#open(film));
-    session.on("list", (film) => film && !session.films.has(film.id) && this.#drafts.delete(film.id));
+    by("mine").addEventListener("click", () => {
+      this.#drafts.get(session.image.id).replaces = savedOf(session.image);
+      this.save();
+    });
+    by("theirs").addEventListener("click", () => {
+      this.#drafts.delete(session.image.id);
+      this.#open(session.image);
+    });
+    session.on("select", (image) => image && this.#open(image));
+    session.on("image", (image) => this.#refresh(image));
+    session.on("list", (image) => image && !session.images.has(image.id) && this.#drafts.delete(image.id));
   }
 
   /** Whether something was typed that the server does not know. */
@@ -26,22 +40,29 @@ export class Verdict {
 
   /** Send the verdict; it is said to be saved when the server has it on its disk. */
   save = told(async () => {
-    const { film } = this.session;
-    const given = this.#read();
+    const { image } = this.session;
+    this.#draft();
+    const given = this.#drafts.get(image.id);
     by("saved").textContent = "Saving …";
     try {
-      const kept = await put(route(film, "verdict"), given);
-      if (JSON.stringify(this.#drafts.get(film.id) ?? given) === JSON.stringify(given)) this.#drafts.delete(film.id);
+      const kept = await put(route(image, "verdict"), given);
+      const now = this.#drafts.get(image.id);
+      if (now === given) this.#drafts.delete(image.id);
+      else if (now) now.replaces = savedOf(kept); // more was typed meanwhile
+      if (this.session.image?.id === image.id) this.#shown = savedOf(kept);
       this.session.put(kept);
+    } catch (error) {
+      if (error.status !== 409) throw error;
+      this.session.put(await get(route(image))); // the conflict shows
     } finally {
       this.#tell();
     }
   });
 
-  #open(film) {
-    const choices = [...film.classes, CANNOT_SAY].map((value) => [value, words(value)]);
+  #open(image) {
+    const choices = [...image.classes, INDETERMINATE].map((value) => [value, title(value)]);
     by("labels").replaceChildren(
-      ...[...choices, ["", "none"]].map(([value, text]) =>
+      ...[...choices, ["", "Not given"]].map(([value, text]) =>
         make(
           "label",
           { class: "chip" },
@@ -50,27 +71,48 @@ export class Verdict {
         ),
       ),
     );
-    const { label, comment, consent } = this.#drafts.get(film.id) ??
-      film.verdict ?? { label: null, comment: "", consent: false };
+    const { label, comment, consent } = this.#drafts.get(image.id) ?? image.verdict ?? NONE;
     for (const choice of by("labels").querySelectorAll("input")) choice.checked = choice.value === (label ?? "");
     by("comment").value = comment;
     by("consent").checked = consent;
+    this.#shown = savedOf(image);
+    by("other").hidden = true;
     this.#tell();
   }
 
-  #read() {
-    const label = new FormData(by("verdict")).get("label") || null;
-    return { label, comment: by("comment").value, consent: by("consent").checked };
+  /** Show a verdict that another reader has saved. */
+  #refresh(image) {
+    if (savedOf(image) !== this.#shown && !this.#drafts.has(image.id)) {
+      this.#open(image);
+      by("other").textContent = `Another reader has saved this verdict: ${inWords(image.verdict)}.`;
+      by("other").hidden = false;
+    } else this.#tell();
   }
 
   #draft() {
-    this.#drafts.set(this.session.film.id, this.#read());
+    const { image } = this.session;
+    const label = new FormData(by("verdict")).get("label") || null;
+    const before = this.#drafts.get(image.id);
+    const replaces = before ? before.replaces : savedOf(image);
+    const said = { label, comment: by("comment").value, consent: by("consent").checked };
+    this.#drafts.set(image.id, { ...said, replaces });
     this.#tell();
   }
 
   #tell() {
-    const { film } = this.session;
-    const saved = film?.verdict ? `Saved ${new Date(film.verdict.saved).toLocaleString()}` : "";
-    by("saved").textContent = this.#drafts.has(film?.id) ? "Not saved yet" : saved;
+    const { image } = this.session;
+    const draft = this.#drafts.get(image?.id);
+    const saved = image?.verdict ? `Saved ${new Date(image.verdict.saved).toLocaleString()}` : "";
+    by("saved").textContent = draft ? "Not saved yet" : saved;
+    const conflict = draft && draft.replaces !== savedOf(image);
+    by("conflict").hidden = !conflict;
+    if (conflict) by("conflict-words").textContent = `Another reader has saved: ${inWords(image.verdict)}. Yours is not saved.`;
   }
+}
+
+const savedOf = (image) => image.verdict?.saved ?? null;
+
+function inWords({ label, comment, saved }) {
+  const said = label ? title(label) : "no class";
+  return `${said}${comment ? `, “${comment}”` : ""}, ${new Date(saved).toLocaleTimeString()}`;
 }

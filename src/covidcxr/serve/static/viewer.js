@@ -1,12 +1,12 @@
-/** The film on the screen: where it lies, how large, under which window; and what is drawn over it. */
+/** The image on the screen: where it lies, how large, under which window; and what is drawn over it. */
 
 import { by, press } from "./dom.js";
 
 const [LEAST, MOST] = [0.02, 40];
 
 export class Viewer {
-  film = null;
-  painters = []; // (context, scale) => void, in the film's coordinates
+  image = null;
+  painters = []; // (context, scale) => void, in the image's coordinates
   #scale = 1;
   #left = 0;
   #top = 0;
@@ -21,27 +21,27 @@ export class Viewer {
     const buttons = {
       fit: () => this.fit(),
       whole: () => this.whole(),
-      auto: () => this.setWindow(...this.film.spread()),
+      auto: () => this.setWindow(...this.image.spread()),
       reset: () => this.reset(),
       invert: () => this.invert(),
       "zoom-in": () => this.zoom(1.25),
       "zoom-out": () => this.zoom(0.8),
     };
-    for (const [id, act] of Object.entries(buttons)) by(id).addEventListener("click", () => this.film && act());
+    for (const [id, act] of Object.entries(buttons)) by(id).addEventListener("click", () => this.image && act());
   }
 
-  /** Show a film, or nothing. */
-  show(film) {
-    this.film = film;
+  /** Show an image, or nothing. */
+  show(image) {
+    this.image = image;
     this.fit();
     this.#tellWindow();
     this.draw();
   }
 
-  /** Lay the whole film on the stage. */
+  /** Lay the whole image on the stage. */
   fit() {
-    if (!this.film) return;
-    const [width, height] = this.film.size;
+    if (!this.image) return;
+    const [width, height] = this.image.size;
     const [stageWidth, stageHeight] = this.#stage();
     this.#scale = Math.min(stageWidth / width, stageHeight / height);
     this.#left = (stageWidth - width * this.#scale) / 2;
@@ -50,7 +50,7 @@ export class Viewer {
     this.draw();
   }
 
-  /** One pixel of the film on one of the screen. */
+  /** One pixel of the image on one of the screen. */
   whole() {
     this.zoom(1 / devicePixelRatio / this.#scale);
   }
@@ -65,46 +65,46 @@ export class Viewer {
     this.draw();
   }
 
-  /** Move the film by screen pixels; some of it always stays on the stage. */
+  /** Move the image by screen pixels; some of it always stays on the stage. */
   pan(x, y) {
     const [stageWidth, stageHeight] = this.#stage();
-    const [width, height] = this.film.size.map((side) => side * this.#scale);
+    const [width, height] = this.image.size.map((side) => side * this.#scale);
     this.#left = Math.min(stageWidth - 40, Math.max(40 - width, this.#left + x));
     this.#top = Math.min(stageHeight - 40, Math.max(40 - height, this.#top + y));
     this.#fitted = false;
     this.draw();
   }
 
-  /** Set window width (2 to 510) and level (0 to 255), in grey values of the film. */
+  /** Set window width (2 to 510) and level (0 to 255), in grey values of the image. */
   setWindow(width, level) {
-    if (!this.film) return;
-    this.film.width = Math.min(510, Math.max(2, width));
-    this.film.level = Math.min(255, Math.max(0, level));
-    this.film.develop();
+    if (!this.image) return;
+    this.image.width = Math.min(510, Math.max(2, width));
+    this.image.level = Math.min(255, Math.max(0, level));
+    this.image.develop();
     this.#tellWindow();
     this.draw();
   }
 
-  /** The window in which a film comes. */
+  /** The window in which an image comes. */
   reset() {
-    this.film.inverted = false;
+    this.image.inverted = false;
     this.setWindow(255, 127.5);
   }
 
   /** White for black. */
   invert() {
-    this.film.inverted = !this.film.inverted;
-    this.setWindow(this.film.width, this.film.level);
+    this.image.inverted = !this.image.inverted;
+    this.setWindow(this.image.width, this.image.level);
   }
 
-  /** A place on the stage in the film's coordinates. */
-  toFilm(x, y) {
+  /** A place on the stage in the image's coordinates. */
+  toImage(x, y) {
     return [(x - this.#left) / this.#scale, (y - this.#top) / this.#scale];
   }
 
-  /** The middle of the stage in the film's coordinates. */
+  /** The middle of the stage in the image's coordinates. */
   middle() {
-    return this.toFilm(...this.#stage().map((side) => side / 2));
+    return this.toImage(...this.#stage().map((side) => side / 2));
   }
 
   /** Draw with the next frame. */
@@ -121,13 +121,13 @@ export class Viewer {
     const context = this.canvas.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (!this.film) return;
+    if (!this.image) return;
     const scale = this.#scale * devicePixelRatio;
     context.setTransform(scale, 0, 0, scale, this.#left * devicePixelRatio, this.#top * devicePixelRatio);
     context.imageSmoothingEnabled = scale < 3; // beyond, single pixels are what one wants to see
     context.imageSmoothingQuality = "high";
     context.globalAlpha = 1;
-    context.drawImage(this.film.canvas, 0, 0);
+    context.drawImage(this.image.canvas, 0, 0);
     for (const painter of this.painters) painter(context, scale);
     by("zoom").textContent = `${Math.round(100 * scale)} %`;
   }
@@ -145,7 +145,7 @@ export class Viewer {
   }
 
   #tellWindow() {
-    const { width, level, inverted } = this.film ?? { width: 255, level: 127.5, inverted: false };
+    const { width, level, inverted } = this.image ?? { width: 255, level: 127.5, inverted: false };
     by("width").value = width;
     by("level").value = level;
     press(by("invert"), inverted);

@@ -1,12 +1,12 @@
-/** The table of films: thumbnail, name with reasons, answer, probability; its heads sort it. */
+/** The table of images: thumbnail, name with reasons, prediction, probability; its heads sort it. */
 
 import { blob, route } from "./api.js";
-import { by, make, percent, track, words } from "./dom.js";
+import { by, make, percent, title, track, words } from "./dom.js";
 
-/** The answer in words, as the worklist and the panel say it. */
-export function answerOf(film) {
-  if (film.label) return words(film.label);
-  return Object.keys(film.probabilities).length || film.reasons.length ? "cannot say" : "masks only";
+/** The prediction in words, as the worklist and the panel say it. */
+export function answerOf(image) {
+  if (image.label) return words(image.label);
+  return Object.keys(image.probabilities).length || image.reasons.length ? "indeterminate" : "masks only";
 }
 
 /** The probability of the answer, else of the most probable class; -1 where there is none. */
@@ -14,9 +14,9 @@ const chanceOf = ({ label, probabilities }) =>
   label ? probabilities[label] : Math.max(-1, ...Object.values(probabilities));
 
 const HEADS = {
-  added: { words: "Added", of: (film) => film.uploaded, first: -1 },
-  name: { words: "Film", of: (film) => film.name.toLowerCase(), first: 1 },
-  answer: { words: "Answer", of: answerOf, first: 1 },
+  added: { words: "Added", of: (image) => image.uploaded, first: -1 },
+  name: { words: "Image", of: (image) => image.name.toLowerCase(), first: 1 },
+  answer: { words: "Prediction", of: answerOf, first: 1 },
   probability: { words: "Prob.", of: chanceOf, first: -1 },
 };
 
@@ -27,7 +27,7 @@ export class Worklist {
   #planned = false;
   #seen;
 
-  /** `choose` is called with a film's id. */
+  /** `choose` is called with an image's id. */
   constructor(session, choose) {
     this.session = session;
     this.choose = choose;
@@ -35,24 +35,24 @@ export class Worklist {
     const fetchSeen = (entries) =>
       entries.filter((entry) => entry.isIntersecting).forEach((entry) => this.#thumbnail(entry.target));
     this.#seen = new IntersectionObserver(fetchSeen, { rootMargin: "300px" });
-    session.on("list", (film) =>
-      film ? this.#update(film) : [...session.films.values()].forEach((each) => this.#update(each)),
+    session.on("list", (image) =>
+      image ? this.#update(image) : [...session.images.values()].forEach((each) => this.#update(each)),
     );
     session.on("select", () => this.#mark());
   }
 
-  /** Choose the film below (1) or above (-1) the one that is looked at. */
+  /** Choose the image below (1) or above (-1) the one that is looked at. */
   step(way) {
     const order = this.#order();
-    const at = order.findIndex((film) => film.id === this.session.wanted);
+    const at = order.findIndex((image) => image.id === this.session.wanted);
     const next = order[at < 0 ? 0 : at + way];
     if (next) this.choose(next.id);
   }
 
-  /** The film that takes a film's place when it goes, or null. */
+  /** The image that takes an image's place when it goes, or null. */
   neighbour(id) {
     const order = this.#order();
-    const at = order.findIndex((film) => film.id === id);
+    const at = order.findIndex((image) => image.id === id);
     return (order[at + 1] ?? order[at - 1])?.id ?? null;
   }
 
@@ -81,61 +81,61 @@ export class Worklist {
   #order() {
     const { of } = HEADS[this.#by];
     const compare = (a, b) => (of(a) < of(b) ? -1 : of(a) > of(b) ? 1 : 0);
-    return [...this.session.films.values()].sort(
+    return [...this.session.images.values()].sort(
       (a, b) => this.#way * compare(a, b) || (a.uploaded < b.uploaded ? 1 : -1),
     );
   }
 
-  #update(film) {
-    const old = this.#rows.get(film.id);
-    const row = this.session.films.has(film.id) ? this.#draw(film, old) : null;
-    if (row) this.#rows.set(film.id, row);
-    else this.#rows.delete(film.id);
+  #update(image) {
+    const old = this.#rows.get(image.id);
+    const row = this.session.images.has(image.id) ? this.#draw(image, old) : null;
+    if (row) this.#rows.set(image.id, row);
+    else this.#rows.delete(image.id);
     if (old) row ? old.replaceWith(row) : old.remove();
     this.#arrange();
   }
 
-  #draw(film, old) {
-    const image = old?.querySelector("img") ?? make("img", { alt: "", width: 48, height: 48, "data-id": film.id });
-    if (!image.src) this.#seen.observe(image);
-    const why = film.reasons.map((reason) => reason.words).join(" ");
+  #draw(image, old) {
+    const thumbnail = old?.querySelector("img") ?? make("img", { alt: "", width: 48, height: 48, "data-id": image.id });
+    if (!thumbnail.src) this.#seen.observe(thumbnail);
+    const why = image.reasons.map((reason) => reason.words).join(" ");
     const open = make("button", {
       type: "button",
       class: "open",
-      text: film.name,
-      title: film.name,
-      "data-id": film.id,
+      text: image.name,
+      title: image.name,
+      "data-id": image.id,
     });
-    const shown = chanceOf(film);
-    const of = Object.keys(film.probabilities).find((name) => film.probabilities[name] === shown);
-    const chosen = this.session.film?.id === film.id;
+    const shown = chanceOf(image);
+    const of = Object.keys(image.probabilities).find((name) => image.probabilities[name] === shown);
+    const chosen = this.session.image?.id === image.id;
     if (chosen) open.setAttribute("aria-current", "true");
     return make(
       "tr",
-      { class: chosen && "chosen", onclick: () => this.choose(film.id) },
-      make("td", {}, image),
+      { class: chosen && "chosen", onclick: () => this.choose(image.id) },
+      make("td", {}, thumbnail),
       make(
         "td",
         {},
         open,
         why && make("span", { class: "why dim", text: why, title: why }),
-        film.verdict?.label && make("span", { class: "why sure", text: `Verdict: ${words(film.verdict.label)}` }),
-        film.revised && make("span", { class: "why dim", text: "Mask corrected" }),
+        image.verdict?.label && make("span", { class: "why sure", text: `Verdict: ${words(image.verdict.label)}` }),
+        image.revised && make("span", { class: "why dim", text: "Mask corrected" }),
       ),
-      make("td", { class: film.label ? "answer" : "answer doubt", text: answerOf(film) }),
+      make("td", { class: image.label ? "answer" : "answer doubt", text: title(answerOf(image)) }),
       make(
         "td",
         { class: "probability" },
         shown < 0 ? "–" : percent(shown),
         shown >= 0 && track(shown),
-        of && !film.label && make("span", { class: "why dim", text: words(of) }),
+        of && !image.label && make("span", { class: "why dim", text: words(of) }),
       ),
     );
   }
 
   #mark() {
     for (const [id, row] of this.#rows) {
-      const chosen = id === this.session.film?.id;
+      const chosen = id === this.session.image?.id;
       row.classList.toggle("chosen", chosen);
       const open = row.querySelector(".open");
       if (chosen) open.setAttribute("aria-current", "true");
@@ -144,7 +144,7 @@ export class Worklist {
     }
   }
 
-  /** Put the rows in order, once for all films that came in this frame. */
+  /** Put the rows in order, once for all images that came in this frame. */
   #arrange() {
     if (this.#planned) return;
     this.#planned = true;
@@ -158,18 +158,18 @@ export class Worklist {
         else by("rows").insertBefore(row, next); // only what is not in its place: there may be thousands
       }
       if (focused) this.#rows.get(focused)?.querySelector(".open").focus();
-      by("no-films").hidden = this.session.films.size > 0;
-      by("count").textContent = this.session.films.size || "";
+      by("no-films").hidden = this.session.images.size > 0;
+      by("count").textContent = this.session.images.size || "";
     });
   }
 
-  async #thumbnail(image) {
-    this.#seen.unobserve(image);
+  async #thumbnail(element) {
+    this.#seen.unobserve(element);
     try {
-      image.src = URL.createObjectURL(await blob(route({ id: image.dataset.id }, "thumbnail.png")));
-      image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+      element.src = URL.createObjectURL(await blob(route({ id: element.dataset.id }, "thumbnail.png")));
+      element.addEventListener("load", () => URL.revokeObjectURL(element.src), { once: true });
     } catch {
-      // The film may be gone by now; its row says all that matters without a picture.
+      // The image may be gone by now; its row says all that matters without a picture.
     }
   }
 }

@@ -1,4 +1,4 @@
-/** Pictures as grey values, and what a window makes of them. All have the film's own size. */
+/** Pictures as grey values, and what a window makes of them. All have the image's own size. */
 
 /** Decode a PNG: `{ width, height, grey }`, grey a byte a pixel. */
 export async function decode(png) {
@@ -35,8 +35,8 @@ export function paint(canvas, grey, colors, [left, top, right, bottom] = [0, 0, 
   canvas.getContext("2d").putImageData(picture, left, top);
 }
 
-/** A film under a window: greys from `level - width / 2` to `level + width / 2` spread from black to white. */
-export class Film {
+/** An image under a window: greys from `level - width / 2` to `level + width / 2` spread from black to white. */
+export class WindowedImage {
   width = 255;
   level = 127.5;
   inverted = false;
@@ -48,7 +48,7 @@ export class Film {
     this.develop();
   }
 
-  /** Paint the film anew under its window. */
+  /** Paint the image anew under its window. */
   develop() {
     const colors = new Uint32Array(256);
     for (let value = 0; value < 256; value += 1) {
