@@ -250,6 +250,7 @@ class Server(uvicorn.Server):
         await asyncio.to_thread(self._service.engine.ready.wait)
         if self._service.engine.failure is not None:
             self.should_exit = True
+        if self.should_exit:
             return
         token = f"#token={self._settings.token}" if self._settings.token else ""
         sys.stdout.write(f"{self.address}{token}\nFor research only; not for clinical use.\n")
