@@ -14,6 +14,7 @@ from covidcxr.evaluation.metrics.operating_point import (
 )
 from covidcxr.evaluation.metrics.reliability import (
     Reliability,
+    calibrate,
     conformal_threshold,
     expected_calibration_error,
     fit_temperature,
@@ -34,7 +35,7 @@ from covidcxr.evaluation.metrics.weighted import (
     weighted_confusion,
     weighted_mean,
 )
-from covidcxr.evaluation.predictions.table import calibrate, read_rows, score_rows
+from covidcxr.evaluation.predictions.table import read_rows, score_rows
 from covidcxr.transforms.surface_distance import hd95
 
 __all__ = [

@@ -23,7 +23,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from covidcxr.data import CXRDataModule, compute_mean_std
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.predictions.table import answered_rows, calibrate, print_scores, score_sources, write_scores
+from covidcxr.evaluation.metrics.reliability import calibrate
+from covidcxr.evaluation.predictions.table import answered_rows, print_scores, score_sources, write_scores
 from covidcxr.io.atomic import replace_file
 from covidcxr.models import ClassificationModel, NetworkModel, load_model
 from covidcxr.pipeline.pipeline import Pipeline

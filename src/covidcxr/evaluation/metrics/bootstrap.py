@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr.errors import ConfigError
 
-__all__ = ["Estimate", "bootstrap", "bootstrap_many", "PatientIds", "check_length"]
+__all__ = ["Estimate", "PatientIds", "Statistics", "bootstrap", "bootstrap_many", "check_length"]
 
 PatientIds: TypeAlias = Sequence[Hashable] | np.ndarray
 """One id an image; None or NaN = unknown."""
@@ -33,7 +33,7 @@ CHUNK = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and its doubt.
+    """A number with its confidence interval.
 
     Attributes:
         value: The number on all images; NaN where it is not defined (the AUROC of a class without images).
@@ -41,6 +41,13 @@ class Estimate:
         high: Upper end.
         count: Images that the number is about.
         patients: Patients that these images come from.
+
+    Example:
+        ```python
+        from covidcxr.evaluation import Estimate
+
+        assert str(Estimate(0.8, 0.7, 0.9, count=40, patients=20)) == "0.800 [0.700, 0.900]"
+        ```
     """
 
     value: float
@@ -55,6 +62,71 @@ class Estimate:
     def to_dict(self) -> dict[str, float | int | None]:
         """Return plain data for JSON, which has no NaN: None stands for it."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Estimate:
+        """Return the estimate that `to_dict` wrote.
+
+        Args:
+            values: Plain data; None stands for NaN.
+
+        Returns:
+            The estimate.
+        """
+        value, low, high = (math.nan if values[name] is None else values[name] for name in ("value", "low", "high"))
+        return cls(value, low, high, values["count"], values["patients"])
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Scores as functions of the weights of images, which the bootstrap draws.
+
+    Attributes:
+        compute: Weights [resamples, images] -> one number a resample, by name.
+        images: By name, the images that a number is about.
+        shares: Names of the numbers that are shares in [0, 1]; see `bootstrap_many`.
+        errors: Names of the numbers that chance alone raises.
+
+    Example:
+        ```python
+        import numpy as np
+        from covidcxr.evaluation.metrics.bootstrap import Statistics
+
+        right = np.array([1.0, 0.0, 1.0, 1.0])
+        scores = Statistics(lambda weights: {"accuracy": weights @ right / weights.sum(1)}, {"accuracy": right >= 0})
+        assert scores.estimate(["a", "b", "c", "d"], resamples=20)["accuracy"].value == 0.75
+        ```
+    """
+
+    compute: Callable[[Float[np.ndarray, "resamples images"]], Mapping[str, np.ndarray]]
+    images: Mapping[str, Bool[np.ndarray, " images"]]
+    shares: Collection[str] = ()
+    errors: Collection[str] = ()
+
+    def estimate(
+        self, patient_ids: PatientIds, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+    ) -> dict[str, Estimate]:
+        """Estimate every score with its interval; see `bootstrap_many`.
+
+        Args:
+            patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
+            resamples: How often to resample patients.
+            seed: Same seed, same intervals.
+            confidence: Nominal coverage of the intervals, in (0, 1).
+
+        Returns:
+            Estimates by name.
+        """
+        return bootstrap_many(
+            self.compute,
+            groups=patient_ids,
+            images=self.images,
+            shares=self.shares,
+            errors=self.errors,
+            resamples=resamples,
+            seed=seed,
+            confidence=confidence,
+        )
 
 
 def bootstrap(
@@ -154,6 +226,10 @@ def bootstrap_many(
 
 def check_length(images: int, groups: PatientIds) -> None:
     """Refuse a table whose columns differ in length.
+
+    Args:
+        images: Number of images.
+        groups: Patient of each image.
 
     Raises:
         ConfigError: If there is not one patient id an image.

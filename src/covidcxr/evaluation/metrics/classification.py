@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, bootstrap_many, check_length
+from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, Statistics, check_length
 from covidcxr.evaluation.metrics.weighted import (
     Ranking,
     calibration_gaps,
@@ -20,7 +19,6 @@ from covidcxr.evaluation.metrics.weighted import (
 from covidcxr.registry import CLASSIFICATION_SCORES
 
 __all__ = [
-    "Statistics",
     "BINS",
     "CURVES",
     "areas_of",
@@ -41,38 +39,6 @@ BINS = 15
 
 
 """Of the calibration error (Guo 2017)."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """A table of scores that waits for weights.
-
-    Attributes:
-        compute: Weights [resamples, images] -> one number a resample, by name.
-        images: By name, the images that a number is about.
-        shares: Names of the numbers that are shares in [0, 1]; see `bootstrap_many`.
-        errors: Names of the numbers that chance alone raises.
-    """
-
-    compute: Callable[[Float[np.ndarray, "resamples images"]], Mapping[str, np.ndarray]]
-    images: Mapping[str, Bool[np.ndarray, " images"]]
-    shares: Collection[str] = ()
-    errors: Collection[str] = ()
-
-    def estimate(
-        self, patient_ids: PatientIds, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
-    ) -> dict[str, Estimate]:
-        """Return every number with its interval; see `bootstrap_many`."""
-        return bootstrap_many(
-            self.compute,
-            groups=patient_ids,
-            images=self.images,
-            shares=self.shares,
-            errors=self.errors,
-            resamples=resamples,
-            seed=seed,
-            confidence=confidence,
-        )
 
 
 def classification_metrics(
@@ -123,7 +89,16 @@ def classification_metrics(
 def classification_statistics(
     probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"], classes: Sequence[str]
 ) -> Statistics:
-    """Prepare the scores of `classification_metrics`, which says more."""
+    """Prepare the scores of `classification_metrics`, for weights that are not known yet.
+
+    Args:
+        probabilities: A row an image, in [0, 1].
+        labels: Index of the true class of each image.
+        classes: Names, in the order of the columns.
+
+    Returns:
+        The scores as functions of weights.
+    """
     check_predictions(probabilities, labels)
     check_classes(probabilities, classes)
     predicted = probabilities.argmax(1)
@@ -176,7 +151,15 @@ def _registered_score(name: str, values: np.ndarray, resamples: int, others: Col
 def brier_of(
     probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"]
 ) -> Float[np.ndarray, " images"]:
-    """Return the squared distance of probabilities from the truth; of two classes, that of the second one alone."""
+    """Compute the squared distance of probabilities from the truth (Brier 1950).
+
+    Args:
+        probabilities: A row an image, in [0, 1].
+        labels: Index of the true class of each image.
+
+    Returns:
+        One number an image, in [0, 2]; of two classes the squared error of the second one, in [0, 1].
+    """
     squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels])
     distance: np.ndarray = squares[:, 1] if squares.shape[1] == 2 else squares.sum(1)
     return distance
@@ -184,6 +167,10 @@ def brier_of(
 
 def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
     """Refuse predictions that cannot be scored.
+
+    Args:
+        probabilities: What should be [images, classes] in [0, 1].
+        labels: What should be class indices, [images].
 
     Raises:
         ConfigError: If `probabilities` is not [images, classes] in [0, 1], or `labels` not as many class indices.
@@ -198,7 +185,11 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
 
 
 def check_labels(labels: np.ndarray, outputs: int) -> None:
-    """Refuse labels that are no class indices for a classifier with so many outputs (one output = two classes).
+    """Refuse labels that are no class indices.
+
+    Args:
+        labels: What should be whole numbers from 0, [images].
+        outputs: Outputs of the classifier; 1 = two classes.
 
     Raises:
         ConfigError: If a label is out of range.
@@ -214,6 +205,9 @@ CURVES = ("auroc", "average_precision")
 def check_probabilities(probabilities: np.ndarray) -> None:
     """Refuse numbers that are no probabilities.
 
+    Args:
+        probabilities: Of any shape.
+
     Raises:
         ConfigError: If one is NaN or not in [0, 1].
     """
@@ -222,10 +216,15 @@ def check_probabilities(probabilities: np.ndarray) -> None:
 
 
 def check_classes(probabilities: np.ndarray, classes: Sequence[str], least: int = 2) -> None:
-    """Refuse names of classes that are not one a column, or fewer than so many.
+    """Refuse class names that do not name each column once.
+
+    Args:
+        probabilities: [images, classes].
+        classes: The names.
+        least: Fewest classes.
 
     Raises:
-        ConfigError: If they are not.
+        ConfigError: If names are missing, surplus or doubled, or there are fewer than `least`.
     """
     if len(classes) != probabilities.shape[1] or len(set(classes)) != len(classes) or len(classes) < least:
         count = {1: "one", 2: "two"}[least]
@@ -236,7 +235,15 @@ def check_classes(probabilities: np.ndarray, classes: Sequence[str], least: int 
 
 
 def areas_of(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return AUROC and average precision of each class, [resamples, classes]."""
+    """Compute AUROC and average precision of each class.
+
+    Args:
+        rankings: Of each class, its images sorted by score.
+        weights: Weight of each image in each resample, [resamples, images].
+
+    Returns:
+        By name of `CURVES`, areas [resamples, classes].
+    """
     areas = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
     return {name: np.stack(area, axis=1) for name, area in zip(CURVES, areas, strict=True)}
 
@@ -244,7 +251,17 @@ def areas_of(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.n
 def rates_of(
     true_positives: np.ndarray, positives: np.ndarray, predicted_positive: np.ndarray, total: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return the rates of each class against the rest, [resamples, classes], from weights of images."""
+    """Compute the rates of each class against the rest.
+
+    Args:
+        true_positives: Weight of the images that are of the class and predicted so, [resamples, classes].
+        positives: Weight of the images that are of the class.
+        predicted_positive: Weight of the images predicted so.
+        total: Weight of all images.
+
+    Returns:
+        `sensitivity`, `specificity`, `precision` and `f1`, [resamples, classes]; NaN where undefined.
+    """
     negatives = total - positives
     return {
         "sensitivity": ratio(true_positives, positives),
@@ -255,7 +272,15 @@ def rates_of(
 
 
 def by_class(per_class: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Name the scores of each class, from [resamples, classes] to `<score>_<class>`."""
+    """Name the scores of each class.
+
+    Args:
+        per_class: By score, [resamples, classes].
+        classes: Names, in the order of the columns.
+
+    Returns:
+        By `<score>_<class>`, [resamples].
+    """
     return {f"{part}_{name}": values[:, c] for c, name in enumerate(classes) for part, values in per_class.items()}
 
 
@@ -305,7 +330,21 @@ def finding_statistics(
     classes: Sequence[str],
     thresholds: float | Mapping[str, float] = 0.5,
 ) -> Statistics:
-    """Prepare the scores of `finding_metrics`, which says more."""
+    """Prepare the scores of `finding_metrics`, for weights that are not known yet.
+
+    Args:
+        probabilities: A row an image, in [0, 1].
+        truths: 1 = the image shows it, 0 = it does not, NaN = not labelled.
+        classes: Names, in the order of the columns.
+        thresholds: From which probability a finding is predicted: one for all, or by name.
+
+    Returns:
+        The scores as functions of weights.
+
+    Raises:
+        ConfigError: If shapes differ, a truth is not 0, 1 or NaN, a probability is not in [0, 1], or a finding has no
+            threshold.
+    """
     if probabilities.ndim != 2 or truths.shape != probabilities.shape:
         raise ConfigError(
             f"Probabilities and truths must be [images, classes], not {probabilities.shape}, {truths.shape}."

@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, bootstrap, check_length
-from covidcxr.evaluation.metrics.classification import Statistics
+from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, Statistics, bootstrap, check_length
 from covidcxr.evaluation.metrics.segmentation import mask_statistics
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import answer_statistics

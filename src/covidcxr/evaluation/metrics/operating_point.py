@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.classification import Statistics
+from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
 from covidcxr.evaluation.metrics.reliability import of_class
 from covidcxr.evaluation.metrics.weighted import ratio
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
@@ -23,7 +22,7 @@ __all__ = ["OperatingPoint", "choose_point", "choose_threshold", "predictive_val
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A threshold and where it comes from.
+    """A decision threshold and where it comes from.
 
     Attributes:
         class_name: The class that is called.
@@ -33,6 +32,15 @@ class OperatingPoint:
         chosen_on: Which images it was chosen on.
         images: How many they were.
         patients: How many patients they came from.
+
+    Example:
+        ```python
+        from covidcxr.evaluation import choose_point
+
+        rows = [{"label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        point = choose_point(rows, "b", sensitivity=0.9)
+        assert point.threshold == 0.7 and point.images == 20
+        ```
     """
 
     class_name: str
@@ -113,6 +121,9 @@ def choose_point(
         sensitivity: Wanted share of its images that are called.
         specificity: Wanted share of other images that are not called.
         chosen_on: What these images are, in words.
+
+    Returns:
+        The operating point.
 
     Raises:
         ConfigError: If there is no such class, or nothing to choose on; see `choose_threshold`.

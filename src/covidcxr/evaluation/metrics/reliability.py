@@ -4,38 +4,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Integer
 
+from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, did_you_mean
-from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.classification import BINS, Statistics, brier_of, check_labels, check_predictions
+from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
+from covidcxr.evaluation.metrics.classification import BINS, brier_of, check_labels, check_predictions
 from covidcxr.evaluation.metrics.weighted import bin_of, ratio, two_columns, weighted_calibration_error, weighted_mean
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, list_rows
 
 __all__ = [
     "Reliability",
     "ReliabilityBin",
     "measure_reliability",
     "score_sets",
+    "calibrate",
     "fit_temperature",
     "expected_calibration_error",
     "conformal_threshold",
 ]
 
 
+Config = TypeVar("Config", bound=ModelConfig | EnsembleConfig)
+
+
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Images to which about the same probability was given.
+    """Images with about the same predicted probability.
 
     Attributes:
         low: Lower end of the bin, outside it.
         high: Upper end, inside it.
         confidence: Mean probability given.
         share: Share of the images of which it was true.
+
+    Example:
+        ```python
+        from covidcxr.evaluation import Estimate
+        from covidcxr.evaluation.metrics.reliability import ReliabilityBin
+
+        part = ReliabilityBin(0.8, 0.9, confidence=0.85, share=Estimate(0.7, 0.5, 0.9, 20, 20))
+        assert part.to_dict()["share"]["value"] == 0.7
+        ```
     """
 
     low: float
@@ -50,13 +64,21 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How the probabilities given compare with what came true (DeGroot and Fienberg 1983).
+    """How predicted probabilities compare with what was true (DeGroot and Fienberg 1983).
 
     Attributes:
         of: What the probabilities are of: "the answer", the most probable class of each image; or a class.
         bins: Those that hold images.
         ece: Expected calibration error over these bins.
         brier: Brier score, of all classes or of the class; see `classification_metrics`.
+
+    Example:
+        ```python
+        from covidcxr.evaluation import measure_reliability
+
+        rows = [{"label": "ab"[n % 2], "probability_a": 0.9, "probability_b": 0.1} for n in range(20)]
+        assert abs(measure_reliability(rows, resamples=20).ece.value - 0.4) < 1e-9  # right in half, said to be in 0.9
+        ```
     """
 
     of: str
@@ -78,7 +100,7 @@ def measure_reliability(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Reliability:
-    """Compare probabilities with what came true, in bins of equal width.
+    """Compare probabilities with what was true, in bins of equal width.
 
     Args:
         rows: Of images that the model was neither trained nor calibrated on; see `score_rows`.
@@ -86,6 +108,9 @@ def measure_reliability(
         bins: Number of bins.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
+
+    Returns:
+        The bins, the expected calibration error and the Brier score.
 
     Raises:
         ConfigError: If there is no such class, nothing to score, or findings without `class_name`.
@@ -185,7 +210,14 @@ def score_sets(
 
 
 def of_class(predictions: PredictionTable, name: str) -> tuple[PredictionTable, np.ndarray, np.ndarray]:
-    """Return the images for which it is known whether they are of a class, its probability and whether they are.
+    """Select the images for which it is known whether they are of a class.
+
+    Args:
+        predictions: The images.
+        name: The class.
+
+    Returns:
+        These images, the probability of the class and whether they are of it, [images].
 
     Raises:
         ConfigError: If there is no such class, or no such image.
@@ -200,8 +232,6 @@ def of_class(predictions: PredictionTable, name: str) -> tuple[PredictionTable, 
 
 
 COLDEST, HOTTEST = 0.05, 20.0
-
-
 """Limits of the temperature: on images that are all answered right the best one would be 0."""
 
 
@@ -234,6 +264,39 @@ def fit_temperature(logits: Float[np.ndarray, "images outputs"], labels: Integer
 
     best = minimize_scalar(cost, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded")
     return math.exp(best.x)
+
+
+def calibrate(config: Config, rows: Rows, coverage: float | None = None) -> Config:
+    """Fit a classifier's temperature, and the thresholds of its answer sets, on the rows of validation images.
+
+    Args:
+        config: The classifier or ensemble that gave the probabilities; of exclusive classes.
+        rows: What `Trainer.validate` left in the task's `rows`, or `covidcxr.tasks.predict_rows` returned.
+        coverage: How often a set of plausible answers shall hold the truth, in (0, 1); None = no sets, the most
+            probable class is the answer.
+
+    Returns:
+        The config with its temperature (Guo 2017) and its thresholds (split conformal prediction, Sadinle 2019).
+
+    Raises:
+        ConfigError: If the classes are not exclusive, or there are no rows.
+    """
+    predictions = PredictionTable.read(rows).scored if len(list_rows(rows)) else None
+    if config.mode == "multilabel" or config.task != "classification" or not predictions:
+        raise ConfigError(f"Only exclusive classes of labelled images are calibrated, not {config.mode} {config.task}.")
+    if set(predictions.classes) != set(config.classes):
+        raise ConfigError(f"The rows are of {list(predictions.classes)}, the model is of {list(config.classes)}.")
+    order = [predictions.classes.index(name) for name in config.classes]
+    probabilities, labels = predictions.probabilities[:, order], predictions.truths[:, order].argmax(1)
+    # Softmax forgets a constant, so the logarithm serves as logits; they were divided by the temperature already.
+    logits = np.log(probabilities.clip(1e-12)) * config.temperature
+    temperature = fit_temperature(logits, labels)
+    config = replace(config, temperature=temperature, thresholds={})
+    if coverage is None:
+        return config
+    scaled = np.exp(logits / temperature)
+    threshold = conformal_threshold(scaled / scaled.sum(1, keepdims=True), labels, coverage)
+    return replace(config, thresholds=dict.fromkeys(config.classes, threshold))
 
 
 def expected_calibration_error(

@@ -9,9 +9,21 @@ from typing import Literal
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 
-__all__ = ["SCORES", "ScoreKind", "format_estimate", "format_interval", "headline", "table_columns", "title"]
+__all__ = [
+    "SCORES",
+    "ScoreKind",
+    "format_estimate",
+    "format_interval",
+    "headline",
+    "on_picture",
+    "table_columns",
+    "title",
+]
 
 UNKNOWN = "-"
+
+LONGEST = 32
+"""Letters of a name on a picture."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,26 @@ def title(name: str) -> str:
     if first in MASK_SCORES and of:
         return f"{SCORES[first].title}, {of.replace('_', ' ')}"
     return " ".join(SCORES[word].title if word in SCORES else word for word in name.split("_"))
+
+
+def on_picture(name: str) -> str:
+    """Shorten a name to what a picture has room for, and keep matplotlib from reading a dollar as a formula.
+
+    Args:
+        name: Of a class, a group or a model.
+
+    Returns:
+        At most 32 letters.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.metrics.scores import on_picture
+
+        assert on_picture("covid19") == "covid19" and len(on_picture("a" * 99)) == 32
+        ```
+    """
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+    return short.replace("$", r"\$")
 
 
 def headline(names: Iterable[str], positive: str | None = None, *, most: int = 6) -> list[str]:

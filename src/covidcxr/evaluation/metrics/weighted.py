@@ -25,7 +25,15 @@ __all__ = [
 def weighted_mean(
     weights: Float[np.ndarray, "resamples images"], values: np.ndarray
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the mean of `values` [images] (float, int or bool) in each resample; NaN = unknown, left out."""
+    """Return the mean of values in each resample.
+
+    Args:
+        weights: Weight of each image in each resample, [resamples, images].
+        values: One number or bool an image, [images]; NaN = unknown, left out.
+
+    Returns:
+        Means, [resamples]; NaN where no value is known.
+    """
     known = ~np.isnan(values)
     return ratio(weights @ np.where(known, values, 0.0), weights @ known.astype(float))
 
@@ -36,6 +44,16 @@ class Ranking:
     Args:
         scores: Higher = more likely positive; NaN = unknown, left out.
         positive: Which images are positive.
+
+    Example:
+        ```python
+        import numpy as np
+        from covidcxr.evaluation.metrics.weighted import Ranking
+
+        ranking = Ranking(np.array([0.9, 0.8, 0.3]), np.array([True, False, True]))
+        auroc, average_precision = ranking.areas(np.ones((1, 3)))
+        assert auroc[0] == 0.5
+        ```
     """
 
     def __init__(self, scores: Float[np.ndarray, " images"], positive: Bool[np.ndarray, " images"]) -> None:
@@ -51,7 +69,14 @@ class Ranking:
     def areas(
         self, weights: Float[np.ndarray, "resamples images"]
     ) -> tuple[Float[np.ndarray, " resamples"], Float[np.ndarray, " resamples"]]:
-        """Return the area under the ROC curve and the average precision in each resample."""
+        """Compute the area under the ROC curve and the average precision in each resample.
+
+        Args:
+            weights: Weight of each image in each resample, [resamples, images].
+
+        Returns:
+            The two, [resamples] in [0, 1]; NaN where a resample holds only one kind, or no positive image.
+        """
         weights = np.take(weights, self._images, axis=1)
         highest = np.zeros((len(weights), len(self._images) + 1))  # [:, k] = weight of the k images that score highest
         np.cumsum(weights, axis=1, out=highest[:, 1:])
@@ -115,7 +140,17 @@ def weighted_confusion(
     predicted: Integer[np.ndarray, " images"],
     classes: int,
 ) -> Float[np.ndarray, "resamples classes classes"]:
-    """Return the confusion matrix of each resample: rows = true class, columns = prediction."""
+    """Compute the confusion matrix of each resample.
+
+    Args:
+        weights: Weight of each image in each resample, [resamples, images].
+        labels: Index of the true class of each image.
+        predicted: Index of the predicted class of each image.
+        classes: Number of classes.
+
+    Returns:
+        Weights of images, [resamples, classes, classes]: rows = true class, columns = predicted class.
+    """
     cells = np.eye(classes * classes)[labels * classes + predicted]
     counts: np.ndarray = weights @ cells
     return counts.reshape(len(weights), classes, classes)
@@ -127,14 +162,33 @@ def weighted_calibration_error(
     labels: Integer[np.ndarray, " images"],
     bins: int = 15,
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the expected calibration error in each resample; see `expected_calibration_error`."""
+    """Compute the expected calibration error in each resample; see `expected_calibration_error`.
+
+    Args:
+        weights: Weight of each image in each resample, [resamples, images].
+        probabilities: A row an image; one column = probability of the second class.
+        labels: Index of the true class of each image.
+        bins: Number of bins of equal width.
+
+    Returns:
+        Errors in [0, 1], [resamples].
+    """
     return ratio(np.abs(weights @ calibration_gaps(probabilities, labels, bins)).sum(1), weights.sum(1))
 
 
 def calibration_gaps(
     probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"], bins: int
 ) -> Float[np.ndarray, "images bins"]:
-    """Return what each image adds to the gap between accuracy and confidence of its bin."""
+    """Compute what each image adds to the gap between accuracy and confidence of its bin.
+
+    Args:
+        probabilities: A row an image; one column = probability of the second class.
+        labels: Index of the true class of each image.
+        bins: Number of bins of equal width.
+
+    Returns:
+        Whether the most probable class is the true one (0 or 1) less its probability, in the column of the bin; else 0.
+    """
     probabilities = two_columns(probabilities, 1.0)
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
     gaps = np.zeros((len(labels), bins))
@@ -143,17 +197,41 @@ def calibration_gaps(
 
 
 def bin_of(confidence: Float[np.ndarray, " images"], bins: int) -> Integer[np.ndarray, " images"]:
-    """Return the bin, of so many of equal width in [0, 1], of each number; bins are open below and closed above."""
+    """Find the bin of each number; bins have equal width in [0, 1], are open below and closed above.
+
+    Args:
+        confidence: Numbers in [0, 1].
+        bins: Number of bins.
+
+    Returns:
+        Numbers of the bins, from 0.
+    """
     numbers: np.ndarray = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return numbers
 
 
 def two_columns(values: np.ndarray, whole: float) -> np.ndarray:
-    """Write one column as two: logits get 0 beside them (`whole` = 0), probabilities their complement to 1."""
+    """Write one column of outputs as two, for the first and the second class.
+
+    Args:
+        values: Logits or probabilities, [images, outputs]; several columns are returned as they are.
+        whole: What the two columns sum to: 1 for probabilities; 0 for logits, where the first column is 0.
+
+    Returns:
+        [images, 2] or more columns.
+    """
     return np.concatenate([whole - whole * values, values], axis=1) if values.shape[1] == 1 else values
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide; NaN where there is nothing to divide by."""
+    """Divide two arrays.
+
+    Args:
+        part: The dividend.
+        whole: The divisor, of the same shape.
+
+    Returns:
+        The quotient; NaN where `whole` is not above 0.
+    """
     quotient: np.ndarray = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
     return quotient

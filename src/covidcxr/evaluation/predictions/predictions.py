@@ -28,21 +28,6 @@ _PROBABILITY, _LABEL = "probability_", "label_"
 MASKS = ("dice_", "iou_", "precision_", "recall_", "hd95_")
 _EMPTY = {"", "nan"}
 
-Rows: TypeAlias = Sequence[Mapping[str, Any]] | DataFrame
-"""Predictions in memory: a mapping an image, or a `pandas.DataFrame`."""
-
-
-def list_rows(rows: Rows) -> Sequence[Mapping[str, Any]]:
-    """Return rows as mappings.
-
-    Args:
-        rows: The same, or a `pandas.DataFrame`.
-    """
-    if not isinstance(rows, DataFrame):
-        return rows
-    columns = list(rows.columns)
-    return [dict(zip(columns, row, strict=True)) for row in rows.itertuples(index=False, name=None)]
-
 
 @dataclass(frozen=True, eq=False)
 class PredictionTable:
@@ -56,6 +41,14 @@ class PredictionTable:
         probabilities: [images, classes] in [0, 1]; NaN = not answered.
         masks: By score ("dice_lung"): one number an image, NaN = the true mask is not known.
         one_column: The class whose probability alone was given, which makes it the positive one; None = all were given.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.predictions.predictions import PredictionTable
+
+        table = PredictionTable.read([{"label": "a", "probability_a": 0.8, "probability_b": 0.2}])
+        assert table.classes == ("a", "b") and table.labels.tolist() == [0]
+        ```
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -68,16 +61,21 @@ class PredictionTable:
 
     @classmethod
     def read(cls, rows: Rows) -> PredictionTable:
-        """Tidy rows: text of a CSV becomes numbers, and what is empty is unknown.
+        """Tidy rows: text of a CSV becomes numbers, and what is empty is unknown. A table is returned as it is.
 
         Args:
             rows: As `covidcxr test` writes them; only `label` (or `label_CLASS`) and `probability_CLASS`, or scores
                 of masks, are needed. One probability column is that of its class; the other label is its absence. Or a
                 `pandas.DataFrame` of such rows.
 
+        Returns:
+            The table.
+
         Raises:
             ConfigError: If there are no rows, nothing in them can be scored, or a value is out of range.
         """
+        if isinstance(rows, PredictionTable):
+            return rows
         rows = list_rows(rows)
         if not rows:
             raise ConfigError("There are no images to evaluate.")
@@ -131,7 +129,14 @@ class PredictionTable:
         return self if known.all() else self.take(known)
 
     def take(self, images: Bool[np.ndarray, " images"] | Integer[np.ndarray, " taken"]) -> PredictionTable:
-        """Return some of the images: which, or their places."""
+        """Select images.
+
+        Args:
+            images: Which, as a mask [images] or by their places.
+
+        Returns:
+            A table of these images.
+        """
         return replace(
             self,
             rows=tuple(self.rows[image] for image in np.arange(len(self))[images]),
@@ -141,14 +146,27 @@ class PredictionTable:
         )
 
     def trait(self, name: str) -> np.ndarray:
-        """Return one of `TRAITS` for each image as text; what is empty is "not stated", ages are bands."""
+        """Return what images are grouped by, as text.
+
+        Args:
+            name: One of `TRAITS`.
+
+        Returns:
+            One value an image; "not stated" where unknown; ages are bands.
+        """
         values = [row.get(name) for row in self.rows]
         if name == "age":
             return np.array([_age_band(value) for value in values])
         return np.array([NOT_STATED if value is None else str(value) for value in values])
 
     def numbers(self, name: str) -> Float[np.ndarray, " images"]:
-        """Return any column of numbers; NaN = not known.
+        """Return any column of numbers.
+
+        Args:
+            name: Name of the column.
+
+        Returns:
+            One number an image; NaN = not known.
 
         Raises:
             ConfigError: If it holds something else.
@@ -156,7 +174,14 @@ class PredictionTable:
         return _numbers(self.rows, name)
 
     def groups(self, name: str) -> dict[str, Bool[np.ndarray, " images"]]:
-        """Return the images of each value of a trait, by name; empty where no image tells it."""
+        """Group the images by a trait.
+
+        Args:
+            name: One of `TRAITS`.
+
+        Returns:
+            Which images have each value, by the value; empty where no image states any.
+        """
         values = self.trait(name)
         stated = sorted(set(values.tolist()) - {NOT_STATED}, key=_in_order)
         if not stated:
@@ -164,10 +189,38 @@ class PredictionTable:
         return {value: values == value for value in (*stated, *([NOT_STATED] if NOT_STATED in values else []))}
 
     def number_of(self, patients_of: Bool[np.ndarray, " images"] | None = None) -> int:
-        """Count the patients of some images (default all); each unknown one is a patient of its own."""
+        """Count patients; each unknown one is a patient of its own.
+
+        Args:
+            patients_of: Which images; None = all.
+
+        Returns:
+            The number of patients.
+        """
         kept = range(len(self)) if patients_of is None else np.flatnonzero(patients_of).tolist()
         ids = [self.patients[image] for image in kept]
         return len({patient for patient in ids if patient is not None}) + sum(patient is None for patient in ids)
+
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]] | DataFrame | PredictionTable
+"""Predictions in memory: a mapping an image, a `pandas.DataFrame` of them, or a table that was read before."""
+
+
+def list_rows(rows: Rows) -> Sequence[Mapping[str, Any]]:
+    """Return predictions as mappings.
+
+    Args:
+        rows: The predictions.
+
+    Returns:
+        A mapping an image.
+    """
+    if isinstance(rows, PredictionTable):
+        return rows.rows
+    if not isinstance(rows, DataFrame):
+        return rows
+    columns = list(rows.columns)
+    return [dict(zip(columns, row, strict=True)) for row in rows.itertuples(index=False, name=None)]
 
 
 def find_positive(predictions: PredictionTable, positive: str | None = None) -> int | None:

@@ -19,8 +19,13 @@ from covidcxr import aliases
 from covidcxr.data.dataset import box_slices, check_mask_size
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError, did_you_mean
-from covidcxr.evaluation.metrics.agreement import image_agreement
-from covidcxr.evaluation.metrics.segmentation import dice_score, iou_score, precision_score, recall_score
+from covidcxr.evaluation.metrics.segmentation import (
+    dice_score,
+    image_agreement,
+    iou_score,
+    precision_score,
+    recall_score,
+)
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_mask
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
@@ -60,6 +65,9 @@ def open_pipeline(
         lungs: Where the lungs come from for a classifier that sees a region of the image.
         outlines: Draw the lungs beside a single classifier of the full image too, to be looked at.
 
+    Returns:
+        The pipeline.
+
     Raises:
         PretrainedError: If it cannot be had.
     """
@@ -73,11 +81,22 @@ def open_pipeline(
         helper = Pipeline.from_pretrained(lungs).lung_segmenter if model.needs_lungs or outlines else None
         return Pipeline(classifier=model, lung_segmenter=helper)
     assert isinstance(model, SegmentationModel)
+    return segmenter_pipeline(model)
+
+
+def segmenter_pipeline(model: SegmentationModel) -> Pipeline:
+    """Return a pipeline of a segmenter alone.
+
+    Args:
+        model: A segmenter of lungs, of infections, or of both.
+
+    Returns:
+        The pipeline.
+    """
     classes = set(model.config.classes)
-    draws_lungs = bool(classes & set(LUNG_CLASSES)) and "infection" not in classes
-    part = "lung_segmenter" if draws_lungs else "infection_segmenter"
-    parts: dict[str, Any] = {part: model}
-    return Pipeline(**parts)
+    if classes & set(LUNG_CLASSES) and "infection" not in classes:
+        return Pipeline(lung_segmenter=model)
+    return Pipeline(infection_segmenter=model)
 
 
 def pipeline_rows(
@@ -103,7 +122,7 @@ def pipeline_rows(
         A row an image: `image_id`, `patient_id`, `source`, `split`, `view`, `sex`, `age`; `label`, or `label_CLASS` of
         findings; `probability_CLASS`; `answer` ("" = cannot say), `plausible` and `reasons` (joined by ";");
         `dice_MASK`, `iou_MASK`, ... of the masks whose truth is known; and where a reader outlined the infection what
-        `covidcxr.evaluation.agreement.film_agreement` measures.
+        `covidcxr.evaluation.metrics.segmentation.image_agreement` measures.
 
     Raises:
         ConfigError: If there is no such split, no image in it, or none has a label that the classifier knows.
@@ -194,7 +213,14 @@ def _mask_scores(predicted: Masks, true: Masks) -> dict[str, float]:
 
 
 def read_record(data: Collection, record: Record) -> Float[np.ndarray, "height width"]:
-    """Open an image and cut it to its box.
+    """Read an image and cut it to its box.
+
+    Args:
+        data: The data set.
+        record: The image.
+
+    Returns:
+        The image, grey in [0, 1].
 
     Raises:
         ImageReadError: If it cannot be read.
@@ -210,6 +236,9 @@ def true_masks(record: Record, size: tuple[int, int]) -> dict[str, Bool[np.ndarr
     Args:
         record: The image.
         size: Its height and width, those of its box where it has one.
+
+    Returns:
+        By mask class.
 
     Raises:
         ImageReadError: If a mask cannot be read.
@@ -228,7 +257,15 @@ def true_masks(record: Record, size: tuple[int, int]) -> dict[str, Bool[np.ndarr
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Write rows as CSV; the file appears whole or not at all."""
+    """Write rows as CSV; the file appears whole or not at all.
+
+    Args:
+        rows: A row an image; what one of them lacks is left empty.
+        path: The file.
+
+    Returns:
+        The file.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
     with replace_file(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names, restval="")
@@ -239,13 +276,24 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class ImageView:
-    """What there is to be seen of one image.
+    """An image with what is predicted and what is true.
 
     Attributes:
         image: Grey, in [0, 1].
         answer: What the pipeline says of it; None = there is no pipeline.
         heat: Where its classifier looked; None = nothing to explain.
         masks: The true ones.
+
+    Example:
+        ```python
+        from covidcxr.data import CSVDataModule
+        from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
+
+        data = CSVDataModule("phantoms")
+        data.setup()
+        view = ImageLookup(data).look({"image_id": data.records[0].image_id})
+        assert view.image.ndim == 2 and view.prediction is None
+        ```
     """
 
     image: Float[np.ndarray, "height width"] = field(repr=False)
@@ -260,6 +308,16 @@ class ImageLookup:
     Args:
         data: The images.
         pipeline_of: Finds the pipeline that answered for a row; None = images are shown without answers.
+
+    Example:
+        ```python
+        from covidcxr.data import CSVDataModule
+        from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
+
+        data = CSVDataModule("phantoms")
+        data.setup()
+        assert ImageLookup(data).look({"image_id": "no such image"}) is None
+        ```
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from covidcxr.data import Record
 from covidcxr.data.collection import Collection
 from covidcxr.data.dataset import box_slices, fit_record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
+from covidcxr.evaluation.predictions.run_pipeline import segmenter_pipeline
 from covidcxr.explain import Explanation, explain_many
 from covidcxr.io.image import read_image
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
@@ -56,6 +57,16 @@ class ImageSample:
 
     Raises:
         ConfigError: If there is no image, or `max_images` is below 1.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.predictions.sample import ImageSample
+
+        sample = ImageSample(["image.png"])
+        (batch,) = sample.batches(8)
+        record, image = batch[0]
+        assert len(sample) == 1 and image.ndim == 2
+        ```
     """
 
     def __init__(
@@ -77,7 +88,14 @@ class ImageSample:
         return len(self.records)
 
     def batches(self, size: int) -> Iterator[list[tuple[Record, Float[np.ndarray, "_ _"]]]]:
-        """Yield records with their images, a batch at a time; images that cannot be read go to `failed`."""
+        """Read the images; those that cannot be read go to `failed`.
+
+        Args:
+            size: Most images in a batch.
+
+        Yields:
+            Batches of records and their images, grey in [0, 1].
+        """
         read = (image for record in self.records if (image := self._read(record)) is not None)
         while batch := list(islice(read, size)):
             yield batch
@@ -106,7 +124,13 @@ def _draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
 
 @contextmanager
 def as_pipeline(model: Asked) -> Iterator[Pipeline]:
-    """Give the pipeline that answers for images: the one given, or one of the model alone; the model stays as it is.
+    """Give the pipeline that predicts: the one given, or one of the model alone, which stays as it is.
+
+    Args:
+        model: A pipeline, a segmenter, or a classifier of the full image.
+
+    Yields:
+        The pipeline.
 
     Raises:
         ConfigError: If a classifier sees a region, for which only a pipeline can find the lungs.
@@ -116,21 +140,30 @@ def as_pipeline(model: Asked) -> Iterator[Pipeline]:
         return
     with evaluation_mode(model):
         if isinstance(model, SegmentationModel):
-            draws_lungs = bool({"lung", "lung_field"} & set(model.config.classes))
-            yield Pipeline(lung_segmenter=model) if draws_lungs else Pipeline(infection_segmenter=model)
+            yield segmenter_pipeline(model)
         else:
             yield Pipeline(classifier=model)
 
 
 @dataclass(frozen=True, eq=False)
 class ExplainedImage:
-    """One image, explained.
+    """An image and its heat map.
 
     Attributes:
         record: What is known of it.
         image: Grey, in [0, 1].
         explanation: Of the class asked for; None where the classifier could not be asked.
         lungs: By mask class: as the pipeline draws them, else as the data set does; may be empty.
+
+    Example:
+        ```python
+        from covidcxr import Pipeline
+        from covidcxr.evaluation.predictions.sample import ImageSample, explained_images
+
+        sample = ImageSample(["image.png"])
+        for explained in explained_images(Pipeline.from_pretrained("mini"), sample, progress=False):
+            assert explained.image.ndim == 2
+        ```
     """
 
     record: Record
@@ -140,9 +173,26 @@ class ExplainedImage:
 
 
 def explained_images(
-    model: Asked, sample: ImageSample, *, target: str | None, method: str, batch_size: int, progress: bool
+    model: Asked,
+    sample: ImageSample,
+    *,
+    target: str | None = None,
+    method: str = "gradcam",
+    batch_size: int = 8,
+    progress: bool = True,
 ) -> Iterator[ExplainedImage]:
     """Explain the images of a sample; those that cannot be read go to its `failed`.
+
+    Args:
+        model: A pipeline with a classifier, or a classifier of the full image.
+        sample: The images.
+        target: The class to explain; None = each image's most probable one.
+        method: A name of `covidcxr.explain.METHODS`.
+        batch_size: Images in a batch.
+        progress: Show a progress bar on standard error.
+
+    Yields:
+        Images with their heat maps; None where there is no prediction to explain.
 
     Raises:
         ConfigError: If there is no classifier, or no image can be read.

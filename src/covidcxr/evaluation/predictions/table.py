@@ -6,20 +6,19 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from covidcxr.config import EnsembleConfig, ModelConfig
+from covidcxr import aliases
 from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError, did_you_mean
-from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.classification import Statistics, classification_statistics, finding_statistics
-from covidcxr.evaluation.metrics.reliability import conformal_threshold, fit_temperature
+from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
+from covidcxr.evaluation.metrics.classification import classification_statistics, finding_statistics
 from covidcxr.evaluation.metrics.scores import format_estimate, headline
 from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
 from covidcxr.evaluation.predictions.predictions import MASKS, PredictionTable, Rows
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "answer_statistics",
     "answered_rows",
-    "calibrate",
     "read_rows",
     "score_rows",
     "score_sources",
@@ -45,15 +43,11 @@ __all__ = [
     "read_folder",
 ]
 
-Config = TypeVar("Config", bound=ModelConfig | EnsembleConfig)
-
-
 _PROBABILITY = "probability_"
 
+__getattr__ = partial(aliases.find, __name__)
 
 ROUNDING = 0.02
-
-
 """How far from 1 the sum of an image's probabilities may be: tables hold them rounded."""
 
 
@@ -188,50 +182,31 @@ def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
 
 
 def answer_statistics(predictions: PredictionTable) -> Statistics:
-    """Prepare the scores of the answers to images that are labelled; see `score_rows`."""
+    """Prepare the scores of a classifier, for weights that are not known yet; see `score_rows`.
+
+    Args:
+        predictions: Images that are labelled and have probabilities.
+
+    Returns:
+        The scores as functions of weights.
+    """
     if predictions.exclusive:
         return classification_statistics(predictions.probabilities, predictions.labels, predictions.classes)
     return finding_statistics(predictions.probabilities, predictions.truths, predictions.classes)
 
 
 def answered_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows that hold probabilities: an image without a label has none, though its masks may be scored."""
+    """Select the rows that have a label and probabilities; other images may have masks that are scored.
+
+    Args:
+        rows: A row an image.
+
+    Returns:
+        Some of the rows.
+    """
     columns = {name for row in rows for name in row if name.startswith(_PROBABILITY)}
     asked = {*columns, "label"} if any("label" in row for row in rows) else columns
     return [row for row in rows if columns and all(row.get(name, "") not in ("", None) for name in asked)]
-
-
-def calibrate(config: Config, rows: Sequence[Mapping[str, Any]], coverage: float | None = None) -> Config:
-    """Fit a classifier's temperature, and the thresholds of its answer sets, on the rows of validation images.
-
-    Args:
-        config: The classifier or ensemble that gave the probabilities; of exclusive classes.
-        rows: What `Trainer.validate` left in the task's `rows`, or `covidcxr.tasks.predict_rows` returned.
-        coverage: How often a set of plausible answers shall hold the truth, in (0, 1); None = no sets, the most
-            probable class is the answer.
-
-    Returns:
-        The config with its temperature (Guo 2017) and its thresholds (split conformal prediction, Sadinle 2019).
-
-    Raises:
-        ConfigError: If the classes are not exclusive, or there are no rows.
-    """
-    predictions = PredictionTable.read(rows).scored if rows else None
-    if config.mode == "multilabel" or config.task != "classification" or not predictions:
-        raise ConfigError(f"Only exclusive classes of labelled images are calibrated, not {config.mode} {config.task}.")
-    if set(predictions.classes) != set(config.classes):
-        raise ConfigError(f"The rows are of {list(predictions.classes)}, the model is of {list(config.classes)}.")
-    order = [predictions.classes.index(name) for name in config.classes]
-    probabilities, labels = predictions.probabilities[:, order], predictions.truths[:, order].argmax(1)
-    # Softmax forgets a constant, so the logarithm serves as logits; they were divided by the temperature already.
-    logits = np.log(probabilities.clip(1e-12)) * config.temperature
-    temperature = fit_temperature(logits, labels)
-    config = replace(config, temperature=temperature, thresholds={})
-    if coverage is None:
-        return config
-    scaled = np.exp(logits / temperature)
-    threshold = conformal_threshold(scaled / scaled.sum(1, keepdims=True), labels, coverage)
-    return replace(config, thresholds=dict.fromkeys(config.classes, threshold))
 
 
 def _check_columns(table: Table) -> tuple[list[str], list[str]]:
@@ -289,7 +264,7 @@ _PARTS = ("fold-", "without-")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run, whole or in parts (folds, held-out sources).
+    r"""One run, whole or in parts (folds, held-out sources).
 
     Attributes:
         name: The variants that it stands for, "" if nothing was compared.
@@ -298,6 +273,17 @@ class RunFolder:
         histories: By part ("" = the run itself): an entry an epoch.
         models: By part: the folder of its model.
         config: What was trained on what.
+
+    Example:
+        ```python
+        from pathlib import Path
+        from covidcxr.evaluation.predictions.table import read_folder
+
+        Path("run").mkdir()
+        Path("run/predictions.csv").write_text("image_id,patient_id,label,probability_a,probability_b\n1,p,a,0.8,0.2\n")
+        (run,) = read_folder(Path("run"))
+        assert len(run.rows) == 1 and run.positive is None
+        ```
     """
 
     name: str
@@ -320,15 +306,25 @@ class RunFolder:
         return None
 
     def pipeline_of(self, row: Mapping[str, Any]) -> Pipeline | None:
-        """Load what was asked about an image: of a run in parts, the part that tested it."""
+        """Load the pipeline that predicted an image: of a run in parts, the part that tested it.
+
+        Args:
+            row: The row of the image.
+
+        Returns:
+            The pipeline; None where the run has no model.
+        """
         folder = self.models.get(str(row.get("fold") or ""), self.models.get(""))
         return None if folder is None else _open(folder)
 
     def validation_rows(self, data: CXRDataModule) -> list[dict[str, Any]] | None:
-        """Ask the classifier of a whole run about its validation images; None if there is no such thing.
+        """Predict the validation images of a whole run.
 
         Args:
             data: What it was trained on, split alike.
+
+        Returns:
+            A row an image; None where the run has parts, no classifier or no validation images.
         """
         if "" not in self.models or len(self.models) > 1 or not any(record.split == "val" for record in data.records):
             return None
@@ -346,6 +342,9 @@ def read_folder(folder: Path) -> list[RunFolder]:
 
     Args:
         folder: As `covidcxr recipes run --output FOLDER` left it.
+
+    Returns:
+        The runs.
 
     Raises:
         ConfigError: If it holds no predictions.

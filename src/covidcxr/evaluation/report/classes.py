@@ -1,84 +1,43 @@
-"""Scores of a classifier as part of a report: each class with its support, confusion, curves and calibration."""
+"""A classifier in a report: scores by class, confusion, curves, calibration, operating point and abstention."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.operating_point import OperatingPoint, choose_point, score_at
 from covidcxr.evaluation.metrics.reliability import Reliability
 from covidcxr.evaluation.metrics.scores import SCORES, format_estimate, title
+from covidcxr.evaluation.metrics.weighted import weighted_mean
 from covidcxr.evaluation.plots import (
-    COLORS,
-    INK,
-    LINE,
     as_picture,
-    panels,
     plot_confusion,
+    plot_curves,
     plot_estimates,
     plot_reliability,
 )
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import on_picture, plain
+from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
+from covidcxr.pipeline.prediction import in_words
 from covidcxr.registry import CLASSIFICATION_SCORES
+from covidcxr.utils.plain import field_values
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["ClassScores", "score_classes", "plot_curves", "PointScores", "score_point"]
-
-
-def plot_curves(
-    predictions: PredictionTable, classes: Sequence[int], point: tuple[float, float, float] | None = None
-) -> Figure | None:
-    """Draw the curves of classes, each against the rest.
-
-    Args:
-        predictions: The images.
-        classes: Numbers of the classes to draw; those without images of both kinds are left out.
-        point: Specificity, sensitivity and precision at an operating point, which is marked.
-
-    Returns:
-        None if there is nothing to draw.
-    """
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    kept = [(c, known) for c in classes if (known := _both_kinds(predictions, c)) is not None]
-    if not kept:
-        return None
-    figure, (left, right) = panels(2, width=4.2, height=3.8)
-    left.plot([0, 1], [0, 1], color=LINE, linewidth=1)
-    for number, (c, known) in enumerate(kept):
-        truth, score = predictions.truths[known, c] == 1, predictions.probabilities[known, c]
-        color = COLORS[number % len(COLORS)]
-        alarms, hits, _ = roc_curve(truth, score)
-        left.plot(alarms, hits, color=color, label=on_picture(predictions.classes[c]))
-        precision, recall, _ = precision_recall_curve(truth, score)
-        recall, precision = recall[:-1], precision[:-1]  # the last is a point that no threshold gives
-        right.step(recall, precision, color=color, where="post")
-        right.axhline(truth.mean(), color=color, linewidth=0.8, linestyle=":")
-    if point is not None:
-        specificity, sensitivity, precise = point
-        left.plot(
-            1 - specificity, sensitivity, "x", color=INK, markersize=9, markeredgewidth=2, label="operating point"
-        )
-        right.plot(sensitivity, precise, "x", color=INK, markersize=9, markeredgewidth=2)
-    left.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    right.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    left.legend(frameon=False, fontsize=8, loc="lower right")
-    return figure
-
-
-def _both_kinds(predictions: PredictionTable, c: int) -> np.ndarray | None:
-    known: np.ndarray = ~np.isnan(predictions.truths[:, c]) & ~np.isnan(predictions.probabilities[:, c])
-    truth = predictions.truths[known, c]
-    return known if 0 < truth.sum() < len(truth) else None
+__all__ = [
+    "ClassScores",
+    "score_classes",
+    "plot_curves",
+    "PointScores",
+    "score_point",
+    "Abstention",
+    "score_abstention",
+]
 
 
 @dataclass(frozen=True)
@@ -90,6 +49,15 @@ class ClassScores:
         support: By class: images and patients.
         confusion: Rows = true class, columns = answer, in the order of `support`; empty for findings.
         predictions: The images behind them.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        result = evaluate_rows(rows, resamples=20).parts["classes"]
+        assert result.scores["accuracy"].value == 1
+        ```
     """
 
     scores: Mapping[str, Estimate]
@@ -117,9 +85,7 @@ def _(result: ClassScores) -> list[Section]:
     ]
     if result.means:
         means = {title(name): estimate for name, estimate in result.means.items()}
-        lowest = min((estimate.low for estimate in means.values() if estimate.low < 0), default=0)  # registered scores
-        highest = max((estimate.high for estimate in means.values() if estimate.high > 1), default=1)
-        figure = plot_estimates(means, title="all classes", limits=(lowest, highest))
+        figure = plot_estimates(means, title="all classes")
         blocks.append(as_picture(figure, "Scores over all classes with their intervals"))
     present = [
         part
@@ -139,17 +105,16 @@ def _(result: ClassScores) -> list[Section]:
     lead = "One class against the rest; the answer is the most probable one."
     sections = [Section("Scores by class", lead, blocks)]
     if result.predictions.exclusive:
-        sections.append(_curves(result))
+        sections.append(_curves(result.predictions))
     return sections
 
 
-def _curves(result: ClassScores) -> Section:
-    rows = exclusive_rows(result.predictions)
+def _curves(predictions: PredictionTable) -> Section:
     blocks: list[Block] = [
-        as_picture(plot_confusion(rows), "Confusion matrix", "Share of the true class, and number of images"),
+        as_picture(plot_confusion(predictions), "Confusion matrix", "Share of the true class, and number of images"),
     ]
-    several = range(len(result.predictions.classes)) if len(result.predictions.classes) > 2 else []
-    if curves := plot_curves(result.predictions, several):
+    several = range(len(predictions.classes)) if len(predictions.classes) > 2 else []
+    if curves := plot_curves(predictions, several):
         caption = "Each class against the rest; dotted: what guessing gives"
         blocks.append(as_picture(curves, "ROC and precision-recall curves of each class", caption))
     return Section("Answers", "Which class was taken for which, and what another threshold would give.", blocks)
@@ -187,20 +152,9 @@ def score_classes(predictions: PredictionTable, *, resamples: int = 1000, seed: 
     return ClassScores(scores, support, tuple(map(tuple, counts.tolist())), predictions)
 
 
-def exclusive_rows(predictions: PredictionTable) -> list[dict[str, Any]]:
-    """Return rows of labelled images as the pictures want them."""
-    names = [on_picture(name) for name in predictions.classes]
-    if len(set(names)) < len(names):
-        names = [f"{number} {name}" for number, name in enumerate(names, 1)]
-    return [
-        {"label": names[label], **{f"probability_{n}": p for n, p in zip(names, row, strict=True)}}
-        for label, row in zip(predictions.labels.tolist(), predictions.probabilities.tolist(), strict=True)
-    ]
-
-
 @dataclass(frozen=True)
 class PointScores:
-    """A class against the rest at one threshold.
+    """A class against the rest at one decision threshold.
 
     Attributes:
         class_name: The class that is called.
@@ -209,6 +163,15 @@ class PointScores:
         prevalence: Share of the sick where the answers are used; None = as in these images.
         scores: `sensitivity`, `specificity`, `ppv`, `npv`, `prevalence`.
         predictions: The images behind them.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        result = evaluate_rows(rows, resamples=20).parts["point"]
+        assert result.threshold == 0.5 and result.scores["sensitivity"].value == 1
+        ```
     """
 
     class_name: str
@@ -304,8 +267,8 @@ def score_point(
     point = None
     if validation is not None and name in validation.classes:
         positives = validation.scored.truths[:, validation.classes.index(name)] == 1
-        point = choose_point(validation.rows, name, sensitivity=sensitivity) if positives.any() else None
-    scores = score_at(predictions.rows, name, point or 0.5, prevalence, resamples=resamples, seed=seed)
+        point = choose_point(validation, name, sensitivity=sensitivity) if positives.any() else None
+    scores = score_at(predictions, name, point or 0.5, prevalence, resamples=resamples, seed=seed)
     threshold = 0.5 if point is None else point.threshold
     return PointScores(name, threshold, point, prevalence, scores, predictions)
 
@@ -324,3 +287,101 @@ def _(reliability: Reliability) -> list[Section]:
     alt = f"Reliability diagram: expected calibration error {reliability.ece}, Brier score {reliability.brier}"
     picture = as_picture(plot_reliability(reliability), alt)
     return [Section("Do the probabilities mean what they say?", lead, [picture])]
+
+
+_TITLES = {
+    "answered": "share of images answered",
+    "right": "right among those answered",
+    "right_if_forced": "right if it always had to say",
+    "covered": "the truth is among the plausible answers",
+}
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """Answers and "cannot say".
+
+    Attributes:
+        images: Images that were asked about.
+        scores: `answered` (share), and of labelled images `right` (share of right answers among those given),
+            `right_if_forced` (the most probable class), `covered` (the truth is among the plausible answers).
+        reasons: Why it could not say, and for how many images.
+        errors: Images that could not be read, with the reason.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [{"label": "b", "probability_b": 0.9, "answer": "b" * (n % 4 > 0)} for n in range(20)]
+        result = evaluate_rows(rows, resamples=20).parts["answers"]
+        assert result.scores["answered"].value == 0.75
+        ```
+    """
+
+    images: int
+    scores: Mapping[str, Estimate]
+    reasons: Mapping[str, int]
+    errors: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {name: plain(value) for name, value in field_values(self).items()}
+
+
+@sections_of.register
+def _(result: Abstention) -> list[Section]:
+    shown = {_TITLES[name]: estimate for name, estimate in result.scores.items()}
+    blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it answers and how often it is right")]
+    if result.reasons:
+        rows = [[_sentence(reason), str(count)] for reason, count in result.reasons.items()]
+        blocks.append(Table(["why it could not say", "images"], rows))
+    for image, error in list(result.errors.items())[:5]:
+        blocks.append(Words(f"{image}: {error}", warning=True))
+    if len(result.errors) > 5:
+        blocks.append(Words(f"{len(result.errors) - 5} more images could not be read; report.json lists them."))
+    return [Section("When it cannot say", f"Of {result.images} images that were asked about.", blocks)]
+
+
+def score_abstention(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> Abstention | None:
+    """Score what a pipeline left open; None where the rows do not tell its answers.
+
+    Args:
+        predictions: Rows of `pipeline_rows`, with `answer`, `plausible` and `reasons`.
+        resamples: How often to resample patients.
+        seed: Same seed, same intervals.
+
+    Returns:
+        The shares; None where rows have no column `answer`.
+    """
+    if not predictions.exclusive or not predictions.classes or not any("answer" in row for row in predictions.rows):
+        return None
+    answered = np.array([row.get("answer") or "" for row in predictions.rows])
+    truth = np.array([str(row.get("label") or "") for row in predictions.rows])
+    plausible = [set(str(row.get("plausible") or "").split(";")) for row in predictions.rows]
+    likely = np.array(predictions.classes)[np.nan_to_num(predictions.probabilities, nan=-1).argmax(1)]
+    predicted = ~np.isnan(predictions.probabilities).any(1)
+    labelled = (truth != "") & predicted
+    covered = np.array([label in classes for label, classes in zip(truth.tolist(), plausible, strict=True)])
+    values = {
+        "answered": (answered != "").astype(float),
+        "right": np.where(labelled & (answered != ""), answered == truth, np.nan),
+        "right_if_forced": np.where(labelled, likely == truth, np.nan),
+        "covered": np.where(labelled, covered, np.nan),
+    }
+    scores = bootstrap_many(
+        lambda weights: {name: weighted_mean(weights, column) for name, column in values.items()},
+        groups=predictions.patients,
+        images={name: ~np.isnan(column) for name, column in values.items()},
+        shares=tuple(values),
+        resamples=resamples,
+        seed=seed,
+    )
+    reasons = Counter(
+        reason for row in predictions.rows for reason in str(row.get("reasons") or "").split(";") if reason
+    )
+    errors = {str(row["image_id"]): str(row["error"]) for row in predictions.rows if row.get("error")}
+    return Abstention(len(predictions), scores, dict(reasons.most_common()), errors)
+
+
+def _sentence(reason: str) -> str:
+    return "The image cannot be read." if reason == "cannot-be-read" else in_words(reason)

@@ -45,6 +45,14 @@ class WrongPrediction:
         answer: What was answered in place of it.
         confidence: Probability of that answer.
         kind: "missed" (the class looked for), "false alarm", or "mixed up" (between other classes).
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.errors import WrongPrediction
+
+        error = WrongPrediction("image 7", "", "", "", truth="a", answer="b", confidence=0.9, kind="false alarm")
+        assert error.confidence == 0.9
+        ```
     """
 
     image_id: str
@@ -70,6 +78,16 @@ class ErrorGroup:
         alarms: Other images that were called that class.
         others: Images of other classes.
         other_patients: Their patients.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        rows += [{"image_id": f"c{n}", "label": "b", "probability_b": 0.1} for n in range(2)]
+        result = evaluate_rows(rows, resamples=20).parts["mistakes"]
+        assert result.groups[0].missed == 2 and result.groups[0].sick == 12
+        ```
     """
 
     trait: str
@@ -90,6 +108,15 @@ class ErrorAnalysis:
         positive: The class looked for; of findings or several classes without one, "a class".
         mistakes: Surest first.
         groups: All images first.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        result = evaluate_rows(rows, resamples=20).parts["mistakes"]
+        assert result.mistakes == ()
+        ```
     """
 
     positive: str
@@ -245,6 +272,13 @@ class ImageGallery:
         mistakes: Of the surest wrong answers.
         masks: Of the worst masks.
         missing: How many images were to be shown and could not be found or read.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.errors import ImageGallery
+
+        assert ImageGallery((), (), missing=2).to_dict() == {"mistakes": [], "masks": [], "missing": 2}
+        ```
     """
 
     mistakes: tuple[Picture, ...] = field(repr=False)

@@ -13,9 +13,8 @@ from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliabi
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, find_positive, list_rows
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
-from covidcxr.evaluation.report.abstention import score_abstention
-from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
-from covidcxr.evaluation.report.errors import ErrorAnalysis, draw_gallery, find_errors
+from covidcxr.evaluation.report.classes import ClassScores, score_abstention, score_classes, score_point
+from covidcxr.evaluation.report.errors import ErrorAnalysis, ImageGallery, draw_gallery, find_errors
 from covidcxr.evaluation.report.headline import LEAST
 from covidcxr.evaluation.report.masks import MaskScores, score_agreement, score_masks
 from covidcxr.evaluation.report.provenance import Provenance, hash_rows
@@ -36,7 +35,16 @@ ORDER = (
 
 @runtime_checkable
 class Part(Protocol):
-    """A part of a report: a result with its numbers, which `covidcxr.page.sections_of` can show."""
+    """A part of a report: a result with its numbers, which `covidcxr.page.sections_of` can show.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import Part, evaluate_rows
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        assert all(isinstance(part, Part) for part in evaluate_rows(rows, resamples=20).parts.values())
+        ```
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """Return every number, ready for JSON."""
@@ -54,6 +62,15 @@ class Evaluation:
         verdict: In a sentence, and in a table of questions.
         parts: By name, in the order of the page; each has `to_dict`, and `covidcxr.page.sections_of` shows it.
         notes: What the reader must know of the rows.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        evaluation = evaluate_rows(rows, resamples=20)
+        assert evaluation.positive == "b" and "AUROC" in evaluation.verdict.sentence
+        ```
     """
 
     name: str
@@ -131,6 +148,9 @@ def evaluate_rows(
         resamples: How often to resample patients.
         seed: Same seed, same numbers.
 
+    Returns:
+        The evaluation.
+
     Raises:
         ConfigError: If there are no rows, nothing in them can be scored, nobody said which of two classes is positive,
             or a setting is out of range.
@@ -139,44 +159,36 @@ def evaluate_rows(
     predictions = PredictionTable.read(rows)
     number = find_positive(predictions, positive)
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    validation_predictions = None if validation is None else PredictionTable.read(validation)
-    results: dict[str, Part | None] = {
-        "classes": score_classes(predictions, **settings),
-        "masks": score_masks(predictions, **settings),
-        "agreement": score_agreement(predictions, **settings),
+    scored = {"classes": score_classes, "masks": score_masks, "agreement": score_agreement, "answers": score_abstention}
+    results: dict[str, Part | None] = {name: score(predictions, **settings) for name, score in scored.items()}
+    chosen_on = None if validation is None else PredictionTable.read(validation)
+    wanted: dict[str, Any] = {"positive": number, "sensitivity": sensitivity, "prevalence": prevalence}
+    results |= {
         "reliability": _reliability(predictions, settings),
-        "answers": score_abstention(predictions, **settings),
-        "point": score_point(
-            predictions,
-            validation_predictions,
-            positive=number,
-            sensitivity=sensitivity,
-            prevalence=prevalence,
-            **settings,
-        ),
+        "point": score_point(predictions, chosen_on, **wanted, **settings),
         "shortcuts": find_shortcuts(predictions, positive=number, **settings),
         "groups": score_groups(predictions, positive=number, **settings),
         "mistakes": find_errors(predictions, positive=number),
         "lineage": Provenance(data={"sha256 of the rows": hash_rows(rows)}, seed=seed, resamples=resamples),
+        **(parts or {}),
     }
-    results |= parts or {}
-    errors, masks = results["mistakes"], results["masks"]
     if lookup is not None:
-        results["gallery"] = draw_gallery(
-            predictions,
-            lookup,
-            mistakes=errors if isinstance(errors, ErrorAnalysis) else None,
-            masks=masks if isinstance(masks, MaskScores) else None,
-        )
+        results["gallery"] = _gallery(predictions, lookup, results)
     order = sorted(results, key=lambda part: ORDER.index(part) if part in ORDER else len(ORDER) - 1.5)
     kept = {part: result for part in order if (result := results[part]) is not None}
-    return Evaluation(
-        name,
+    said = None if number is None else predictions.classes[number]
+    return Evaluation(name, predictions, said, weigh(predictions, number, kept), kept, tuple(_notes(predictions)))
+
+
+def _gallery(
+    predictions: PredictionTable, lookup: ImageLookup, parts: Mapping[str, Part | None]
+) -> ImageGallery | None:
+    errors, masks = parts["mistakes"], parts["masks"]
+    return draw_gallery(
         predictions,
-        None if number is None else predictions.classes[number],
-        weigh(predictions, number, kept),
-        kept,
-        tuple(_notes(predictions)),
+        lookup,
+        mistakes=errors if isinstance(errors, ErrorAnalysis) else None,
+        masks=masks if isinstance(masks, MaskScores) else None,
     )
 
 
@@ -198,7 +210,7 @@ def _notes(predictions: PredictionTable) -> list[str]:
 
 def _reliability(predictions: PredictionTable, settings: Mapping[str, Any]) -> Reliability | None:
     scored = predictions.scored
-    return measure_reliability(scored.rows, **settings) if predictions.exclusive and len(scored) else None
+    return measure_reliability(scored, **settings) if predictions.exclusive and len(scored) else None
 
 
 KEPT = (

@@ -20,7 +20,6 @@ __all__ = [
     "Score",
     "scored_classes",
     "group_scores",
-    "on_picture",
     "plain",
     "rank",
     "stratified_auroc",
@@ -30,9 +29,6 @@ __getattr__ = partial(aliases.find, __name__)
 
 LEAST = 10
 """Patients of a kind below which a group's score is not shown: an interval of ten covers too little."""
-
-LONGEST = 32
-"""Letters of a name on a picture."""
 
 Weights: TypeAlias = Float[np.ndarray, "resamples images"]
 
@@ -45,6 +41,17 @@ class Score:
         statistic: Weights [resamples, images] and the images that count -> one number a resample.
         kinds: The images of each kind that it needs: of an AUROC those with the class and those without.
         chance: What guessing scores; None = no such thing.
+
+    Example:
+        ```python
+        import numpy as np
+        from covidcxr.evaluation.predictions.predictions import PredictionTable
+        from covidcxr.evaluation.report.headline import group_scores
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        auroc = group_scores(PredictionTable.read(rows), positive=1)["auroc"]
+        assert auroc.statistic(np.ones((1, 20)), np.ones(20, bool))[0] == 1
+        ```
     """
 
     statistic: Callable[[Weights, Bool[np.ndarray, " images"]], Float[np.ndarray, " resamples"]] = field(repr=False)
@@ -52,19 +59,30 @@ class Score:
     chance: float | None = None
 
     def too_few(self, predictions: PredictionTable, images: Bool[np.ndarray, " images"]) -> int | None:
-        """Return how few patients of a kind there are among the images, if fewer than `LEAST`; else None."""
+        """Say whether a score rests on too few patients of a kind.
+
+        Args:
+            predictions: All images.
+            images: Which of them count.
+
+        Returns:
+            The number of patients of the rarest kind, if it is below `LEAST`; else None.
+        """
         least = min(predictions.number_of(images & kind) for kind in self.kinds)
         return least if least < LEAST else None
 
 
 def group_scores(predictions: PredictionTable, positive: int | None = None) -> dict[str, Score]:
-    """Choose the scores: of exclusive classes `auroc`, `accuracy` and the looked-for class's `sensitivity` and
-    `specificity`; of findings `auroc`; of masks their Dice.
+    """Choose the scores of groups: AUROC, rates of exclusive classes, and Dice of masks.
 
     Args:
         predictions: All images; those without label or answer count in no score of classes.
         positive: Number of the class looked for.
-    """  # noqa: D205 - one purpose, two lines
+
+    Returns:
+        By name: `auroc`; of exclusive classes `accuracy`, and `sensitivity` and `specificity` of the positive class;
+        `dice_MASK`.
+    """
     scores: dict[str, Score] = {}
     known = ~np.isnan(predictions.truths) & ~np.isnan(predictions.probabilities)
     if predictions.classes and known.any():
@@ -78,7 +96,15 @@ def group_scores(predictions: PredictionTable, positive: int | None = None) -> d
 
 
 def scored_classes(predictions: PredictionTable, positive: int | None) -> list[int]:
-    """Return the classes that are each told from the rest; of two exclusive ones one says all."""
+    """Choose the classes that are scored against the rest; of two exclusive ones one says all.
+
+    Args:
+        predictions: The images.
+        positive: Number of the positive class; None = there is none.
+
+    Returns:
+        Numbers of classes.
+    """
     if predictions.exclusive and len(predictions.classes) == 2:
         return [1 if positive is None else positive]
     return list(range(len(predictions.classes)))
@@ -129,7 +155,15 @@ def _mean(values: np.ndarray) -> Callable[[Weights, np.ndarray], np.ndarray]:
 
 
 def rank(score: Float[np.ndarray, " images"], truth: Float[np.ndarray, " images"]) -> Ranking:
-    """Sort images for the AUROC of a class against the rest; those of which either is unknown (NaN) are left out."""
+    """Sort images for the AUROC of a class against the rest.
+
+    Args:
+        score: Probability of the class; NaN = unknown, left out.
+        truth: 1, 0 or NaN = unknown, left out.
+
+    Returns:
+        The images in order.
+    """
     return Ranking(np.where(np.isnan(truth), np.nan, score), truth == 1)
 
 
@@ -145,6 +179,9 @@ def stratified_auroc(
         score: NaN = not answered.
         truth: 1, 0 or NaN = not labelled.
         strata: Stratum of each image.
+
+    Returns:
+        AUROC in [0, 1]; NaN where no stratum holds both.
     """
     right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
     known = ~np.isnan(truth) & ~np.isnan(score)
@@ -159,14 +196,15 @@ def stratified_auroc(
     return ratio(right, pairs)
 
 
-def on_picture(name: str) -> str:
-    """Return a name as a picture can show it: not too long, and no formula where it holds a dollar."""
-    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
-    return short.replace("$", r"\$")
-
-
 def plain(value: Any) -> Any:
-    """Return anything made of results as plain data for JSON."""
+    """Write anything made of results as plain data for JSON.
+
+    Args:
+        value: Estimates, parts, and mappings, lists and numbers of them.
+
+    Returns:
+        Mappings, lists, text and finite numbers; None in place of NaN.
+    """
     if isinstance(value, Estimate) or hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, Mapping):

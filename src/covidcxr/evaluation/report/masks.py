@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.metrics.agreement import PLACES, SEVERITIES, Agreement, limits_of_agreement
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.scores import MASK_SCORES, SCORES, format_estimate, title
-from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
+from covidcxr.evaluation.metrics.scores import MASK_SCORES, SCORES, format_estimate, on_picture, title
+from covidcxr.evaluation.metrics.segmentation import (
+    PLACES,
+    SEVERITIES,
+    Agreement,
+    limits_of_agreement,
+    segmentation_metrics,
+)
 from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import on_picture, plain
+from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
 
 if TYPE_CHECKING:
@@ -37,6 +42,15 @@ class MaskScores:
         scores: Means over images, by name ("dice_lung").
         worst: Image id, mask class and Dice of the images on which masks fit worst, worst first.
         dice: By mask class: Dice of each image where the true mask is known.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [{"image_id": f"{n}", "dice_lung": 0.8 + 0.2 * (n % 2)} for n in range(20)]
+        result = evaluate_rows(rows, resamples=20).parts["masks"]
+        assert abs(result.scores["dice_lung"].value - 0.9) < 1e-9
+        ```
     """
 
     scores: Mapping[str, Estimate]
@@ -93,12 +107,15 @@ def _picture(result: MaskScores) -> Any:
 
 
 def score_masks(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> MaskScores | None:
-    """Average the scores of masks over images; None where no image has any.
+    """Average the scores of masks over images.
 
     Args:
         predictions: The images.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
+
+    Returns:
+        The scores; None where no image has any.
     """
     if not predictions.masks:
         return None
@@ -128,12 +145,23 @@ class InfectionAgreement:
     """Infected fractions, predicted and read.
 
     Attributes:
-        places: Bias and limits of agreement, by the names of `covidcxr.evaluation.agreement.PLACES`.
-        dice: Dice of the infection, by the names of `covidcxr.evaluation.agreement.SEVERITIES`.
+        places: Bias and limits of agreement, by the names of `covidcxr.evaluation.metrics.segmentation.PLACES`.
+        dice: Dice of the infection, by the names of `covidcxr.evaluation.metrics.segmentation.SEVERITIES`.
         outside: Share of the reader's infection that lies outside the lungs and so counts in no fraction; means over
             images on which a reader outlined any.
         lungs: In how many images the lungs are those of the "reader" and of the "pipeline".
         left_out: Images that do not count, by reason.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.predictions.predictions import PredictionTable
+        from covidcxr.evaluation.report.masks import score_agreement
+
+        measured = {"dice_infection": 0.8, "lungs_by": "reader", "severity": "mild", "reader_lungs": 0.2}
+        rows = [{"image_id": f"{n}", "infected_lungs": 0.3, **measured} for n in range(12)]
+        agreement = score_agreement(PredictionTable.read(rows), resamples=20)
+        assert abs(agreement.places["lungs"].bias.value - 0.1) < 1e-9
+        ```
     """
 
     places: Mapping[str, Agreement]
@@ -212,6 +240,9 @@ def plot_agreement(agreements: Mapping[str, Agreement]) -> Figure:
 
     Args:
         agreements: By title. One scale serves all, so that they can be compared by eye.
+
+    Returns:
+        The figure.
     """
     figure, axes = panels(len(agreements), width=2.8, height=2.3, columns=3)
     reach = max(float(np.abs(estimate.predicted - estimate.read).max()) for estimate in agreements.values())
@@ -247,12 +278,15 @@ def _draw_agreement(axis: Axes, estimate: Agreement) -> None:
 
 
 def score_agreement(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> InfectionAgreement | None:
-    """Compare infected fractions with the readers'; None where no image has an infection outlined by both.
+    """Compare infected fractions with the readers'.
 
     Args:
         predictions: Rows of `covidcxr.evaluation.predictions.run_pipeline.pipeline_rows`.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
+
+    Returns:
+        The comparison; None where no image has an infection outlined by both.
 
     Raises:
         ConfigError: If a fraction is not in [0, 1], or there is no such severity.

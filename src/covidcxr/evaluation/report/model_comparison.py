@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,17 +11,16 @@ from typing import Any
 from covidcxr import aliases
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.comparison import compare_rows
-from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
+from covidcxr.evaluation.metrics.scores import format_estimate, headline, on_picture, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import score_rows
-from covidcxr.evaluation.report.headline import on_picture, plain
+from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
 
 __all__ = ["Controls", "RegionControl", "ModelComparison", "compare_models", "compare_regions", "main_scores"]
 
 __getattr__ = partial(aliases.find, __name__)
-
-Rows = Sequence[Mapping[str, Any]]
 
 REGIONS = ("full", "lungs", "background")
 
@@ -35,6 +34,15 @@ class ModelComparison:
         scores: By model, the chief scores of its own images.
         differences: By model but the first: paired differences, that model less the first, on the images of both.
         images: By model but the first: how many images both were tested on.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.model_comparison import compare_models
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        comparison = compare_models({"ours": rows, "theirs": rows}, resamples=20)
+        assert comparison.first == "ours" and comparison.images == {"theirs": 20}
+        ```
     """
 
     first: str
@@ -87,6 +95,15 @@ class RegionControl:
         name: Of what differs besides the region; "" = nothing.
         versus: The regions, compared with the image without the lungs.
         runs: Names of the runs behind them.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.model_comparison import compare_regions
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        (control,) = compare_regions({"full": rows, "background": rows}, resamples=20)
+        assert control.lungs_add.value == 0 and control.background.value == 1
+        ```
     """
 
     name: str
@@ -146,6 +163,13 @@ class Controls:
 
     Attributes:
         controls: One or more.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.model_comparison import Controls
+
+        assert Controls(()).first is None
+        ```
     """
 
     controls: tuple[RegionControl, ...]
@@ -186,14 +210,15 @@ def compare_models(
         return None
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     first = first or next(iter(models))
+    tables = {name: PredictionTable.read(rows) for name, rows in models.items()}
     others = [name for name in models if name != first]
-    scores = {name: score_rows(rows, **settings) for name, rows in models.items()}
-    known = {str(row.get("image_id")) for row in models[first]}
+    scores = {name: score_rows(table, **settings) for name, table in tables.items()}
+    images = {name: {row["image_id"] for row in table.rows} for name, table in tables.items()}
     return ModelComparison(
         first,
         {model: {name: table[name] for name in main_scores(table)} for model, table in scores.items()},
-        {name: compare_rows(models[name], models[first], common=True, **settings) for name in others},
-        {name: len(known & {str(row.get("image_id")) for row in models[name]}) for name in others},
+        {name: compare_rows(tables[name], tables[first], common=True, **settings) for name in others},
+        {name: len(images[first] & images[name]) for name in others},
     )
 
 
@@ -204,6 +229,9 @@ def compare_regions(variants: Mapping[str, Rows], *, resamples: int = 1000, seed
         variants: Rows by the name of the run: "full", or with other variants "full+resnet18".
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
+
+    Returns:
+        One control for each network or the like that was trained without the lungs too.
     """
     regions_by_rest: dict[str, dict[str, Rows]] = {}
     runs: dict[str, list[str]] = {}
@@ -225,5 +253,12 @@ def compare_regions(variants: Mapping[str, Rows], *, resamples: int = 1000, seed
 
 
 def main_scores(scores: Mapping[str, Estimate]) -> list[str]:
-    """Return the names of the scores by which models are compared, those that are defined."""
+    """Choose the scores by which models are compared.
+
+    Args:
+        scores: By name.
+
+    Returns:
+        Names of those that are defined, the most important first.
+    """
     return [name for name in headline(scores) if not math.isnan(scores[name].value)]

@@ -43,6 +43,13 @@ class Provenance:
         resamples: How often patients were resampled.
         date: UTC, to the second.
         versions: By package; and of Python.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import Provenance
+
+        assert Provenance(seed=3).to_dict()["seed"] == 3 and "torch" in Provenance().versions
+        ```
     """
 
     command: str = ""
@@ -88,6 +95,9 @@ def data_facts(data: CXRDataModule, name: str = "") -> dict[str, Any]:
     Args:
         data: The data module.
         name: Under which it is registered.
+
+    Returns:
+        Facts by name.
     """
     records = data.records
     counts = {}
@@ -116,6 +126,9 @@ def model_facts(source: str) -> dict[str, Any]:
 
     Args:
         source: A bundled name, a folder or a Hub repository.
+
+    Returns:
+        Facts by name.
     """
     folder = pretrained.fetch(source)
     trained = "not known here: if it was trained on images of this test, its scores mean nothing"
@@ -127,6 +140,9 @@ def run_facts(run: RunFolder) -> dict[str, Any]:
 
     Args:
         run: Its folder.
+
+    Returns:
+        Facts by name.
     """
     model = (run.config.get("model") or {}).get("init_args") or {}
     data = run.config.get("data") or {}
@@ -145,6 +161,9 @@ def hash_records(records: Iterable[Record]) -> str:
 
     Args:
         records: In any order.
+
+    Returns:
+        64 hexadecimal digits.
     """
     return _hash(
         [*(str(getattr(record, name) or "") for name in _HASHED), str(_size(record.image_path))] for record in records
@@ -152,12 +171,26 @@ def hash_records(records: Iterable[Record]) -> str:
 
 
 def hash_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the SHA-256 of a table of predictions: every cell of every row, in any order of rows."""
+    """Return the SHA-256 of a table of predictions: every cell of every row.
+
+    Args:
+        rows: In any order.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return _hash([f"{name}={row[name]}" for name in sorted(row)] for row in rows)
 
 
 def hash_weights(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of weights below a folder, by its path in there."""
+    """Return the SHA-256 of every file of weights below a folder.
+
+    Args:
+        folder: Of a model, a pipeline or a run.
+
+    Returns:
+        From path in the folder to 64 hexadecimal digits.
+    """
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*.safetensors"))

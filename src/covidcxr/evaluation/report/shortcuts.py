@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.scores import on_picture
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import group_scores, on_picture, plain, rank, scored_classes, stratified_auroc
+from covidcxr.evaluation.report.headline import Score, group_scores, plain, rank, scored_classes, stratified_auroc
 from covidcxr.evaluation.report.subgroups import find_groups
 from covidcxr.page import Picture, Section, Words, sections_of
 
@@ -25,6 +27,9 @@ CLASSES_SHOWN = 4
 
 Key: TypeAlias = tuple[str, str, str]
 """What is estimated: its kind, the trait and the class."""
+
+Measure: TypeAlias = tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]
+"""Weights [resamples, images] -> one number a resample; and the images that it is about."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,18 @@ class Shortcuts:
         losses: By trait and class: the AUROC of all pairs less that within the trait.
         by_group: By "trait group": the model's AUROC in each group with ten patients or more of all kinds.
         one_label: By trait: how many groups hold images of one label alone, and how many groups there are.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [
+            {"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2), "source": "xy"[n % 4 // 2]}
+            for n in range(40)
+        ]
+        result = evaluate_rows(rows, resamples=20).parts["shortcuts"]
+        assert result.model.value == 1 and set(result.guesses["source"]) == {"b"}
+        ```
     """
 
     model: Estimate
@@ -133,71 +150,92 @@ def find_shortcuts(
     predictions = predictions.scored
     if not len(predictions) or not predictions.classes:
         return None
-    classes = scored_classes(predictions, positive)
     strata = {trait: predictions.trait(trait) for trait in GUESSES if len(predictions.groups(trait)) > 1}
     within = [trait for trait in ("source", "view") if trait in strata]
+    auroc = group_scores(predictions, positive)["auroc"]
+    measures = _group_measures(predictions, auroc, within)
     guesses = {trait: _guess(predictions, trait) for trait in strata}
-    score = group_scores(predictions, positive)["auroc"]
-    groups = {
-        f"{trait} {name}": images
-        for trait in within
-        for name, images in find_groups(predictions, trait).items()
-        if score.too_few(predictions, images) is None
-    }
+    for c in scored_classes(predictions, positive):
+        measures |= _class_measures(predictions, c, guesses, {trait: strata[trait] for trait in within})
 
-    ranked = {c: rank(predictions.probabilities[:, c], predictions.truths[:, c]) for c in classes}
-    guessed = {
-        (trait, c): rank(guess[:, c], predictions.truths[:, c]) for trait, guess in guesses.items() for c in classes
-    }
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        numbers = {key: statistic(weights) for key, (statistic, _) in measures.items()}
+        for difference, kind in (("lead", "guess"), ("loss", "within")):
+            numbers |= {
+                (difference, trait, name): numbers["class", "", name] - values
+                for (of, trait, name), values in numbers.items()
+                if of == kind
+            }
+        return {"\0".join(key): values for key, values in numbers.items()}
 
-    def table(weights: np.ndarray) -> dict[Key, np.ndarray]:
-        numbers: dict[Key, np.ndarray] = {("model", "", ""): score.statistic(weights, np.ones(len(predictions), bool))}
-        for c in classes:
-            name, model, truth = predictions.classes[c], predictions.probabilities[:, c], predictions.truths[:, c]
-            whole = numbers["class", "", name] = ranked[c].areas(weights)[0]
-            for trait in strata:
-                numbers["guess", trait, name] = guessed[trait, c].areas(weights)[0]
-                numbers["lead", trait, name] = whole - numbers["guess", trait, name]
-            for trait in within:
-                numbers["within", trait, name] = stratified_auroc(weights, model, truth, strata[trait])
-                numbers["loss", trait, name] = whole - numbers["within", trait, name]
-        return numbers | {("group", name, ""): score.statistic(weights, images) for name, images in groups.items()}
-
-    images: dict[Key, np.ndarray] = {("group", name, ""): members for name, members in groups.items()}
-    for c in classes:
-        name, known = predictions.classes[c], ~np.isnan(predictions.truths[:, c])
-        images["class", "", name] = known
-        images |= {("guess", trait, name): known for trait in strata}
-        mixed = {trait: known & _mixed(predictions.truths[:, c], strata[trait]) for trait in within}
-        images |= {(kind, trait, name): members for trait, members in mixed.items() for kind in ("within", "loss")}
-    names = {"\0".join(key): key for key in table(np.ones((1, len(predictions))))}
+    images = {key: members for key, (_, members) in measures.items()}
+    images |= {("loss", *key[1:]): members for key, members in images.items() if key[0] == "within"}
     estimates = bootstrap_many(
-        lambda weights: {"\0".join(key): values for key, values in table(weights).items()},
+        compute,
         groups=predictions.patients,
         images={"\0".join(key): members for key, members in images.items()},
-        shares=[name for name, key in names.items() if key[0] not in ("lead", "loss")],
+        shares=["\0".join(key) for key in measures],
         resamples=resamples,
         seed=seed,
     )
-    scores = {names[name]: estimate for name, estimate in estimates.items()}
 
-    def part(kind: str) -> dict[str, dict[str, Estimate]]:
-        by_trait: dict[str, dict[str, Estimate]] = {}
-        for (of, trait, name), estimate in scores.items():
-            if of == kind:
-                by_trait.setdefault(trait, {})[name] = estimate
-        return by_trait
-
+    part = partial(_of_kind, estimates)
     return Shortcuts(
-        scores["model", "", ""],
+        part("model")[""][""],
         part("class")[""],
         part("guess"),
         part("lead"),
         part("within"),
         part("loss"),
-        {trait: estimate[""] for trait, estimate in part("group").items()},
+        {group: estimate[""] for group, estimate in part("group").items()},
         {trait: _one_label(predictions, strata[trait]) for trait in within},
     )
+
+
+def _of_kind(estimates: Mapping[str, Estimate], wanted: str) -> dict[str, dict[str, Estimate]]:
+    """Return the estimates of a kind, by trait and class."""
+    by_trait: dict[str, dict[str, Estimate]] = {}
+    for key, estimate in estimates.items():
+        kind, trait, name = key.split("\0")
+        if kind == wanted:
+            by_trait.setdefault(trait, {})[name] = estimate
+    return by_trait
+
+
+def _group_measures(predictions: PredictionTable, auroc: Score, traits: Sequence[str]) -> dict[Key, Measure]:
+    """Return the model's AUROC on all images, and in each group with enough patients of all kinds."""
+    groups = {
+        f"{trait} {name}": images
+        for trait in traits
+        for name, images in find_groups(predictions, trait).items()
+        if auroc.too_few(predictions, images) is None
+    }
+
+    def area(images: np.ndarray) -> Measure:
+        return lambda weights: auroc.statistic(weights, images), images
+
+    everyone: dict[Key, Measure] = {("model", "", ""): area(np.ones(len(predictions), bool))}
+    return everyone | {("group", name, ""): area(images) for name, images in groups.items()}
+
+
+def _class_measures(
+    predictions: PredictionTable, c: int, guesses: Mapping[str, np.ndarray], strata: Mapping[str, np.ndarray]
+) -> dict[Key, Measure]:
+    """Return the AUROC of a class against the rest: of the model, of guesses by trait, and within a trait."""
+    name, truth, score = predictions.classes[c], predictions.truths[:, c], predictions.probabilities[:, c]
+    known = ~np.isnan(truth)
+
+    def area(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        ranking = rank(values, truth)
+        return lambda weights: ranking.areas(weights)[0]
+
+    measures: dict[Key, Measure] = {("class", "", name): (area(score), known)}
+    for trait, guess in guesses.items():
+        measures["guess", trait, name] = area(guess[:, c]), known
+    for trait, groups in strata.items():
+        statistic = partial(stratified_auroc, score=score, truth=truth, strata=groups)
+        measures["within", trait, name] = statistic, known & _mixed(truth, groups)
+    return measures
 
 
 def _guess(predictions: PredictionTable, trait: str) -> Float[np.ndarray, "images classes"]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.comparison import compare_rows
 from covidcxr.evaluation.metrics.scores import format_estimate, format_interval, title
-from covidcxr.evaluation.plots import COLORS, as_picture, panels, plot_estimates
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.plots import as_picture, plot_estimates, plot_history
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import RunFolder, read_folder, read_rows, score_rows
 from covidcxr.evaluation.report.headline import plain
 from covidcxr.evaluation.report.model_comparison import REGIONS, Controls, compare_models, compare_regions, main_scores
@@ -30,11 +33,6 @@ __all__ = [
     "score_held_out",
 ]
 
-_WANTED = ("loss", "accuracy", "auroc", "f1", "dice")
-
-
-_STAGES = {"train": ("training", COLORS[0]), "val": ("validation", COLORS[1])}
-
 
 @dataclass(frozen=True)
 class LearningCurves:
@@ -42,6 +40,15 @@ class LearningCurves:
 
     Attributes:
         histories: By name of the training: an entry an epoch, as `fit` writes history.json.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.sources import LearningCurves
+        from covidcxr.page import sections_of
+
+        curves = LearningCurves({"run": [{"epoch": 0, "train/loss": 0.9}, {"epoch": 1, "train/loss": 0.5}]})
+        assert sections_of(curves)[0].title == "Learning curves"
+        ```
     """
 
     histories: Mapping[str, Sequence[Mapping[str, float]]]
@@ -53,28 +60,10 @@ class LearningCurves:
 
 @sections_of.register
 def _(curves: LearningCurves) -> list[Section]:
-    logged = {name for epochs in curves.histories.values() for entry in epochs for name in entry}
-    scores = [score for score in _WANTED if {f"train/{score}", f"val/{score}"} & logged]
-    if not scores:
+    if not any(curves.histories.values()):
         return []
-    figure, axes = panels(len(scores), columns=3)
+    figure = plot_history(*curves.histories.values())
     several = len(curves.histories) > 1
-    for axis, score in zip(axes, scores, strict=True):
-        for epochs in curves.histories.values():
-            for stage, (_, color) in _STAGES.items():
-                points = [
-                    (entry["epoch"] + 1, entry[name])
-                    for entry in epochs
-                    if (name := f"{stage}/{score}") in entry and entry[name] is not None
-                ]
-                if points:
-                    width, alpha = (0.8, 0.7) if several else (1.6, 1.0)
-                    axis.plot(*zip(*points, strict=True), color=color, linewidth=width, alpha=alpha)
-        axis.set(xlabel="epoch", title=title(score))
-        axis.locator_params(axis="x", integer=True)
-    for stage, color in _STAGES.values():
-        axes[0].plot([], [], color=color, label=stage)
-    axes[0].legend(frameon=False, fontsize=8)
     trained = f"{len(curves.histories)} trainings, a thin line each" if several else "One training"
     picture = as_picture(figure, "Learning curves of training and validation")
     lead = f"{trained}. Validation images chose the epoch that was kept, so their scores flatter."
@@ -90,12 +79,25 @@ class Source:
         variant: The variants of its recipe that it stands for; "" = none.
         rows: A row an image.
         run: The folder that they come from; None = a table.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.sources import Source
+
+        source = Source("ours", "", [{"image_id": "1", "label": "a", "probability_a": 0.8, "probability_b": 0.2}])
+        assert source.predictions.classes == ("a", "b") and not source.held_out
+        ```
     """
 
     name: str
     variant: str
     rows: Sequence[Mapping[str, Any]] = field(repr=False)
     run: RunFolder | None = None
+
+    @cached_property
+    def predictions(self) -> PredictionTable:
+        """The rows as a table, read once."""
+        return PredictionTable.read(self.rows)
 
     @property
     def held_out(self) -> bool:
@@ -108,6 +110,9 @@ def read_sources(paths: Sequence[str]) -> list[Source]:
 
     Args:
         paths: Tables (CSV, ...) and folders.
+
+    Returns:
+        One or more, each with a name of its own.
 
     Raises:
         ConfigError: If a folder holds no predictions, or a table nothing to score.
@@ -152,32 +157,32 @@ def relate_sources(
     """
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     mixed = [source for source in sources if not source.held_out] or list(sources)
-    controls = compare_regions({source.variant or source.name: source.rows for source in mixed}, **settings)
+    controls = compare_regions({source.variant or source.name: source.predictions for source in mixed}, **settings)
     main = next((source for source in mixed if "full" in (source.variant or source.name).split("+")), mixed[0])
     controls.sort(key=lambda control: control.name != _without_region(main))
     held = [source for source in sources if source.held_out and source is not main]
     beside = next((source for source in held if source.variant == main.variant), held[0] if held else None)
     parts: dict[str, Part | None] = {"regions": Controls(tuple(controls)) if controls else None}
     if main.held_out:
-        parts["held_out"] = score_held_out(main.rows, **settings)
+        parts["held_out"] = score_held_out(main.predictions, **settings)
     elif beside is not None:
-        parts["held_out"] = score_held_out(beside.rows, main.rows, **settings)
+        parts["held_out"] = score_held_out(beside.predictions, main.predictions, **settings)
     shown = {name for control in controls for name in control.runs}
     rivals = {
-        source.name: source.rows
+        source.name: source.predictions
         for source in mixed
-        if source is not main and (source.variant or source.name) not in shown and _asked_alike(source, main)
+        if source is not main and (source.variant or source.name) not in shown and _same_target(source, main)
     }
     if rivals:
-        parts["compared"] = compare_models({main.name: main.rows} | rivals, **settings)
+        parts["compared"] = compare_models({main.name: main.predictions} | rivals, **settings)
     if main.run is not None and main.run.histories:
         parts["learning"] = LearningCurves(main.run.histories)
     return main, parts
 
 
-def _asked_alike(source: Source, other: Source) -> bool:
-    """Return whether two models answer the same question."""
-    first, second = PredictionTable.read(source.rows), PredictionTable.read(other.rows)
+def _same_target(source: Source, other: Source) -> bool:
+    """Return whether two models predict the same classes."""
+    first, second = source.predictions, other.predictions
     return set(first.classes) == set(second.classes) and first.exclusive == second.exclusive
 
 
@@ -185,7 +190,6 @@ def _without_region(source: Source) -> str:
     return "+".join(part for part in (source.variant or source.name).split("+") if part not in REGIONS)
 
 
-Rows = Sequence[Mapping[str, Any]]
 START = "without-"
 
 
@@ -198,6 +202,17 @@ class HeldOutSources:
         sources: By held-out source, the scores of its images.
         mixed: By held-out source (and "all"), the scores of the same images where the source was trained on.
         losses: By score: mixed less held out, paired; empty without a mixed test.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.sources import score_held_out
+
+        rows = [
+            {"label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2), "fold": f"without-{n // 20}"}
+            for n in range(40)
+        ]
+        assert score_held_out(rows, resamples=20).sources["0"]["accuracy"].value == 1
+        ```
     """
 
     pooled: Mapping[str, Estimate]
@@ -252,8 +267,15 @@ def _table(result: HeldOutSources) -> Table:
     return Table([*heads, *([f"{title(names[0])} when mixed"] if result.mixed else [])], rows)
 
 
-def is_held_out(rows: Rows) -> bool:
-    """Whether rows are those of leave-one-source-out."""
+def is_held_out(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether rows are those of leave-one-source-out.
+
+    Args:
+        rows: A row an image.
+
+    Returns:
+        True if every row has a `fold` "without-SOURCE".
+    """
     return bool(rows) and all(str(row.get("fold") or "").startswith(START) for row in rows)
 
 
@@ -266,25 +288,27 @@ def score_held_out(rows: Rows, mixed: Rows | None = None, *, resamples: int = 10
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
+    Returns:
+        The scores of each source.
+
     Raises:
         ConfigError: If the two tests have no image in common.
     """
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    parts: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        parts.setdefault(str(row["fold"]).removeprefix(START), []).append(row)
-    held = {source: score_rows(part, **settings) for source, part in parts.items()}
+    held = PredictionTable.read(rows)
+    folds = np.array([str(row["fold"]).removeprefix(START) for row in held.rows])
+    parts = {source: held.take(folds == source) for source in dict.fromkeys(folds.tolist())}
+    pooled = score_rows(held, **settings)
+    by_source = {source: score_rows(part, **settings) for source, part in parts.items()}
     if mixed is None:
-        return HeldOutSources(score_rows(rows, **settings), held, {}, {})
-    tested = {str(row.get("image_id")) for row in rows}
-    same = [row for row in mixed if str(row.get("image_id")) in tested]
-    beside: dict[str, Mapping[str, Estimate]] = {"all": score_rows(same, **settings)} if same else {}
-    for source, part in parts.items():
-        images = {str(row.get("image_id")) for row in part}
-        if scored := [row for row in same if str(row.get("image_id")) in images]:
-            beside[source] = score_rows(scored, **settings)
-    losses = compare_rows(mixed, rows, common=True, **settings)
-    return HeldOutSources(score_rows(rows, **settings), held, beside, losses)
+        return HeldOutSources(pooled, by_source, {}, {})
+    known = PredictionTable.read(mixed)
+    beside: dict[str, Mapping[str, Estimate]] = {}
+    for source, part in {"all": held, **parts}.items():
+        tested = {row["image_id"] for row in part.rows}
+        if (same := np.array([row["image_id"] in tested for row in known.rows])).any():
+            beside[source] = score_rows(known.take(same), **settings)
+    return HeldOutSources(pooled, by_source, beside, compare_rows(known, held, common=True, **settings))
 
 
 def _change(loss: Estimate) -> str:

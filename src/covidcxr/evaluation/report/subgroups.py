@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
-from covidcxr.evaluation.metrics.scores import format_estimate, title
+from covidcxr.evaluation.metrics.scores import format_estimate, on_picture, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
-from covidcxr.evaluation.report.headline import LEAST, Score, group_scores, on_picture, plain
+from covidcxr.evaluation.report.headline import LEAST, Score, group_scores, plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.utils.plain import field_values
 
@@ -37,6 +37,18 @@ class Group:
         scores: By name.
         gaps: By name: this group less the trait's largest one, on the same resamples. Empty for that one.
         too_few: By name of a score: patients of the rarest kind that it needs, where these are fewer than 10.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [
+            {"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2), "source": "xy"[n % 4 // 2]}
+            for n in range(40)
+        ]
+        result = evaluate_rows(rows, resamples=20).parts["groups"]
+        assert result.groups[0].title == "source x" and result.groups[0].images == 20
+        ```
     """
 
     trait: str
@@ -54,7 +66,14 @@ class Group:
         return self.name if self.trait == "fold" else f"{self.trait} {self.name}"
 
     def cell(self, score: str) -> str:
-        """Return a score in words."""
+        """Print a score.
+
+        Args:
+            score: Its name.
+
+        Returns:
+            Value and interval, or how few patients there are.
+        """
         if score in self.too_few:
             few = self.too_few[score]
             return "none of a kind" if few == 0 else f"too few ({few} patient{'s' * (few != 1)})"
@@ -69,6 +88,15 @@ class Subgroups:
     Attributes:
         groups: In the order of traits and sizes.
         alone: By trait: the one value that all images share, or "" where no image tells it.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import evaluate_rows
+
+        rows = [{"image_id": f"{n}", "label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2)} for n in range(20)]
+        result = evaluate_rows(rows, resamples=20).parts["groups"]
+        assert result.groups == () and result.alone["source"] == ""
+        ```
     """
 
     groups: tuple[Group, ...]
@@ -151,6 +179,9 @@ def score_groups(
         positive: Number of the class looked for.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
+
+    Returns:
+        The scores of the groups.
     """
     scores = group_scores(predictions, positive)
     groups: list[Group] = []
@@ -165,7 +196,15 @@ def score_groups(
 
 
 def find_groups(predictions: PredictionTable, trait: str) -> dict[str, Bool[np.ndarray, " images"]]:
-    """Return the images of each value of a trait; beyond a dozen the smallest are taken together."""
+    """Group images by a trait; beyond a dozen the smallest groups are taken together.
+
+    Args:
+        predictions: The images.
+        trait: One of `TRAITS`.
+
+    Returns:
+        Which images each group has, by its name.
+    """
     groups = predictions.groups(trait)
     if len(groups) <= MOST:
         return groups

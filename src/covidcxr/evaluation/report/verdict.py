@@ -59,6 +59,16 @@ class Evidence:
         lungs_add: AUROC on the whole image less that without the lungs, paired.
         held_out: AUROC on sources that were never trained on.
         held_out_loss: AUROC of the mixed test less that on held-out sources, paired; None = no mixed test is given.
+
+    Example:
+        ```python
+        from covidcxr.evaluation import Estimate
+        from covidcxr.evaluation.report import Evidence, judge
+
+        score = Estimate(0.9, 0.85, 0.95, count=200, patients=200)
+        verdict = judge(Evidence("tells covid19 from normal", score, images=200, rarest=80))
+        assert verdict.sentence.startswith("On these 200 images")
+        ```
     """
 
     about: str
@@ -83,6 +93,14 @@ class Finding:
         answer: What these data say.
         weight: "for" or "against" the score meaning what it seems to, "doubt", or "open" = not tested.
         reason: The answer as a clause, for the sentence.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report.verdict import Finding
+
+        finding = Finding("Is the score better than chance?", "AUROC 0.90", "for", "AUROC 0.90")
+        assert finding.weight == "for"
+        ```
     """
 
     question: str
@@ -98,6 +116,13 @@ class Verdict:
     Attributes:
         sentence: The first thing to be read.
         findings: Behind it.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.report import Verdict
+
+        assert Verdict("There is nothing to score.").to_dict()["findings"] == ()
+        ```
     """
 
     sentence: str
@@ -122,6 +147,9 @@ def judge(evidence: Evidence) -> Verdict:
 
     Args:
         evidence: What was measured.
+
+    Returns:
+        The verdict.
     """
     findings = [
         _above_chance(evidence),
@@ -309,6 +337,9 @@ def weigh(predictions: PredictionTable, positive: int | None, parts: Mapping[str
         predictions: The images.
         positive: Number of the class looked for.
         parts: Of the evaluation, by name; "shortcuts", "audit", "regions", "held_out" and "masks" count.
+
+    Returns:
+        The verdict.
     """
     shortcuts, masks = parts.get("shortcuts"), parts.get("masks")
     if not isinstance(shortcuts, Shortcuts):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels, plot_estimates
+from covidcxr.evaluation.plots import COLORS, as_picture, panels, plot_estimates, plot_panels
 from covidcxr.evaluation.stress.attention import Attention
 from covidcxr.evaluation.stress.faithfulness import MapFaithfulness
 from covidcxr.evaluation.stress.robustness import Effect, Robustness
 from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["attention_sections", "faithfulness_sections", "robustness_sections"]
 
@@ -40,26 +36,12 @@ def robustness_sections(result: Robustness) -> list[Section]:
     if shown:
         alt = f"By perturbation: {', '.join(shown.values())}"
         caption = f"{alt}; with 95 % intervals over patients, compared with the clean images."
-        blocks.append(as_picture(_draw_effects(result.effects, shown), alt, caption))
+        blocks.append(
+            as_picture(plot_panels({effect.title: effect.scores for effect in result.effects}, shown), alt, caption)
+        )
     if top := result.ranked()[:5]:
         blocks.append(_effect_table(top))
     return [Section("Robustness", lead, blocks)]
-
-
-def _draw_effects(effects: Sequence[Effect], titles: Mapping[str, str]) -> Figure:
-    """Draw a panel for each score, with a line for each perturbation."""
-    figure, axes = panels(len(titles), width=2.1, height=0.9 + 0.2 * len(effects))
-    for number, (axis, (name, title)) in enumerate(zip(axes, titles.items(), strict=True)):
-        if name.endswith("_change"):
-            axis.axvline(0, color=INK, linewidth=1, linestyle=":")
-        for place, effect in enumerate(effects):
-            estimate = effect.scores.get(name)
-            if estimate is not None and not math.isnan(estimate.value):
-                axis.plot([estimate.low, estimate.high], [place, place], color=COLORS[0], linewidth=2)
-                axis.plot(estimate.value, place, "o", color=COLORS[0], markersize=4)
-        axis.set(xlabel=title, ylim=(len(effects) - 0.4, -0.6), yticks=range(len(effects)))
-        axis.set_yticklabels([effect.title for effect in effects] if number == 0 else [])
-    return figure
 
 
 def _effect_table(effects: Sequence[Effect]) -> Table:
@@ -95,7 +77,7 @@ def attention_sections(result: Attention) -> list[Section]:
     shares = {name: scores["share"] for name, scores in groups.items() if not math.isnan(scores["share"].value)}
     if shares:
         title, chance = "Share of the heat within the lungs", result.overall["chance"].value
-        figure = plot_estimates(shares, title=title, chance=chance, limits=(-0.02, 1.02))
+        figure = plot_estimates(shares, title=title, chance=chance)
         caption = f"{title}, by class and by source; dotted: the share of the image that they cover."
         blocks.append(as_picture(figure, f"{title}, by class and by source", caption))
     counts = {
