@@ -20,7 +20,7 @@ MODULES = {
     "audit_verb": "cli.audit",
     "augmentations": "transforms.augment",
     "batch": "pipeline.folder",
-    "complaints": "training.parser",
+    "complaints": "training.parser_errors",
     "data.archive_entries": "io.archives",
     "data.archives": "io.archives",
     "data.balance": "data.sampler",

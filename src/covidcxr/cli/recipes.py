@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from covidcxr.errors import ConfigError
@@ -98,25 +100,30 @@ def _copy(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from covidcxr.data.files import MASK_INDEX
     from covidcxr.recipes.sweep import run_recipe
 
     recipe = Recipe.read(options.name)
     part = "-folds" if options.folds else "-sources" if options.leave_one_source_out else ""
     folder = Path(options.output or Path("runs") / f"{Path(options.name).stem}{part}")
-    sweep = run_recipe(
-        recipe,
-        folder,
-        options.more,
-        options.only,
-        folds=options.folds,
-        leave_one_source_out=options.leave_one_source_out,
-    )
+    # With --json standard output holds nothing but JSON.
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        sweep = run_recipe(
+            recipe,
+            folder,
+            options.more,
+            options.only,
+            folds=options.folds,
+            leave_one_source_out=options.leave_one_source_out,
+        )
     if options.json:
         _print(json.dumps(sweep.to_dict(), indent=2))
     elif recipe.compare:
         sweep.print_table()
-    else:
+    elif sweep.runs:
         _print(f"Model, scores and pictures: {folder}")
+    else:
+        _print(f"Masks, their areas ({MASK_INDEX}) and small.csv: {folder / 'masks'}")
     return 1 if sweep.failed else 0
 
 

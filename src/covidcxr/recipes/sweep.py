@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation.metrics.scores import format_interval, table_columns
 from covidcxr.evaluation.plots import draw_comparison
 from covidcxr.io.atomic import replace_file
-from covidcxr.pipeline.lung_masks import draw_masks
+from covidcxr.pipeline.lung_masks import MaskReport, draw_masks
 from covidcxr.recipes.cross_validation import Fold, without_sources
 from covidcxr.recipes.ensemble import EnsembleStep
 from covidcxr.recipes.run import PooledRun, Run
-from covidcxr.training.parser import open_data
+from covidcxr.training.parser import open_data, parse_data, parse_masks, words_of
 from covidcxr.training.recipe import Recipe, claim
+from covidcxr.training.yaml_files import write_yaml
 from covidcxr.utils.console import print_line, print_table
 
 __all__ = ["Sweep", "headline_scores", "run_recipe"]
@@ -43,6 +44,7 @@ class Sweep:
         folder: Folder of the only run; or, beside the table and the plot, a folder for each run.
         runs: The runs, in order.
         failed: From the name of a run to the error in its training.
+        masks: The lung masks that were predicted for the runs, in the folder `masks`; None = none were.
 
     Example:
         ```python
@@ -61,6 +63,7 @@ class Sweep:
     folder: Path
     runs: tuple[Run, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
+    masks: MaskReport | None = None
 
     @property
     def positive(self) -> str | None:
@@ -69,14 +72,14 @@ class Sweep:
         return classes.pop() if len(classes) == 1 else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data: variants and scores of each run, or its error."""
+        """Return plain data: variants and scores of each run, or its error; and of masks what was predicted."""
         axes = list(self.recipe.compare)
         table: dict[str, Any] = {"recipe": self.recipe.name, "runs": {}, "failed": dict(self.failed)}
         for run in self.runs:
             if run.finished:
                 variants = dict(zip(axes, run.name.split("+"), strict=False))
                 table["runs"][run.name] = {"variants": variants, "scores": run.scores()}
-        return table
+        return table if self.masks is None else {**table, "masks": self.masks.to_dict()}
 
     def write(self) -> None:
         """Write `comparison.json` (all numbers), `comparison.md` (the table) and `comparison.png` (the plot)."""
@@ -132,7 +135,8 @@ def run_recipe(
     Args:
         recipe: The recipe.
         folder: Output folder.
-        words: Flags of `covidcxr fit` that change every run, say `["--data.root", "images"]`.
+        words: Flags of `covidcxr fit` that change every run, say `["--data.root", "images"]`; and `--masks.KEY VALUE`
+            for the settings under `masks`.
         only: Names of runs, or of variants: only runs with this name, or with one of these variants.
         folds: Cross-validate every run in so many folds, 3 or more, with all images of a patient in the same fold.
         leave_one_source_out: Train every run without each source in turn, and test on that source.
@@ -141,8 +145,9 @@ def run_recipe(
         The runs. A run that fails in training is named in `failed`; the others are trained.
 
     Raises:
-        CovidCXRError: If a setting of any run is wrong: nothing was trained then.
-        ConfigError: If `only` names no run, or an ensemble, or masks alone, are to be cross-validated.
+        CovidCXRError: If a flag is unknown or a setting of any run is wrong: nothing was trained then.
+        ConfigError: If `only` names no run; if the recipe has nothing to run; or if an ensemble, or masks alone, are to
+            be cross-validated.
     """
     pooled = folds is not None or leave_one_source_out
     if pooled and (recipe.ensemble is not None or "model" not in recipe.config or (folds and leave_one_source_out)):
@@ -150,13 +155,15 @@ def run_recipe(
             "--folds and --leave-one-source-out go with recipes that train models and no ensemble, one of the two."
         )
     ensemble = None
-    if recipe.ensemble is not None and not only:
+    if recipe.ensemble is not None:
         ensemble = EnsembleStep.read(recipe.ensemble, f"the recipe {recipe.name}")
+    ensemble = None if only else ensemble
+    recipe, words = _with_masks(recipe, words)
+    if "model" not in recipe.config:
+        return Sweep(recipe, folder, (), masks=_predict_only(recipe, folder, words, only))
     if recipe.masks is not None and not (folder / "masks" / MASK_INDEX).is_file():
         _check_settings(recipe, folder, words, only)  # predicting the masks takes long
-    words = [*words, *_predict_masks(recipe, folder, words)]
-    if "model" not in recipe.config:
-        return Sweep(recipe, folder, ())
+    masks, words = _predict_masks(recipe, folder, words)
     runs = tuple(_chosen(recipe, folder, words, only))
     if pooled:
         parts = Fold.folds(folds) if folds is not None else _sources(recipe, words)
@@ -169,7 +176,7 @@ def run_recipe(
     failed = _train(recipe, runs)
     if ensemble is not None and not failed:
         runs = (*runs, *_combine(folder, runs, ensemble))
-    sweep = Sweep(recipe, folder, runs, failed)
+    sweep = Sweep(recipe, folder, runs, failed, masks)
     if recipe.compare and any(run.finished for run in runs):
         sweep.write()
     return sweep
@@ -225,31 +232,61 @@ def _check_positive(recipe: Recipe, runs: Sequence[Run]) -> None:
 
 def _check_settings(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> None:
     """Build every run without its images, whose masks are not predicted yet."""
-    for run in _chosen(recipe, folder, words, only) if "model" in recipe.config else ():
+    for run in _chosen(recipe, folder, words, only):
         training.check(run.settings, images=False)
 
 
-def _predict_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> list[str]:
-    """Predict the lung masks that the recipe needs, and return the flags by which the runs find them."""
+def _with_masks(recipe: Recipe, words: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """Return the recipe with the flags `--masks.KEY VALUE` applied, and the other flags."""
     if recipe.masks is None:
-        return []
+        return recipe, list(words)
+    own, others = words_of("masks", words)
     settings = dict(recipe.masks)
     check_keys(settings, {"model", "postprocess", "min_lung_area"}, f"masks of the recipe {recipe.name}")
-    least = ["--data.min_lung_area", str(settings.get("min_lung_area", 0.0))]
+    return replace(recipe, masks=parse_masks(settings, own)), others
+
+
+def _predict_only(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> MaskReport:
+    """Predict the lung masks of a recipe that trains nothing."""
+    if recipe.masks is None or "data" not in recipe.config:
+        raise ConfigError(
+            f"The recipe {recipe.name} has nothing to run: it needs `model` and `data`, or `masks` and `data`."
+        )
+    idle = [key for key in recipe.config if key not in ("data", "seed_everything")]
+    idle += [key for key in ("compare", "ensemble", "search") if getattr(recipe, key)]
+    if idle or only:
+        what = ", ".join([*idle, *(f"--only {name}" for name in only)])
+        raise ConfigError(f"The recipe {recipe.name} has no `model`, and so no use for {what}: leave it out.")
+    report = _draw(recipe, open_data(recipe.base(), words), folder)
+    write_yaml(folder / "config.yaml", {"data": parse_data(recipe.base(), words), "masks": dict(recipe.masks)})
+    return report
+
+
+def _predict_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> tuple[MaskReport | None, list[str]]:
+    """Predict the lung masks that the runs need, and return the flags with those by which the runs find them."""
+    if recipe.masks is None:
+        return None, list(words)
+    least = ["--data.min_lung_area", str(recipe.masks.get("min_lung_area", 0.0))]
     if any(word.startswith("--data.drawn_masks") for word in words):
-        return least
-    report = draw_masks(open_data(recipe.base(), words), folder / "masks", **settings)
+        return None, [*words, *least]
+    report = _draw(recipe, open_data(recipe.base(), words_of("data", words)[0]), folder)
+    return report, [*words, "--data.drawn_masks", str(folder / "masks"), *least]
+
+
+def _draw(recipe: Recipe, data: CXRDataModule, folder: Path) -> MaskReport:
+    report = draw_masks(data, folder / "masks", **(recipe.masks or {}))
     print_line(
         f"Lung masks of {report.images} images: {folder / 'masks'}. The lungs of {len(report.small)} cover less than "
         f"{report.min_lung_area:.0%} of the image (small.csv); {len(report.failed)} images could not be read."
     )
-    return ["--data.drawn_masks", str(folder / "masks"), *least]
+    return report
 
 
 def _sources(recipe: Recipe, words: Sequence[str]) -> tuple[Fold, ...]:
     """Return the sources to hold out, and print which cannot be."""
     masks_only = recipe.base()["model"].get("class_path") == "SegmentationTask"
-    parts, reasons = without_sources(open_data(recipe.base(), words), labels=not masks_only)
+    data = open_data(recipe.base(), words_of("data", words)[0])
+    parts, reasons = without_sources(data, labels=not masks_only)
     for source, reason in reasons.items():
         print_line(f"{source} is never held out: {reason}.")
     return parts

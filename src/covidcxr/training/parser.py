@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-import re
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +16,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from covidcxr.data import CXRDataModule
-from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
+from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import Task
+from covidcxr.training.parser_errors import CLASS_KEYS, in_one_line, unknown_key
 from covidcxr.training.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_yaml
 
 __all__ = [
@@ -30,10 +28,13 @@ __all__ = [
     "in_one_line",
     "make_parser",
     "open_data",
+    "parse_data",
+    "parse_masks",
     "own_errors",
     "parse_words",
     "read_settings",
     "to_plain",
+    "words_of",
 ]
 
 Verb: TypeAlias = Literal["fit", "validate", "test"]
@@ -46,20 +47,6 @@ _HELP = {
     "Example: covidcxr test --config mini-lungs --data.root DIR --model.init_from my-lungs --output scores",
 }
 
-_LONGEST = 600  # characters of a message
-_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-_PLUGINS = ("loggers", "callbacks", "profilers", "strategies")
-"""Modules of Lightning whose classes a config may name without the module."""
-
-_OPTION = re.compile(r"Option '([\w.]+)' is not accepted|[Kk]ey \"?'?([\w.]+)\"?'? is not expected")
-_PART_OF = re.compile(r"(Subcommand|Group) '([\w.]+)' does not accept option '([\w.]+)'")
-_ARGUMENT = re.compile(r"[Uu]nrecognized arguments: (-*)([^\s=]+)")
-_MISSING = re.compile(r"arguments are required: ([\w., ]+)")
-_CHOICE = re.compile(r"Parser key \"([\w.]+)\":\s+Expected a typing\.Literal\[(.+?)\]\. Got value: (.+)")
-_ATTRIBUTE = re.compile(r"Problem with given class_path '([\w.]+)':\s+module '([\w.]+)' has no attribute '(\w+)'")
-_SHORT_NAME = re.compile(r"Parser key \"([\w.]+)\":.+Expected a dot import path string: ([\w.]+)", re.DOTALL)
-_GIVEN = re.compile(r"Parser key \"([\w.]+)\":.+Given value: (\{.+\})", re.DOTALL)
-
 
 class _Parser(LightningArgumentParser):
     """Raises an error of one line, with the nearest valid key, in place of printing the usage."""
@@ -70,7 +57,8 @@ class _Parser(LightningArgumentParser):
     def _known(self) -> set[str]:
         """Return the dotted keys that the parser accepts, and the further keys of a recipe."""
         keys = {action.dest for action in self._actions} - {"help"}
-        return {key.removesuffix(".help") for key in keys} | set(RECIPE_KEYS)
+        of_recipe = set(RECIPE_KEYS) if "config" in keys else set()  # a class in the config has a parser of its own
+        return {key.removesuffix(".help") for key in keys} | of_recipe
 
 
 @cache
@@ -130,7 +118,8 @@ def read_settings(config: Mapping[str, Any]) -> Namespace:
         CovidCXRError: If a key is unknown (says the nearest), a value is wrong, or a setting is missing.
     """
     with own_errors():
-        settings: Namespace = make_parser().parse_object(dict(config))
+        settings: Namespace = make_parser().parse_object(copy.deepcopy(dict(config)))
+        _check_known(config, settings)
     if settings.coverage is not None and not 0 < settings.coverage < 1:
         raise ConfigError(f"coverage must be between 0 and 1 (or null), not {settings.coverage}.")
     return settings
@@ -151,7 +140,11 @@ def parse_words(words: Sequence[str], verb: Verb = "fit") -> dict[str, Any]:
         CovidCXRError: If a flag is unknown or a value is wrong.
     """
     with own_errors(), TemporaryDirectory() as scratch:
-        return to_plain(make_parser(verb).parse_args(list(_resolve_names(words, Path(scratch)))))
+        files: list[Mapping[str, Any]] = []
+        settings = make_parser(verb).parse_args(list(_resolve_names(words, Path(scratch), files)))
+        for given in (*files, *_tables(words)):
+            _check_known(given, settings)
+        return to_plain(settings)
 
 
 def apply_words(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
@@ -176,22 +169,76 @@ def open_data(config: Mapping[str, Any], words: Sequence[str] = ()) -> CXRDataMo
 
     Args:
         config: Plain data, of which the key `data` is used.
-        words: Flags of `covidcxr fit`, of which those that begin with `--data` are used.
+        words: Flags of `covidcxr fit` that begin with `--data`; see `words_of`.
 
     Returns:
         The data module.
 
     Raises:
-        CovidCXRError: If a setting is wrong.
+        CovidCXRError: If a flag is unknown or a setting is wrong.
     """
+    parser = _part_parser("data")
+    with own_errors():
+        data: CXRDataModule = parser.instantiate_classes(_parse_part(parser, "data", config, words)).data
+    return data
+
+
+def parse_data(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Return the complete settings of a data module.
+
+    Args:
+        config: Plain data, of which the key `data` is used.
+        words: Flags of `covidcxr fit` that begin with `--data`.
+
+    Returns:
+        Plain data: `class_path` and `init_args`.
+
+    Raises:
+        CovidCXRError: If a flag is unknown or a setting is wrong.
+    """
+    parser = _part_parser("data")
+    return dict(yaml.safe_load(parser.dump(_parse_part(parser, "data", config, words), skip_none=False))["data"])
+
+
+def parse_masks(masks: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Override the settings under `masks` of a recipe.
+
+    Args:
+        masks: Plain data: arguments of `covidcxr.pipeline.lung_masks.draw_masks`.
+        words: Flags that begin with `--masks.`.
+
+    Returns:
+        The settings that are set, plain data.
+
+    Raises:
+        CovidCXRError: If a flag is unknown or a setting is wrong.
+    """
+    parser = _part_parser("masks")
+    settings = _parse_part(parser, "masks", {"masks": dict(masks)}, words)
+    return dict(yaml.safe_load(parser.dump(settings, skip_none=True)).get("masks", {}))
+
+
+def _part_parser(part: str) -> _Parser:
+    """Return a parser of one part of a config."""
     parser = _Parser(allow_abbrev=False)
     parser.add_argument("--config", action="config")
-    parser.add_lightning_class_args(CXRDataModule, "data", subclass_mode=True)
+    if part == "data":
+        parser.add_lightning_class_args(CXRDataModule, "data", subclass_mode=True)
+    else:
+        parser.add_argument("--masks.model", type=str | None)
+        parser.add_argument("--masks.postprocess", type=list[str | dict[str, Any]] | None)
+        parser.add_argument("--masks.min_lung_area", type=float | None)
+    return parser
+
+
+def _parse_part(parser: _Parser, part: str, config: Mapping[str, Any], words: Sequence[str]) -> Namespace:
+    given = {part: config[part]}
     with own_errors(), TemporaryDirectory() as scratch:
-        path = write_yaml(Path(scratch) / "config.yaml", {"data": config["data"]})
-        settings = parser.parse_args([f"--config={path}", *_data_words(words)])
-        data: CXRDataModule = parser.instantiate_classes(settings).data
-    return data
+        path = write_yaml(Path(scratch) / "config.yaml", given)
+        settings: Namespace = parser.parse_args([f"--config={path}", *_resolve_names(words, Path(scratch), [])])
+        for table in (given, *_tables(words)):
+            _check_known(table, settings)
+    return settings
 
 
 def to_plain(settings: Namespace) -> dict[str, Any]:
@@ -229,20 +276,74 @@ def _own_error(error: BaseException | None) -> CovidCXRError | None:
     return error
 
 
-def _data_words(words: Sequence[str]) -> Iterator[str]:
-    """Select the flags that begin with `--data`, with their values."""
-    for word, value in zip(words, [*words[1:], "--"], strict=True):
-        if word.startswith("--data"):
-            yield word
-            if "=" not in word and not value.startswith("--"):
-                yield value
+def words_of(part: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide flags into those of a part of the config, with their values, and the others.
+
+    Args:
+        part: Key of the part: "data" for `--data NAME` and `--data.KEY VALUE`.
+        words: Flags of `covidcxr fit`.
+
+    Returns:
+        The flags of the part, and the others.
+    """
+    chosen: list[str] = []
+    others: list[str] = []
+    goes_to = others
+    for word in words:
+        if word.startswith("-"):
+            flag = word.partition("=")[0]
+            goes_to = chosen if flag == f"--{part}" or flag.startswith(f"--{part}.") else others
+        goes_to.append(word)
+    return chosen, others
 
 
-def _resolve_names(words: Sequence[str], scratch: Path) -> Iterator[str]:
-    """Replace names of recipes after --config, and registry names after --data and --model, by files and classes."""
+def _tables(words: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Return a config for each flag whose value is a table."""
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        text = (value if equals else following).strip()
+        if word.startswith("--") and text.startswith("{"):
+            with suppress(yaml.YAMLError):
+                table = yaml.safe_load(text)
+                for key in reversed(flag.removeprefix("--").rstrip("+").split(".")):
+                    table = {key: table}
+                yield table
+
+
+def _check_known(given: Any, settings: Any, place: str = "") -> None:
+    """Raise an error for a key that is not in the settings.
+
+    The parser passes over unknown keys whose value is an empty table, at any depth.
+    """
+    if isinstance(settings, list):
+        parts = given if isinstance(given, list) else [given]
+        for part, setting in zip(reversed(parts), reversed(settings), strict=False):  # a flag may append to a list
+            _check_known(part, setting, place)
+    elif isinstance(given, Mapping) and isinstance(settings, Namespace):
+        if "class_path" in given and _name(given["class_path"]) != _name(settings.get("class_path")):
+            return  # replaced by another class since
+        if "init_args" in settings and not given.keys() & set(CLASS_KEYS):
+            settings = settings.init_args  # `--model.lr` is short for `--model.init_args.lr`
+        for key, value in given.items():
+            if key not in settings:
+                known = {f"{place}{other}" for other in vars(settings)} | set(() if place else RECIPE_KEYS)
+                raise ConfigError(unknown_key(f"{place}{key}", known))
+            _check_known(value, settings[key], f"{place}{key}.")
+
+
+def _name(path: object) -> str:
+    return str(path).rpartition(".")[2]
+
+
+def _resolve_names(words: Sequence[str], scratch: Path, configs: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Replace names of recipes after --config, and registry names after --data and --model, by files and classes.
+
+    The configs of the recipes are appended to `configs`.
+    """
 
     def recipe(name: str) -> str:
-        return str(write_yaml(scratch / f"{len(list(scratch.iterdir()))}.yaml", Recipe.read(name).base()))
+        configs.append(Recipe.read(name).base())
+        return str(write_yaml(scratch / f"{len(configs)}.yaml", configs[-1]))
 
     resolvers = {"--data": data_class, "--model": task_class, "--config": recipe, "-c": recipe}
     before = ""
@@ -253,82 +354,3 @@ def _resolve_names(words: Sequence[str], scratch: Path) -> Iterator[str]:
         else:
             yield resolvers[before](word) if before in resolvers else word
         before = "" if before in resolvers else word
-
-
-def in_one_line(message: str, known: Collection[str]) -> str:
-    """Shorten an error message of jsonargparse, which lists every type that a value was tried for.
-
-    Args:
-        message: Message of jsonargparse.
-        known: Dotted keys that the parser accepts.
-
-    Returns:
-        One line that names the wrong key or value, and the nearest valid one.
-    """
-    if match := _PART_OF.search(message):
-        kind, group, key = match.groups()
-        return _unknown(key if kind == "Subcommand" else f"{group}.{key}", known)
-    if match := _last(_OPTION, message):
-        return _unknown(match[1] or match[2], known)
-    if match := _ARGUMENT.search(message):
-        return _unknown_argument(match[2], known)
-    if match := _last(_MISSING, message):
-        return f"These settings are missing: {match[1].strip()} (--data.root DIR names the data set's folder)."
-    if match := _CHOICE.search(message):
-        choices = [choice.strip().strip("'\"") for choice in match[2].split(",")]
-        value = match[3].strip()
-        return f"{match[1]} must be one of {', '.join(choices)}, not {value!r}.{_near(value, choices)}"
-    return _about_classes(message) or " ".join(message.split())[:_LONGEST]
-
-
-def _about_classes(message: str) -> str | None:
-    """Describe what is wrong with a class that a config names; None = nothing is known to be."""
-    if match := _ATTRIBUTE.search(message):
-        names = [name for name in dir(sys.modules.get(match[2])) if not name.startswith("_")]
-        return f"There is no {match[1]!r}: {match[2]} has no {match[3]!r}.{_near(match[3], names)}"
-    if match := _SHORT_NAME.search(message):
-        modules = (sys.modules.get(f"lightning.pytorch.{module}") for module in _PLUGINS)
-        names = [name for module in modules for name in getattr(module, "__all__", ())]
-        return f"There is no class {match[2]!r} for {match[1]}.{_near(match[2], names)}"
-    if match := _GIVEN.search(message):
-        try:
-            given: dict[str, Any] = ast.literal_eval(match[2])
-        except (ValueError, SyntaxError):  # it holds an object, or was cut off
-            return None
-        for key in given.keys() - set(_CLASS_KEYS) if "class_path" in given else ():
-            return f"Unknown key '{match[1]}.{key}'. {did_you_mean(str(key), _CLASS_KEYS)}"
-    return None
-
-
-def _unknown(key: str, known: Collection[str]) -> str:
-    return f"Unknown key {key!r} in the config. {_nearest(key, known)}"
-
-
-def _unknown_argument(word: str, known: Collection[str]) -> str:
-    if word in known:
-        return f"Unknown argument {word!r}. Did you mean '--{word}'?"
-    return f"Unknown argument {word!r}. {_nearest(word, known)}"
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    """Find the first wrong part of a dotted key, and suggest the nearest valid one."""
-    known = list(known)
-    parts = key.split(".")
-    for number, part in enumerate(parts):
-        before = "".join(f"{parent}." for parent in parts[:number])
-        here = {name.removeprefix(before).partition(".")[0] for name in known if name.startswith(before)}
-        if part not in here:
-            rest = "".join(f".{child}" for child in parts[number + 1 :])
-            near = get_close_matches(part, sorted(here), n=1)
-            return f"Did you mean '{before}{near[0]}{rest}'?" if near else did_you_mean(part, here)
-    return f"It takes no further part: {key!r} is set as a whole."
-
-
-def _near(name: str, known: Collection[str]) -> str:
-    near = get_close_matches(name, sorted(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def _last(pattern: re.Pattern[str], message: str) -> re.Match[str] | None:
-    matches = list(pattern.finditer(message))
-    return matches[-1] if matches else None
