@@ -18,11 +18,11 @@ from PIL import Image
 
 from covidcxr.config import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, UnknownNameError
-from covidcxr.io import pretrained
+from covidcxr.io import pretrained, read_image
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.models.network import resize_images
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline.folder import write_sheet
+from covidcxr.pipeline.folder import predict_folder, write_sheet
 from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.pipeline import FailedPrediction, Pipeline, Prediction
 from covidcxr.pipeline.prediction import in_words
@@ -561,3 +561,21 @@ def test_mini_reads_every_original_format(mini: Pipeline, real_data: Path) -> No
     answers = list(mini.predict(files))
     assert len(answers) == 13
     assert all(isinstance(answer, Prediction) and answer.lung_fraction for answer in answers)
+
+
+def test_an_image_of_twelve_bits_in_sixteen_says_so_and_how_to_read_it(mini: Pipeline, tmp_path: Path) -> None:
+    stored = np.rint(draw_phantom(0, label="normal").image * 4095).astype(np.uint16)
+    path = tmp_path / "dark.png"
+    Image.fromarray(stored).save(path)
+    dark = mini(path)
+    assert dark.label is None
+    assert dark.reasons[-1] == "12-bits-in-16"
+    assert "not-a-frontal-film" in dark.reasons
+    assert "`covidcxr predict --bits 12`" in in_words(dark.reasons[-1])
+    (cured,) = mini.predict([path], bits=12)
+    assert not {"not-a-frontal-film", "12-bits-in-16"} & set(cured.reasons)
+    assert mini(read_image(path, bits=12)).probabilities == cured.probabilities
+    summary = predict_folder([path], tmp_path / "out", model=mini, bits=12, progress=False)
+    assert "12-bits-in-16" not in json.dumps(summary)
+    with pytest.raises(ConfigError, match="bits must be 8 to 16"):
+        mini.predict([path], bits=20)

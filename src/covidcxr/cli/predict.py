@@ -53,6 +53,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="batch size (%(default)s)")
     parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="data-loader threads (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
+    parser.add_argument(
+        "--bits", type=int, metavar="N", help="bits that 16-bit pictures really hold, if fewer (8 to 16)"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -67,6 +70,7 @@ def _predict(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         device=options.device,
+        bits=options.bits,
     )
     print_summary(summary, as_json=options.json)
     return 1 if summary["failed"] else 0

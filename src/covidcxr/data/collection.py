@@ -17,11 +17,13 @@ import numpy as np
 from jaxtyping import Float
 
 from covidcxr.data.curation.prepared import Prepared
+from covidcxr.data.dataset import open_image
 from covidcxr.data.files import DrawnMasks, find_missing, find_twice
 from covidcxr.data.records import LabelMap, Record, count_by, find_leaks, labels_of, no_collector, projection
 from covidcxr.data.splits import assign_splits, take_fold
-from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.io.image import read_image
+from covidcxr.errors import ConfigError, DatasetError, ImageReadError
+from covidcxr.io.image import is_sixteen_bit, read_image
+from covidcxr.io.pixels import check_bits, held_bits, held_bits_in_words
 from covidcxr.types import SplitName
 
 __all__ = ["Collection", "CollectionSettings", "Views", "Faults", "has_own_reader"]
@@ -88,6 +90,7 @@ class CollectionSettings(TypedDict, total=False):
     folds: int | None
     hold_out_source: str | Sequence[str] | None
     split_seed: int
+    bits: int | None
 
 
 class Collection(Faults, ABC):
@@ -111,6 +114,8 @@ class Collection(Faults, ABC):
         folds: Number of folds of a cross-validation; in place of `fractions`.
         hold_out_source: Source, or sources, whose patients are the test split.
         split_seed: Seeds the split.
+        bits: How many bits 16-bit pictures really hold, where those are fewer: 12 of collections that were converted
+            from DICOM without stretching; see `read_image`.
 
     Attributes:
         classes: Names of the classes; a sample's label is the place of its class in here.
@@ -160,7 +165,9 @@ class Collection(Faults, ABC):
         folds: int | None = None,
         hold_out_source: str | Sequence[str] | None = None,
         split_seed: int = 0,
+        bits: int | None = None,
     ) -> None:
+        check_bits(bits)
         if (fold is None) != (folds is None) or (folds is not None and hold_out_source is not None):
             raise ConfigError("fold and folds go together, and exclude hold_out_source: a fold is its own test split.")
         if views not in get_args(Views):
@@ -184,13 +191,16 @@ class Collection(Faults, ABC):
         self.folds = folds
         self.hold_out_source = hold_out_source
         self.split_seed = split_seed
+        self.bits = bits
         self.settings: dict[str, Any] = {}
         self.listed: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.prepared = Prepared.find(self.root)
         if self.prepared is not None:
-            self.load_image = self.read_film = _read_plain_image  # type: ignore[method-assign]
+            self.load_image = self.read_film = open_image  # type: ignore[method-assign]
             self.classes = self.classes or self.prepared.classes
+        if bits is not None and has_own_reader(self):
+            raise ConfigError(f"{type(self).__name__} reads images in its own way: set bits for its members, if any.")
         self.own_classes: tuple[str, ...] = ()
         if self.classes:
             self.set_classes(self.classes)
@@ -217,7 +227,7 @@ class Collection(Faults, ABC):
         Raises:
             ImageReadError: If it cannot be read.
         """
-        return read_image(record.image_path)
+        return read_image(record.image_path, bits=self.bits)
 
     read_film = load_image
     """Its name in 0.1.0."""
@@ -352,6 +362,35 @@ class Collection(Faults, ABC):
             for split in get_args(SplitName)
         }
 
+    def copy_settings(self) -> dict[str, Any]:
+        """Return the settings by which a compact copy is known: `settings`, and how images are read."""
+        return self.settings if self.bits is None else {**self.settings, "bits": self.bits}
+
+    def depth_remark(self, records: Sequence[Record], sample: int = 8) -> str | None:
+        """Look whether 16-bit images hold fewer bits, which nobody sees but for their darkness.
+
+        Args:
+            records: The images.
+            sample: How many to look at, evenly spaced; only those of 16 bits are decoded.
+
+        Returns:
+            A message where most of them do; None where they do not, or `bits` is set.
+        """
+        if self.bits is not None or self.prepared is not None:
+            return None
+        looked_at = records[:: max(1, len(records) // sample)][:sample]
+        deep = [record for record in looked_at if is_sixteen_bit(record.image_path)]
+        held = [bits for record in deep if (bits := self._held_bits(record))]
+        if 2 * len(held) <= len(deep):
+            return None
+        return f"{len(held)} of {len(deep)} images of 16 bits that were looked at: {held_bits_in_words(max(held))}"
+
+    def _held_bits(self, record: Record) -> int | None:
+        try:
+            return held_bits(self.load_image(record))
+        except ImageReadError:  # told of when it is used
+            return None
+
     def set_classes(self, labels: Iterable[str]) -> None:
         """Set the classes: the data set's own labels, in their order, with their new names."""
         self.own_classes = tuple(labels)
@@ -376,10 +415,6 @@ class Collection(Faults, ABC):
         if record.image_id != path or not path.startswith(folder):
             return record
         return replace(record, image_id=path.removeprefix(folder))
-
-
-def _read_plain_image(record: Record) -> Float[np.ndarray, "height width"]:
-    return read_image(record.image_path)
 
 
 def has_own_reader(data: Collection) -> bool:

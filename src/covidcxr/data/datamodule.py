@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import cycle, islice
 from os import PathLike
 from typing import Any, Literal, Unpack, get_args
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.collection import Collection, CollectionSettings, has_own_reader
-from covidcxr.data.dataset import CXRDataset
+from covidcxr.data.dataset import CXRDataset, open_image
 from covidcxr.data.records import Record, count_by
 from covidcxr.data.sampler import (
     Balance,
@@ -152,12 +154,12 @@ class CXRDataModule(Collection, LightningDataModule):
         geometry = {"image_size": image_size, "fit": fit, "region": region, "lung_dilation": lung_dilation}
         self._geometry_set: dict[str, Any] = {name: value for name, value in geometry.items() if value is not None}
         self.geometry = PreprocessConfig(**self._geometry_set)
-        self._copy_is_checked = False
+        self._copy_is_checked = self._depth_is_checked = False
         if self._geometry_set:
             self._check_copy()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check the records, open no image; a second call does nothing unless the geometry changed.
+        """Read and check the records, open hardly an image; a second call does nothing unless the geometry changed.
 
         Args:
             stage: "fit", "validate", "test" or "predict" where Lightning calls it: the geometry is then that of the
@@ -175,6 +177,9 @@ class CXRDataModule(Collection, LightningDataModule):
             self._check_masks()
             self._check_balance()
             self._datasets = {split: self._dataset(split) for split in get_args(SplitName)}
+            if not self._depth_is_checked and (remark := self.depth_remark(self.records)):
+                warnings.warn(f"{type(self).__name__}: {remark}", stacklevel=2)
+            self._depth_is_checked = True
 
     def use_geometry(self, preprocess: PreprocessConfig) -> None:
         """Take size, fit, region and dilation from a model, except those that were set in the constructor.
@@ -318,7 +323,8 @@ class CXRDataModule(Collection, LightningDataModule):
             lung_dilation=self.geometry.lung_dilation,
             augment=self.augment if split == "train" else None,
             cache=self.cache,
-            read=self.load_image if has_own_reader(self) else None,  # else each worker process would get a copy of self
+            # Not a method where it can be helped: each worker process would get a copy of self.
+            read=self.load_image if has_own_reader(self) else partial(open_image, bits=self.bits),
             seed=self.seed,
         )
 

@@ -20,7 +20,16 @@ from covidcxr.transforms.augment import Augment
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, letterbox_box, resize_image, resize_mask
 from covidcxr.types import Fit, Region, Sample
 
-__all__ = ["CXRDataset", "finding_table", "label_numbers", "FittedImage", "box_slices", "check_mask_size", "fit_record"]
+__all__ = [
+    "CXRDataset",
+    "finding_table",
+    "label_numbers",
+    "FittedImage",
+    "box_slices",
+    "check_mask_size",
+    "fit_record",
+    "open_image",
+]
 
 _TOLERANCE = 0.05
 
@@ -173,6 +182,22 @@ def finding_table(records: Sequence[Record], classes: Sequence[str]) -> Float[Te
     return torch.from_numpy(table)
 
 
+def open_image(record: Record, bits: int | None = None) -> Float[np.ndarray, "height width"]:
+    """Open the file of an image.
+
+    Args:
+        record: The image.
+        bits: Bits of its numbers where their type does not tell; see `read_image`.
+
+    Returns:
+        Grey, in [0, 1].
+
+    Raises:
+        ImageReadError: If it cannot be read.
+    """
+    return read_image(record.image_path, bits=bits)
+
+
 class CXRDataset(Dataset[Sample]):
     """Images as samples.
 
@@ -230,7 +255,7 @@ class CXRDataset(Dataset[Sample]):
             raise ConfigError(f"copies must be from 0 to {len(self.records)}, the number of images, not {copies}.")
         self.copies = copies
         self.seed = seed
-        self._open = read or _open
+        self._open = read or open_image
         self.multilabel = any(record.findings for record in self.records) if multilabel is None else multilabel
         self.labels = (finding_table if self.multilabel else label_numbers)(self.records, self.classes)
         self._cache: dict[int, FittedImage] | None = {} if cache else None
@@ -321,7 +346,3 @@ class CXRDataset(Dataset[Sample]):
                 f"{len(self.records)} have none. Make masks with a lung segmenter (covidcxr predict), leave these "
                 f'images out, or use region="full".'
             )
-
-
-def _open(record: Record) -> Float[np.ndarray, "height width"]:
-    return read_image(record.image_path)

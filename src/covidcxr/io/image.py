@@ -34,7 +34,16 @@ File: TypeAlias = BufferedReader | BytesIO
 Grey: TypeAlias = Float[np.ndarray, "height width"]
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
-__all__ = ["MAX_PIXELS", "image_size", "is_single_image", "read_image", "read_mask", "write_image", "write_mask"]
+__all__ = [
+    "MAX_PIXELS",
+    "image_size",
+    "is_single_image",
+    "is_sixteen_bit",
+    "read_image",
+    "read_mask",
+    "write_image",
+    "write_mask",
+]
 
 MAX_PIXELS = 100_000_000
 """Files that claim more pixels are refused before they are decoded: the largest images have about 20 million."""
@@ -188,6 +197,24 @@ def image_size(image: str | os.PathLike[str] | bytes) -> tuple[int, int]:
             if not any(word in content for word in (b"eXIf", b"exif", b"tiff:Orientation")):
                 return height, width
         return (width, height) if picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8) else (height, width)
+
+
+def is_sixteen_bit(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a grey picture of 16 bits a pixel, by its header alone.
+
+    Args:
+        path: Any file.
+
+    Returns:
+        False of DICOM too, whose header says what its numbers mean, and of a file that cannot be read.
+    """
+    name = _name(path)
+    try:
+        with _explained(name), _open(path, name) as file:
+            head = file.read(256)
+            return not is_dicom(head) and _open_picture(file, head, name).mode.startswith("I;16")
+    except ImageReadError:
+        return False
 
 
 def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height width"]) -> None:

@@ -185,8 +185,8 @@ def held_bits_in_words(bits: int) -> str:
         What is seen, and the ways to read such an image right.
     """
     return (
-        f"The image has 16 bits a pixel and seems to use only {bits} of them, so it looks black. If so, read it with "
-        f"bits={bits}: `read_image(path, bits={bits})`, `bits: {bits}` of a data set, `covidcxr predict --bits {bits}`."
+        f"16 bits a pixel, of which only {bits} seem to be used, so it looks black. If so, read it with bits={bits}: "
+        f"`read_image(path, bits={bits})`, `bits: {bits}` of a data set, `covidcxr predict --bits {bits}`."
     )
 
 

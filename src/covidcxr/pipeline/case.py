@@ -58,12 +58,13 @@ def _image_id(image: ImageLike, number: int) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"film-{number}"
 
 
-def read_case(image: ImageLike, number: int = 0) -> Case:
+def read_case(image: ImageLike, number: int = 0, bits: int | None = None) -> Case:
     """Read an image.
 
     Args:
         image: Whatever `read_image` reads.
         number: Its number among the images, for the id of one without a path.
+        bits: Bits of its numbers where their type does not tell; see `read_image`.
 
     Returns:
         The image, of which nothing is known yet.
@@ -71,21 +72,22 @@ def read_case(image: ImageLike, number: int = 0) -> Case:
     Raises:
         ImageReadError: If it cannot be read.
     """
-    return Case(_image_id(image, number), read_image(image))
+    return Case(_image_id(image, number), read_image(image, bits=bits))
 
 
-def try_to_read(numbered: tuple[int, ImageLike]) -> Case | FailedPrediction:
+def try_to_read(numbered: tuple[int, ImageLike], bits: int | None = None) -> Case | FailedPrediction:
     """Read a numbered image.
 
     Args:
         numbered: The number and the image.
+        bits: Bits of its numbers where their type does not tell; see `read_image`.
 
     Returns:
         The image, or why it cannot be read.
     """
     number, image = numbered
     try:
-        return read_case(image, number)
+        return read_case(image, number, bits)
     except ImageReadError as error:
         return FailedPrediction(_image_id(image, number), error)
 

@@ -101,6 +101,7 @@ def predict_folder(
     batch_size: int = 16,
     num_workers: int = 2,
     device: str = "cpu",
+    bits: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Predict for images and write the results into a folder.
@@ -116,6 +117,7 @@ def predict_folder(
         batch_size: Batch size.
         num_workers: Data-loader threads.
         device: Where the models run.
+        bits: Bits of numbers whose type does not tell, 8 to 16; see `read_image`.
         progress: Show a progress bar on standard error.
 
     Returns:
@@ -135,7 +137,7 @@ def predict_folder(
         (target / stale).unlink(missing_ok=True)
     entries = []
     predictions = pipeline.predict(
-        [path for path, _ in images], batch_size=batch_size, num_workers=num_workers, on_error="return"
+        [path for path, _ in images], batch_size=batch_size, num_workers=num_workers, on_error="return", bits=bits
     )
     with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
         for (_, name), prediction in tracked(zip(images, predictions, strict=True), len(images), "images", progress):

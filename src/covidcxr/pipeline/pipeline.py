@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,12 +20,13 @@ from torch import Tensor
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.io import pretrained
 from covidcxr.io.image import is_single_image
+from covidcxr.io.pixels import check_bits
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel
 from covidcxr.models.base import not_finite
 from covidcxr.models.network import ResizedImages, lungs_of, resize_images
 from covidcxr.pipeline.case import Case, Masks, coarse, merge_masks, read_case, try_to_read
 from covidcxr.pipeline.parts import MODEL_CLASSES, check_parts, load_parts, save_pipeline
-from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image
+from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image, depth_reason
 from covidcxr.pipeline.view_check import check_views
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
@@ -155,6 +157,7 @@ class Pipeline:
         batch_size: int = 16,
         num_workers: int = 0,
         on_error: Literal["raise", "return"] = "raise",
+        bits: int | None = None,
     ) -> Iterator[Prediction | FailedPrediction]:
         """Predict for many images, in their order, as they come; memory does not grow with their number.
 
@@ -164,6 +167,7 @@ class Pipeline:
             num_workers: Threads that read images; 0 reads in this one.
             on_error: "raise" stops at the first image that cannot be read; "return" gives a `FailedPrediction` for
                 it and goes on.
+            bits: Bits of numbers whose type does not tell, 8 to 16; see `read_image`.
 
         Returns:
             An iterator over one result an image.
@@ -181,15 +185,21 @@ class Pipeline:
                 f"batch_size must be 1 or more, num_workers 0 or more and on_error 'raise' or 'return', "
                 f"not {batch_size}, {num_workers} and {on_error!r}."
             )
-        return self._stream(iter(enumerate(images)), batch_size, num_workers, on_error)
+        check_bits(bits)
+        return self._stream(iter(enumerate(images)), batch_size, num_workers, on_error, bits)
 
     def _stream(
-        self, numbered: Iterator[tuple[int, ImageLike]], batch_size: int, num_workers: int, on_error: str
+        self,
+        numbered: Iterator[tuple[int, ImageLike]],
+        batch_size: int,
+        num_workers: int,
+        on_error: str,
+        bits: int | None,
     ) -> Iterator[Prediction | FailedPrediction]:
         """Read and predict a batch at a time; the check of arguments stands apart, so that it comes at the call."""
         with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
             while batch := list(islice(numbered, batch_size)):
-                read = list((pool.map if pool else map)(try_to_read, batch))
+                read = list((pool.map if pool else map)(partial(try_to_read, bits=bits), batch))
                 predictions = iter(self._predict_batch([case for case in read if isinstance(case, Case)]))
                 for case in read:
                     if isinstance(case, FailedPrediction) and on_error == "raise":
@@ -209,7 +219,7 @@ class Pipeline:
                     case.image_id,
                     None if case.reasons else case.label,
                     case.probabilities,
-                    case.reasons,
+                    case.reasons + depth_reason(case.image) if case.reasons else (),
                     case.orientation.lay_masks(case.masks),
                     as_image(case.image),
                     self.classifier,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.explain import Explanation, explain
 from covidcxr.io.image import write_mask
+from covidcxr.io.pixels import held_bits, held_bits_in_words
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import Classifier
 from covidcxr.models.base import not_finite
@@ -21,8 +23,9 @@ from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
 from covidcxr.transforms.postprocess import explain_reason
 
-__all__ = ["Prediction", "FailedPrediction", "in_words"]
+__all__ = ["Prediction", "FailedPrediction", "depth_reason", "in_words"]
 
+_DEPTH = re.compile(r"(\d+)-bits-in-16")
 _UNDECIDED = {
     "several-answers-plausible": "More than one class is plausible; see the probabilities.",
     "no-answer-plausible": "No class is plausible; see the probabilities.",
@@ -219,7 +222,22 @@ def in_words(reason: str) -> str:
     if part != reason:
         part = "view check" if part == "gate" else part.replace("-", " ")
         return f"The {part} computed no finite numbers for this image: its values are too large, or damaged."
+    if depth := _DEPTH.fullmatch(reason):
+        return f"The image has {held_bits_in_words(int(depth[1]))}"
     return _UNDECIDED.get(reason) or view_in_words(reason) or explain_reason(reason)
+
+
+def depth_reason(image: Float[np.ndarray, "height width"]) -> tuple[str, ...]:
+    """Return what an image that holds fewer bits than it has explains of an abstention.
+
+    Args:
+        image: Grey, in [0, 1].
+
+    Returns:
+        An id such as "12-bits-in-16"; nothing of any other image.
+    """
+    bits = held_bits(image)
+    return () if bits is None else (f"{bits}-bits-in-16",)
 
 
 def as_image(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:

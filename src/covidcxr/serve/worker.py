@@ -51,9 +51,13 @@ def decode_image(content: bytes, keep_identifiers: bool = False) -> tuple[dict[s
     from PIL import Image
 
     from covidcxr.io.image import read_image
+    from covidcxr.io.pixels import held_bits
 
-    pixels = np.asarray(cv2.convertScaleAbs(read_image(content), alpha=255), np.uint8)
+    grey = read_image(content)
+    pixels = np.asarray(cv2.convertScaleAbs(grey, alpha=255), np.uint8)
     notes, identifiers = _notes_of(content, keep_identifiers)
+    if bits := held_bits(grey):
+        notes.append(f"Only {bits} of its 16 bits a pixel seem to be used, so it looks black: export all its greys.")
     small = Image.fromarray(pixels)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
     height, width = pixels.shape

@@ -161,6 +161,8 @@ def _notes(collection: Collection, records: list[Record]) -> Iterator[str]:
     if collection.left_out:
         reasons = ", ".join(f"{images:,} ({reason})" for reason, images in collection.left_out.most_common())
         yield f"Images left out: {reasons}."
+    if records and (remark := collection.depth_remark(records)):
+        yield remark
     if unknown := sum(record.patient_id is None for record in records):
         yield (
             f"The patients of {unknown:,} of {len(records):,} images are not known: each image counts as a patient of "

@@ -181,7 +181,7 @@ def _plan(collection: Collection, geometry: PreprocessConfig) -> dict[str, Any]:
     plan = {
         "format_version": FORMAT_VERSION,
         "dataset": type(collection).__name__,
-        "settings": collection.settings,
+        "settings": collection.copy_settings(),
         "views": collection.views,
         "drawn_masks": collection.drawn_masks is not None,
         "min_lung_area": collection.min_lung_area,

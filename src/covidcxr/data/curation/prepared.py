@@ -135,7 +135,7 @@ class Prepared:
             raise ConfigError(
                 f"The compact copy in {self.root} was prepared from {self.dataset}: it cannot be read by {name}."
             )
-        was, now = dict(self.settings), json.loads(to_json(collection.settings))
+        was, now = dict(self.settings), json.loads(to_json(collection.copy_settings()))
         if self.views == "frontal":
             was["views"], now["views"] = self.views, collection.views
         if collection.drawn_masks is not None:

@@ -102,7 +102,7 @@ class CombinedDataModule(CXRDataModule):
         self.datasets = {name: self._member(name, dataset) for name, dataset in members.items()}
         self.settings = {
             "datasets": {
-                name: dict(one) if isinstance(one, Mapping) else {"name": type(one).__name__, **one.settings}
+                name: dict(one) if isinstance(one, Mapping) else {"name": type(one).__name__, **one.copy_settings()}
                 for name, one in datasets.items()
             },
             "classes": classes,
