@@ -355,8 +355,11 @@ class TestEveryDataModule:
             batch = next(iter(loader))
             assert batch["image"].shape[1:] == (1, 24, 24)
             assert len(batch["image_id"]) == len(batch["label"]) == len(batch["image"]) <= 4
-        order = [name for batch in module.predict_dataloader() for name in batch["image_id"]]
-        assert order == [record.image_id for record in module.records]
+        for split in ("test", "train", "all"):
+            module.predict_split = split
+            order = [name for batch in module.predict_dataloader() for name in batch["image_id"]]
+            assert order == [record.image_id for record in module.records if split in ("all", record.split)]
+            assert not module.predict_dataset.augment
         assert module.train_dataset.augment
         assert not module.val_dataset.augment
 
@@ -885,6 +888,60 @@ class TestFolder:
     def test_source_pattern(self, tmp_path):
         module = FolderDataModule(write_folder_fake(tmp_path), patient_pattern="p(.+)_", source_pattern="_([01])")
         assert count_by(module.records, "source") == {"0": 20, "1": 20}
+
+    @pytest.mark.parametrize(
+        "pattern", [r"(?:x(\d+)|p(\d+))_", r"(x\d+)?", r"p()\d", "( *)", r"(?P<patient>x\d)?p(\d+)"]
+    )
+    def test_a_pattern_that_fits_without_naming_a_patient(self, tmp_path, pattern):
+        write_folder_fake(tmp_path, patients=2)
+        with pytest.raises(DatasetError, match=r"4 file names in .*covid19 without telling the patient: p.*\.png"):
+            FolderDataModule(tmp_path, patient_pattern=pattern).setup()
+
+    def test_groups_by_name(self, tmp_path):
+        pattern = r"(p)(?P<patient>\d+)_(?P<source>\d)"
+        module = FolderDataModule(write_folder_fake(tmp_path), patient_pattern=pattern, source_pattern=pattern)
+        assert count_by(module.records, "source") == {"0": 20, "1": 20}
+        assert len({record.patient_id for record in module.records}) == 20
+        assert not find_leaks(module.records)
+
+    @staticmethod
+    def nest(root: Path, *, loose: bool = False) -> Path:
+        """`CLASS/PATIENT/DAY/1.png`, beside what systems leave behind; loose = also images in the class folders."""
+        if loose:
+            write_folder_fake(root, patients=2)
+        for place, name in enumerate(("covid19", "normal")):
+            for patient in range(5):
+                for inner in (f"p{place}{patient}", f"p{place}{patient}/day 2", ".hidden", "__MACOSX"):
+                    write_image(root / name / inner / "1.png", draw_image(patient))
+        write_image(root / "__MACOSX" / "covid19" / "1.png", draw_image(0))
+        return root
+
+    def test_a_folder_a_patient(self, tmp_path):
+        module = FolderDataModule(self.nest(tmp_path), subfolders=True, patient_pattern="([^/]+)/")
+        assert module.classes == ("covid19", "normal")
+        assert count_by(module.records, "patient_id") == {
+            f"p{place}{number}": 2 for place in (0, 1) for number in range(5)
+        }
+        assert not find_leaks(module.records)
+
+    def test_folders_below_classes_do_not_vanish_in_silence(self, tmp_path):
+        with pytest.raises(DatasetError, match=r"holds no image\. 10 lie in folders below it: set subfolders=True"):
+            FolderDataModule(self.nest(tmp_path / "nested"), patient_pattern="(.+)").setup()
+        root = self.nest(tmp_path / "mixed", loose=True)
+        write_image(root / "overview.png", draw_image(0))
+        with pytest.warns(UserWarning, match="are ignored") as caught:
+            records = FolderDataModule(root, patient_pattern="(.+)_").records
+        told = [str(warning.message) for warning in caught]
+        assert len(records) == 8
+        assert told[0].startswith("1 images")
+        assert "no class folder and are ignored: overview.png" in told[0]
+        assert told[1].startswith("20 images")
+        assert "covid19 (10), normal (10). subfolders=True reads them" in told[1]
+
+    def test_a_link_that_leads_back(self, tmp_path):
+        root = self.nest(tmp_path)
+        (root / "normal" / "p10" / "all").symlink_to(root / "normal")
+        assert len(FolderDataModule(root, subfolders=True, patient_pattern="([^/]+)/").records) == 20
 
     def test_clear_errors(self, tmp_path):
         write_folder_fake(tmp_path, patients=2)

@@ -82,7 +82,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     for note in report["notes"]:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     if report["complete"]:
-        console.print(f"Nothing is missing: {report['films']:,} images to use.")
+        scope = "" if report["release"] else " This holds for what is listed: no expected count is known."
+        console.print(f"Nothing is missing: {report['films']:,} images to use.{scope}", soft_wrap=True)
     else:
         console.print(f"{len(report['faults']):,} fault(s); {report['films']:,} images are listed to be used.")
 

@@ -63,6 +63,7 @@ class DataSettings(CollectionSettings, total=False):
     augmented_copies: Mapping[str, int] | None
     cache: Literal["memory"] | None
     balance: Balance
+    predict_split: SplitName | Literal["all"]
     seed: int
 
 
@@ -89,6 +90,7 @@ class CXRDataModule(Collection, LightningDataModule):
         cache: "memory" keeps the resized images in memory, once for each worker.
         balance: Draw training images so that classes, sources, or the sources within each class come equally often;
             only "source" where classes are not exclusive.
+        predict_split: The images that `Trainer.predict` gets: "train", "val" or "test", or "all" of them.
         seed: Seeds order and augmentation.
         base: Settings of `Collection`: views, labels, splits and predicted masks.
 
@@ -128,6 +130,7 @@ class CXRDataModule(Collection, LightningDataModule):
         augmented_copies: Mapping[str, int] | None = None,
         cache: Literal["memory"] | None = None,
         balance: Balance = "none",
+        predict_split: SplitName | Literal["all"] = "test",
         seed: int = 0,
         **base: Unpack[CollectionSettings],
     ) -> None:
@@ -135,6 +138,8 @@ class CXRDataModule(Collection, LightningDataModule):
         super().__init__(root, **base)
         if balance not in get_args(Balance):
             raise ConfigError(f"balance must be one of {', '.join(get_args(Balance))}, not {balance!r}.")
+        if predict_split not in (*get_args(SplitName), "all"):
+            raise ConfigError(f"predict_split must be train, val, test or all, not {predict_split!r}.")
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(f"batch_size ({batch_size}) must be from 1 up, num_workers ({num_workers}) from 0 up.")
         if drop_unmasked and not mask_classes:
@@ -146,6 +151,7 @@ class CXRDataModule(Collection, LightningDataModule):
         if self.augmented_copies and (self.augment is None or min(self.augmented_copies.values()) < 0):
             raise ConfigError("augmented_copies needs augment, and numbers from 0 up.")
         self.balance = balance
+        self.predict_split: SplitName | Literal["all"] = predict_split
         self.seed = seed
         self.mask_classes = tuple(mask_classes)
         self.drop_unmasked = drop_unmasked
@@ -176,7 +182,7 @@ class CXRDataModule(Collection, LightningDataModule):
             self._check_copy()
             self._check_masks()
             self._check_balance()
-            self._datasets = {split: self._dataset(split) for split in get_args(SplitName)}
+            self._datasets = {split: self._dataset(split, trains=split == "train") for split in get_args(SplitName)}
             if not self._depth_is_checked and (remark := self.depth_remark(self.records)):
                 warnings.warn(f"{type(self).__name__}: {remark}", stacklevel=2)
             self._depth_is_checked = True
@@ -221,6 +227,19 @@ class CXRDataModule(Collection, LightningDataModule):
         self.setup()
         return self._datasets["test"]
 
+    @property
+    def predict_dataset(self) -> CXRDataset:
+        """The images of `predict_split`, not augmented.
+
+        Raises:
+            DatasetError: If there is none.
+        """
+        self.setup()
+        images = self._dataset(self.predict_split)
+        if len(images) == 0:
+            raise DatasetError(f"No image of {type(self).__name__} is in predict_split={self.predict_split!r}.")
+        return images
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training images, shuffled anew in every epoch; resumes exactly where a checkpoint was taken.
 
@@ -250,8 +269,8 @@ class CXRDataModule(Collection, LightningDataModule):
         return self._loader(self.test_dataset)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Return all images, in order."""
-        return self._loader(self._dataset("all"))
+        """Return the images of `predict_split`, in order and not augmented."""
+        return self._loader(self.predict_dataset)
 
     def class_weights(self) -> Float[Tensor, " classes"]:
         """Return weights against class imbalance, for a loss.
@@ -308,9 +327,9 @@ class CXRDataModule(Collection, LightningDataModule):
             copies += islice(cycle(originals), count)
         return copies
 
-    def _dataset(self, split: SplitName | Literal["all"]) -> CXRDataset:
+    def _dataset(self, split: SplitName | Literal["all"], *, trains: bool = False) -> CXRDataset:
         records = [record for record in self.records if split in ("all", record.split) and self._is_wanted(record)]
-        copies = self._copies(records) if split == "train" else []
+        copies = self._copies(records) if trains else []
         return CXRDataset(
             [*records, *copies],
             copies=len(copies),
@@ -321,7 +340,7 @@ class CXRDataModule(Collection, LightningDataModule):
             fit=self.geometry.fit,
             region=self.geometry.region,
             lung_dilation=self.geometry.lung_dilation,
-            augment=self.augment if split == "train" else None,
+            augment=self.augment if trains else None,
             cache=self.cache,
             # Not a method where it can be helped: each worker process would get a copy of self.
             read=self.load_image if has_own_reader(self) else partial(open_image, bits=self.bits),

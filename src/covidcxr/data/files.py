@@ -36,6 +36,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", "
 MASK_INDEX = "covidcxr-masks.json"
 """The file in a folder of drawn masks that tells how much of each image its lungs cover."""
 
+_OF_SYSTEMS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 _WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # a drive, or a share of the network
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
 _HOW_TO_DRAW = (
@@ -43,20 +44,39 @@ _HOW_TO_DRAW = (
 )
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the images directly in a folder, sorted by name; hidden and other files are left out.
+def find_images(folder: Path, *, below: bool = False) -> list[Path]:
+    """Return the images in a folder, sorted by name; hidden files, and files that are no images, are left out.
 
     A link that leads nowhere counts as an image: `find_missing` tells of it.
+
+    Args:
+        folder: The folder.
+        below: Also look into the folders below it, at any depth, after its own images.
+
+    Returns:
+        The images.
     """
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.is_dir() and not entry.name.startswith("."))
-    return [path for name in names if (path := folder / name).suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for name in names if (path := folder / name).suffix.lower() in IMAGE_SUFFIXES]
+    for inner in list_folders(folder) if below else ():
+        leads_back = inner.is_symlink() and folder.resolve().is_relative_to(inner.resolve())
+        images += [] if leads_back else find_images(inner, below=True)
+    return images
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Return the folders directly in a folder, sorted by name; hidden ones are left out."""
+    """Return the folders directly in a folder, sorted by name; hidden ones and those of systems are left out.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The folders in it.
+    """
     with os.scandir(folder) as entries:
-        return [folder / name for name in sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))]
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    return [folder / name for name in names if not name.startswith(".") and name not in _OF_SYSTEMS]
 
 
 def table_path(root: Path, text: str) -> Path:

@@ -181,3 +181,13 @@ class TestGenuineNames:
             drawn = np.asarray(Image.open(record.mask_paths["infection"]))
             assert drawn.any() == (record.label == "COVID-19")
             assert set(np.unique(drawn)) <= {0, 255}
+
+
+def test_published_counts_of_each_part(tmp_path):
+    root = write_covid_qu_ex_fake(tmp_path)
+    expected = {"lung": 33_920, "infection": 5_826, "both": None}
+    for part, images in expected.items():
+        known = CovidQUExDataModule(root, part=part).known_releases()
+        assert [sum(counts.values()) for counts in known.values()] == ([] if images is None else [images])
+    report = check_dataset(CovidQUExDataModule(root, part="infection"))
+    assert any("train/COVID-19: " in fault and "of 1,864 images" in fault for fault in report.faults)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -135,7 +136,11 @@ class Prepared:
             raise ConfigError(
                 f"The compact copy in {self.root} was prepared from {self.dataset}: it cannot be read by {name}."
             )
-        was, now = dict(self.settings), json.loads(to_json(collection.copy_settings()))
+        now = json.loads(to_json(collection.copy_settings()))
+        parameters = inspect.signature(type(collection).__init__).parameters
+        # A setting that did not exist when the copy was made had its default.
+        earlier = {key: parameters[key].default for key in now if key in parameters and key not in self.settings}
+        was = {**json.loads(to_json(earlier)), **self.settings}
         if self.views == "frontal":
             was["views"], now["views"] = self.views, collection.views
         if collection.drawn_masks is not None:

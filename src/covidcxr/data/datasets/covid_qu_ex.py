@@ -69,6 +69,17 @@ class CovidQUExDataModule(CXRDataModule):
         "Normal and Non-COVID images come from other collections than COVID-19 images, some of them of children.",
     )
     releases: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "2021, infection part": {
+            "train/COVID-19": 1864,
+            "train/Non-COVID": 932,
+            "train/Normal": 932,
+            "val/COVID-19": 466,
+            "val/Non-COVID": 233,
+            "val/Normal": 233,
+            "test/COVID-19": 583,
+            "test/Non-COVID": 292,
+            "test/Normal": 291,
+        },
         "2021, lung part": {
             "train/COVID-19": 7658,
             "train/Non-COVID": 7208,
@@ -90,8 +101,9 @@ class CovidQUExDataModule(CXRDataModule):
         self.settings = {"part": part}
 
     def known_releases(self) -> Mapping[str, Mapping[str, int]]:
-        """Return the counts of the lung part, if that is what is read: those of the other are not published."""
-        return self.releases if self.part == "lung" else {}
+        """Return the counts of the part that is read; how many images both share is not published."""
+        release = f"2021, {self.part} part"
+        return {release: self.releases[release]} if release in self.releases else {}
 
     def read_records(self) -> Iterator[Record]:
         """Return a record an image, split by split."""

@@ -10,7 +10,7 @@ from typing import ClassVar, get_args
 
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.datasets.manifest import SeriesPatients
-from covidcxr.data.files import find_images, list_folders
+from covidcxr.data.files import find_images
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.registry import DATASETS
@@ -83,7 +83,7 @@ class CovidXray5kDataModule(CXRDataModule):
         if not folder.is_dir():
             self.fault(self.not_found(folder))
             return []
-        images = _find_below(folder)
+        images = find_images(folder, below=True)
         if not images:
             self.fault(DatasetError(f"The class folder {folder} holds no image. Unpack the download again."))
         return images
@@ -102,10 +102,6 @@ class CovidXray5kDataModule(CXRDataModule):
             split,
             view=view[0] if view else None,
         )
-
-
-def _find_below(folder: Path) -> list[Path]:
-    return find_images(folder) + [image for inner in list_folders(folder) for image in _find_below(inner)]
 
 
 def _warn_of_copies(top: Path, count: int) -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import ClassVar, NamedTuple, Unpack
 
 from covidcxr.data.datamodule import CXRDataModule, DataSettings
 from covidcxr.data.files import find_images, list_folders, some_of
@@ -26,14 +26,35 @@ class FolderDataModule(CXRDataModule):
 
     Args:
         root: Folder of the class folders, or of the split folders (train, val or valid, test).
-        patient_pattern: Regular expression, searched in an image's file name; its first group is the patient id.
-            Without it every image counts as a patient of its own: then images of one patient may train and test.
-        source_pattern: The same for the source.
+        patient_pattern: Regular expression, searched in an image's file name, or with `subfolders` in its path below
+            the class folder, say "p01/1.png". Its group named `patient`, else its first group, is the patient id:
+            `([^/]+)/` takes the folder. Without it every image counts as a patient of its own: then images of one
+            patient may train and test.
+        source_pattern: The same for the source; the group's name is `source`.
+        subfolders: Also read the images in folders below the class folders: `root/CLASS/PATIENT/*.png`. False = they
+            are not read, and a warning counts them.
         base: Further settings of `CXRDataModule`.
 
     Raises:
-        DatasetError: If there is no class folder, or one without images.
+        DatasetError: If there is no class folder, or one without images; if a pattern does not fit an image, or fits
+            it without naming patient or source.
         ConfigError: If a pattern is no regular expression with a group.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from PIL import Image
+
+        from covidcxr import FolderDataModule
+
+        for label, patient in (("covid19", "p1"), ("covid19", "p2"), ("normal", "p3"), ("normal", "p4")):
+            folder = Path("by-patient", label, patient)
+            folder.mkdir(parents=True)
+            Image.new("L", (64, 64), 100).save(folder / "1.png")
+        data = FolderDataModule("by-patient", subfolders=True, patient_pattern="([^/]+)/")
+        assert [record.patient_id for record in data.records] == ["p1", "p2", "p3", "p4"]
+        ```
     """
 
     layout: ClassVar[str] = "one folder a class, or train, val and test folders with one folder a class in each"
@@ -44,12 +65,18 @@ class FolderDataModule(CXRDataModule):
         *,
         patient_pattern: str | None = None,
         source_pattern: str | None = None,
+        subfolders: bool = False,
         **base: Unpack[DataSettings],
     ) -> None:
         super().__init__(root, **base)
-        self._patient = _compile("patient_pattern", patient_pattern)
-        self._source = _compile("source_pattern", source_pattern)
-        self.settings = {"patient_pattern": patient_pattern, "source_pattern": source_pattern}
+        self._patient = _Pattern.read("patient", patient_pattern)
+        self._source = _Pattern.read("source", source_pattern)
+        self.subfolders = subfolders
+        self.settings = {
+            "patient_pattern": patient_pattern,
+            "source_pattern": source_pattern,
+            "subfolders": subfolders,
+        }
         if self.prepared is None:
             self._folders = self._class_folders()
             self.set_classes(sorted({folder.name for folder, _ in self._folders}))
@@ -62,14 +89,40 @@ class FolderDataModule(CXRDataModule):
                 f"test. If the file names tell the patient, give patient_pattern.",
                 stacklevel=2,
             )
+        self._warn_of_ignored()
         for folder, split in self._folders:
-            images = find_images(folder)
+            images = find_images(folder, below=self.subfolders)
             if not images:
-                self.fault(DatasetError(f"The class folder {folder} holds no image. Fill it, or remove it."))
-            patients = _search(self._patient, images)
-            sources = _search(self._source, images)
+                inner = len(find_images(folder, below=True))
+                cure = f"{inner} lie in folders below it: set subfolders=True" if inner else "Fill it, or remove it"
+                self.fault(DatasetError(f"The class folder {folder} holds no image. {cure}."))
+            names = [image.relative_to(folder).as_posix() for image in images]
+            patients = self._patient.find(names, folder) if self._patient else [None] * len(names)
+            sources = self._source.find(names, folder) if self._source else ["unknown"] * len(names)
             for image, patient, source in zip(images, patients, sources, strict=True):
-                yield Record(image, folder.name, patient, source or "unknown", split)
+                yield Record(image, folder.name, patient, source, split)
+
+    def _warn_of_ignored(self) -> None:
+        """Count the images below the root that no class has."""
+        tops = sorted({self.root, *(folder.parent for folder, _ in self._folders)})
+        if loose := [str(image.relative_to(self.root)) for top in tops for image in find_images(top)]:
+            warnings.warn(
+                f"{len(loose)} images in {self.root} lie in no class folder and are ignored: {some_of(loose)}.",
+                stacklevel=3,
+            )
+        nested: dict[str, int] = {}
+        for folder, _ in () if self.subfolders else self._folders:
+            own, every = len(find_images(folder)), len(find_images(folder, below=True))
+            if own and every > own:  # without any of its own it is a fault
+                nested[str(folder.relative_to(self.root))] = every - own
+        if nested:
+            where = some_of([f"{name} ({count})" for name, count in nested.items()])
+            warnings.warn(
+                f"{sum(nested.values())} images in {self.root} lie in folders below the class folders and are ignored: "
+                f"{where}. subfolders=True reads them; if each such folder is a patient, with "
+                f"patient_pattern='([^/]+)/'.",
+                stacklevel=3,
+            )
 
     def _class_folders(self) -> list[tuple[Path, SplitName | None]]:
         if not self.root.is_dir():
@@ -91,33 +144,50 @@ def _is_split(folder: Path) -> bool:
     return True
 
 
-def _compile(name: str, pattern: str | None) -> re.Pattern[str] | None:
-    if pattern is None:
-        return None
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"{name} is no regular expression: {pattern!r}: {error}.") from error
-    if compiled.groups < 1:
-        raise ConfigError(
-            f"{name} needs a group in parentheses for what it looks for, say '(p[0-9]+)_', not {pattern!r}."
-        )
-    return compiled
+class _Pattern(NamedTuple):
+    """Finds what names of files tell."""
 
+    what: str
+    compiled: re.Pattern[str]
 
-def _search(pattern: re.Pattern[str] | None, images: list[Path]) -> list[str | None]:
-    """Search in each file name.
+    @classmethod
+    def read(cls, what: str, pattern: str | None) -> _Pattern | None:
+        """Compile the setting `WHAT_pattern`.
 
-    Raises:
-        DatasetError: If the pattern is not found in a name.
-    """
-    if pattern is None:
-        return [None] * len(images)
-    found = [pattern.search(image.name) for image in images]
-    lacking = [image.name for image, match in zip(images, found, strict=True) if match is None]
-    if lacking:
-        raise DatasetError(
-            f"The pattern {pattern.pattern!r} does not fit {len(lacking)} file names in {images[0].parent}: "
-            f"{some_of(lacking)}. Widen it."
-        )
-    return [match[1] for match in found if match is not None]
+        Raises:
+            ConfigError: If it is no regular expression with a group.
+        """
+        if pattern is None:
+            return None
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{what}_pattern is no regular expression: {pattern!r}: {error}.") from error
+        if compiled.groups < 1:
+            raise ConfigError(
+                f"{what}_pattern needs a group in parentheses for what it looks for, say '(p[0-9]+)_', not {pattern!r}."
+            )
+        return cls(what, compiled)
+
+    def find(self, names: list[str], folder: Path) -> list[str]:
+        """Search in each name: no image may go without, else those of one patient could train and test.
+
+        Raises:
+            DatasetError: If the pattern does not fit a name, or fits it and its group holds nothing.
+        """
+        matches = {name: self.compiled.search(name) for name in names}
+        if lacking := [name for name, match in matches.items() if match is None]:
+            raise DatasetError(
+                f"The pattern {self.compiled.pattern!r} does not fit {len(lacking)} file names in {folder}: "
+                f"{some_of(lacking)}. Widen it."
+            )
+        group = self.what if self.what in self.compiled.groupindex else 1
+        values = {name: (match[group] or "").strip() for name, match in matches.items() if match is not None}
+        if nameless := [name for name, value in values.items() if not value]:
+            raise DatasetError(
+                f"The pattern {self.compiled.pattern!r} fits {len(nameless)} file names in {folder} without telling "
+                f"the {self.what}: {some_of(nameless)}. Let one group hold it in each of them, say "
+                f"'((?:case|img)[0-9]+)_' in place of 'case([0-9]+)_|img([0-9]+)_', or name that group "
+                f"(?P<{self.what}>...)."
+            )
+        return list(values.values())
