@@ -18,6 +18,7 @@ __all__ = [
     "take_fold",
     "CXRDataset",
     "CXRDataModule",
+    "DataSettings",
     "CSVDataModule",
     "FolderDataModule",
     "DarkCovidNetDataModule",
@@ -113,6 +114,9 @@ if TYPE_CHECKING:
     from covidcxr.data.sampler import (
         EpochSampler,
     )
+    from covidcxr.data.settings import (
+        DataSettings,
+    )
     from covidcxr.data.splits import (
         assign_splits,
         k_folds,
@@ -133,6 +137,7 @@ __getattr__, __dir__ = lazy_names(
         "take_fold": "splits",
         "CXRDataset": "dataset",
         "CXRDataModule": "datamodule",
+        "DataSettings": "settings",
         "CSVDataModule": "datasets.csv",
         "FolderDataModule": "datasets.folder",
         "DarkCovidNetDataModule": "datasets.darkcovidnet",

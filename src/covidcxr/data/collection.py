@@ -6,91 +6,27 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from covidcxr.data.curation.prepared import Prepared
 from covidcxr.data.dataset import open_image
-from covidcxr.data.files import DrawnMasks, find_missing, find_twice
+from covidcxr.data.files import DrawnMasks, Faults, find_missing, find_twice
 from covidcxr.data.records import LabelMap, Record, count_by, find_leaks, labels_of, no_collector, projection
+from covidcxr.data.settings import DrawnFor, Views
 from covidcxr.data.splits import assign_splits, take_fold
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
 from covidcxr.io.image import is_sixteen_bit, read_image
 from covidcxr.io.pixels import check_bits, held_bits, held_bits_in_words
 from covidcxr.types import SplitName
 
-__all__ = ["Collection", "CollectionSettings", "Views", "Faults", "has_own_reader"]
-
-
-class Faults:
-    """Part of a data set that is told what is wrong with it."""
-
-    _faults: list[str] | None = None
-
-    def fault(self, error: DatasetError) -> None:
-        """Say what is wrong with one image or line: raise the error, or note it where all faults are collected."""
-        if self._faults is None:
-            raise error
-        self._faults.append(str(error))
-
-    def remark(self, message: str) -> None:
-        """Note what is wrong with a copy where all faults are collected; the images can be used all the same."""
-        if self._faults is not None:
-            self._faults.append(message)
-
-    @contextmanager
-    def collected_faults(self) -> Iterator[list[str]]:
-        """Collect what `fault` is told in a list in place of raising it."""
-        self._faults = []
-        try:
-            yield self._faults
-        finally:
-            self._faults = None
-
-
-Views = Literal["frontal", "all"]
-
-
-"""Which images are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
-
-
-DrawnFor = Literal["all", "train"]
-
-
-"""Which images get drawn masks."""
-
-
-class CollectionSettings(TypedDict, total=False):
-    """The keyword arguments of `Collection`: a part of `covidcxr.data.datamodule.DataSettings`.
-
-    Example:
-        ```python
-        from covidcxr.data.collection import CollectionSettings
-
-        settings: CollectionSettings = {"folds": 5, "fold": 0}
-        ```
-    """
-
-    views: Views
-    official_split: bool
-    label_map: Mapping[str, str | None] | None
-    drop_unlabelled: bool
-    drawn_masks: str | PathLike[str] | None
-    drawn_masks_for: DrawnFor
-    min_lung_area: float
-    fractions: tuple[float, float]
-    fold: int | None
-    folds: int | None
-    hold_out_source: str | Sequence[str] | None
-    split_seed: int
-    bits: int | None
+__all__ = ["Collection", "Faults", "Views", "has_own_reader"]
 
 
 class Collection(Faults, ABC):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from covidcxr.config import PreprocessConfig
-from covidcxr.data.collection import Collection, CollectionSettings, has_own_reader
+from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.dataset import CXRDataset, open_image
 from covidcxr.data.records import Record, count_by
 from covidcxr.data.sampler import (
@@ -27,44 +27,12 @@ from covidcxr.data.sampler import (
     positive_weights,
     sampling_weights,
 )
+from covidcxr.data.settings import CollectionSettings, DataSettings
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.transforms.augment import Augment
 from covidcxr.types import GEOMETRY, Fit, Region, SplitName
 
 __all__ = ["CXRDataModule", "DataSettings"]
-
-
-class DataSettings(CollectionSettings, total=False):
-    """The keyword arguments of `CXRDataModule`, so that a type checker finds a misspelt one in a subclass's `**base`.
-
-    Example:
-        ```python
-        from typing import Unpack
-
-        from covidcxr.data import CXRDataModule
-        from covidcxr.data.datamodule import DataSettings
-
-        class OurHospital(CXRDataModule):
-            def __init__(self, root: str, *, ward: str = "all", **base: Unpack[DataSettings]) -> None:
-                super().__init__(root, **base)
-                self.settings = {"ward": ward}
-        ```
-    """
-
-    image_size: tuple[int, int] | None
-    fit: Fit | None
-    region: Region | None
-    lung_dilation: float | None
-    mask_classes: Sequence[str]
-    drop_unmasked: bool
-    batch_size: int
-    num_workers: int
-    augment: str | Sequence[Any] | Augment | None
-    augmented_copies: Mapping[str, int] | None
-    cache: Literal["memory"] | None
-    balance: Balance
-    predict_split: SplitName | Literal["all"]
-    seed: int
 
 
 class CXRDataModule(Collection, LightningDataModule):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MASK_INDEX",
     "DrawnMasks",
+    "Faults",
     "find_images",
     "find_missing",
     "find_orphans",
@@ -241,3 +243,29 @@ class _Listings:
                 return frozenset(entry.name for entry in entries if entry.is_file())
         except (FileNotFoundError, NotADirectoryError):
             return frozenset()
+
+
+class Faults:
+    """Part of a data set that is told what is wrong with it."""
+
+    _faults: list[str] | None = None
+
+    def fault(self, error: DatasetError) -> None:
+        """Say what is wrong with one image or line: raise the error, or note it where all faults are collected."""
+        if self._faults is None:
+            raise error
+        self._faults.append(str(error))
+
+    def remark(self, message: str) -> None:
+        """Note what is wrong with a copy where all faults are collected; the images can be used all the same."""
+        if self._faults is not None:
+            self._faults.append(message)
+
+    @contextmanager
+    def collected_faults(self) -> Iterator[list[str]]:
+        """Collect what `fault` is told in a list in place of raising it."""
+        self._faults = []
+        try:
+            yield self._faults
+        finally:
+            self._faults = None

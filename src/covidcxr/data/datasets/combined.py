@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from covidcxr.data.curation.duplicates import Linked
-from covidcxr.data.datamodule import CXRDataModule, DataSettings
+from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import some_of
 from covidcxr.data.records import Record
+from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.registry import DATASETS
 

@@ -9,9 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Unpack
 
-from covidcxr.data.datamodule import CXRDataModule, DataSettings
+from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import find_images, list_folders, some_of
 from covidcxr.data.records import Record
+from covidcxr.data.settings import DataSettings
 from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.registry import DATASETS
@@ -50,7 +51,7 @@ class FolderDataModule(CXRDataModule):
 
         for label, patient in (("covid19", "p1"), ("covid19", "p2"), ("normal", "p3"), ("normal", "p4")):
             folder = Path("by-patient", label, patient)
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             Image.new("L", (64, 64), 100).save(folder / "1.png")
         data = FolderDataModule("by-patient", subfolders=True, patient_pattern="([^/]+)/")
         assert [record.patient_id for record in data.records] == ["p1", "p2", "p3", "p4"]

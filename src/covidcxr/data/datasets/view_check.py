@@ -12,9 +12,10 @@ from typing import Any, Unpack
 import numpy as np
 from jaxtyping import Float
 
-from covidcxr.data.datamodule import CXRDataModule, DataSettings
+from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import find_missing
 from covidcxr.data.records import Record
+from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import LABELS, OTHERS, VIEWS, draw_other, draw_phantom
 from covidcxr.registry import DATASETS
