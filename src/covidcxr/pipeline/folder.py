@@ -15,7 +15,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.io.atomic import replace_file
 from covidcxr.page import STYLE, load_template
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.pipeline.prediction import Prediction, in_words
+from covidcxr.pipeline.prediction import FailedPrediction, Prediction, in_words
 from covidcxr.transforms.overlay import mask_colors
 from covidcxr.utils.threads import tracked
 
@@ -141,19 +141,22 @@ def predict_folder(
     )
     with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
         for (_, name), prediction in tracked(zip(images, predictions, strict=True), len(images), "images", progress):
-            entry = {"name": name, **prediction.to_dict()}
-            if isinstance(prediction, Prediction):
-                place = target / "films" / name
-                try:
-                    prediction.save(place.parent, place.name)
-                except OSError as error:  # a name too long for this disk must not cost the other images
-                    entry = {"name": name, "error": f"The prediction cannot be written: {error}", "kind": "OSError"}
-            lines.write(json.dumps(entry) + "\n")
-            entries.append(entry)
+            entries.append({"name": name, **_written(prediction, target / "films" / name)})
+            lines.write(json.dumps(entries[-1]) + "\n")
     summary = _summary(entries, left_out, target)
     write_sheet(target / "index.html", entries, summary)
     (target / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _written(prediction: Prediction | FailedPrediction, place: Path) -> dict[str, Any]:
+    """Write a prediction's files and return what the list says of it."""
+    if isinstance(prediction, Prediction):
+        try:
+            prediction.save(place.parent, place.name)
+        except OSError as error:  # a name too long for this disk must not cost the other images
+            return {"error": f"The prediction cannot be written: {error}", "kind": "OSError"}
+    return prediction.to_dict()
 
 
 def load_pipeline(model: str | os.PathLike[str] | Pipeline, device: str = "cpu") -> Pipeline:
