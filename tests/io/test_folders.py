@@ -97,7 +97,7 @@ class TestRunFolder:
     def test_another_run_is_refused_and_changes_nothing(self, run: Path) -> None:
         before = state_of(run)
         another = run_folder(run, {"model": "b", "seed": 1, "size": 3}, WRITES)
-        with pytest.raises(ConfigError, match="results of another run: other model and other size"), another:
+        with pytest.raises(ConfigError, match="results of another run: what differs is model and size"), another:
             pass
         assert state_of(run) == before
 

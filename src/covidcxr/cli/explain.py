@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
+from covidcxr.utils.plain import to_json
 
 if TYPE_CHECKING:
     from covidcxr.explain import Explanation
@@ -25,6 +25,12 @@ _EXAMPLES = """examples:
 
 _SHOWN = 100
 """Images on the page: each takes some 200 kB of it. All are in the folder."""
+
+_WRITES = (
+    "explanations.json",
+    "index.html",
+    *(f"films/*.{ending}" for ending in ("heat.png", "heat.json", "heat-overlay.png")),
+)
 
 _WIDE = 420
 """Longer side of an image on the page, in pixels."""
@@ -52,6 +58,7 @@ def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     explain.add_argument("--target", metavar="CLASS", help="the class to explain; by default each image's label")
     explain.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
+    explain.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote there; start over")
     explain.add_argument("--json", action="store_true", help="print the summary as JSON")
     explain.set_defaults(run=_explain)
 
@@ -64,9 +71,10 @@ def explain_images(
     method: str = "gradcam",
     target: str | None = None,
     device: str = "cpu",
+    overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Explain images and write maps and pictures into a folder.
+    """Explain images and write maps and pictures into a folder, which belongs to this run.
 
     Writes `films/NAME.heat.png` (16-bit grey, white = 1), `NAME.heat.json` and `NAME.heat-overlay.png` an image,
     `explanations.json`, and `index.html` with images and maps side by side.
@@ -78,26 +86,47 @@ def explain_images(
         method: A name of `covidcxr.explain.METHODS`.
         target: The class; None = each image's label, else its most probable class.
         device: Where the models run.
+        overwrite: Remove what an earlier run wrote into the folder, and start over.
         progress: Show a progress bar on standard error.
 
     Returns:
         The summary: an entry an image, counts, and the path of the page.
 
     Raises:
-        ConfigError: If no image was found, the pipeline has no classifier, or the device is not there.
+        ConfigError: If no image was found, the pipeline has no classifier, the device is not there, or the folder
+            belongs to another run or is in use.
         UnknownNameError: If there is no such class or method.
         PretrainedError: If the model cannot be had.
     """
-    from covidcxr.pipeline.folder import find_images, load_pipeline
-    from covidcxr.pipeline.prediction import Prediction
-    from covidcxr.utils.threads import tracked
+    from covidcxr.io.folders import run_folder
+    from covidcxr.pipeline.folder import digest_images, find_images, load_pipeline
+    from covidcxr.pipeline.parts import fingerprint
 
     images, _ = find_images(paths)
     if not images:
         raise ConfigError(f"No images found in {', '.join(map(str, paths))}.")
     pipeline = load_pipeline(model, device)
     _check(pipeline, method, target)
-    folder, entries = Path(out), list[dict[str, Any]]()
+    settings = {"command": "explain", "model": fingerprint(pipeline), "images": digest_images(images)}
+    with run_folder(out, settings | {"method": method, "target": target}, _WRITES, overwrite=overwrite) as folder:
+        entries, shown = _explain_all(images, folder, pipeline, method, target, progress)
+        return _write(folder, entries, shown, method)
+
+
+def _explain_all(
+    images: Sequence[tuple[Path, str]],
+    folder: Path,
+    pipeline: Pipeline,
+    method: str,
+    target: str | None,
+    progress: bool,
+) -> tuple[list[dict[str, Any]], list[tuple[str, Picture, Picture]]]:
+    """Write the maps; return an entry an image, and the pictures of the first ones by class."""
+    from covidcxr.io.folders import path_inside
+    from covidcxr.pipeline.prediction import Prediction
+    from covidcxr.utils.threads import tracked
+
+    entries = list[dict[str, Any]]()
     shown: list[tuple[str, Picture, Picture]] = []
     predictions = pipeline.predict([path for path, _ in images], batch_size=4, on_error="return")
     for (_, name), prediction in tracked(zip(images, predictions, strict=True), len(images), "images", progress):
@@ -105,7 +134,7 @@ def explain_images(
             if not isinstance(prediction, Prediction):
                 raise prediction.error
             explanation = prediction.explain(target, method)
-            place = folder / "films" / name
+            place = path_inside(folder / "films", name)
             explanation.save(place.parent, place.name, prediction.image)
         except (CovidCXRError, OSError) as error:  # this image's alone: settings were checked before
             entries.append({"name": name, "error": str(error), "kind": type(error).__name__})
@@ -113,7 +142,7 @@ def explain_images(
         entries.append({"name": name, "label": prediction.label, **explanation.to_dict(), "note": explanation.note})
         if len(shown) < _SHOWN:
             shown.append((explanation.target, *_pictures(name, prediction, explanation)))
-    return _write(folder, entries, shown, method)
+    return entries, shown
 
 
 def _write(
@@ -193,10 +222,11 @@ def _explain(options: argparse.Namespace) -> int:
         method=options.method,
         target=options.target,
         device=options.device,
+        overwrite=options.overwrite,
     )
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if options.json:
-        console.file.write(json.dumps(summary) + "\n")
+        console.file.write(to_json(summary) + "\n")
     else:
         console.print(f"{summary['films']} images, {summary['failed']} of them not explained")
         for entry in summary["entries"]:

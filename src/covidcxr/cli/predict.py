@@ -17,7 +17,8 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     predict = verbs.add_parser(
         "predict",
         help="predict for images: JSON lines, masks, overlays and a contact sheet",
-        description="Predict for images. An image that cannot be read is one entry with its reason; the others go on.",
+        description="Predict for images. An image that cannot be read is one entry with its reason; the others go on. "
+        "A run that was stopped goes on where it stopped with the same command.",
         epilog="example: covidcxr predict images/ extra.dcm --model mini --out predictions",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -56,6 +57,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits", type=int, metavar="N", help="bits that 16-bit pictures really hold, if fewer (8 to 16)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote there; start over")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -71,6 +73,7 @@ def _predict(options: argparse.Namespace) -> int:
         num_workers=options.num_workers,
         device=options.device,
         bits=options.bits,
+        overwrite=options.overwrite,
     )
     print_summary(summary, as_json=options.json)
     return 1 if summary["failed"] else 0
@@ -83,7 +86,8 @@ def _demo(options: argparse.Namespace) -> int:
     from covidcxr.phantom import write_dataset
 
     if not options.paths:
-        write_dataset(Path(options.out) / "phantoms", 12)
+        if not (Path(options.out) / "phantoms" / "manifest.csv").is_file():  # written last
+            write_dataset(Path(options.out) / "phantoms", 12)
         options.paths = [str(Path(options.out) / "phantoms" / "images")]
     code = _predict(options)
     page = (Path(options.out) / "index.html").resolve()

@@ -18,6 +18,7 @@ from covidcxr import aliases
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.explain.methods import Attribution, find_method
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import path_inside
 from covidcxr.io.image import read_image
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
@@ -122,17 +123,21 @@ class Explanation:
 
         Returns:
             The path of the JSON file.
+
+        Raises:
+            ConfigError: If a file would lie outside the folder.
+            OSError: If a file cannot be written.
         """
         from PIL import Image
 
-        target = Path(folder)
-        with replace_file(target / f"{name}.heat.png") as draft:
+        with replace_file(path_inside(folder, f"{name}.heat.png")) as draft:
             Image.fromarray(np.rint(self.heat * 65535).astype(np.uint16)).save(draft, format="PNG")
         if image is not None:
-            with replace_file(target / f"{name}.heat-overlay.png") as draft:
+            with replace_file(path_inside(folder, f"{name}.heat-overlay.png")) as draft:
                 Image.fromarray(self.overlay(image)).save(draft, format="PNG")
-        write_json(target / f"{name}.heat.json", self.to_dict())
-        return target / f"{name}.heat.json"
+        place = path_inside(folder, f"{name}.heat.json")
+        write_json(place, self.to_dict())
+        return place
 
 
 Image: TypeAlias = Float[np.ndarray, "_ _"]  # images of one call may have many sizes

@@ -160,8 +160,8 @@ def _compare(folder: Path, was: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     different = [key for key in {**was, **wanted} if was.get(key) != wanted.get(key)]
     if different:
         raise ConfigError(
-            f"{folder} holds the results of another run: other {' and other '.join(different)}. Choose another folder, "
-            f"or remove its results and start over with --overwrite."
+            f"{folder} holds the results of another run: what differs is {' and '.join(different)}. Choose another "
+            f"folder, or remove its results and start over with --overwrite."
         )
 
 

@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
 from covidcxr.io import pretrained
+from covidcxr.io.folders import path_inside
 from covidcxr.models.base import calibrate_logits
 from covidcxr.models.classification import ClassificationModel, Classifier
 from covidcxr.types import Vote
@@ -144,7 +145,7 @@ class EnsembleModel(Classifier):
         target = Path(folder)
         pretrained.check_finite(self)  # all members before one is written
         for name, member in zip(self.config.members, self.members, strict=True):
-            member.save_pretrained(target / "members" / name, dtype=dtype)
+            member.save_pretrained(path_inside(target / "members", name), dtype=dtype)
         pretrained.write_json(target / "config.json", self.config.to_dict())
         return target
 

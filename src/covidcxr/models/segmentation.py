@@ -129,11 +129,14 @@ class SegmentationModel(NetworkModel):
                     kept = clean(raw)
                     plane[raw & ~kept] = 0.0
                     plane[kept & ~raw] = 1.0
-            full = restore_map(torch.from_numpy(values)[None], (size[0], size[1]), self.config.preprocess.fit)[
-                0
-            ].numpy()
-            planes = zip(self.config.classes, full, self.thresholds(), strict=True)
-            masks.append({name: plane >= threshold for name, plane, threshold in planes})
+            planes = zip(self.config.classes, torch.from_numpy(values), self.thresholds(), strict=True)
+            masks.append(  # class by class: a map of a large image takes 4 bytes a pixel
+                {
+                    name: restore_map(plane[None, None], (size[0], size[1]), self.config.preprocess.fit)[0, 0].numpy()
+                    >= threshold
+                    for name, plane, threshold in planes
+                }
+            )
         return masks
 
     def merge_encoder(self, other: SegmentationModel) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -11,11 +13,12 @@ from jaxtyping import Bool, Float
 
 from covidcxr.errors import ImageReadError
 from covidcxr.io.image import read_image
-from covidcxr.pipeline.prediction import FailedPrediction
+from covidcxr.models import Classifier
+from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image, depth_reason
 from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.types import ImageLike
 
-__all__ = ["Case", "Masks", "coarse", "merge_masks", "read_case", "try_to_read"]
+__all__ = ["Case", "Masks", "coarse", "merge_masks", "one_by_one", "read_case", "try_to_read"]
 
 Image: TypeAlias = Float[np.ndarray, "height width"]
 Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
@@ -52,6 +55,26 @@ class Case:
     reasons: tuple[str, ...] = ()
     probabilities: dict[str, float] = field(default_factory=dict)
     label: str | None = None
+
+    def to_prediction(self, classifier: Classifier | None) -> Prediction:
+        """Return the result, with masks that lie as the image was given.
+
+        Args:
+            classifier: The model behind the label.
+
+        Returns:
+            The prediction.
+        """
+        return Prediction(
+            self.image_id,
+            None if self.reasons else self.label,
+            self.probabilities,
+            self.reasons + depth_reason(self.image) if self.reasons else (),
+            self.orientation.lay_masks(self.masks),
+            as_image(self.image),
+            classifier,
+            self.orientation,
+        )
 
 
 def _image_id(image: ImageLike, number: int) -> str:
@@ -90,6 +113,30 @@ def try_to_read(numbered: tuple[int, ImageLike], bits: int | None = None) -> Cas
         return read_case(image, number, bits)
     except ImageReadError as error:
         return FailedPrediction(_image_id(image, number), error)
+
+
+def one_by_one(
+    batches: Iterator[list[Prediction | FailedPrediction]], *, stop: bool
+) -> Iterator[Prediction | FailedPrediction]:
+    """Yield the results of batches and let each go, so that no batch is held while the next one is read.
+
+    Args:
+        batches: The results, a batch at a time; emptied.
+        stop: Whether an image that cannot be read raises its error.
+
+    Yields:
+        The results.
+
+    Raises:
+        ImageReadError: If an image cannot be read, and `stop` is true.
+    """
+    for batch in batches:
+        results = deque(batch)
+        batch.clear()
+        while results:
+            if stop and isinstance(results[0], FailedPrediction):
+                raise results[0].error
+            yield results.popleft()
 
 
 def merge_masks(predicted: Masks, known: Masks) -> Masks:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from covidcxr.data.files import IMAGE_SUFFIXES
-from covidcxr.errors import ConfigError
+from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import RUN_FILE, path_inside, run_folder
+from covidcxr.io.pretrained import write_json
 from covidcxr.page import STYLE, load_template
+from covidcxr.pipeline.batches import BATCH_IMAGES
+from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, in_words
 from covidcxr.transforms.overlay import mask_colors
+from covidcxr.utils.plain import to_json
 from covidcxr.utils.threads import tracked
 
-__all__ = ["find_images", "load_pipeline", "predict_folder", "print_summary", "write_sheet"]
+__all__ = ["digest_images", "find_images", "load_pipeline", "predict_folder", "print_summary", "write_sheet"]
 
 SEARCHED_SUFFIXES = IMAGE_SUFFIXES | {""}  # DICOM files often have none
 _SHOWN = {"cannot say": "indeterminate"}
 """Labels of the summary that people read under another name."""
+_LINES, _SUMMARY, _PAGE = "predictions.jsonl", "summary.json", "index.html"
+_RESULTS = {RUN_FILE, _LINES, _SUMMARY, _PAGE, "explanations.json"}
+"""What we write beside `films`; a folder with `RUN_FILE`, or with a table of 0.1.0, is one of ours."""
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""These fail for every image; any other error of writing is about a name."""
 
 
 def find_images(
@@ -43,7 +58,7 @@ def find_images(
         ConfigError: If an image does not lie below `root`.
     """
     images: list[tuple[Path, str]] = []
-    names: set[str] = set()
+    numbers: dict[str, int] = {}  # by name as a disk sees it that knows neither upper case nor how an accent is made
     left_out: Counter[str] = Counter()
     for given in map(Path, paths):
         is_folder = os.path.isdir(given)  # noqa: PTH112 - Path.is_dir raises where a folder above is locked
@@ -52,12 +67,23 @@ def find_images(
             if is_folder and (path.suffix.lower() not in SEARCHED_SUFFIXES or path.name.startswith(".")):
                 left_out[path.suffix.lower() or path.name] += 1
                 continue
-            name, number = below.as_posix(), 2
-            while name in names:
-                name, number = f"{below.with_suffix('').as_posix()}-{number}{below.suffix}", number + 1
-            names.add(name)
-            images.append((path, name))
+            images.append((path, _unique(below, numbers)))
     return images, left_out
+
+
+def _unique(below: Path, numbers: dict[str, int]) -> str:
+    """Return a name that no image before has: the path itself, or with a number before its ending."""
+    name = below.as_posix()
+    first = _as_on_disk(name)
+    while _as_on_disk(name) in numbers:
+        numbers[first] += 1
+        name = f"{below.with_suffix('').as_posix()}-{numbers[first]}{below.suffix}"
+    numbers[_as_on_disk(name)] = 1
+    return name
+
+
+def _as_on_disk(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -69,8 +95,9 @@ def _files_below(folder: Path) -> list[Path]:
         files.append(Path(error.filename))
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=report):
-        if {"predictions.jsonl", "explanations.json"} & set(names) and "films" in folders:
-            folders.remove("films")  # our own masks, maps and overlays of an earlier run are no images
+        if {RUN_FILE, _LINES, "explanations.json"} & set(names):  # what an earlier run of ours wrote is no image
+            folders[:] = [name for name in folders if name != "films"]
+            names = [name for name in names if name not in _RESULTS and not name.startswith(".")]
         if (real := os.path.realpath(place)) in seen:  # a link that leads back
             folders.clear()
             continue
@@ -98,16 +125,19 @@ def predict_folder(
     *,
     root: str | os.PathLike[str] | None = None,
     model: str | os.PathLike[str] | Pipeline = "mini",
-    batch_size: int = 16,
+    batch_size: int = BATCH_IMAGES,
     num_workers: int = 2,
     device: str = "cpu",
     bits: int | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Predict for images and write the results into a folder.
+    """Predict for images and write the results into a folder, which belongs to this run.
 
-    Writes `predictions.jsonl` (a line an image, as they are predicted), `films/NAME.json`, `.overlay.png` and a
-    `.MASK.png` a mask class for each image, `summary.json`, and `index.html`, the contact sheet.
+    Writes `films/NAME.json`, `.overlay.png` and a `.MASK.png` a mask class for each image, `predictions.jsonl` (a line
+    an image), `summary.json`, and `index.html`, the contact sheet. It can be interrupted at any moment: results of a
+    batch are on the disk before the next batch begins, and the same call goes on where it stopped. Images that failed
+    are tried again.
 
     Args:
         paths: Images, or folders that are searched for images.
@@ -118,45 +148,145 @@ def predict_folder(
         num_workers: Data-loader threads.
         device: Where the models run.
         bits: Bits of numbers whose type does not tell, 8 to 16; see `read_image`.
+        overwrite: Remove what an earlier run wrote into the folder, and start over.
         progress: Show a progress bar on standard error.
 
     Returns:
         The summary: counts of images, predictions, reasons and failures, and the paths written.
 
     Raises:
-        ConfigError: If no image was found, or the device is not there.
+        ConfigError: If no image was found, the device is not there, or the folder belongs to another run, is in use, or
+            cannot be written to.
         PretrainedError: If the model cannot be had.
     """
     images, left_out = find_images(paths, root)
     if not images:
         raise ConfigError(f"No images found in {', '.join(map(str, paths))} (looked for {_suffixes()}).")
     pipeline = load_pipeline(model, device)
-    target = Path(out)
-    target.mkdir(parents=True, exist_ok=True)
-    for stale in ("index.html", "summary.json"):  # of an earlier run: they would outlive an interruption of this one
-        (target / stale).unlink(missing_ok=True)
-    entries = []
-    predictions = pipeline.predict(
-        [path for path, _ in images], batch_size=batch_size, num_workers=num_workers, on_error="return", bits=bits
-    )
-    with (target / "predictions.jsonl").open("w", encoding="utf-8") as lines:
-        for (_, name), prediction in tracked(zip(images, predictions, strict=True), len(images), "images", progress):
-            entries.append({"name": name, **_written(prediction, target / "films" / name)})
-            lines.write(json.dumps(entries[-1]) + "\n")
-    summary = _summary(entries, left_out, target)
-    write_sheet(target / "index.html", entries, summary)
-    (target / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    settings = {"command": "predict", "model": fingerprint(pipeline), "images": digest_images(images), "bits": bits}
+    pictures = [f"films/*.{ending}" for ending in ("json", "overlay.png", *(f"{m}.png" for m in pipeline.mask_classes))]
+    try:
+        with run_folder(out, settings, [_LINES, _SUMMARY, _PAGE, *pictures], overwrite=overwrite) as target:
+            run = _Run(pipeline, target, images, batch_size, num_workers, bits)
+            entries = run.go(progress)
+            summary = _summary(entries, left_out, target)
+            write_sheet(target / _PAGE, entries, summary)
+            write_json(target / _SUMMARY, summary)
+    except PretrainedError:  # an OSError, too, but not of writing
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"The predictions cannot be written to {os.fspath(out)}: {error.strerror or error}. Mend that and run the "
+            f"same command again: it goes on where it stopped."
+        ) from error
     return summary
 
 
-def _written(prediction: Prediction | FailedPrediction, place: Path) -> dict[str, Any]:
-    """Write a prediction's files and return what the list says of it."""
-    if isinstance(prediction, Prediction):
+def digest_images(images: Sequence[tuple[Path, str]]) -> str:
+    """Return what tells one list of images from another: paths, names, sizes and times of the files.
+
+    Args:
+        images: What `find_images` returned.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = blake2b(digest_size=16)
+    for path, name in images:
         try:
-            prediction.save(place.parent, place.name)
-        except OSError as error:  # a name too long for this disk must not cost the other images
-            return {"error": f"The prediction cannot be written: {error}", "kind": "OSError"}
-    return prediction.to_dict()
+            state = path.stat()
+            facts = f"{state.st_size} {state.st_mtime_ns}"
+        except (OSError, ValueError):
+            facts = ""
+        digest.update(b"\0".join((os.fsencode(path), name.encode(), facts.encode(), b"")))
+    return digest.hexdigest()
+
+
+class _Run:
+    """The images of a run, with what an earlier process of the same run has answered."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        target: Path,
+        images: Sequence[tuple[Path, str]],
+        batch_size: int,
+        num_workers: int,
+        bits: int | None,
+    ) -> None:
+        self._pipeline, self._target, self._images = pipeline, target, images
+        self._settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "bits": bits}
+        self._lines = target / _LINES
+
+    def go(self, progress: bool) -> list[dict[str, Any]]:
+        """Answer what is not answered yet, and return the entries of all images, in their order."""
+        known = _read_lines(self._lines)
+        entries = {name: known[name] for _, name in self._images if self._is_whole(name, known.get(name))}
+        failed = [image for image in self._images if image[1] in known and image[1] not in entries]
+        # Apart from these, so that batches hold the same images as in a run that nobody interrupted.
+        new = [image for image in self._images if image[1] not in known]
+        if failed or new:
+            for stale in (_PAGE, _SUMMARY):  # they would outlive an interruption of this run
+                (self._target / stale).unlink(missing_ok=True)
+        if entries and progress:
+            sys.stderr.write(f"{len(entries)} of {len(self._images)} images were answered before.\n")
+        self._rewrite(entries)
+        answers = (entry for part in (failed, new) for entry in self._answer(part))
+        for entry in tracked(answers, len(failed) + len(new), "images", progress):
+            entries[entry["name"]] = entry
+        ordered = {name: entries[name] for _, name in self._images}
+        if list(ordered) != list(entries):
+            self._rewrite(ordered)
+        return list(ordered.values())
+
+    def _is_whole(self, name: str, entry: dict[str, Any] | None) -> bool:
+        """Whether an image was answered, and its files are there: the JSON file is written last."""
+        return entry is not None and "error" not in entry and (self._target / "films" / f"{name}.json").is_file()
+
+    def _rewrite(self, entries: dict[str, dict[str, Any]]) -> None:
+        """Write lines anew, unless the file holds just these."""
+        content = "".join(f"{to_json(entry)}\n" for entry in entries.values()).encode()
+        if not self._lines.is_file() or self._lines.read_bytes() != content:
+            with replace_file(self._lines) as draft:
+                draft.write_bytes(content)
+
+    def _answer(self, images: Sequence[tuple[Path, str]]) -> Iterator[dict[str, Any]]:
+        """Predict for images; the lines of a batch are on the disk before the next one begins."""
+        names = iter([name for _, name in images])
+        for batch in self._pipeline.predict_batches([path for path, _ in images], **self._settings):
+            lines = []
+            while batch:  # each goes when it is written
+                lines.append(to_json(self._save(next(names), batch.pop(0))) + "\n")
+            with self._lines.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            yield from map(json.loads, lines)
+
+    def _save(self, name: str, prediction: Prediction | FailedPrediction) -> dict[str, Any]:
+        """Write the files of an image, and return its line."""
+        if isinstance(prediction, Prediction):
+            try:
+                place = path_inside(self._target / "films", name)
+                prediction.save(place.parent, place.name)
+            except (ConfigError, OSError) as error:  # a name too long for this disk must not cost the other images
+                if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                    raise
+                words = f"The prediction cannot be written: {error}"
+                return {"name": name, "error": words, "kind": type(error).__name__}
+        return {"name": name, **prediction.to_dict()}
+
+
+def _read_lines(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of whole lines by name; the last line may be half, if its process was killed."""
+    entries: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                with suppress(ValueError, TypeError, KeyError):
+                    entry: Any = json.loads(line) if line.endswith(b"\n") else None
+                    entries[entry["name"]] = entry
+    return entries
 
 
 def load_pipeline(model: str | os.PathLike[str] | Pipeline, device: str = "cpu") -> Pipeline:
@@ -191,7 +321,7 @@ def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
 
     console = Console(highlight=False, soft_wrap=True, markup=False)  # an image may be called "[red].png"
     if as_json:
-        console.file.write(json.dumps(summary) + "\n")
+        console.file.write(to_json(summary) + "\n")
         return
     console.print(f"{summary['films']} images, {summary['failed']} of them unreadable")
     for label, count in summary["answers"].items():
@@ -239,7 +369,7 @@ def _card(entry: dict[str, Any]) -> dict[str, Any]:
         "picture": quote(f"films/{entry['name']}.overlay.png"),
         "label": entry["label"],
         "result": entry["label"] or undecided,
-        "probabilities": entry["probabilities"],
+        "probabilities": {name: value for name, value in entry["probabilities"].items() if value is not None},
         "sentences": [in_words(word) for word in (*entry["reasons"], *entry["notes"])],
         "areas": "; ".join([*areas, *(f"{name.replace('_', ' ')} {share:.0%} of the lungs" for name, share in shares)]),
     }

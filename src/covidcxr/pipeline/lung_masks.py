@@ -23,9 +23,11 @@ from covidcxr.data.files import MASK_INDEX
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import lock_folder, path_inside, remove_drafts
 from covidcxr.io.image import read_mask, write_mask
 from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.models import SegmentationModel
+from covidcxr.pipeline.batches import BATCH_IMAGES, count_pixels, split_batches
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction, in_words
 from covidcxr.transforms.geometry import LUNG_CLASSES
@@ -77,7 +79,7 @@ def draw_masks(
     model: str | os.PathLike[str] | SegmentationModel = "mini",
     postprocess: Sequence[str | Mapping[str, Any]] | None = None,
     min_lung_area: float = 0.15,
-    batch_size: int = 16,
+    batch_size: int = BATCH_IMAGES,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> MaskReport:
@@ -116,29 +118,31 @@ def draw_masks(
         raise ConfigError(f"The segmenter draws {', '.join(segmenter.config.classes)}, which are no lungs.")
     steps = PostProcess() if postprocess is None else PostProcess(postprocess)
     target = Path(out)
-    _claim(target, {"weights": _fingerprint(segmenter), "postprocess": steps.to_config(), "classes": classes})
+    settings = {"weights": _fingerprint(segmenter), "postprocess": steps.to_config(), "classes": classes}
     pipeline = Pipeline(lung_segmenter=segmenter, postprocess=steps).to(device)
     records = collection.unsplit_records()
     areas: dict[str, float] = {}
     failed: dict[str, str] = {}
-    for start in range(0, len(records), batch_size):
-        images = list(
-            _images_without_masks(collection, records[start : start + batch_size], target, classes, areas, failed)
-        )
-        predictions = pipeline.predict([image for _, image in images], batch_size=batch_size) if images else iter(())
-        for (record, _), prediction in zip(images, predictions, strict=True):
-            assert isinstance(prediction, Prediction)
-            if not prediction.masks:  # what the segmenter computed is not finite
-                failed[record.image_id] = " ".join(map(in_words, prediction.reasons))
-                continue
-            for name in reversed(classes):  # the first one, whose area counts, is written last
-                write_mask(_mask_path(target, record, name), prediction.masks[name])
-            areas[record.image_id] = float(prediction.masks[classes[0]].mean())
-        if progress:
-            progress(min(start + batch_size, len(records)), len(records))
-    small = {name: area for name, area in sorted(areas.items(), key=lambda item: item[1]) if area < min_lung_area}
-    _write_small(target / "small.csv", small, {record.image_id: record for record in records})
-    write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
+    with lock_folder(target):
+        _claim(target, settings)
+        done = 0
+        for batch in split_batches(records, batch_size, lambda record: count_pixels(record.image_path)):
+            images = list(_images_without_masks(collection, batch, target, classes, areas, failed))
+            predictions = pipeline.predict([image for _, image in images], batch_size=batch_size)
+            for (record, _), prediction in zip(images, predictions, strict=True):
+                assert isinstance(prediction, Prediction)
+                if not prediction.masks:  # what the segmenter computed is not finite
+                    failed[record.image_id] = " ".join(map(in_words, prediction.reasons))
+                    continue
+                for name in reversed(classes):  # the first one, whose area counts, is written last
+                    write_mask(_mask_path(target, record, name), prediction.masks[name])
+                areas[record.image_id] = float(prediction.masks[classes[0]].mean())
+            done += len(batch)
+            if progress:
+                progress(done, len(records))
+        small = {name: area for name, area in sorted(areas.items(), key=lambda item: item[1]) if area < min_lung_area}
+        _write_small(target / "small.csv", small, {record.image_id: record for record in records})
+        write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
     return MaskReport(len(areas), areas, small, failed, min_lung_area)
 
 
@@ -152,9 +156,10 @@ def _images_without_masks(
 ) -> Iterator[tuple[Record, Image]]:
     """Yield records without masks and their images; note the area of masks that are there, and what failed."""
     for record in records:
-        place = Path(record.image_id)
-        if place.is_absolute() or ".." in place.parts:  # its masks would be written outside `out`
-            failed[record.image_id] = f"{place} lies outside the data set's folder: choose a root above it."
+        try:
+            path_inside(target, record.image_id)
+        except ConfigError:  # its masks would be written outside `out`
+            failed[record.image_id] = f"{record.image_id} lies outside the data set's folder: choose a root above it."
             continue
         try:
             if all(_mask_path(target, record, name).is_file() for name in classes):
@@ -166,7 +171,7 @@ def _images_without_masks(
 
 
 def _mask_path(target: Path, record: Record, name: str) -> Path:
-    return target / f"{record.image_id}.{name}.png"
+    return path_inside(target, f"{record.image_id}.{name}.png")
 
 
 def _claim(target: Path, settings: dict[str, Any]) -> None:
@@ -176,7 +181,7 @@ def _claim(target: Path, settings: dict[str, Any]) -> None:
         raise ConfigError(
             f"{target} holds masks drawn with another model or other steps. Remove it, or choose another."
         )
-    target.mkdir(parents=True, exist_ok=True)
+    remove_drafts(target)
     write_json(stamp, settings)
 
 

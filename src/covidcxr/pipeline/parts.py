@@ -5,6 +5,7 @@ Golden inputs are drawn images (phantoms), saved with the outputs that the pipel
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import path_inside
 from covidcxr.io.image import read_image, read_mask, write_mask
 from covidcxr.io.pretrained import StoredDtype, check_finite, read_json, write_json
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel, load_model
@@ -27,7 +29,7 @@ from covidcxr.transforms.postprocess import PostProcess
 if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline
 
-__all__ = ["MODEL_CLASSES", "check_golden", "check_parts", "load_parts", "save_pipeline"]
+__all__ = ["MODEL_CLASSES", "check_golden", "check_parts", "fingerprint", "load_parts", "save_pipeline"]
 
 MODEL_CLASSES: dict[str, tuple[type[CXRModel], ...]] = {
     "gate": (ClassificationModel,),
@@ -137,6 +139,24 @@ def load_parts(folder: Path) -> dict[str, Any]:
     }
 
 
+def fingerprint(pipeline: Pipeline) -> str:
+    """Return the SHA-256 of all that decides a prediction: configs, clean-up and weights.
+
+    Args:
+        pipeline: The pipeline.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(repr((pipeline.postprocess.to_config(), pipeline.min_lung_area)).encode())
+    for name, model in pipeline.models().items():
+        digest.update(repr((name, model.config)).encode())
+        for key, tensor in sorted(model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _read_index(path: Path) -> dict[str, Any]:
     if not path.is_file() and (path.parent / "config.json").is_file():
         raise PretrainedError(
@@ -181,7 +201,7 @@ def _write_golden(pipeline: Pipeline, folder: Path) -> None:
         Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(folder / f"{name}.png")
         prediction = pipeline(folder / f"{name}.png")
         for mask_class, mask in prediction.masks.items():
-            write_mask(folder / f"{name}.{mask_class}.png", mask)
+            write_mask(path_inside(folder, f"{name}.{mask_class}.png"), mask)
         images.append(
             {
                 "name": name,

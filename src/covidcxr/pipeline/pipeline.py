@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,9 +23,10 @@ from covidcxr.io.pixels import check_bits
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel
 from covidcxr.models.base import not_finite
 from covidcxr.models.network import ResizedImages, lungs_of, resize_images
-from covidcxr.pipeline.case import Case, Masks, coarse, merge_masks, read_case, try_to_read
+from covidcxr.pipeline.batches import BATCH_IMAGES, count_pixels, split_batches
+from covidcxr.pipeline.case import Case, Masks, coarse, merge_masks, one_by_one, read_case, try_to_read
 from covidcxr.pipeline.parts import MODEL_CLASSES, check_parts, load_parts, save_pipeline
-from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image, depth_reason
+from covidcxr.pipeline.prediction import FailedPrediction, Prediction
 from covidcxr.pipeline.view_check import check_views
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
@@ -154,7 +154,7 @@ class Pipeline:
         self,
         images: Iterable[ImageLike],
         *,
-        batch_size: int = 16,
+        batch_size: int = BATCH_IMAGES,
         num_workers: int = 0,
         on_error: Literal["raise", "return"] = "raise",
         bits: int | None = None,
@@ -163,7 +163,7 @@ class Pipeline:
 
         Args:
             images: The images; a generator is consumed a batch at a time.
-            batch_size: Images a batch, from 1 up.
+            batch_size: Images a batch, from 1 up. Large images make smaller batches, of at most 32 million pixels.
             num_workers: Threads that read images; 0 reads in this one.
             on_error: "raise" stops at the first image that cannot be read; "return" gives a `FailedPrediction` for
                 it and goes on.
@@ -176,35 +176,55 @@ class Pipeline:
             ImageReadError: If an image cannot be read and `on_error` is "raise".
             ConfigError: If an argument is out of range, or one image is given where a list is wanted.
         """
+        if on_error not in ("raise", "return"):
+            raise ConfigError(f"on_error must be 'raise' or 'return', not {on_error!r}.")
+        batches = self.predict_batches(images, batch_size=batch_size, num_workers=num_workers, bits=bits)
+        return one_by_one(batches, stop=on_error == "raise")
+
+    def predict_batches(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        batch_size: int = BATCH_IMAGES,
+        num_workers: int = 0,
+        bits: int | None = None,
+    ) -> Iterator[list[Prediction | FailedPrediction]]:
+        """Predict as `predict` does, but give the results of a batch at a time, which says where a batch ends.
+
+        Args:
+            images: The images.
+            batch_size: Images a batch, from 1 up.
+            num_workers: Threads that read images; 0 reads in this one.
+            bits: Bits of numbers whose type does not tell, 8 to 16; see `read_image`.
+
+        Returns:
+            An iterator over the results of a batch each; an image that cannot be read is a `FailedPrediction`.
+
+        Raises:
+            ConfigError: If an argument is out of range, or one image is given where a list is wanted.
+        """
         if is_single_image(images) or not isinstance(images, Iterable):
             raise ConfigError("predict wants a list of images; for one image call pipeline(image).")
         counts: tuple[object, object] = (batch_size, num_workers)
         whole = all(isinstance(count, int) for count in counts)
-        if not whole or batch_size < 1 or num_workers < 0 or on_error not in ("raise", "return"):
+        if not whole or batch_size < 1 or num_workers < 0:
             raise ConfigError(
-                f"batch_size must be 1 or more, num_workers 0 or more and on_error 'raise' or 'return', "
-                f"not {batch_size}, {num_workers} and {on_error!r}."
+                f"batch_size must be 1 or more and num_workers 0 or more, not {batch_size} and {num_workers}."
             )
         check_bits(bits)
-        return self._stream(iter(enumerate(images)), batch_size, num_workers, on_error, bits)
+        return self._stream(enumerate(images), batch_size, num_workers, bits)
 
     def _stream(
-        self,
-        numbered: Iterator[tuple[int, ImageLike]],
-        batch_size: int,
-        num_workers: int,
-        on_error: str,
-        bits: int | None,
-    ) -> Iterator[Prediction | FailedPrediction]:
+        self, numbered: Iterable[tuple[int, ImageLike]], batch_size: int, num_workers: int, bits: int | None
+    ) -> Iterator[list[Prediction | FailedPrediction]]:
         """Read and predict a batch at a time; the check of arguments stands apart, so that it comes at the call."""
         with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
-            while batch := list(islice(numbered, batch_size)):
-                read = list((pool.map if pool else map)(partial(try_to_read, bits=bits), batch))
-                predictions = iter(self._predict_batch([case for case in read if isinstance(case, Case)]))
-                for case in read:
-                    if isinstance(case, FailedPrediction) and on_error == "raise":
-                        raise case.error
-                    yield case if isinstance(case, FailedPrediction) else next(predictions)
+            for batch in split_batches(numbered, batch_size, lambda numbered: count_pixels(numbered[1])):
+                yield self._answer(list((pool.map if pool else map)(partial(try_to_read, bits=bits), batch)))
+
+    def _answer(self, read: list[Case | FailedPrediction]) -> list[Prediction | FailedPrediction]:
+        predictions = iter(self._predict_batch([case for case in read if isinstance(case, Case)]))
+        return [case if isinstance(case, FailedPrediction) else next(predictions) for case in read]
 
     def _predict_batch(self, cases: Sequence[Case], given: Masks | None = None) -> list[Prediction]:
         """Run all models over images; masks that are `given`, of the images as they lie, replace predicted ones."""
@@ -214,19 +234,7 @@ class Pipeline:
             if accepted := [case for case in cases if not case.reasons]:
                 self._segment(accepted, resized)
                 self._classify(accepted, resized)
-            return [
-                Prediction(
-                    case.image_id,
-                    None if case.reasons else case.label,
-                    case.probabilities,
-                    case.reasons + depth_reason(case.image) if case.reasons else (),
-                    case.orientation.lay_masks(case.masks),
-                    as_image(case.image),
-                    self.classifier,
-                    case.orientation,
-                )
-                for case in cases
-            ]
+            return [case.to_prediction(self.classifier) for case in cases]
 
     def _check_views(self, cases: Sequence[Case], given: Masks) -> None:
         """Reject what is no frontal chest radiograph, and turn the others upright with their given masks."""

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, UInt8
 
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.explain import Explanation, explain
+from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import path_inside
 from covidcxr.io.image import write_mask
 from covidcxr.io.pixels import held_bits, held_bits_in_words
 from covidcxr.io.pretrained import write_json
@@ -163,7 +165,7 @@ class Prediction:
         return replace(explanation, heat=heat, probability=self.probabilities[target])
 
     def save(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
-        """Write `NAME.json`, `NAME.overlay.png` and one `NAME.MASK.png` (0 or 255) a mask class.
+        """Write one `NAME.MASK.png` (0 or 255) a mask class, `NAME.overlay.png` and, last, `NAME.json`.
 
         Args:
             folder: Made if need be.
@@ -171,17 +173,21 @@ class Prediction:
 
         Returns:
             The path of the JSON file.
+
+        Raises:
+            ConfigError: If a file would lie outside the folder.
+            OSError: If a file cannot be written.
         """
         from PIL import Image
 
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         stem = name or Path(self.image_id).stem
         for mask_class, mask in self.masks.items():
-            write_mask(target / f"{stem}.{mask_class}.png", mask)
-        Image.fromarray(self.overlay()).save(target / f"{stem}.overlay.png")
-        write_json(target / f"{stem}.json", self.to_dict())
-        return target / f"{stem}.json"
+            write_mask(path_inside(folder, f"{stem}.{mask_class}.png"), mask)
+        with replace_file(path_inside(folder, f"{stem}.overlay.png")) as draft:
+            Image.fromarray(self.overlay()).save(draft, format="PNG")
+        place = path_inside(folder, f"{stem}.json")
+        write_json(place, self.to_dict())
+        return place
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from covidcxr.aliases import old_arguments
+from covidcxr.pipeline.batches import BATCH_IMAGES, BATCH_PIXELS
 from covidcxr.serve.errors import RequestError
 
 if TYPE_CHECKING:
@@ -68,11 +68,13 @@ class ModelFacts:
         Returns:
             Its facts.
         """
+        from covidcxr.pipeline.parts import fingerprint  # brings torch
+
         classifier = pipeline.classifier
         config = None if classifier is None else classifier.config
         return cls(
             name,
-            _fingerprint(pipeline),
+            fingerprint(pipeline),
             tuple(pipeline.models()),
             () if config is None else config.classes,
             pipeline.mask_classes,
@@ -82,17 +84,6 @@ class ModelFacts:
         )
 
 
-def _fingerprint(pipeline: Pipeline) -> str:
-    """Return the SHA-256 of all that decides a prediction: configs, clean-up and weights."""
-    digest = hashlib.sha256(repr((pipeline.postprocess.to_config(), pipeline.min_lung_area)).encode())
-    for name, model in pipeline.models().items():
-        digest.update(repr((name, model.config)).encode())
-        for key, tensor in sorted(model.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 Pixels = UInt8[np.ndarray, "height width"]
 
 
@@ -100,12 +91,6 @@ Mask = Bool[np.ndarray, "height width"]
 
 
 T = TypeVar("T")
-
-
-_BATCH_IMAGES = 16
-
-
-_BATCH_PIXELS = 32_000_000
 
 
 _BATCH_WAIT = 0.004  # seconds that a batch waits for more images
@@ -285,7 +270,7 @@ class Engine:
         batch = [first] if first else []
         pixels = first.pixels if first else 0
         until = time.monotonic() + _BATCH_WAIT
-        while batch and len(batch) < _BATCH_IMAGES:
+        while batch and len(batch) < BATCH_IMAGES:
             try:
                 job = self._jobs.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
@@ -293,7 +278,7 @@ class Engine:
             if job is None:
                 self._jobs.put(None)  # the end comes after this batch
                 break
-            if pixels + job.pixels > _BATCH_PIXELS:
+            if pixels + job.pixels > BATCH_PIXELS:
                 self._put_off = job
                 break
             batch.append(job)

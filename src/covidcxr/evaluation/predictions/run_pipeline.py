@@ -6,7 +6,6 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from covidcxr.evaluation.metrics.segmentation import (
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_mask
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
+from covidcxr.pipeline.batches import count_pixels, split_batches
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.tasks.rows import add_traits
@@ -133,8 +133,7 @@ def pipeline_rows(
     if not records:
         raise ConfigError(f"No image of {type(data).__name__} is in the split {split!r}.")
     rows: list[dict[str, Any]] = []
-    waiting = iter(records)
-    while batch := list(islice(waiting, batch_size)):
+    for batch in split_batches(records, batch_size, lambda record: count_pixels(record.image_path)):
         rows += _predict_batch(pipeline, data, batch)
         if progress is not None:
             progress(len(rows), len(records))

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,6 +21,7 @@ from covidcxr.explain import Explanation, explain_many
 from covidcxr.io.image import read_image
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
 from covidcxr.models.base import evaluation_mode
+from covidcxr.pipeline.batches import split_batches
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.transforms.geometry import LUNGS_OF_REGION
@@ -97,8 +97,7 @@ class ImageSample:
             Batches of records and their images, grey in [0, 1].
         """
         read = (image for record in self.records if (image := self._read(record)) is not None)
-        while batch := list(islice(read, size)):
-            yield batch
+        yield from split_batches(read, size, lambda pair: pair[1].size)
 
     def _read(self, record: Record) -> tuple[Record, Float[np.ndarray, "_ _"]] | None:
         try:

@@ -1,0 +1,70 @@
+"""How many images are held at a time: batches that are bounded by their number and by their pixels."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from covidcxr.errors import ImageReadError
+from covidcxr.io.image import image_size
+
+__all__ = ["BATCH_IMAGES", "BATCH_PIXELS", "count_pixels", "split_batches"]
+
+BATCH_IMAGES = 16
+"""Images of a batch where nobody says another number."""
+
+BATCH_PIXELS = 32_000_000
+"""Pixels of a batch, at most: at work a pixel takes some 10 bytes. A larger image makes a batch of its own."""
+
+T = TypeVar("T")
+
+
+def split_batches(items: Iterable[T], size: int, pixels: Callable[[T], int]) -> Iterator[list[T]]:
+    """Split images into batches of at most `size` images and `BATCH_PIXELS` pixels.
+
+    Where a batch ends depends on itself alone, so that images which begin with a batch are split as before.
+
+    Args:
+        items: The images, or what names them; taken a batch at a time, and one more where pixels end a batch.
+        size: Images of a batch, from 1 up.
+        pixels: Returns the number of pixels of an item.
+
+    Yields:
+        The items of a batch, at least one.
+    """
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        count = pixels(item)
+        if batch and total + count > BATCH_PIXELS:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += count
+        if len(batch) == size:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def count_pixels(image: object) -> int:
+    """Return how many pixels an image has, from a file's header alone.
+
+    Args:
+        image: Whatever `read_image` reads.
+
+    Returns:
+        Height times width; 0 for what cannot be read, as reading it will say.
+    """
+    if isinstance(image, str | os.PathLike | bytes):
+        try:
+            return math.prod(image_size(image))
+        except ImageReadError:
+            return 0
+    size = getattr(image, "shape", None) or getattr(image, "size", None)  # of arrays and tensors, of PIL images
+    if not isinstance(size, tuple):
+        size = getattr(image, "Rows", 0), getattr(image, "Columns", 0)  # of DICOM data sets
+    return math.prod(size)
