@@ -205,16 +205,16 @@ class TestInterrupted:
     def test_images_that_failed_are_tried_again(
         self, predict: Any, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from covidcxr.pipeline import prediction
+        from covidcxr.pipeline import case
 
         def read(image: Any) -> Any:
             if Path(image).name == "5.png":
                 raise ImageReadError("The disk of the images is away.")
             return original(image)
 
-        out, original = tmp_path / "out", prediction.read_image
+        out, original = tmp_path / "out", case.read_image
         with monkeypatch.context() as patch:
-            patch.setattr(prediction, "read_image", read)
+            patch.setattr(case, "read_image", read)
             assert predict(out)["failed"] == 2
         assert predict(out)["failed"] == 1
         assert [line["name"] for line in lines_of(out)] == [f"{seed}.png" for seed in range(7)]
