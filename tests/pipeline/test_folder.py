@@ -207,10 +207,10 @@ class TestInterrupted:
     ) -> None:
         from covidcxr.pipeline import case
 
-        def read(image: Any) -> Any:
+        def read(image: Any, **settings: Any) -> Any:
             if Path(image).name == "5.png":
                 raise ImageReadError("The disk of the images is away.")
-            return original(image)
+            return original(image, **settings)
 
         out, original = tmp_path / "out", case.read_image
         with monkeypatch.context() as patch:
