@@ -19,7 +19,7 @@ def measured() -> layout.Layout:
 
 BOUNDS = {
     "top_level": 25,
-    "modules": 219,  # goal: 200
+    "modules": 221,  # goal: 200
     "single_importer": 59,  # goal: 49
     "cycles": 0,
     "function_median": 10,

@@ -149,8 +149,9 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
         parts["audit"] = _audit(data, name, options)
     parts |= _looks(pipeline, data, split, options)
     lookup = ImageLookup(data, lambda row: pipeline) if options.gallery else None
-    positive = None if pipeline.classifier is None else pipeline.classifier.config.positive
-    return _evaluate(options, rows, validation, options.name or f"{options.model} on {name}", parts, lookup, positive)
+    config = None if pipeline.classifier is None else pipeline.classifier.config
+    title = options.name or f"{options.model} on {name}"
+    return _evaluate(options, rows, validation, title, parts, lookup, *_said(config))
 
 
 def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
@@ -183,8 +184,8 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
     parts["lineage"] = Provenance(
         _command(), facts, {} if run is None else run_facts(run), options.seed, options.resamples
     )
-    positive = None if run is None else run.positive
-    return _evaluate(options, main.rows, validation, options.name or main.name, parts, lookup, positive)
+    title = options.name or main.name
+    return _evaluate(options, main.rows, validation, title, parts, lookup, *_said(run))
 
 
 def _evaluate(
@@ -195,6 +196,7 @@ def _evaluate(
     parts: Mapping[str, Part | None],
     lookup: ImageLookup | None,
     positive: str | None,
+    temperature: float,
 ) -> Evaluation:
     from covidcxr.evaluation.report import evaluate_rows
 
@@ -207,9 +209,15 @@ def _evaluate(
         prevalence=options.prevalence,
         parts=parts,
         lookup=lookup,
+        temperature=temperature,
         resamples=options.resamples,
         seed=options.seed,
     )
+
+
+def _said(of: Any) -> tuple[str | None, float]:
+    """Return the positive class and the temperature of a classifier's config, or of a run."""
+    return getattr(of, "positive", None), float(getattr(of, "temperature", 1.0))
 
 
 def _audit(data: CXRDataModule, name: str, options: argparse.Namespace) -> Part:

@@ -14,6 +14,7 @@ from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
 from covidcxr.evaluation.metrics.reliability import calibrate
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.evaluation.predictions.table import score_sources, write_scores
+from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
 from covidcxr.tasks import Task, fit_boosting, predict_rows
 from covidcxr.tasks.boosting import FRACTIONS, check_fraction
@@ -172,5 +173,5 @@ def _finish(model: Classifier, data: CXRDataModule, folder: Path, coverage: floa
         model.config = calibrate(model.config, rows, coverage)
     model.save_pretrained(folder / "model")
     tested = predict_rows(model, data, "test")
-    write_scores(tested, score_sources(tested), folder)
+    write_scores(tested, score_sources(tested), folder, find_warning_signs(tested))
     draw_run(folder)

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from covidcxr import training
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.evaluation.predictions.table import print_scores, read_rows, score_sources, write_scores
+from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
 from covidcxr.io.pretrained import read_json
 from covidcxr.recipes.cross_validation import Fold, pool_rows
 from covidcxr.training.parser import apply_words
@@ -186,7 +187,7 @@ class PooledRun(Run):
             run.go()
         rows = pool_rows((fold, read_rows(run.folder / "predictions.csv")) for fold, run in self.parts)
         scores = score_sources(rows)
-        write_scores(rows, scores, self.folder)
+        write_scores(rows, scores, self.folder, find_warning_signs(rows))
         draw_run(self.folder)
         print_scores(scores)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from covidcxr.tasks.processes import Handover
 from covidcxr.training.yaml_files import write_yaml
 
 __all__ = ["ConfigRecord", "History"]
@@ -66,8 +67,27 @@ class History(Callback):
     """
 
     def __init__(self) -> None:
-        self.epochs: list[dict[str, float]] = []
+        self._epochs: list[dict[str, float]] = []
+        self._handover = Handover()
         self._losses: list[dict[str, Tensor]] = []
+
+    @property
+    def epochs(self) -> list[dict[str, float]]:
+        """An entry for each epoch."""
+        if (sent := self._handover.take()) is not None:
+            self._epochs = sent
+        return self._epochs
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hand the epochs to the process that started this one, if any.
+
+        Args:
+            trainer: Runs the training.
+            pl_module: The task.
+            stage: "fit", "validate" or "test".
+        """
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._handover.send(trainer, self._epochs)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear the losses of the previous epoch.
@@ -109,11 +129,11 @@ class History(Callback):
                 torch.stack([losses[name] for losses in self._losses if name in losses]).mean().item()
             )
         entry: dict[str, float] = {**logged, **means, "epoch": trainer.current_epoch}
-        self.epochs = [*(old for old in self.epochs if old["epoch"] < trainer.current_epoch), entry]
+        self._epochs = [*(old for old in self._epochs if old["epoch"] < trainer.current_epoch), entry]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a checkpoint keeps."""
-        return {"epochs": self.epochs}
+        return {"epochs": self._epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from a checkpoint.
@@ -121,4 +141,4 @@ class History(Callback):
         Args:
             state_dict: State from the checkpoint.
         """
-        self.epochs = state_dict["epochs"]
+        self._epochs = state_dict["epochs"]

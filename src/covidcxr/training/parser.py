@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -19,7 +20,7 @@ from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import Task
-from covidcxr.training.parser_errors import CLASS_KEYS, in_one_line, unknown_key
+from covidcxr.training.parser_errors import CLASS_KEYS, in_one_line, refusal, unknown_key
 from covidcxr.training.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_yaml
 
 __all__ = [
@@ -262,12 +263,14 @@ def own_errors() -> Iterator[None]:
         Nothing.
 
     Raises:
-        CovidCXRError: The error of a constructor.
+        CovidCXRError: The error of a constructor; one of another library's, in one line.
     """
     try:
         yield
-    except (ValueError, TypeError) as error:
-        raise _own_error(error) or error from None
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        if (own := _own_error(error)) is not None:
+            raise own from None
+        raise ConfigError(refusal(str(error))) from error
 
 
 def _own_error(error: BaseException | None) -> CovidCXRError | None:

@@ -12,7 +12,7 @@ from typing import Any
 from covidcxr.errors import did_you_mean
 from covidcxr.training.recipe import RECIPE_KEYS
 
-__all__ = ["CLASS_KEYS", "in_one_line", "unknown_key"]
+__all__ = ["CLASS_KEYS", "in_one_line", "refusal", "unknown_key"]
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 """Keys of a class in a config."""
@@ -25,6 +25,7 @@ _ARGUMENT = re.compile(r"[Uu]nrecognized arguments: (-*)([^\s=]+)")
 _MISSING = re.compile(r"arguments are required: ([\w., ]+)")
 _CHOICE = re.compile(r"Parser key \"([\w.]+)\":\s+Expected a typing\.Literal\[(.+?)\]\. Got value: (.+)")
 _ATTRIBUTE = re.compile(r"Problem with given class_path '([\w.]+)':\s+module '([\w.]+)' has no attribute '(\w+)'")
+_REFUSED = re.compile(r"Problem with given class_path '([\w.]+)':\s+(.+?)(?:\n\s*- |\nGiven |$)", re.DOTALL)
 _SHORT_NAME = re.compile(r"Parser key \"([\w.]+)\":.+Expected a dot import path string: ([\w.]+)", re.DOTALL)
 _GIVEN = re.compile(r"Parser key \"([\w.]+)\":.+Given value: (\{.+\})", re.DOTALL)
 
@@ -47,12 +48,26 @@ def in_one_line(message: str, known: Collection[str]) -> str:
     if match := _ARGUMENT.search(message):
         return _unknown_argument(match[2], set(known) - set(RECIPE_KEYS))
     if match := _last(_MISSING, message):
-        return f"These settings are missing: {match[1].strip()} (--data.root DIR names the data set's folder)."
+        root = " (--data.root DIR names the data set's folder)" if "root" in match[1] or "data" in match[1] else ""
+        return f"These settings are missing: {match[1].strip()}{root}."
     if match := _CHOICE.search(message):
         choices = [choice.strip().strip("'\"") for choice in match[2].split(",")]
         value = match[3].strip()
         return f"{match[1]} must be one of {', '.join(choices)}, not {value!r}.{_near(value, choices)}"
     return _about_classes(message) or " ".join(message.split())[:_LONGEST]
+
+
+def refusal(message: str) -> str:
+    """Say in one line why an object that a config names could not be built.
+
+    Args:
+        message: Message of jsonargparse, or of the object's constructor.
+
+    Returns:
+        The class and its reason.
+    """
+    match = _REFUSED.search(message)
+    return " ".join((f"{match[1]}: {match[2]}" if match else message).split())[:_LONGEST]
 
 
 def _about_classes(message: str) -> str | None:

@@ -5,8 +5,8 @@ The command line, recipes, folds, sweeps and the trials of `tune` all train thro
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
@@ -23,15 +22,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from covidcxr.data import CXRDataModule, compute_mean_std
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.reliability import calibrate
-from covidcxr.evaluation.predictions.table import answered_rows, print_scores, score_sources, write_scores
-from covidcxr.io.atomic import replace_file
-from covidcxr.models import ClassificationModel, NetworkModel, load_model
-from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.tasks import MultiTask, Task
+from covidcxr.evaluation.predictions.table import print_scores, score_sources, write_scores
+from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, temperature_signs
+from covidcxr.models import NetworkModel, load_model
+from covidcxr.tasks import Task
 from covidcxr.tasks.rows import add_traits
 from covidcxr.training.history import ConfigRecord, History
 from covidcxr.training.parser import make_parser, own_errors, read_settings, to_plain
+from covidcxr.training.saving import print_warnings, save_best, save_models
 from covidcxr.utils.console import print_line
 
 __all__ = ["Session", "build", "check", "fit", "save_models", "test", "validate"]
@@ -144,8 +142,16 @@ def fit(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record
         if session.settings.compute_mean_std:
             _normalize(session)
         session.trainer.fit(session.task, session.data, **_checkpoint(session.settings))
-        if session.output is not None and session.trainer.is_global_zero:
-            _save(session, session.output)
+        if session.output is not None:
+            save_best(
+                session.trainer,
+                session.task,
+                session.data,
+                session.history,
+                session.output,
+                session.settings.coverage,
+            )
+        session.trainer.strategy.barrier("saved")  # whatever follows finds the files, in every process
     return session
 
 
@@ -181,33 +187,14 @@ def test(config: Mapping[str, Any], *, record: bool = False) -> Scores:  # noqa:
     return _score(config, lambda session: session.trainer.test, record)
 
 
-def save_models(task: Task, folder: Path) -> Path:
-    """Save what was trained: the two models of a `MultiTask` as a pipeline, if they make one.
-
-    Args:
-        task: The trained task.
-        folder: Output folder.
-
-    Returns:
-        The folder.
-    """
-    if isinstance(task, MultiTask):
-        for part in ("lung_segmenter", "infection_segmenter"):
-            parts: dict[str, Any] = {part: task.segmenter, "classifier": task.classifier}
-            try:
-                pipeline = Pipeline(**parts)
-            except ConfigError:  # the pipeline checks the mask classes of its parts
-                continue
-            return pipeline.save_pretrained(folder)
-    return task.save_pretrained(folder)
-
-
 def _score(config: Mapping[str, Any], stage: Callable[[Session], Callable[..., Any]], record: bool) -> Scores:
     with _quiet_lightning():
         session = build(config, record=record)
         _take_saved_model(session)
         stage(session)(session.task, session.data, verbose=session.settings.verbose, **_checkpoint(session.settings))
-        return _report(session) if session.trainer.is_global_zero else {}
+        scores = _report(session)
+        session.trainer.strategy.barrier("scored")
+        return scores
 
 
 def _seed(seed: bool | int) -> None:
@@ -229,9 +216,26 @@ def _make_trainer(settings: dict[str, Any], more: Sequence[Callback], monitor: s
         last = ModelCheckpoint(filename="last", enable_version_counter=False)
         named += [best, last]  # in this order: `last` stores the path of `best`
     try:
-        return Trainer(**settings, callbacks=[*named, *more])
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        trainer = Trainer(**settings, callbacks=[*named, *more])
+    except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         raise ConfigError(f"The trainer refused its settings: {' '.join(str(error).split())}") from error
+    except KeyError as error:  # a launcher's variable of the environment
+        raise ConfigError(f"The trainer found no {error} in the environment, where a launcher sets it.") from error
+    _check_processes(trainer)
+    return trainer
+
+
+def _check_processes(trainer: Trainer) -> None:
+    """Refuse a launcher's processes that the Trainer does not know of: each would train alone, into one folder."""
+    name = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_NTASKS"
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    started = "" if interactive and name == "SLURM_NTASKS" else os.environ.get(name, "")
+    if started.isdecimal() and int(started) != trainer.world_size:
+        raise ConfigError(
+            f"{name}={started} in the environment says how many processes were started, but the Trainer uses "
+            f"{trainer.world_size}: set --trainer.devices and --trainer.num_nodes so that their product is {started} "
+            f"(and --trainer.strategy ddp), or start one process."
+        )
 
 
 def _normalize(session: Session) -> None:
@@ -241,7 +245,8 @@ def _normalize(session: Session) -> None:
     assert isinstance(session.data, CXRDataModule)
     mean, std = compute_mean_std(session.data)
     session.task.set_normalization(mean, std)
-    print_line(f"Training images: mean {mean:.4f}, standard deviation {std:.4f}.")
+    if session.trainer.is_global_zero:
+        print_line(f"Training images: mean {mean:.4f}, standard deviation {std:.4f}.")
 
 
 def _take_saved_model(session: Session) -> None:
@@ -275,44 +280,23 @@ def _check_same(own: NetworkModel, saved: NetworkModel, source: str, *, mean_std
         raise ConfigError(f"The config is not that of the model saved in {source}: {differences}.")
 
 
-def _save(session: Session, output: Path) -> None:
-    """Save the best model, without its optimiser; a classifier of exclusive classes is calibrated first."""
-    keeper = session.trainer.checkpoint_callback
-    best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) else ""
-    if best:
-        weights = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        session.task.load_state_dict(weights)
-    for model in session.task.models.values():
-        if isinstance(model, ClassificationModel) and model.config.mode != "multilabel":
-            _calibrate(model, session)
-    print_line(f"Saved {save_models(session.task, output)} (weights of {Path(best).name or 'the last epoch'}).")
-    with replace_file(output / "history.json") as draft:  # written last: a run with this file is trained
-        draft.write_text(json.dumps(session.history.epochs, indent=2) + "\n", encoding="utf-8")
-
-
-def _calibrate(model: ClassificationModel, session: Session) -> None:
-    if not session.trainer.val_dataloaders:
-        print_line("There are no validation images: the model is saved without calibration.")
-        return
-    session.trainer.validate(session.task, session.data, verbose=False)
-    rows = answered_rows(session.task.rows)
-    if rows:
-        model.config = calibrate(model.config, rows, session.settings.coverage)
-    print_line(f"Temperature {model.config.temperature:.3f}, fitted on {len(rows)} validation images.")
-
-
 def _report(session: Session) -> Scores:
-    """Print and write the scores, each with its 95 % confidence interval."""
+    """Print and write the scores, each with its 95 % confidence interval; only the first process does."""
     rows = session.task.rows
     if not rows:
         raise ConfigError("There is no image to score: this split of the data is empty, or has no labels or masks.")
+    output = session.output or Path(session.trainer.log_dir or session.trainer.default_root_dir)
+    if not session.trainer.is_global_zero:
+        return {}
     if isinstance(session.data, CXRDataModule):
         rows = add_traits(rows, session.data.records)
-    output = session.output or Path(session.trainer.log_dir or session.trainer.default_root_dir)
     output.mkdir(parents=True, exist_ok=True)
     scores = score_sources(rows)
-    write_scores(rows, scores, output)
+    temperatures = [model.config.temperature for model in session.task.models.values()]
+    signs = [*find_warning_signs(rows), *(sign for value in temperatures for sign in temperature_signs(value))]
+    write_scores(rows, scores, output, signs)
     print_scores(scores)
+    print_warnings(signs)
     print_line(f"Rows: {output / 'predictions.csv'}; scores: {output / 'scores.json'}")
     return scores
 

@@ -44,7 +44,6 @@ __all__ = [
 ]
 
 _PROBABILITY = "probability_"
-
 __getattr__ = partial(aliases.find, __name__)
 
 ROUNDING = 0.02
@@ -139,21 +138,25 @@ def score_sources(rows: list[dict[str, Any]]) -> dict[str, dict[str, Estimate]]:
     return scores
 
 
-def write_scores(rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimate]], output: Path) -> None:
+def write_scores(
+    rows: list[dict[str, Any]], scores: dict[str, dict[str, Estimate]], output: Path, warning_signs: Sequence[str] = ()
+) -> None:
     """Write `predictions.csv` (a row an image) and `scores.json` (all figures with their intervals).
 
     Args:
         rows: A row an image.
         scores: What `score_sources` returned.
         output: The folder.
+        warning_signs: Kept in `scores.json` as "warnings", if there are any; see `find_warning_signs`.
     """
     import pandas as pd
 
     with replace_file(output / "predictions.csv") as draft:
         pd.DataFrame(rows).to_csv(draft, index=False)
     plain = {part: {name: value.to_dict() for name, value in table.items()} for part, table in scores.items()}
+    signs = {"warnings": list(warning_signs)} if warning_signs else {}
     with replace_file(output / "scores.json") as draft:
-        draft.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(plain | signs, indent=2) + "\n", encoding="utf-8")
 
 
 def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
@@ -296,14 +299,18 @@ class RunFolder:
     @property
     def positive(self) -> str | None:
         """The positive class that the config of its model says; None = it says none."""
-        for folder in self.models.values():
-            for path in (
-                folder / "config.json",
-                folder / "classifier" / "config.json",
-            ):  # of a single model, of a pipeline
-                if path.is_file():
-                    return read_json(path).get("positive")
-        return None
+        return self._model_config().get("positive")
+
+    @property
+    def temperature(self) -> float:
+        """The temperature that the config of its model says; 1 = it says none."""
+        return float(self._model_config().get("temperature", 1.0))
+
+    def _model_config(self) -> dict[str, Any]:
+        """Return the config of its first model, or of the classifier of its first pipeline; empty if there is none."""
+        names = ("config.json", "classifier/config.json")
+        paths = (folder / name for folder in self.models.values() for name in names)
+        return next((read_json(path) for path in paths if path.is_file()), {})
 
     def pipeline_of(self, row: Mapping[str, Any]) -> Pipeline | None:
         """Load the pipeline that predicted an image: of a run in parts, the part that tested it.

@@ -13,6 +13,7 @@ from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliabi
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, find_positive, list_rows
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
+from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, temperature_signs
 from covidcxr.evaluation.report.classes import ClassScores, score_abstention, score_classes, score_point
 from covidcxr.evaluation.report.errors import ErrorAnalysis, ImageGallery, draw_gallery, find_errors
 from covidcxr.evaluation.report.headline import LEAST
@@ -129,6 +130,7 @@ def evaluate_rows(
     prevalence: float | None = None,
     parts: Mapping[str, Part | None] | None = None,
     lookup: ImageLookup | None = None,
+    temperature: float = 1.0,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
@@ -145,6 +147,7 @@ def evaluate_rows(
         parts: Further parts, by name: an audit of the data ("audit"), "regions", "held_out", "robustness", ...; the
             verdict takes them into account.
         lookup: The images behind the rows: the surest errors and the worst masks are shown. None = no image is opened.
+        temperature: Of the classifier that gave the rows; a note warns if it is the bound of its search.
         resamples: How often to resample patients.
         seed: Same seed, same numbers.
 
@@ -177,7 +180,8 @@ def evaluate_rows(
     order = sorted(results, key=lambda part: ORDER.index(part) if part in ORDER else len(ORDER) - 1.5)
     kept = {part: result for part in order if (result := results[part]) is not None}
     said = None if number is None else predictions.classes[number]
-    return Evaluation(name, predictions, said, weigh(predictions, number, kept), kept, tuple(_notes(predictions)))
+    notes = [f"Warning: {sign}" for sign in temperature_signs(temperature)] + _notes(predictions)
+    return Evaluation(name, predictions, said, weigh(predictions, number, kept), kept, tuple(notes))
 
 
 def _gallery(
@@ -193,7 +197,7 @@ def _gallery(
 
 
 def _notes(predictions: PredictionTable) -> list[str]:
-    notes = []
+    notes = [f"Warning: {sign}" for sign in find_warning_signs(predictions.rows)]
     if not predictions.patients_known:
         notes.append(
             "No patients are told: every image counts as a patient of its own, so intervals may be too narrow."

@@ -1,0 +1,133 @@
+"""What is left of a training: the best weights, calibrated, the history, and warnings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from covidcxr.data import CXRDataModule
+from covidcxr.errors import ConfigError
+from covidcxr.evaluation.metrics.reliability import calibrate
+from covidcxr.evaluation.predictions.table import answered_rows
+from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, loss_signs, temperature_signs
+from covidcxr.io.atomic import replace_file
+from covidcxr.models import ClassificationModel
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.tasks import MultiTask, Task
+from covidcxr.training.history import History
+from covidcxr.utils.console import print_line
+
+__all__ = ["print_warnings", "save_best", "save_models"]
+
+
+def save_models(task: Task, folder: Path) -> Path:
+    """Save what was trained: the two models of a `MultiTask` as a pipeline, if they make one.
+
+    Args:
+        task: The trained task.
+        folder: Output folder.
+
+    Returns:
+        The folder.
+    """
+    if isinstance(task, MultiTask):
+        for part in ("lung_segmenter", "infection_segmenter"):
+            parts: dict[str, Any] = {part: task.segmenter, "classifier": task.classifier}
+            try:
+                pipeline = Pipeline(**parts)
+            except ConfigError:  # the pipeline checks the mask classes of its parts
+                continue
+            return pipeline.save_pretrained(folder)
+    return task.save_pretrained(folder)
+
+
+def save_best(
+    trainer: Trainer, task: Task, data: LightningDataModule, history: History, output: Path, coverage: float | None
+) -> None:
+    """Save the best model, without its optimiser; a classifier of exclusive classes is calibrated first.
+
+    Every process takes part, as in the training: the validation images are shared among them.
+
+    Args:
+        trainer: Has trained.
+        task: What was trained.
+        data: What it was trained on.
+        history: The scores of each epoch.
+        output: Gets the model, `history.json`, and `warnings.json` if anything is to be warned of.
+        coverage: Coverage of the sets of plausible classes, in (0, 1); None = no sets.
+
+    Raises:
+        ConfigError: If the weights are not finite.
+    """
+    keeper = trainer.checkpoint_callback
+    best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) else ""
+    if best:
+        weights = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        task.load_state_dict(weights)
+    _check_finite(task)
+    rows = _validation_rows(trainer, task, data)
+    signs, temperature = loss_signs(history.epochs), 1.0
+    for model in task.models.values():
+        if isinstance(model, ClassificationModel) and model.config.mode != "multilabel":
+            before = model.config.temperature  # the rows have it already
+            _calibrate(model, answered_rows(rows), coverage, trainer.is_global_zero)
+            signs += temperature_signs(model.config.temperature)
+            temperature = model.config.temperature / before
+    if rows:
+        signs += find_warning_signs(rows, temperature=temperature)
+    if trainer.is_global_zero:
+        print_line(f"Saved {save_models(task, output)} (weights of {Path(best).name or 'the last epoch'}).")
+        print_warnings(signs)
+        if signs:
+            with replace_file(output / "warnings.json") as draft:
+                draft.write_text(json.dumps(signs, indent=2) + "\n", encoding="utf-8")
+        with replace_file(output / "history.json") as draft:  # written last: a run with this file is trained
+            draft.write_text(json.dumps(history.epochs, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_finite(task: Task) -> None:
+    for name, tensor in task.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise ConfigError(
+                f"The training diverged: {name} is not finite, so nothing is saved. Lower the learning rate "
+                f"(--model.lr), or clip gradients (--trainer.gradient_clip_val 1)."
+            )
+
+
+def _calibrate(
+    model: ClassificationModel, rows: Sequence[Mapping[str, Any]], coverage: float | None, first: bool
+) -> None:
+    if rows:
+        model.config = calibrate(model.config, rows, coverage)
+    if first:
+        print_line(
+            f"Temperature {model.config.temperature:.3f}, fitted on {len(rows)} validation images."
+            if rows
+            else "There are no labelled validation images: the model is saved without calibration."
+        )
+
+
+def _validation_rows(trainer: Trainer, task: Task, data: LightningDataModule) -> list[dict[str, Any]]:
+    """Return the answers to the validation images, of the weights that are saved."""
+    empty = isinstance(data, CXRDataModule) and not len(data.val_dataset)
+    if empty or not is_overridden("val_dataloader", data, LightningDataModule):
+        return []
+    trainer.validate(task, data, verbose=False)
+    return task.rows
+
+
+def print_warnings(signs: Sequence[str]) -> None:
+    """Print what is to be warned of.
+
+    Args:
+        signs: Sentences.
+    """
+    for sign in signs:
+        print_line(f"Warning: {sign}")
