@@ -273,7 +273,7 @@ def test_masks_whose_files_would_be_one_on_some_disks() -> None:
         ({"network_args": {"depth": 10**7}}, "above 1,000,000"),
         ({"network_args": {"deep": [{"er": [-(10.0**7)]}]}}, "above 1,000,000"),
         ({"preprocess": PreprocessConfig(image_size=(8, 4096)).__dict__ | {"image_size": (8, 4097)}}, "from 8 to 4096"),
-        ({"preprocess": {"steps": ["equalize"] * 33}}, "32 steps at most"),
+        ({"preprocess": {"steps": ["equalize"] * 17}}, "16 steps at most"),
     ],
 )
 def test_what_would_take_a_machine_down(change: dict[str, Any], message: str) -> None:

@@ -19,6 +19,7 @@ from covidcxr.config.checks import (
     json_values,
     numbers,
     plain_steps,
+    short,
 )
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.types import Fit, Mode, Region, TaskName, Vote
@@ -84,7 +85,7 @@ class PreprocessConfig:
             raise ConfigError(f"image_size must be two whole numbers from 8 to {_LARGEST_SIDE}, not {size}.")
         _set(self, "channels", plain(self.channels))
         if type(self.channels) is not int or self.channels not in (1, 3):  # True and 3.0 are equal to these
-            raise ConfigError(f"channels must be 1 or 3, not {self.channels!r}.")
+            raise ConfigError(f"channels must be 1 or 3, not {short(self.channels)}.")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
                 raise ConfigError(f"{name} must hold 1 or {self.channels} numbers, not {len(values)}.")
@@ -173,15 +174,15 @@ class ModelConfig:
         check_choice("mode", self.mode, get_args(Mode))
         network: object = self.network
         if not isinstance(network, str) or len(network) > _LONGEST_NETWORK:
-            raise ConfigError(f"network must be a name, not {str(network)[:100]!r}.")
+            raise ConfigError(f"network must be a name, not {short(network)}.")
         _check_mode(self.task, self.mode, self.classes)
         if self.positive is not None and self.positive not in self.classes:
             raise ConfigError(
-                f"positive names the class {self.positive!r}. {did_you_mean(str(self.positive), self.classes)}"
+                f"positive names the class {short(self.positive)}. {did_you_mean(str(self.positive), self.classes)}"
             )
         for name in self.thresholds:
             if name not in self.classes:
-                raise ConfigError(f"thresholds names the class {name!r}. {did_you_mean(str(name), self.classes)}")
+                raise ConfigError(f"thresholds names the class {short(name)}. {did_you_mean(str(name), self.classes)}")
         _set(self, "thresholds", _checked(self.thresholds, "The threshold", 0, 1))
         _set(self, "temperature", check_number(self.temperature, "temperature", *_TEMPERATURES))
 
@@ -280,9 +281,10 @@ class EnsembleConfig:
         check_mapping(self.members, "members")
         if not self.members:
             raise ConfigError("An ensemble has members, each with its weight.")
-        for name in check_names(list(self.members), "members", files=True):
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        for name in self.members:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)):
                 raise ConfigError(f"A member's name is letters, digits, '_' and '-', for its folder, not {name!r}.")
+        check_names(list(self.members), "members", files=True)
         _set(self, "members", _checked(self.members, "The weight", *_WEIGHTS))
 
     @property

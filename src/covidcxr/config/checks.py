@@ -6,6 +6,7 @@ import json
 import sys
 import unicodedata
 from collections.abc import Mapping
+from reprlib import Repr
 from typing import Any, cast
 
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
@@ -23,6 +24,7 @@ __all__ = [
     "json_values",
     "numbers",
     "plain_steps",
+    "short",
 ]
 
 FORMAT_VERSION = 1
@@ -30,11 +32,13 @@ FORMAT_VERSION = 1
 
 
 MOST_CLASSES = 1000
-MOST_STEPS = 32
+MOST_STEPS = 16
 """Longest chain of steps; each takes its time for every image."""
 LARGEST_NUMBER = 1_000_000
 """In the arguments of a network, where a larger number would ask for more memory than there is."""
 _LONGEST_NAME = 64
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _TAKEN = {"overlay"}
 _FORBIDDEN = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "no character"}
 _FORBIDDEN |= {"Zl": "a line break", "Zp": "a line break"}
@@ -53,7 +57,7 @@ def check_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:
     """
     for key in data:
         if key not in known:
-            raise ConfigError(f"Unknown key {key!r} in {where}. {did_you_mean(key, known)}")
+            raise ConfigError(f"Unknown key {short(key)} in {where}. {did_you_mean(key, known)}")
 
 
 def check_format_version(version: object, where: str) -> None:
@@ -68,12 +72,24 @@ def check_format_version(version: object, where: str) -> None:
         ConfigError: If it is no whole number from 1 up.
     """
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ConfigError(f"format_version in {where} must be a whole number from 1 up, not {version!r}.")
+        raise ConfigError(f"format_version in {where} must be a whole number from 1 up, not {short(version)}.")
     if version > FORMAT_VERSION:
         raise PretrainedError(
             f"{where} has format version {version}; this release reads up to {FORMAT_VERSION}. "
             f"Upgrade with: pip install --upgrade covidcxr"
         )
+
+
+def short(value: object) -> str:
+    """Return a value as text for a message: the beginning of what is long.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        One line.
+    """
+    return _SHORT.repr(value)
 
 
 def check_name(name: object, what: str) -> None:
@@ -88,7 +104,7 @@ def check_name(name: object, what: str) -> None:
             that cannot be seen.
     """
     if not isinstance(name, str) or not name.strip():
-        raise ConfigError(f"{what} must be a name, not {name!r}.")
+        raise ConfigError(f"{what} must be a name, not {short(name)}.")
     fault = next((_FORBIDDEN[kind] for kind in map(unicodedata.category, name) if kind in _FORBIDDEN), None)
     if len(name) > _LONGEST_NAME:
         fault = f"more than {_LONGEST_NAME} characters"
@@ -116,7 +132,7 @@ def check_names(names: object, what: str, *, files: bool) -> tuple[str, ...]:
     """
     names = plain(names)
     if not isinstance(names, list | tuple) or not 0 < len(names) <= MOST_CLASSES:
-        raise ConfigError(f"{what} must be a list of 1 to {MOST_CLASSES} names, not {str(names)[:100]}.")
+        raise ConfigError(f"{what} must be a list of 1 to {MOST_CLASSES} names, not {short(names)}.")
     seen: dict[str, str] = {}
     for name in names:
         check_name(name, f"{what}: the name")
@@ -155,7 +171,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         ConfigError: If it is another.
     """
     if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {short(value)}.")
 
 
 def check_number(value: object, name: str, low: float, high: float) -> float:
@@ -175,7 +191,8 @@ def check_number(value: object, name: str, low: float, high: float) -> float:
     """
     number: Any = plain(value)
     if not _is_number(number) or not low <= number <= high:
-        raise ConfigError(f"{name} must be a number in [{low:g}, {high:g}], not {number!r}.")
+        span = "above 0, in" if low > 0 else "in"
+        raise ConfigError(f"{name} must be a number {span} [{low:g}, {high:g}], not {short(number)}.")
     return cast(float, number)
 
 
@@ -195,9 +212,9 @@ def numbers(values: object, kind: type, name: str) -> tuple[Any, ...]:
     """
     values = plain(values)
     if not isinstance(values, list | tuple) or not values or not all(_is_number(value) for value in values):
-        raise ConfigError(f"{name} must be a list of numbers, not {values!r}.")
+        raise ConfigError(f"{name} must be a list of numbers, not {short(values)}.")
     if kind is int and any(value != int(value) for value in values):
-        raise ConfigError(f"{name} must hold whole numbers, not {values!r}.")
+        raise ConfigError(f"{name} must hold whole numbers, not {short(values)}.")
     return tuple(kind(value) for value in values)
 
 
@@ -240,7 +257,7 @@ def plain_steps(steps: object) -> tuple[str | dict[str, Any], ...]:
         ConfigError: If it is no list of these, or too long.
     """
     if not isinstance(steps, list | tuple) or not all(isinstance(step, str | dict) for step in steps):
-        raise ConfigError(f"steps must be a list of names, or of tables with a name and parameters, not {steps!r}.")
+        raise ConfigError(f"steps must be a list of names, or of tables with name and parameters, not {short(steps)}.")
     if len(steps) > MOST_STEPS:
         raise ConfigError(f"There can be {MOST_STEPS} steps at most, not {len(steps)}.")
     return tuple(json_values(steps, "steps"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,11 @@ __all__ = ["StoredDtype", "bundled", "fetch", "read_json", "write_json", "load_w
 
 StoredDtype: TypeAlias = Literal["float32", "float16"]
 """How weights lie on the disk; they are computed with in float32 whatever they were stored as."""
+
+_LARGEST_JSON = 4_000_000
+"""Bytes; a config has a few thousand."""
+_DEEPEST_JSON = 20
+_LONGEST_TEXT = 10_000
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.md", "*.png")
 
@@ -56,11 +62,13 @@ def fetch(
     Raises:
         PretrainedError: If there is no such thing, or it cannot be downloaded.
     """
-    name = os.fspath(source)
+    name = os.path.expanduser(os.fspath(source))  # noqa: PTH111 - Path("") is a folder
     if os.path.isdir(name):  # noqa: PTH112 - Path("") is a folder, and Path.is_dir raises on a name too long
         return Path(name)
     if name in bundled():
         return _bundled_folder() / name
+    if os.path.exists(name):  # noqa: PTH110
+        raise PretrainedError(f"{name!r} is a file: give the folder that it lies in, '{Path(name).parent}'.")
     owner, _, repository = name.partition("/")
     if not (owner and repository) or "/" in repository or "\\" in name or owner.startswith((".", "~")):
         raise PretrainedError(
@@ -80,18 +88,81 @@ def read_json(path: Path) -> dict[str, Any]:
         The object.
 
     Raises:
-        PretrainedError: If the file is missing.
-        ConfigError: If it is not JSON, or not an object.
+        PretrainedError: If the file is missing, no ordinary file, or too large.
+        ConfigError: If it is not JSON, not an object, nested too deep, or has a key twice.
     """
+    check_file(path, _LARGEST_JSON)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PretrainedError(f"{path} is missing: this folder is not a complete saved model.") from error
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+        _check_size(data, _DEEPEST_JSON)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested without end
         raise ConfigError(f"{path} is not valid JSON ({error}). Save the model again or download it anew.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold one JSON object, not a {type(data).__name__}.")
     return data
+
+
+def check_file(path: Path, most: int) -> None:
+    """Raise an error for what is no ordinary file inside its folder: reading a pipe or a device may never end.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have.
+
+    Raises:
+        PretrainedError: If it is missing, no file, too large, or a link that leads out of its folder.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise PretrainedError(f"{path} is missing: this folder is not a complete saved model.") from error
+    except OSError as error:  # locked, a link to itself
+        raise PretrainedError(f"{path} cannot be read ({error.strerror}).") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise PretrainedError(f"{path} is no file but a folder, a pipe or a device. Download the model anew.")
+    if status.st_size > most:
+        raise PretrainedError(
+            f"{path} has {status.st_size:,} bytes; here it may have {most:,} at most. Download the model anew."
+        )
+    if not os.access(path, os.R_OK):
+        raise PretrainedError(f"{path} cannot be read (Permission denied).")
+    check_link(path)
+
+
+def check_link(path: Path) -> None:
+    """Raise an error for a link that leads out of its folder: a folder from elsewhere shall not show other files.
+
+    Args:
+        path: A file or folder. In the Hub's cache, files are links to others of the same repository.
+
+    Raises:
+        PretrainedError: If it leads elsewhere.
+    """
+    if path.is_symlink():
+        home = path.parent.resolve()
+        blobs = (above.with_name("blobs") for above in home.parents if above.name == "snapshots")
+        if not any(path.resolve().is_relative_to(place) for place in (home, *blobs)):
+            raise PretrainedError(f"{path} is a link that leads out of its folder: copy there what it leads to.")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; of a key that comes twice, readers would take one or the other."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:100]!r} comes twice")
+    return table
+
+
+def _check_size(data: Any, levels: int) -> None:
+    if isinstance(data, str) and len(data) > _LONGEST_TEXT:
+        raise ValueError(f"a text has more than {_LONGEST_TEXT:,} characters")
+    if isinstance(data, dict | list):
+        if not levels:
+            raise ValueError(f"it is nested more than {_DEEPEST_JSON} deep")
+        for part in (*data, *data.values()) if isinstance(data, dict) else data:
+            _check_size(part, levels - 1)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -164,8 +235,9 @@ def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise PretrainedError(f"{path} is missing: this folder is not a complete saved model.")
+    own = module.state_dict()
+    # Double precision, and for each tensor its name: what is larger is not these weights, and need not be hashed.
+    check_file(path, sum(8 * tensor.numel() + 1000 for tensor in own.values()) + 1_000_000)
     if _sha256(path) != sha256:
         raise PretrainedError(
             f"{path} is not the file that was saved (its SHA-256 differs from config.json): it is truncated or was "

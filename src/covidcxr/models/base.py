@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from covidcxr import aliases
 from covidcxr.config import EnsembleConfig, ModelConfig
+from covidcxr.config.checks import check_names
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import pretrained
 from covidcxr.types import TaskName
@@ -246,11 +247,13 @@ def model_folder(folder: Path, task: TaskName) -> Path:
         PretrainedError: If it holds several models, but none or more than one for the task.
     """
     if (folder / "pipeline.json").is_file():
-        parts: list[str] = pretrained.read_json(folder / "pipeline.json").get("components", [])
+        parts = check_names(pretrained.read_json(folder / "pipeline.json").get("components"), "components", files=True)
     else:
-        parts = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        parts = tuple(sorted(path.parent.name for path in folder.glob("*/config.json")))
         if not parts or (folder / "config.json").is_file():
             return folder
+    for part in parts:
+        pretrained.check_link(folder / part)
     fitting = [part for part in parts if pretrained.read_json(folder / part / "config.json").get("task") == task]
     # Of a pipeline's segmenters and classifiers, these are the ones that are meant.
     main = [part for part in fitting if part in ("lung_segmenter", "classifier")]

@@ -168,6 +168,8 @@ class EnsembleModel(Classifier):
         if "members" not in data:
             raise PretrainedError(f"{folder} holds no ensemble: load it with covidcxr.models.load_model.")
         config = EnsembleConfig.from_dict(data, str(path))
+        for part in (folder / "members", *(folder / "members" / name for name in config.members)):
+            pretrained.check_link(part)
         members = {name: ClassificationModel.load(folder / "members" / name) for name in config.members}
         model = cls(
             members,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,11 +20,15 @@ from covidcxr.errors import ConfigError
 from covidcxr.io import pretrained
 from covidcxr.models.base import CXRModel
 from covidcxr.networks import build_network
+from covidcxr.networks.build import limited_memory
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, normalize, resize_image, resize_mask
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import Fit, Region
 
 __all__ = ["NetworkModel", "ResizedImages", "lungs_of", "resize_images"]
+
+_SPARE = 200_000_000
+"""Numbers that a network may need beside its weights: some are built with a head that is left out again (VGG's)."""
 
 ResizedImages: TypeAlias = dict[tuple[tuple[int, int], Fit], Tensor]
 """The same images by the size and fit to which they were brought: models that want one size share them."""
@@ -69,7 +74,8 @@ class NetworkModel(CXRModel, ABC):
                 f"only classifiers may have it."
             )
         network = build_network(config, pretrained_backbone=pretrained_backbone)
-        self.network = network.to(memory_format=torch.channels_last)  # up to twice as fast on CPUs
+        # In single precision whatever torch's default is now; channels last is up to twice as fast on CPUs.
+        self.network = network.float().to(memory_format=torch.channels_last)
         for name in ("mean", "std"):
             # Not persistent: config.json is the one place that says them.
             self.register_buffer(name, self._by_channel(name), persistent=False)
@@ -185,8 +191,11 @@ class NetworkModel(CXRModel, ABC):
         config = ModelConfig.from_dict(data, str(path))
         if not isinstance(sha256, str):
             raise ConfigError(f"The key 'weights_sha256' is missing in {path}: save the model again.")
-        model = cls(config)
-        pretrained.load_weights(model.network, folder / "model.safetensors", sha256)
+        weights = folder / "model.safetensors"
+        pretrained.check_file(weights, sys.maxsize)
+        with limited_memory(weights.stat().st_size + _SPARE):
+            model = cls(config)
+        pretrained.load_weights(model.network, weights, sha256)
         return model.eval()
 
 

@@ -18,6 +18,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -25,11 +26,11 @@ from covidcxr.config import ModelConfig, check_keys
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError
 from covidcxr.networks.classification import timm_network, torchvision_names, torchvision_network, xrv_network
 from covidcxr.networks.segmentation import smp_network
-from covidcxr.networks.weights import check_weights_file
+from covidcxr.networks.weights import REFUSALS, check_weights_file
 from covidcxr.registry import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS
 from covidcxr.types import TaskName
 
-__all__ = ["build_network", "compiler_on_demand"]
+__all__ = ["build_network", "compiler_on_demand", "limited_memory"]
 
 _LIBRARIES: dict[TaskName, dict[str, Callable[..., nn.Module]]] = {
     "classification": {"timm": timm_network, "torchvision": torchvision_network, "xrv": xrv_network},
@@ -124,7 +125,7 @@ def _call(
         network = factory(**arguments)
     except CovidCXRError:
         raise
-    except (TypeError, ValueError) as error:
+    except (*REFUSALS, MemoryError) as error:
         raise ConfigError(f"The network {config.network!r} refused its arguments: {error}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"The network {config.network!r} built a {type(network).__name__}, not a torch module.")
@@ -150,6 +151,46 @@ def compiler_on_demand() -> Iterator[None]:
             yield
     finally:
         _step_aside()
+
+
+@contextmanager
+def limited_memory(numbers: int) -> Iterator[None]:
+    """Raise an error in the `with` block where tensors of more numbers in all are made.
+
+    A config can name a network of any size: one that is larger than the weights beside it is not built to its end.
+
+    Args:
+        numbers: How many there may be.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ConfigError: If there are more.
+    """
+    with _Counted(numbers):
+        yield
+
+
+class _Counted(TorchFunctionMode):
+    """Counts the numbers of new tensors; memory that is not written to is not taken yet."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function in _MAKERS and not result.is_meta:
+            self.left -= result.numel()
+            if self.left < 0:
+                raise ConfigError("the network is larger than the weights that are saved with it")
+        return result
+
+
+_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace}
 
 
 class _NothingDrawnOnMeta(TorchFunctionMode):

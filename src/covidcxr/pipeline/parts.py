@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Float
 
 from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
+from covidcxr.config.checks import check_names
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.folders import path_inside
 from covidcxr.io.image import read_image, read_mask, write_mask
-from covidcxr.io.pretrained import StoredDtype, check_finite, read_json, write_json
+from covidcxr.io.pretrained import StoredDtype, check_file, check_finite, check_link, read_json, write_json
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel, load_model
 from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
 from covidcxr.pipeline.view_check import check_view_model
@@ -43,6 +44,7 @@ _PHANTOMS: tuple[tuple[PhantomLabel, PhantomView], ...] = (("normal", "PA"), ("c
 # Other processors, thread counts and library versions add up in another order; more than this is another model.
 _PROBABILITY_TOLERANCE = 2e-3
 _LEAST_DICE = 0.995
+_LONGEST_CARD = 1_000_000  # bytes
 
 
 def check_parts(pipeline: Pipeline) -> None:
@@ -65,8 +67,6 @@ def check_parts(pipeline: Pipeline) -> None:
         raise ConfigError(f"A pipeline needs at least one model: {', '.join(MODEL_CLASSES)}.")
     if pipeline.gate is not None:
         check_view_model(pipeline.gate)
-    if not 0 <= pipeline.min_lung_area < 1:
-        raise ConfigError(f"min_lung_area must be in [0, 1), not {pipeline.min_lung_area}.")
     lungs, findings = pipeline.lung_segmenter, pipeline.infection_segmenter
     if lungs is not None and not set(LUNG_CLASSES) & set(lungs.config.classes):
         classes = list(lungs.config.classes)
@@ -127,10 +127,13 @@ def load_parts(folder: Path) -> dict[str, Any]:
     for name in index["components"]:
         if not (folder / name).is_dir():  # or its name would be taken for a Hub repository
             raise PretrainedError(f"{folder / name} is missing: this folder is not a complete saved pipeline.")
+        check_link(folder / name)
     parts: dict[str, Any] = {name: load_model(folder / name) for name in index["components"]}
     if "lung_segmenter" in parts and "infection_segmenter" in parts:
         parts["lung_segmenter"].merge_encoder(parts["infection_segmenter"])
     card = folder / "README.md"
+    if card.exists():
+        check_file(card, _LONGEST_CARD)
     return {
         **parts,
         "postprocess": PostProcess.from_config(index["postprocess"]),
@@ -169,9 +172,8 @@ def _read_index(path: Path) -> dict[str, Any]:
     check_keys(index, keys, str(path))
     for key in sorted(keys - set(index)):
         raise ConfigError(f"The key {key!r} is missing in {path}.")
-    if not isinstance(index["components"], list) or not isinstance(index["min_lung_area"], int | float):
-        raise ConfigError(f"components must be a list and min_lung_area a number in {path}.")
-    check_keys(dict.fromkeys(map(str, index["components"])), set(MODEL_CLASSES), f"components of {path}")
+    names = check_names(index["components"], f"components of {path}", files=True)
+    check_keys(dict.fromkeys(names), set(MODEL_CLASSES), f"components of {path}")
     return index
 
 

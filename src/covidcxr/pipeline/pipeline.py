@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from covidcxr.config.checks import check_number
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.io import pretrained
 from covidcxr.io.image import is_single_image
@@ -91,7 +93,7 @@ class Pipeline:
         self.infection_segmenter = infection_segmenter
         self.classifier = classifier
         self.postprocess = postprocess or PostProcess()
-        self.min_lung_area = min_lung_area
+        self.min_lung_area = check_number(min_lung_area, "min_lung_area", 0, math.nextafter(1, 0))
         self.card = card
         check_parts(self)
         for model in self.models().values():

@@ -45,6 +45,7 @@ DEFAULT_LUNG_STEPS: tuple[StepConfig, ...] = (
 )
 """Two lungs without holes. Holes first, so that one hole cannot make a lung the smaller part."""
 
+_LARGEST_RADIUS = 0.1  # the time that a disc takes grows with its area
 NOT_FOUND_AREA = 0.02  # of the image; the smallest real lungs seen cover 0.09
 
 REASONS: dict[str, str] = {
@@ -261,7 +262,7 @@ def open_mask(mask: Bool[np.ndarray, "height width"], *, radius: float = 0.01) -
 
     Args:
         mask: What to clean.
-        radius: Of the disc, as a fraction of the image's longer side.
+        radius: Of the disc, as a fraction of the image's longer side, in [0, 0.1].
 
     Returns:
         The mask.
@@ -278,7 +279,7 @@ def close_mask(mask: Bool[np.ndarray, "height width"], *, radius: float = 0.01) 
 
     Args:
         mask: What to clean.
-        radius: Of the disc, as a fraction of the image's longer side.
+        radius: Of the disc, as a fraction of the image's longer side, in [0, 0.1].
 
     Returns:
         The mask.
@@ -370,7 +371,7 @@ def _centre(part: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, 2]:
 
 
 def _morph(mask: Bool[np.ndarray, "height width"], radius: float, operation: int) -> Bool[np.ndarray, "height width"]:
-    _check_fraction("radius", radius)
+    _check_fraction("radius", radius, most=_LARGEST_RADIUS)
     side = 2 * round(radius * max(mask.shape)) + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), operation, disc) > 0)
@@ -381,6 +382,6 @@ def _check_count(count: object) -> None:
         raise ConfigError(f"count must be a whole number from 1 up, not {count!r}.")
 
 
-def _check_fraction(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be a number in [0, 1], not {value!r}.")
+def _check_fraction(name: str, value: object, most: float = 1) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ConfigError(f"{name} must be a number in [0, {most}], not {value!r}.")

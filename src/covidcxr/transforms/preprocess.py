@@ -169,7 +169,7 @@ def sharpen_image(
     Args:
         image: Images in [0, 1].
         amount: How much is added, in [0, 10].
-        radius: Standard deviation of the Gaussian blur, in pixels, in (0, 50].
+        radius: Standard deviation of the Gaussian blur, in pixels, in [0.01, 50].
 
     Returns:
         Images in [0, 1].
@@ -178,9 +178,7 @@ def sharpen_image(
         ConfigError: If a parameter is out of range.
     """
     _check_number("amount", amount, 0, 10)
-    _check_number("radius", radius, 0, 50)
-    if radius == 0:
-        raise ConfigError("radius must be above 0.")
+    _check_number("radius", radius, 0.01, 50)
     return (image + amount * (image - _blur(_blur(image, radius, 2), radius, 3))).clamp(0, 1)
 
 

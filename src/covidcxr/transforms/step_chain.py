@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
 from covidcxr.config import check_keys
+from covidcxr.config.checks import MOST_STEPS, short
 from covidcxr.errors import ConfigError
 from covidcxr.registry import Registry
+from covidcxr.utils.plain import plain
 
 __all__ = ["StepChain", "StepConfig"]
 
@@ -41,7 +43,9 @@ class StepChain(ABC):
 
     def __init__(self, steps: Sequence[StepConfig]) -> None:
         if isinstance(steps, str) or not isinstance(steps, Sequence):
-            raise ConfigError(f"{self._kind()}s must be a list of names or tables, not {steps!r}.")
+            raise ConfigError(f"{self._kind()}s must be a list of names or tables, not {short(steps)}.")
+        if len(steps) > MOST_STEPS:
+            raise ConfigError(f"There can be {MOST_STEPS} {self.registry.kind}s at most, not {len(steps)}.")
         self._steps = tuple(self._read_step(step, number) for number, step in enumerate(steps, 1))
 
     @staticmethod
@@ -93,8 +97,8 @@ class StepChain(ABC):
         """Check one entry of a chain; return the step's name, function and parameters."""
         table: object = {"name": step} if isinstance(step, str) else step
         if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-            raise ConfigError(f'{cls._kind()} {number} must be a name or a table with the key "name", not {step!r}.')
-        name, parameters = table["name"], {key: value for key, value in table.items() if key != "name"}
+            raise ConfigError(f'{cls._kind()} {number} must be a name or a table with "name", not {short(step)}.')
+        name, parameters = table["name"], {key: plain(value) for key, value in table.items() if key != "name"}
         function: Callable[..., Any] = cls.registry.get(name)
         known = list(inspect.signature(function).parameters.values())[1:]
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known)

@@ -48,6 +48,10 @@ class _Encoder(nn.Module):
         return features
 
 
+_DEEPEST = 12
+"""An image of the largest size is one pixel then."""
+
+
 @SEGMENTATION_NETWORKS.register("residual_unet")
 class ResidualUNet(nn.Module):
     """U-Net (Ronneberger 2015) of residual blocks (Zhang 2018, arXiv:1711.10684), for any image size.
@@ -59,10 +63,10 @@ class ResidualUNet(nn.Module):
         in_channels: Channels of the input.
         num_classes: Number of mask classes.
         width: Channels at full size; they double at every halving. Zhang's network has 64.
-        depth: How often the size is halved. Zhang's network has 3.
+        depth: How often the size is halved, in [1, 12]. Zhang's network has 3.
 
     Raises:
-        ConfigError: If width or depth is below 1.
+        ConfigError: If width or depth is out of range.
 
     Example:
         ```python
@@ -76,8 +80,10 @@ class ResidualUNet(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, *, width: int = 8, depth: int = 5) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise ConfigError(f"residual_unet needs a width and a depth of 1 or more, not {width} and {depth}.")
+        if width < 1 or not 1 <= depth <= _DEEPEST:
+            raise ConfigError(
+                f"residual_unet needs a width of 1 or more and a depth of 1 to {_DEEPEST}, not {width} and {depth}."
+            )
         widths = [width * 2**level for level in range(depth + 1)]
         self.encoder = _Encoder(in_channels, widths)
         self.decoder = nn.ModuleList(_ResidualBlock(3 * made, made) for made in reversed(widths[:-1]))
