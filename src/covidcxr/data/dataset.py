@@ -44,6 +44,20 @@ class FittedImage(NamedTuple):
         image: Its grey values.
         masks: Those that were asked for and are known, 0 or 1, by mask class.
         box: Where the image lies in the frame: top, left, height, width; around it is padding.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        import numpy as np
+
+        from covidcxr.data import Record
+        from covidcxr.data.dataset import fit_record
+
+        fitted = fit_record(Record(Path("a.png")), np.zeros((40, 20), np.float32), (64, 64), "letterbox")
+        assert fitted.box == (0, 16, 64, 32)
+        assert fitted.without_padding(fitted.image).shape == (64, 32)
+        ```
     """
 
     image: UInt8[np.ndarray, "height width"]
@@ -51,7 +65,14 @@ class FittedImage(NamedTuple):
     box: tuple[int, int, int, int]
 
     def without_padding(self, plane: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "h w"]:
-        """Cut the image or a mask to the image."""
+        """Cut the padding off.
+
+        Args:
+            plane: The image or a mask, of the frame's size.
+
+        Returns:
+            What lies in `box`.
+        """
         top, left, height, width = self.box
         return plane[top : top + height, left : left + width]
 
@@ -72,6 +93,9 @@ def fit_record(
         fit: "letterbox" or "stretch".
         mask_classes: The masks wanted; those that the image does not have are left out.
 
+    Returns:
+        Image and masks in the frame.
+
     Raises:
         ImageReadError: If a mask cannot be read.
         DatasetError: If box or mask do not suit the image.
@@ -91,6 +115,9 @@ def box_slices(record: Record, whole: tuple[int, int]) -> tuple[slice, slice]:
     Args:
         record: The image.
         whole: Its height and width.
+
+    Returns:
+        The slices, of whole pixels.
 
     Raises:
         DatasetError: If the box reaches beyond the image.
@@ -142,7 +169,14 @@ def _fit_mask(
 
 
 def label_numbers(records: Sequence[Record], classes: Sequence[str]) -> Int[Tensor, " images"]:
-    """Number the labels by their place in `classes`; -1 = not labelled.
+    """Number the labels by their place in `classes`.
+
+    Args:
+        records: The images.
+        classes: Names of the classes.
+
+    Returns:
+        A number an image; -1 = not labelled.
 
     Raises:
         DatasetError: If a label is no class.
@@ -160,7 +194,14 @@ def label_numbers(records: Sequence[Record], classes: Sequence[str]) -> Int[Tens
 
 
 def finding_table(records: Sequence[Record], classes: Sequence[str]) -> Float[Tensor, "images classes"]:
-    """Write findings as 1 = shown, 0 = not shown, NaN = not known.
+    """Write findings as numbers.
+
+    Args:
+        records: The images.
+        classes: Names of the classes, in the order of the columns.
+
+    Returns:
+        1 = shown, 0 = not shown, NaN = not known.
 
     Raises:
         DatasetError: If a finding is no class, or an image has a label in place of findings.
@@ -225,6 +266,17 @@ class CXRDataset(Dataset[Sample]):
         ConfigError: If a setting is out of range.
         DatasetError: If a label or finding is not among `classes`, or an image lacks the lung mask that the region
             needs.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.data import CXRDataset, Record
+
+        images = CXRDataset([Record(Path("image.png"), "normal")], classes=("covid19", "normal"), image_size=(64, 64))
+        sample = images[0]
+        assert sample["image"].shape == (1, 64, 64) and sample["label"] == 1
+        ```
     """
 
     def __init__(
@@ -300,7 +352,14 @@ class CXRDataset(Dataset[Sample]):
         return {**vars(self), "_cache": None if self._cache is None else {}}
 
     def pixels(self, index: int) -> UInt8[np.ndarray, "height width"]:
-        """Return an image at the network's size, without padding, before augmentation and region."""
+        """Return an image at the network's size, without padding, before augmentation and region.
+
+        Args:
+            index: Place in `records`.
+
+        Returns:
+            Its grey values.
+        """
         image = self._image(index)
         return image.without_padding(image.image)
 

@@ -111,6 +111,19 @@ class DrawnMasks:
 
     Raises:
         DatasetError: If that was not written, or is damaged.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.data import Record
+        from covidcxr.data.files import DrawnMasks
+
+        Path("predicted").mkdir(exist_ok=True)
+        Path("predicted/a.png.lung_field.png").touch()
+        record = DrawnMasks(Path("predicted")).add(Record(Path("a.png")))
+        assert list(record.mask_paths) == ["lung_field"]
+        ```
     """
 
     def __init__(self, folder: Path, *, measured: bool = False) -> None:
@@ -120,7 +133,14 @@ class DrawnMasks:
         self._asked = self._found = 0
 
     def add(self, record: Record) -> Record:
-        """Give the record its drawn masks, unless it has a lung mask."""
+        """Give an image its predicted masks, unless it has a lung mask.
+
+        Args:
+            record: The image.
+
+        Returns:
+            The image with the masks that are there.
+        """
         if _LUNGS & record.mask_paths.keys():
             return record
         self._asked += 1
@@ -132,7 +152,14 @@ class DrawnMasks:
         return record
 
     def area(self, record: Record) -> float:
-        """Return how much of the image its lungs cover, in [0, 1]; 1 where it was not measured."""
+        """Return how much of an image its lungs cover.
+
+        Args:
+            record: The image.
+
+        Returns:
+            The share, in [0, 1]; 1 where it was not measured.
+        """
         return self._areas.get(record.image_id, 1.0)
 
     def check(self) -> None:
@@ -167,6 +194,9 @@ def _read_areas(path: Path) -> dict[str, float]:
 
 def find_missing(records: Iterable[Record]) -> list[str]:
     """Look for every image and mask of the records; each folder is listed once.
+
+    Args:
+        records: The images.
 
     Returns:
         One message that says how many files are missing and names the first; empty if all are there.
@@ -206,6 +236,9 @@ def find_orphans(images: Iterable[Path], folder: Path) -> list[str]:
 def find_twice(records: Iterable[Record]) -> list[str]:
     """Look for images that are listed twice.
 
+    Args:
+        records: The images.
+
     Returns:
         One message that says how many and names the first; empty if each is listed once.
     """
@@ -219,7 +252,15 @@ def find_twice(records: Iterable[Record]) -> list[str]:
 
 
 def some_of(names: list[str], most: int = 5) -> str:
-    """Join the first names for a message: "a, b, c and 7 more"."""
+    """Join the first names for a message.
+
+    Args:
+        names: The names.
+        most: How many are named.
+
+    Returns:
+        Words such as "a, b, c and 7 more".
+    """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -246,18 +287,41 @@ class _Listings:
 
 
 class Faults:
-    """Part of a data set that is told what is wrong with it."""
+    """Part of a data set that is told what is wrong with it.
+
+    Example:
+        ```python
+        from covidcxr.data.files import Faults
+        from covidcxr.errors import DatasetError
+
+        data = Faults()
+        with data.collected_faults() as faults:
+            data.fault(DatasetError("Line 3 is damaged."))
+        assert faults == ["Line 3 is damaged."]
+        ```
+    """
 
     _faults: list[str] | None = None
 
     def fault(self, error: DatasetError) -> None:
-        """Say what is wrong with one image or line: raise the error, or note it where all faults are collected."""
+        """Say what is wrong with one image or line: raise the error, or note it where all faults are collected.
+
+        Args:
+            error: What is wrong.
+
+        Raises:
+            DatasetError: The same, where faults are not collected.
+        """
         if self._faults is None:
             raise error
         self._faults.append(str(error))
 
     def remark(self, message: str) -> None:
-        """Note what is wrong with a copy where all faults are collected; the images can be used all the same."""
+        """Note what is wrong with a copy where all faults are collected; the images can be used all the same.
+
+        Args:
+            message: What is wrong, a sentence.
+        """
         if self._faults is not None:
             self._faults.append(message)
 

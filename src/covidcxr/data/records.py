@@ -37,6 +37,16 @@ class Record:
         findings: Where classes are not exclusive: by class, whether the image shows it. An absent class is unknown.
         image_id: Names the image, uniquely in its data set and alike on every machine. Data modules fill in the path
             below their root; else it is `image_path`.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.data import Record
+
+        record = Record(Path("images/a.png"), label="normal", patient_id=" 12 ")
+        assert record.patient == "12" and record.image_id == "images/a.png"
+        ```
     """
 
     image_path: Path
@@ -104,7 +114,14 @@ def count_by(records: Iterable[Record], name: str) -> dict[str, int]:
 
 
 def labels_of(record: Record) -> tuple[str, ...]:
-    """Return the labels for which an image counts: where classes are not exclusive, the findings that it shows."""
+    """Return the labels for which an image counts: where classes are not exclusive, the findings that it shows.
+
+    Args:
+        record: The image.
+
+    Returns:
+        The labels; "unknown" where it has none.
+    """
     if record.findings:
         return tuple(name for name, shown in record.findings.items() if shown)
     return (record.label or "unknown",)
@@ -112,6 +129,9 @@ def labels_of(record: Record) -> tuple[str, ...]:
 
 def find_leaks(records: Iterable[Record]) -> dict[str, set[SplitName]]:
     """Find the patients whose images lie in more than one split.
+
+    Args:
+        records: The images; those without a split do not count.
 
     Returns:
         From patient id to the splits that share the patient; empty if the splits are clean.
@@ -128,6 +148,14 @@ class LabelMap:
 
     Args:
         names: From label to its new name; None leaves the images of that label out. Other labels stay as they are.
+
+    Example:
+        ```python
+        from covidcxr.data.records import LabelMap
+
+        names = LabelMap({"COVID-19": "covid19", "Normal": "normal", "Non-COVID": None})
+        assert names.classes(("COVID-19", "Non-COVID", "Normal")) == ("covid19", "normal")
+        ```
     """
 
     def __init__(self, names: Mapping[str, str | None] | None = None) -> None:
@@ -137,6 +165,12 @@ class LabelMap:
         """Rename the labels of a data set, in their order; those that become one stand where the first stood.
 
         A map that names every label also says the order.
+
+        Args:
+            labels: The data set's own labels.
+
+        Returns:
+            The classes.
 
         Raises:
             ConfigError: If the map names a label that the data set has not.
@@ -155,6 +189,12 @@ class LabelMap:
 
     def rename(self, record: Record) -> Record:
         """Give an image its new label.
+
+        Args:
+            record: The image.
+
+        Returns:
+            The image, with its new label if it has one.
 
         Raises:
             ConfigError: If its classes are not exclusive.
@@ -193,7 +233,14 @@ def projection(view: str | None) -> str:
 
 
 def bimcv_view(name: str) -> str | None:
-    """Read the view from the name of a BIMCV image: "PA" from "sub-S00001_ses-E00002_run-1_bp-chest_vp-pa_dx.png"."""
+    """Read the view from the name of a BIMCV image: "PA" from "sub-S00001_ses-E00002_run-1_bp-chest_vp-pa_dx.png".
+
+    Args:
+        name: The file's name.
+
+    Returns:
+        The view in capitals; None if the name does not tell it.
+    """
     tag = re.search(r"_vp-([a-z]+)_", name)
     return tag[1].upper() if tag else None
 

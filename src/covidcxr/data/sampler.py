@@ -35,6 +35,16 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
     Raises:
         ConfigError: If there is not one weight from 0 up for each image.
+
+    Example:
+        ```python
+        from covidcxr.data import EpochSampler
+
+        sampler = EpochSampler(range(5), seed=1)
+        assert sorted(sampler) == [(0, index) for index in range(5)]
+        sampler.set_epoch(1)
+        assert {epoch for epoch, _ in sampler} == {1}
+        ```
     """
 
     def __init__(
@@ -53,7 +63,12 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         self._resumed = (0, 0)
 
     def resume(self, epoch: int, samples: int) -> None:
-        """Leave out the first `samples` of this process's images when `epoch` is next run through, and only then."""
+        """Leave out the first images of this process when an epoch is next run through, and only then.
+
+        Args:
+            epoch: The epoch that was interrupted.
+            samples: How many images of it this process has seen.
+        """
         self._resumed = (epoch, samples)
 
     @property
@@ -83,6 +98,15 @@ class ResumableLoader(DataLoader[Any]):
 
     Lightning stores `state_dict` in its checkpoints, hands it back before it resumes inside an epoch, and sets the
     epoch itself. With any other sampler (Lightning's `overfit_batches` puts one in) it is a plain `DataLoader`.
+
+    Example:
+        ```python
+        from covidcxr.data import CSVDataModule
+
+        loader = CSVDataModule("phantoms", batch_size=4).train_dataloader()
+        next(iter(loader))
+        assert loader.state_dict() == {"epoch": 0, "batches": 1}
+        ```
     """
 
     _done = 0  # batches of the running epoch that were handed out; no __init__, because Lightning calls DataLoader's
@@ -100,7 +124,11 @@ class ResumableLoader(DataLoader[Any]):
         return {"epoch": getattr(self.sampler, "epoch", 0), "batches": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken.
+
+        Args:
+            state: What it returned.
+        """
         unfinished = state["batches"] < len(self)
         if unfinished and isinstance(self.sampler, EpochSampler):
             self.sampler.resume(state["epoch"], state["batches"] * self._size)
@@ -123,6 +151,9 @@ def class_weights(labels: Int[Tensor, " images"], classes: Sequence[str]) -> Flo
         labels: One class number an image; -1 = not labelled.
         classes: Names of the classes.
 
+    Returns:
+        A weight a class.
+
     Raises:
         DatasetError: If a class has no image.
     """
@@ -142,6 +173,9 @@ def positive_weights(labels: Float[Tensor, "images classes"], classes: Sequence[
         labels: 1, 0, or NaN where it is not known; that counts for neither side.
         classes: Names of the classes.
 
+    Returns:
+        A weight a class: 3 where three images lack it for each that shows it.
+
     Raises:
         DatasetError: If no image has a finding, or none is known to be without it.
     """
@@ -156,7 +190,15 @@ def positive_weights(labels: Float[Tensor, "images classes"], classes: Sequence[
 
 
 def sampling_weights(records: Sequence[Record], balance: Balance) -> Float64[Tensor, " images"] | None:
-    """Weigh images so that the groups of `balance` are drawn equally often; None for "none"."""
+    """Weigh images so that the groups of `balance` are drawn equally often.
+
+    Args:
+        records: The images.
+        balance: Which groups.
+
+    Returns:
+        A weight an image; None for "none".
+    """
     if balance == "none":
         return None
     if balance == "class+source":

@@ -93,6 +93,15 @@ def k_folds(records: Iterable[Record], k: int, *, seed: int = 0) -> list[list[Re
 def take_fold(records: Iterable[Record], k: int, fold: int, *, seed: int = 0) -> list[Record]:
     """Return one list of `k_folds`, without building the others.
 
+    Args:
+        records: The images.
+        k: Number of folds, from 3 up.
+        fold: Which one tests, from 0.
+        seed: Another seed gives other folds.
+
+    Returns:
+        The records in their order, each with its split.
+
     Raises:
         ConfigError: If `k` is below 3 or `fold` is not in 0 ... k - 1.
         DatasetError: If there are no records, or fewer patients than folds.
@@ -126,6 +135,12 @@ def _with_split(record: Record, split: SplitName) -> Record:
 
 def split_name(text: str) -> SplitName:
     """Read the name of a split as data sets write it: "Train", "valid", "testing", ...
+
+    Args:
+        text: The name.
+
+    Returns:
+        "train", "val" or "test".
 
     Raises:
         DatasetError: If it is none.
