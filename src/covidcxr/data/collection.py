@@ -21,9 +21,9 @@ from covidcxr.data.files import DrawnMasks, Faults, find_missing, find_twice
 from covidcxr.data.records import LabelMap, Record, count_by, find_leaks, labels_of, no_collector, projection
 from covidcxr.data.settings import DrawnFor, Views
 from covidcxr.data.splits import assign_splits, take_fold
-from covidcxr.errors import ConfigError, DatasetError, ImageReadError
-from covidcxr.io.image import is_sixteen_bit, read_image
-from covidcxr.io.pixels import check_bits, held_bits, held_bits_in_words
+from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.io.image import read_image
+from covidcxr.io.pixels import check_bits
 from covidcxr.types import SplitName
 
 __all__ = ["Collection", "Faults", "Views", "has_own_reader"]
@@ -73,6 +73,14 @@ class Collection(Faults, ABC):
 
     Raises:
         ConfigError: If a setting is out of range or contradicts another.
+
+    Example:
+        ```python
+        from covidcxr.data import CSVDataModule
+
+        data = CSVDataModule("phantoms", hold_out_source="phantom-b")
+        assert {record.source for record in data.records if record.split == "test"} == {"phantom-b"}
+        ```
     """
 
     classes: tuple[str, ...] = ()
@@ -160,6 +168,12 @@ class Collection(Faults, ABC):
     def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
         """Open an image: grey, in [0, 1]. A data set may do so in its own way; the images of a copy are plain pictures.
 
+        Args:
+            record: The image.
+
+        Returns:
+            Its grey values.
+
         Raises:
             ImageReadError: If it cannot be read.
         """
@@ -194,6 +208,12 @@ class Collection(Faults, ABC):
     def split_records(self, records: list[Record]) -> list[Record]:
         """Give each image its split, as the settings say, and look for what is in two of them.
 
+        Args:
+            records: The images, with their official split or none.
+
+        Returns:
+            The images in their order, each with its split.
+
         Raises:
             ConfigError: If the settings do not fit each other.
             DatasetError: If the images do not fit the settings.
@@ -208,7 +228,11 @@ class Collection(Faults, ABC):
         return records
 
     def check_splits(self, records: list[Record]) -> None:
-        """Look for what is in two splits, and say so."""
+        """Look for what is in two splits, and warn of it.
+
+        Args:
+            records: The images, each with its split.
+        """
         if leaks := find_leaks(records):
             warnings.warn(
                 f"The official split of {type(self).__name__} leaks: {len(leaks)} patients are in more than one part. "
@@ -288,11 +312,25 @@ class Collection(Faults, ABC):
         return self.releases
 
     def find_missing(self, records: Iterable[Record]) -> list[str]:
-        """Return a message about the files of the records that are not on the disk, if there are such."""
+        """Look for the files of the records on the disk.
+
+        Args:
+            records: The images.
+
+        Returns:
+            A message about those that are not there; empty if all are.
+        """
         return find_missing(records)
 
     def counts(self, name: str = "label") -> dict[SplitName, dict[str, int]]:
-        """Count the images of each split by a field of their records ("label", "source", "view", "mask", ...)."""
+        """Count the images of each split by a field of their records.
+
+        Args:
+            name: "label", "source", "view", "mask", ..., as for `count_by`.
+
+        Returns:
+            From split to value to number of images.
+        """
         return {
             split: count_by((record for record in self.records if record.split == split), name)
             for split in get_args(SplitName)
@@ -302,38 +340,24 @@ class Collection(Faults, ABC):
         """Return the settings by which a compact copy is known: `settings`, and how images are read."""
         return self.settings if self.bits is None else {**self.settings, "bits": self.bits}
 
-    def depth_remark(self, records: Sequence[Record], sample: int = 8) -> str | None:
-        """Look whether 16-bit images hold fewer bits, which nobody sees but for their darkness.
+    def set_classes(self, labels: Iterable[str]) -> None:
+        """Set the classes: the data set's own labels, in their order, with their new names.
 
         Args:
-            records: The images.
-            sample: How many to look at, evenly spaced; only those of 16 bits are decoded.
-
-        Returns:
-            A message where most of them do; None where they do not, or `bits` is set.
+            labels: The labels.
         """
-        if self.bits is not None or self.prepared is not None:
-            return None
-        looked_at = records[:: max(1, len(records) // sample)][:sample]
-        deep = [record for record in looked_at if is_sixteen_bit(record.image_path)]
-        held = [bits for record in deep if (bits := self._held_bits(record))]
-        if 2 * len(held) <= len(deep):
-            return None
-        return f"{len(held)} of {len(deep)} images of 16 bits that were looked at: {held_bits_in_words(max(held))}"
-
-    def _held_bits(self, record: Record) -> int | None:
-        try:
-            return held_bits(self.load_image(record))
-        except ImageReadError:  # told of when it is used
-            return None
-
-    def set_classes(self, labels: Iterable[str]) -> None:
-        """Set the classes: the data set's own labels, in their order, with their new names."""
         self.own_classes = tuple(labels)
         self.classes = self.label_map.classes(self.own_classes)
 
     def not_found(self, path: Path) -> DatasetError:
-        """Return the error for a part of the data set that is missing; says where to get it and where to put it."""
+        """Return the error for a part of the data set that is missing; says where to get it and where to put it.
+
+        Args:
+            path: What is missing.
+
+        Returns:
+            The error, to be raised.
+        """
         return DatasetError(f"{type(self).__name__} does not find {path}. {self._remedy()}")
 
     def no_image(self) -> DatasetError:

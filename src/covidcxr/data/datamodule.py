@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.collection import Collection, has_own_reader
+from covidcxr.data.curation.integrity import depth_remark
 from covidcxr.data.dataset import CXRDataset, open_image
 from covidcxr.data.records import Record, count_by
 from covidcxr.data.sampler import (
@@ -151,7 +152,7 @@ class CXRDataModule(Collection, LightningDataModule):
             self._check_masks()
             self._check_balance()
             self._datasets = {split: self._dataset(split, trains=split == "train") for split in get_args(SplitName)}
-            if not self._depth_is_checked and (remark := self.depth_remark(self.records)):
+            if not self._depth_is_checked and (remark := depth_remark(self, self.records)):
                 warnings.warn(f"{type(self).__name__}: {remark}", stacklevel=2)
             self._depth_is_checked = True
 

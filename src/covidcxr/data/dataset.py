@@ -20,20 +20,10 @@ from covidcxr.transforms.augment import Augment
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, letterbox_box, resize_image, resize_mask
 from covidcxr.types import Fit, Region, Sample
 
-__all__ = [
-    "CXRDataset",
-    "finding_table",
-    "label_numbers",
-    "FittedImage",
-    "box_slices",
-    "check_mask_size",
-    "fit_record",
-    "open_image",
-]
+__all__ = ["CXRDataset", "FittedImage", "box_slices", "check_mask_size"]
+__all__ += ["finding_table", "fit_record", "label_numbers", "open_image"]
 
 _TOLERANCE = 0.05
-
-
 """By how much the aspect ratios of an image and its mask may differ: a small mask was rounded to whole pixels."""
 
 
@@ -344,7 +334,9 @@ class CXRDataset(Dataset[Sample]):
         if lungs is not None:
             sample["lung_mask"] = masks[lungs][None]
             # After augmentation, so that noise and brightness leave black what is cut.
-            sample["image"] = self._cut_region(sample["image"], sample["lung_mask"])
+            sample["image"] = apply_region(
+                sample["image"][None], sample["lung_mask"][None], self.geometry.region, self.geometry.lung_dilation
+            )[0]
         return sample
 
     def __getstate__(self) -> dict[str, Any]:
@@ -387,11 +379,6 @@ class CXRDataset(Dataset[Sample]):
         if planes is None:
             return image, {}
         return image, dict(zip(names, torch.from_numpy(planes).float(), strict=True))
-
-    def _cut_region(
-        self, image: Float[Tensor, "1 height width"], lungs: Float[Tensor, "1 height width"]
-    ) -> Float[Tensor, "1 height width"]:
-        return apply_region(image[None], lungs[None], self.geometry.region, self.geometry.lung_dilation)[0]
 
     def _lung_class(self, record: Record) -> str | None:
         return next((name for name in LUNGS_OF_REGION[self.geometry.region] if name in record.mask_paths), None)

@@ -37,19 +37,42 @@ T = TypeVar("T", int, str)
 
 
 class Linked(Generic[T]):
-    """Groups that grow by links: of those linked, the least leads all."""
+    """Groups that grow by links: of those linked, the least leads all.
+
+    Example:
+        ```python
+        from covidcxr.data.curation.duplicates import Linked
+
+        linked = Linked()
+        linked.link("b", "c")
+        linked.link("c", "a")
+        assert linked.leader("b") == "a" and linked.leader("d") == "d"
+        ```
+    """
 
     def __init__(self) -> None:
         self._above: dict[T, T] = {}
 
     def leader(self, one: T) -> T:
-        """Return who leads the group; what was never linked leads itself."""
+        """Return who leads a group; what was never linked leads itself.
+
+        Args:
+            one: A member of the group.
+
+        Returns:
+            The least of its members.
+        """
         while (above := self._above.get(one, one)) != one:
             one = above
         return one
 
     def link(self, one: T, other: T) -> None:
-        """Make one group of the two groups."""
+        """Make one group of two groups.
+
+        Args:
+            one: A member of the one group.
+            other: A member of the other.
+        """
         first, second = sorted((self.leader(one), self.leader(other)))
         self._above[second] = first
 
@@ -70,6 +93,18 @@ class DuplicateGroup:
     Attributes:
         image_ids: Their ids, in the order of the records; two or more.
         kind: What all of them share: "bytes", "pixels", or only the picture ("near").
+
+    Example:
+        ```python
+        from pathlib import Path
+        from shutil import copy
+
+        from covidcxr.data import DuplicateGroup, Record, find_duplicates
+
+        copy("image.png", "again.png")
+        groups = find_duplicates([Record(Path("image.png")), Record(Path("again.png"))], near=False).groups
+        assert groups == (DuplicateGroup(("image.png", "again.png"), "bytes"),)
+        ```
     """
 
     image_ids: tuple[str, ...]
@@ -83,6 +118,16 @@ class Duplicates:
     Attributes:
         groups: Copies, in the order of their first images.
         failed: From image id to why an image could not be read; it was compared with none.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.data import Record, find_duplicates
+
+        found = find_duplicates([Record(Path("image.png")), Record(Path("gone.png"))], near=False)
+        assert len(found) == 0 and list(found.failed) == ["gone.png"]
+        ```
     """
 
     groups: tuple[DuplicateGroup, ...]
@@ -159,7 +204,15 @@ def find_duplicates(
 
 
 def find_shared_images(records: Sequence[Record], **search: Any) -> list[DuplicateGroup]:
-    """Find the images that lie in more than one split; `search` are arguments of `find_duplicates`."""
+    """Find the images that lie in more than one split.
+
+    Args:
+        records: The images, each with its split.
+        search: Arguments of `find_duplicates`.
+
+    Returns:
+        Groups of copies that more than one split holds.
+    """
     splits = {record.image_id: record.split for record in records}
     found = find_duplicates(records, **search)
     return [group for group in found if len({splits[name] for name in group.image_ids} - {None}) > 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -13,12 +13,13 @@ from typing import Any
 from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.dataset import box_slices, check_mask_size, finding_table, label_numbers
 from covidcxr.data.records import Record
-from covidcxr.errors import CovidCXRError, DatasetError
-from covidcxr.io.image import image_size, read_mask
+from covidcxr.errors import CovidCXRError, DatasetError, ImageReadError
+from covidcxr.io.image import image_size, is_sixteen_bit, read_mask
+from covidcxr.io.pixels import held_bits, held_bits_in_words
 from covidcxr.utils.plain import field_values
 from covidcxr.utils.threads import Progress, map_threads
 
-__all__ = ["CheckReport", "check_dataset"]
+__all__ = ["CheckReport", "check_dataset", "depth_remark"]
 
 _THREADS = 8  # headers are mostly waited for
 
@@ -35,6 +36,15 @@ class CheckReport:
         release: The published release whose counts these are; None = of none, or none is known.
         faults: What is wrong with the copy, a sentence each.
         notes: What to know of it that is no fault, a sentence each.
+
+    Example:
+        ```python
+        from covidcxr.data import CSVDataModule
+        from covidcxr.data.curation.integrity import check_dataset
+
+        report = check_dataset(CSVDataModule("phantoms"))
+        assert report.complete and report.images == 24
+        ```
     """
 
     images: int
@@ -63,6 +73,9 @@ def check_dataset(collection: Collection, *, decode: bool = False, progress: Pro
             cut short.
         progress: Told how many images of how many are looked at.
 
+    Returns:
+        Faults, counts and notes.
+
     Raises:
         ConfigError: If the data module's own settings contradict the data set.
     """
@@ -88,6 +101,34 @@ def check_dataset(collection: Collection, *, decode: bool = False, progress: Pro
         faults=list(dict.fromkeys(every)),  # an image that is listed twice is looked at twice
         notes=list(dict.fromkeys([*warned, *_notes(collection, records)])),
     )
+
+
+def depth_remark(collection: Collection, records: Sequence[Record], sample: int = 8) -> str | None:
+    """Look whether 16-bit images hold fewer bits, which nobody sees but for their darkness.
+
+    Args:
+        collection: The data set.
+        records: Its images.
+        sample: How many to look at, evenly spaced; only those of 16 bits are decoded.
+
+    Returns:
+        A message where most of them do; None where they do not, or the setting `bits` tells them.
+    """
+    if collection.bits is not None or collection.prepared is not None:
+        return None
+    looked_at = records[:: max(1, len(records) // sample)][:sample]
+    deep = [record for record in looked_at if is_sixteen_bit(record.image_path)]
+    held = [bits for record in deep if (bits := _held_bits(collection, record))]
+    if 2 * len(held) <= len(deep):
+        return None
+    return f"{len(held)} of {len(deep)} images of 16 bits that were looked at: {held_bits_in_words(max(held))}"
+
+
+def _held_bits(collection: Collection, record: Record) -> int | None:
+    try:
+        return held_bits(collection.load_image(record))
+    except ImageReadError:  # told of when it is used
+        return None
 
 
 def _compare(listed: Mapping[str, int], releases: Mapping[str, Mapping[str, int]]) -> tuple[str | None, list[str]]:
@@ -161,7 +202,7 @@ def _notes(collection: Collection, records: list[Record]) -> Iterator[str]:
     if collection.left_out:
         reasons = ", ".join(f"{images:,} ({reason})" for reason, images in collection.left_out.most_common())
         yield f"Images left out: {reasons}."
-    if records and (remark := collection.depth_remark(records)):
+    if records and (remark := depth_remark(collection, records)):
         yield remark
     if unknown := sum(record.patient_id is None for record in records):
         yield (

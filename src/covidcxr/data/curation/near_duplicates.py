@@ -43,6 +43,18 @@ class Sketch:
     Attributes:
         points: Where its features lie, x and y, in pixels of the small image.
         words: The features as words, a column a table; mirrored and inverted images have the same.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.data.curation.near_duplicates import sketch
+        from covidcxr.phantom import draw_phantom
+
+        image = (draw_phantom(1, size=(256, 256)).image * 255).astype(np.uint8)
+        drawn = sketch(image)
+        assert len(drawn.points) == len(drawn.words) > 50
+        ```
     """
 
     points: Float32[np.ndarray, "features 2"]
@@ -54,13 +66,23 @@ NO_SKETCH = Sketch(np.zeros((0, 2), np.float32), np.zeros((0, _TABLES), np.int64
 
 
 def sketch(image: Grey) -> Sketch:
-    """Describe an image by a few hundred features of its small picture, without its flat border."""
+    """Describe an image by a few hundred features of its small picture, without its flat border.
+
+    Args:
+        image: Grey values.
+
+    Returns:
+        The description.
+    """
     points, features = _features(_shrunk(_without_border(image), _SMALL), 200)
     return Sketch(points, _words(features))
 
 
 def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     """Find the pairs of images that share rare features, in the same places.
+
+    Args:
+        sketches: One an image.
 
     Returns:
         Numbers of two images, the lower first, each pair once, in order.
@@ -93,6 +115,10 @@ def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
 
 def likeness(image: Grey, other: Grey) -> tuple[int, float]:
     """Compare two images.
+
+    Args:
+        image: Grey values of the one.
+        other: Grey values of the other, of any size.
 
     Returns:
         How many features one affine map lays upon each other, and how far the fine structure agrees: the median over

@@ -46,6 +46,9 @@ _LONGEST = 200
 def file_names(image_ids: Iterable[str]) -> dict[str, str]:
     """Name the files of images, without ending, below a folder of our own.
 
+    Args:
+        image_ids: The ids of all images.
+
     Returns:
         From image id to name: itself, or a digest of it where it would lead out of the folder, or meet another one on a
         disk that knows no upper case. It does not depend on the order of the images.
@@ -55,13 +58,27 @@ def file_names(image_ids: Iterable[str]) -> dict[str, str]:
 
 
 def safe_name(name: str) -> str:
-    """Return a name that any disk takes and that leads nowhere else: itself, or a digest of it."""
+    """Return a name that any disk takes and that leads nowhere else.
+
+    Args:
+        name: The name wanted, with slashes between folders.
+
+    Returns:
+        The name itself, or a digest of it.
+    """
     too_long = any(len(os.fsencode(part)) > _LONGEST for part in name.split("/"))
     return f"renamed/{digest(name)}" if too_long or _UNSAFE.search(name) else name
 
 
 def digest(text: str) -> str:
-    """Return 24 hexadecimal digits that stand for a text, on every machine."""
+    """Return digits that stand for a text, on every machine.
+
+    Args:
+        text: The text.
+
+    Returns:
+        24 hexadecimal digits.
+    """
     return blake2b(os.fsencode(text), digest_size=12).hexdigest()
 
 
@@ -82,6 +99,15 @@ class PrepareReport:
         size: Bytes of all images and masks.
         left_out: Number of images that are not in it, by reason.
         failed: Images that could not be read, each with `image_id` and `error`; they are in `failed.jsonl`, too.
+
+    Example:
+        ```python
+        from covidcxr.data import CSVDataModule
+        from covidcxr.data.curation.prepare import prepare_dataset
+
+        report = prepare_dataset(CSVDataModule("phantoms"), "compact", image_size=(32, 32))
+        assert report.images == 24 and not report.failed
+        ```
     """
 
     out: Path
@@ -130,6 +156,9 @@ def prepare_dataset(
         fit: "letterbox" keeps the aspect ratio (the black padding is not stored), "stretch" does not.
         num_workers: Threads that read, resize and write.
         progress: Told how many images of how many are done.
+
+    Returns:
+        What was done.
 
     Raises:
         ConfigError: If a setting is wrong, or `out` holds something else.

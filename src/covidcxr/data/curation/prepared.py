@@ -46,6 +46,15 @@ class Prepared:
         images: Number of images.
         listed: Images that the data set lists, as in `Collection`.
         left_out: Images that are not in the copy, as in `Collection`.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.data.curation.prepared import Prepared
+
+        assert Prepared.find(Path("phantoms")) is None  # the data set itself, no copy
+        ```
     """
 
     root: Path
@@ -63,7 +72,13 @@ class Prepared:
 
     @classmethod
     def find(cls, root: Path) -> Prepared | None:
-        """Return the index of the copy in `root`; None if there is no copy.
+        """Read the index of the copy in a folder.
+
+        Args:
+            root: The folder.
+
+        Returns:
+            The index; None if there is no copy.
 
         Raises:
             DatasetError: If the copy is unfinished, damaged, or of a newer covidcxr.
@@ -90,7 +105,13 @@ class Prepared:
         return cls(root=root, **{**known, **pair})
 
     def read(self, collection: Collection) -> Iterator[Record]:
-        """Return the records of the copy, if it is one of this data set with these settings.
+        """Read the records of the copy, if it is one of this data set with these settings.
+
+        Args:
+            collection: The data set as it was set up on the copy; it is told of faults.
+
+        Returns:
+            The records.
 
         Raises:
             ConfigError: If it is not.
@@ -114,6 +135,10 @@ class Prepared:
 
     def check_geometry(self, image_size: tuple[int, int], fit: Fit) -> None:
         """Compare a data module's geometry with the copy's; warn if images would be enlarged.
+
+        Args:
+            image_size: Height and width of its samples.
+            fit: How images come to that size.
 
         Raises:
             ConfigError: If they are fitted in another way.
@@ -157,6 +182,12 @@ class Prepared:
 def read_index(path: Path) -> dict[str, Any]:
     """Read the index or stamp of a copy.
 
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds.
+
     Raises:
         DatasetError: If it is no JSON object.
     """
@@ -170,7 +201,14 @@ def read_index(path: Path) -> dict[str, Any]:
 
 
 def to_json(value: Record | Mapping[str, Any]) -> str:
-    """Write a record, or settings, as a line of JSON; of a record, what is not the default."""
+    """Write a record, or settings, as a line of JSON.
+
+    Args:
+        value: The record, of which only what is not the default is written; or the settings.
+
+    Returns:
+        The line, without its end.
+    """
     if isinstance(value, Record):
         known = {field.name: getattr(value, field.name) for field in fields(Record)}
         value = {name: found for name, found in known.items() if found != _DEFAULTS[name]}

@@ -73,6 +73,18 @@ class CombinedDataModule(CXRDataModule):
         ConfigError: If a setting is wrong, or a member's is one that the combination has.
         UnknownNameError: If there is no such data set.
         DatasetError: If a member's labels are no classes, or one image is in two splits.
+
+    Example:
+        ```python
+        from covidcxr.data import CombinedDataModule
+
+        members = {
+            "a": {"name": "csv", "root": "phantoms", "where": {"source": "phantom-a"}},
+            "b": {"name": "csv", "root": "phantoms", "where": {"source": "phantom-b"}},
+        }
+        data = CombinedDataModule(datasets=members, near_duplicates=False)
+        assert {record.image_id.split("/")[0] for record in data.records} == {"a", "b"}
+        ```
     """
 
     layout = "the members' folders, or nothing where members have absolute roots"
@@ -133,12 +145,29 @@ class CombinedDataModule(CXRDataModule):
             self.left_out.update({f"{name}: {reason}": count for reason, count in one.left_out.items()})
 
     def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
-        """Open an image as its member does."""
+        """Open an image as its member does.
+
+        Args:
+            record: The image.
+
+        Returns:
+            Its grey values, in [0, 1].
+
+        Raises:
+            ImageReadError: If it cannot be read.
+        """
         name, _, image_id = record.image_id.partition("/")
         return self.datasets[name].load_image(replace(record, image_id=image_id))
 
     def find_missing(self, records: Iterable[Record]) -> list[str]:
-        """Return nothing: the members have looked for their files."""
+        """Look for no file: the members have looked for theirs.
+
+        Args:
+            records: The images.
+
+        Returns:
+            Nothing.
+        """
         return []
 
     def unsplit_records(self) -> list[Record]:
@@ -153,6 +182,9 @@ class CombinedDataModule(CXRDataModule):
 
     def check_splits(self, records: list[Record]) -> None:
         """Look for patients, and unless copies are dealt with otherwise for images, that are in two splits.
+
+        Args:
+            records: The images, each with its split.
 
         Raises:
             DatasetError: If one image is, and `duplicates` is "refuse".

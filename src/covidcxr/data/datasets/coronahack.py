@@ -52,6 +52,15 @@ class CoronaHackDataModule(CXRDataModule):
 
     Raises:
         ConfigError: If a setting is wrong.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import CoronaHackDataModule
+
+        data = CoronaHackDataModule("coronahack", official_split=False)
+        print(data.counts())
+        ```
     """
 
     classes = _CLASSES["covid"]

@@ -44,6 +44,15 @@ class Covid19RadiographyDataModule(CXRDataModule):
 
     The source of an image is read from the workbook of its class, if that is there. The releases before 2021 have no
     masks and no Lung_Opacity: `label_map: {Lung_Opacity: null}` takes the class away.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import Covid19RadiographyDataModule
+
+        data = Covid19RadiographyDataModule("radiography")
+        print(data.counts())
+        ```
     """
 
     classes = _CLASSES

@@ -28,6 +28,15 @@ class CovidCTDataModule(CXRDataModule):
 
     The patient of a COVID-19 slice is its article, which may show several; that of the others stands in
     `NonCOVID-CT-MetaInfo.csv`.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import CovidCTDataModule
+
+        data = CovidCTDataModule("COVID-CT")
+        print(data.counts())
+        ```
     """
 
     classes = ("NonCOVID", "COVID")

@@ -32,6 +32,15 @@ class CovidCXNetDataModule(CXRDataModule):
     in it by their numbers.
 
     A `manifest.csv` with images of source "cxnet" is read in place of the published files.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import CovidCXNetDataModule
+
+        data = CovidCXNetDataModule("COVID-CXNet")
+        print(data.counts())
+        ```
     """
 
     classes = (_LABEL,)

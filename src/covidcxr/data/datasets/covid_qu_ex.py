@@ -46,6 +46,15 @@ class CovidQUExDataModule(CXRDataModule):
 
     Raises:
         ConfigError: If a setting is wrong.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import CovidQUExDataModule
+
+        data = CovidQUExDataModule("quex", part="infection", mask_classes=("lung_field", "infection"))
+        print(data.counts())
+        ```
     """
 
     classes = _CLASSES

@@ -29,6 +29,15 @@ class CovidXray5kDataModule(CXRDataModule):
     The authors give training and test images; validation is cut from training, unless there is a folder val. Put the
     `metadata.csv` of the ieee8023 collection into `root`, and the patients of the COVID-19 images are read from it;
     else images are grouped by their names, which finds only some of the series.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import CovidXray5kDataModule
+
+        data = CovidXray5kDataModule("covid-xray-5k")
+        print(data.counts())
+        ```
     """
 
     classes = ("non", "covid")  # the authors' own reader orders them by name: covid is 0 there

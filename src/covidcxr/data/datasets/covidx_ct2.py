@@ -55,6 +55,15 @@ class CovidxCT2DataModule(CXRDataModule):
 
     Raises:
         ConfigError: If there is no such version.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import CovidxCT2DataModule
+
+        data = CovidxCT2DataModule("covidx-ct", version="2A")
+        print(data.counts())
+        ```
     """
 
     classes = ("Normal", "Pneumonia", "COVID-19")

@@ -43,6 +43,15 @@ class CovidxCXR3DataModule(CXRDataModule):
 
     Raises:
         ConfigError: If a setting is wrong.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import CovidxCXR3DataModule
+
+        data = CovidxCXR3DataModule("covidx", version="9B")
+        print(data.counts())
+        ```
     """
 
     classes: tuple[str, ...] = ("negative", "positive")

@@ -83,6 +83,17 @@ class CSVDataModule(CXRDataModule):
     Raises:
         DatasetError: If the table or a column is missing, the table is damaged, or no row is left.
         ConfigError: If a setting is wrong.
+
+    Example:
+        ```python
+        import pandas as pd
+
+        from covidcxr.data import CSVDataModule
+
+        table = pd.read_csv("phantoms/manifest.csv")  # or its name: table="manifest.csv"
+        data = CSVDataModule("phantoms", table=table, mask_columns={"lung_field": "lung_field"})
+        assert len(data.records) == 24 and data.counts("mask")["train"]["lung_field"] > 0
+        ```
     """
 
     layout: ClassVar[str] = "a table and the images that it names"
@@ -165,6 +176,12 @@ class CSVDataModule(CXRDataModule):
 
         So recipes that use different images of one table, say those with masks and those with labels, agree on who
         tests. A compact copy holds the kept rows only and cannot be split like this.
+
+        Args:
+            records: The images that are kept.
+
+        Returns:
+            The images, each with its split; without those of `test_only` where parts are pooled.
 
         Raises:
             ConfigError: If the settings do not fit each other.
@@ -364,6 +381,13 @@ def _read_finding(name: str, text: str) -> bool | None:
 
 
 def parse_age(text: str) -> float | None:
-    """Read an age in years from what sources write: "63", "50+", "early 40s", "058Y"; None if there is no number."""
+    """Read an age from what sources write: "63", "50+", "early 40s", "058Y".
+
+    Args:
+        text: What is written.
+
+    Returns:
+        The age in years; None if there is no number.
+    """
     number = re.search(r"\d+(?:\.\d+)?", text)
     return float(number[0]) if number else None

@@ -29,6 +29,15 @@ class DarkCovidNetDataModule(CXRDataModule):
     are read from there; else images are grouped by their names, which finds only some of the series.
 
     A `darkcovidnet_subset.csv` beside a `manifest.csv` is read in place of the published folders.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import DarkCovidNetDataModule
+
+        data = DarkCovidNetDataModule("COVID-19")
+        print(data.counts())
+        ```
     """
 
     classes = ("covid19", "pneumonia", "normal")

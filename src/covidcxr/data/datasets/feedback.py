@@ -36,6 +36,15 @@ class FeedbackDataModule(CXRDataModule):
 
     Raises:
         DatasetError: If it is no export, damaged, or of a newer covidcxr.
+
+    Example:
+        ```python
+        # not run: needs an export of a reading server
+        from covidcxr.data import FeedbackDataModule
+
+        data = FeedbackDataModule("feedback")
+        print(data.counts())
+        ```
     """
 
     layout: ClassVar[str] = "feedback.json and the images that it names, as `covidcxr feedback STORE --out ROOT` writes"

@@ -30,6 +30,15 @@ class HannoverDataModule(CXRDataModule):
     COVID-19, and nobody says that they are normal.
 
     A `manifest.csv` with images of source "hannover" is read in place of the published files.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import HannoverDataModule
+
+        data = HannoverDataModule("covid-19-image-repository")
+        print(data.counts())
+        ```
     """
 
     classes = (_LABEL,)

@@ -42,6 +42,15 @@ class Ieee8023DataModule(CXRDataModule):
 
     Raises:
         ConfigError: If a setting is wrong.
+
+    Example:
+        ```python
+        # not run: needs the download
+        from covidcxr.data import Ieee8023DataModule
+
+        data = Ieee8023DataModule("covid-chestxray-dataset", missing="skip")
+        print(data.counts())
+        ```
     """
 
     classes = ("COVID-19", "Pneumonia", "No Finding", "other")

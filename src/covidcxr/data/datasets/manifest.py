@@ -63,12 +63,24 @@ _SERIES = re.compile(r"[-_. ](day-?\d+|[a-d]|pa|ap|l)$|(?<=\d)[a-d]$", re.IGNORE
 
 
 class SeriesPatients:
-    """Tells the patients of images that were taken from the ieee8023 collection under their own names.
+    r"""Tells the patients of images that were taken from the ieee8023 collection under their own names.
 
     Args:
         root: Folder that may hold the collection's `metadata.csv`, which knows them. Without it images are grouped by
             their names, which finds only some of the series; a warning says so.
         fault: Told of damaged rows of that table.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.data.datasets.manifest import SeriesPatients
+
+        Path("metadata.csv").write_text("filename,patientid\n12-day3.jpg,7\n")
+        patients = SeriesPatients(Path("."), fault=print)
+        assert patients.of(Path("12-day3.png")) == "ieee8023-7"
+        assert patients.of(Path("13-day1.png")) == patients.of(Path("13-day4.png")) == "ieee8023-13"
+        ```
     """
 
     def __init__(self, root: Path, fault: Fault) -> None:
@@ -86,5 +98,12 @@ class SeriesPatients:
         )
 
     def of(self, image: Path) -> str:
-        """Return the patient of an image, "ieee8023-..."."""
+        """Return the patient of an image.
+
+        Args:
+            image: The file.
+
+        Returns:
+            "ieee8023-" and the patient's id, or what names the series.
+        """
         return f"ieee8023-{self._known.get(image.stem) or _SERIES.sub('', image.stem)}"

@@ -46,7 +46,14 @@ _FACTS = ("patientid", "view", "sex", "sex_male", "sex_female", "age_years", "ag
 
 
 def find_parts(dataset: Any) -> Iterator[Any]:
-    """Find the data sets of files below any that merge, filter or cut them down."""
+    """Find the data sets of files below any that merge, filter or cut them down.
+
+    Args:
+        dataset: A data set of TorchXRayVision.
+
+    Returns:
+        Those that hold no other, in order.
+    """
     inner = getattr(dataset, "datasets", None) or [
         getattr(dataset, name) for name in ("dataset", "d1", "d2") if hasattr(dataset, name)
     ]
@@ -57,7 +64,15 @@ def find_parts(dataset: Any) -> Iterator[Any]:
 
 
 def find_part(dataset: Any, index: int) -> tuple[Any, int]:
-    """Find the data set of files that an image comes from, and its place in that."""
+    """Find the data set of files that an image comes from.
+
+    Args:
+        dataset: A data set of TorchXRayVision.
+        index: Place of the image in it.
+
+    Returns:
+        The data set of files, and the place of the image in that.
+    """
     while True:
         if hasattr(dataset, "datasets"):  # MergeDataset
             part, start = int(dataset.which_dataset[index]), int(dataset.offset[index])
@@ -75,6 +90,19 @@ class Part:
 
     Args:
         dataset: A data set of TorchXRayVision that holds no other.
+
+    Example:
+        ```python
+        from types import SimpleNamespace
+
+        import pandas as pd
+
+        from covidcxr.data.datasets.torchxrayvision import Part
+
+        table = pd.DataFrame({"filename": ["a.png"], "patientid": [7], "view": ["PA"]})
+        part = Part(SimpleNamespace(imgpath="images", csv=table))
+        assert part.record(0, {"Edema": True}).patient_id == "SimpleNamespace-7"
+        ```
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -92,7 +120,15 @@ class Part:
         return "patientid" in self._facts
 
     def record(self, index: int, findings: Mapping[str, bool]) -> Record:
-        """Return the record of the image at a place."""
+        """Return the record of an image.
+
+        Args:
+            index: Its place in the data set.
+            findings: What is known of the classes.
+
+        Returns:
+            What its table says of it.
+        """
         name = str(index) if self._names is None else self._names[index]
         said = {fact: _text(values[index]) for fact, values in self._facts.items()}
         sexes = [letter for letter, fact in (("M", "sex_male"), ("F", "sex_female")) if said.get(fact) == "True"]
@@ -141,6 +177,15 @@ class XRayVisionDataModule(CXRDataModule):
         UnknownNameError: If it has no such data set.
         ConfigError: If an argument is wrong, or the data set changes its images at random.
         DatasetError: If its files are not there, or its labels are grades.
+
+    Example:
+        ```python
+        # not run: needs the images of NIH ChestX-ray14
+        from covidcxr.data import XRayVisionDataModule
+
+        paths = {"imgpath": "images", "csvpath": "Data_Entry_2017_v2020.csv.gz"}
+        data = XRayVisionDataModule("nih", dataset="NIH_Dataset", dataset_args=paths)
+        ```
     """
 
     homepage: ClassVar[str] = "https://github.com/mlmed/torchxrayvision"
@@ -211,7 +256,13 @@ class XRayVisionDataModule(CXRDataModule):
             )
 
     def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
-        """Open an image through TorchXRayVision: grey, in [0, 1].
+        """Open an image through TorchXRayVision.
+
+        Args:
+            record: The image.
+
+        Returns:
+            Its grey values, in [0, 1].
 
         Raises:
             ImageReadError: If it cannot be read, or is not in [-1024, 1024] there.
@@ -224,7 +275,14 @@ class XRayVisionDataModule(CXRDataModule):
         return _to_unit(picture, record.image_id)
 
     def find_missing(self, records: object) -> list[str]:
-        """Return nothing: the data set alone knows its files (some lie in an archive)."""
+        """Look for no file: the data set alone knows its files (some lie in an archive).
+
+        Args:
+            records: The images.
+
+        Returns:
+            Nothing.
+        """
         return []
 
     def _findings(self) -> Iterator[dict[str, bool]]:

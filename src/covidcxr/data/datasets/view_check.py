@@ -48,6 +48,14 @@ class GateDataModule(CXRDataModule):
     Raises:
         ConfigError: If a setting is wrong.
         UnknownNameError: If there is no such data set.
+
+    Example:
+        ```python
+        from covidcxr.data import GateDataModule
+
+        data = GateDataModule("phantoms", films={"name": "csv"}, drawn=10, image_size=(64, 64))
+        assert data.classes[-1] == "not-a-frontal-film" and len(data.classes) == 9
+        ```
     """
 
     classes = (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE)
@@ -99,6 +107,12 @@ class GateDataModule(CXRDataModule):
     def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
         """Open or draw a picture.
 
+        Args:
+            record: Which one.
+
+        Returns:
+            Its grey values, in [0, 1].
+
         Raises:
             ImageReadError: If an image cannot be read.
         """
@@ -119,11 +133,25 @@ class GateDataModule(CXRDataModule):
         )
 
     def split_records(self, records: list[Record]) -> list[Record]:
-        """Keep the splits of the images' data set, and those that drawn pictures have by their numbers."""
+        """Keep the splits of the images' data set, and those that drawn pictures have by their numbers.
+
+        Args:
+            records: The pictures.
+
+        Returns:
+            The pictures, each with its split.
+        """
         return records if self.prepared is None else super().split_records(records)
 
     def find_missing(self, records: Iterable[Record]) -> list[str]:
-        """Look for the images; what is drawn has no file."""
+        """Look for the images; what is drawn has no file.
+
+        Args:
+            records: The pictures.
+
+        Returns:
+            A message about those that are not there; empty if all are.
+        """
         return find_missing(record for record in records if record.image_path.parts[:1] != ("drawn",))
 
     def _split(self, number: int) -> SplitName:
@@ -135,14 +163,30 @@ class GateDataModule(CXRDataModule):
 
 
 def cut_out(image: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Cut a part of 15 to 40 % of the sides out of an image: too little to be one."""
+    """Cut a part of 15 to 40 % of the sides out of an image: too little to be one.
+
+    Args:
+        image: Grey values.
+        rng: Draws size and place.
+
+    Returns:
+        The part.
+    """
     height, width = (max(8, round(side * rng.uniform(0.15, 0.4))) for side in image.shape)
     top, left = (int(rng.integers(side - part + 1)) for side, part in zip(image.shape, (height, width), strict=True))
     return image[top : top + height, left : left + width].copy()
 
 
 def shuffle_tiles(image: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Cut an image into 3 x 3 to 5 x 5 tiles, and lay them in another order, some turned."""
+    """Cut an image into 3 x 3 to 5 x 5 tiles, and lay them in another order, some turned.
+
+    Args:
+        image: Grey values.
+        rng: Draws number, order and turns.
+
+    Returns:
+        A picture of about the same size.
+    """
     count = int(rng.integers(3, 6))
     tall, wide = (max(1, side // count) for side in image.shape)
     tiles = [image[r * tall : (r + 1) * tall, c * wide : (c + 1) * wide] for r in range(count) for c in range(count)]

@@ -76,6 +76,9 @@ def open_dataset(name: str, root: str | None, settings: Mapping[str, str] | None
         root: Folder of the data set; None = it needs none.
         settings: Further arguments of the constructor, as they would follow `covidcxr fit --data.KEY`.
 
+    Returns:
+        The data module.
+
     Raises:
         UnknownNameError: If there is no such data set; names the nearest.
         ConfigError: If an argument is unknown or of the wrong type.
@@ -111,6 +114,12 @@ def open_dataset(name: str, root: str | None, settings: Mapping[str, str] | None
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
     """Part `KEY=VALUE` words.
+
+    Args:
+        pairs: The words.
+
+    Returns:
+        From key to value.
 
     Raises:
         ConfigError: If a word has no `=`, or a key comes twice.
@@ -156,7 +165,14 @@ def _docstring(entry: Any) -> tuple[str, dict[str, str]]:
 
 
 def constructor_parameters(entry: Any) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a constructor and, as long as it hands on `**base`, of those that it calls."""
+    """Return the parameters of a constructor and, as long as it hands on `**base`, of those that it calls.
+
+    Args:
+        entry: The class, or a function that builds one.
+
+    Returns:
+        From name to parameter.
+    """
     owners = [vars(owner)["__init__"] for owner in getattr(entry, "__mro__", ()) if "__init__" in vars(owner)]
     found: dict[str, inspect.Parameter] = {}
     for constructor in owners or [entry]:

@@ -29,6 +29,9 @@ def draw_charts(records: Sequence[Record], *, title: str) -> Image.Image:
     Args:
         records: The images.
         title: Name of the data set, for the heading.
+
+    Returns:
+        The picture, in colour.
     """
     by_label: dict[str, list[Record]] = {}
     for record in records:

@@ -49,17 +49,43 @@ LINE: Color = (213, 218, 225)
 
 @cache
 def font(size: int) -> Any:
-    """Return the font that comes with Pillow, at a size in pixels."""
+    """Return the font that comes with Pillow.
+
+    Args:
+        size: Its height in pixels.
+
+    Returns:
+        The font.
+    """
     return ImageFont.load_default(size)
 
 
 def text_width(draw: ImageDraw.ImageDraw, text: str, size: int) -> int:
-    """Return how wide a text is in pixels."""
+    """Measure a text.
+
+    Args:
+        draw: Where it is to be written.
+        text: The text.
+        size: Height of its font in pixels.
+
+    Returns:
+        Its width in pixels.
+    """
     return int(np.ceil(draw.textlength(text, font(size))))
 
 
 def shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
-    """Cut the middle out of a text that is wider than `width`: the ends of file names tell most."""
+    """Cut the middle out of a text that is too wide: the ends of file names tell most.
+
+    Args:
+        draw: Where it is to be written.
+        text: The text.
+        size: Height of its font in pixels.
+        width: How wide it may be, in pixels.
+
+    Returns:
+        The text, or its start and its end.
+    """
     keep = len(text)
     cut = text
     while keep > 2 and text_width(draw, cut, size) > width:
@@ -69,7 +95,15 @@ def shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> st
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG that appears complete or not at all."""
+    """Write a PNG that appears complete or not at all.
+
+    Args:
+        picture: What is written.
+        path: The file.
+
+    Returns:
+        The same path.
+    """
     with replace_file(path) as draft:
         picture.save(draft, format="PNG", optimize=True)
     return path
@@ -91,6 +125,16 @@ class Row:
         count: Number of images that the chosen ones stand for.
         patients: Number of patients on those.
         images: The chosen ones.
+
+    Example:
+        ```python
+        from covidcxr.data import CSVDataModule
+        from covidcxr.data.summary.contact_sheet import Row, choose_images
+
+        data = CSVDataModule("phantoms")
+        rows = choose_images(data.records, data.classes, columns=2)
+        assert all(isinstance(row, Row) and len(row.images) <= 2 for row in rows)
+        ```
     """
 
     label: str
@@ -162,6 +206,9 @@ def draw_contact_sheet(
         tile: Height and width of an image in pixels.
         seed: Seeds the choice of images.
         progress: Told how many images of how many are drawn.
+
+    Returns:
+        The sheet, in colour.
     """
     rows = choose_images(data.records, data.classes, columns=columns, seed=seed)
     images = CXRDataset(

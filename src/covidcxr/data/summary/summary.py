@@ -115,12 +115,26 @@ def survey(
 
 
 def labels_shown(record: Record) -> tuple[str, ...]:
-    """Return the labels for which an image counts; "none of these" where it shows none of several findings."""
+    """Return the labels for which an image counts.
+
+    Args:
+        record: The image.
+
+    Returns:
+        Its labels; "none of these" where it shows none of several findings.
+    """
     return labels_of(record) or ("none of these",)
 
 
 def count_ages(records: Iterable[Record]) -> dict[str, int]:
-    """Count images by bands of ten years, youngest first, without a gap; those whose age is not known come last."""
+    """Count images by bands of ten years.
+
+    Args:
+        records: The images.
+
+    Returns:
+        From band ("40-49") to number of images, youngest first, without a gap; "unknown" comes last.
+    """
     bands = Counter(None if record.age is None else min(int(record.age) // 10, 9) for record in records)
     unknown = bands.pop(None, 0)
     known = [band for band in bands if band is not None]
@@ -169,7 +183,14 @@ def _grey_values(data: CXRDataModule, sample: int | None, progress: Progress | N
 
 
 def what_the_source_tells(by_source: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Say where the source gives the label away: a model can then score highly without looking at a lung."""
+    """Say where the source gives the label away: a model can then score highly without looking at a lung.
+
+    Args:
+        by_source: From source to label to number of images.
+
+    Returns:
+        A sentence each; none where there is one class.
+    """
     labelled = {
         source: known
         for source, counts in by_source.items()
