@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidcxr.cli.fit import add_safe
 from covidcxr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def add_audit(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     audit.add_argument("--no-duplicates", action="store_true", help="do not search for duplicate images")
     audit.add_argument("--model", default="mini", help="the lung segmenter: bundled name, folder, Hub id (%(default)s)")
     audit.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_safe(audit)
     audit.set_defaults(run=_audit, takes_more=True)
 
 
@@ -85,8 +87,10 @@ def _audit(options: argparse.Namespace) -> int:
 def _open(options: argparse.Namespace) -> tuple[CXRDataModule, str]:
     """Build the data module of the options, and name it."""
     from covidcxr.training.parser import open_data
-    from covidcxr.training.recipe import Recipe, data_class
+    from covidcxr.training.recipe import Recipe, allow_registered_only, data_class
 
+    if options.safe:
+        allow_registered_only()
     if other := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:
         raise ConfigError(f"covidcxr audit has no option {', '.join(other)}; see covidcxr audit --help.")
     config: dict[str, Any] = {}

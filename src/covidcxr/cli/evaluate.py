@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidcxr.cli.fit import add_safe
 from covidcxr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_model(verb)
     _add_scores(verb)
     verb.add_argument("--json", action="store_true", help="print every number as JSON")
+    add_safe(verb)
     verb.set_defaults(run=_run, takes_more=True)
     parse = verb.parse_known_args
 
@@ -252,8 +254,10 @@ def _looks(
 def _open_data(options: argparse.Namespace, config: Mapping[str, Any]) -> tuple[CXRDataModule, str]:
     """Build the data module that is asked for, else that of a run's config, and name it."""
     from covidcxr.training.parser import open_data
-    from covidcxr.training.recipe import data_class
+    from covidcxr.training.recipe import allow_registered_only, data_class
 
+    if options.safe:
+        allow_registered_only()
     _check_words(options)
     if options.data is not None:
         path = data_class(options.data)

@@ -9,8 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from covidcxr.cli.fit import READ_SAFELY, add_safe
 from covidcxr.errors import ConfigError
-from covidcxr.training.recipe import Recipe, recipe_file, recipe_paths
+from covidcxr.training.recipe import Recipe, allow_registered_only, recipe_file, recipe_paths
 
 __all__ = ["add_recipes"]
 
@@ -50,7 +51,8 @@ def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "run",
         help="fit and test; compared runs end in a table and a plot; finished runs are not repeated",
         description="All runs are checked before the first is trained. The same command resumes an interrupted one. "
-        "All other flags are those of `covidcxr fit`, and change every run.",
+        "All other flags are those of `covidcxr fit`, and change every run. A recipe is code: it may name any class, "
+        "which is imported.",
         epilog="example: covidcxr recipes run loan2022-lungs --data.root DIR --trainer.max_epochs 5",
     )
     go.add_argument("name", help="a recipe's name, or a YAML file")
@@ -63,6 +65,7 @@ def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="train without each source in turn and test on it: the scores to expect in a new hospital",
     )
     go.add_argument("--json", action="store_true", help="print the scores as JSON")
+    add_safe(go)
     go.set_defaults(run=_run, takes_more=True)
 
 
@@ -103,6 +106,8 @@ def _run(options: argparse.Namespace) -> int:
     from covidcxr.data.files import MASK_INDEX
     from covidcxr.recipes.sweep import run_recipe
 
+    if options.safe:
+        allow_registered_only()
     recipe = Recipe.read(options.name)
     part = "-folds" if options.folds else "-sources" if options.leave_one_source_out else ""
     folder = Path(options.output or Path("runs") / f"{Path(options.name).stem}{part}")
@@ -111,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
         sweep = run_recipe(
             recipe,
             folder,
-            options.more,
+            [*options.more, *(READ_SAFELY if options.safe and "model" in recipe.config else ())],
             options.only,
             folds=options.folds,
             leave_one_source_out=options.leave_one_source_out,

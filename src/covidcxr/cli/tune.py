@@ -8,7 +8,9 @@ import json
 import sys
 from pathlib import Path
 
-from covidcxr.training.recipe import Recipe
+from covidcxr.cli.fit import READ_SAFELY, add_safe
+from covidcxr.training.recipe import Recipe, allow_registered_only
+from covidcxr.training.search_space import require_search
 
 __all__ = ["add_tune"]
 
@@ -50,19 +52,23 @@ def add_tune(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     tune.add_argument("--output", metavar="DIR", help="output folder (runs/NAME-search)")
     tune.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sampler (%(default)s)")
     tune.add_argument("--json", action="store_true", help="print the trials as JSON")
+    add_safe(tune)
     tune.set_defaults(run=_tune, takes_more=True)
 
 
 def _tune(options: argparse.Namespace) -> int:
+    recipe = Recipe.read(options.name)
+    require_search(recipe.search, f"the recipe {recipe.name}")  # before anything large is loaded
     from covidcxr.recipes.tune import tune
 
-    recipe = Recipe.read(options.name)
+    if options.safe:
+        allow_registered_only()
     # With --json standard output holds nothing but JSON.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         findings = tune(
             recipe,
             Path(options.output or Path("runs") / f"{recipe.name}-search"),
-            options.more,
+            [*options.more, *(READ_SAFELY if options.safe else ())],
             trials=options.trials,
             sampler=options.sampler,
             pruner=options.pruner,

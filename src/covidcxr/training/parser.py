@@ -73,7 +73,10 @@ def make_parser(verb: Verb = "fit") -> LightningArgumentParser:
         A parser of `trainer`, `model` (a task), `data`, and of covidcxr's own settings.
     """
     DATASETS.names()  # so that a YAML file may say `class_path: CSVDataModule`
-    description = f"{_HELP[verb]} For research only; not for clinical use."
+    description = (
+        f"{_HELP[verb]} A config may name classes by class_path, which are imported: it is code. With --safe only what "
+        f"is registered may be named. For research only; not for clinical use."
+    )
     parser = _Parser(prog=f"covidcxr {verb}", description=description, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config", help="a recipe's name, or the path of a YAML file")
     parser.add_argument("--seed_everything", type=bool | int, default=0, help="seed of everything random; false = none")

@@ -26,6 +26,7 @@ _MISSING = re.compile(r"arguments are required: ([\w., ]+)")
 _CHOICE = re.compile(r"Parser key \"([\w.]+)\":\s+Expected a typing\.Literal\[(.+?)\]\. Got value: (.+)")
 _ATTRIBUTE = re.compile(r"Problem with given class_path '([\w.]+)':\s+module '([\w.]+)' has no attribute '(\w+)'")
 _REFUSED = re.compile(r"Problem with given class_path '([\w.]+)':\s+(.+?)(?:\n\s*- |\nGiven |$)", re.DOTALL)
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _SHORT_NAME = re.compile(r"Parser key \"([\w.]+)\":.+Expected a dot import path string: ([\w.]+)", re.DOTALL)
 _GIVEN = re.compile(r"Parser key \"([\w.]+)\":.+Given value: (\{.+\})", re.DOTALL)
 
@@ -72,6 +73,8 @@ def refusal(message: str) -> str:
 
 def _about_classes(message: str) -> str | None:
     """Describe what is wrong with a class that a config names; None = nothing is known to be."""
+    if match := _DENIED.search(message):
+        return f"{match[1]!r} is not registered, and with --safe nothing else is imported."
     if match := _ATTRIBUTE.search(message):
         names = [name for name in dir(sys.modules.get(match[2])) if not name.startswith("_")]
         return f"There is no {match[1]!r}: {match[2]} has no {match[3]!r}.{_near(match[3], names)}"

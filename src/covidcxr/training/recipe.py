@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,7 @@ from covidcxr.types import GEOMETRY
 __all__ = [
     "RECIPE_KEYS",
     "Recipe",
+    "allow_registered_only",
     "claim",
     "data_class",
     "recipe_file",
@@ -49,6 +51,11 @@ _TRAINING_KEYS = {
     *("lr_scheduler", "ckpt_path", "weights_only", "verbose", "return_predictions"),
 }
 _TASKS = {"segmentation": "SegmentationTask", "classification": "ClassificationTask", "multitask": "MultiTask"}
+_LIGHTNING = (
+    *("callbacks.EarlyStopping", "callbacks.LearningRateMonitor", "callbacks.ModelCheckpoint"),
+    *("loggers.CSVLogger", "loggers.TensorBoardLogger"),
+)
+"""What a config may name of Lightning after `allow_registered_only`: nothing that calls a function it is given."""
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -347,6 +354,32 @@ def data_class(name: str) -> str:
         raise UnknownNameError(f"There is no data set {name!r}. {did_you_mean(name, [*DATASETS, *classes])}")
     entry = DATASETS.get(name)
     return f"{entry.__module__}.{entry.__qualname__}"
+
+
+def allow_registered_only() -> None:
+    """Let configs name only data sets, networks and the like that are registered, from now on in this process.
+
+    A config is code: reading it imports any class or function that it names by a dotted path. After this call other
+    paths are an error, before anything is imported. A few loggers and callbacks of Lightning stay allowed.
+
+    Raises:
+        ConfigError: If the installed jsonargparse cannot do that.
+    """
+    from jsonargparse import set_parsing_settings
+
+    from covidcxr import tasks
+
+    classes = [*(DATASETS.get(name) for name in DATASETS), *(getattr(tasks, name) for name in _TASKS.values())]
+    for name in _LIGHTNING:
+        module, _, attribute = name.partition(".")
+        classes.append(getattr(import_module(f"lightning.pytorch.{module}"), attribute))
+    # A package may offer the class of a module below it under its own name.
+    modules = {each: each.__module__.split(".") for each in classes}
+    paths = {".".join([*modules[each][:depth], each.__qualname__]) for each in classes for depth in range(1, 9)}
+    try:
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=sorted(paths))
+    except TypeError:
+        raise ConfigError('--safe needs a newer jsonargparse: pip install "jsonargparse>=4.53"') from None
 
 
 def task_class(name: str) -> str:

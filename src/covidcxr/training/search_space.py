@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from covidcxr.errors import ConfigError, did_you_mean
 
-__all__ = ["Choice", "Number", "Parameter", "read_search"]
+__all__ = ["Choice", "Number", "Parameter", "read_search", "require_search"]
 
 _KNOWN = ("key", "keys", "values", "low", "high", "log", "int", "step")
 
@@ -180,6 +180,22 @@ def read_search(search: object, where: str) -> dict[str, Parameter]:
             if (other := taken.setdefault(key, name)) != name:
                 raise ConfigError(f"{other!r} and {name!r} in the search of {where} both change {key!r}.")
     return parameters
+
+
+def require_search(search: Mapping[str, Parameter], where: str) -> None:
+    """Refuse a recipe that leaves nothing to search.
+
+    Args:
+        search: Its parameters, by name.
+        where: Name of the recipe, for the error message.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if not search:
+        raise ConfigError(
+            f"{where[:1].upper()}{where[1:]} has no `search`; `covidcxr recipes show wali2021-next` shows one."
+        )
 
 
 def _read(name: str, entry: Mapping[str, Any], where: str) -> Parameter:

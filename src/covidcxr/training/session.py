@@ -203,7 +203,8 @@ def _seed(seed: bool | int) -> None:
 
 
 def _checkpoint(settings: Namespace) -> dict[str, Any]:
-    return {"ckpt_path": settings.ckpt_path, "weights_only": settings.weights_only}
+    # Lightning's own default unpickles a file on the disk, which runs what it holds.
+    return {"ckpt_path": settings.ckpt_path, "weights_only": settings.weights_only is not False}
 
 
 def _make_trainer(settings: dict[str, Any], more: Sequence[Callback], monitor: str) -> Trainer:

@@ -15,7 +15,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.tune.findings import Findings
 from covidcxr.training.recipe import Recipe, claim
-from covidcxr.training.search_space import Choice
+from covidcxr.training.search_space import Choice, require_search
 from covidcxr.utils.console import print_line
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def _refuse(recipe: Recipe, words: Sequence[str], trials: int) -> None:
     """Refuse what can never be searched, before anything is built."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError('covidcxr tune needs Optuna: pip install "covidcxr[tune]"')
-    if not recipe.search:
-        raise ConfigError(f"The recipe {recipe.name} has no `search`; `covidcxr recipes show wali2021-next` shows one.")
+    require_search(recipe.search, f"the recipe {recipe.name}")
     for key, means in (("compare", "{}"), ("masks", "null"), ("ensemble", "null")):
         if getattr(recipe, key):
             raise ConfigError(
