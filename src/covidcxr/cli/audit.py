@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidcxr.cli.fit import add_safe
 from covidcxr.errors import ConfigError
+from covidcxr.utils.plain import json_text
 
 if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule
@@ -78,7 +78,7 @@ def _audit(options: argparse.Namespace) -> int:
     write_json(out / "audit.json", audit.to_dict())
     page = write_html(make_page(audit), out / "audit.html")
     if options.json:
-        screen().file.write(json.dumps(audit.to_dict()) + "\n")
+        screen().file.write(json_text(audit.to_dict()) + "\n")
     else:
         _print(audit, page)
     return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.utils.plain import json_text
 
 __all__ = ["add_datasets"]
 
@@ -239,7 +239,7 @@ def _say(found: Any, in_words: Callable[[Any], None], options: argparse.Namespac
     if options.json:
         from covidcxr.utils.console import screen
 
-        screen().file.write(json.dumps(found, default=str) + "\n")
+        screen().file.write(json_text(found, default=str) + "\n")
     else:
         in_words(found)
     return 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from covidcxr import __version__
 from covidcxr.errors import CovidCXRError
+from covidcxr.utils.plain import json_text
 
 __all__ = ["add_doctor", "examine", "print_findings"]
 
@@ -62,7 +62,7 @@ def print_findings(findings: dict[str, Any], *, as_json: bool = False) -> None:
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if as_json:
-        console.file.write(json.dumps(findings) + "\n")
+        console.file.write(json_text(findings) + "\n")
         return
     for name, installed in findings["versions"].items():
         console.print(f"{name:<30} {installed or 'not installed'}")

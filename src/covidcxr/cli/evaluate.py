@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import warnings
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from covidcxr.cli.fit import add_safe
 from covidcxr.errors import ConfigError
+from covidcxr.utils.plain import json_text
 
 if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule
@@ -281,7 +281,7 @@ def _say(evaluation: Evaluation, paths: dict[str, Any], notes: list[str], as_jso
 
     console = screen()
     if as_json:
-        console.file.write(json.dumps(evaluation.to_dict()) + "\n")
+        console.file.write(json_text(evaluation.to_dict()) + "\n")
         return
     console.print(evaluation.verdict.sentence, style="bold", soft_wrap=True)
     for name, value in evaluation.facts:

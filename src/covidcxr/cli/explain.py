@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
-from covidcxr.utils.plain import to_json
+from covidcxr.utils.plain import json_text
 
 if TYPE_CHECKING:
     from covidcxr.explain import Explanation
@@ -226,7 +226,7 @@ def _explain(options: argparse.Namespace) -> int:
     )
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if options.json:
-        console.file.write(to_json(summary) + "\n")
+        console.file.write(json_text(summary) + "\n")
     else:
         console.print(f"{summary['films']} images, {summary['failed']} of them not explained")
         for entry in summary["entries"]:

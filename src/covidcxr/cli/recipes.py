@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from covidcxr.cli.fit import READ_SAFELY, add_safe
 from covidcxr.errors import ConfigError
 from covidcxr.training.recipe import Recipe, allow_registered_only, recipe_file, recipe_paths
+from covidcxr.utils.plain import json_text
 
 __all__ = ["add_recipes"]
 
@@ -73,7 +73,7 @@ def _list(options: argparse.Namespace) -> int:
     recipes = [Recipe.read(name) for name in recipe_paths()]
     if options.json:
         entries = [{"name": recipe.name, "about": recipe.about, "runs": len(list(recipe.runs()))} for recipe in recipes]
-        _print(json.dumps(entries, indent=2))
+        _print(json_text(entries, indent=2))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
             leave_one_source_out=options.leave_one_source_out,
         )
     if options.json:
-        _print(json.dumps(sweep.to_dict(), indent=2))
+        _print(json_text(sweep.to_dict(), indent=2))
     elif recipe.compare:
         sweep.print_table()
     elif sweep.runs:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
 from covidcxr.errors import ConfigError
+from covidcxr.utils.plain import json_text
 
 __all__ = ["add_feedback", "add_serve"]
 
@@ -119,5 +119,5 @@ def _feedback(options: argparse.Namespace) -> int:
     finally:
         store.close()
     words = f"{counts['films']} images, {counts['labels']} with a label, {counts['corrected_masks']} corrected masks"
-    sys.stdout.write(f"{json.dumps(counts) if options.json else words}\n")
+    sys.stdout.write(f"{json_text(counts) if options.json else words}\n")
     return 0

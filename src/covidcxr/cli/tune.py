@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from pathlib import Path
 
 from covidcxr.cli.fit import READ_SAFELY, add_safe
 from covidcxr.training.recipe import Recipe, allow_registered_only
 from covidcxr.training.search_space import require_search
+from covidcxr.utils.plain import json_text
 
 __all__ = ["add_tune"]
 
@@ -78,7 +78,7 @@ def _tune(options: argparse.Namespace) -> int:
     if options.json:
         from covidcxr.utils.console import print_line
 
-        print_line(json.dumps(findings.to_dict(), indent=2))
+        print_line(json_text(findings.to_dict(), indent=2))
     else:
         findings.print_table()
     return 0 if findings.best else 1

@@ -14,7 +14,7 @@ from typing import Any
 
 from covidcxr.errors import ConfigError
 from covidcxr.io.atomic import replace_file
-from covidcxr.utils.plain import to_json
+from covidcxr.utils.plain import json_text
 
 __all__ = ["RUN_FILE", "lock_folder", "path_inside", "remove_drafts", "run_folder"]
 
@@ -76,7 +76,7 @@ def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         with replace_file(holder) as draft:
-            draft.write_text(to_json(facts) + "\n", encoding="utf-8")
+            draft.write_text(json_text(facts) + "\n", encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -120,10 +120,10 @@ def run_folder(
         elif overwrite:
             _remove_results(place, known["writes"])
         else:
-            _compare(place, known["settings"], json.loads(to_json(settings)))
+            _compare(place, known["settings"], json.loads(json_text(settings)))
         remove_drafts(place)
         with replace_file(record) as draft:
-            draft.write_text(to_json({"settings": settings, "writes": writes}, indent=2) + "\n", encoding="utf-8")
+            draft.write_text(json_text({"settings": settings, "writes": writes}, indent=2) + "\n", encoding="utf-8")
         yield place
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
 from covidcxr.io.atomic import replace_file
-from covidcxr.utils.plain import to_json
+from covidcxr.utils.plain import json_text
 
 __all__ = ["StoredDtype", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
 
@@ -165,15 +165,15 @@ def _check_size(data: Any, levels: int) -> None:
             _check_size(part, levels - 1)
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON; the file appears complete or not at all.
+def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write an object or a list as indented JSON; the file appears complete or not at all.
 
     Args:
         path: The file.
         data: JSON values; NaN and infinities become null.
     """
     with replace_file(path) as temporary:
-        temporary.write_text(to_json(data, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(data, indent=2) + "\n", encoding="utf-8")
 
 
 def save_weights(module: nn.Module, path: Path, dtype: StoredDtype = "float32") -> str:

@@ -26,7 +26,7 @@ from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, in_words
 from covidcxr.transforms.overlay import mask_colors
-from covidcxr.utils.plain import to_json
+from covidcxr.utils.plain import json_text
 from covidcxr.utils.threads import tracked
 
 __all__ = ["digest_images", "find_images", "load_pipeline", "predict_folder", "print_summary", "write_sheet"]
@@ -245,7 +245,7 @@ class _Run:
 
     def _rewrite(self, entries: dict[str, dict[str, Any]]) -> None:
         """Write lines anew, unless the file holds just these."""
-        content = "".join(f"{to_json(entry)}\n" for entry in entries.values()).encode()
+        content = "".join(f"{json_text(entry)}\n" for entry in entries.values()).encode()
         if not self._lines.is_file() or self._lines.read_bytes() != content:
             with replace_file(self._lines) as draft:
                 draft.write_bytes(content)
@@ -256,7 +256,7 @@ class _Run:
         for batch in self._pipeline.predict_batches([path for path, _ in images], **self._settings):
             lines = []
             while batch:  # each goes when it is written
-                lines.append(to_json(self._save(next(names), batch.pop(0))) + "\n")
+                lines.append(json_text(self._save(next(names), batch.pop(0))) + "\n")
             with self._lines.open("a", encoding="utf-8") as file:
                 file.writelines(lines)
                 file.flush()
@@ -321,7 +321,7 @@ def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
 
     console = Console(highlight=False, soft_wrap=True, markup=False)  # an image may be called "[red].png"
     if as_json:
-        console.file.write(to_json(summary) + "\n")
+        console.file.write(json_text(summary) + "\n")
         return
     console.print(f"{summary['films']} images, {summary['failed']} of them unreadable")
     for label, count in summary["answers"].items():

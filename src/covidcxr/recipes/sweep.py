@@ -6,7 +6,6 @@ which are written atomically.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation.metrics.scores import format_interval, table_columns
 from covidcxr.evaluation.plots import draw_comparison
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.pretrained import write_json
 from covidcxr.pipeline.lung_masks import MaskReport, draw_masks
 from covidcxr.recipes.cross_validation import Fold, without_sources
 from covidcxr.recipes.ensemble import EnsembleStep
@@ -84,8 +84,7 @@ class Sweep:
     def write(self) -> None:
         """Write `comparison.json` (all numbers), `comparison.md` (the table) and `comparison.png` (the plot)."""
         data = self.to_dict()
-        with replace_file(self.folder / "comparison.json") as draft:
-            draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_json(self.folder / "comparison.json", data)
         with replace_file(self.folder / "comparison.md") as draft:
             header, *rows = self.table()
             lines = [header, ["---"] * len(header), *rows]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 
 from covidcxr import __version__, aliases
 from covidcxr.errors import ConfigError, CovidCXRError
@@ -26,6 +25,7 @@ from covidcxr.serve.report import image_report, to_pdf
 from covidcxr.serve.schema import FORMULA, Image, Images, Prior, Verdict, display_names, to_json, uniform
 from covidcxr.serve.service import PredictionService
 from covidcxr.serve.settings import Limits
+from covidcxr.utils.plain import json_text
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -255,9 +255,9 @@ async def _lines(service: PredictionService, parts: Parts) -> AsyncIterator[str]
         for name, place in parts:
             waiting.append(asyncio.create_task(answer(name, place)))
             if len(waiting) == _AHEAD:
-                yield json.dumps(await waiting.popleft()) + "\n"
+                yield json_text(await waiting.popleft()) + "\n"
         while waiting:
-            yield json.dumps(await waiting.popleft()) + "\n"
+            yield json_text(await waiting.popleft()) + "\n"
     finally:
         for task in waiting:
             task.cancel()
@@ -367,13 +367,14 @@ def report_routes(service: PredictionService) -> APIRouter:
         return Response(content, media_type="application/pdf", headers=_named(film_id, "pdf", "inline"))
 
     @routes.get("/films/{film_id}/report.json")
-    async def get_json(film_id: ImageId) -> JSONResponse:
+    async def get_json(film_id: ImageId) -> Response:
         """Return all that is known of the image."""
         image = to_json(await service.image(film_id))
         more: dict[str, Any] = {"covidcxr": __version__, "notice": "For research only, not for clinical use."}
         if image["posterior"]:
             more |= {"formula": FORMULA, "training_prior": uniform(image["probabilities"])}
-        return JSONResponse({**image, **more}, headers=_named(film_id, "json", "attachment"))
+        content = json_text({**image, **more})
+        return Response(content, media_type="application/json", headers=_named(film_id, "json", "attachment"))
 
     return routes
 

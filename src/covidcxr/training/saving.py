@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.reliability import calibrate
 from covidcxr.evaluation.predictions.table import answered_rows
 from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, loss_signs, temperature_signs
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks import MultiTask, Task
@@ -86,10 +85,8 @@ def save_best(
         print_line(f"Saved {save_models(task, output)} (weights of {Path(best).name or 'the last epoch'}).")
         print_warnings(signs)
         if signs:
-            with replace_file(output / "warnings.json") as draft:
-                draft.write_text(json.dumps(signs, indent=2) + "\n", encoding="utf-8")
-        with replace_file(output / "history.json") as draft:  # written last: a run with this file is trained
-            draft.write_text(json.dumps(history.epochs, indent=2) + "\n", encoding="utf-8")
+            write_json(output / "warnings.json", signs)
+        write_json(output / "history.json", history.epochs)  # written last: a run with this file is trained
 
 
 def _check_finite(task: Task) -> None:

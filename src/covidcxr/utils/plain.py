@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["field_values", "plain", "to_json"]
+__all__ = ["field_values", "plain", "json_text"]
 
 
 def field_values(result: Any) -> dict[str, Any]:
@@ -38,30 +38,31 @@ def field_values(result: Any) -> dict[str, Any]:
     return {"films" if field.name == "images" else field.name: getattr(result, field.name) for field in fields(result)}
 
 
-def to_json(data: Any, indent: int | None = None) -> str:
+def json_text(data: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
     """Write plain data as JSON. What is not a finite number becomes null: JSON has no NaN and no infinity.
 
     Args:
         data: Dictionaries, lists, tuples, text, numbers, true, false and None.
         indent: Spaces a level; None = one line.
+        default: Makes plain data of anything else.
 
     Returns:
         The text, without a line break at its end.
 
     Raises:
-        TypeError: If the data holds something else.
+        TypeError: If the data holds something else, and there is no `default`.
 
     Example:
         ```python
-        from covidcxr.utils.plain import to_json
+        from covidcxr.utils.plain import json_text
 
-        assert to_json({"value": float("nan"), "low": 0.5}) == '{"value": null, "low": 0.5}'
+        assert json_text({"value": float("nan"), "low": 0.5}) == '{"value": null, "low": 0.5}'
         ```
     """
     try:
-        return json.dumps(data, indent=indent, allow_nan=False)
+        return json.dumps(data, indent=indent, default=default, allow_nan=False)
     except ValueError:  # rare, so it is looked for only then
-        return json.dumps(_without_nan(data), indent=indent, allow_nan=False)
+        return json.dumps(_without_nan(data), indent=indent, default=default, allow_nan=False)
 
 
 def _without_nan(data: Any) -> Any:

@@ -14,6 +14,7 @@ from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.tables import read_lines
 from covidcxr.types import Fit
+from covidcxr.utils.plain import json_text
 
 if TYPE_CHECKING:
     from covidcxr.data.collection import Collection
@@ -212,7 +213,7 @@ def to_json(value: Record | Mapping[str, Any]) -> str:
     if isinstance(value, Record):
         known = {field.name: getattr(value, field.name) for field in fields(Record)}
         value = {name: found for name, found in known.items() if found != _DEFAULTS[name]}
-    return json.dumps(value, default=_plain)
+    return json_text(value, default=_plain)
 
 
 def _plain(value: object) -> object:

@@ -24,7 +24,7 @@ from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
 from covidcxr.evaluation.predictions.predictions import MASKS, PredictionTable, Rows
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
 from covidcxr.io.atomic import replace_file
-from covidcxr.io.pretrained import read_json
+from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks.rows import predict_rows
 
@@ -155,8 +155,7 @@ def write_scores(
         pd.DataFrame(rows).to_csv(draft, index=False)
     plain = {part: {name: value.to_dict() for name, value in table.items()} for part, table in scores.items()}
     signs = {"warnings": list(warning_signs)} if warning_signs else {}
-    with replace_file(output / "scores.json") as draft:
-        draft.write_text(json.dumps(plain | signs, indent=2) + "\n", encoding="utf-8")
+    write_json(output / "scores.json", plain | signs)
 
 
 def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shlex
 import shutil
 import warnings
@@ -17,6 +16,7 @@ import numpy as np
 
 from covidcxr.evaluation.plots import COLORS, INK, LINE, panels, save_figure
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.pretrained import write_json
 from covidcxr.training.recipe import Recipe, without_root
 from covidcxr.training.search_space import Choice, Parameter
 from covidcxr.training.yaml_files import write_yaml
@@ -166,8 +166,7 @@ class Findings:
     def write(self) -> None:
         """Write `trials.json`, `trials.csv` and, if a trial came to a value, the best as a recipe, `best.yaml`."""
         data = self.to_dict()
-        with replace_file(self.folder / "trials.json") as draft:
-            draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_json(self.folder / "trials.json", data)
         flat = [_flat(row, self.recipe.search) for row in data["trials"]]
         with replace_file(self.folder / "trials.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, list(flat[0]) if flat else ["trial"], lineterminator="\n")
