@@ -31,7 +31,7 @@ ROWS = [
 def test_the_roc_curve_goes_through_the_rates_of_every_threshold() -> None:
     chance, curve = plot_roc(ROWS).axes[0].lines
     assert chance.get_xydata().tolist() == [[0, 0], [1, 1]]
-    # "well" against the rest, from the surest down: 2 of 3 found, then one of 2 false alarms, then the third.
+    # "well" against the rest, from the highest down: 2 of 3 found, then one of 2 false alarms, then the third.
     assert curve.get_xydata() == pytest.approx(np.array([[0, 0], [0, 2 / 3], [0.5, 2 / 3], [0.5, 1], [1, 1]]))
     assert curve.get_label() == "well"
 

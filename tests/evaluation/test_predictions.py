@@ -115,7 +115,7 @@ def test_what_is_empty_is_not_known() -> None:
 def test_a_table_with_label_and_probabilities_is_enough_and_lacking_patients_are_told(tmp_path: Path) -> None:
     rows = [{"label": "covid", "probability_covid": 0.9}, {"label": "other", "probability_covid": 0.2}]
     path = write(tmp_path / "theirs.csv", rows)
-    with pytest.warns(UserWarning, match="tells no patient_id"):
+    with pytest.warns(UserWarning, match="has no patient_id"):
         found = read_rows(path)
     assert found == rows
     scores = score_rows(found, resamples=10)
@@ -261,7 +261,7 @@ def test_threshold_is_the_best_of_all_that_reach_what_is_wanted(digits: int, wan
 def test_thresholds_at_the_ends() -> None:
     probability, positive = np.array([0.2, 0.4, 1.0]), np.array([True, True, False])
     assert choose_threshold(probability, positive, sensitivity=1) == 0.2
-    assert choose_threshold(probability, positive, specificity=1) > 1  # a healthy image is surest
+    assert choose_threshold(probability, positive, specificity=1) > 1  # a negative image has the highest
     assert choose_threshold(np.full(10, 0.5), np.arange(10) < 5, sensitivity=0.1) == 0.5
     for wrong in ({}, {"sensitivity": 0.9, "specificity": 0.9}, {"sensitivity": 0}, {"specificity": 1.1}):
         with pytest.raises(ConfigError, match="Say one of sensitivity and specificity"):

@@ -154,10 +154,10 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     [
         ({"label": "normal"}, "No image shows covid19"),
         ({"source": "north"}, "All images have the source north."),
-        ({"patient_id": None}, "No patients are told"),
+        ({"patient_id": None}, "No patients are known"),
         ({"probability_covid19": float("nan")}, "there is nothing to score"),
         ({"label": ""}, "there is nothing to score"),
-        ({"source": "", "view": None, "sex": float("nan"), "age": ""}, "No image tells its source."),
+        ({"source": "", "view": None, "sex": float("nan"), "age": ""}, "The source is not known."),
     ],
     ids=["one class", "one source", "no patients", "no answers", "no labels", "no traits"],
 )
@@ -249,7 +249,7 @@ def test_age_bands_and_many_sources() -> None:
 
 
 def test_within_a_source_the_source_gains_nothing() -> None:
-    """A model that tells sources alone scores by them over all images, and nothing within one."""
+    """A model that recognises sources alone scores by them over all images, and nothing within one."""
     rng = np.random.default_rng(0)
     strata = np.repeat(["north", "south"], 200)
     truth = np.where(strata == "north", rng.uniform(size=400) < 0.85, rng.uniform(size=400) < 0.15).astype(float)
@@ -287,19 +287,19 @@ def test_without_a_shortcut_no_guess_is_called_one(seed: int) -> None:
     assert [one for one in verdict.findings if one.weight == "against"] == []
 
 
-STRONG = Evidence("tells covid19 from normal", estimate(0.93), 600, 120)
+STRONG = Evidence("separates covid19 from normal", estimate(0.93), 600, 120)
 
 
 @pytest.mark.parametrize(
     ("evidence", "said"),
     [
-        (STRONG, "Open is whether it looks at the lungs"),
-        (replace(STRONG, score=estimate(0.53, 0.45, 0.6)), "not shown that this model tells"),
+        (STRONG, "Open is whether it uses the lungs"),
+        (replace(STRONG, score=estimate(0.53, 0.45, 0.6)), "not shown that this model separates"),
         (replace(STRONG, rarest=12), "on few patients (12 of the rarer kind)"),
         (replace(STRONG, patients_known=False), "unknown patients"),
         (
             replace(STRONG, probe=("border", estimate(0.95))),
-            "not show that it reads lungs: a probe that sees no lung",
+            "not show that it uses the lungs: a probe that sees no lung",
         ),
         (replace(STRONG, probe=("border", estimate(0.7))), "a part of this may come from elsewhere than the lungs"),
         (
@@ -348,7 +348,7 @@ def test_regions_are_compared_with_the_image_without_lungs() -> None:
     assert compare_regions({"full": runs["full"], "other": runs["lungs"]}) == []
     (same,) = compare_regions({"full+net": runs["full"], "background+net": runs["full"]}, resamples=50)
     assert same.name == "net"
-    assert "do not show that the answer needs the lungs" in str(sections_of(same))
+    assert "do not show that the prediction needs the lungs" in str(sections_of(same))
 
 
 def held_out_rows(skill: float, seed: int = 0) -> list[dict[str, Any]]:
@@ -471,7 +471,7 @@ def test_the_verb_takes_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (
         main(["evaluate", *tables, *validation, "--positive", "covid19", "--resamples", "50", "--out", str(out)]) == 0
     )
-    assert "tells covid19 from normal" in capsys.readouterr().out
+    assert "separates covid19 from normal" in capsys.readouterr().out
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert found["compared"]["differences"]["theirs"]["macro_auroc"]["value"] < 0
     assert found["point"]["prevalence"] == 0.1

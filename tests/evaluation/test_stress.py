@@ -277,7 +277,7 @@ def test_a_sample_takes_every_patient_before_it_takes_one_twice(images: list[Rec
     shuffled = ImageSample(images[::-1], max_images=12, seed=3).records
     assert {record.image_id for record in shuffled} == {record.image_id for record in drawn}
     assert len({record.patient for record in ImageSample(images, max_images=15).records}) == 12
-    with pytest.raises(ConfigError, match="no image to ask about"):
+    with pytest.raises(ConfigError, match="There is no image"):
         ImageSample([])
     with pytest.raises(ConfigError, match="not one path"):
         ImageSample("image.png")  # type: ignore[arg-type]

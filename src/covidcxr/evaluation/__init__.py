@@ -1,4 +1,4 @@
-"""Scores with their doubt: every number carries a patient-clustered interval, and probabilities are calibrated."""
+"""Scores with patient-clustered confidence intervals, calibration, audits of data and models, and reports."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def plot_estimates(estimates: Mapping[str, Estimate], *, title: str = "", chance
     Args:
         estimates: By name; those that are not defined are left out.
         title: What the scores are.
-        chance: Where a dotted line tells what guessing gives; None = no line.
+        chance: Where a dotted line shows what guessing gives; None = no line.
 
     Returns:
         The figure, from 0 to 1, or as far as the intervals reach.

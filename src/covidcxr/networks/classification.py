@@ -256,7 +256,7 @@ def xrv_network(
     Args:
         name: "densenet121" (weights made at 224 x 224) or "resnet50" (512 x 512); any image size runs.
         preprocess: Its mean and std count.
-        pretrained: The path of a weights file. True raises an error that tells how to make one: what
+        pretrained: The path of a weights file. True raises an error that says how to make one: what
             torchxrayvision publishes are pickles, which this library never reads.
         in_channels: 1.
         num_classes: Number of outputs.

@@ -1,4 +1,4 @@
-"""Pretrained weights from a file: read without running code, copied strictly, with errors that tell the cure."""
+"""Pretrained weights from a file: read without running code, copied strictly, with errors that say what to do."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def draw_phantom(
         size: Height and width in pixels, each from 64 up, neither more than twice the other.
         severity: How far and how dense the opacities are, in [0, 1].
         noise: Standard deviation of the image's grain at mid grey, in [0, 1].
-        marker: Whether the letter that tells the sides is in the picture.
+        marker: Whether the letter that marks the sides is in the picture.
         sex: "F" or "M"; None leaves it to the seed.
         patient_seed: Seed of the person: images with one `patient_seed` and several `seed`s show one body at
             several times. None = `seed`.

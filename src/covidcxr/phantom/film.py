@@ -146,7 +146,7 @@ class Film:
 
 
 def draw_marker(rng: np.random.Generator, film: Film, view: PhantomView) -> Layer:
-    """Draw the lead letter that tells the sides, on the side that it names.
+    """Draw the lead letter that marks the sides, on the side that it names.
 
     Args:
         rng: Random numbers.

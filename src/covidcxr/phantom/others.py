@@ -1,4 +1,4 @@
-"""Pictures that are no frontal chest radiograph, drawn: what a gate must refuse, in training and in tests."""
+"""Pictures that are no frontal chest radiograph, drawn: what a view check must reject, in training and in tests."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _draw_shapes(rng: Rng, film: Film) -> Layer:
 def _spectrum(rng: Rng, film: Film, slope: float) -> Layer:
     """Noise whose amplitude falls with frequency to the power of `slope` (1 = as in photographs), in [0, 1]."""
     side = 1 << math.ceil(math.log2(max(film.height, film.width)))
-    side = min(side, 256)  # finer grain is not seen at the sizes at which gates look
+    side = min(side, 256)  # finer grain is not seen at the sizes at which view checks work
     rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
     size = np.hypot(rows, columns)
     size[0, 0] = np.inf

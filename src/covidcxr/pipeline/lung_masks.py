@@ -107,15 +107,11 @@ def draw_masks(
         DatasetError: If the data set is not there.
         PretrainedError: If the model cannot be had.
     """
-    least: object = min_lung_area  # a recipe may hold anything
-    if not isinstance(least, int | float) or not 0 <= least < 1:
-        raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}.")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be 1 or more, not {batch_size}.")
+    _check_settings(min_lung_area, batch_size)
     segmenter = model if isinstance(model, SegmentationModel) else SegmentationModel.from_pretrained(model)
     classes = [name for name in LUNG_CLASSES if name in segmenter.config.classes]
     if not classes:
-        raise ConfigError(f"The segmenter draws {', '.join(segmenter.config.classes)}, which are no lungs.")
+        raise ConfigError(f"The segmenter predicts {', '.join(segmenter.config.classes)}, which are no lungs.")
     steps = PostProcess() if postprocess is None else PostProcess(postprocess)
     target = Path(out)
     settings = {"weights": _fingerprint(segmenter), "postprocess": steps.to_config(), "classes": classes}
@@ -144,6 +140,13 @@ def draw_masks(
         _write_small(target / "small.csv", small, {record.image_id: record for record in records})
         write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
     return MaskReport(len(areas), areas, small, failed, min_lung_area)
+
+
+def _check_settings(min_lung_area: object, batch_size: int) -> None:
+    if not isinstance(min_lung_area, int | float) or not 0 <= min_lung_area < 1:  # a recipe may hold anything
+        raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}.")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, not {batch_size}.")
 
 
 def _images_without_masks(

@@ -275,7 +275,7 @@ def _interval(values: np.ndarray, value: float, confidence: float, patients: int
     """Return the expanded percentile interval (Hesterberg 2015); `values` are those of the resamples."""
     from scipy.special import ndtr
 
-    if patients < 2 or not len(values):  # resampling one patient always draws that patient: it knows no doubt
+    if patients < 2 or not len(values):  # resampling one patient always draws that patient: there is no interval
         return math.nan, math.nan
     # Resamples spread sqrt((n - 1) / n) too little, and the spread itself is known from n patients only.
     reach = math.sqrt(patients / (patients - 1)) * _student(confidence, patients)
@@ -298,10 +298,10 @@ def _share_interval(values: np.ndarray, value: float, confidence: float, patient
         return math.nan, math.nan
     variance = float(np.var(values)) * patients / (patients - 1)
     images = patients if value in (0, 1) else value * (1 - value) / variance if variance else math.inf
-    doubt = _student(confidence, patients) ** 2 / images
-    middle, half = value + doubt / 2, math.sqrt(doubt * value * (1 - value) + doubt**2 / 4)
+    spread = _student(confidence, patients) ** 2 / images
+    middle, half = value + spread / 2, math.sqrt(spread * value * (1 - value) + spread**2 / 4)
     # At 0 and 1 the end is the value itself, but for rounding.
-    return max(0.0, min(value, (middle - half) / (1 + doubt))), min(1.0, max(value, (middle + half) / (1 + doubt)))
+    return max(0.0, min(value, (middle - half) / (1 + spread))), min(1.0, max(value, (middle + half) / (1 + spread)))
 
 
 def _student(confidence: float, patients: int) -> float:

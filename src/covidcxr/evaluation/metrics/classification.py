@@ -297,7 +297,7 @@ def finding_metrics(
 ) -> dict[str, Estimate]:
     """Score a classifier of findings, of which an image may show several or none.
 
-    A finding is called from its threshold up. What is not labelled is left out, finding by finding. Means over
+    A finding is predicted from its threshold up. What is not labelled is left out, finding by finding. Means over
     findings leave out those that are nowhere, and for the AUROC those that are everywhere.
 
     Args:
@@ -305,7 +305,7 @@ def finding_metrics(
         truths: 1 = the image shows it, 0 = it does not, NaN = not labelled.
         patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
         classes: Names, in the order of the columns.
-        thresholds: From which probability a finding is called: one for all, or by name.
+        thresholds: From which probability a finding is predicted: one for all, or by name.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
         confidence: Nominal coverage of the intervals.

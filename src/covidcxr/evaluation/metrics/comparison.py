@@ -1,4 +1,4 @@
-"""Differences between two models on the same images, and between two groups of images, with their doubt."""
+"""Differences between two models on the same images, and between two groups of images, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def compare_rows(
 
     Returns:
         Differences, the first model minus the second, under the names of the scores. Where the interval leaves out 0,
-        the images tell the models apart.
+        the models differ on these images.
 
     Raises:
         ConfigError: If images are in one of them only or twice in one, their truths or the classes differ, or there is

@@ -1,4 +1,4 @@
-"""Where a classifier says yes: a threshold chosen on validation images, and what it comes to where it is used."""
+"""Operating points: a decision threshold chosen on validation images, and its scores on test images."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class OperatingPoint:
     """A decision threshold and where it comes from.
 
     Attributes:
-        class_name: The class that is called.
-        threshold: It is called from this probability up.
-        wanted: What was asked for, "sensitivity" or "specificity".
-        least: How much of it was asked for, in (0, 1].
+        class_name: The positive class.
+        threshold: It is predicted from this probability up.
+        wanted: What the threshold was chosen for, "sensitivity" or "specificity".
+        least: The wanted value, in (0, 1].
         chosen_on: Which images it was chosen on.
         images: How many they were.
         patients: How many patients they came from.
@@ -71,18 +71,19 @@ def choose_threshold(
 ) -> float:
     """Find the threshold that reaches a wanted sensitivity, or specificity, and costs least of the other.
 
-    An image is called positive from the threshold up. Choose on validation images: on the images that a threshold was
-    chosen on it looks better than it is.
+    An image is predicted positive from the threshold up. Choose on validation images: scores on the images that a
+    threshold was chosen on are too good.
 
     Args:
         probability: Of the class, in [0, 1].
         positive: Which images are of the class.
-        sensitivity: Wanted share of positive images that are called, in (0, 1]: the highest threshold that reaches it.
-        specificity: Wanted share of other images that are not called, in (0, 1]: the lowest probability found that
-            reaches it; just above all of them if none does.
+        sensitivity: Wanted share of positive images that are predicted so, in (0, 1]: the highest threshold that
+            reaches it.
+        specificity: Wanted share of other images that are not, in (0, 1]: the lowest probability that reaches it;
+            just above all of them if none does.
 
     Returns:
-        One of the probabilities, but for the case just told.
+        One of the probabilities, or a number just above all of them.
 
     Raises:
         ConfigError: If not exactly one of the two is wanted, it is out of range, or there are no images to reach it on.
@@ -117,9 +118,9 @@ def choose_point(
 
     Args:
         rows: See `score_rows`.
-        class_name: The class to call.
-        sensitivity: Wanted share of its images that are called.
-        specificity: Wanted share of other images that are not called.
+        class_name: The positive class.
+        sensitivity: Wanted share of its images that are predicted positive.
+        specificity: Wanted share of other images that are not.
         chosen_on: What these images are, in words.
 
     Returns:
@@ -145,17 +146,17 @@ def score_at(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Score a class against the rest at an operating point, with what its answers are worth where it is used.
+    """Score a class against the rest at an operating point, with predictive values at a given prevalence.
 
-    Images of a test set are rarely as sick as those of a ward, and predictive values depend on it: give the prevalence
-    of the place. In every resample they follow from its sensitivity and specificity by `predictive_values`, so their
-    intervals carry the doubt of both.
+    Predictive values depend on the prevalence, which is rarely that of the test set: give that of the place of use.
+    In every resample they follow from its sensitivity and specificity by `predictive_values`, so their
+    intervals contain the uncertainty of both.
 
     Args:
         rows: Of test images, on which the point was not chosen; see `score_rows`.
-        class_name: The class that is called.
+        class_name: The positive class.
         point: From which probability up.
-        prevalence: Share of patients who are positive, in (0, 1); None = that of the images, with its own doubt.
+        prevalence: Share of patients who are positive, in (0, 1); None = that of the images, with its own uncertainty.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
@@ -190,7 +191,7 @@ def score_at(
 
 
 def _with_doubt(estimates: Mapping[str, Estimate], prevalence: float) -> dict[str, Estimate]:
-    """Widen predictive values that no resample moves, since no image is answered wrongly, by the doubt that is left."""
+    """Widen predictive values that no resample moves, since no prediction is wrong, by the uncertainty that is left."""
     sensitivity, specificity, ppv, npv = (estimates[name] for name in ("sensitivity", "specificity", "ppv", "npv"))
     if specificity.value == 1:
         ppv = replace(ppv, low=predictive_values(sensitivity.value, specificity.low, prevalence)[0])
@@ -216,9 +217,9 @@ def predictive_values(sensitivity: Any, specificity: Any, prevalence: Any) -> tu
         NPV = sp (1 - p) / (sp (1 - p) + (1 - se) p)
 
     Args:
-        sensitivity: Share of the sick who are called, se.
-        specificity: Share of the healthy who are not, sp.
-        prevalence: Share of the sick, p.
+        sensitivity: Share of positive patients who are predicted positive, se.
+        specificity: Share of negative patients who are predicted negative, sp.
+        prevalence: Share of positive patients, p.
 
     Returns:
         PPV and NPV, numbers or arrays as what was given; NaN where there are no such answers.

@@ -77,7 +77,7 @@ class Reliability:
         from covidcxr.evaluation import measure_reliability
 
         rows = [{"label": "ab"[n % 2], "probability_a": 0.9, "probability_b": 0.1} for n in range(20)]
-        assert abs(measure_reliability(rows, resamples=20).ece.value - 0.4) < 1e-9  # right in half, said to be in 0.9
+        assert abs(measure_reliability(rows, resamples=20).ece.value - 0.4) < 1e-9  # right in half of the images
         ```
     """
 
@@ -227,7 +227,7 @@ def of_class(predictions: PredictionTable, name: str) -> tuple[PredictionTable, 
     number = predictions.classes.index(name)
     predictions = predictions.take(~np.isnan(predictions.truths[:, number]))
     if not len(predictions):
-        raise ConfigError(f"No image tells whether it is {name}.")
+        raise ConfigError(f"No image is labelled as {name} or not.")
     return predictions, predictions.probabilities[:, number], predictions.truths[:, number] == 1
 
 
@@ -243,7 +243,7 @@ def fit_temperature(logits: Float[np.ndarray, "images outputs"], labels: Integer
         labels: Index of the true class of each image.
 
     Returns:
-        T in [0.05, 20]: divide logits by it before softmax or sigmoid. Above 1 = the classifier was too sure.
+        T in [0.05, 20]: divide logits by it before softmax or sigmoid. Above 1 = the classifier was overconfident.
 
     Raises:
         ConfigError: If shapes differ, a label is out of range or a logit is not finite.

@@ -1,4 +1,4 @@
-"""Rows of predictions, wherever they were made, as one tidy table: what was asked, answered and true of each image."""
+"""Rows of predictions, wherever they were made, as one tidy table: what is predicted and true of each image."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _EMPTY = {"", "nan"}
 
 @dataclass(frozen=True, eq=False)
 class PredictionTable:
-    """Images with their truth and a model's answer.
+    """Images with what is true and what a model predicts.
 
     Attributes:
         rows: A row an image, with plain text and numbers.
         classes: Names of the classes; empty where only masks were drawn.
         exclusive: Whether an image is of one class alone; else classes are findings.
         truths: [images, classes]: 1, 0, or NaN = not labelled.
-        probabilities: [images, classes] in [0, 1]; NaN = not answered.
+        probabilities: [images, classes] in [0, 1]; NaN = no prediction.
         masks: By score ("dice_lung"): one number an image, NaN = the true mask is not known.
         one_column: The class whose probability alone was given, which makes it the positive one; None = all were given.
 
@@ -111,7 +111,7 @@ class PredictionTable:
 
     @property
     def patients_known(self) -> bool:
-        """Whether any row tells its patient."""
+        """Whether the patient of any image is known."""
         return any(patient is not None for patient in self.patients)
 
     @cached_property
@@ -122,7 +122,7 @@ class PredictionTable:
 
     @cached_property
     def scored(self) -> PredictionTable:
-        """The images that have both a label and an answer."""
+        """The images that have both a label and a prediction."""
         if not self.classes:
             return self.take(np.zeros(len(self), bool))
         known = ~np.isnan(self.truths).all(1) & ~np.isnan(self.probabilities).any(1)
@@ -234,7 +234,7 @@ def find_positive(predictions: PredictionTable, positive: str | None = None) -> 
         Its number; None where nobody named one and there are findings, or more than two classes.
 
     Raises:
-        ConfigError: If there is no such class, or there are two exclusive classes and nobody said which is positive.
+        ConfigError: If there is no such class, or it is not given which of two exclusive classes is positive.
     """
     classes = predictions.classes
     if positive is None and predictions.one_column is not None:

@@ -1,4 +1,4 @@
-"""A pipeline asked about the images of a data set: a row an image, and what was drawn and seen on it."""
+"""The predictions of a pipeline for the images of a data set: a row an image, masks and heat maps."""
 
 from __future__ import annotations
 
@@ -107,20 +107,20 @@ def pipeline_rows(
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Ask a pipeline about the images of a split.
+    """Predict the images of a split.
 
-    An image that cannot be read costs its own answer: its row tells the `error`.
+    An image that cannot be read costs its own prediction: its row holds the `error`.
 
     Args:
-        pipeline: What is asked.
+        pipeline: The pipeline.
         data: The images.
         split: "train", "val" or "test"; None = all images.
         batch_size: Images a batch.
-        progress: Told how many of how many are done.
+        progress: Called with the numbers of finished and of all images.
 
     Returns:
         A row an image: `image_id`, `patient_id`, `source`, `split`, `view`, `sex`, `age`; `label`, or `label_CLASS` of
-        findings; `probability_CLASS`; `answer` ("" = cannot say), `plausible` and `reasons` (joined by ";");
+        findings; `probability_CLASS`; `answer` ("" = abstained), `plausible` and `reasons` (joined by ";");
         `dice_MASK`, `iou_MASK`, ... of the masks whose truth is known; and where a reader outlined the infection what
         `covidcxr.evaluation.metrics.segmentation.image_agreement` measures.
 
@@ -189,7 +189,7 @@ def _truth(pipeline: Pipeline, record: Record) -> dict[str, Any]:
 
 
 def _prediction_columns(pipeline: Pipeline, prediction: Prediction | None) -> dict[str, Any]:
-    """Return what the classifier says; it was not asked where the lungs that it needs were not found."""
+    """Return what the classifier predicts; nothing where the lungs that it needs were not found."""
     if pipeline.classifier is None:
         return {"reasons": ";".join(prediction.reasons)} if prediction is not None else {}
     config = pipeline.classifier.config

@@ -1,4 +1,4 @@
-"""The images that a model is asked about: of a data set, a part of it, as many patients as possible."""
+"""The images that a model is tested on: of a data set, a part of it, as many patients as possible."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Asked", "ImageSample", "Images", "as_pipeline", "ExplainedImage", "e
 Asked: TypeAlias = Pipeline | ClassificationModel | EnsembleModel | SegmentationModel
 
 
-"""What can be asked about images from end to end; a classifier of a region needs the pipeline that draws its lungs."""
+"""What predicts images from end to end; a classifier of a region needs the pipeline that draws its lungs."""
 
 
 Images: TypeAlias = Collection | Sequence[Record | str | os.PathLike[str]]
@@ -80,7 +80,7 @@ class ImageSample:
         else:
             records = [image if isinstance(image, Record) else Record(Path(image)) for image in data]
         if not records or (max_images is not None and max_images < 1):
-            raise ConfigError(f"There is no image to ask about (split={split!r}, max_films={max_images}).")
+            raise ConfigError(f"There is no image (split={split!r}, max_films={max_images}).")
         self.records = records if max_images is None else _draw(records, max_images, seed)
         self.failed: dict[str, str] = {}
 
@@ -151,7 +151,7 @@ class ExplainedImage:
     Attributes:
         record: What is known of it.
         image: Grey, in [0, 1].
-        explanation: Of the class asked for; None where the classifier could not be asked.
+        explanation: Of the wanted class; None where there is no prediction.
         lungs: By mask class: as the pipeline draws them, else as the data set does; may be empty.
 
     Example:

@@ -1,4 +1,4 @@
-"""Scores of a table of predictions, a row an image, as `covidcxr test` writes it, and calibration by it."""
+"""Tables of predictions, a row an image, as `covidcxr test` writes them: read, scored and written."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ def read_rows(path: TableSource) -> list[dict[str, Any]]:
         more = f" Besides, {len(faults) - 1} other lines have faults." if len(faults) > 1 else ""
         raise ConfigError(f"The predictions in {table.name} cannot be scored, {faults[0]}{more}")
     if "patient_id" not in table.columns:
-        message = (
-            f"{table.name} tells no patient_id: every image counts as a patient of its own, so where patients have "
-        )
+        message = f"{table.name} has no patient_id: every image counts as a patient of its own, so where patients have "
         warnings.warn(message + "several images the intervals are too narrow.", UserWarning, stacklevel=2)
     return rows
 
@@ -207,12 +205,12 @@ def answered_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         Some of the rows.
     """
     columns = {name for row in rows for name in row if name.startswith(_PROBABILITY)}
-    asked = {*columns, "label"} if any("label" in row for row in rows) else columns
-    return [row for row in rows if columns and all(row.get(name, "") not in ("", None) for name in asked)]
+    needed = {*columns, "label"} if any("label" in row for row in rows) else columns
+    return [row for row in rows if columns and all(row.get(name, "") not in ("", None) for name in needed)]
 
 
 def _check_columns(table: Table) -> tuple[list[str], list[str]]:
-    """Return the columns of numbers, and the exclusive classes of which each row tells one as its label."""
+    """Return the columns of numbers, and the exclusive classes one of which is the label of each row."""
     classes = [name.removeprefix(_PROBABILITY) for name in table.columns if name.startswith(_PROBABILITY)]
     masks = [name for name in table.columns if name.startswith(MASKS)]
     if not classes and not masks:

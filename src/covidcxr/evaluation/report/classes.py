@@ -47,7 +47,7 @@ class ClassScores:
     Attributes:
         scores: By name, as `classification_metrics` or `finding_metrics` names them.
         support: By class: images and patients.
-        confusion: Rows = true class, columns = answer, in the order of `support`; empty for findings.
+        confusion: Rows = true class, columns = predicted class, in the order of `support`; empty for findings.
         predictions: The images behind them.
 
     Example:
@@ -102,7 +102,7 @@ def _(result: ClassScores) -> list[Section]:
         for name, (images, patients) in result.support.items()
     ]
     blocks.append(Table(["class", "images", "patients", *map(title, present)], rows, "Each class"))
-    lead = "One class against the rest; the answer is the most probable one."
+    lead = "One class against the rest; the predicted class is the most probable one."
     sections = [Section("Scores by class", lead, blocks)]
     if result.predictions.exclusive:
         sections.append(_curves(result.predictions))
@@ -117,7 +117,7 @@ def _curves(predictions: PredictionTable) -> Section:
     if curves := plot_curves(predictions, several):
         caption = "Each class against the rest; dotted: what guessing gives"
         blocks.append(as_picture(curves, "ROC and precision-recall curves of each class", caption))
-    return Section("Answers", "Which class was taken for which, and what another threshold would give.", blocks)
+    return Section("Predictions", "Which classes were confused, and what another threshold would give.", blocks)
 
 
 def score_classes(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> ClassScores | None:
@@ -129,7 +129,7 @@ def score_classes(predictions: PredictionTable, *, resamples: int = 1000, seed: 
         seed: Same seed, same intervals.
 
     Returns:
-        None where there is no classifier, or no image is both labelled and answered.
+        None where there is no classifier, or no image has both a label and a prediction.
     """
     predictions = predictions.scored
     if not len(predictions) or not predictions.classes:
@@ -157,10 +157,10 @@ class PointScores:
     """A class against the rest at one decision threshold.
 
     Attributes:
-        class_name: The class that is called.
+        class_name: The positive class.
         threshold: From this probability up.
         point: How the threshold was chosen; None = there were no validation images: it is 0.5.
-        prevalence: Share of the sick where the answers are used; None = as in these images.
+        prevalence: Share of positive patients where the model is used; None = as in these images.
         scores: `sensitivity`, `specificity`, `ppv`, `npv`, `prevalence`.
         predictions: The images behind them.
 
@@ -196,13 +196,13 @@ class PointScores:
 def _(result: PointScores) -> list[Section]:
     if result.point is None:
         words = Words(
-            f"No validation images were given, so no threshold could be chosen: {result.class_name} is called from a "
-            f"probability of 0.5 up.",
+            f"No validation images were given, so no threshold could be chosen: {result.class_name} is predicted from "
+            f"a probability of 0.5 up.",
             warning=True,
         )
     else:
         words = Words(f"The threshold: {result.point}. These images took no part in the choice.")
-    where = "these images" if result.prevalence is None else f"a place where {result.prevalence:.1%} are sick"
+    where = "these images" if result.prevalence is None else f"a place with a prevalence of {result.prevalence:.1%}"
     names = {"ppv": f"PPV in {where}", "npv": f"NPV in {where}"}
     rows = [
         [
@@ -219,7 +219,7 @@ def _(result: PointScores) -> list[Section]:
     if picture := plot_curves(result.predictions, [number], mark):
         caption = "Left the ROC curve, right precision and recall on these images; the cross is the operating point"
         blocks.append(as_picture(picture, f"Curves of {result.class_name} against the rest", caption))
-    lead = f"How often {result.class_name} is found, and what a yes and a no are worth."
+    lead = f"How often {result.class_name} is found, and how often a positive and a negative prediction are right."
     return [Section("Operating point", lead, blocks)]
 
 
@@ -248,14 +248,14 @@ def score_point(
     Args:
         predictions: The images.
         validation: Other images of the same model; None = there are none: the threshold is 0.5.
-        positive: Number of the class looked for.
+        positive: Number of the positive class; None = there is none.
         sensitivity: What is wanted of the threshold on the validation images, in (0, 1].
-        prevalence: Share of the sick where the answers are used; None = as in these images.
+        prevalence: Share of positive patients where the model is used; None = as in these images.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Returns:
-        None where no class is looked for, or no image tells whether it is of that class.
+        None where there is no positive class, or no image is labelled as it or not.
     """
     predictions = predictions.scored
     if positive is None or not len(predictions):
@@ -282,30 +282,30 @@ def _(reliability: Reliability) -> list[Section]:
     what = "the most probable class" if reliability.of == "the answer" else reliability.of
     lead = (
         f"Of the images to which {what} was given a probability of 0.8, eight in ten should be right: on the dotted "
-        f"line. Below it the model is too sure, above it not sure enough."
+        f"line. Below it the model is overconfident, above it underconfident."
     )
     alt = f"Reliability diagram: expected calibration error {reliability.ece}, Brier score {reliability.brier}"
     picture = as_picture(plot_reliability(reliability), alt)
-    return [Section("Do the probabilities mean what they say?", lead, [picture])]
+    return [Section("Calibration", lead, [picture])]
 
 
 _TITLES = {
-    "answered": "share of images answered",
-    "right": "right among those answered",
-    "right_if_forced": "right if it always had to say",
-    "covered": "the truth is among the plausible answers",
+    "answered": "share of images with a prediction",
+    "right": "right among these",
+    "right_if_forced": "right if it never abstained",
+    "covered": "the true class is among the plausible ones",
 }
 
 
 @dataclass(frozen=True)
 class Abstention:
-    """Answers and "cannot say".
+    """How often a pipeline abstains, and how often it is right.
 
     Attributes:
-        images: Images that were asked about.
-        scores: `answered` (share), and of labelled images `right` (share of right answers among those given),
-            `right_if_forced` (the most probable class), `covered` (the truth is among the plausible answers).
-        reasons: Why it could not say, and for how many images.
+        images: Number of images.
+        scores: `answered` (share), and of labelled images `right` (share of right predictions where there is one),
+            `right_if_forced` (the most probable class), `covered` (the true class is among the plausible ones).
+        reasons: Why it abstained, and for how many images.
         errors: Images that could not be read, with the reason.
 
     Example:
@@ -331,19 +331,19 @@ class Abstention:
 @sections_of.register
 def _(result: Abstention) -> list[Section]:
     shown = {_TITLES[name]: estimate for name, estimate in result.scores.items()}
-    blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it answers and how often it is right")]
+    blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it gives a class and how often that is right")]
     if result.reasons:
         rows = [[_sentence(reason), str(count)] for reason, count in result.reasons.items()]
-        blocks.append(Table(["why it could not say", "images"], rows))
+        blocks.append(Table(["why it abstained", "images"], rows))
     for image, error in list(result.errors.items())[:5]:
         blocks.append(Words(f"{image}: {error}", warning=True))
     if len(result.errors) > 5:
         blocks.append(Words(f"{len(result.errors) - 5} more images could not be read; report.json lists them."))
-    return [Section("When it cannot say", f"Of {result.images} images that were asked about.", blocks)]
+    return [Section("Abstention", f"Of {result.images} images.", blocks)]
 
 
 def score_abstention(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> Abstention | None:
-    """Score what a pipeline left open; None where the rows do not tell its answers.
+    """Score how often a pipeline abstains, and how often it is right.
 
     Args:
         predictions: Rows of `pipeline_rows`, with `answer`, `plausible` and `reasons`.

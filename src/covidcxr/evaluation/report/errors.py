@@ -1,4 +1,4 @@
-"""Where a classifier errs: by group, and the errors of which it was most sure."""
+"""Errors of a classifier: by group, and the most confident ones."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ __all__ = ["WrongPrediction", "ErrorGroup", "ErrorAnalysis", "find_errors", "Ima
 __getattr__ = partial(aliases.find, __name__)
 
 SHOWN = 12
-
-
-"""Mistakes that the page shows; the JSON holds all."""
+"""Errors that the page shows; the JSON holds all."""
 
 
 @dataclass(frozen=True)
 class WrongPrediction:
-    """An image that was answered wrong.
+    """An image whose predicted class is wrong.
 
     Attributes:
         image_id: Names it.
@@ -42,9 +40,9 @@ class WrongPrediction:
         source: Where it comes from.
         fold: What tested it, in pooled rows.
         truth: Its label; of findings the finding in question, with "no " before it where it is absent.
-        answer: What was answered in place of it.
-        confidence: Probability of that answer.
-        kind: "missed" (the class looked for), "false alarm", or "mixed up" (between other classes).
+        answer: The predicted class.
+        confidence: Its probability.
+        kind: "missed" (the positive class), "false alarm", or "mixed up" (between other classes).
 
     Example:
         ```python
@@ -67,15 +65,15 @@ class WrongPrediction:
 
 @dataclass(frozen=True)
 class ErrorGroup:
-    """Mistakes among the images of a group.
+    """Errors among the images of a group.
 
     Attributes:
         trait: "source", "view", "sex", "age", "fold", or "" = all images.
         name: The trait's value.
-        missed: Images of the class looked for that were called something else.
+        missed: Images of the positive class with another prediction.
         sick: Images of that class.
         sick_patients: Their patients.
-        alarms: Other images that were called that class.
+        alarms: Other images that were predicted as that class.
         others: Images of other classes.
         other_patients: Their patients.
 
@@ -102,11 +100,11 @@ class ErrorGroup:
 
 @dataclass(frozen=True)
 class ErrorAnalysis:
-    """What was answered wrong.
+    """The wrong predictions.
 
     Attributes:
-        positive: The class looked for; of findings or several classes without one, "a class".
-        mistakes: Surest first.
+        positive: The positive class; of findings or several classes without one, "a class".
+        mistakes: Most confident first.
         groups: All images first.
 
     Example:
@@ -125,7 +123,7 @@ class ErrorAnalysis:
 
     @property
     def shown(self) -> list[WrongPrediction]:
-        """Those that the page shows: the surest ones, in turn missed, false alarms and mixed up."""
+        """Those that the page shows: the most confident ones, in turn missed, false alarms and mixed up."""
         kinds = [
             [error for error in self.mistakes if error.kind == kind] for kind in ("missed", "false alarm", "mixed up")
         ]
@@ -133,7 +131,7 @@ class ErrorAnalysis:
         return sorted(in_turn[:SHOWN], key=lambda error: -error.confidence)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all numbers, and every mistake."""
+        """Return all numbers, and every error."""
         return {
             "positive": self.positive,
             "mistakes": [asdict(error) for error in self.mistakes],
@@ -144,7 +142,7 @@ class ErrorAnalysis:
 @sections_of.register
 def _(result: ErrorAnalysis) -> list[Section]:
     if not result.mistakes:
-        return [Section("Errors", "No image was answered wrong.")]
+        return [Section("Errors", "No prediction is wrong.")]
     blocks: list[Block] = []
     if result.groups:
         blocks.append(_group_table(result))
@@ -152,10 +150,10 @@ def _(result: ErrorAnalysis) -> list[Section]:
         [error.image_id, error.source, error.kind, error.truth, error.answer, f"{error.confidence:.2f}"]
         for error in result.shown
     ]
-    shown = f"{len(rows)} of which the model was most sure, of each kind, out of {len(result.mistakes)}"
-    blocks.append(Table(["film", "source", "kind", "truth", "answer", "probability of it"], rows, shown))
+    shown = f"{len(rows)} most confident ones of each kind, out of {len(result.mistakes)}"
+    blocks.append(Table(["film", "source", "kind", "true class", "predicted class", "probability of it"], rows, shown))
     blocks.append(Words("report.json lists every error."))
-    lead = f"{len(result.mistakes)} wrong answers; the answer is the most probable class."
+    lead = f"{len(result.mistakes)} wrong predictions; the predicted class is the most probable one."
     return [Section("Errors", lead, blocks)]
 
 
@@ -170,19 +168,19 @@ def _group_table(result: ErrorAnalysis) -> Table:
         ]
         for error in result.groups
     ]
-    heads = ["images", f"{result.positive} missed", "patients", f"called {result.positive} by mistake", "patients"]
+    heads = ["images", f"{result.positive} missed", "patients", f"{result.positive} by mistake", "patients"]
     return Table(heads, rows, "Where they lie")
 
 
 def find_errors(predictions: PredictionTable, *, positive: int | None) -> ErrorAnalysis | None:
-    """Find the images that were answered wrong.
+    """Find the images whose predicted class is wrong.
 
     Args:
-        predictions: The images. Of exclusive classes the most probable is the answer; of findings those from 0.5 up.
-        positive: Number of the class looked for.
+        predictions: The images. Of exclusive classes the most probable is predicted; of findings those from 0.5 up.
+        positive: Number of the positive class; None = there is none.
 
     Returns:
-        None where there is no classifier, or no image is both labelled and answered.
+        None where there is no classifier, or no image has both a label and a prediction.
     """
     predictions = predictions.scored
     if not len(predictions) or not predictions.classes:
@@ -256,8 +254,6 @@ def _groups(predictions: PredictionTable, positive: int) -> Sequence[ErrorGroup]
 
 
 HEIGHT = 320
-
-
 """Of an image in the gallery, in pixels."""
 
 
@@ -269,7 +265,7 @@ class ImageGallery:
     """Images to look at.
 
     Attributes:
-        mistakes: Of the surest wrong answers.
+        mistakes: Of the most confident errors.
         masks: Of the worst masks.
         missing: How many images were to be shown and could not be found or read.
 
@@ -298,11 +294,11 @@ def _(gallery: ImageGallery) -> list[Section]:
     key = Words(f"Outlines: {outlines}; true masks green. These are images of patients: mind who sees this page.")
     if gallery.mistakes:
         blocks: list[Block] = [key, Gallery(gallery.mistakes)]
-        lead = "Left the image with its masks, right what spoke for the wrong answer, where a model was at hand."
-        sections.append(Section("The surest errors", lead, blocks))
+        lead = "Left the image with its masks, right the heat map of the predicted class, where a model was at hand."
+        sections.append(Section("The most confident errors", lead, blocks))
     if gallery.masks:
         sections.append(
-            Section("The worst masks", "Where drawn and true outlines differ most.", [key, Gallery(gallery.masks)])
+            Section("The worst masks", "Where predicted and true outlines differ most.", [key, Gallery(gallery.masks)])
         )
     if gallery.missing and sections:
         sections[-1] = Section(
@@ -327,8 +323,8 @@ def draw_gallery(
 
     Args:
         predictions: The rows.
-        lookup: The images and the pipelines that answered.
-        mistakes: Their surest ones are shown.
+        lookup: The images and their pipelines.
+        mistakes: The most confident ones are shown.
         masks: Their worst ones are shown.
 
     Returns:
@@ -343,8 +339,10 @@ def draw_gallery(
             missing += 1
             continue
         source = f", {error.source}" if error.source else ""
-        caption = f"{error.image_id}{source}: is {error.truth}, called {error.answer} ({error.confidence:.2f})"
-        wrong.append(Picture(_as_png(_image_and_heat(view)), f"Image of {error.truth} called {error.answer}", caption))
+        caption = f"{error.image_id}{source}: is {error.truth}, predicted {error.answer} ({error.confidence:.2f})"
+        wrong.append(
+            Picture(_as_png(_image_and_heat(view)), f"Image of {error.truth} predicted as {error.answer}", caption)
+        )
     for image_id, name, dice in masks.worst[: SHOWN // 2] if masks else ():
         view = lookup.look(rows[image_id])
         if view is None:

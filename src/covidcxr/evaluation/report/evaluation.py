@@ -59,7 +59,7 @@ class Evaluation:
     Attributes:
         name: Names the model or the run.
         predictions: The images.
-        positive: The class whose sensitivity and specificity count; None = not said.
+        positive: The class whose sensitivity and specificity count; None = there is none.
         verdict: In a sentence, and in a table of questions.
         parts: By name, in the order of the page; each has `to_dict`, and `covidcxr.page.sections_of` shows it.
         notes: What the reader must know of the rows.
@@ -140,13 +140,14 @@ def evaluate_rows(
         rows: A row an image, as `covidcxr test` writes them; see `covidcxr.evaluation.read_rows`.
         validation: Rows of validation images, on which the operating point is chosen; None = there are none.
         name: Names the model or the run.
-        positive: The class whose sensitivity and specificity count. Of two exclusive classes it must be said (where
+        positive: The class whose sensitivity and specificity count. Of two exclusive classes it must be given (where
             only one has a probability it is that one); of more, None = there is none.
         sensitivity: What is wanted of the operating point on validation images, in (0, 1].
-        prevalence: Share of the sick where the answers are used, for predictive values; None = as in these images.
+        prevalence: Share of positive patients where the model is used; None = as in these images.
         parts: Further parts, by name: an audit of the data ("audit"), "regions", "held_out", "robustness", ...; the
             verdict takes them into account.
-        lookup: The images behind the rows: the surest errors and the worst masks are shown. None = no image is opened.
+        lookup: The images behind the rows, of which the most confident errors and the worst masks are shown; None = no
+            image is opened.
         temperature: Of the classifier that gave the rows; a note warns if it is the bound of its search.
         resamples: How often to resample patients.
         seed: Same seed, same numbers.
@@ -155,8 +156,8 @@ def evaluate_rows(
         The evaluation.
 
     Raises:
-        ConfigError: If there are no rows, nothing in them can be scored, nobody said which of two classes is positive,
-            or a setting is out of range.
+        ConfigError: If there are no rows, nothing in them can be scored, it is not given which of two classes is
+            positive, or a setting is out of range.
     """
     rows = list_rows(rows)
     predictions = PredictionTable.read(rows)
@@ -179,9 +180,9 @@ def evaluate_rows(
         results["gallery"] = _gallery(predictions, lookup, results)
     order = sorted(results, key=lambda part: ORDER.index(part) if part in ORDER else len(ORDER) - 1.5)
     kept = {part: result for part in order if (result := results[part]) is not None}
-    said = None if number is None else predictions.classes[number]
+    chosen = None if number is None else predictions.classes[number]
     notes = [f"Warning: {sign}" for sign in temperature_signs(temperature)] + _notes(predictions)
-    return Evaluation(name, predictions, said, weigh(predictions, number, kept), kept, tuple(notes))
+    return Evaluation(name, predictions, chosen, weigh(predictions, number, kept), kept, tuple(notes))
 
 
 def _gallery(
@@ -200,13 +201,13 @@ def _notes(predictions: PredictionTable) -> list[str]:
     notes = [f"Warning: {sign}" for sign in find_warning_signs(predictions.rows)]
     if not predictions.patients_known:
         notes.append(
-            "No patients are told: every image counts as a patient of its own, so intervals may be too narrow."
+            "No patients are known: every image counts as a patient of its own, so intervals may be too narrow."
         )
     elif any(patient is None for patient in predictions.patients):
         lacking = sum(patient is None for patient in predictions.patients)
         notes.append(f"The patients of {lacking} images are not known: each counts as one of its own.")
     if predictions.classes and (left := len(predictions) - len(predictions.scored)):
-        notes.append(f"{left} images have no label or no answer and count in no score of classes.")
+        notes.append(f"{left} images have no label or no prediction and count in no score of classes.")
     if predictions.number_of() < LEAST:
         notes.append(f"There are fewer than {LEAST} patients: no interval of so few is to be trusted.")
     return notes
@@ -293,14 +294,14 @@ def model_card(evaluation: Evaluation, sections: Mapping[str, Sequence[Section]]
     sections = _render_parts(evaluation) if sections is None else sections
     what = ", ".join(evaluation.predictions.classes) or "masks"
     use = [
-        Words(f"It answers with: {what}." if evaluation.predictions.classes else "It draws masks."),
+        Words(f"It predicts: {what}." if evaluation.predictions.classes else "It predicts masks."),
         Words(
             "It is meant for research on methods. It is no medical device: no patient may be diagnosed, treated or "
-            "turned away by its answers."
+            "turned away by its predictions."
         ),
         Words(
             "Images that differ from those of this test (other hospitals, machines, children, lateral views, images of "
-            "a screen) were not asked about: there its scores are unknown."
+            "a screen) were not tested: there its scores are unknown."
         ),
     ]
     limits = [Words(note) for note in evaluation.notes]

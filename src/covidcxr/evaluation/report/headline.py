@@ -35,7 +35,7 @@ Weights: TypeAlias = Float[np.ndarray, "resamples images"]
 
 @dataclass(frozen=True)
 class Score:
-    """A score that can be asked of any part of the images.
+    """A score of any part of the images.
 
     Attributes:
         statistic: Weights [resamples, images] and the images that count -> one number a resample.
@@ -77,7 +77,7 @@ def group_scores(predictions: PredictionTable, positive: int | None = None) -> d
 
     Args:
         predictions: All images; those without label or answer count in no score of classes.
-        positive: Number of the class looked for.
+        positive: Number of the positive class; None = there is none.
 
     Returns:
         By name: `auroc`; of exclusive classes `accuracy`, and `sensitivity` and `specificity` of the positive class;
@@ -176,7 +176,7 @@ def stratified_auroc(
 
     Args:
         weights: [resamples, images].
-        score: NaN = not answered.
+        score: Probability of the class; NaN = not known.
         truth: 1, 0 or NaN = not labelled.
         strata: Stratum of each image.
 

@@ -94,7 +94,7 @@ def _(result: MaskScores) -> list[Section]:
         blocks.append(Table(["film", "mask", "Dice"], cells, "Where masks fit worst"))
     if "hd95" in kinds:
         blocks.append(Words("HD95: 95 % of the outline lies within so many pixels of the true one; 0 = perfect."))
-    lead = "How drawn masks overlap with the true ones; means over images whose true mask is known. 1 = perfect."
+    lead = "How predicted masks overlap with the true ones; means over images whose true mask is known. 1 = perfect."
     return [Section("Masks", lead, blocks)]
 
 
@@ -135,7 +135,7 @@ def score_masks(predictions: PredictionTable, *, resamples: int = 1000, seed: in
 _LEFT_OUT = {
     "no-reader": "without a reader's infection mask",
     "no-lungs": "without lungs, the reader's or the pipeline's",
-    "not-drawn": "on which the pipeline did not look for infection",
+    "not-drawn": "without a predicted infection mask",
     "error": "that cannot be read",
 }
 

@@ -31,7 +31,7 @@ class ModelComparison:
 
     Attributes:
         first: The model that the others are compared with.
-        scores: By model, the chief scores of its own images.
+        scores: By model, the headline scores of its own images.
         differences: By model but the first: paired differences, that model less the first, on the images of both.
         images: By model but the first: how many images both were tested on.
 
@@ -59,7 +59,7 @@ class ModelComparison:
 def _(result: ModelComparison) -> list[Section]:
     lead = (
         f"Every model beside {result.first}, on the same resampled patients: where the interval of a difference "
-        f"leaves out 0, these images tell the two apart."
+        f"leaves out 0, the two differ on these images."
     )
     return [Section("Models compared", lead, _comparison_blocks(result))]
 
@@ -129,7 +129,7 @@ class RegionControl:
 def _(control: RegionControl) -> list[Section]:
     lead = (
         "The same network, trained and tested on the whole image, on the lungs alone and on the image with the lungs "
-        "removed. What the last one scores is no merit of the first."
+        "removed. What the last one scores needs no lungs."
     )
     blocks = [*_comparison_blocks(control.comparison), *(Words(text) for text in _describe_regions(control))]
     return [Section(f"With and without the lungs{f': {control.name}' if control.name else ''}", lead, blocks)]
@@ -147,9 +147,9 @@ def _describe_regions(control: RegionControl) -> list[str]:
         if gap.low > 0:
             text += "The lungs add something that the rest of the image does not have."
         elif gap.high < 0:
-            text += "It is worse: the answer lies outside the lungs."
+            text += "It is worse: the prediction rests on what lies outside the lungs."
         else:
-            text += "No difference is shown: these images do not show that the answer needs the lungs."
+            text += "No difference is shown: these images do not show that the prediction needs the lungs."
         texts.append(text)
     left = control.background
     if left is not None and left.low > 0.5:

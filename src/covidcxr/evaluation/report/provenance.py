@@ -77,7 +77,7 @@ def _(provenance: Provenance) -> list[Section]:
     ]
     for table, caption in ((provenance.data, "Data"), (provenance.model, "Model")):
         kept = {name: value for name, value in table.items() if name != "counts" and value not in ("", None)}
-        rows = [[name, _told(value)] for name, value in kept.items()]
+        rows = [[name, _text(value)] for name, value in kept.items()]
         if rows:
             blocks.append(Table(["what", "value"], rows, caption))
     if counts := provenance.data.get("counts"):
@@ -157,7 +157,7 @@ def run_facts(run: RunFolder) -> dict[str, Any]:
 
 
 def hash_records(records: Iterable[Record]) -> str:
-    """Return the SHA-256 of a list of images: what they are called, labelled and split, and how large their files are.
+    """Return the SHA-256 of a list of images: their names, labels and splits, and the sizes of their files.
 
     Args:
         records: In any order.
@@ -221,9 +221,9 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{name}: {_told(item)}" for name, item in value.items())
+        return "; ".join(f"{name}: {_text(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_told, value))
+        return ", ".join(map(_text, value))
     return str(value)

@@ -1,4 +1,4 @@
-"""What the rows alone tell about shortcuts: does a guess from source or view do as well, and what is left inside?"""
+"""Shortcuts that the rows alone show: guesses from source or view, and scores within one source or view."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Shortcuts:
 @sections_of.register
 def _(result: Shortcuts) -> list[Section]:
     guessed = "How well a label is guessed without an image, from how frequent it is among others of the same group."
-    within = "A model that knows where an image comes from, or how it was taken, gains nothing from it here."
+    within = "Here a model gains nothing by recognising where an image comes from or how it was taken."
     guessed_scores: dict[str, Estimate] = {}
     inside: dict[str, Estimate] = {}
     for name in _shown(result):
@@ -91,7 +91,7 @@ def _(result: Shortcuts) -> list[Section]:
             "Within one source and one view",
             within,
             [
-                *(Words(text, warning="cannot be told" in text) for text in _describe_within(result)),
+                *(Words(text, warning="is not known" in text) for text in _describe_within(result)),
                 *_picture(inside),
             ],
         ),
@@ -115,7 +115,7 @@ def _describe_guesses(result: Shortcuts) -> list[str]:
         if pure and groups > 1
     ]
     if not result.guesses:
-        texts.append("Neither source, view, sex nor age differs between these images, as far as the rows tell.")
+        texts.append("Neither source, view, sex nor age differs between these images, as far as is known.")
     return texts
 
 
@@ -124,11 +124,11 @@ def _describe_within(result: Shortcuts) -> list[str]:
     for trait in ("source", "view"):
         scores = result.within.get(trait)
         if scores is None:
-            texts.append(f"The {trait} is not told, or all images share it.")
+            texts.append(f"The {trait} is not given, or all images share it.")
         elif lacking := [name for name, estimate in scores.items() if math.isnan(estimate.value)]:
             texts.append(
                 f"No {trait} holds images both with and without {', '.join(lacking)}: what this model scores for it "
-                f"within one {trait} cannot be told from these data."
+                f"within one {trait} is not known from these data."
             )
     return texts
 
@@ -140,12 +140,12 @@ def find_shortcuts(
 
     Args:
         predictions: The images.
-        positive: Number of the class looked for.
+        positive: Number of the positive class; None = there is none.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
     Returns:
-        None where there is no classifier, or no image is both labelled and answered.
+        None where there is no classifier, or no image has both a label and a prediction.
     """
     predictions = predictions.scored
     if not len(predictions) or not predictions.classes:

@@ -239,10 +239,10 @@ def _(result: HeldOutSources) -> list[Section]:
         text = "; ".join(f"{title(name)} {_change(result.losses[name])}" for name in main_scores(result.losses)[:3])
         blocks.append(Words(f"From the mixed test to sources that were never seen: {text}."))
     else:
-        blocks.append(Words("No mixed test of the same images was given beside it, so the loss cannot be told."))
+        blocks.append(Words("No mixed test of the same images was given beside it, so the loss is not known."))
     blocks.append(_table(result))
     blocks.append(
-        Words("A source with one label has no AUROC. Scores over all sources pool answers of several models.")
+        Words("A source with one label has no AUROC. Scores over all sources pool predictions of several models.")
     )
     lead = "Each source was tested by a model that never saw an image from there: as if from another hospital."
     return [Section("Held-out sources", lead, blocks)]

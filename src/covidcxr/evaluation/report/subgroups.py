@@ -1,4 +1,4 @@
-"""How well a model does for whom: scores by source, view, sex, age and fold, and the gaps between the groups."""
+"""Scores by source, view, sex, age and fold, and the gaps between the groups."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Subgroups:
 
     Attributes:
         groups: In the order of traits and sizes.
-        alone: By trait: the one value that all images share, or "" where no image tells it.
+        alone: By trait: the one value that all images share, or "" where it is not known.
 
     Example:
         ```python
@@ -133,7 +133,7 @@ def _(result: Subgroups) -> list[Section]:
     if result.groups and names:
         blocks.append(_table(result, [name for name in names if name != "accuracy" or "sensitivity" not in names][:3]))
     for trait, value in result.alone.items():
-        blocks.append(Words(f"All images have the {trait} {value}." if value else f"No image tells its {trait}."))
+        blocks.append(Words(f"All images have the {trait} {value}." if value else f"The {trait} is not known."))
     lead = (
         f"Scores of each group, with the patients behind them. A score that rests on fewer than {LEAST} patients "
         f"of a kind is not shown."
@@ -176,7 +176,7 @@ def score_groups(
 
     Args:
         predictions: The images.
-        positive: Number of the class looked for.
+        positive: Number of the positive class; None = there is none.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
 
@@ -270,7 +270,7 @@ def _score_trait(
 
 
 def _largest(groups: Mapping[str, np.ndarray], score: str, few: Mapping[tuple[str, str], int]) -> str | None:
-    """Return the group with the most images of those in which the score can be told."""
+    """Return the group with the most images of those in which the score is defined."""
     able = [name for name in groups if (name, score) not in few]
     return max(able, key=lambda name: int(groups[name].sum())) if able else None
 

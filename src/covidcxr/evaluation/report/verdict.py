@@ -20,21 +20,15 @@ from covidcxr.page import Section, Table, sections_of
 __all__ = ["Evidence", "Finding", "Verdict", "judge", "weigh"]
 
 FEW_PATIENTS = 50
-
-
-"""Patients of the rarer kind below which a score is called uncertain, however narrow its interval."""
+"""Patients of the rarer kind below which a score counts as uncertain, however narrow its interval."""
 
 
 CLEAR_LOSS = 0.05
-
-
-"""A loss of AUROC that is worth a word."""
+"""A loss of AUROC that counts."""
 
 
 BLIND = 0.6
-
-
-"""AUROC from which a blind score is more than a trifle above chance."""
+"""AUROC from which the score of a blind probe counts."""
 
 
 _short = partial(format_estimate, digits=2)
@@ -48,12 +42,12 @@ class Evidence:
     """All that bears on the verdict; what was not measured is None.
 
     Attributes:
-        about: What the model does, in words that follow its name: "tells covid19 from normal".
+        about: What the model does, in words that follow its name: "separates covid19 from normal".
         score: Its AUROC on all images.
         images: Number of images.
-        rarest: Patients of the rarer kind: with, or without, what is looked for.
-        patients_known: Whether the rows tell patients.
-        shortcuts: What the rows alone tell.
+        rarest: Patients of the rarer kind: with, or without, the positive class.
+        patients_known: Whether patients are known.
+        shortcuts: Shortcuts that the rows alone show.
         probe: Name and AUROC of the best probe that sees no lung.
         background: AUROC of the same model trained and tested without the lungs.
         lungs_add: AUROC on the whole image less that without the lungs, paired.
@@ -66,7 +60,7 @@ class Evidence:
         from covidcxr.evaluation.report import Evidence, judge
 
         score = Estimate(0.9, 0.85, 0.95, count=200, patients=200)
-        verdict = judge(Evidence("tells covid19 from normal", score, images=200, rarest=80))
+        verdict = judge(Evidence("separates covid19 from normal", score, images=200, rarest=80))
         assert verdict.sentence.startswith("On these 200 images")
         ```
     """
@@ -86,11 +80,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """An answer to one question.
+    """The evidence on one question.
 
     Attributes:
-        question: What is asked.
-        answer: What these data say.
+        question: The question.
+        answer: What these data show.
         weight: "for" or "against" the score meaning what it seems to, "doubt", or "open" = not tested.
         reason: The answer as a clause, for the sentence.
 
@@ -137,9 +131,9 @@ class Verdict:
 def _(verdict: Verdict) -> list[Section]:
     if not verdict.findings:
         return []
-    said = {"for": "yes", "against": "no", "doubt": "in part", "open": "not tested"}
-    rows = [[finding.question, said[finding.weight], finding.answer] for finding in verdict.findings]
-    return [Section("What the data support", "", [Table(["question", "supported?", "what was found"], rows)])]
+    supported = {"for": "yes", "against": "no", "doubt": "in part", "open": "not tested"}
+    rows = [[finding.question, supported[finding.weight], finding.answer] for finding in verdict.findings]
+    return [Section("What the data support", "", [Table(["question", "supported?", "result"], rows)])]
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -170,16 +164,16 @@ def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
     basis = f"On these {evidence.images} images of {patients}"
     if findings[0].weight == "against":
         return f"{basis} it is not shown that this model {evidence.about} better than by chance: {findings[0].reason}."
-    sure = f"{basis} this model {evidence.about} with an AUROC of {_short(evidence.score)}"
+    result = f"{basis} this model {evidence.about} with an AUROC of {_short(evidence.score)}"
     if findings[0].weight == "doubt":
-        sure += f", on few patients ({evidence.rarest} of the rarer kind)"
+        result += f", on few patients ({evidence.rarest} of the rarer kind)"
     if by_weight["against"]:
-        return f"{sure}, but the data do not show that it reads lungs: {_joined(by_weight['against'][:2])}."
+        return f"{result}, but the data do not show that it uses the lungs: {_joined(by_weight['against'][:2])}."
     if by_weight["doubt"]:
-        return f"{sure}; a part of this may come from elsewhere than the lungs: {_joined(by_weight['doubt'][:2])}."
+        return f"{result}; a part of this may come from elsewhere than the lungs: {_joined(by_weight['doubt'][:2])}."
     if by_weight["for"] and not by_weight["open"]:
-        return f"{sure}, and every control supports it: {_joined(by_weight['for'][:3])}."
-    return f"{sure}. Open is {_joined(by_weight['open'])}."
+        return f"{result}, and every control supports it: {_joined(by_weight['for'][:3])}."
+    return f"{result}. Open is {_joined(by_weight['open'])}."
 
 
 def _above_chance(evidence: Evidence) -> Finding:
@@ -212,7 +206,7 @@ def _without_lungs(evidence: Evidence) -> list[Finding]:
                 "Does it need the lungs?",
                 answer,
                 "open",
-                "whether it looks at the lungs (nothing that sees no lung was scored beside it)",
+                "whether it uses the lungs (nothing that sees no lung was scored beside it)",
             )
         )
     return findings
@@ -258,7 +252,9 @@ def _guessed(shortcuts: Shortcuts) -> list[Finding]:
     (trait, name), guess = max(guesses_of.items(), key=lambda entry: entry[1].value)
     lead = shortcuts.leads[trait][name]
     question = "Is it better than a guess from source, view, sex or age?"
-    answer = f"The {trait} alone tells {name} with an AUROC of {_long(guess)}; the model is {lead.value:+.3f} from it."
+    answer = (
+        f"The {trait} alone predicts {name} with an AUROC of {_long(guess)}; the model is {lead.value:+.3f} from it."
+    )
     pure, groups = shortcuts.one_label.get(trait, (0, 0))
     if pure and pure == groups:
         return [Finding(question, answer, "against", f"the {trait} alone decides the label of every image")]
@@ -269,10 +265,10 @@ def _guessed(shortcuts: Shortcuts) -> list[Finding]:
                 question,
                 answer,
                 weight,
-                f"the {trait} alone tells {name} with an AUROC of {_short(guess)}",
+                f"the {trait} alone predicts {name} with an AUROC of {_short(guess)}",
             )
         ]
-    return [Finding(question, answer, "for", "source, view, sex and age do not tell the label")]
+    return [Finding(question, answer, "for", "source, view, sex and age do not predict the label")]
 
 
 def _within(shortcuts: Shortcuts) -> list[Finding]:
@@ -335,7 +331,7 @@ def weigh(predictions: PredictionTable, positive: int | None, parts: Mapping[str
 
     Args:
         predictions: The images.
-        positive: Number of the class looked for.
+        positive: Number of the positive class; None = there is none.
         parts: Of the evaluation, by name; "shortcuts", "audit", "regions", "held_out" and "masks" count.
 
     Returns:
@@ -345,14 +341,16 @@ def weigh(predictions: PredictionTable, positive: int | None, parts: Mapping[str
     if not isinstance(shortcuts, Shortcuts):
         if isinstance(masks, MaskScores):
             return Verdict(_masks_in_words(masks))
-        return Verdict("No image has both a label and an answer: there is nothing to score.")
+        return Verdict("No image has both a label and a prediction: there is nothing to score.")
     scored = predictions.scored
     columns = range(len(predictions.classes)) if positive is None else [positive]
     kinds = [scored.truths[:, c] == kind for c in columns for kind in (1, 0)]
     rest = "the rest" if len(predictions.classes) != 2 or positive is None else predictions.classes[1 - positive]
-    about = f"tells {predictions.classes[positive]} from {rest}" if positive is not None else "tells the classes apart"
+    about = (
+        f"separates {predictions.classes[positive]} from {rest}" if positive is not None else "separates the classes"
+    )
     if len(predictions.classes) > 2 and predictions.exclusive:
-        about = f"tells {', '.join(predictions.classes[:-1])} and {predictions.classes[-1]} apart"
+        about = f"separates {', '.join(predictions.classes[:-1])} and {predictions.classes[-1]}"
     region, held = parts.get("regions"), parts.get("held_out")
     control = region.first if isinstance(region, Controls) else None
     loss = held.losses.get("macro_auroc") if isinstance(held, HeldOutSources) else None
@@ -382,11 +380,11 @@ def _masks_in_words(masks: MaskScores) -> str:
         f"{estimate.patients} patients"
         for name, estimate in dice.items()
     )
-    return f"Drawn masks overlap with the true ones by a Dice of: {answer}. Images from elsewhere can do worse."
+    return f"Predicted masks overlap with the true ones by a Dice of: {answer}. Images from elsewhere can do worse."
 
 
 def _best_probe(audit: Any) -> tuple[str, Estimate] | None:
-    """Return the probe of an audit of exclusive labels that tells them best without seeing a lung."""
+    """Return the probe of an audit of exclusive labels that predicts them best without seeing a lung."""
     targets = getattr(audit, "targets", ())
     blind = [probe for target in targets if target.name == "label" for probe in target.blind]
     best = max(blind, key=lambda probe: probe.auroc.value, default=None)
