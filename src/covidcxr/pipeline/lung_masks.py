@@ -127,18 +127,22 @@ def draw_masks(
             predictions = pipeline.predict([image for _, image in images], batch_size=batch_size)
             for (record, _), prediction in zip(images, predictions, strict=True):
                 assert isinstance(prediction, Prediction)
-                if not prediction.masks:  # what the segmenter computed is not finite
+                if prediction.masks:
+                    areas[record.image_id] = _write_masks(target, record, prediction, classes)
+                else:  # what the segmenter computed is not finite
                     failed[record.image_id] = " ".join(map(in_words, prediction.reasons))
-                    continue
-                for name in reversed(classes):  # the first one, whose area counts, is written last
-                    write_mask(_mask_path(target, record, name), prediction.masks[name])
-                areas[record.image_id] = float(prediction.masks[classes[0]].mean())
             done += len(batch)
             if progress:
                 progress(done, len(records))
-        small = {name: area for name, area in sorted(areas.items(), key=lambda item: item[1]) if area < min_lung_area}
-        _write_small(target / "small.csv", small, {record.image_id: record for record in records})
-        write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
+        return _report(target, records, areas, failed, min_lung_area)
+
+
+def _report(
+    target: Path, records: Sequence[Record], areas: dict[str, float], failed: dict[str, str], min_lung_area: float
+) -> MaskReport:
+    small = {name: area for name, area in sorted(areas.items(), key=lambda item: item[1]) if area < min_lung_area}
+    _write_small(target / "small.csv", small, {record.image_id: record for record in records})
+    write_json(target / MASK_INDEX, {"format_version": 1, "areas": areas, "failed": failed})
     return MaskReport(len(areas), areas, small, failed, min_lung_area)
 
 
@@ -171,6 +175,13 @@ def _images_without_masks(
                 yield record, collection.load_image(record)
         except ImageReadError as error:
             failed[record.image_id] = str(error)
+
+
+def _write_masks(target: Path, record: Record, prediction: Prediction, classes: Sequence[str]) -> float:
+    """Write the masks of an image and return the area of the first one, which is written last."""
+    for name in reversed(classes):
+        write_mask(_mask_path(target, record, name), prediction.masks[name])
+    return float(prediction.masks[classes[0]].mean())
 
 
 def _mask_path(target: Path, record: Record, name: str) -> Path:

@@ -17,12 +17,7 @@ __all__ = ["compare_rows", "unpaired_difference"]
 
 
 def compare_rows(
-    rows: Rows,
-    others: Rows,
-    *,
-    common: bool = False,
-    resamples: int = 1000,
-    seed: int = 0,
+    rows: Rows, others: Rows, *, common: bool = False, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
     """Compare two models on the same images: the paired difference of every score that both have.
 

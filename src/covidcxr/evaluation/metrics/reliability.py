@@ -93,12 +93,7 @@ class Reliability:
 
 
 def measure_reliability(
-    rows: Rows,
-    class_name: str | None = None,
-    *,
-    bins: int = BINS,
-    resamples: int = 1000,
-    seed: int = 0,
+    rows: Rows, class_name: str | None = None, *, bins: int = BINS, resamples: int = 1000, seed: int = 0
 ) -> Reliability:
     """Compare probabilities with what was true, in bins of equal width.
 
@@ -129,7 +124,7 @@ def measure_reliability(
         true = positive.astype(float)
         distance = np.square(confidence - true)
     if not len(predictions):
-        raise ConfigError("There are no labelled images with an answer.")
+        raise ConfigError("There are no labelled images with a prediction.")
     inside = np.eye(bins, dtype=bool)[bin_of(confidence, bins)]
     filled = np.flatnonzero(inside.any(0)).tolist()
     columns = [inside * column[:, None] for column in (np.ones_like(true), true, confidence)]
@@ -144,25 +139,17 @@ def measure_reliability(
 
     shares = {str(place): inside[:, place] for place in filled}
     estimates = Statistics(compute, shares, tuple(shares), ("ece",)).estimate(predictions.patients, resamples, seed)
-    return Reliability(
-        class_name or "the answer",
-        tuple(
-            ReliabilityBin(
-                place / bins, (place + 1) / bins, float(confidence[inside[:, place]].mean()), estimates[str(place)]
-            )
-            for place in filled
-        ),
-        estimates["ece"],
-        estimates["brier"],
-    )
+
+    def describe(place: int) -> ReliabilityBin:
+        mean = float(confidence[inside[:, place]].mean())
+        return ReliabilityBin(place / bins, (place + 1) / bins, mean, estimates[str(place)])
+
+    described = tuple(map(describe, filled))
+    return Reliability(class_name or "the answer", described, estimates["ece"], estimates["brier"])
 
 
 def score_sets(
-    rows: Rows,
-    thresholds: Mapping[str, float],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
+    rows: Rows, thresholds: Mapping[str, float], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
     """Score the sets of plausible answers of a classifier of exclusive classes, which leaves open what is not clear.
 

@@ -371,11 +371,8 @@ def read_folder(folder: Path) -> list[RunFolder]:
 
 def _read(folder: Path, name: str) -> RunFolder:
     parts = {"": folder} | {path.parent.name: path.parent for path in _parts(folder)}
-    histories = {
-        part: json.loads((place / "model" / "history.json").read_text(encoding="utf-8"))
-        for part, place in parts.items()
-        if (place / "model" / "history.json").is_file()
-    }
+    files = {part: place / "model" / "history.json" for part, place in parts.items()}
+    histories = {part: json.loads(path.read_text(encoding="utf-8")) for part, path in files.items() if path.is_file()}
     models = {part: place / "model" for part, place in parts.items() if (place / "model").is_dir()}
     config = folder / "config.yaml"
     settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}

@@ -333,7 +333,7 @@ def _(result: Abstention) -> list[Section]:
     shown = {_TITLES[name]: estimate for name, estimate in result.scores.items()}
     blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it gives a class and how often that is right")]
     if result.reasons:
-        rows = [[_sentence(reason), str(count)] for reason, count in result.reasons.items()]
+        rows = [(_sentence(reason), str(count)) for reason, count in result.reasons.items()]
         blocks.append(Table(["why it abstained", "images"], rows))
     for image, error in list(result.errors.items())[:5]:
         blocks.append(Words(f"{image}: {error}", warning=True))

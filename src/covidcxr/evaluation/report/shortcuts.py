@@ -257,10 +257,9 @@ def _folds(predictions: PredictionTable) -> np.ndarray:
     """Deal the patients out to folds, those with the same truths evenly, so that no fold is richer in a class."""
     images: dict[object, list[int]] = {}
     for image, patient in enumerate(predictions.patients):
-        images.setdefault(("film", image) if patient is None else patient, []).append(image)
-    truth = np.nan_to_num(predictions.truths, nan=0.5)
+        images.setdefault(image if patient is None else patient, []).append(image)
+    truth, folds = np.nan_to_num(predictions.truths, nan=0.5), np.empty(len(predictions), int)
     by_truth = sorted(images.values(), key=lambda members: (tuple(truth[members].mean(0)), len(members), members))
-    folds = np.empty(len(predictions), int)
     for number, members in enumerate(by_truth):
         folds[members] = number % FOLDS
     return folds
