@@ -109,9 +109,7 @@ def draw_masks(
     """
     _check_settings(min_lung_area, batch_size)
     segmenter = model if isinstance(model, SegmentationModel) else SegmentationModel.from_pretrained(model)
-    classes = [name for name in LUNG_CLASSES if name in segmenter.config.classes]
-    if not classes:
-        raise ConfigError(f"The segmenter predicts {', '.join(segmenter.config.classes)}, which are no lungs.")
+    classes = _lung_classes(segmenter)
     steps = PostProcess() if postprocess is None else PostProcess(postprocess)
     target = Path(out)
     settings = {"weights": _fingerprint(segmenter), "postprocess": steps.to_config(), "classes": classes}
@@ -121,7 +119,6 @@ def draw_masks(
     failed: dict[str, str] = {}
     with lock_folder(target):
         _claim(target, settings)
-        done = 0
         for batch in split_batches(records, batch_size, lambda record: count_pixels(record.image_path)):
             images = list(_images_without_masks(collection, batch, target, classes, areas, failed))
             predictions = pipeline.predict([image for _, image in images], batch_size=batch_size)
@@ -131,10 +128,16 @@ def draw_masks(
                     areas[record.image_id] = _write_masks(target, record, prediction, classes)
                 else:  # what the segmenter computed is not finite
                     failed[record.image_id] = " ".join(map(in_words, prediction.reasons))
-            done += len(batch)
             if progress:
-                progress(done, len(records))
+                progress(len(areas) + len(failed), len(records))
         return _report(target, records, areas, failed, min_lung_area)
+
+
+def _lung_classes(segmenter: SegmentationModel) -> list[str]:
+    classes = [name for name in LUNG_CLASSES if name in segmenter.config.classes]
+    if not classes:
+        raise ConfigError(f"The segmenter predicts {', '.join(segmenter.config.classes)}, which are no lungs.")
+    return classes
 
 
 def _report(

@@ -73,8 +73,7 @@ class Estimate:
         Returns:
             The estimate.
         """
-        value, low, high = (math.nan if values[name] is None else values[name] for name in ("value", "low", "high"))
-        return cls(value, low, high, values["count"], values["patients"])
+        return cls(**{name: math.nan if value is None else value for name, value in values.items()})
 
 
 @dataclass(frozen=True)

@@ -335,8 +335,7 @@ def _(result: Abstention) -> list[Section]:
     if result.reasons:
         rows = [(_sentence(reason), str(count)) for reason, count in result.reasons.items()]
         blocks.append(Table(["why it abstained", "images"], rows))
-    for image, error in list(result.errors.items())[:5]:
-        blocks.append(Words(f"{image}: {error}", warning=True))
+    blocks += [Words(f"{image}: {error}", warning=True) for image, error in list(result.errors.items())[:5]]
     if len(result.errors) > 5:
         blocks.append(Words(f"{len(result.errors) - 5} more images could not be read; report.json lists them."))
     return [Section("Abstention", f"Of {result.images} images.", blocks)]

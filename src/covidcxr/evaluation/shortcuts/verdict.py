@@ -289,10 +289,8 @@ def _nearest(audit: DataAudit) -> str:
         return "No probe that sees no lung could be run."
     nearest = max(scores, key=lambda score: score.best[1].value)
     label, auroc = nearest.best
-    return (
-        f"Nearest to a shortcut is {_subject(nearest)}, which predicts {label} with an AUROC of {figure(auroc)}: no "
-        f"more than chance may give among {audit.tests} AUROCs."
-    )
+    result = f"{_subject(nearest)}, which predicts {label} with an AUROC of {figure(auroc)}"
+    return f"Nearest to a shortcut is {result}: no more than chance may give among {audit.tests} AUROCs."
 
 
 def _excess(score: ProbeScore) -> float:
