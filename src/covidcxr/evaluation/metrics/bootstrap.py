@@ -73,7 +73,8 @@ class Estimate:
         Returns:
             The estimate.
         """
-        return cls(**{name: math.nan if value is None else value for name, value in values.items()})
+        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+        return cls(**numbers)
 
 
 @dataclass(frozen=True)

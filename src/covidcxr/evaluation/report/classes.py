@@ -22,7 +22,7 @@ from covidcxr.evaluation.plots import (
     plot_estimates,
     plot_reliability,
 )
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.pipeline.prediction import in_words
@@ -235,7 +235,7 @@ def _precision(result: PointScores) -> float:
 
 def score_point(
     predictions: PredictionTable,
-    validation: PredictionTable | None,
+    validation: Rows | None,
     *,
     positive: int | None,
     sensitivity: float = 0.95,
@@ -265,9 +265,10 @@ def score_point(
     if not len(predictions):
         return None
     point = None
-    if validation is not None and name in validation.classes:
-        positives = validation.scored.truths[:, validation.classes.index(name)] == 1
-        point = choose_point(validation, name, sensitivity=sensitivity) if positives.any() else None
+    chosen_on = None if validation is None else PredictionTable.read(validation).scored
+    if chosen_on is not None and name in chosen_on.classes:
+        positives = chosen_on.truths[:, chosen_on.classes.index(name)] == 1
+        point = choose_point(chosen_on, name, sensitivity=sensitivity) if positives.any() else None
     scores = score_at(predictions, name, point or 0.5, prevalence, resamples=resamples, seed=seed)
     threshold = 0.5 if point is None else point.threshold
     return PointScores(name, threshold, point, prevalence, scores, predictions)

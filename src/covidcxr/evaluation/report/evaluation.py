@@ -146,8 +146,7 @@ def evaluate_rows(
         prevalence: Share of positive patients where the model is used; None = as in these images.
         parts: Further parts, by name: an audit of the data ("audit"), "regions", "held_out", "robustness", ...; the
             verdict takes them into account.
-        lookup: The images behind the rows, of which the most confident errors and the worst masks are shown; None = no
-            image is opened.
+        lookup: The images behind the rows, to show the most confident errors and the worst masks; None = show none.
         temperature: Of the classifier that gave the rows; a note warns if it is the bound of its search.
         resamples: How often to resample patients.
         seed: Same seed, same numbers.
@@ -165,11 +164,10 @@ def evaluate_rows(
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     scored = {"classes": score_classes, "masks": score_masks, "agreement": score_agreement, "answers": score_abstention}
     results: dict[str, Part | None] = {name: score(predictions, **settings) for name, score in scored.items()}
-    chosen_on = None if validation is None else PredictionTable.read(validation)
     wanted: dict[str, Any] = {"positive": number, "sensitivity": sensitivity, "prevalence": prevalence}
     results |= {
         "reliability": _reliability(predictions, settings),
-        "point": score_point(predictions, chosen_on, **wanted, **settings),
+        "point": score_point(predictions, validation, **wanted, **settings),
         "shortcuts": find_shortcuts(predictions, positive=number, **settings),
         "groups": score_groups(predictions, positive=number, **settings),
         "mistakes": find_errors(predictions, positive=number),
@@ -178,11 +176,15 @@ def evaluate_rows(
     }
     if lookup is not None:
         results["gallery"] = _gallery(predictions, lookup, results)
-    order = sorted(results, key=lambda part: ORDER.index(part) if part in ORDER else len(ORDER) - 1.5)
-    kept = {part: result for part in order if (result := results[part]) is not None}
+    kept = _in_order(results)
     chosen = None if number is None else predictions.classes[number]
     notes = [f"Warning: {sign}" for sign in temperature_signs(temperature)] + _notes(predictions)
     return Evaluation(name, predictions, chosen, weigh(predictions, number, kept), kept, tuple(notes))
+
+
+def _in_order(parts: Mapping[str, Part | None]) -> dict[str, Part]:
+    order = sorted(parts, key=lambda part: ORDER.index(part) if part in ORDER else len(ORDER) - 1.5)
+    return {part: result for part in order if (result := parts[part]) is not None}
 
 
 def _gallery(
