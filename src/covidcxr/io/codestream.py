@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from threading import Lock
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Shaped
 
-__all__ = ["StreamHeader", "caught_stderr", "ends_grey", "jpeg2000_stream", "jpeg_is_cut", "read_stream_header"]
+__all__ = [
+    "StreamHeader",
+    "caught_stderr",
+    "ends_grey",
+    "jpeg2000_stream",
+    "jpeg_is_cut",
+    "quiet_decoders",
+    "read_stream_header",
+]
 
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
@@ -29,12 +37,17 @@ _JPEG_TABLES = (0xC4, 0xDB, 0xDD, 0xF8, 0xFE, *range(0xE0, 0xF0))  # tables, int
 _START_OF_SCAN = 0xDA
 _JPEG_END = b"\xff\xd9"
 _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # after a scan: no stuffed byte, no restart
-_LIBJPEG_SAYS = re.compile(
+_DECODERS_SAY = re.compile(
     rb"Corrupt JPEG data|Premature end|Bogus|Inconsistent|Invalid|Unsupported|Unexpected marker|Unknown Adobe"
     rb"|Not a JPEG|Warning: (thumbnail|unknown JFIF)|Huffman|Quantization|Missing Huffman|Didn't expect|Empty JPEG"
     rb"|JPEG datastream|Sampling factors|DCT coeff|spatial difference|Too many color|Application transferred"
+    rb"|(tempfile\.tif|MissingRequired|\w*(TIFF|JPEG|Fax|Decode|Encode|Predictor)\w*): "  # libtiff
 )
 _stderr_lock = Lock()
+_DECODER_WARNINGS = ("ignore", None, Warning, re.compile(r"(PIL|pydicom)\b"), 0)  # as `warnings.filters` holds them
+_quiet_lock = Lock()
+_quiet_blocks = 0  # of all threads
+_quiet_lists: list[Any] = []  # where the filter was put in
 
 
 class StreamHeader(NamedTuple):
@@ -211,21 +224,53 @@ def _decode_jpeg(code: bytes) -> Numbers:
 
 
 @contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Keep Pillow and pydicom from warning of what a file is told for anyway; other warnings are left alone.
+
+    Not by `warnings.catch_warnings`: its filters are those of all threads, and of two that overlap one stays for good.
+    """
+    global _quiet_blocks
+    with _quiet_lock:
+        _quiet_blocks += 1
+        if _quiet_blocks == 1:
+            _quiet_lists.append(_filters())
+            _filters().insert(0, _DECODER_WARNINGS)
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_blocks -= 1
+            if _quiet_blocks == 0:
+                for filters in (_quiet_lists.pop(), _filters()):  # somebody may have exchanged the list meanwhile
+                    if _DECODER_WARNINGS in filters:
+                        filters.remove(_DECODER_WARNINGS)
+
+
+def _filters() -> list[Any]:
+    return cast(list[Any], warnings.filters)
+
+
+@contextmanager
 def caught_stderr() -> Iterator[list[str]]:
-    """Catch what libjpeg prints to the standard error file within GDCM, whose only word for damage it is.
+    """Catch what libjpeg (within GDCM) and libtiff print to the standard error file: it is their only word for damage.
 
     The file belongs to the whole process: what else is printed there meanwhile is printed when the block ends.
 
     Yields:
-        A list that holds the lines of libjpeg ("Corrupt JPEG data: ...") when the block has ended.
+        A list that holds their lines ("Corrupt JPEG data: ...") when the block has ended.
     """
     messages: list[str] = []
-    with _stderr_lock, tempfile.TemporaryFile() as file:
+    with _stderr_lock:
+        reader, writer = os.pipe()  # no file: the server's decoding processes may write none
+        if hasattr(os, "set_blocking"):  # not on Windows before Python 3.12
+            os.set_blocking(writer, False)  # what a full pipe does not take is lost
+            os.set_blocking(reader, False)  # a process that was started meanwhile may keep it open
         try:
             kept = os.dup(2)
         except OSError:  # a service may have none
             kept = None
-        os.dup2(file.fileno(), 2)
+        os.dup2(writer, 2)
+        os.close(writer)
         try:
             yield messages
         finally:
@@ -234,8 +279,16 @@ def caught_stderr() -> Iterator[list[str]]:
             else:
                 os.dup2(kept, 2)
                 os.close(kept)
-            file.seek(0)
-            lines = file.read().splitlines(keepends=True)
-            messages += [line.decode(errors="replace").strip() for line in lines if _LIBJPEG_SAYS.match(line)]
-            if kept is not None and (others := [line for line in lines if not _LIBJPEG_SAYS.match(line)]):
+            lines = _read_pipe(reader).splitlines(keepends=True)
+            messages += [line.decode(errors="replace").strip() for line in lines if _DECODERS_SAY.match(line)]
+            if kept is not None and (others := [line for line in lines if not _DECODERS_SAY.match(line)]):
                 os.write(2, b"".join(others))
+
+
+def _read_pipe(reader: int) -> bytes:
+    pieces = []
+    with suppress(BlockingIOError):
+        while piece := os.read(reader, 65536):
+            pieces.append(piece)
+    os.close(reader)
+    return b"".join(pieces)

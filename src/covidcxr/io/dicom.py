@@ -169,7 +169,7 @@ def _unused_low_bits(dataset: pydicom.Dataset, bits: int, name: str) -> int:
     if "PixelData" not in dataset or dataset.get("HighBit") is None or dataset.get("BitsStored") is None:
         return 0
     allocated, stored, high = (int(dataset[key].value) for key in ("BitsAllocated", "BitsStored", "HighBit"))
-    if high == stored - 1 or bits == stored:
+    if high == stored - 1 or bits == stored or stored > allocated:  # the last is refused by the decoder
         return 0
     if not stored <= high + 1 <= allocated or str(dataset.PhotometricInterpretation).startswith("YBR"):
         raise ImageReadError(

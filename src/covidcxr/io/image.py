@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from covidcxr.errors import ImageReadError, ImageTooLargeError, UnsupportedFormatError
 from covidcxr.io.atomic import replace_file
-from covidcxr.io.codestream import ends_grey, jpeg_is_cut
+from covidcxr.io.codestream import caught_stderr, ends_grey, jpeg_is_cut, quiet_decoders
 from covidcxr.io.dicom import dicom_array, dicom_size, is_dicom, read_dicom
 from covidcxr.io.masks import mask_of_grey, mask_of_picture
 from covidcxr.io.pixels import array_to_grey, check_bits, loaded_picture, picture_to_grey
@@ -289,7 +289,8 @@ def _is_a(image: object, module: str, kind: str) -> bool:
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
     try:
-        yield
+        with quiet_decoders():
+            yield
     except ImageReadError:
         raise
     except Exception as error:  # on damaged input, decoders raise anything from SyntaxError to struct.error
@@ -335,7 +336,12 @@ def _from_file(file: File, name: str, bits: int | None) -> Grey:
 def _decode_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
     picture = _open_picture(file, head, name)
     _check_pixels(picture.height, picture.width, name)
-    upright = loaded_picture(picture, name)
+    by_libtiff = picture.format == "TIFF" and picture.info.get("compression") != "raw"
+    listening: AbstractContextManager[list[str]] = caught_stderr() if by_libtiff else nullcontext([])
+    with listening as messages:
+        upright = loaded_picture(picture, name)
+    if messages:
+        raise ImageReadError(f"{name} is damaged ({messages[0].rstrip('.')}). Copy or download it again.")
     if picture.format == "JPEG":
         corner = picture.crop((picture.width - 1, picture.height - 1, picture.width, picture.height))
         file.seek(0)
