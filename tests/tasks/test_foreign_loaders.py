@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from covidcxr.config import ModelConfig, PreprocessConfig
-from covidcxr.errors import ConfigError
+from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.tasks import ClassificationTask, MultiTask, SegmentationTask, Task
 
 CLASSES = ("covid19", "normal", "pneumonia")
@@ -126,3 +127,19 @@ def test_a_training_without_end(schedule: Any, warmup: float, tmp_path: Path) ->
         with pytest.raises(ConfigError, match="max_epochs or max_steps"):
             run.fit(task, loader)
         assert run.global_step == 0
+
+
+def test_a_loss_given_as_a_module(tmp_path: Path) -> None:
+    """It is asked for when a checkpoint is loaded; to use the model any loss will do, with weights or without."""
+    config, loader = classifier().model.config, DataLoader(images(), batch_size=4)  # type: ignore[arg-type, var-annotated]
+    task = ClassificationTask(config, loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])))
+    run = trainer(tmp_path)
+    run.fit(task, loader, loader)
+    run.save_checkpoint(tmp_path / "own.ckpt")
+    with pytest.raises(UnknownNameError, match=r"given as a module.*CrossEntropyLoss instance"):
+        ClassificationTask.load_from_checkpoint(tmp_path / "own.ckpt")
+    for loss in ("bce", "cross_entropy", nn.CrossEntropyLoss(), nn.CrossEntropyLoss(weight=torch.ones(3))):
+        again = ClassificationTask.load_from_checkpoint(tmp_path / "own.ckpt", loss=loss)
+        assert all(torch.equal(a, b) for a, b in zip(task.model.parameters(), again.model.parameters(), strict=True))
+        run.test(again, loader, ckpt_path=str(tmp_path / "own.ckpt"), verbose=False)
+        assert len(again.rows) == 6

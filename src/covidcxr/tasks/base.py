@@ -262,6 +262,19 @@ class Task(Steps, ABC):
         step = f"{self.hparams['seed']}/{self.global_rank}/{self.current_epoch}/{batch_idx}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(step.encode()).digest()[:7], "big"))
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take a checkpoint whose loss was another: weights of a loss are settings, not results.
+
+        Args:
+            checkpoint: What Lightning has read.
+        """
+        own, saved = self.state_dict(), checkpoint["state_dict"]
+        for name in [name for name in own.keys() ^ saved.keys() if ".loss." in name]:
+            if name in saved:
+                del saved[name]
+            else:
+                saved[name] = own[name]
+
     def on_train_epoch_start(self) -> None:
         """Keep a frozen backbone in evaluation mode, so that its batch norms keep their statistics."""
         for part in self._frozen:

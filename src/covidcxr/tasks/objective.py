@@ -146,7 +146,15 @@ def loss_name(loss: str | nn.Module) -> str:
 
     Returns:
         The name; for a module a text that asks for it.
+
+    Raises:
+        UnknownNameError: If it is such a text: a checkpoint is loaded whose loss was given as a module.
     """
+    if isinstance(loss, str) and loss.startswith("<"):
+        raise UnknownNameError(
+            f"The checkpoint was trained with a loss that was given as a module, which it does not hold: {loss}. To go "
+            f"on training pass the module to load_from_checkpoint, to use the model any name, loss='bce' say."
+        )
     return loss if isinstance(loss, str) else f"<{type(loss).__name__} instance: give loss=... again>"
 
 
