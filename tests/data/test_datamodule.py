@@ -505,7 +505,7 @@ class TestDataModule:
 
     def test_drawn_masks_serve_images_that_have_none(self, tmp_path):
         root, drawn = write_table_fake(tmp_path / "data"), tmp_path / "drawn"
-        with pytest.raises(DatasetError, match="no folder of drawn masks"):
+        with pytest.raises(DatasetError, match="no folder of predicted masks"):
             CSVDataModule(root, drawn_masks=drawn).setup()
         for record in CSVDataModule(root).records:
             write_image(drawn / f"{record.image_id}.lung.png", draw_lungs())

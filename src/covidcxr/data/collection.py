@@ -40,10 +40,10 @@ class Collection(Faults, ABC):
         official_split: Use the split of the data set's authors where there is one; else split anew by patient.
         label_map: New names for labels; the images of a label mapped to null are left out.
         drop_unlabelled: Leave out images without a label.
-        drawn_masks: Folder of lung masks for images that have none.
-        drawn_masks_for: "all" images, or "train" = training images only, so that a segmenter that learns from drawn
-            masks is still validated and tested on hand-drawn ones.
-        min_lung_area: Leave out images that got drawn lungs which cover less of the image than this, in [0, 1);
+        drawn_masks: Folder of lung masks that a segmenter predicted, for images that have none.
+        drawn_masks_for: "all" images, or "train" = training images only, so that a segmenter that learns from
+            predicted masks is still validated and tested on hand-drawn ones.
+        min_lung_area: Leave out images whose predicted lungs cover less of the image than this, in [0, 1);
             `covidcxr datasets masks` measures them.
         fractions: Training and validation share of the patients; the rest tests.
         fold: With `folds`: which fold tests, from 0.
@@ -194,11 +194,11 @@ class Collection(Faults, ABC):
             raise self.no_image()
         records = self.split_records(records)
         if self.drawn_masks_for == "train" and self.prepared is not None:
-            raise ConfigError("A compact copy does not tell which masks were drawn: train from its origin.")
-        return records if self.drawn_masks_for == "all" else list(self._without_drawn(records))
+            raise ConfigError("A compact copy does not tell which masks were predicted: train from its origin.")
+        return records if self.drawn_masks_for == "all" else list(self._without_predicted(records))
 
-    def _without_drawn(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Take the drawn masks away from images that do not train."""
+    def _without_predicted(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Take the predicted masks away from images that do not train."""
         for record in records:
             drawn = {path for path in record.mask_paths.values() if self.drawn_masks in path.parents}
             if drawn and record.split != "train":
@@ -271,12 +271,12 @@ class Collection(Faults, ABC):
                 yield self.label_map.rename(record)
 
     def kept_records(self) -> Iterator[Record]:
-        """Read the images that `views` keeps, with drawn masks, and count the others; labels are the data set's own."""
+        """Read the images that `views` keeps, with predicted masks and their own labels, and count the others."""
         self.listed.clear()
         self.left_out.clear()
         drawn = None
         try:
-            if self.drawn_masks is not None and self.prepared is None:  # a copy holds its drawn masks
+            if self.drawn_masks is not None and self.prepared is None:  # a copy holds its predicted masks
                 drawn = DrawnMasks(self.drawn_masks, measured=self.min_lung_area > 0)
             for record in self._every_record():
                 shown = projection(record.view) if self.modality == "X-ray" else "frontal"

@@ -36,13 +36,13 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", "
 """Endings, in lower case, of the files that count as images."""
 
 MASK_INDEX = "covidcxr-masks.json"
-"""The file in a folder of drawn masks that tells how much of each image its lungs cover."""
+"""The file in a folder of predicted masks that tells how much of each image its lungs cover."""
 
 _OF_SYSTEMS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 _WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # a drive, or a share of the network
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
-_HOW_TO_DRAW = (
-    "Draw them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that they bear the data set's image names."
+_HOW_TO_PREDICT = (
+    "Predict them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that they bear the data set's image names."
 )
 
 
@@ -101,7 +101,7 @@ def table_path(root: Path, text: str) -> Path:
 
 
 class DrawnMasks:
-    """Lung masks that a segmenter drew, for images that have none.
+    """Lung masks that a segmenter predicted, for images that have none.
 
     Args:
         folder: Holds `IMAGE_ID.lung_field.png`, `IMAGE_ID.lung.png`, or both, for each image; or the output of
@@ -170,11 +170,11 @@ class DrawnMasks:
         """
         folder = self._tops[0]
         if not folder.is_dir():
-            raise DatasetError(f"There is no folder of drawn masks {folder}. {_HOW_TO_DRAW}")
+            raise DatasetError(f"There is no folder of predicted masks {folder}. {_HOW_TO_PREDICT}")
         if self._asked and not self._found:
             raise DatasetError(
-                f"{folder} has a drawn mask for none of {self._asked} images that have no lung mask: looked for "
-                f"IMAGE_ID.lung_field.png and IMAGE_ID.lung.png there and in {self._tops[1]}. {_HOW_TO_DRAW}"
+                f"{folder} has a predicted mask for none of {self._asked} images that have no lung mask: looked for "
+                f"IMAGE_ID.lung_field.png and IMAGE_ID.lung.png there and in {self._tops[1]}. {_HOW_TO_PREDICT}"
             )
 
 
@@ -184,11 +184,11 @@ def _read_areas(path: Path) -> dict[str, float]:
         return {str(name): float(area) for name, area in areas.items()}
     except FileNotFoundError:
         raise DatasetError(
-            f"There is no {path}, which tells the lungs' areas. Draw the masks: covidcxr datasets masks."
+            f"There is no {path}, which tells the lungs' areas. Predict the masks: covidcxr datasets masks."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
-            f"{path} cannot be read ({error}). Draw the masks again: covidcxr datasets masks."
+            f"{path} cannot be read ({error}). Predict the masks again: covidcxr datasets masks."
         ) from error
 
 
@@ -287,7 +287,7 @@ class _Listings:
 
 
 class Faults:
-    """Part of a data set that is told what is wrong with it.
+    """Part of a data set that collects what is wrong with it.
 
     Example:
         ```python
@@ -327,7 +327,7 @@ class Faults:
 
     @contextmanager
     def collected_faults(self) -> Iterator[list[str]]:
-        """Collect what `fault` is told in a list in place of raising it."""
+        """Collect what `fault` gets in a list in place of raising it."""
         self._faults = []
         try:
             yield self._faults

@@ -16,7 +16,7 @@ Views = Literal["frontal", "all"]
 """Which images are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
 
 DrawnFor = Literal["all", "train"]
-"""Which images get drawn masks."""
+"""Which images get predicted masks."""
 
 
 class CollectionSettings(TypedDict, total=False):

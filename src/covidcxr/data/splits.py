@@ -36,7 +36,7 @@ def assign_splits(
         records: The images.
         fractions: Training and validation share of what is to be split; the rest is for testing.
         seed: Another seed gives another split.
-        group: The field that is never torn apart; an image where it is None is a group of its own.
+        group: The field whose groups stay whole; an image where it is None is a group of its own.
         hold_out_source: Source, or sources, whose images are the test split. A patient who has images there goes
             there with all images; everybody else is shared between training and validation.
 
@@ -187,7 +187,7 @@ def _keep_official(
 
     Args:
         records: The images.
-        group: The field that is never torn apart.
+        group: The field whose groups stay whole.
         refill: Whether the official training images are to give some to another split.
 
     Returns:
@@ -245,7 +245,7 @@ def _traits(record: Record) -> Iterator[str]:
     for name, shown in record.findings.items():
         if shown:
             yield f"label {name}"
-    # Not by masks: who tests must not change with the folder of drawn masks that is given.
+    # Not by masks: who tests must not change with the folder of predicted masks that is given.
     yield f"source {record.source}"
 
 

@@ -249,7 +249,7 @@ class TestDrawnMasks:
             open_table(table, drawn_masks=table / "out").setup()
         assert str(table / "out" / "films") in str(caught.value)
         report = check_dataset(open_table(table, drawn_masks=table / "nowhere", where={"source": ["north", "east"]}))
-        assert ["no folder of drawn masks" in fault for fault in report.faults] == [True]
+        assert ["no folder of predicted masks" in fault for fault in report.faults] == [True]
         assert report.images == 32  # the rest was looked at all the same
 
     def test_images_that_have_masks_need_none(self, table):

@@ -169,7 +169,7 @@ def find_duplicates(
         near: Also find copies that were changed; else only equal pictures.
         read: Opens a record's image, grey in [0, 1]; by default from its `image_path`.
         cache: Folder for what was read; None = not kept.
-        progress: Told how many images of how many were read.
+        progress: Called with how many images of how many were read.
 
     Returns:
         The groups, and what could not be read.

@@ -71,7 +71,7 @@ def check_dataset(collection: Collection, *, decode: bool = False, progress: Pro
         collection: The data set.
         decode: Also decode every image and mask. Else only their headers are read, which does not find a file that was
             cut short.
-        progress: Told how many images of how many are looked at.
+        progress: Called with how many images of how many are looked at.
 
     Returns:
         Faults, counts and notes.
@@ -127,7 +127,7 @@ def depth_remark(collection: Collection, records: Sequence[Record], sample: int 
 def _held_bits(collection: Collection, record: Record) -> int | None:
     try:
         return held_bits(collection.load_image(record))
-    except ImageReadError:  # told of when it is used
+    except ImageReadError:  # reported when it is used
         return None
 
 
@@ -167,7 +167,7 @@ def _check_labels(collection: Collection, records: list[Record]) -> list[str]:
 
 
 def _examine(collection: Collection, record: Record, decode: bool) -> list[str]:
-    """Look at an image and its masks; files that are not there were told of before."""
+    """Look at an image and its masks; files that are not there were reported before."""
     faults = []
     whole = None
     try:

@@ -155,7 +155,7 @@ def prepare_dataset(
         image_size: Height and width of the frame that images are to be fitted to.
         fit: "letterbox" keeps the aspect ratio (the black padding is not stored), "stretch" does not.
         num_workers: Threads that read, resize and write.
-        progress: Told how many images of how many are done.
+        progress: Called with how many images of how many are done.
 
     Returns:
         What was done.

@@ -37,10 +37,10 @@ class Prepared:
     Attributes:
         root: Folder of the copy.
         dataset: Class name of the data module that it is a copy of.
-        settings: What the data module was told when it was copied.
+        settings: Settings of the data module when it was copied.
         views: Which views it holds.
-        drawn_masks: Whether it holds drawn masks.
-        min_lung_area: The least area of drawn lungs that its images have.
+        drawn_masks: Whether it holds predicted masks.
+        min_lung_area: The least area of predicted lungs that its images have.
         classes: Its classes, before any `label_map`.
         image_size: Height and width of the frame that images were fitted to.
         fit: How.
@@ -109,7 +109,7 @@ class Prepared:
         """Read the records of the copy, if it is one of this data set with these settings.
 
         Args:
-            collection: The data set as it was set up on the copy; it is told of faults.
+            collection: The data set as it was set up on the copy; it collects the faults.
 
         Returns:
             The records.

@@ -176,7 +176,7 @@ class CombinedDataModule(CXRDataModule):
         if self.duplicates in ("refuse", "ignore"):
             return records
         copies = self._find_copies(records)
-        surplus = self._drop(copies) if self.duplicates == "drop" else self._drop_torn(records, copies)
+        surplus = self._drop(copies) if self.duplicates == "drop" else self._drop_leaking(records, copies)
         records = _link_patients(records, copies)  # also of copies that go: one person must not train and test
         return [record for record in records if record.image_id not in surplus]
 
@@ -193,11 +193,11 @@ class CombinedDataModule(CXRDataModule):
         if self.duplicates != "refuse":
             return
         splits = {record.image_id: record.split for record in records}
-        torn = [group for group in self._find_copies(records) if len({splits[name] for name in group.image_ids}) > 1]
-        if torn:
-            pairs = [" = ".join(group.image_ids) for group in torn]
+        leaking = [group for group in self._find_copies(records) if len({splits[name] for name in group.image_ids}) > 1]
+        if leaking:
+            pairs = [" = ".join(group.image_ids) for group in leaking]
             raise DatasetError(
-                f"{len(torn)} images are there several times, in different splits: {some_of(pairs, 3)}. "
+                f"{len(leaking)} images are there several times, in different splits: {some_of(pairs, 3)}. "
                 f'duplicates="group" keeps copies in one split, "drop" keeps the first, "ignore" lets them be.'
             )
 
@@ -215,7 +215,7 @@ class CombinedDataModule(CXRDataModule):
         self.left_out["copy of another image"] += len(surplus)
         return surplus
 
-    def _drop_torn(self, records: list[Record], copies: list[DuplicateGroup]) -> set[str]:
+    def _drop_leaking(self, records: list[Record], copies: list[DuplicateGroup]) -> set[str]:
         """Return the copies that official splits keep apart from the one nearest to testing."""
         if self.folds is not None or self.hold_out_source is not None:
             return set()  # official splits are set aside

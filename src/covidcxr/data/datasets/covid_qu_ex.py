@@ -149,17 +149,17 @@ class CovidQUExDataModule(CXRDataModule):
 
     def _read_both(self) -> Iterator[Record]:
         infection = {record.image_path.name: record for record in self._read_part("infection")}
-        shared = torn = 0
+        shared = differing = 0
         for record in self._read_part("lung"):
             twin = infection.pop(record.image_path.name, None)
             shared += twin is not None
-            torn += twin is not None and twin.split != record.split
+            differing += twin is not None and twin.split != record.split
             yield replace(record, mask_paths={**twin.mask_paths, **record.mask_paths}) if twin else record
         yield from infection.values()
-        if torn and self.official_split:
+        if differing and self.official_split:
             warnings.warn(
-                f"{torn} of the {shared} images that are in both parts of {self.root} lie in different splits there. "
-                f"They take the split of the lung part.",
+                f"{differing} of the {shared} images that are in both parts of {self.root} lie in different splits "
+                f"there. They take the split of the lung part.",
                 stacklevel=2,
             )
 

@@ -68,7 +68,7 @@ class CSVDataModule(CXRDataModule):
         mask_columns: From mask class to the column of its files (null = none), or to
             `{column: ..., where: {COLUMN: [VALUES]}}` for rows of some kind only. With `empty: {COLUMN: [VALUES]}`
             beside it, training images of these rows that have no such mask count as showing nothing of it, say images
-            without a finding nothing of an infection; validation and test keep to drawn masks.
+            without a finding nothing of an infection; validation and test keep to masks that are known.
         classes: Names and order of the classes, after `label_map`; null = all labels found, sorted, or `label_columns`.
             What is named here or in `label_map` is a class, even "None" or "NA".
         where: Keep only rows that have one of these values, in each of these columns.
@@ -147,7 +147,7 @@ class CSVDataModule(CXRDataModule):
         self.classes = self.label_map.classes(self.own_classes) if classes is None else tuple(classes)
 
     def _open_table(self, fault: Fault = _ignore) -> Table:
-        """Open the table; damaged rows are told of when the records are read."""
+        """Open the table; damaged rows are reported when the records are read."""
         table = Table(self._source, fault=fault, missing=self.settings["missing"])
         if column := self.settings["label_column"]:
             table.keep(column, {*(self.settings["classes"] or ()), *self.label_map.names})
@@ -214,7 +214,7 @@ class CSVDataModule(CXRDataModule):
         return replace(record, empty_masks=()) if record.empty_masks and record.split != "train" else record
 
     def _listed(self) -> Iterator[tuple[Record, dict[str, str]]]:
-        """Read every row that can be read; what is wrong with the others was told when the records were read."""
+        """Read every row that can be read; what is wrong with the others was reported when the records were read."""
         with no_collector():
             for line, row in self._open_table():
                 try:

@@ -30,8 +30,8 @@ class FeedbackDataModule(CXRDataModule):
     image is: then the same image twice counts as one patient, and two images of one patient may train and test.
 
     Args:
-        root: Folder of the export. Lungs that the model drew lie in its folder `drawn`: set `drawn_masks` to it where
-            the model sees a region.
+        root: Folder of the export. Lungs that the model predicted lie in its folder `drawn`: set `drawn_masks` to it
+            where the model sees a region.
         base: Further settings of `CXRDataModule`.
 
     Raises:

@@ -30,7 +30,7 @@ def read_manifest(
         root: Folder of the collection.
         sources: What `source` must be.
         labels: From the table's labels to the data set's own; others stay as they are.
-        fault: Told of rows that are damaged.
+        fault: Called with the error of a damaged row.
 
     Returns:
         The images, in the table's order; none where there is no such table, or one of other data sets.
@@ -68,7 +68,7 @@ class SeriesPatients:
     Args:
         root: Folder that may hold the collection's `metadata.csv`, which knows them. Without it images are grouped by
             their names, which finds only some of the series; a warning says so.
-        fault: Told of damaged rows of that table.
+        fault: Called with the error of a damaged row of that table.
 
     Example:
         ```python

@@ -25,7 +25,7 @@ from covidcxr.types import SplitName
 __all__ = ["GateDataModule", "cut_out", "shuffle_tiles"]
 
 _DRAWN_SIZES = ((160, 160), (160, 192), (192, 160), (128, 192))
-_SPOILT = ("cut-out", "shuffled")
+_CORRUPTED = ("cut-out", "shuffled")
 _SPLITTING = ("fractions", "fold", "folds", "hold_out_source", "split_seed")
 
 
@@ -33,10 +33,10 @@ _SPLITTING = ("fractions", "fold", "folds", "hold_out_source", "split_seed")
 class GateDataModule(CXRDataModule):
     """The images of another data set in all eight orientations, among pictures that are no frontal radiograph.
 
-    The latter are drawn (`covidcxr.phantom.draw_other`), or real images spoilt: a small part cut out, or tiles
-    shuffled, so that neither "it was drawn" nor "it has an image's grain" tells anything. Drawn chests stand among the
-    images for the same reason. Nothing is written: pictures are made when they are read. The source of a picture is
-    its image's, or the kind of what is no image.
+    The latter are drawn (`covidcxr.phantom.draw_other`), or real images that are corrupted: a small part cut out, or
+    tiles shuffled, so that neither "it was drawn" nor "it has an image's grain" tells anything. Drawn chests stand
+    among the images for the same reason. Nothing is written: pictures are made when they are read. The source of a
+    picture is its image's, or the kind of what is no image.
 
     Args:
         root: Folder of the images.
@@ -88,12 +88,12 @@ class GateDataModule(CXRDataModule):
             raise ConfigError(f"films ({settings['name']}) refuses its settings: {error}.") from error
 
     def read_records(self) -> Iterator[Record]:
-        """Return every image in eight orientations and spoilt in two ways, then what is drawn."""
+        """Return every image in eight orientations and corrupted in two ways, then what is drawn."""
         for image in self.images.records:
             plain = replace(image, mask_paths={}, findings={})
             for name in ORIENTATIONS:
                 yield replace(plain, label=name, image_id=f"{name}/{image.image_id}")
-            for way in _SPOILT:
+            for way in _CORRUPTED:
                 yield replace(plain, label=NOT_A_FRONTAL_IMAGE, source=way, image_id=f"{way}/{image.image_id}")
         for number in range(self.drawn):
             split, path = self._split(number), Path("drawn", f"{number:05d}")

@@ -24,7 +24,7 @@ def list_datasets() -> list[dict[str, Any]]:
 
     Returns:
         One entry a data set, by name: `name`, `what` (a line), `modality`, `classes`, `release` (that which is read
-        unless told otherwise, else the newest) and `images` of it; for a data set that cannot be loaded `name` and
+        by default, else the newest) and `images` of it; for a data set that cannot be loaded `name` and
         `error`.
     """
     return [_entry(name) for name in DATASETS.names()]

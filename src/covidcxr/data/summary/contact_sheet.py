@@ -205,7 +205,7 @@ def draw_contact_sheet(
         columns: Images a row.
         tile: Height and width of an image in pixels.
         seed: Seeds the choice of images.
-        progress: Told how many images of how many are drawn.
+        progress: Called with how many images of how many are drawn.
 
     Returns:
         The sheet, in colour.

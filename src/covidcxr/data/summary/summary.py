@@ -34,7 +34,7 @@ def compute_mean_std(
         datamodule: The data set; the images of its training split are read.
         sample: Read only that many of them, drawn at random; None = all.
         seed: Seeds the draw.
-        progress: Told after each image how many of how many are read.
+        progress: Called after each image with how many of how many are read.
 
     Returns:
         Mean and standard deviation, for images in [0, 1].
@@ -81,7 +81,7 @@ def survey(
         pixels: Also compute the mean and standard deviation of the training images' grey values, at the data module's
             size.
         sample: Do so over that many training images, drawn at random; None = over all.
-        progress: Told how many training images of how many were read.
+        progress: Called with how many training images of how many were read.
 
     Returns:
         `images`, `left_out` (by reason), `label`, `view`, `sex`, `age` (bands), `source`, `split`, `mask` (images by
