@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from covidcxr.data.datasets.feedback import FORMAT_VERSION, INDEX
 from covidcxr.errors import ConfigError
+from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import write_json
 from covidcxr.serve.database import masks
 from covidcxr.serve.schema import INDETERMINATE
@@ -23,9 +24,9 @@ __all__ = ["export_feedback"]
 def export_feedback(store: Store, out: str | Path) -> dict[str, int]:
     """Write the images that may train models into a folder, which appears whole or not at all.
 
-    It holds `feedback.json`, `films/ID.png`, corrected masks as `masks/ID.CLASS.png`, and those that the model drew as
-    `drawn/films/ID.png.CLASS.png`. File names, comments and DICOM identifiers stay in the store; images of one DICOM
-    patient share a number.
+    It holds `feedback.json`, `films/ID.png`, corrected masks as `masks/ID.CLASS.png`, and those that the model
+    predicted as `drawn/films/ID.png.CLASS.png`. File names, comments and DICOM identifiers stay in the store; images of
+    one DICOM patient share a number.
 
     Args:
         store: Where readers' verdicts are.
@@ -43,34 +44,35 @@ def export_feedback(store: Store, out: str | Path) -> dict[str, int]:
         raise ConfigError(
             f"{target} is there already. Export into a new folder: consent may have been withdrawn since."
         )
-    rows = [row for row in reversed(store.films()) if row["verdict"] is not None and row["verdict"]["consent"]]
+    rows = [row for row in reversed(store.rows()) if row["verdict"] is not None and row["verdict"]["consent"]]
     if not rows:
         raise ConfigError("No reader agreed that an image may train models, so there is nothing to export.")
     draft = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
-        films = [_write_film(store, row, draft, patient) for row, patient in zip(rows, _number(rows), strict=True)]
+        images = [_write_image(store, row, draft, patient) for row, patient in zip(rows, _number(rows), strict=True)]
         classes = list(dict.fromkeys(name for row in rows for name in row["verdict"]["classes"]))
-        write_json(draft / INDEX, {"format_version": FORMAT_VERSION, "classes": classes, "films": films})
+        write_json(draft / INDEX, {"format_version": FORMAT_VERSION, "classes": classes, "films": images})
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    labels = sum(film["label"] is not None for film in films)
-    return {"films": len(films), "labels": labels, "corrected_masks": sum(len(film["masks"]) for film in films)}
+    labels = sum(image["label"] is not None for image in images)
+    corrected = sum(len(image["masks"]) for image in images)
+    return {"films": len(images), "labels": labels, "corrected_masks": corrected}
 
 
-def _write_film(store: Store, row: Row, folder: Path, patient: str | None) -> dict[str, Any]:
-    verdict, film = row["verdict"], f"films/{row['id']}.png"
-    _write(folder / film, store.picture(row["id"], "image"))
+def _write_image(store: Store, row: Row, folder: Path, patient: str | None) -> dict[str, Any]:
+    verdict, image = row["verdict"], f"films/{row['id']}.png"
+    _write(folder / image, store.picture(row["id"], "image"))
     corrected = {}
     for name, is_corrected, png in _masks(store, row["id"]):
-        place = f"masks/{row['id']}.{name}.png" if is_corrected else f"drawn/{film}.{name}.png"
-        _write(folder / place, png)
+        place = f"masks/{row['id']}.{name}.png" if is_corrected else f"drawn/{image}.{name}.png"
+        _write(path_inside(folder, place), png)  # the class is a model's word
         if is_corrected:
             corrected[name] = place
     return {
-        "film": film,
+        "film": image,
         "sha256": row["sha256"],
         "patient": patient,
         "label": None if verdict["label"] == INDETERMINATE else verdict["label"],
@@ -83,9 +85,9 @@ def _write_film(store: Store, row: Row, folder: Path, patient: str | None) -> di
     }
 
 
-def _masks(store: Store, film_id: str) -> Iterator[tuple[str, bool, bytes]]:
+def _masks(store: Store, image_id: str) -> Iterator[tuple[str, bool, bytes]]:
     with store.engine.connect() as connection:
-        for row in connection.execute(select(masks).where(masks.c.film == film_id).order_by(masks.c.name)):
+        for row in connection.execute(select(masks).where(masks.c.film == image_id).order_by(masks.c.name)):
             yield row.name, row.corrected, bytes(row.image)
 
 
