@@ -122,7 +122,7 @@ def _explain_all(
     progress: bool,
 ) -> tuple[list[dict[str, Any]], list[tuple[str, Picture, Picture]]]:
     """Write the maps; return an entry an image, and the pictures of the first ones by class."""
-    from covidcxr.io.folders import path_inside
+    from covidcxr.io.folders import fails_everywhere, path_inside
     from covidcxr.pipeline.prediction import Prediction
     from covidcxr.utils.threads import tracked
 
@@ -137,6 +137,8 @@ def _explain_all(
             place = path_inside(folder / "films", name)
             explanation.save(place.parent, place.name, prediction.image)
         except (CovidCXRError, OSError) as error:  # this image's alone: settings were checked before
+            if fails_everywhere(error):
+                raise
             entries.append({"name": name, "error": str(error), "kind": type(error).__name__})
             continue
         entries.append({"name": name, "label": prediction.label, **explanation.to_dict(), "note": explanation.note})

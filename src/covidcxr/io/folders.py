@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,17 +13,30 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from covidcxr.errors import ConfigError
+from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io.atomic import replace_file
 from covidcxr.utils.plain import json_text
 
-__all__ = ["RUN_FILE", "lock_folder", "path_inside", "remove_drafts", "run_folder"]
+__all__ = [
+    "LOCK_FILES",
+    "RUN_FILE",
+    "fails_everywhere",
+    "is_draft",
+    "lock_folder",
+    "path_inside",
+    "remove_drafts",
+    "run_folder",
+]
 
 RUN_FILE = "covidcxr-run.json"
 """Says which run a folder belongs to."""
 
 _LOCK = ".covidcxr.lock"
 _HOLDER = ".covidcxr.holder.json"
+LOCK_FILES = {_LOCK, _HOLDER}
+"""What `lock_folder` leaves in a folder."""
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -107,13 +121,14 @@ def run_folder(
         The folder.
 
     Raises:
-        ConfigError: If another process works in the folder, or it holds the results of another run, or files of
-            unknown origin that this run would replace.
-        OSError: If the folder cannot be made or written to.
+        ConfigError: If another process works in the folder, it holds the results of another run, or files of unknown
+            origin that this run would replace, or the disk fails.
     """
     place = Path(folder)
-    with lock_folder(place):
-        record = place / RUN_FILE
+    record = place / RUN_FILE
+    if not record.is_file():
+        _refuse_foreign_files(place, writes)  # before anything is written there
+    with _explain_disk_errors(place), lock_folder(place):
         known = _read_record(record) if record.is_file() else None
         if known is None:
             _refuse_foreign_files(place, writes)
@@ -127,15 +142,51 @@ def run_folder(
         yield place
 
 
+@contextmanager
+def _explain_disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except PretrainedError:  # an OSError, too, but not of writing
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written to: {error.strerror or error}. Mend that and run the same command again: it "
+            f"goes on where it stopped."
+        ) from error
+
+
+def fails_everywhere(error: Exception) -> bool:
+    """Tell an error of the disk, which every file meets, from one of a file's name.
+
+    Args:
+        error: What writing a file raised.
+
+    Returns:
+        Whether the disk is full, broken or read-only.
+    """
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
+
+
+def is_draft(path: Path) -> bool:
+    """Return whether a file is one that `replace_file` has not put in place yet.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Whether its name says so.
+    """
+    return _DRAFT.fullmatch(path.name) is not None
+
+
 def remove_drafts(folder: Path) -> None:
     """Remove what killed processes left half-written.
 
     Args:
         folder: Searched with all folders below.
     """
-    for draft in folder.rglob(".*.tmp"):
-        if _DRAFT.fullmatch(draft.name):
-            draft.unlink(missing_ok=True)
+    for path in filter(is_draft, folder.rglob(".*.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

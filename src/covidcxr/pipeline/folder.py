@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -16,9 +15,9 @@ from typing import Any
 from urllib.parse import quote
 
 from covidcxr.data.files import IMAGE_SUFFIXES
-from covidcxr.errors import ConfigError, PretrainedError
+from covidcxr.errors import ConfigError
 from covidcxr.io.atomic import replace_file
-from covidcxr.io.folders import RUN_FILE, path_inside, run_folder
+from covidcxr.io.folders import RUN_FILE, fails_everywhere, path_inside, run_folder
 from covidcxr.io.pretrained import write_json
 from covidcxr.page import STYLE, load_template
 from covidcxr.pipeline.batches import BATCH_IMAGES
@@ -37,8 +36,6 @@ _SHOWN = {"cannot say": "indeterminate"}
 _LINES, _SUMMARY, _PAGE = "predictions.jsonl", "summary.json", "index.html"
 _RESULTS = {RUN_FILE, _LINES, _SUMMARY, _PAGE, "explanations.json"}
 """What we write beside `films`; a folder with `RUN_FILE`, or with a table of 0.1.0, is one of ours."""
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-"""These fail for every image; any other error of writing is about a name."""
 
 
 def find_images(
@@ -165,20 +162,11 @@ def predict_folder(
     pipeline = load_pipeline(model, device)
     settings = {"command": "predict", "model": fingerprint(pipeline), "images": digest_images(images), "bits": bits}
     pictures = [f"films/*.{ending}" for ending in ("json", "overlay.png", *(f"{m}.png" for m in pipeline.mask_classes))]
-    try:
-        with run_folder(out, settings, [_LINES, _SUMMARY, _PAGE, *pictures], overwrite=overwrite) as target:
-            run = _Run(pipeline, target, images, batch_size, num_workers, bits)
-            entries = run.go(progress)
-            summary = _summary(entries, left_out, target)
-            write_sheet(target / _PAGE, entries, summary)
-            write_json(target / _SUMMARY, summary)
-    except PretrainedError:  # an OSError, too, but not of writing
-        raise
-    except OSError as error:
-        raise ConfigError(
-            f"The predictions cannot be written to {os.fspath(out)}: {error.strerror or error}. Mend that and run the "
-            f"same command again: it goes on where it stopped."
-        ) from error
+    with run_folder(out, settings, [_LINES, _SUMMARY, _PAGE, *pictures], overwrite=overwrite) as target:
+        entries = _Run(pipeline, target, images, batch_size, num_workers, bits).go(progress)
+        summary = _summary(entries, left_out, target)
+        write_sheet(target / _PAGE, entries, summary)
+        write_json(target / _SUMMARY, summary)
     return summary
 
 
@@ -270,7 +258,7 @@ class _Run:
                 place = path_inside(self._target / "films", name)
                 prediction.save(place.parent, place.name)
             except (ConfigError, OSError) as error:  # a name too long for this disk must not cost the other images
-                if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                if fails_everywhere(error):
                     raise
                 words = f"The prediction cannot be written: {error}"
                 return {"name": name, "error": words, "kind": type(error).__name__}

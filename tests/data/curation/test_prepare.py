@@ -27,6 +27,7 @@ from fakes import (
     write_image,
     write_table_fake,
 )
+from kill import kill_at_moments
 from makers import MAKERS
 from PIL import Image
 from prepare_slowly import Images
@@ -44,6 +45,7 @@ from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.data.curation.prepared import INDEX, RECORDS, STAMP
 from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.io.folders import lock_folder
 from covidcxr.io.image import image_size
 
 SMALL: dict[str, Any] = {"image_size": (24, 24), "batch_size": 4, "augment": None}
@@ -82,7 +84,8 @@ def assert_same_samples(copy: CXRDataModule, origin: CXRDataModule) -> None:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".covidcxr."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))
@@ -434,3 +437,41 @@ class TestInterruption:
         told = []
         prepare_dataset(Images(table), tmp_path / "copy", progress=lambda done, total: told.append((done, total)))
         assert told == [(done, 24) for done in range(1, 25)]
+
+    def test_two_at_once(self, table, tmp_path):
+        with lock_folder(tmp_path / "copy"), pytest.raises(ConfigError, match="is in use by process"):
+            prepare_dataset(Images(table), tmp_path / "copy", image_size=(24, 24))
+        assert prepare_dataset(Images(table), tmp_path / "copy", image_size=(24, 24)).written == 24
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1200)
+    def test_the_command_killed_at_ten_moments(self, tmp_path):
+        write_folder_fake(tmp_path / "data", patients=250)
+        for image in list((tmp_path / "data").rglob("p0007_*.png")):
+            image.write_bytes(b"\x89PNG\r\n\x1a\n no image")
+        words = ["datasets", "prepare", "folder", "--root", "data", "--image-size", "24", "24", "--num-workers", "1"]
+        command = [sys.executable, "-m", "covidcxr", *words]
+        first = kill_at_moments([*command, "--out", "whole"], tmp_path, 0)
+        assert first.returncode == 1, first.output
+        whole, out = files_of(tmp_path / "whole"), tmp_path / "copy"
+        written = 0
+
+        def pictures() -> dict[str, bytes]:
+            return {name: content for name, content in files_of(out).items() if name.endswith(".png")}
+
+        def check() -> None:
+            nonlocal written
+            there = pictures()
+            assert len(there) >= written, "a picture was lost"
+            assert all(whole[name] == content for name, content in there.items()), "half a picture is taken for whole"
+            assert (out / STAMP).is_file()
+            assert not (out / INDEX).exists()
+            written = len(there)
+
+        def begun() -> bool:
+            return out.is_dir() and len(list(out.rglob("*.png"))) > written
+
+        end = kill_at_moments([*command, "--out", "copy"], tmp_path, 10, seed=3, seconds=0.3, begun=begun, check=check)
+        assert (end.returncode, end.kills) == (1, 10), end.output
+        assert 10 <= written < len(whole)
+        assert files_of(out) == whole

@@ -23,6 +23,7 @@ from covidcxr.data.files import find_twice
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import LOCK_FILES, is_draft, lock_folder, remove_drafts
 from covidcxr.io.image import write_image, write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.types import Fit
@@ -83,9 +84,6 @@ def digest(text: str) -> str:
 
 
 _FAILED = "failed.jsonl"
-
-
-_DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ def prepare_dataset(
         What was done.
 
     Raises:
-        ConfigError: If a setting is wrong, or `out` holds something else.
+        ConfigError: If a setting is wrong, `out` holds something else, or another process works in it.
         DatasetError: If the data set is not there or contradicts itself, no image can be read, or the disk is full.
     """
     geometry = PreprocessConfig(image_size=image_size, fit=fit)
@@ -179,11 +177,13 @@ def prepare_dataset(
         geometry=geometry,
         names=file_names([record.image_id for record in records]),
     )
-    with _disk_explained(target), single_threaded():
-        _claim(target, plan)
-        copies = list(map_threads(copy, records, threads=num_workers, progress=progress))
-        report = _report(collection, target, copies)
-        _finish(collection, report, plan, [each.record for each in copies if each.error is None])
+    with _disk_explained(target):
+        _refuse_other_files(target)  # before anything is written there
+        with lock_folder(target), single_threaded():
+            _claim(target, plan)
+            copies = list(map_threads(copy, records, threads=num_workers, progress=progress))
+            report = _report(collection, target, copies)
+            _finish(collection, report, plan, [each.record for each in copies if each.error is None])
     return report
 
 
@@ -221,11 +221,22 @@ def _plan(collection: Collection, geometry: PreprocessConfig) -> dict[str, Any]:
     return dict(json.loads(to_json(plan)))
 
 
+def _begun(target: Path) -> Path | None:
+    """Return the file that says which copy was begun here."""
+    return next((path for path in (target / INDEX, target / STAMP) if path.is_file()), None)
+
+
+def _refuse_other_files(target: Path) -> None:
+    if _begun(target) is None and target.exists():
+        names = {path.name for path in target.iterdir() if not is_draft(path)}
+        if names - LOCK_FILES:
+            raise ConfigError(f"{target} holds other files. Choose a new folder for the copy.")
+
+
 def _claim(target: Path, plan: dict[str, Any]) -> None:
     """Mark a folder as the place of this copy, and clear what an interrupted run left half-written."""
-    begun = next((path for path in (target / INDEX, target / STAMP) if path.is_file()), None)
-    if begun is None and target.exists() and any(not _DRAFT.fullmatch(path.name) for path in target.iterdir()):
-        raise ConfigError(f"{target} holds other files. Choose a new folder for the copy.")
+    _refuse_other_files(target)
+    begun = _begun(target)
     old = plan if begun is None else read_index(begun)
     for key, value in plan.items():
         if old.get(key) != value:
@@ -233,9 +244,7 @@ def _claim(target: Path, plan: dict[str, Any]) -> None:
             raise ConfigError(f"The compact copy in {target} was begun {words}. Choose another folder, or remove it.")
     write_json(target / STAMP, plan)
     (target / INDEX).unlink(missing_ok=True)
-    for draft in target.rglob(".*.tmp"):
-        if _DRAFT.fullmatch(draft.name):
-            draft.unlink()
+    remove_drafts(target)
 
 
 def _copy(
