@@ -134,6 +134,8 @@ def _pictures() -> Iterator[OddImage]:
     yield OddImage(
         "16 bits of colour.png", png_of(filtered(COLOUR.astype(np.uint16) * 257), WIDTH, HEIGHT, 16, 2), LUMA
     )
+    dark = png_of(filtered(COLOUR.astype(np.uint16) * 16), WIDTH, HEIGHT, 16, 2)
+    yield OddImage("12 bits of colour in 16.png", dark, words="Save it as 16-bit grey")
     deep_alpha = np.dstack([GREY16, ALPHA.astype(np.uint16) * 257])
     yield OddImage("16 bits with alpha.png", png_of(filtered(deep_alpha), WIDTH, HEIGHT, 16, 4), alpha, 0.003)
     yield OddImage("one bit.png", encode(MASK, "PNG"), MASK)

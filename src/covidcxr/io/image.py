@@ -336,12 +336,18 @@ def _from_file(file: File, name: str, bits: int | None) -> Grey:
 def _decode_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
     picture = _open_picture(file, head, name)
     _check_pixels(picture.height, picture.width, name)
+    is_deep_colour = picture.mode[0] in "RL" and ";16" in str(picture.tile[:1])
     by_libtiff = picture.format == "TIFF" and picture.info.get("compression") != "raw"
     listening: AbstractContextManager[list[str]] = caught_stderr() if by_libtiff else nullcontext([])
     with listening as messages:
         upright = loaded_picture(picture, name)
     if messages:
         raise ImageReadError(f"{name} is damaged ({messages[0].rstrip('.')}). Copy or download it again.")
+    if is_deep_colour and np.asarray(upright.convert("L")).max() < 64:  # Pillow keeps the upper 8 bits alone
+        raise ImageReadError(
+            f"{name} has 16 bits a colour and is nearly black. Save it as 16-bit grey and, if it holds 12, "
+            f"read it with bits=12."
+        )
     if picture.format == "JPEG":
         corner = picture.crop((picture.width - 1, picture.height - 1, picture.width, picture.height))
         file.seek(0)
