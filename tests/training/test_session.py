@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tiny import TINY
 
 from covidcxr import training
+from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.models import ClassificationModel
 from covidcxr.phantom import write_dataset
@@ -69,3 +71,29 @@ def test_check_trains_nothing(config: dict[str, Any], tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(config: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         training.test(config | changes)
+
+
+def test_a_collapsed_model_is_warned_of(config: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    """One answer for all images: said by fit and test, and kept beside model and scores."""
+    settings = ModelConfig.from_dict(config["model"]["init_args"]["model"])
+    model = ClassificationModel(settings)
+    for parameter in model.network.parameters():
+        torch.nn.init.zeros_(parameter)
+    config["model"]["init_args"] |= {"init_from": str(model.save_pretrained(tmp_path / "zero")), "lr": 0.0}
+    training.fit({**config, "output": str(tmp_path / "model")})
+    (sign,) = json.loads((tmp_path / "model" / "warnings.json").read_text())[:1]
+    assert "the same answer, covid19" in " ".join(json.loads((tmp_path / "model" / "warnings.json").read_text()))
+    assert f"Warning: {sign}" in capsys.readouterr().out.replace("\n", " ")
+    config["model"]["init_args"]["init_from"] = str(tmp_path / "model")
+    training.test({**config, "output": str(tmp_path / "scores")})
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert any("the same answer, covid19" in sign for sign in scores["warnings"])
+    assert "Warning: All" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_weights_that_are_no_numbers_are_not_saved(config: dict[str, Any], tmp_path: Path) -> None:
+    config["model"]["init_args"] |= {"optimizer": "sgd", "lr": 1e30, "schedule": "constant"}
+    with pytest.raises(ConfigError, match="The training diverged"):
+        training.fit({**config, "output": str(tmp_path / "model")})
+    assert not list((tmp_path / "model").glob("*"))
