@@ -336,7 +336,7 @@ def _from_file(file: File, name: str, bits: int | None) -> Grey:
 def _decode_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
     picture = _open_picture(file, head, name)
     _check_pixels(picture.height, picture.width, name)
-    is_deep_colour = picture.mode[0] in "RL" and ";16" in str(picture.tile[:1])
+    is_deep_colour = picture.mode[0] in "RL" and ";16" in str(getattr(picture, "tile", "")[:1])
     by_libtiff = picture.format == "TIFF" and picture.info.get("compression") != "raw"
     listening: AbstractContextManager[list[str]] = caught_stderr() if by_libtiff else nullcontext([])
     with listening as messages:
