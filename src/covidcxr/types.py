@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, Union
+from typing import IO, TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, Union
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 __all__ = ["ImageLike", "Sample", "Batch", "Region", "Fit", "TaskName", "Mode", "Vote", "SplitName", "GEOMETRY"]
 
 ImageLike: TypeAlias = Union[
-    str, os.PathLike[str], bytes, "np.ndarray[Any, Any]", "PIL.Image.Image", "torch.Tensor", "pydicom.Dataset"
+    str,
+    os.PathLike[str],
+    bytes,
+    bytearray,
+    memoryview,
+    IO[bytes],
+    "np.ndarray[Any, Any]",
+    "PIL.Image.Image",
+    "torch.Tensor",
+    "pydicom.Dataset",
 ]
 """Whatever `covidcxr.io.read_image` reads."""
 

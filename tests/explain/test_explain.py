@@ -495,3 +495,19 @@ def test_heat_of_real_images_lies_in_the_lungs_that_the_model_sees(real_data: Pa
     for answer in answers:
         found = answer.explain()
         assert found.heat[~_box_around(answer.masks["lung_field"])].max(initial=0) == 0
+
+
+def test_a_caller_in_inference_mode_gets_the_same_explanation() -> None:
+    config = ModelConfig(
+        "classification", "timm:test_resnet", CLASSES, preprocess=PreprocessConfig(image_size=(32, 32))
+    )
+    torch.manual_seed(0)
+    model = ClassificationModel(config)
+    image = draw_phantom(0, size=(64, 64)).image
+    outside = explain(model, image)
+    with torch.inference_mode():
+        inside = explain(model, image)
+        torch.manual_seed(0)
+        made_inside = explain(ClassificationModel(config), image)
+    np.testing.assert_array_equal(inside.heat, outside.heat)
+    np.testing.assert_array_equal(made_inside.heat, outside.heat)

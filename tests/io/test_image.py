@@ -790,3 +790,42 @@ def test_real_masks_fit_their_images(real_data: Path) -> None:
             assert 0.02 < mask.mean() < 0.8
             checked += 1
     assert checked >= 15
+
+
+class Upload:
+    """What web frameworks hand over: a file within, and a method `read` that must be awaited."""
+
+    def __init__(self, content: bytes) -> None:
+        self.file = BytesIO(content)
+
+    async def read(self, size: int = -1) -> bytes:
+        return self.file.read(size)
+
+
+class Stream:
+    """What can be read once."""
+
+    def __init__(self, content: bytes) -> None:
+        self._file = BytesIO(content)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+
+@pytest.mark.parametrize("hold", [bytearray, memoryview, BytesIO, Upload, Stream], ids=lambda hold: hold.__name__)
+def test_what_holds_the_content_of_a_file_is_read(hold: type) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    (content := BytesIO()).name = "x.png"
+    Image.fromarray(grey).save(content, "PNG")
+    np.testing.assert_allclose(read_image(hold(content.getvalue())), grey / 255, atol=1e-6)
+
+
+def test_an_open_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
+    with (tmp_path / "a.png").open("rb") as file:
+        file.read(3)
+        assert read_image(file).shape == (8, 8)
+    with (tmp_path / "a.png").open() as file, pytest.raises(ImageReadError, match=r"open\(path, 'rb'\)"):
+        read_image(file)  # type: ignore[arg-type]
+    with pytest.raises(ImageReadError, match="cannot be decoded: I/O operation on closed file"):
+        read_image(file)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 from covidcxr.config import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from covidcxr.errors import ConfigError, ImageReadError, PretrainedError, UnknownNameError
-from covidcxr.io import pretrained, read_image
+from covidcxr.io import pretrained, read_image, write_image
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.models.network import resize_images
 from covidcxr.phantom import draw_phantom
@@ -579,3 +580,26 @@ def test_an_image_of_twelve_bits_in_sixteen_says_so_and_how_to_read_it(mini: Pip
     assert "12-bits-in-16" not in json.dumps(summary)
     with pytest.raises(ConfigError, match="bits must be 8 to 16"):
         mini.predict([path], bits=20)
+
+
+def test_open_files_and_numbers_of_numpy(small: Pipeline, tmp_path: Path) -> None:
+    prediction = small(picture())
+    write_image(tmp_path / "a.png", picture())
+    content = (tmp_path / "a.png").read_bytes()
+    streams = [BytesIO(content), bytearray(content), BytesIO(b"no image")]
+    results = list(small.predict(streams, batch_size=np.int64(2), num_workers=np.int32(1), on_error="return"))
+    assert [type(result) for result in results] == [Prediction, Prediction, FailedPrediction]
+    written = small(tmp_path / "a.png").probabilities
+    assert all(result.probabilities == pytest.approx(written) for result in results[:2])  # type: ignore[union-attr]
+    assert prediction.probabilities.keys() == written.keys()
+    with pytest.raises(ConfigError, match="for one image call pipeline"):
+        small.predict(BytesIO(content))
+    for size in (True, 2.0, "2"):
+        with pytest.raises(ConfigError, match="batch_size must be 1 or more"):
+            small.predict([], batch_size=size)  # type: ignore[arg-type]
+
+
+def test_a_file_is_no_saved_pipeline_and_its_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.json").write_text("{}")
+    with pytest.raises(PretrainedError, match=r"is a file\. Give the folder of the saved model"):
+        Pipeline.from_pretrained(tmp_path / "pipeline.json")

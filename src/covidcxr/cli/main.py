@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
@@ -20,8 +21,12 @@ from covidcxr.cli.recipes import add_recipes
 from covidcxr.cli.serve import add_feedback, add_serve
 from covidcxr.cli.tune import add_tune
 from covidcxr.errors import CovidCXRError, NameClashError, UnknownNameError
+from covidcxr.utils.plain import user_path
 
 __all__ = ["main"]
+
+_HOME = re.compile(r"^(--[\w.-]+=)?(~[/\\].*)$")
+"""A path below the home folder, also in `--data.root=~/images`, where shells leave it to us."""
 
 _EPILOG = """examples:
   covidcxr demo                                         drawn images through the whole pipeline
@@ -49,10 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads of GNU OpenMP spin at barriers: on a busy machine two were up to 70 times slower than one.
     # The variable is read when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [_HOME.sub(_at_home, word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if words and words[0] in VERBS:  # parsed by covidcxr.training.parser
         return _guarded(lambda: train(words))
     return _guarded(lambda: _run_verb(words))
+
+
+def _at_home(match: re.Match[str]) -> str:
+    return f"{match[1] or ''}{user_path(match[2])}"
 
 
 def _run_verb(words: list[str]) -> int:

@@ -10,7 +10,7 @@ from reprlib import Repr
 from typing import Any, cast
 
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
-from covidcxr.utils.plain import plain
+from covidcxr.utils.plain import is_number, plain
 
 __all__ = [
     "FORMAT_VERSION",
@@ -265,4 +265,4 @@ def plain_steps(steps: object) -> tuple[str | dict[str, Any], ...]:
 
 def _is_number(value: object) -> bool:
     # JSON knows NaN, Infinity and whole numbers of any length; no setting of ours may be one of them.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return is_number(value) and abs(value) <= sys.float_info.max

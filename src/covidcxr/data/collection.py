@@ -25,6 +25,7 @@ from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.image import read_image
 from covidcxr.io.pixels import check_bits
 from covidcxr.types import SplitName
+from covidcxr.utils.plain import user_path
 
 __all__ = ["Collection", "Faults", "Views", "has_own_reader"]
 
@@ -116,7 +117,7 @@ class Collection(Faults, ABC):
             raise ConfigError("fold and folds go together, and exclude hold_out_source: a fold is its own test split.")
         if views not in get_args(Views):
             raise ConfigError(f"views must be one of {', '.join(get_args(Views))}, not {views!r}.")
-        self.root = Path(root).expanduser()
+        self.root = user_path(root)
         self.views = views
         self.official_split = official_split
         self.label_map = LabelMap(label_map)
@@ -127,7 +128,7 @@ class Collection(Faults, ABC):
             raise ConfigError(
                 f"drawn_masks_for must be one of {', '.join(get_args(DrawnFor))}, not {drawn_masks_for!r}."
             )
-        self.drawn_masks = None if drawn_masks is None else Path(drawn_masks).expanduser()
+        self.drawn_masks = None if drawn_masks is None else user_path(drawn_masks)
         self.drawn_masks_for = drawn_masks_for
         self.min_lung_area = min_lung_area
         self.fractions = fractions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -215,11 +216,14 @@ def explain_many(
         if name is not None and name not in model.config.classes:
             raise UnknownNameError(f"The model knows no class {name!r}. {did_you_mean(name, model.config.classes)}")
     explanations: list[Explanation] = []
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        pixels = [read_image(image) for image in images[part]]
-        masks = [_by_class(mask, image) for mask, image in zip(lungs[part], pixels, strict=True)]
-        explanations += _explain(model, pixels, masks, targets[part], method)
+    with torch.inference_mode(mode=False):  # what is made in a caller's inference mode has no gradients
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            model = deepcopy(model)  # it was loaded there
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            pixels = [read_image(image) for image in images[part]]
+            masks = [_by_class(mask, image) for mask, image in zip(lungs[part], pixels, strict=True)]
+            explanations += _explain(model, pixels, masks, targets[part], method)
     return explanations
 
 

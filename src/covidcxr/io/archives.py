@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple, cast
 from unicodedata import normalize
 
 from covidcxr.errors import DatasetError
+from covidcxr.utils.plain import user_path
 from covidcxr.utils.threads import Progress
 
 __all__ = ["unpack", "CHUNK", "Entry", "Limit", "read_entries"]
@@ -217,7 +218,7 @@ def unpack(
         DatasetError: If it is no archive, is damaged or locked, claims too much, or holds what would lie outside of the
             folder, in one place with something else, or be a device.
     """
-    path, place = Path(archive).expanduser(), Path(target).expanduser()
+    path, place = user_path(archive), user_path(target)
     if not path.is_file():
         raise DatasetError(f"There is no archive {path}.")
     # Within the folder if there is one, which may be another disk; hidden folders hold no images.

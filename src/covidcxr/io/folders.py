@@ -15,7 +15,7 @@ from typing import Any
 
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io.atomic import replace_file
-from covidcxr.utils.plain import json_text
+from covidcxr.utils.plain import json_text, user_path
 
 __all__ = [
     "LOCK_FILES",
@@ -59,7 +59,7 @@ def path_inside(folder: str | os.PathLike[str], name: str) -> Path:
         raise ConfigError(
             f"{name!r} cannot name a file: it would be written outside of {os.fspath(folder)}. Rename it."
         )
-    return Path(folder) / relative
+    return user_path(folder) / relative
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # the operating system's own locks, on Windows too
 
-    place = Path(folder)
+    place = user_path(folder)
     place.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(place / _LOCK), place / _HOLDER
     try:
@@ -124,7 +124,7 @@ def run_folder(
         ConfigError: If another process works in the folder, it holds the results of another run, or files of unknown
             origin that this run would replace, or the disk fails.
     """
-    place = Path(folder)
+    place = user_path(folder)
     record = place / RUN_FILE
     if not record.is_file():
         _refuse_foreign_files(place, writes)  # before anything is written there

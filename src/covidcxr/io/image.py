@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
-from io import BufferedReader, BytesIO
+from inspect import iscoroutinefunction
+from io import BufferedReader, BytesIO, TextIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -25,6 +26,7 @@ from covidcxr.io.dicom import dicom_array, dicom_size, is_dicom, read_dicom
 from covidcxr.io.masks import mask_of_grey, mask_of_picture
 from covidcxr.io.pixels import array_to_grey, check_bits, loaded_picture, picture_to_grey
 from covidcxr.types import ImageLike
+from covidcxr.utils.plain import user_path
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -36,6 +38,7 @@ Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
 __all__ = [
     "MAX_PIXELS",
+    "file_content",
     "image_size",
     "is_single_image",
     "is_sixteen_bit",
@@ -85,7 +88,8 @@ def read_image(image: ImageLike, *, bits: int | None = None) -> Float[np.ndarray
     channels: last if that axis has length 1, 3 or 4 (RGBA), else first if that one has length 1 or 3.
 
     Args:
-        image: Path, bytes of a file, NumPy array, PIL image, torch tensor or pydicom dataset. It is not changed.
+        image: Path, content of a file (bytes, or any buffer of them), open file or upload, NumPy array, PIL image,
+            torch tensor or pydicom dataset. It is not changed; an open file is read from its beginning, if it can be.
         bits: How many bits the numbers have where their type does not tell, 8 to 16: of 16-bit pictures that hold fewer
             (12 bits in 16: white = 4095), of other whole numbers, and of floats beyond 1. 8 bits stay 8 bits, and DICOM
             tells for itself.
@@ -108,6 +112,7 @@ def read_image(image: ImageLike, *, bits: int | None = None) -> Float[np.ndarray
         ```
     """
     check_bits(bits)
+    image = file_content(image)
     name = _name(image)
     with _explained(name):
         if isinstance(image, str | os.PathLike | bytes):
@@ -125,7 +130,8 @@ def read_image(image: ImageLike, *, bits: int | None = None) -> Float[np.ndarray
         if _is_a(image, "pydicom", "Dataset"):
             return _from_dicom(cast("pydicom.Dataset", image), name)
     raise ImageReadError(
-        f"{name} is no image. Give a path, bytes, a NumPy array, a PIL image, a torch tensor or a pydicom dataset."
+        f"{name} is no image. Give a path, bytes, an open file, a NumPy array, a PIL image, a torch tensor or a "
+        f"pydicom dataset."
     )
 
 
@@ -233,7 +239,7 @@ def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height widt
             f"A mask is a bool array [height, width], not {mask.dtype} {list(mask.shape)}. Cut probabilities "
             f"first: `probability >= 0.5`."
         )
-    _write_png(Path(path), mask.astype(np.uint8) * np.uint8(255))
+    _write_png(user_path(path), mask.astype(np.uint8) * np.uint8(255))
 
 
 def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
@@ -247,7 +253,7 @@ def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
         ImageReadError: If `image` is not what `read_image` reads.
         OSError: If the folder cannot be made or the disk is full.
     """
-    _write_png(Path(path), np.rint(read_image(image) * 255).astype(np.uint8))
+    _write_png(user_path(path), np.rint(read_image(image) * 255).astype(np.uint8))
 
 
 def _write_png(path: Path, pixels: Numbers) -> None:
@@ -265,6 +271,32 @@ def _name(image: object) -> str:
     return f"The given {type(image).__module__.partition('.')[0]} {type(image).__name__}".replace("builtins ", "")
 
 
+def file_content(image: Any) -> Any:
+    """Return the content of an open file, an upload or a buffer as bytes, and anything else as it is.
+
+    Args:
+        image: Any object.
+
+    Returns:
+        Bytes, or the object itself.
+
+    Raises:
+        ImageReadError: If a file was opened as text, or cannot be read.
+    """
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    if not callable(getattr(image, "read", None)):
+        return image
+    stream = image.file if iscoroutinefunction(image.read) and hasattr(image, "file") else image  # FastAPI's UploadFile
+    with _explained(_name(image)):
+        if hasattr(stream, "seek") and getattr(stream, "seekable", lambda: True)():
+            stream.seek(0)
+        content = b"" if isinstance(stream, TextIOBase) else stream.read()
+    if isinstance(stream, TextIOBase) or not isinstance(content, bytes):
+        raise ImageReadError(f"{_name(image)} gives no bytes. Open the file as open(path, 'rb').")
+    return content
+
+
 def is_single_image(images: object) -> bool:
     """Return whether an argument is one image, not a collection of images.
 
@@ -272,10 +304,13 @@ def is_single_image(images: object) -> bool:
         images: Any object.
 
     Returns:
-        True for a path, bytes, a PIL image, a DICOM data set, and an array or tensor of at most three axes.
+        True for a path, bytes, an open file, a PIL image, a DICOM data set, and an array or tensor of at most three
+        axes.
     """
     kinds = (("numpy", "ndarray"), ("PIL.Image", "Image"), ("torch", "Tensor"), ("pydicom", "Dataset"))
-    if isinstance(images, str | bytes | os.PathLike) or any(_is_a(images, *kind) for kind in kinds):
+    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(images, "read"):
+        return True
+    if any(_is_a(images, *kind) for kind in kinds):
         return getattr(images, "ndim", 0) < 4  # a batch [images, 1, height, width] is a collection
     return False
 
@@ -304,7 +339,7 @@ def _explained(name: str) -> Iterator[None]:
 def _open(image: str | os.PathLike[str] | bytes, name: str) -> File:
     if isinstance(image, bytes):
         return BytesIO(image)
-    path = Path(image)
+    path = user_path(image)
     try:
         if path.is_dir():
             locked = "" if os.access(path, os.R_OK | os.X_OK) else ", and it cannot be opened: check its permissions"

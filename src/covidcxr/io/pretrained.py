@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
 from covidcxr.io.atomic import replace_file
-from covidcxr.utils.plain import json_text
+from covidcxr.utils.plain import json_text, user_path
 
 __all__ = ["StoredDtype", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
 
@@ -63,6 +63,8 @@ def fetch(
         PretrainedError: If there is no such thing, or it cannot be downloaded.
     """
     name = os.path.expanduser(os.fspath(source))  # noqa: PTH111 - Path("") is a folder
+    if os.path.isfile(name):  # noqa: PTH113 - as below
+        raise PretrainedError(f"{name!r} is a file. Give the folder of the saved model: {str(Path(name).parent)!r}.")
     if os.path.isdir(name):  # noqa: PTH112 - Path("") is a folder, and Path.is_dir raises on a name too long
         return Path(name)
     if name in bundled():
@@ -321,7 +323,7 @@ def _download(name: str, revision: str | None, cache_dir: str | os.PathLike[str]
         folder = snapshot_download(
             name,
             revision=revision,
-            cache_dir=None if cache_dir is None else Path(cache_dir),
+            cache_dir=None if cache_dir is None else user_path(cache_dir),
             local_files_only=local_only,
             allow_patterns=[*_HUB_FILES, *(f"*/{pattern}" for pattern in _HUB_FILES)],
         )

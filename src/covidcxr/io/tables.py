@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from zipfile import BadZipFile
 
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.utils.plain import user_path
 
 __all__ = ["DataFrame", "MISSING", "Table", "TableSource", "is_missing", "is_null", "read_lines"]
 
@@ -153,7 +154,7 @@ class Table:
         self._kept: dict[str, frozenset[str]] = {}
         self.path: Path | None = None
         if isinstance(source, str | PathLike):
-            self._open_file(Path(source))
+            self._open_file(user_path(source))
         elif isinstance(source, DataFrame):
             self._frame = source
             self._rows = self._frame_rows

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from covidcxr.errors import ConfigError
 from covidcxr.losses.segmentation import check_number, focal_term
 from covidcxr.registry import CLASSIFICATION_LOSSES
+from covidcxr.utils.plain import is_number
 
 __all__ = ["BCELoss", "CrossEntropyLoss", "FocalLoss", "LabelSmoothingLoss"]
 
@@ -43,7 +44,7 @@ class BCELoss(nn.Module):
 
     def __init__(self, *, pos_weight: float | Sequence[float] | None = None) -> None:
         super().__init__()
-        single = isinstance(pos_weight, int | float)
+        single = is_number(pos_weight)
         self.single = single
         self.register_buffer("pos_weight", _weights("pos_weight", [pos_weight] if single else pos_weight), False)
 

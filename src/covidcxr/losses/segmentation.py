@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError
 from covidcxr.registry import SEGMENTATION_LOSSES
+from covidcxr.utils.plain import is_number
 
 __all__ = [
     "known_planes",
@@ -348,7 +349,7 @@ def check_number(name: str, value: object, *, low: float = 0.0, high: float = ma
     Raises:
         ConfigError: If it is no finite number in [low, high].
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value == math.inf:
+    if not is_number(value) or not low <= value <= high or value == math.inf:
         limits = f"from {low:g} up" if high == math.inf else f"in [{low:g}, {high:g}]"
         raise ConfigError(f"{name} must be a number {limits}, not {value!r}.")
     return float(value)

@@ -19,6 +19,7 @@ from covidcxr.io.folders import path_inside
 from covidcxr.models.base import calibrate_logits
 from covidcxr.models.classification import ClassificationModel, Classifier
 from covidcxr.types import Vote
+from covidcxr.utils.plain import user_path
 
 __all__ = ["EnsembleModel"]
 
@@ -142,7 +143,7 @@ class EnsembleModel(Classifier):
         Raises:
             ConfigError: If a weight is not finite, or too large for `dtype`.
         """
-        target = Path(folder)
+        target = user_path(folder)
         pretrained.check_finite(self)  # all members before one is written
         for name, member in zip(self.config.members, self.members, strict=True):
             member.save_pretrained(path_inside(target / "members", name), dtype=dtype)

@@ -24,6 +24,7 @@ from covidcxr.networks.build import limited_memory
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, normalize, resize_image, resize_mask
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.types import Fit, Region
+from covidcxr.utils.plain import user_path
 
 __all__ = ["NetworkModel", "ResizedImages", "lungs_of", "resize_images"]
 
@@ -161,7 +162,7 @@ class NetworkModel(CXRModel, ABC):
         Returns:
             The folder.
         """
-        target = Path(folder)
+        target = user_path(folder)
         target.mkdir(parents=True, exist_ok=True)
         sha256 = pretrained.save_weights(self.network, target / "model.safetensors", dtype)
         stored = {"weights_sha256": sha256} | ({} if dtype == "float32" else {"weights_dtype": dtype})

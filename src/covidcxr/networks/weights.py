@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError
 from covidcxr.io.pretrained import copy_tensors
+from covidcxr.utils.plain import user_path
 
 __all__ = [
     "REFUSALS",
@@ -79,7 +80,7 @@ def check_weights_file(path: str) -> None:
     Raises:
         PretrainedError: If it is neither a folder nor a file with a known suffix.
     """
-    if not Path(path).is_dir() and Path(path).suffix not in _SUFFIXES:
+    if not user_path(path).is_dir() and user_path(path).suffix not in _SUFFIXES:
         raise PretrainedError(
             f"Pretrained weights come from a file ({', '.join(_SUFFIXES)}) or the folder of a saved model, not from "
             f"{path}."
@@ -101,8 +102,9 @@ def read_weights(name: str, path: str, cure: str = "") -> dict[str, Tensor]:
         PretrainedError: If there is no such file, it is damaged, or it holds more than tensors.
     """
     check_weights_file(path)
-    folder = Path(path).is_dir()
-    file = Path(path) / "model.safetensors" if folder else Path(path)
+    file = user_path(path)
+    if folder := file.is_dir():
+        file = file / "model.safetensors"
     if not file.is_file():
         raise weights_error(name, path, f"it has no {file.name}" if folder else "there is no such file")
     if file.suffix == ".safetensors":

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.phantom.anatomy import LABELS, SEXES, VIEWS, Body, PhantomLabel, PhantomView, Sex
 from covidcxr.phantom.chest import draw_devices, draw_opacity, expose_chest
 from covidcxr.phantom.film import Film, add_grain, develop, draw_marker
+from covidcxr.utils.plain import is_number, user_path
 
 MASKS = ("lung_field", "lung", "infection")
 
@@ -122,7 +124,7 @@ def _check_arguments(size: Any, **arguments: Any) -> None:
         if arguments[name] not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {arguments[name]!r}.")
     for name in ("severity", "noise"):
-        if not isinstance(arguments[name], int | float) or not 0 <= arguments[name] <= 1:
+        if not is_number(arguments[name]) or not 0 <= arguments[name] <= 1:
             raise ConfigError(f"{name} must be a number in [0, 1], not {arguments[name]!r}.")
     check_size(size)
 
@@ -136,7 +138,7 @@ def check_size(size: Any) -> None:
     Raises:
         ConfigError: If it is out of range.
     """
-    whole = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size)
+    whole = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, Integral) for side in size)
     if not whole or min(size) < 64 or max(size) > 2 * min(size):
         raise ConfigError(
             f"size must be (height, width) in pixels, each from 64 up, neither more than twice the other, not {size!r}."
@@ -218,7 +220,7 @@ def write_dataset(
     patients = math.ceil(2 * count / 3) if patients is None else _check_count("patients", patients)
     rng = np.random.default_rng(check_seed("seed", seed))
     persons = [(int(rng.integers(2**31)), SEXES[rng.integers(2)], int(rng.integers(18, 90))) for _ in range(patients)]
-    folder, rows = Path(folder), list[dict[str, object]]()
+    folder, rows = user_path(folder), list[dict[str, object]]()
     for number in range(count):
         person = number % patients
         patient_seed, sex, age = persons[person]

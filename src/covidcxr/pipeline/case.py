@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from covidcxr.errors import ImageReadError
-from covidcxr.io.image import read_image
+from covidcxr.io.image import file_content, read_image
 from covidcxr.models import Classifier
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image, depth_reason
 from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.types import ImageLike
 
-__all__ = ["Case", "Masks", "coarse", "merge_masks", "one_by_one", "read_case", "try_to_read"]
+__all__ = ["Case", "Masks", "coarse", "hold_content", "merge_masks", "one_by_one", "read_case", "try_to_read"]
 
 Image: TypeAlias = Float[np.ndarray, "height width"]
 Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
@@ -96,6 +96,22 @@ def read_case(image: ImageLike, number: int = 0, bits: int | None = None) -> Cas
         ImageReadError: If it cannot be read.
     """
     return Case(_image_id(image, number), read_image(image, bits=bits))
+
+
+def hold_content(image: ImageLike) -> ImageLike:
+    """Read an open file or upload into memory, once, since some can be read once only.
+
+    Args:
+        image: Whatever `read_image` reads.
+
+    Returns:
+        Its content; anything else as it is, also what cannot be read, as `try_to_read` will say.
+    """
+    try:
+        held: ImageLike = file_content(image)
+    except ImageReadError:
+        return image
+    return held
 
 
 def try_to_read(numbered: tuple[int, ImageLike], bits: int | None = None) -> Case | FailedPrediction:

@@ -32,7 +32,7 @@ from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction, in_words
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess
-from covidcxr.utils.plain import field_values
+from covidcxr.utils.plain import field_values, is_number, user_path
 
 __all__ = ["MaskReport", "draw_masks"]
 
@@ -111,7 +111,7 @@ def draw_masks(
     segmenter = model if isinstance(model, SegmentationModel) else SegmentationModel.from_pretrained(model)
     classes = _lung_classes(segmenter)
     steps = PostProcess() if postprocess is None else PostProcess(postprocess)
-    target = Path(out)
+    target = user_path(out)
     settings = {"weights": _fingerprint(segmenter), "postprocess": steps.to_config(), "classes": classes}
     pipeline = Pipeline(lung_segmenter=segmenter, postprocess=steps).to(device)
     records = collection.unsplit_records()
@@ -150,7 +150,7 @@ def _report(
 
 
 def _check_settings(min_lung_area: object, batch_size: int) -> None:
-    if not isinstance(min_lung_area, int | float) or not 0 <= min_lung_area < 1:  # a recipe may hold anything
+    if not is_number(min_lung_area) or not 0 <= min_lung_area < 1:  # a recipe may hold anything
         raise ConfigError(f"min_lung_area must be in [0, 1), not {min_lung_area!r}.")
     if batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, not {batch_size}.")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,13 +27,14 @@ from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, Segmen
 from covidcxr.models.base import not_finite
 from covidcxr.models.network import ResizedImages, lungs_of, resize_images
 from covidcxr.pipeline.batches import BATCH_IMAGES, count_pixels, split_batches
-from covidcxr.pipeline.case import Case, Masks, coarse, merge_masks, one_by_one, read_case, try_to_read
+from covidcxr.pipeline.case import Case, Masks, coarse, hold_content, merge_masks, one_by_one, read_case, try_to_read
 from covidcxr.pipeline.parts import MODEL_CLASSES, check_parts, load_parts, save_pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction
 from covidcxr.pipeline.view_check import check_views
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
 from covidcxr.types import ImageLike
+from covidcxr.utils.plain import user_path
 from covidcxr.utils.threads import single_threaded
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
@@ -208,20 +210,21 @@ class Pipeline:
         if is_single_image(images) or not isinstance(images, Iterable):
             raise ConfigError("predict wants a list of images; for one image call pipeline(image).")
         counts: tuple[object, object] = (batch_size, num_workers)
-        whole = all(isinstance(count, int) for count in counts)
+        whole = all(isinstance(count, Integral) and not isinstance(count, bool) for count in counts)  # NumPy's too
         if not whole or batch_size < 1 or num_workers < 0:
             raise ConfigError(
                 f"batch_size must be 1 or more and num_workers 0 or more, not {batch_size} and {num_workers}."
             )
         check_bits(bits)
-        return self._stream(enumerate(images), batch_size, num_workers, bits)
+        return self._stream(enumerate(images), int(batch_size), int(num_workers), bits)
 
     def _stream(
         self, numbered: Iterable[tuple[int, ImageLike]], batch_size: int, num_workers: int, bits: int | None
     ) -> Iterator[list[Prediction | FailedPrediction]]:
         """Read and predict a batch at a time; the check of arguments stands apart, so that it comes at the call."""
         with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
-            for batch in split_batches(numbered, batch_size, lambda numbered: count_pixels(numbered[1])):
+            held = ((number, hold_content(image)) for number, image in numbered)
+            for batch in split_batches(held, batch_size, lambda numbered: count_pixels(numbered[1])):
                 yield self._answer(list((pool.map if pool else map)(partial(try_to_read, bits=bits), batch)))
 
     def _answer(self, read: list[Case | FailedPrediction]) -> list[Prediction | FailedPrediction]:
@@ -331,8 +334,9 @@ class Pipeline:
         Raises:
             ConfigError: If a weight is too large for `dtype`.
         """
-        save_pipeline(self, Path(folder), dtype)
-        return Path(folder)
+        target = user_path(folder)
+        save_pipeline(self, target, dtype)
+        return target
 
     def push_to_hub(
         self,

@@ -28,7 +28,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from covidcxr import aliases
 from covidcxr.errors import ConfigError
-from covidcxr.utils.plain import json_text
+from covidcxr.utils.plain import json_text, user_path
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -134,7 +134,7 @@ def _open_database(where: str | Path) -> Engine:
             raise ConfigError(f"The store is no database URL that SQLAlchemy knows: {error}.") from error
         except ModuleNotFoundError as error:
             raise ConfigError(f"The store's database needs {error.name}: pip install {error.name}") from error
-    folder = Path(where)
+    folder = user_path(where)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # images of patients are nobody else's
     engine = create_engine(f"sqlite:///{folder / FILE}", connect_args={"timeout": 30}, json_serializer=json_text)
     event.listen(engine, "connect", _set_up_sqlite)

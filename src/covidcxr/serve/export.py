@@ -17,6 +17,7 @@ from covidcxr.io.pretrained import write_json
 from covidcxr.serve.database import masks
 from covidcxr.serve.schema import INDETERMINATE
 from covidcxr.serve.store import Row, Store
+from covidcxr.utils.plain import user_path
 
 __all__ = ["export_feedback"]
 
@@ -39,7 +40,7 @@ def export_feedback(store: Store, out: str | Path) -> dict[str, int]:
         ConfigError: If the folder holds something, or no reader agreed.
         OSError: If it cannot be written.
     """
-    target = Path(out)
+    target = user_path(out)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ConfigError(
             f"{target} is there already. Export into a new folder: consent may have been withdrawn since."

@@ -10,6 +10,7 @@ from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.models import ClassificationModel
 from covidcxr.networks.zoo.boosted import BoostedTrees
 from covidcxr.tasks.rows import check_classes, inputs, labelled_images
+from covidcxr.utils.plain import is_number
 from covidcxr.utils.threads import tracked
 
 __all__ = ["FRACTIONS", "check_fraction", "fit_boosting"]
@@ -95,7 +96,7 @@ def check_fraction(name: str, value: object) -> None:
     Raises:
         ConfigError: If it is not; names it.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+    if not is_number(value) or not 0 < value <= 1:
         raise ConfigError(f"{name} must be in (0, 1], not {value!r}.")
 
 

@@ -21,6 +21,7 @@ from covidcxr.tasks.classification import ClassificationObjective, default_loss
 from covidcxr.tasks.objective import Objective, Outcome, Stage, loss_name
 from covidcxr.tasks.segmentation import SegmentationObjective
 from covidcxr.types import Batch
+from covidcxr.utils.plain import user_path
 
 __all__ = ["MultiTask"]
 
@@ -175,9 +176,10 @@ class MultiTask(Task):
             ConfigError: If a weight is not finite.
         """
         check_finite(self)  # both before one is written
-        self.segmenter.save_pretrained(Path(folder) / "segmenter")
-        self.classifier.save_pretrained(Path(folder) / "classifier")
-        return Path(folder)
+        target = user_path(folder)
+        self.segmenter.save_pretrained(target / "segmenter")
+        self.classifier.save_pretrained(target / "classifier")
+        return target
 
 
 def _check_pair(masks: ModelConfig, labels: ModelConfig) -> None:

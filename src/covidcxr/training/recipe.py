@@ -28,6 +28,7 @@ from covidcxr.registry import DATASETS
 from covidcxr.training.search_space import Parameter, read_search
 from covidcxr.training.yaml_files import read_yaml, write_yaml
 from covidcxr.types import GEOMETRY
+from covidcxr.utils.plain import user_path
 
 __all__ = [
     "RECIPE_KEYS",
@@ -200,7 +201,7 @@ def recipe_file(name: str) -> Path:
     Raises:
         UnknownNameError: If there is no such recipe or file; says the nearest.
     """
-    path = recipe_paths().get(RECIPES.get(name, name), Path(name))
+    path = recipe_paths().get(RECIPES.get(name, name), user_path(name))
     if not path.is_file():
         raise UnknownNameError(f"There is no config file and no recipe {name!r}. {did_you_mean(name, recipe_paths())}")
     return path

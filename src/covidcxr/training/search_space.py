@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.utils.plain import is_number
 
 __all__ = ["Choice", "Number", "Parameter", "read_search", "require_search"]
 
@@ -232,7 +233,7 @@ def _read_number(name: str, entry: Mapping[str, Any], place: str) -> Number:
             raise ConfigError(f"{key} of {place} must be true or false, not {entry[key]!r}.")
     for key in ("low", "high", "step"):
         value = entry.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value) or not math.isfinite(value):
             hint = f" (in YAML {value} is a word; write a point in it)" if isinstance(value, str) else ""
             raise ConfigError(f"{key} of {place} must be a number, not {value!r}{hint}.")
         if entry.get("int") and value != int(value):

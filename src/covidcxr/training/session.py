@@ -31,6 +31,7 @@ from covidcxr.training.history import ConfigRecord, History
 from covidcxr.training.parser import make_parser, own_errors, read_settings, to_plain
 from covidcxr.training.saving import print_warnings, save_best, save_models
 from covidcxr.utils.console import print_line
+from covidcxr.utils.plain import user_path
 
 __all__ = ["Session", "build", "check", "fit", "save_models", "test", "validate"]
 
@@ -71,7 +72,7 @@ class Session:
     @property
     def output(self) -> Path | None:
         """The folder for the trained model or the scores; None = the config names none."""
-        return None if self.settings.output is None else Path(self.settings.output)
+        return None if self.settings.output is None else user_path(self.settings.output)
 
 
 def build(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record: bool = False) -> Session:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from covidcxr.errors import ConfigError
 from covidcxr.registry import POSTPROCESS_STEPS
 from covidcxr.transforms.step_chain import StepChain, StepConfig
+from covidcxr.utils.plain import is_number
 
 __all__ = [
     "PostProcess",
@@ -383,5 +384,5 @@ def _check_count(count: object) -> None:
 
 
 def _check_fraction(name: str, value: object, most: float = 1) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+    if not is_number(value) or not 0 <= value <= most:
         raise ConfigError(f"{name} must be a number in [0, {most}], not {value!r}.")

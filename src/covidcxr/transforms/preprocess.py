@@ -24,6 +24,7 @@ from torch import Tensor
 from covidcxr.errors import ConfigError
 from covidcxr.registry import PREPROCESS_STEPS
 from covidcxr.transforms.step_chain import StepChain, StepConfig
+from covidcxr.utils.plain import is_number
 
 __all__ = [
     "Preprocess",
@@ -363,5 +364,5 @@ def _box(bright: Bool[Tensor, "height width"], margin: float) -> tuple[slice, sl
 
 
 def _check_number(name: str, value: object, least: float, most: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+    if not is_number(value) or not least <= value <= most:
         raise ConfigError(f"{name} must be a number in [{least}, {most}], not {value!r}.")

@@ -1,14 +1,17 @@
-"""Results as plain data for JSON."""
+"""Results as plain data for JSON, and paths as users write them."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from numbers import Real
+from pathlib import Path
+from typing import Any, TypeGuard
 
-__all__ = ["field_values", "plain", "json_text"]
+__all__ = ["field_values", "is_number", "json_text", "plain", "user_path"]
 
 
 def field_values(result: Any) -> dict[str, Any]:
@@ -96,3 +99,45 @@ def plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(plain, value))
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Say whether a value is a real number, of Python or of NumPy.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        False of bool too, which Python counts among the whole numbers.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.utils.plain import is_number
+
+        assert is_number(np.float32(0.5)) and not is_number(True)
+        ```
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave, with the home folder for `~`.
+
+    Args:
+        path: The path; a name that only begins with `~`, such as `~draft.png`, stays as it is.
+
+    Returns:
+        The path.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.utils.plain import user_path
+
+        assert user_path("~/images") == Path.home() / "images"
+        ```
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser fails on ~draft.png

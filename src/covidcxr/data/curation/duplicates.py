@@ -9,7 +9,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 from zipfile import BadZipFile
 
@@ -29,6 +28,7 @@ from covidcxr.data.records import Record
 from covidcxr.errors import CovidCXRError
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_image
+from covidcxr.utils.plain import user_path
 from covidcxr.utils.threads import Progress, map_threads
 
 __all__ = ["DuplicateGroup", "Duplicates", "find_duplicates", "find_shared_images", "Linked"]
@@ -289,7 +289,7 @@ class _Store:
     """Fingerprints on disk, by path, size and time of change: what was altered is read again."""
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self._path = None if folder is None else Path(folder) / f"fingerprints-{_VERSION}.npz"
+        self._path = None if folder is None else user_path(folder) / f"fingerprints-{_VERSION}.npz"
         self.compared: dict[str, bool] = {}
         """From the pixel hashes of two images to whether they are copies."""
         self._prints: dict[str, _Print] = self._load()

@@ -27,7 +27,7 @@ from covidcxr.io.folders import LOCK_FILES, is_draft, lock_folder, remove_drafts
 from covidcxr.io.image import write_image, write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.types import Fit
-from covidcxr.utils.plain import field_values
+from covidcxr.utils.plain import field_values, user_path
 from covidcxr.utils.threads import Progress, map_threads, single_threaded
 
 __all__ = ["PrepareReport", "prepare_dataset", "digest", "file_names", "safe_name"]
@@ -165,7 +165,7 @@ def prepare_dataset(
     geometry = PreprocessConfig(image_size=image_size, fit=fit)
     if num_workers < 1:
         raise ConfigError(f"num_workers must be from 1 up, not {num_workers}.")
-    target = Path(out).expanduser()
+    target = user_path(out)
     _check_place(collection, target)
     records = list(collection.kept_records())
     _check_records(collection, records)

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, get_args
 
 import numpy as np
@@ -19,6 +18,7 @@ from covidcxr.data.records import Record
 from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.registry import DATASETS
+from covidcxr.utils.plain import user_path
 
 if TYPE_CHECKING:
     from covidcxr.data.curation.duplicates import DuplicateGroup
@@ -110,7 +110,7 @@ class CombinedDataModule(CXRDataModule):
             raise ConfigError("datasets must name at least one data set.")
         self.duplicates = duplicates
         self.near_duplicates = near_duplicates
-        self.fingerprints = self.root if fingerprints is None else Path(fingerprints).expanduser()
+        self.fingerprints = self.root if fingerprints is None else user_path(fingerprints)
         members = datasets if self.prepared is None else {}  # a compact copy is of the whole
         self.datasets = {name: self._member(name, dataset) for name, dataset in members.items()}
         self.settings = {
@@ -245,7 +245,7 @@ class CombinedDataModule(CXRDataModule):
             raise ConfigError(f"The member {name} must say its data set and its folder: {{name: ..., root: ..., ...}}.")
         for key in sorted(_OURS & arguments.keys()):
             raise ConfigError(f"{key!r} of the member {name} is a setting of the whole: give it to the combination.")
-        root = self.root / Path(arguments.pop("root")).expanduser()
+        root = self.root / user_path(arguments.pop("root"))
         try:
             member: CXRDataModule = DATASETS.get(kind)(root, augment=None, **arguments)
         except TypeError as error:

@@ -19,6 +19,7 @@ from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.io.tables import Fault, Table, TableSource
 from covidcxr.registry import DATASETS
+from covidcxr.utils.plain import user_path
 
 __all__ = ["CSVDataModule", "parse_age"]
 
@@ -125,7 +126,7 @@ class CSVDataModule(CXRDataModule):
         given = {name: value for name, value in locals().items() if name not in ("self", "root", "base", "__class__")}
         super().__init__(root, **base)
         self.settings = given
-        self._source = self.root / Path(table).expanduser() if isinstance(table, str | PathLike) else table
+        self._source = self.root / user_path(table) if isinstance(table, str | PathLike) else table
         if not isinstance(self._source, Path):
             self.settings["table"] = f"DataFrame {self._open_table().digest}"
         if self.prepared is not None:

@@ -24,6 +24,7 @@ from covidcxr.evaluation.report.subgroups import score_groups
 from covidcxr.evaluation.report.verdict import Verdict, weigh
 from covidcxr.io.pretrained import write_json
 from covidcxr.page import Page, Section, Table, Words, sections_of, write_html, write_markdown
+from covidcxr.utils.plain import user_path
 
 __all__ = ["Evaluation", "Part", "evaluate_rows", "make_page", "model_card", "write_report"]
 
@@ -248,7 +249,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> dict[str, Path]:
         assert paths["html"].name == "report.html" and paths["json"].is_file()
         ```
     """
-    target = Path(folder)
+    target = user_path(folder)
     target.mkdir(parents=True, exist_ok=True)
     paths = {"html": target / "report.html", "json": target / "report.json", "card": target / "MODEL_CARD.md"}
     sections = _render_parts(evaluation)
