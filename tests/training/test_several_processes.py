@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from covidcxr import training
-from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import write_dataset
 from covidcxr.training.recipe import write_yaml
@@ -105,7 +104,7 @@ def test_a_training_by_two_processes_is_saved(
     if kind != "segmenter":
         assert output.count("fitted on 8 validation images") == 1
         folder = tmp_path / "model" / ("classifier" if kind == "both" else "")
-        assert ModelConfig.from_dict(json.loads((folder / "config.json").read_text())).temperature != 1
+        assert json.loads((folder / "config.json").read_text())["temperature"] != 1
 
 
 @pytest.mark.slow
