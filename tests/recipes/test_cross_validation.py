@@ -16,6 +16,7 @@ from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.evaluation import read_rows, score_rows
 from covidcxr.phantom import write_dataset
 from covidcxr.recipes.cross_validation import Fold, pool_rows, without_sources
+from covidcxr.recipes.run import PooledRun, Run
 from covidcxr.recipes.sweep import run_recipe
 from covidcxr.training.recipe import Recipe
 
@@ -61,6 +62,12 @@ def test_parts_lay_their_settings_over_the_config_and_change_no_other() -> None:
 def test_images_are_not_held_out_twice(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Fold.folds(3)[0].apply({"data": data})
+
+
+def test_a_source_cannot_name_a_folder_elsewhere(tmp_path: Path) -> None:
+    run = Run("", tmp_path / "run", {"data": {"class_path": "CSVDataModule"}})
+    with pytest.raises(ConfigError, match="outside of"):
+        PooledRun.of(run, [Fold("without-../../elsewhere", {"hold_out_source": "../../elsewhere"})])
 
 
 def test_two_folds_are_too_few() -> None:

@@ -16,6 +16,7 @@ from covidcxr import training
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.evaluation.predictions.table import print_scores, read_rows, score_sources, write_scores
 from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
+from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import read_json
 from covidcxr.recipes.cross_validation import Fold, pool_rows
 from covidcxr.training.parser import apply_words
@@ -164,7 +165,7 @@ class PooledRun(Run):
         parts = []
         for fold in folds:
             name = f"{run.name}/{fold.name}".lstrip("/")
-            parts.append((fold, Run(name, run.folder / fold.name, fold.apply(run.config), run.words)))
+            parts.append((fold, Run(name, path_inside(run.folder, fold.name), fold.apply(run.config), run.words)))
         return cls(run.name, run.folder, run.config, run.words, parts)
 
     def check(self) -> Session:

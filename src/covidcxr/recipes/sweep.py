@@ -20,6 +20,7 @@ from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation.metrics.scores import format_interval, table_columns
 from covidcxr.evaluation.plots import draw_comparison
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import write_json
 from covidcxr.pipeline.lung_masks import MaskReport, draw_masks
 from covidcxr.recipes.cross_validation import Fold, without_sources
@@ -343,7 +344,7 @@ def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[s
             raise ConfigError(f"The recipe {recipe.name} has no run {wanted!r}. {did_you_mean(wanted, known)}")
     for name, config in named.items():
         if not only or {name, *name.split("+")} & set(only):
-            yield Run(name, folder / name, config, tuple(words))
+            yield Run(name, path_inside(folder, name) if name else folder, config, tuple(words))
 
 
 def _cell(score: Mapping[str, Any] | None) -> str:
