@@ -18,7 +18,6 @@ from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation import Estimate
 from covidcxr.evaluation.shortcuts import PROBES, DataAudit, audit_data, make_page, probes
-from covidcxr.evaluation.shortcuts.confounding import cross_table
 from covidcxr.evaluation.shortcuts.features import (
     FeatureTable,
     background_features,
@@ -28,7 +27,7 @@ from covidcxr.evaluation.shortcuts.features import (
 )
 from covidcxr.evaluation.shortcuts.images import read_header
 from covidcxr.evaluation.shortcuts.probes import SCATTER, cross_validate, standard_error, stands_out
-from covidcxr.evaluation.shortcuts.targets import Target
+from covidcxr.evaluation.shortcuts.targets import Target, cross_table
 from covidcxr.phantom import write_dataset
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from covidcxr import aliases
-from covidcxr.evaluation.shortcuts.confounding import CrossTable, Pair
 from covidcxr.evaluation.shortcuts.leakage import Copies, Leakage, RandomSplit
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore
 from covidcxr.evaluation.shortcuts.report import make_page, make_sections
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 from covidcxr.evaluation.shortcuts.run import audit_data
+from covidcxr.evaluation.shortcuts.targets import CrossTable, Pair
 
 __all__ = [
     "PROBES",

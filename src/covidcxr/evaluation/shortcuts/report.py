@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from covidcxr.evaluation.plots import COLORS, INK, LINE, as_picture, panels
-from covidcxr.evaluation.shortcuts.confounding import CrossTable
 from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, RandomSplit
 from covidcxr.evaluation.shortcuts.probes import ProbeScore
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
+from covidcxr.evaluation.shortcuts.targets import CrossTable
 from covidcxr.evaluation.shortcuts.verdict import figure, join, supported_comparisons
 from covidcxr.page import Block, Page, Section, Table, Words, sections_of
 

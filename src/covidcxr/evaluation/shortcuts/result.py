@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from covidcxr.evaluation.shortcuts.confounding import CrossTable
 from covidcxr.evaluation.shortcuts.leakage import Leakage
 from covidcxr.evaluation.shortcuts.probes import ProbeScore, count_tests, standard_errors_required, stands_out
+from covidcxr.evaluation.shortcuts.targets import CrossTable
 
 __all__ = ["DataAudit", "TargetAudit", "mark_alarms"]
 

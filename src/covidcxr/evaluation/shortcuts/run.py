@@ -20,7 +20,6 @@ from covidcxr.data.curation.duplicates import Duplicates, find_duplicates
 from covidcxr.data.records import Record
 from covidcxr.data.splits import k_folds
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.evaluation.shortcuts.confounding import cross_table
 from covidcxr.evaluation.shortcuts.features import FeatureTable
 from covidcxr.evaluation.shortcuts.images import (
     ImageFeatures,
@@ -33,7 +32,7 @@ from covidcxr.evaluation.shortcuts.images import (
 from covidcxr.evaluation.shortcuts.leakage import Leakage, find_leakage
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore, cross_validate, train_and_test
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit, mark_alarms
-from covidcxr.evaluation.shortcuts.targets import Target, label_targets, source_target, targets_within
+from covidcxr.evaluation.shortcuts.targets import Target, cross_table, label_targets, source_target, targets_within
 from covidcxr.evaluation.shortcuts.verdict import state_findings, state_verdict
 from covidcxr.utils.threads import Progress
 

@@ -8,9 +8,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from covidcxr.evaluation.metrics.scores import format_estimate
-from covidcxr.evaluation.shortcuts.confounding import ENOUGH, CrossTable, Pair
 from covidcxr.evaluation.shortcuts.leakage import HELD_OUT
 from covidcxr.evaluation.shortcuts.probes import MARGIN, ProbeScore, standard_error
+from covidcxr.evaluation.shortcuts.targets import ENOUGH, CrossTable, Pair
 
 if TYPE_CHECKING:
     from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
