@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import random
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,27 @@ SIZE = (160, 150)
 
 
 @contextmanager
-def process(store: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    """A server in a process of its own."""
-    words = [sys.executable, "-m", "covidcxr", "serve", "--store", str(store), "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+def process(store: Path, port: int) -> Iterator[tuple[BaseProcess, httpx.Client]]:
+    """`covidcxr serve` in a process of its own; a fork, so that torch is imported once for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "timm", "segmentation_models_pytorch", "covidcxr.serve.server"])
+    words = ["serve", "--store", str(store), "--port", str(port), "--workers", "1"]
+    server = context.Process(target=main, args=(words,), daemon=False)
+    server.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             until = time.monotonic() + 120
-            while time.monotonic() < until and server.poll() is None:
+            while time.monotonic() < until and server.is_alive():
                 try:
                     if client.get("/api/health").status_code == 200:
                         break
                 except httpx.TransportError:
                     time.sleep(0.1)
-            assert server.poll() is None
+            assert server.is_alive()
             yield server, client
     finally:
         server.kill()
-        server.wait()
+        server.join()
 
 
 def free_port() -> int:
@@ -128,8 +131,11 @@ def test_what_was_acknowledged_survives_a_kill_at_any_moment(tmp_path: Path) -> 
             check(client, readers)
             if not judged:
                 judged += [upload(client, film_png(seed, size=SIZE))["id"] for seed in (1, 2)]
+            before = len(readers.uploads)
             threads = readers.work(*judged)
-            time.sleep(draw.uniform(0.2, 3))
+            while len(readers.uploads) == before:
+                time.sleep(0.05)
+            time.sleep(draw.uniform(0, 2))
             server.kill()
             for thread in threads:
                 thread.join()
