@@ -190,6 +190,17 @@ class ImageMeans(Metric):
 
     Args:
         classes: Number of mask classes.
+
+    Example:
+        ```python
+        import torch
+
+        from covidcxr.tasks.segmentation import SCORES, ImageMeans
+
+        means = ImageMeans(1)
+        means.update(dict.fromkeys(SCORES, torch.tensor([[0.5], [1.0], [torch.nan]])))
+        assert means.compute()["dice"].item() == 0.75
+        ```
     """
 
     total: Tensor
@@ -202,7 +213,11 @@ class ImageMeans(Metric):
             self.add_state(name, torch.zeros(len(SCORES), classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, scores: dict[str, Float[Tensor, "batch classes"]]) -> None:
-        """Add the images of a batch, as `mask_scores` scored them."""
+        """Add the images of a batch.
+
+        Args:
+            scores: As `mask_scores` scored them: [batch, classes] in [0, 1], NaN = unknown.
+        """
         values = torch.stack([scores[name] for name in SCORES])
         # Not in place: a state that was made in inference mode could not be changed outside it.
         self.total = self.total + (values.nan_to_num(0.0) * _UNIT).round().long().sum(1)
