@@ -37,6 +37,7 @@ from torchvision.models import get_model_weights
 from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CovidxCXR3DataModule, find_leaks
 from covidcxr.data.files import MASK_INDEX
+from covidcxr.errors import ConfigError
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
 from covidcxr.pipeline.lung_masks import draw_masks
 from covidcxr.recipes.sweep import run_recipe
@@ -331,6 +332,22 @@ SYSTEMS = {
         },
         words=lambda root: ["--data.dataset_args.csvpath", "nih.csv"],
     ),
+    "bolhassani2021-chexnet": System(
+        write_xrv_nih_fake,
+        {
+            "data": "XRayVisionDataModule",
+            "classes": FINDINGS,
+            "mode": "multilabel",
+            "network": "timm:densenet121",
+            "size": (224, 224, 3),
+            "loss": "BCELoss",
+            "optimizer": ("Adam", 0.001),
+            "schedule": "plateau",
+            "epochs": 10,
+        },
+        words=lambda root: ["--data.dataset_args.csvpath", "nih.csv"],
+        slow=True,
+    ),
     "bolhassani2021": System(
         write_coronahack_fake,
         {
@@ -346,8 +363,10 @@ SYSTEMS = {
             "two": {"classes": ("other", "COVID-19")},
             "cross_entropy": {},
             "focal": {"loss": "FocalLoss"},
+            "resnet50": {},
+            "densenet121": {"network": "timm:densenet121", "start": "runs/bolhassani2021-chexnet/model"},
         },
-        only=("two+focal",),
+        only=("two+focal+resnet50",),
         words=lambda root: ["--model.init_from", "null"],
     ),
     "song2023-cnn19": System(
@@ -747,6 +766,13 @@ def run_tiny(name: str, tmp_path: Path, *, recipe: Recipe | None = None, words: 
         assert list(table["runs"]) == [run.name for run in comparison.runs]
         assert len((out / "comparison.md").read_text().splitlines()) == 2 + len(comparison.runs)
         assert (out / "comparison.png").stat().st_size > 5000
+        assert (out / "curves.png").stat().st_size > 5000
+        assert len((out / "epochs.md").read_text().splitlines()) >= 3
+        classes = [load_model(run.folder / "model").config.classes for run in comparison.runs]
+        rows = [each for names in classes if len(names) > 2 for each in names]
+        table_of_classes = out / "comparison_classes.md"
+        lines = table_of_classes.read_text().splitlines()[2:] if table_of_classes.is_file() else []
+        assert [line.split(" | ")[1] for line in lines] == rows
     return out
 
 
@@ -787,6 +813,16 @@ def test_loan2022_classify_draws_its_masks_first_and_leaves_small_lungs_out(tmp_
     assert preprocess.mean != PreprocessConfig().mean, "normalised by what was computed"
 
 
+def test_bolhassani2021_says_which_recipe_to_run_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = write_coronahack_fake(tmp_path / "data")
+    for network, first in (("resnet50", "findings"), ("densenet121", "chexnet")):
+        message = f"Run it first: covidcxr recipes run bolhassani2021-{first};"
+        with pytest.raises(ConfigError, match=message):
+            run_recipe(Recipe.read("bolhassani2021"), tmp_path / "out", ["--data.root", str(root)], [network])
+    assert not list(tmp_path.glob("out/*/checkpoints"))
+
+
 def test_bolhassani2021_starts_from_what_the_findings_taught(tmp_path: Path) -> None:
     findings = ModelConfig(
         "classification",
@@ -799,7 +835,7 @@ def test_bolhassani2021_starts_from_what_the_findings_taught(tmp_path: Path) -> 
     first = ClassificationModel(findings)
     first.save_pretrained(tmp_path / "findings")
     words = ["--model.init_from", str(tmp_path / "findings"), "--model.lr", "0"]
-    second = load_model(run_tiny("bolhassani2021", tmp_path, words=words) / "two+focal" / "model")
+    second = load_model(run_tiny("bolhassani2021", tmp_path, words=words) / "two+focal+resnet50" / "model")
     assert second.config.classes == ("other", "COVID-19")
     assert isinstance(second, ClassificationModel)
     assert torch.equal(second.network.conv1[0].weight, first.network.conv1[0].weight)  # type: ignore[index, union-attr]

@@ -92,7 +92,8 @@ def read_weights(name: str, path: str, cure: str = "") -> dict[str, Tensor]:
 
     Args:
         name: The network that they are for, for messages.
-        path: A safetensors file, a file by `torch.save` that holds tensors only, or the folder of a saved model.
+        path: A safetensors file, a file by `torch.save` that holds tensors only, the folder of a saved model, or a
+            folder with a file for each network, under its name without the library's: `resnet18.safetensors`.
         cure: How to bring a file that holds more than tensors, where that is known.
 
     Returns:
@@ -104,7 +105,8 @@ def read_weights(name: str, path: str, cure: str = "") -> dict[str, Tensor]:
     check_weights_file(path)
     file = user_path(path)
     if folder := file.is_dir():
-        file = file / "model.safetensors"
+        own = (file / f"{name.rpartition(':')[2]}{suffix}" for suffix in _SUFFIXES)
+        file = next((each for each in own if each.is_file()), file / "model.safetensors")
     if not file.is_file():
         raise weights_error(name, path, f"it has no {file.name}" if folder else "there is no such file")
     if file.suffix == ".safetensors":

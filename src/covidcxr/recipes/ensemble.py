@@ -101,6 +101,21 @@ class EnsembleStep:
             except (ConfigError, PretrainedError) as error:
                 raise type(error)(f"ensemble.boosting: {error}") from error
 
+    def with_weights(self, settings: Mapping[str, Any]) -> Self:
+        """Return the step with the pretrained weights of the runs for the boosted member too.
+
+        Args:
+            settings: Settings of a run. Where its `pretrained_backbone` is a path, or false, it holds for the backbone
+                of the boosted member, unless the recipe names a file for that.
+
+        Returns:
+            The same step, or a changed one.
+        """
+        given = settings["model"]["init_args"].get("pretrained_backbone")
+        if self.boosting.get("pretrained_backbone") is not True or given is True:
+            return self
+        return replace(self, boosting={**self.boosting, "pretrained_backbone": given})
+
     def boosted(self, config: ModelConfig) -> ClassificationModel:
         """Build the boosted member, not fitted yet.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Self
 from lightning.pytorch.callbacks import Callback
 
 from covidcxr import training
+from covidcxr.errors import ConfigError
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.evaluation.predictions.table import print_scores, read_rows, score_sources, write_scores
 from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
@@ -20,7 +22,7 @@ from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import read_json
 from covidcxr.recipes.cross_validation import Fold, pool_rows
 from covidcxr.training.parser import apply_words
-from covidcxr.training.recipe import claim
+from covidcxr.training.recipe import claim, recipe_paths
 from covidcxr.training.session import Session
 from covidcxr.training.yaml_files import write_yaml
 from covidcxr.utils.console import print_line
@@ -61,10 +63,18 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The config that is trained: complete, with the flags applied, in this folder and without a logger."""
+        """The config that is trained: complete, with the flags applied and without a logger.
+
+        Nothing in it names this folder, so that `covidcxr fit --config` of the record writes elsewhere.
+        """
         settings = apply_words(self.config, self.words)
-        settings["trainer"] |= {"logger": False, "default_root_dir": str(self.folder)}
+        settings["trainer"] |= {"logger": False, "default_root_dir": None}
         return settings
+
+    def _here(self, **changes: Any) -> dict[str, Any]:
+        """Return the settings, with changes, for a training in this folder."""
+        trainer = {**self.settings["trainer"], "default_root_dir": str(self.folder)}
+        return {**self.settings, "trainer": trainer, **changes}
 
     def check(self) -> Session:
         """Build everything and train nothing.
@@ -73,9 +83,16 @@ class Run:
             Task, data module and trainer.
 
         Raises:
-            CovidCXRError: If a setting is wrong.
+            CovidCXRError: If a setting is wrong, or the recipe whose weights it starts from was not run.
         """
-        return training.check(self.settings)
+        start = ((self.settings.get("model") or {}).get("init_args") or {}).get("init_from")
+        first = Path(str(start)).parent.name
+        if start == f"runs/{first}/model" and first in recipe_paths() and not Path(start).exists():
+            raise ConfigError(
+                f"This starts from the weights of another recipe, and there is no {start}. Run it first: covidcxr "
+                f"recipes run {first}; or name the folder of such a model by --model.init_from."
+            )
+        return training.check(self._here())
 
     def go(self) -> None:
         """Fit, test and draw, without the steps that are finished."""
@@ -83,7 +100,7 @@ class Run:
         if not self.finished:
             model = copy.deepcopy(self.settings["model"])
             model["init_args"]["init_from"] = str(self.folder / "model")
-            training.test({**self.settings, "model": model, "output": str(self.folder), "ckpt_path": None})
+            training.test(self._here(model=model, output=str(self.folder), ckpt_path=None))
         self.tidy()
 
     def tidy(self) -> None:
@@ -103,7 +120,7 @@ class Run:
         model, last = self.folder / "model", self.folder / "checkpoints" / "last.ckpt"
         if not (model / "history.json").is_file():  # written last
             resume = {"ckpt_path": str(last)} if last.is_file() else {}
-            training.fit({**self.settings, "output": str(model), **resume}, callbacks=callbacks)
+            training.fit(self._here(output=str(model), **resume), callbacks=callbacks)
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Return the scores of all test images: from name to value, low, high, count and patients.
@@ -113,6 +130,16 @@ class Run:
         """
         scores: dict[str, dict[str, Any]] = read_json(self.folder / "scores.json")["all"]
         return scores
+
+    def history(self) -> list[dict[str, float]]:
+        """Return what was logged after each epoch; empty where no single training was.
+
+        Returns:
+            An entry an epoch, from name to value, as `history.json` of the model holds it.
+        """
+        path = self.folder / "model" / "history.json"
+        epochs: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return epochs
 
     def claim_folder(self) -> None:
         """Take the folder for these settings, and write them into it.

@@ -17,12 +17,12 @@ from covidcxr.config import check_keys
 from covidcxr.data import CXRDataModule
 from covidcxr.data.files import MASK_INDEX
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
-from covidcxr.evaluation.metrics.scores import format_interval, table_columns
+from covidcxr.evaluation.metrics.scores import table_columns
 from covidcxr.evaluation.plots import draw_comparison
-from covidcxr.io.atomic import replace_file
 from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import write_json
 from covidcxr.pipeline.lung_masks import MaskReport, draw_masks
+from covidcxr.recipes.comparison import class_table, draw_curves, epoch_table, format_score, write_table
 from covidcxr.recipes.cross_validation import Fold, without_sources
 from covidcxr.recipes.ensemble import EnsembleStep
 from covidcxr.recipes.run import PooledRun, Run
@@ -34,6 +34,12 @@ from covidcxr.utils.console import print_line, print_table
 __all__ = ["Sweep", "headline_scores", "run_recipe"]
 
 __getattr__ = partial(aliases.find, __name__)
+
+_BESIDE = {
+    "comparison_classes.md": "Scores of each class",
+    "epochs.md": "Values by epoch",
+    "curves.png": "Learning curves of all runs",
+}
 
 
 @dataclass(frozen=True)
@@ -83,13 +89,20 @@ class Sweep:
         return table if self.masks is None else {**table, "masks": self.masks.to_dict()}
 
     def write(self) -> None:
-        """Write `comparison.json` (all numbers), `comparison.md` (the table) and `comparison.png` (the plot)."""
+        """Write the comparison into the folder.
+
+        `comparison.json` holds all numbers, `comparison.md` the table and `comparison.png` its plot;
+        `comparison_classes.md` the scores of each class where there are more than two; `epochs.md` and `curves.png`
+        what was logged by epoch.
+        """
         data = self.to_dict()
         write_json(self.folder / "comparison.json", data)
-        with replace_file(self.folder / "comparison.md") as draft:
-            header, *rows = self.table()
-            lines = [header, ["---"] * len(header), *rows]
-            draft.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), encoding="utf-8")
+        write_table(self.table(), self.folder / "comparison.md")
+        scores = {name: entry["scores"] for name, entry in data["runs"].items()}
+        write_table(class_table(scores), self.folder / "comparison_classes.md")
+        histories = {run.name: run.history() for run in self.runs if run.finished and run.history()}
+        write_table(epoch_table(histories), self.folder / "epochs.md")
+        draw_curves(histories, self.folder / "curves.png")
         draw_comparison(
             {name: entry["scores"] for name, entry in data["runs"].items()},
             headline_scores(data["runs"].values(), self.positive),
@@ -104,7 +117,7 @@ class Sweep:
         for entry in data.values():
             scores = entry["scores"]
             size = (str(scores[names[0]][key]) for key in ("count", "patients"))
-            table.append([*entry["variants"].values(), *(_cell(scores.get(name)) for name in names), *size])
+            table.append([*entry["variants"].values(), *(format_score(scores.get(name)) for name in names), *size])
         return table
 
     def print_table(self) -> None:
@@ -119,6 +132,9 @@ class Sweep:
             column.no_wrap = True
         print_table(table)
         print_line(f"Intervals are bootstrapped over patients. Plot: {self.folder / 'comparison.png'}")
+        for name, holds in _BESIDE.items():
+            if (self.folder / name).is_file():
+                print_line(f"{holds}: {self.folder / name}")
 
 
 def run_recipe(
@@ -137,7 +153,7 @@ def run_recipe(
         folder: Output folder.
         words: Flags of `covidcxr fit` that change every run, say `["--data.root", "images"]`; and `--masks.KEY VALUE`
             for the settings under `masks`.
-        only: Names of runs, or of variants: only runs with this name, or with one of these variants.
+        only: Names of runs or variants, or several variants joined by "+": only runs with all variants of one of these.
         folds: Cross-validate every run in so many folds, 3 or more, with all images of a patient in the same fold.
         leave_one_source_out: Train every run without each source in turn, and test on that source.
 
@@ -295,7 +311,7 @@ def _sources(recipe: Recipe, words: Sequence[str]) -> tuple[Fold, ...]:
 def _check_ensemble(recipe: Recipe, folder: Path, runs: Sequence[Run], step: EnsembleStep) -> None:
     """Build what the ensemble adds to the runs, and claim its folders."""
     if not (folder / "ensemble" / "scores.json").is_file():
-        step.check(runs[0].check().task, [run.name for run in runs])
+        step.with_weights(runs[0].settings).check(runs[0].check().task, [run.name for run in runs])
     words = runs[0].words
     if step.boosting:
         claim(folder / "boosting", [dict(step.boosting), runs[0].config], words)
@@ -306,6 +322,7 @@ def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]
     """Fit the boosted member, if there is one, and combine all members, unless that was done."""
     first = runs[0]
     session = first.check()
+    step = step.with_weights(first.settings)
     data, coverage = session.data, session.settings.coverage
     assert isinstance(data, CXRDataModule)
     extra = [Run("boosting", folder / "boosting", {})] if step.boosting else []
@@ -339,13 +356,10 @@ def headline_scores(runs: Iterable[Mapping[str, Any]], positive: str | None = No
 def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> Iterator[Run]:
     named = dict(recipe.runs())
     known = {*named, *(variant for name in named for variant in name.split("+"))} - {""}
-    for wanted in only:
-        if wanted not in known:
+    parts = [set(wanted.split("+")) for wanted in only]
+    for wanted, variants in zip(only, parts, strict=True):
+        if not any(variants <= set(name.split("+")) for name in named if name):
             raise ConfigError(f"The recipe {recipe.name} has no run {wanted!r}. {did_you_mean(wanted, known)}")
     for name, config in named.items():
-        if not only or {name, *name.split("+")} & set(only):
+        if not only or any(variants <= set(name.split("+")) for variants in parts):
             yield Run(name, path_inside(folder, name) if name else folder, config, tuple(words))
-
-
-def _cell(score: Mapping[str, Any] | None) -> str:
-    return "-" if score is None else format_interval(score["value"], score["low"], score["high"])
