@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from covidcxr.errors import PretrainedError
+from covidcxr.networks.weights import read_weights
 from covidcxr.recipes.comparison import class_table, draw_curves, epoch_table, write_table
+from covidcxr.recipes.ensemble import EnsembleStep
 
 
 def history(epochs: int) -> list[dict[str, float]]:
@@ -50,3 +57,21 @@ def test_an_empty_table_is_not_written(tmp_path: Path) -> None:
     write_table([["a", "b"], ["1", "2"]], tmp_path / "one.md")
     assert not (tmp_path / "none.md").exists()
     assert (tmp_path / "one.md").read_text() == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+@pytest.mark.parametrize(("given", "used"), [(True, True), (False, False), ("weights", "weights")])
+def test_weights_of_the_runs_reach_boosting(given: object, used: object) -> None:
+    step = EnsembleStep("soft", {"pretrained_backbone": True})
+    settings = {"model": {"init_args": {"pretrained_backbone": given}}}
+    assert step.with_weights(settings).boosting["pretrained_backbone"] == used
+    own = EnsembleStep("soft", {"pretrained_backbone": "own.pth"})
+    assert own.with_weights(settings) is own
+
+
+def test_each_network_finds_its_weights_in_a_folder(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "resnet18.safetensors")
+    torch.save({"b": torch.zeros(3)}, tmp_path / "resnet50.pth")
+    assert torch.equal(read_weights("resnet18", str(tmp_path))["a"], torch.ones(2))
+    assert torch.equal(read_weights("xrv:resnet50", str(tmp_path))["b"], torch.zeros(3))
+    with pytest.raises(PretrainedError, match=r"'vgg16'.*it has no model\.safetensors"):
+        read_weights("vgg16", str(tmp_path))

@@ -360,8 +360,7 @@ def data_class(name: str) -> str:
 def allow_registered_only() -> None:
     """Let configs name only data sets, networks and the like that are registered, from now on in this process.
 
-    A config is code: reading it imports any class or function that it names by a dotted path. After this call other
-    paths are an error, before anything is imported. A few loggers and callbacks of Lightning stay allowed.
+    A config is code: reading it imports what it names by a dotted path. A few loggers and callbacks stay allowed.
 
     Raises:
         ConfigError: If the installed jsonargparse cannot do that.
