@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 
 from covidcxr import __version__
+from covidcxr.cli.assemble import add_assemble
 from covidcxr.cli.audit import add_audit
 from covidcxr.cli.datasets import add_datasets
 from covidcxr.cli.doctor import add_doctor
@@ -33,6 +34,7 @@ _EPILOG = """examples:
   covidcxr predict images/ --model mini --out answers   your images: JSON lines, masks, overlays, contact sheet
   covidcxr fit --config mini-lungs --data.root DIR      train a recipe on your data
   covidcxr fit --help                                   all settings of a training
+  covidcxr assemble --classifier MODEL --lungs mini ... your models as a pipeline
   covidcxr audit --data darkcovidnet --data.root DIR    shortcuts and leaks of a data set
   covidcxr evaluate predictions.csv --out report        a report of predictions, a run or a pipeline
   covidcxr serve                                        a page for radiologists, and a REST service
@@ -102,6 +104,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     add_demo(verbs)
     for verb, purpose in VERBS.items():
         verbs.add_parser(verb, help=purpose, add_help=False)  # listed in the help; main() runs them
+    add_assemble(verbs)
     add_evaluate(verbs)
     add_audit(verbs)
     add_explain(verbs)

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -313,6 +314,44 @@ def _halved(tensor: Tensor, name: str) -> Tensor:
     if not torch.isfinite(half).all() and torch.isfinite(tensor).all():
         raise ConfigError(f"{name} holds a value above 65504, which float16 cannot hold: save it as float32.")
     return half
+
+
+@contextmanager
+def hub_errors(repository: str) -> Iterator[None]:
+    """Turn what the Hub's client raises while it uploads into errors of ours.
+
+    Args:
+        repository: Its name.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        PretrainedError: If the Hub cannot be reached, or refuses.
+        ConfigError: If the name or an argument is wrong.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise ConfigError(f"{repository!r} is no valid name of a Hub repository: it is owner/name.") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The upload to {repository!r} refused its arguments: {_line(error)}") from error
+    except HfHubHTTPError as error:
+        raise PretrainedError(
+            f"The Hub refused the upload to {repository!r}: {_line(error)} Check the name and your rights, or log in "
+            f"with: hf auth login"
+        ) from error
+    except Exception as error:  # offline, no route, a certificate: each client has errors of its own
+        raise PretrainedError(
+            f"{repository!r} could not be uploaded to the Hub ({type(error).__name__}: {_line(error)}). Check the "
+            f"connection and your token, or save the pipeline to a folder and upload that."
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_only: bool) -> Path:

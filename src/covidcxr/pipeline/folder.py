@@ -25,7 +25,7 @@ from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, in_words
 from covidcxr.transforms.overlay import mask_colors
-from covidcxr.utils.plain import json_text
+from covidcxr.utils.plain import json_text, user_path
 from covidcxr.utils.threads import tracked
 
 __all__ = ["digest_images", "find_images", "load_pipeline", "predict_folder", "print_summary", "write_sheet"]
@@ -105,7 +105,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 def _below(path: Path, root: str | os.PathLike[str]) -> Path:
     try:
-        below = Path(os.path.abspath(path)).relative_to(os.path.abspath(root))  # noqa: PTH100 - Path keeps the ..
+        below = Path(os.path.abspath(path)).relative_to(os.path.abspath(user_path(root)))  # noqa: PTH100 - Path keeps the ..
     except ValueError as error:
         raise ConfigError(f"{path} does not lie below the root {os.fspath(root)}.") from error
     return Path(_readable(str(below)))

@@ -6,6 +6,7 @@ Golden inputs are drawn images (phantoms), saved with the outputs that the pipel
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,17 @@ from covidcxr.transforms.postprocess import PostProcess
 if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline
 
-__all__ = ["MODEL_CLASSES", "check_golden", "check_parts", "fingerprint", "load_parts", "save_pipeline"]
+__all__ = [
+    "MODEL_CLASSES",
+    "check_golden",
+    "check_parts",
+    "fingerprint",
+    "is_single",
+    "load_parts",
+    "load_single",
+    "part_of",
+    "save_pipeline",
+]
 
 MODEL_CLASSES: dict[str, tuple[type[CXRModel], ...]] = {
     "gate": (ClassificationModel,),
@@ -44,6 +55,8 @@ _PHANTOMS: tuple[tuple[PhantomLabel, PhantomView], ...] = (("normal", "PA"), ("c
 # Other processors, thread counts and library versions add up in another order; more than this is another model.
 _PROBABILITY_TOLERANCE = 2e-3
 _LEAST_DICE = 0.995
+_SINGLE = ("", "segmenter", "classifier")
+"""Where the models of a folder lie that is no pipeline."""
 _LONGEST_CARD = 1_000_000  # bytes
 
 
@@ -118,11 +131,20 @@ def load_parts(folder: Path) -> dict[str, Any]:
 
     Returns:
         The keyword arguments of `Pipeline`. Two segmenters that see images alike and have equal encoders share one.
+        Of a single model, or of the two of a multi-task training, those parts alone.
 
     Raises:
         PretrainedError: If a part is missing, damaged or altered, or is newer than this release.
-        ConfigError: If a config has an unknown key or a wrong value.
+        ConfigError: If a config has an unknown key or a wrong value, or a single classifier needs lungs.
     """
+    if is_single(folder):
+        models = load_single(folder)
+        if "lung_segmenter" not in models and any(model.needs_lungs for model in models.values()):
+            raise ConfigError(
+                f"The model in {folder} sees only a region of the image, so it needs a lung segmenter. Join the two: "
+                f"covidcxr assemble --classifier {folder} --lungs mini --out FOLDER"
+            )
+        return dict(models)
     index = _read_index(folder / "pipeline.json")
     for name in index["components"]:
         if not (folder / name).is_dir():  # or its name would be taken for a Hub repository
@@ -140,6 +162,55 @@ def load_parts(folder: Path) -> dict[str, Any]:
         "min_lung_area": index["min_lung_area"],
         "card": card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
     }
+
+
+def is_single(folder: Path) -> bool:
+    """Say whether a folder holds one model, or the two of a multi-task training, rather than a pipeline.
+
+    Args:
+        folder: A local folder.
+
+    Returns:
+        Whether it does.
+    """
+    return not os.path.lexists(folder / "pipeline.json") and any(
+        (folder / name / "config.json").is_file() for name in _SINGLE
+    )
+
+
+def load_single(folder: Path) -> dict[str, CXRModel]:
+    """Load one model, or the two of a multi-task training, as parts of a pipeline.
+
+    Args:
+        folder: See `is_single`.
+
+    Returns:
+        From the name of the part to its model.
+
+    Raises:
+        PretrainedError: If a model is damaged or altered, or is newer than this release.
+        ConfigError: If a config has an unknown key or a wrong value.
+    """
+    names = [name for name in _SINGLE if (folder / name / "config.json").is_file()]
+    places = [folder / name if name else folder for name in names]
+    for place in places[not names[0] :]:
+        check_link(place)
+    return {part_of(model): model for model in map(load_model, places)}
+
+
+def part_of(model: CXRModel) -> str:
+    """Return the part that a model is where nobody says it.
+
+    Args:
+        model: Of any kind.
+
+    Returns:
+        "classifier", "infection_segmenter" or, for what draws lungs and no infection, "lung_segmenter".
+    """
+    if not isinstance(model, SegmentationModel):
+        return "classifier"
+    classes = set(model.config.classes)
+    return "lung_segmenter" if classes & set(LUNG_CLASSES) and "infection" not in classes else "infection_segmenter"
 
 
 def fingerprint(pipeline: Pipeline) -> str:
@@ -161,11 +232,6 @@ def fingerprint(pipeline: Pipeline) -> str:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    if not path.is_file() and (path.parent / "config.json").is_file():
-        raise PretrainedError(
-            f"{path.parent} is a single model, not a pipeline: load it with SegmentationModel.from_pretrained or "
-            f"ClassificationModel.from_pretrained."
-        )
     index = read_json(path)
     check_format_version(index.get("format_version"), str(path))
     keys = {"format_version", "components", "postprocess", "min_lung_area"}

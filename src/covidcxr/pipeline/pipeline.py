@@ -100,8 +100,7 @@ class Pipeline:
         check_parts(self)
         for model in self.models().values():
             model.eval()
-        weights = sum(weight.numel() for model in self.models().values() for weight in model.parameters())
-        self._small = weights <= _SMALL
+        self._small = sum(weight.numel() for model in self.models().values() for weight in model.parameters()) <= _SMALL
 
     def models(self) -> dict[str, CXRModel]:
         """Return the models that are there, by the name of their part."""
@@ -358,14 +357,19 @@ class Pipeline:
 
         Returns:
             The address of the commit.
+
+        Raises:
+            PretrainedError: If the Hub cannot be reached or refuses the upload.
+            ConfigError: If the name or an argument is wrong, or a weight is not finite.
         """
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype=dtype)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
+            with pretrained.hub_errors(repo_id):
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
 
     @classmethod
     def from_pretrained(
@@ -376,13 +380,11 @@ class Pipeline:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Load a saved pipeline.
-
-        Where the two segmenters see images alike and were saved with equal encoders, they get one, computed once an
-        image.
+        """Load a saved pipeline, or a single model as one.
 
         Args:
-            source: A bundled name ("mini"), a folder, or a Hub repository "owner/name".
+            source: A bundled name ("mini"), a folder, or a Hub repository "owner/name"; of a pipeline, of one model, or
+                of the two of a multi-task training. To join other models: `covidcxr assemble`.
             revision: Branch, tag or commit of a Hub repository.
             cache_dir: Where downloads are kept.
             local_files_only: Never use the network.

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from covidcxr import aliases
 from covidcxr.data.dataset import box_slices, check_mask_size
 from covidcxr.data.records import Record
-from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError, did_you_mean
+from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation.metrics.segmentation import (
     dice_score,
     image_agreement,
@@ -25,14 +25,16 @@ from covidcxr.evaluation.metrics.segmentation import (
     precision_score,
     recall_score,
 )
+from covidcxr.io import pretrained
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.image import read_mask
-from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel, load_model
+from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.batches import count_pixels, split_batches
+from covidcxr.pipeline.parts import is_single, load_single, part_of
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.tasks.rows import add_traits
-from covidcxr.transforms.geometry import LUNG_CLASSES, resize_mask
+from covidcxr.transforms.geometry import resize_mask
 from covidcxr.transforms.surface_distance import hd95
 
 if TYPE_CHECKING:
@@ -71,17 +73,14 @@ def open_pipeline(
     Raises:
         PretrainedError: If it cannot be had.
     """
-    try:
-        return Pipeline.from_pretrained(source)
-    except PretrainedError as error:
-        if "single model" not in str(error):
-            raise
-    model = load_model(source)
-    if isinstance(model, ClassificationModel | EnsembleModel):
-        helper = Pipeline.from_pretrained(lungs).lung_segmenter if model.needs_lungs or outlines else None
-        return Pipeline(classifier=model, lung_segmenter=helper)
-    assert isinstance(model, SegmentationModel)
-    return segmenter_pipeline(model)
+    folder = pretrained.fetch(source)
+    if not is_single(folder):
+        return Pipeline.from_pretrained(folder)
+    parts: dict[str, Any] = dict(load_single(folder))
+    classifier = parts.get("classifier")
+    if classifier is not None and "lung_segmenter" not in parts and (classifier.needs_lungs or outlines):
+        parts["lung_segmenter"] = Pipeline.from_pretrained(lungs).lung_segmenter
+    return Pipeline(**parts)
 
 
 def segmenter_pipeline(model: SegmentationModel) -> Pipeline:
@@ -93,10 +92,8 @@ def segmenter_pipeline(model: SegmentationModel) -> Pipeline:
     Returns:
         The pipeline.
     """
-    classes = set(model.config.classes)
-    if classes & set(LUNG_CLASSES) and "infection" not in classes:
-        return Pipeline(lung_segmenter=model)
-    return Pipeline(infection_segmenter=model)
+    parts: dict[str, Any] = {part_of(model): model}
+    return Pipeline(**parts)
 
 
 def pipeline_rows(

@@ -1,0 +1,87 @@
+"""`covidcxr assemble`: single models become a pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from covidcxr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from covidcxr.models import CXRModel
+
+__all__ = ["add_assemble"]
+
+_PARTS = {
+    "gate": ("gate", "view check"),
+    "lungs": ("lung_segmenter", "lung segmenter"),
+    "infection": ("infection_segmenter", "segmenter of infections or other findings"),
+    "classifier": ("classifier", "classifier or ensemble"),
+}
+"""From the flag to the part of the pipeline, and what it is."""
+
+_EXAMPLES = """examples:
+  covidcxr assemble --classifier runs/mine/model --lungs mini --gate mini --out my-pipeline
+  covidcxr assemble --lungs runs/lungs/model --infection runs/infection/model --out my-masks
+  covidcxr predict images/ --model my-pipeline --out answers"""
+
+
+def add_assemble(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `assemble`.
+
+    Args:
+        verbs: Where the verbs are added.
+    """
+    assemble = verbs.add_parser(
+        "assemble",
+        help="join single models, as `fit` saves them, to a pipeline",
+        description="Join single models to a pipeline. Each comes from a folder, a bundled name or a Hub repository: "
+        "of one model, or of a pipeline or multi-task model, whose part is taken.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for flag, (_, what) in _PARTS.items():
+        assemble.add_argument(f"--{flag}", metavar="MODEL", help=what)
+    assemble.add_argument(
+        "--min-lung-area",
+        type=float,
+        default=0.15,
+        metavar="SHARE",
+        help="least share of the image that the lungs must cover for a label, from 0 to 1 (%(default)s)",
+    )
+    assemble.add_argument("--dtype", default="float32", metavar="TYPE", help="float32, or float16: half the size")
+    assemble.add_argument("--out", required=True, metavar="DIR", help="a new folder for the pipeline")
+    assemble.set_defaults(run=_assemble)
+
+
+def _assemble(options: argparse.Namespace) -> int:
+    from covidcxr.pipeline.pipeline import Pipeline
+    from covidcxr.utils.plain import user_path
+
+    out = user_path(options.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is not empty. Choose a new folder for the pipeline.")
+    sources = {part: (getattr(options, flag), flag) for flag, (part, _) in _PARTS.items()}
+    given = {part: _load(source, part, flag) for part, (source, flag) in sources.items() if source is not None}
+    pipeline = Pipeline(min_lung_area=options.min_lung_area, **given)  # type: ignore[arg-type]
+    pipeline.save_pretrained(out, dtype=options.dtype)
+    sys.stdout.write(f"Saved {out}: {', '.join(given)}.\n")
+    return 0
+
+
+def _load(source: str, part: str, flag: str) -> CXRModel:
+    """Load the model of a part, from a folder of its own or out of a pipeline."""
+    from covidcxr.io.pretrained import fetch
+    from covidcxr.models import SegmentationModel, load_model
+    from covidcxr.pipeline.parts import MODEL_CLASSES, is_single
+    from covidcxr.pipeline.pipeline import Pipeline
+
+    folder = fetch(source)
+    if is_single(folder):
+        kind = MODEL_CLASSES[part]
+        return load_model(folder, prefer="segmentation" if SegmentationModel in kind else "classification")
+    model = Pipeline.from_pretrained(folder).models().get(part)
+    if model is None:
+        raise ConfigError(f"--{flag}: the pipeline {source} has no {part}.")
+    return model
