@@ -446,8 +446,8 @@ class TestInterruption:
     @pytest.mark.slow
     @pytest.mark.timeout(1200)
     def test_the_command_killed_at_ten_moments(self, tmp_path):
-        write_folder_fake(tmp_path / "data", patients=250)
-        for image in list((tmp_path / "data").rglob("p0007_*.png")):
+        write_folder_fake(tmp_path / "data", patients=80)
+        for image in list((tmp_path / "data").rglob("p007_*.png")):
             image.write_bytes(b"\x89PNG\r\n\x1a\n no image")
         words = ["datasets", "prepare", "folder", "--root", "data", "--image-size", "24", "24", "--num-workers", "1"]
         command = [sys.executable, "-m", "covidcxr", *words]
@@ -471,7 +471,7 @@ class TestInterruption:
         def begun() -> bool:
             return out.is_dir() and len(list(out.rglob("*.png"))) > written
 
-        end = kill_at_moments([*command, "--out", "copy"], tmp_path, 10, seed=3, seconds=0.3, begun=begun, check=check)
+        end = kill_at_moments([*command, "--out", "copy"], tmp_path, 10, seed=3, seconds=0.1, begun=begun, check=check)
         assert (end.returncode, end.kills) == (1, 10), end.output
         assert 10 <= written < len(whole)
         assert files_of(out) == whole
