@@ -226,3 +226,18 @@ class TestUnknownKeys:
     def test_the_name_of_a_recipe_s_own_key_is_no_flag(self, capsys: Any) -> None:
         assert main(["fit", "--about", "x"]) == 2
         assert "Did you mean" not in capsys.readouterr().err
+
+
+def test_the_record_of_a_run_trains_the_same_bits(tmp_path: Path, images: Path) -> None:
+    path, run, again = write(tmp_path / "mine.yaml", ONE), tmp_path / "run", tmp_path / "again"
+    words = ["--data.root", str(images), "--model.lr", "0.02", "--data.batch_size", "5", "--trainer.max_epochs", "1"]
+    run_recipe(Recipe.read(path), run, words)
+    before = (run / "config.yaml").read_bytes()
+    record = yaml.safe_load(before)
+    assert record["model"]["init_args"]["lr"] == 0.02
+    assert record["data"]["init_args"]["batch_size"] == 5
+    place = ["--output", str(again), "--trainer.default_root_dir", str(again), "--trainer.logger", "false"]
+    assert main(["fit", "--config", str(run / "config.yaml"), *place]) == 0
+    weights = "model.safetensors"
+    assert (again / weights).read_bytes() == (run / "model" / weights).read_bytes()
+    assert (run / "config.yaml").read_bytes() == before
