@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,12 @@ def test_pixels_are_counted_without_decoding(tmp_path: Path) -> None:
     write_image(path, grey)
     dataset = pydicom.Dataset()
     dataset.Rows, dataset.Columns = 30, 20
-    images: tuple[Any, ...] = (path, str(path), path.read_bytes(), grey, torch.zeros(1, 30, 20), dataset)
-    assert [count_pixels(image) for image in (*images, Image.fromarray(grey))] == [600] * 7
+    content = path.read_bytes()
+    images: tuple[Any, ...] = (path, str(path), content, bytearray(content), upload := BytesIO(content))
+    assert [count_pixels(image) for image in images] == [600] * 5
+    assert upload.tell() == 0, "the upload is yet to be read"
+    images = (grey, torch.zeros(1, 30, 20), dataset, Image.fromarray(grey))
+    assert [count_pixels(image) for image in images] == [600] * 4
     assert [count_pixels(image) for image in (tmp_path / "missing.png", b"no image", None)] == [0, 0, 0]
 
 

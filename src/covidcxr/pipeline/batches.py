@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from io import IOBase
 from typing import TypeVar
 
 from covidcxr.errors import ImageReadError
@@ -59,6 +60,12 @@ def count_pixels(image: object) -> int:
     Returns:
         Height times width; 0 for what cannot be read, as reading it will say.
     """
+    if isinstance(image, bytearray):
+        image = bytes(image)
+    elif isinstance(image, IOBase) and image.seekable():
+        file, place = image, image.tell()
+        image = file.read()
+        file.seek(place)
     if isinstance(image, str | os.PathLike | bytes):
         try:
             return math.prod(image_size(image))
