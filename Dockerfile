@@ -6,8 +6,8 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN python -m venv /opt/covidcxr \
-    && /opt/covidcxr/bin/pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu \
-    && /opt/covidcxr/bin/pip install --no-cache-dir ".[serve]"
+    && pip install --no-cache-dir uv \
+    && uv pip install --no-cache --python /opt/covidcxr/bin/python --torch-backend cpu ".[serve]"
 
 FROM python:3.12-slim
 COPY --from=build /opt/covidcxr /opt/covidcxr

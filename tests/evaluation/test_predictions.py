@@ -32,6 +32,7 @@ from covidcxr.evaluation import (
     weighted_mean,
 )
 from covidcxr.evaluation.plots import plot_reliability
+from covidcxr.evaluation.report import evaluate_rows  # noqa: F401 - the report registers how results are drawn
 from covidcxr.page import Page, sections_of, write_html
 
 CLASSES = ("normal", "pneumonia", "covid")

@@ -119,7 +119,8 @@ def test_two_processes_print_the_intervals_of_one(images: Path, tmp_path: Path) 
     for source, table in scores[0].items():
         for name, estimate in table.items():
             assert scores[1][source][name] == pytest.approx(estimate, abs=1e-6, nan_ok=True), (source, name)
-    tables = [list(csv.DictReader((tmp_path / name / "predictions.csv").open())) for name in ("one", "two")]
+    texts = [(tmp_path / name / "predictions.csv").read_text() for name in ("one", "two")]
+    tables = [list(csv.DictReader(text.splitlines())) for text in texts]
     assert [row["image_id"] for row in tables[0]] == [row["image_id"] for row in tables[1]]
 
 

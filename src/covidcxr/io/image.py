@@ -7,7 +7,6 @@ PNG, and some `.png` files WebP. Whatever cannot be read raises an `ImageReadErr
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -24,7 +23,7 @@ from covidcxr.io.atomic import replace_file
 from covidcxr.io.codestream import caught_stderr, ends_grey, jpeg_is_cut, quiet_decoders
 from covidcxr.io.dicom import dicom_array, dicom_size, is_dicom, read_dicom
 from covidcxr.io.masks import mask_of_grey, mask_of_picture
-from covidcxr.io.pixels import array_to_grey, check_bits, loaded_picture, picture_to_grey
+from covidcxr.io.pixels import array_to_grey, check_bits, is_a, is_single_image, loaded_picture, picture_to_grey
 from covidcxr.types import ImageLike
 from covidcxr.utils.plain import user_path
 
@@ -120,14 +119,14 @@ def read_image(image: ImageLike, *, bits: int | None = None) -> Float[np.ndarray
                 return _from_file(file, name, bits)
         if isinstance(image, np.ndarray):
             return array_to_grey(np.asarray(image), name, bits)
-        if _is_a(image, "torch", "Tensor"):
+        if is_a(image, "torch", "Tensor"):
             tensor = cast(Any, image).detach().cpu()
             return array_to_grey((tensor.float() if tensor.is_floating_point() else tensor).numpy(), name, bits)
-        if _is_a(image, "PIL.Image", "Image"):
+        if is_a(image, "PIL.Image", "Image"):
             picture = cast("PIL.Image.Image", image)
             _check_pixels(picture.height, picture.width, name)
             return picture_to_grey(loaded_picture(picture, name), name, bits)
-        if _is_a(image, "pydicom", "Dataset"):
+        if is_a(image, "pydicom", "Dataset"):
             return _from_dicom(cast("pydicom.Dataset", image), name)
     raise ImageReadError(
         f"{name} is no image. Give a path, bytes, an open file, a NumPy array, a PIL image, a torch tensor or a "
@@ -295,30 +294,6 @@ def file_content(image: Any) -> Any:
     if isinstance(stream, TextIOBase) or not isinstance(content, bytes):
         raise ImageReadError(f"{_name(image)} gives no bytes. Open the file as open(path, 'rb').")
     return content
-
-
-def is_single_image(images: object) -> bool:
-    """Return whether an argument is one image, not a collection of images.
-
-    Args:
-        images: Any object.
-
-    Returns:
-        True for a path, bytes, an open file, a PIL image, a DICOM data set, and an array or tensor of at most three
-        axes.
-    """
-    kinds = (("numpy", "ndarray"), ("PIL.Image", "Image"), ("torch", "Tensor"), ("pydicom", "Dataset"))
-    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(images, "read"):
-        return True
-    if any(_is_a(images, *kind) for kind in kinds):
-        return getattr(images, "ndim", 0) < 4  # a batch [images, 1, height, width] is a collection
-    return False
-
-
-def _is_a(image: object, module: str, kind: str) -> bool:
-    """Whether `image` is of that class; a package that nobody imported cannot have made it, so none is imported."""
-    loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(image, getattr(loaded, kind))
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
@@ -17,6 +19,8 @@ __all__ = [
     "check_bits",
     "held_bits",
     "held_bits_in_words",
+    "is_a",
+    "is_single_image",
     "is_white_zero",
     "loaded_picture",
     "picture_to_grey",
@@ -29,6 +33,39 @@ _ORIENTATION = 0x0112  # EXIF and TIFF tag
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _COLOR_MAP = 262, 258, 320  # TIFF tags
 _LIKELY_BITS = (8, 10, 12, 14)
 _RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
+
+
+def is_single_image(images: object) -> bool:
+    """Return whether an argument is one image, not a collection of images.
+
+    Args:
+        images: Any object.
+
+    Returns:
+        True for a path, bytes, an open file, a PIL image, a DICOM data set, and an array or tensor of at most three
+        axes.
+    """
+    kinds = (("numpy", "ndarray"), ("PIL.Image", "Image"), ("torch", "Tensor"), ("pydicom", "Dataset"))
+    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(images, "read"):
+        return True
+    if any(is_a(images, *kind) for kind in kinds):
+        return getattr(images, "ndim", 0) < 4  # a batch [images, 1, height, width] is a collection
+    return False
+
+
+def is_a(image: object, module: str, kind: str) -> bool:
+    """Say whether an object is of a class, without importing that class.
+
+    Args:
+        image: Any object.
+        module: The module of the class.
+        kind: Its name.
+
+    Returns:
+        False where the module was not imported: its class cannot have made the object.
+    """
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(image, getattr(loaded, kind))
 
 
 def check_bits(bits: int | None) -> None:

@@ -30,6 +30,7 @@ from covidcxr.training.parser import open_data, parse_data, parse_masks, words_o
 from covidcxr.training.recipe import Recipe, claim
 from covidcxr.training.yaml_files import write_yaml
 from covidcxr.utils.console import print_line, print_table
+from covidcxr.utils.plain import count_of
 
 __all__ = ["Sweep", "headline_scores", "run_recipe"]
 
@@ -292,8 +293,8 @@ def _predict_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> tuple[
 def _draw(recipe: Recipe, data: CXRDataModule, folder: Path) -> MaskReport:
     report = draw_masks(data, folder / "masks", **(recipe.masks or {}))
     print_line(
-        f"Lung masks of {report.images} images: {folder / 'masks'}. The lungs of {len(report.small)} cover less than "
-        f"{report.min_lung_area:.0%} of the image (small.csv); {len(report.failed)} images could not be read."
+        f"Lung masks of {count_of(report.images, 'image')}: {folder / 'masks'}. The lungs of {len(report.small)} cover "
+        f"less than {report.min_lung_area:.0%} of the image (small.csv); {len(report.failed)} images could not be read."
     )
     return report
 

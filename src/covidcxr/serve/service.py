@@ -22,6 +22,7 @@ from covidcxr.serve.schema import INDETERMINATE, Verdict, check_prior, to_json
 from covidcxr.serve.settings import Limits
 from covidcxr.serve.store import Row, Store
 from covidcxr.serve.worker import to_png
+from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
     from covidcxr.pipeline.prediction import Prediction
@@ -69,7 +70,9 @@ class PredictionService:
             RequestError: If there are as many as there may be.
         """
         if self._uploads >= self.limits.uploads:
-            raise RequestError(503, f"The server is busy with {self._uploads} images. Try again.", retry_after=1)
+            raise RequestError(
+                503, f"The server is busy with {count_of(self._uploads, 'image')}. Try again.", retry_after=1
+            )
         self._uploads += 1
         try:
             yield

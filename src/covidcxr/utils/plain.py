@@ -11,7 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypeGuard
 
-__all__ = ["field_values", "is_number", "json_text", "plain", "user_path"]
+__all__ = ["count_of", "field_values", "is_number", "json_text", "plain", "user_path"]
 
 
 def field_values(result: Any) -> dict[str, Any]:
@@ -99,6 +99,26 @@ def plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(plain, value))
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def count_of(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    Args:
+        number: How many.
+        noun: What they are, in the singular; its plural ends in s.
+
+    Returns:
+        "1 image", "1,000 images".
+
+    Example:
+        ```python
+        from covidcxr.utils.plain import count_of
+
+        assert count_of(1, "patient") == "1 patient" and count_of(0, "patient") == "0 patients"
+        ```
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -15,7 +15,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
 from covidcxr.evaluation.metrics.reliability import of_class
 from covidcxr.evaluation.metrics.weighted import ratio
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
-from covidcxr.utils.plain import field_values
+from covidcxr.utils.plain import count_of, field_values
 
 __all__ = ["OperatingPoint", "choose_point", "choose_threshold", "predictive_values", "score_at"]
 
@@ -54,7 +54,7 @@ class OperatingPoint:
     def __str__(self) -> str:
         return (
             f"{self.class_name} from {self.threshold:.3f} up, chosen for a {self.wanted} of {self.least:.0%} on "
-            f"{self.images} {self.chosen_on} of {self.patients} patients"
+            f"{self.images} {self.chosen_on} of {count_of(self.patients, 'patient')}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.utils.plain import count_of
 
 __all__ = [
     "SCORES",
@@ -250,4 +251,6 @@ def format_estimate(
     if estimate is None:
         return UNKNOWN
     text = format_interval(estimate.value, estimate.low, estimate.high, digits=digits, signed=signed, scale=scale)
-    return f"{text} ({estimate.count} images of {estimate.patients} patients)" if counts else text
+    return (
+        f"{text} ({count_of(estimate.count, 'image')} of {count_of(estimate.patients, 'patient')})" if counts else text
+    )

@@ -27,7 +27,7 @@ from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.pipeline.prediction import in_words
 from covidcxr.registry import CLASSIFICATION_SCORES
-from covidcxr.utils.plain import field_values
+from covidcxr.utils.plain import count_of, field_values
 
 __all__ = [
     "ClassScores",
@@ -339,7 +339,7 @@ def _(result: Abstention) -> list[Section]:
     blocks += [Words(f"{image}: {error}", warning=True) for image, error in list(result.errors.items())[:5]]
     if len(result.errors) > 5:
         blocks.append(Words(f"{len(result.errors) - 5} more images could not be read; report.json lists them."))
-    return [Section("Abstention", f"Of {result.images} images.", blocks)]
+    return [Section("Abstention", f"Of {count_of(result.images, 'image')}.", blocks)]
 
 
 def score_abstention(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> Abstention | None:

@@ -16,7 +16,7 @@ from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
 from covidcxr.evaluation.report.headline import LEAST, Score, group_scores, plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
-from covidcxr.utils.plain import field_values
+from covidcxr.utils.plain import count_of, field_values
 
 __all__ = ["Group", "Subgroups", "find_groups", "score_groups"]
 
@@ -160,7 +160,7 @@ def _describe_gaps(result: Subgroups) -> str:
     if not gaps:
         return "No gap between groups is clear: every interval that could be computed holds 0."
     named = "; ".join(
-        f"{group.title}: {title(name)} {format_estimate(gap, signed=True)} ({group.patients} patients)"
+        f"{group.title}: {title(name)} {format_estimate(gap, signed=True)} ({count_of(group.patients, 'patient')})"
         for group, name, gap in gaps[:4]
     )
     return (

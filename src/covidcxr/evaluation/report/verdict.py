@@ -16,6 +16,7 @@ from covidcxr.evaluation.report.model_comparison import Controls
 from covidcxr.evaluation.report.shortcuts import Shortcuts
 from covidcxr.evaluation.report.sources import HeldOutSources
 from covidcxr.page import Section, Table, sections_of
+from covidcxr.utils.plain import count_of
 
 __all__ = ["Evidence", "Finding", "Verdict", "judge", "weigh"]
 
@@ -160,8 +161,8 @@ def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
         weight: [finding.reason for finding in findings[1:] if finding.weight == weight]
         for weight in ("for", "against", "doubt", "open")
     }
-    patients = f"{evidence.score.patients} patients" if evidence.patients_known else "unknown patients"
-    basis = f"On these {evidence.images} images of {patients}"
+    patients = f"{count_of(evidence.score.patients, 'patient')}" if evidence.patients_known else "unknown patients"
+    basis = f"On these {count_of(evidence.images, 'image')} of {patients}"
     if findings[0].weight == "against":
         return f"{basis} it is not shown that this model {evidence.about} better than by chance: {findings[0].reason}."
     result = f"{basis} this model {evidence.about} with an AUROC of {_short(evidence.score)}"
@@ -178,7 +179,7 @@ def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
 
 def _above_chance(evidence: Evidence) -> Finding:
     score, question = evidence.score, "Is the score better than chance?"
-    answer = f"AUROC {_long(score)}; {evidence.rarest} patients of the rarer kind."
+    answer = f"AUROC {_long(score)}; {count_of(evidence.rarest, 'patient')} of the rarer kind."
     if not evidence.patients_known:
         answer += " Patients are not known: every image counts as one, so the interval is too narrow."
     if math.isnan(score.value):
@@ -376,8 +377,8 @@ def _masks_in_words(masks: MaskScores) -> str:
     if not dice:
         return "Masks were scored, but not by their Dice; see below."
     answer = "; ".join(
-        f"{name.replace('_', ' ')} {format_estimate(estimate)} on {estimate.count} images of "
-        f"{estimate.patients} patients"
+        f"{name.replace('_', ' ')} {format_estimate(estimate)} on {count_of(estimate.count, 'image')} of "
+        f"{count_of(estimate.patients, 'patient')}"
         for name, estimate in dice.items()
     )
     return f"Predicted masks overlap with the true ones by a Dice of: {answer}. Images from elsewhere can do worse."

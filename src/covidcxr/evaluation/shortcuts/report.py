@@ -15,6 +15,7 @@ from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 from covidcxr.evaluation.shortcuts.targets import CrossTable
 from covidcxr.evaluation.shortcuts.verdict import figure, join, supported_comparisons
 from covidcxr.page import Block, Page, Section, Table, Words, sections_of
+from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -255,7 +256,10 @@ def _draw_random_split(splits: Mapping[str, RandomSplit]) -> Figure:
         axis.text(split.share + 0.01, place, f"{split.share:.0%}", va="center", fontsize=8, color=INK)
     axis.set(xlim=(0, 1.08), yticks=places, xlabel="share of the held-out images whose patient is in training too")
     axis.set_yticklabels(
-        [f"{name}  ({split.images:,} images of {split.patients:,} patients)" for name, split in splits.items()]
+        [
+            f"{name}  ({count_of(split.images, 'image')} of {count_of(split.patients, 'patient')})"
+            for name, split in splits.items()
+        ]
     )
     axis.grid(visible=True, axis="x", color=LINE)
     axis.grid(visible=False, axis="y")

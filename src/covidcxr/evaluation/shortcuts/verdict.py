@@ -11,6 +11,7 @@ from covidcxr.evaluation.metrics.scores import format_estimate
 from covidcxr.evaluation.shortcuts.leakage import HELD_OUT
 from covidcxr.evaluation.shortcuts.probes import MARGIN, ProbeScore, standard_error
 from covidcxr.evaluation.shortcuts.targets import ENOUGH, CrossTable, Pair
+from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
     from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
@@ -51,12 +52,13 @@ def supported_comparisons(table: CrossTable) -> list[str]:
         labels = " against ".join(pair.labels)
         if pair.supported:
             places = [
-                f"{name} ({pair.shared[name][0]:,} and {pair.shared[name][1]:,} patients)" for name in pair.supported
+                f"{name} ({pair.shared[name][0]:,} and {count_of(pair.shared[name][1], 'patient')})"
+                for name in pair.supported
             ]
             sentences.append(f"{labels}: within {join(places)}.")
         elif pair.shared:
             name, patients = max(pair.shared.items(), key=lambda item: min(item[1]))
-            sentences.append(f"{labels}: hardly; {name} has {patients[0]:,} and {patients[1]:,} patients.")
+            sentences.append(f"{labels}: hardly; {name} has {patients[0]:,} and {count_of(patients[1], 'patient')}.")
         else:
             sentences.append(f"{labels}: not; no {table.column} has both.")
     return sentences
@@ -172,8 +174,8 @@ def _no_alarm(audit: DataAudit) -> str:
         )
     return (
         f"No shortcut found by these probes: none of {count} that see no lung stands out above chance on "
-        f"{audit.images:,} images of {audit.patients:,} patients (one with an AUROC of {least:.2f} would have been "
-        f"noticed)."
+        f"{count_of(audit.images, 'image')} of {count_of(audit.patients, 'patient')} (one with an AUROC of {least:.2f} "
+        f"would have been noticed)."
     )
 
 
@@ -192,8 +194,8 @@ def _target_findings(target: TargetAudit) -> Iterator[tuple[float, str]]:
         yield (
             1.2 + _excess(best),
             f"On the official test images, {_subject(best)} alone is right on {best.accuracy.value:.1%} "
-            f"[{best.accuracy.low:.1%}, {best.accuracy.high:.1%}] of {best.accuracy.count:,} images; always predicting "
-            f"the most frequent class is right on {best.majority:.1%}.",
+            f"[{best.accuracy.low:.1%}, {best.accuracy.high:.1%}] of {count_of(best.accuracy.count, 'image')}; always "
+            f"predicting the most frequent class is right on {best.majority:.1%}.",
         )
     yield from _image_findings(target)
     columns = [score for score in target.alarms if score.probe.kind == "column" and score.probe.name != "source"]
@@ -272,7 +274,7 @@ def _patient_findings(audit: DataAudit) -> Iterator[tuple[float, str]]:
     if leakage.contradictory:
         parts.append(
             f"{len(leakage.contradictory):,} patients have images of more than one label "
-            f"({leakage.contradictory_images:,} images)"
+            f"({count_of(leakage.contradictory_images, 'image')})"
         )
     if leakage.unknown_patients:
         parts.append(

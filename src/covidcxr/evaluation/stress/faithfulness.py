@@ -21,6 +21,7 @@ from covidcxr.models.network import lungs_of
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.transforms.geometry import letterbox_box, resize_image, resize_mask
 from covidcxr.types import SplitName
+from covidcxr.utils.plain import count_of
 
 __all__ = ["MapFaithfulness", "map_faithfulness"]
 
@@ -70,7 +71,7 @@ class MapFaithfulness:
         )
         return (
             f"The maps of {self.method} are {verdict} random maps: gain in {figures} (area under the curve, "
-            f"{self.count} images)."
+            f"{count_of(self.count, 'image')})."
         )
 
     @property

@@ -10,6 +10,7 @@ from covidcxr.evaluation.stress.attention import Attention
 from covidcxr.evaluation.stress.faithfulness import MapFaithfulness
 from covidcxr.evaluation.stress.robustness import Effect, Robustness
 from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of
+from covidcxr.utils.plain import count_of
 
 __all__ = ["attention_sections", "faithfulness_sections", "robustness_sections"]
 
@@ -87,7 +88,7 @@ def attention_sections(result: Attention) -> list[Section]:
     }
     if any(counts.values()):
         words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        blocks.append(Words(f"Left out of {len(result.rows) + len(result.failed)} images: {words}."))
+        blocks.append(Words(f"Left out of {count_of(len(result.rows) + len(result.failed), 'image')}: {words}."))
     if result.least:
         rows = {row.image_id: row for row in result.rows}
         blocks.append(Words("The images with the least heat in the lungs:"))
