@@ -209,7 +209,7 @@ def test_the_readme_has_two_commands() -> None:
     assert "\npip install . && covidcxr demo\n" in readme
     wanted = re.search(r"grep -E '(.+)' README", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
     assert wanted is not None
-    assert re.findall(wanted[1], readme, re.M) == ['pip install -e ".[test]" && pytest']
+    assert re.findall(wanted[1], readme, re.M) == ['pip install -e ".[test]" && pytest -n auto']
     for text in (readme, PAGES["docs/index.md"].read_text(encoding="utf-8")):
         assert "research only" in text.lower()
 

@@ -466,7 +466,9 @@ def test_images_are_explained_from_the_command_line(tmp_path: Path, capsys: pyte
     page = (out / "index.html").read_text()
     assert page.count("<img") == 4
     assert "broken.png" in page
-    assert main(["explain", str(images / "ward"), "--out", str(out)]) == 0
+    assert main(["explain", str(images / "ward"), "--out", str(out)]) == 2
+    assert "holds the results of another run" in capsys.readouterr().err
+    assert main(["explain", str(images / "ward"), "--out", str(out), "--overwrite"]) == 0
     assert "2 images, 0 of them not explained" in capsys.readouterr().out
     assert [name for _, name in find_images([images])[0] if "heat" in name] == []  # our own maps are no images
 

@@ -306,7 +306,7 @@ def test_residual_unet_learns() -> None:
 def test_residual_unet_says_what_it_needs() -> None:
     assert list(backbone_of(network := build_network(segmenter("residual_unet", width=2)))) == [network.encoder]
     for wrong in ({"width": 0}, {"depth": 0}):
-        with pytest.raises(ConfigError, match="residual_unet needs a width and a depth of 1 or more"):
+        with pytest.raises(ConfigError, match="residual_unet needs a width of 1 or more and a depth of 1 to 12"):
             build_network(segmenter("residual_unet", **wrong))
     with pytest.raises(ConfigError, match=r"Unknown key 'widht'.*'residual_unet'.*Did you mean 'width'"):
         build_network(segmenter("residual_unet", widht=4))

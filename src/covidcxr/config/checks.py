@@ -240,7 +240,7 @@ def json_values(data: Any, name: str) -> Any:
         if isinstance(part, list | dict):
             parts.extend(part.values() if isinstance(part, dict) else part)
         elif isinstance(part, int | float) and abs(part) > LARGEST_NUMBER:
-            raise ConfigError(f"{name} holds {part:g}; no number there may be above {LARGEST_NUMBER:,}.")
+            raise ConfigError(f"{name} holds a number above {LARGEST_NUMBER:,}; no setting is that large.")
     return copied
 
 

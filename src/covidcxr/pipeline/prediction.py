@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from covidcxr.errors import ConfigError, CovidCXRError
+from covidcxr.errors import ConfigError, CovidCXRError, ImageReadError
 from covidcxr.explain import Explanation, explain
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.folders import path_inside
@@ -212,7 +212,8 @@ class FailedPrediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what can be written as JSON."""
-        return {"image_id": self.image_id, "error": str(self.error), "kind": type(self.error).__name__}
+        kind = ImageReadError if isinstance(self.error, ImageReadError) else type(self.error)  # as in 0.1.0
+        return {"image_id": self.image_id, "error": str(self.error), "kind": kind.__name__}
 
 
 def in_words(reason: str) -> str:

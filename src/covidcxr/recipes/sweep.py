@@ -260,7 +260,8 @@ def _with_masks(recipe: Recipe, words: Sequence[str]) -> tuple[Recipe, list[str]
     own, others = words_of("masks", words)
     settings = dict(recipe.masks)
     check_keys(settings, {"model", "postprocess", "min_lung_area"}, f"masks of the recipe {recipe.name}")
-    return replace(recipe, masks=parse_masks(settings, own)), others
+    loaded = {} if isinstance(settings.get("model", ""), str) else {"model": settings.pop("model")}  # in Python
+    return replace(recipe, masks={**loaded, **parse_masks(settings, own)}), others
 
 
 def _predict_only(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> MaskReport:
@@ -275,7 +276,8 @@ def _predict_only(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequ
         what = ", ".join([*idle, *(f"--only {name}" for name in only)])
         raise ConfigError(f"The recipe {recipe.name} has no `model`, and so no use for {what}: leave it out.")
     report = _draw(recipe, open_data(recipe.base(), words), folder)
-    write_yaml(folder / "config.yaml", {"data": parse_data(recipe.base(), words), "masks": dict(recipe.masks)})
+    masks = {name: value if name != "model" else str(value) for name, value in recipe.masks.items()}
+    write_yaml(folder / "config.yaml", {"data": parse_data(recipe.base(), words), "masks": masks})
     return report
 
 

@@ -20,7 +20,7 @@ from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
 from covidcxr.evaluation.metrics.classification import classification_statistics, finding_statistics
 from covidcxr.evaluation.metrics.scores import format_estimate, headline
-from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
+from covidcxr.evaluation.metrics.segmentation import SEVERITIES, segmentation_metrics
 from covidcxr.evaluation.predictions.predictions import MASKS, PredictionTable, Rows
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
 from covidcxr.io.atomic import replace_file
@@ -100,6 +100,7 @@ def read_rows(path: TableSource) -> list[dict[str, Any]]:
     table = Table(path)
     numbers, exclusive = _check_columns(table)
     table.keep("label", exclusive)
+    table.keep("severity", SEVERITIES)  # one of them is "none"
     rows, faults = [], []
     seen: dict[str, int] = {}
     for line, row in table:
