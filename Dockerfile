@@ -1,6 +1,6 @@
 # The reading page. It writes to /data alone, so the root file system can be read-only:
 #   docker build -t covidcxr .
-#   docker run --read-only --tmpfs /tmp -v covidcxr-data:/data -e COVIDCXR_TOKEN -p 127.0.0.1:8000:8000 covidcxr
+#   docker run --read-only --tmpfs /tmp -v covidcxr-data:/data -e COVIDCXR_TOKEN -p 8000:8000 covidcxr
 FROM python:3.12-slim AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
@@ -22,5 +22,5 @@ ENV PATH=/opt/covidcxr/bin:$PATH \
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://localhost:8000/', timeout=4)"]
 ENTRYPOINT ["covidcxr", "serve", "--host", "0.0.0.0", "--store", "/data/store"]

@@ -157,7 +157,7 @@ for json_file in JSONS:
     case(f"{place}-outside", instead(json_file, link_outside))
     case(f"{place}-newer", put(json_file, "format_version", value=99))
     case(f"{place}-version-text", put(json_file, "format_version", value="1"))
-    case(f"{place}-unknown-key", put(json_file, "on_load", value="os.system('touch /tmp/x')"))
+    case(f"{place}-unknown-key", put(json_file, "on_load", value="os.system('touch x')"))
 
 # --- values of every wrong type ------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ case("classes-many", put("lung_segmenter/config.json", "classes", value=[f"c{n}"
 
 NAMES = {
     "parent": "/../../../precious",
-    "absolute": "/tmp/precious",
+    "absolute": "/var/precious",
     "windows": "..\\..\\precious",
     "zero": "a\0b",
     "newline": "lung\nfield",
