@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from kill import kill_at_moments
 from tiny import TINY
 
 from covidcxr.aliases import RECIPES
@@ -253,31 +251,32 @@ class TestRun:
         assert (record["trainer"]["max_epochs"], record["model"]["init_args"]["lr"]) == (8, 0)
 
     @pytest.mark.slow
-    def test_a_kill_at_any_moment_loses_and_repeats_nothing(self, tmp_path: Path, images: Path) -> None:
-        recipe = write(tmp_path / "tiny.yaml", trainer=TINY["trainer"] | {"max_epochs": 12})
+    def test_killed_at_ten_moments_it_loses_and_repeats_nothing(self, tmp_path: Path, images: Path) -> None:
+        recipe = write(tmp_path / "tiny.yaml", trainer=TINY["trainer"] | {"max_epochs": 4})
         words = [sys.executable, "-m", "covidcxr", "recipes", "run", str(recipe), "--data.root", str(images)]
         whole, killed = tmp_path / "whole", tmp_path / "killed"
-        subprocess.run([*words, "--output", str(whole)], check=True, capture_output=True)
-        for wait in (
-            "plain+slow/checkpoints/last.ckpt",
-            "plain+slow/model/config.json",
-            "focal+slow/checkpoints/last.ckpt",
-        ):
-            process = subprocess.Popen([*words, "--output", str(killed)], stdout=subprocess.DEVNULL)
-            while process.poll() is None and not (killed / wait).exists():
-                time.sleep(0.01)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        finished = {path: path.stat().st_mtime_ns for path in killed.glob("*/scores.json")}
-        assert 1 <= len(finished) < 4
-        subprocess.run([*words, "--output", str(killed)], check=True, capture_output=True)
-        assert {path: path.stat().st_mtime_ns for path in finished} == finished
+        start = time.monotonic()
+        undisturbed = kill_at_moments([*words, "--output", str(whole)], tmp_path, 0)
+        assert undisturbed.returncode == 0, undisturbed.output
+        seconds = (time.monotonic() - start) / 2
+        finished: dict[Path, int] = {}
+
+        def check() -> None:
+            for path in killed.glob("*/scores.json"):
+                changed = path.stat().st_mtime_ns
+                assert finished.setdefault(path, changed) == changed, f"{path.parent.name} was finished, and ran again"
+
+        end = kill_at_moments([*words, "--output", str(killed)], tmp_path, 10, seed=1, seconds=seconds, check=check)
+        assert end.returncode == 0, end.output
+        assert end.kills
+        check()
         # Bit for bit the trainings of an undisturbed command.
         for path in (*whole.glob("*/model/history.json"), *whole.glob("*/predictions.csv")):
             assert (killed / path.relative_to(whole)).read_text() == path.read_text(), path
+        for path in whole.glob("*/model/model.safetensors"):
+            assert (killed / path.relative_to(whole)).read_bytes() == path.read_bytes(), path
         runs = json.loads((killed / "comparison.json").read_text())["runs"]
         assert list(runs) == list(json.loads((whole / "comparison.json").read_text())["runs"])
-        assert not list(killed.rglob("*.tmp"))
 
 
 class TestSteps:

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from fakes import write_radiography_fake
+from kill import kill_at_moments
 from lightning.pytorch.trainer.states import TrainerFn
 from tiny import TINY
 
@@ -567,3 +568,34 @@ def test_a_kill_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, images: 
     for row in rows:
         if row["state"] == "killed":
             assert retried[row["trial"]]["parameters"] == row["parameters"]
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_it_loses_and_repeats_nothing(tmp_path: Path, images: Path) -> None:
+    recipe = write(tmp_path / "tiny.yaml", trainer=TINY["trainer"] | {"max_epochs": 4})
+    words = ["tune", str(recipe), "--data.root", str(images), "--trials", "6", "--sampler", "random", "--output"]
+    command = [sys.executable, "-c", COMMAND, *words]
+    begin = time.monotonic()
+    whole = kill_at_moments([*command, str(tmp_path / "whole")], tmp_path, 0)
+    assert whole.returncode == 0, whole.output
+    seconds = (time.monotonic() - begin) / 2
+    histories: dict[Path, int] = {}
+
+    def check() -> None:
+        for path in (tmp_path / "killed").glob("trials/*/history.json"):
+            changed = path.stat().st_mtime_ns
+            assert histories.setdefault(path, changed) == changed, (
+                f"trial {path.parent.name} was finished, and ran again"
+            )
+
+    end = kill_at_moments([*command, str(tmp_path / "killed")], tmp_path, 10, seed=2, seconds=seconds, check=check)
+    assert end.returncode == 0, end.output
+    assert end.kills
+    check()
+    finished = [row for row in rows_of(tmp_path / "killed") if row["state"] in ("complete", "pruned")]
+    assert len(finished) == 6
+    assert len({row["parameters"]["lr"] for row in finished}) == 6
+    undisturbed = {row["parameters"]["lr"]: row for row in rows_of(tmp_path / "whole") if row["state"] == "complete"}
+    same = [row for row in finished if row["state"] == "complete" and row["parameters"]["lr"] in undisturbed]
+    assert same
+    assert all(row["value"] == undisturbed[row["parameters"]["lr"]]["value"] for row in same)
