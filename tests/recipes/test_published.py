@@ -72,6 +72,7 @@ BACKBONES = {
 
 AT_32 = ("--model.model.preprocess.image_size", "[32, 32]", "--data.image_size", "[32, 32]")
 RESNET = (*AT_32, "--model.model.network", "timm:test_resnet")
+NO_HEAD = (*RESNET, "--model.model.network_args", "{}")  # instead of those of vgg16_head
 TINY = {
     "--trainer.max_epochs": "1",
     "--trainer.limit_train_batches": "2",
@@ -465,16 +466,36 @@ SYSTEMS = {
         write_covid_xray_5k_fake, FROZEN | {"data": "CovidXray5kDataModule"}, BACKBONES, only=("mobilenet",)
     ),
     "covidcnn2021-frozen-covid_chestxray": System(
-        write_ieee8023_fake, FROZEN | {"data": "Ieee8023DataModule"}, BACKBONES, only=("vgg16",), slow=True
+        write_ieee8023_fake,
+        FROZEN | {"data": "Ieee8023DataModule"},
+        BACKBONES,
+        only=("vgg16",),
+        tiny=NO_HEAD,
+        slow=True,
     ),
     "covidcnn2021-frozen-coronahack": System(
-        write_coronahack_fake, FROZEN | {"data": "CoronaHackDataModule"}, BACKBONES, only=("vgg16",), slow=True
+        write_coronahack_fake,
+        FROZEN | {"data": "CoronaHackDataModule"},
+        BACKBONES,
+        only=("vgg16",),
+        tiny=NO_HEAD,
+        slow=True,
     ),
     "covidcnn2021-frozen-covidx_ct2": System(
-        write_covidx_ct2_fake, FROZEN | {"data": "CovidxCT2DataModule"}, BACKBONES, only=("vgg16",), slow=True
+        write_covidx_ct2_fake,
+        FROZEN | {"data": "CovidxCT2DataModule"},
+        BACKBONES,
+        only=("vgg16",),
+        tiny=NO_HEAD,
+        slow=True,
     ),
     "covidcnn2021-frozen-covid_ct": System(
-        write_covid_ct_ucsd_fake, FROZEN | {"data": "CovidCTDataModule"}, BACKBONES, only=("vgg16",), slow=True
+        write_covid_ct_ucsd_fake,
+        FROZEN | {"data": "CovidCTDataModule"},
+        BACKBONES,
+        only=("vgg16",),
+        tiny=NO_HEAD,
+        slow=True,
     ),
     "wali2021-vgg16": System(
         write_radiography_fake,

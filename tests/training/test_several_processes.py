@@ -108,6 +108,7 @@ def test_a_training_by_two_processes_is_saved(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
 def test_two_processes_print_the_intervals_of_one(images: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, images, "classifier")
     training.fit(yaml.safe_load(config.read_text()) | {"output": str(tmp_path / "model")})

@@ -224,6 +224,7 @@ class TestSettings:
 
     @pytest.mark.slow
     def test_a_type_checker_finds_a_misspelt_one(self, tmp_path):
+        pytest.importorskip("mypy", reason="mypy comes with the extra dev")
         text = 'from covidcxr.data import {0}\n{0}("films", {1}=1)\n'
         tried = {("CSVDataModule", "batch_sise"), ("FolderDataModule", "split_sed"), ("CovidQUExDataModule", "fold_")}
         for name, key in tried:
