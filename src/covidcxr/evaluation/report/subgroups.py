@@ -76,7 +76,7 @@ class Group:
         """
         if score in self.too_few:
             few = self.too_few[score]
-            return "none of a kind" if few == 0 else f"too few ({few} patient{'s' * (few != 1)})"
+            return "none of a kind" if few == 0 else f"too few ({count_of(few, 'patient')})"
         estimate = self.scores.get(score)
         return format_estimate(estimate, digits=2)
 
