@@ -13,7 +13,7 @@ from fakes import draw_image, draw_lungs, write_csv, write_image
 from PIL import Image
 
 from covidcxr.cli import main
-from covidcxr.data import CovidxCXR3DataModule, CSVDataModule, DarkCovidNetDataModule
+from covidcxr.data import CovidxCXR3DataModule, CSVDataModule, DarkCovidNetDataModule, Record
 from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation import Estimate
@@ -26,6 +26,7 @@ from covidcxr.evaluation.shortcuts.features import (
     shape_features,
 )
 from covidcxr.evaluation.shortcuts.images import read_header
+from covidcxr.evaluation.shortcuts.leakage import Leakage, find_leakage
 from covidcxr.evaluation.shortcuts.probes import SCATTER, cross_validate, standard_error, stands_out
 from covidcxr.evaluation.shortcuts.targets import Target, cross_table
 from covidcxr.phantom import write_dataset
@@ -249,6 +250,40 @@ class TestLeakage:
         assert [set(group.image_ids) for group in leakage.copies.groups] == [{"images/4.png", "images/47.png"}]
         assert leakage.copies.across_splits == leakage.copies.contradicting == leakage.copies.across_patients == 1
         assert any("2 patients are in more than one part" in finding for finding in audit.findings)
+        assert leakage.copies.to_dict()["held_out_with_a_copy_in_training"] == {"test": ["images/47.png"]}
+        assert any("1 of 12 test images have a copy" in finding for finding in audit.findings)
+
+    def test_unknown_patients_are_no_proof_of_no_leak(self):
+        def leaks(*patients: str | None) -> Leakage:
+            splits = ("train", "test", "train", "test")
+            records = [
+                Record(Path(f"{number}.png"), label="normal", patient_id=patient, split=splits[number])
+                for number, patient in enumerate(patients)
+            ]
+            return find_leakage(records, np.arange(4), copies=None, exclusive=True)
+
+        nobody = leaks(None, None, None, None)
+        assert (nobody.shared_patients, nobody.shared_images, nobody.random) == (None, None, {})
+        some = leaks("a", "a", None, None)
+        assert (some.shared_patients, some.shared_images, some.unknown_patients) == (1, 1, 2)
+        assert some.random["all"].images == 1
+
+    def test_the_page_says_that_patients_are_not_known(self, tmp_path, monkeypatch):
+        data = write_images(tmp_path, 60)
+        splits = ("train", "train", "test")
+        records = [
+            replace(record, patient_id=None, split=splits[number % 3])
+            for number, record in enumerate(data.unsplit_records())
+        ]
+        monkeypatch.setattr(data, "unsplit_records", lambda: records)
+        audit = audit_data(data, pixels=False)
+        assert (audit.patients, audit.units, audit.unit) == (None, 60, "image")
+        assert audit.to_dict()["patients"] is None
+        assert any("The patient of no image is known (60 images)" in finding for finding in audit.findings)
+        page = make_page(audit)
+        assert ("patients", "not known") in page.facts
+        rows = dict(next(s for s in page.sections if s.title == "Leakage between splits").blocks[0].rows)
+        assert rows["Patients in more than one part"] == "not known: no patient is known"
 
     def test_a_random_split_by_image(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 200), pixels=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from covidcxr import aliases
-from covidcxr.evaluation.shortcuts.leakage import Copies, Leakage, RandomSplit
+from covidcxr.evaluation.shortcuts.leakage import Copies, Leakage, RandomSplit, copies_across_parts
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore
 from covidcxr.evaluation.shortcuts.report import make_page, make_sections
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
@@ -24,6 +24,7 @@ __all__ = [
     "RandomSplit",
     "TargetAudit",
     "audit_data",
+    "copies_across_parts",
     "make_page",
     "make_sections",
 ]

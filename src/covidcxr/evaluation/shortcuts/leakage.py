@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from covidcxr.data.curation.duplicates import DuplicateGroup, Duplicates
 from covidcxr.data.records import Record, find_leaks
 from covidcxr.utils.plain import field_values
 
-__all__ = ["Copies", "Leakage", "RandomSplit", "find_leakage"]
+__all__ = ["Copies", "Leakage", "RandomSplit", "copies_across_parts", "find_leakage"]
 
 HELD_OUT = 0.2
 """Share of the images that the random split by image holds out."""
+
+HELD_OUT_PARTS = ("val", "test")
 
 _SEEDS = 20
 
@@ -58,9 +60,11 @@ class Copies:
     Attributes:
         groups: Each set of copies: their image ids and what they share.
         across_splits: Number of groups in more than one part of the official split.
-        across_patients: Number of groups of more than one patient, which no split by patient keeps together.
+        across_patients: Number of groups that no split by patient keeps together: of several patients, or of images
+            whose patient is not known.
         contradicting: Number of groups with more than one label.
         compared: Number of images that were compared.
+        held_out: From "val" and "test" to the ids of the images of that part that have a copy in training.
 
     Example:
         ```python
@@ -75,6 +79,7 @@ class Copies:
     across_patients: int
     contradicting: int
     compared: int
+    held_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -82,7 +87,8 @@ class Copies:
             name: getattr(self, name) for name in ("across_splits", "across_patients", "contradicting", "compared")
         }
         groups = [{"image_ids": list(group.image_ids), "kind": group.kind} for group in self.groups]
-        return {"count": len(self.groups), **counts, "groups": groups}
+        held_out = {part: list(image_ids) for part, image_ids in self.held_out.items()}
+        return {"count": len(self.groups), **counts, "held_out_with_a_copy_in_training": held_out, "groups": groups}
 
 
 @dataclass(frozen=True)
@@ -91,12 +97,14 @@ class Leakage:
 
     Attributes:
         split: Number of images of each part of the official split; empty = there is none.
-        shared_patients: Patients with images in more than one part.
-        shared_images: Images for validation or testing whose patient is in training too.
+        shared_patients: Known patients with images in more than one part; None = no patient is known.
+        shared_images: Images for validation or testing whose patient is known to be in training too; None = no patient
+            is known.
         contradictory: Patients with images of more than one label, with these labels.
         contradictory_images: Images of these patients.
-        unknown_patients: Images whose patient is not known: each counts as a patient of its own.
-        random: What a random split by image would leak, by label, and of "all" images.
+        unknown_patients: Images whose patient is not known.
+        random: What a random split by image would leak, by label and of "all" images, among those whose patient is
+            known; empty = no patient is known.
         copies: Duplicate images; None = not searched.
 
     Example:
@@ -116,8 +124,8 @@ class Leakage:
     """
 
     split: dict[str, int]
-    shared_patients: int
-    shared_images: int
+    shared_patients: int | None
+    shared_images: int | None
     contradictory: dict[str, list[str]]
     contradictory_images: int
     unknown_patients: int
@@ -159,8 +167,8 @@ def find_leakage(
     Returns:
         What leaks.
     """
-    leaks = find_leaks(records)
-    training = {record.patient for record in records if record.split == "train"}
+    known = [record for record in records if record.patient_id is not None]
+    training = {record.patient_id for record in known if record.split == "train"}
     labels: dict[str, set[str]] = {}
     for record in records if exclusive else ():
         if record.label is not None:
@@ -170,22 +178,28 @@ def find_leakage(
     split = {name: count for name in names if (count := sum(record.split == name for record in records))}
     return Leakage(
         split=split,
-        shared_patients=len(leaks),
-        shared_images=sum(record.split in ("val", "test") and record.patient in training for record in records),
+        shared_patients=len(find_leaks(known)) if known else None,
+        shared_images=sum(record.split in HELD_OUT_PARTS and record.patient_id in training for record in known)
+        if known
+        else None,
         contradictory=several,
         contradictory_images=sum(record.patient in several for record in records),
-        unknown_patients=sum(record.patient_id is None for record in records),
+        unknown_patients=len(records) - len(known),
         random=_random_split(records, patients, seed),
         copies=None if copies is None else _copies(records, copies),
     )
 
 
 def _random_split(records: Sequence[Record], patients: np.ndarray, seed: int) -> dict[str, RandomSplit]:
-    """Split by image, which leaks; where there is an official test set, only the other images are split."""
-    open_images = np.array([record.split not in ("val", "test") for record in records])
-    if not open_images.any():
-        open_images[:] = True
-    images = np.flatnonzero(open_images)
+    """Split by image, which leaks; where there is an official test set, only the other images are split.
+
+    An image whose patient is not known says nothing about leakage: it does not count.
+    """
+    known = np.array([record.patient_id is not None for record in records])
+    open_images = known & [record.split not in HELD_OUT_PARTS for record in records]
+    images = np.flatnonzero(open_images if open_images.any() else known)
+    if not len(images):
+        return {}
     labels = np.array([records[n].label or "" for n in images.tolist()])
     owners = np.unique(patients[images], return_inverse=True)[1]
     groups = {"all": np.ones(len(images), bool)} | {name: labels == name for name in sorted({*labels.tolist()} - {""})}
@@ -224,4 +238,35 @@ def _copies(records: Sequence[Record], duplicates: Duplicates) -> Copies:
         across_patients=differ("patient"),
         contradicting=differ("label"),
         compared=len(records) - len(duplicates.failed),
+        held_out=copies_across_parts(duplicates, {record.image_id: record.split for record in records}),
     )
+
+
+def copies_across_parts(
+    groups: Iterable[DuplicateGroup], parts: Mapping[str, str | None]
+) -> dict[str, tuple[str, ...]]:
+    """Find the images for validation or testing that have a copy in training.
+
+    Args:
+        groups: Copies, from `covidcxr.data.find_duplicates`.
+        parts: From image id to "train", "val" or "test"; an image that is not in here, or has None, does not count.
+
+    Returns:
+        From "val" and "test", where images have that part, to the ids of those with a copy in training, sorted.
+
+    Example:
+        ```python
+        from covidcxr.data import DuplicateGroup
+        from covidcxr.evaluation.shortcuts import copies_across_parts
+
+        groups = [DuplicateGroup(("a.png", "b.png"), "bytes"), DuplicateGroup(("c.png", "d.png"), "near")]
+        parts = {"a.png": "train", "b.png": "test", "c.png": "test", "d.png": "test"}
+        assert copies_across_parts(groups, parts) == {"test": ("b.png",)}
+        ```
+    """
+    held_out: dict[str, list[str]] = {part: [] for part in HELD_OUT_PARTS if part in parts.values()}
+    for group in groups:
+        if any(parts.get(name) == "train" for name in group.image_ids):
+            for name in group.image_ids:
+                held_out.get(parts.get(name) or "", []).append(name)
+    return {part: tuple(sorted(names)) for part, names in held_out.items()}

@@ -38,7 +38,8 @@ def make_page(audit: DataAudit) -> Page:
     Returns:
         The page; `covidcxr.page.write_html` writes it.
     """
-    facts = [("images", f"{audit.images:,}"), ("patients", f"{audit.patients:,}")]
+    patients = "not known" if audit.patients is None else f"{audit.patients:,}"
+    facts = [("images", f"{audit.images:,}"), ("patients", patients)]
     for target in audit.targets[:1]:
         facts.append(("labels", str(len(target.images))))
         if target.by_source is not None:
@@ -62,14 +63,14 @@ def make_sections(audit: DataAudit) -> list[Section]:
     """
     parts = [Section("Findings", "", [Words(f"{n}. {text}") for n, text in enumerate(audit.findings, 1)])]
     for target in audit.targets:
-        parts += _target_sections(target, many=len(audit.targets) > 1)
+        parts += _target_sections(target, audit.unit, many=len(audit.targets) > 1)
     if audit.sources is not None and audit.sources.probes:
         lead = "The same probes, now predicting the source of an image. What separates sources can serve as a shortcut."
         parts.append(Section("Shortcut probes of the source", lead, list(_probes({"source": audit.sources.probes}))))
     return [*parts, _leakage(audit), _method(audit)]
 
 
-def _target_sections(target: TargetAudit, *, many: bool) -> Iterator[Section]:
+def _target_sections(target: TargetAudit, unit: str, *, many: bool) -> Iterator[Section]:
     of = f": {target.name}" if many else ""
     lead = (
         "Each probe is a small classifier that is shown one thing and no lung; the grey ones see the whole image, but "
@@ -85,7 +86,7 @@ def _target_sections(target: TargetAudit, *, many: bool) -> Iterator[Section]:
         yield Section(f"Within one source or view{of}", lead, blocks)
     for table in (target.by_source, target.by_view):
         if table is not None and len(table.values) > 1:
-            yield _confounding(table, of)
+            yield _confounding(table, of, unit)
 
 
 def _probes(panels_of: _Panels, *, table: bool = True) -> Iterator[Block]:
@@ -132,7 +133,7 @@ def _within_table(within: _Panels) -> Table:
     return Table(("input", *heads), rows, "AUROC with 95 % interval over patients; ! = stands out")
 
 
-def _confounding(table: CrossTable, of: str) -> Section:
+def _confounding(table: CrossTable, of: str, unit: str) -> Section:
     lead = f"Cramér's V is {figure(table.cramers_v)}: 0 = no association, 1 = each determines the other."
     if table.single:
         lead += f" One label only: {join([f'{value} ({label})' for value, label in table.single.items()])}."
@@ -143,7 +144,7 @@ def _confounding(table: CrossTable, of: str) -> Section:
     blocks: list[Block] = [
         as_picture(_draw_cross_table(table), alt, f"Images; darker = a larger share of the {table.column}'s images."),
         Words(f"What can be compared within one {table.column}:"),
-        *map(Words, supported_comparisons(table)[:12]),
+        *map(Words, supported_comparisons(table, unit)[:12]),
     ]
     return Section(f"Label and {table.column}{of}", lead, blocks)
 
@@ -153,17 +154,22 @@ def _leakage(audit: DataAudit) -> Section:
     parts = ", ".join(f"{name} {count:,}" for name, count in leakage.split.items()) or "none"
     rows = [("Official split, images", parts)]
     if len(leakage.split) > 1:
-        rows.append(("Patients in more than one part", f"{leakage.shared_patients:,}"))
-        rows.append(("Images for validation or testing whose patient is in training", f"{leakage.shared_images:,}"))
-    rows.append(("Patients with images of several labels", f"{len(leakage.contradictory):,}"))
+        rows.append(("Patients in more than one part", _number(leakage.shared_patients)))
+        whose = "Images for validation or testing whose patient is in training too"
+        rows.append((whose, _number(leakage.shared_images)))
+    several = None if audit.patients is None else len(leakage.contradictory)
+    rows.append(("Patients with images of several labels", _number(several)))
     rows.append(("Images whose patient is not known", f"{leakage.unknown_patients:,}"))
     if copies is None:
-        rows.append(("Duplicate images", "not searched"))
+        rows.append(("Copies of one image", "not searched"))
     else:
-        rows.append((f"Duplicate images, among {copies.compared:,}", f"{len(copies.groups):,}"))
-        rows.append(("... in more than one part", f"{copies.across_splits:,}"))
-        rows.append(("... of several patients", f"{copies.across_patients:,}"))
+        rows.append((f"Sets of copies of one image, among {copies.compared:,} images", f"{len(copies.groups):,}"))
+        rows.append(("... with images in more than one part", f"{copies.across_splits:,}"))
+        rows.append(("... that a split by patient does not keep together", f"{copies.across_patients:,}"))
         rows.append(("... with several labels", f"{copies.contradicting:,}"))
+        for part, names in copies.held_out.items():
+            whose = {"val": "Validation", "test": "Test"}[part]
+            rows.append((f"{whose} images with a copy in training", f"{len(names):,} of {leakage.split[part]:,}"))
     blocks: list[Block] = [Table(("What", "How many"), rows)]
     if leakage.contradictory:
         patients = [f"{patient} ({join(labels)})" for patient, labels in list(leakage.contradictory.items())[:12]]
@@ -174,6 +180,10 @@ def _leakage(audit: DataAudit) -> Section:
         blocks.append(as_picture(_draw_random_split(leakage.random), alt, caption))
     lead = "All images of a patient, and all copies of an image, belong in one part."
     return Section("Leakage between splits", lead, blocks)
+
+
+def _number(number: int | None) -> str:
+    return "not known: no patient is known" if number is None else f"{number:,}"
 
 
 def _method(audit: DataAudit) -> Section:

@@ -20,7 +20,7 @@ class TargetAudit:
     Attributes:
         name: "label"; the name of a finding where classes are not exclusive; or "source".
         images: Number of images of each class.
-        patients: Number of patients of each class.
+        patients: Number of patients of each class; an image whose patient is not known counts as one.
         probes: Scores on all images, cross-validated with whole patients.
         official: Scores on the official test images after training on the others; empty = there is no official split.
         within: The same as `probes`, among the images of one source or view only, by "view AP", "source nih", ...
@@ -87,7 +87,7 @@ class DataAudit:
     Attributes:
         name: Name of the data set.
         images: Number of images.
-        patients: Number of patients; an image of an unknown patient counts as a patient of its own.
+        patients: Number of known patients; None = no patient is known.
         targets: How well each probe predicts the label; where classes are not exclusive, each of the most frequent
             findings.
         sources: How well each probe predicts the source; None = there is one source.
@@ -115,7 +115,7 @@ class DataAudit:
 
     name: str
     images: int
-    patients: int
+    patients: int | None
     targets: tuple[TargetAudit, ...]
     sources: TargetAudit | None
     leakage: Leakage
@@ -128,6 +128,16 @@ class DataAudit:
     seconds: Mapping[str, float] = field(default_factory=dict)
     verdict: str = ""
     findings: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> int:
+        """What counts as independent: the known patients, and each image whose patient is not known."""
+        return (self.patients or 0) + self.leakage.unknown_patients
+
+    @property
+    def unit(self) -> str:
+        """What `units` counts, in a word: "image" where no patient is known, else "patient"."""
+        return "image" if self.patients is None else "patient"
 
     @property
     def questions(self) -> tuple[TargetAudit, ...]:

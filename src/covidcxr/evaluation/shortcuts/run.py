@@ -185,7 +185,7 @@ class _Run:
             DataAudit(
                 name=name or type(self.data).__name__.removesuffix("DataModule"),
                 images=len(self.records),
-                patients=int(self.patients.max()) + 1,
+                patients=len({r.patient_id for r in self.records} - {None}) or None,
                 targets=targets,
                 sources=sources,
                 leakage=leakage,

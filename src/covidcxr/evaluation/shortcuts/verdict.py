@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from covidcxr.evaluation.metrics.scores import format_estimate
-from covidcxr.evaluation.shortcuts.leakage import HELD_OUT
+from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, Leakage
 from covidcxr.evaluation.shortcuts.probes import MARGIN, ProbeScore, standard_error
 from covidcxr.evaluation.shortcuts.targets import ENOUGH, CrossTable, Pair
 from covidcxr.utils.plain import count_of
@@ -16,7 +16,15 @@ from covidcxr.utils.plain import count_of
 if TYPE_CHECKING:
     from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 
-__all__ = ["figure", "join", "state_findings", "state_verdict", "supported_comparisons"]
+__all__ = [
+    "describe_held_out_copies",
+    "describe_size",
+    "figure",
+    "join",
+    "state_findings",
+    "state_verdict",
+    "supported_comparisons",
+]
 
 _MOST = 6
 _TOO_FEW = 0.85  # where only a shortcut above this AUROC would be noticed, an audit without alarms says little
@@ -38,11 +46,28 @@ def join(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def supported_comparisons(table: CrossTable) -> list[str]:
+def describe_size(audit: DataAudit) -> str:
+    """Say how many images and patients there are.
+
+    Args:
+        audit: The audit.
+
+    Returns:
+        "60 images of 30 patients"; where patients are not known, that.
+    """
+    images, unknown = count_of(audit.images, "image"), audit.leakage.unknown_patients
+    if audit.patients is None:
+        return f"{images}, of which no patient is known"
+    whose = f" and {unknown:,} images whose patient is not known" if unknown else ""
+    return f"{images} of {count_of(audit.patients, 'patient')}{whose}"
+
+
+def supported_comparisons(table: CrossTable, unit: str = "patient") -> list[str]:
     """State for each pair of labels where they can be compared.
 
     Args:
         table: The labels by source or view.
+        unit: What is counted: "patient", or "image" where no patient is known.
 
     Returns:
         A sentence for each pair.
@@ -52,13 +77,13 @@ def supported_comparisons(table: CrossTable) -> list[str]:
         labels = " against ".join(pair.labels)
         if pair.supported:
             places = [
-                f"{name} ({pair.shared[name][0]:,} and {count_of(pair.shared[name][1], 'patient')})"
+                f"{name} ({pair.shared[name][0]:,} and {count_of(pair.shared[name][1], unit)})"
                 for name in pair.supported
             ]
             sentences.append(f"{labels}: within {join(places)}.")
         elif pair.shared:
             name, patients = max(pair.shared.items(), key=lambda item: min(item[1]))
-            sentences.append(f"{labels}: hardly; {name} has {patients[0]:,} and {count_of(patients[1], 'patient')}.")
+            sentences.append(f"{labels}: hardly; {name} has {patients[0]:,} and {count_of(patients[1], unit)}.")
         else:
             sentences.append(f"{labels}: not; no {table.column} has both.")
     return sentences
@@ -169,12 +194,12 @@ def _no_alarm(audit: DataAudit) -> str:
         return "No shortcut probe could be run: whether there are shortcuts is not known."
     if least > _TOO_FEW:
         return (
-            f"There are too few patients to decide ({audit.patients:,}): {count} probes that see no lung found no "
+            f"There are too few {audit.unit}s to decide ({audit.units:,}): {count} probes that see no lung found no "
             f"shortcut, but only one with an AUROC above {least:.2f} would have been noticed."
         )
     return (
         f"No shortcut found by these probes: none of {count} that see no lung stands out above chance on "
-        f"{count_of(audit.images, 'image')} of {count_of(audit.patients, 'patient')} (one with an AUROC of {least:.2f} "
+        f"{describe_size(audit)} (one with an AUROC of {least:.2f} "
         f"would have been noticed)."
     )
 
@@ -238,24 +263,57 @@ def _alarms_within(target: TargetAudit, kind: str) -> str:
 
 
 def _split_findings(audit: DataAudit) -> Iterator[tuple[float, str]]:
-    """Yield what leaks between the parts of the official split, and which images are duplicates."""
+    """Yield what leaks between the parts of the official split, and which images are copies of each other."""
     leakage, copies, parts = audit.leakage, audit.leakage.copies, []
     if leakage.shared_patients:
         parts.append(
-            f"{leakage.shared_patients:,} patients are in more than one part of the official split "
-            f"({leakage.shared_images:,} images for validation or testing have their patient in training)"
+            f"{count_of(leakage.shared_patients, 'patient')} {_are(leakage.shared_patients)} in more than one part of "
+            f"the official split ({count_of(leakage.shared_images or 0, 'image')} for validation or testing "
+            f"{_have(leakage.shared_images or 0)} their patient in training)"
         )
-    if copies is not None and copies.across_splits:
-        parts.append(f"{copies.across_splits:,} duplicate images are in more than one part of it")
+    if copies is not None and any(copies.held_out.values()):
+        parts.append(f"{describe_held_out_copies(leakage)} a copy among the training images")
+    elif copies is not None and copies.across_splits:
+        sets = count_of(copies.across_splits, "set")
+        parts.append(
+            f"{sets} of copies of one image {_have(copies.across_splits)} images in several parts of the split"
+        )
     elif copies is not None and copies.across_patients:
         parts.append(
-            f"{copies.across_patients:,} duplicate images belong to several patients, so no split by patient separates "
-            f"them safely"
+            f"{count_of(copies.across_patients, 'set')} of copies of one image {_are(copies.across_patients)} not kept "
+            f"together by a split by patient"
         )
     if copies is not None and copies.contradicting:
-        parts.append(f"{copies.contradicting:,} duplicate images have several labels")
+        parts.append(
+            f"{count_of(copies.contradicting, 'set')} of copies of one image {_have(copies.contradicting)} several "
+            f"labels"
+        )
     if parts:
         yield 1.1, f"{_capital(join(parts))}."
+
+
+def describe_held_out_copies(leakage: Leakage) -> str:
+    """Say how many held-out images have a copy in training.
+
+    Args:
+        leakage: The leakage, with its copies.
+
+    Returns:
+        "94 of 1,166 test images and 1 of 932 validation images have"; "" where copies were not searched or nothing is
+        held out.
+    """
+    held_out = {} if leakage.copies is None else leakage.copies.held_out
+    words = {"test": "test images", "val": "validation images"}
+    parts = [f"{len(held_out[part]):,} of {leakage.split[part]:,} {words[part]}" for part in words if part in held_out]
+    return f"{join(parts)} have" if parts else ""
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
 
 
 def _patient_findings(audit: DataAudit) -> Iterator[tuple[float, str]]:
@@ -276,12 +334,21 @@ def _patient_findings(audit: DataAudit) -> Iterator[tuple[float, str]]:
             f"{len(leakage.contradictory):,} patients have images of more than one label "
             f"({count_of(leakage.contradictory_images, 'image')})"
         )
-    if leakage.unknown_patients:
-        parts.append(
-            f"the patients of {leakage.unknown_patients:,} images are not known: no split can keep them together"
-        )
     if parts:
         yield weight, f"{_capital('; '.join(parts))}."
+    if leakage.unknown_patients:
+        yield 1.05 if leakage.split else 0.4, _unknown_patients(audit)
+
+
+def _unknown_patients(audit: DataAudit) -> str:
+    """Say that patients are not known, and what that leaves open."""
+    if audit.patients is None:
+        who = f"The patient of no image is known ({count_of(audit.images, 'image')})"
+    else:
+        who = f"The patients of {audit.leakage.unknown_patients:,} of {count_of(audit.images, 'image')} are not known"
+    if len(audit.leakage.split) > 1:
+        return f"{who}: whether one of them is in more than one part of the official split cannot be checked."
+    return f"{who}: no split can keep their images together."
 
 
 def _nearest(audit: DataAudit) -> str:
