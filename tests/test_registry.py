@@ -21,7 +21,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     """The entry points of other installed packages; append to it."""
     points: list[EntryPoint] = []
     monkeypatch.setattr(
-        registry_module, "entry_points", lambda *, group: [point for point in points if point.group == group]
+        registry_module, "installed_points", lambda group: [point for point in points if point.group == group]
     )
     return points
 
@@ -34,19 +34,19 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: list[EntryPo
     (package / "__init__.py").write_text("")
     (tmp_path / "table_of_tests.py").write_text(
         "from covidcxr.registry import Registry\n"
-        "TABLE = Registry('stone', package='package_of_tests', group='tests.stones')\n"
+        "STONES = Registry('stone', package='package_of_tests', group='tests.stones')\n"
     )
     (package / "bricks.py").write_text(
-        "from table_of_tests import TABLE\n@TABLE.register('brick')\ndef brick(): return 'a brick'\n"
+        "from table_of_tests import STONES\n@STONES.register('brick')\ndef brick(): return 'a brick'\n"
     )
     (tmp_path / "elsewhere.py").write_text("def pebble(): return 'a pebble'\ndef brick(): return 'another brick'\n")
     (tmp_path / "broken.py").write_text("raise RuntimeError('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("package_of_tests", "package_of_tests.bricks", "table_of_tests", "elsewhere", "broken"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    from table_of_tests import TABLE
+    from table_of_tests import STONES
 
-    return TABLE
+    return STONES
 
 
 def stone(name: str, value: str) -> EntryPoint:
@@ -56,6 +56,7 @@ def stone(name: str, value: str) -> EntryPoint:
 def test_own_entries_register_when_first_asked_for(table: Registry) -> None:
     assert "package_of_tests.bricks" not in sys.modules
     assert table.names() == ("brick",)
+    assert "package_of_tests.bricks" not in sys.modules, "a list of names imports nothing"
     assert table.get("brick")() == "a brick"
     assert "brick" in table
     assert "pebble" not in table

@@ -1,8 +1,9 @@
 """Names for networks, losses, scores, data sets, augmentations, preprocessing and clean-up steps.
 
-A config file holds a *name*; a registry turns it into the class or function. covidcxr's own entries
-register themselves when their package is first used; another package adds its own by the decorator or by
-an entry point, which is imported only when its name is used:
+A config file holds a *name*; a registry turns it into the class or function. covidcxr's own entries are
+found in the source of their package, and their module is imported only when the name is used: a list of names
+costs milliseconds. Another package adds its own by the decorator or by an entry point, which is imported only
+when its name is used:
 
     [project.entry-points."covidcxr.segmentation_losses"]
     squared = "my_package.losses:Squared"
@@ -10,10 +11,14 @@ an entry point, which is imported only when its name is used:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from pkgutil import iter_modules
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from covidcxr.errors import ConfigError, NameClashError, UnknownNameError, did_you_mean
@@ -39,8 +44,10 @@ class Registry:
 
     Args:
         kind: What the entries are, in words for error messages ("segmentation loss").
-        package: Module, or package whose modules register covidcxr's own entries when they are imported.
-        group: Entry-point group through which other packages add theirs.
+        group: Entry-point group through which other packages add theirs. Its last word, in capitals, is the name of
+            the variable that holds the table.
+        package: Module, or package whose modules register covidcxr's own entries by the decorator
+            `@TABLE.register("name")`, at the start of a line; None = it has none.
 
     Example:
         ```python
@@ -51,7 +58,7 @@ class Registry:
         ```
     """
 
-    def __init__(self, kind: str, *, package: str, group: str) -> None:
+    def __init__(self, kind: str, *, group: str, package: str | None = None) -> None:
         self.kind = kind
         self.group = group
         self._package = package
@@ -76,7 +83,7 @@ class Registry:
 
         def decorator(entry: Entry) -> Entry:
             if not str(entry.__module__).startswith("covidcxr."):
-                self._load_package()  # so that the message of a clash names the new entry, not this library's own
+                self._load_own(name)  # so that the message of a clash names the new entry, not this library's own
             taken = self._entries.get(name)
             if taken is not None and _identity(taken) != _identity(entry):
                 raise NameClashError(
@@ -101,7 +108,7 @@ class Registry:
             UnknownNameError: If there is none; the message names the nearest.
             NameClashError: If another package's entry point has the name of an entry here, or two have one name.
         """
-        self._load_package()
+        self._load_own(name)
         plugins = self._plugins()
         if name in plugins:
             self.register(name)(self._load(plugins[name]))
@@ -110,9 +117,8 @@ class Registry:
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
-        """Return all names, sorted, without importing any other package's entry."""
-        self._load_package()
-        return tuple(sorted({*self._entries, *self._plugins()}))
+        """Return all names, sorted, without importing what they stand for."""
+        return tuple(sorted({*self._entries, *self.sources, *self._plugins()}))
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()
@@ -126,10 +132,26 @@ class Registry:
     def __repr__(self) -> str:
         return f"<Registry {self.group}: {', '.join(self)}>"
 
-    def _load_package(self) -> None:
-        package = import_module(self._package)
-        for module in iter_modules(getattr(package, "__path__", ())):
-            import_module(f"{self._package}.{module.name}")
+    @cached_property
+    def sources(self) -> Mapping[str, Path]:
+        """From the name of each of covidcxr's own entries to the source file that registers it; nothing is imported."""
+        if self._package is None:
+            return {}
+        top, *parts = self._package.split(".")
+        spec = find_spec(top)
+        place = Path(str(spec.origin if spec else "")).parent.joinpath(*parts)
+        files = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        decorator = re.compile(
+            rf"""^@{self.group.rpartition(".")[2].upper()}\.register\(['"](.+?)['"]\)""", re.MULTILINE
+        )
+        return {name: file for file in files for name in decorator.findall(file.read_text(encoding="utf-8"))}
+
+    def _load_own(self, name: str) -> None:
+        """Import the module of one of covidcxr's own entries."""
+        if name not in self._entries and name in self.sources and self._package is not None:
+            file = self.sources[name]
+            is_module = file.stem == self._package.rpartition(".")[2]
+            import_module(self._package if is_module else f"{self._package}.{file.stem}")
 
     def _load(self, point: EntryPoint) -> Callable[..., Any]:
         try:
@@ -144,7 +166,7 @@ class Registry:
 
     def _plugins(self) -> dict[str, EntryPoint]:
         points: dict[str, EntryPoint] = {}
-        for point in entry_points(group=self.group):
+        for point in installed_points(self.group):
             other = points.setdefault(point.name, point)
             if other.value != point.value:
                 raise NameClashError(
@@ -154,28 +176,44 @@ class Registry:
         return points
 
 
+def installed_points(group: str) -> EntryPoints:
+    """Return the entry points of installed packages; what is installed is read once, until it changes.
+
+    Args:
+        group: Group of the entry points.
+
+    Returns:
+        The entry points.
+    """
+    places = tuple(path for path in map(Path, sys.path) if path.is_dir())
+    return _read_points(places, tuple(path.stat().st_mtime for path in places)).select(group=group)
+
+
+@lru_cache(maxsize=2)
+def _read_points(places: tuple[Path, ...], changed: tuple[float, ...]) -> EntryPoints:
+    return entry_points()
+
+
 def _identity(entry: Callable[..., Any]) -> str:
     return f"{entry.__module__}.{getattr(entry, '__qualname__', repr(entry))}"
 
 
-DATASETS = Registry("data set", package="covidcxr.data.datasets", group="covidcxr.datasets")
+DATASETS = Registry("data set", group="covidcxr.datasets", package="covidcxr.data.datasets")
 SEGMENTATION_NETWORKS = Registry(
-    "segmentation network", package="covidcxr.networks.zoo", group="covidcxr.segmentation_networks"
+    "segmentation network", group="covidcxr.segmentation_networks", package="covidcxr.networks.zoo"
 )
 CLASSIFICATION_NETWORKS = Registry(
-    "classification network", package="covidcxr.networks.zoo", group="covidcxr.classification_networks"
+    "classification network", group="covidcxr.classification_networks", package="covidcxr.networks.zoo"
 )
-SEGMENTATION_LOSSES = Registry("segmentation loss", package="covidcxr.losses", group="covidcxr.segmentation_losses")
+SEGMENTATION_LOSSES = Registry("segmentation loss", group="covidcxr.segmentation_losses", package="covidcxr.losses")
 CLASSIFICATION_LOSSES = Registry(
-    "classification loss", package="covidcxr.losses", group="covidcxr.classification_losses"
+    "classification loss", group="covidcxr.classification_losses", package="covidcxr.losses"
 )
-CLASSIFICATION_SCORES = Registry(
-    "classification score", package="covidcxr.evaluation.metrics.classification", group="covidcxr.classification_scores"
-)
-AUGMENTATIONS = Registry("augmentation", package="covidcxr.transforms.augment", group="covidcxr.augmentations")
+CLASSIFICATION_SCORES = Registry("classification score", group="covidcxr.classification_scores")
+AUGMENTATIONS = Registry("augmentation", group="covidcxr.augmentations", package="covidcxr.transforms.augment")
 PREPROCESS_STEPS = Registry(
-    "preprocessing step", package="covidcxr.transforms.preprocess", group="covidcxr.preprocess_steps"
+    "preprocessing step", group="covidcxr.preprocess_steps", package="covidcxr.transforms.preprocess"
 )
 POSTPROCESS_STEPS = Registry(
-    "clean-up step", package="covidcxr.transforms.postprocess", group="covidcxr.postprocess_steps"
+    "clean-up step", group="covidcxr.postprocess_steps", package="covidcxr.transforms.postprocess"
 )

@@ -79,7 +79,7 @@ def test_list_survives_what_other_packages_do(
     monkeypatch.syspath_prepend(tmp_path)
     group = DATASETS.group
     points = [EntryPoint("gone", "cxr_gone:Films", group), EntryPoint("broken", "cxr_broken:Films", group)]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "installed_points", lambda group: points)
     entries = {entry["name"]: entry for entry in said(capsys, "list")}
     assert "cxr_gone" in entries["gone"]["error"]
     assert entries["broken"]["error"] == "no licence found"

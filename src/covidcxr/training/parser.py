@@ -72,7 +72,8 @@ def make_parser(verb: Verb = "fit") -> LightningArgumentParser:
     Returns:
         A parser of `trainer`, `model` (a task), `data`, and of covidcxr's own settings.
     """
-    DATASETS.names()  # so that a YAML file may say `class_path: CSVDataModule`
+    for name in DATASETS.sources:
+        DATASETS.get(name)  # so that a YAML file may say `class_path: CSVDataModule`
     description = (
         f"{_HELP[verb]} A config may name classes by class_path, which are imported: it is code. With --safe only what "
         f"is registered may be named. For research only; not for clinical use."

@@ -58,7 +58,11 @@ class GateDataModule(CXRDataModule):
         ```
     """
 
-    classes = (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE)
+    classes = (
+        *("frontal", "turned-90", "turned-180", "turned-270"),
+        *("inverted", "inverted-turned-90", "inverted-turned-180", "inverted-turned-270"),
+        "not-a-frontal-film",
+    )
     layout = "the images of the data set that the setting `films` names"
     caveats = ("CT slices, lateral images and other body parts are drawn: a score on them does not tell of real ones.",)
 

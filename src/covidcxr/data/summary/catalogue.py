@@ -1,22 +1,32 @@
-"""What is known of every data set without an image of it, and how one is opened by its name."""
+"""What is known of every data set without an image of it, and how one is opened by its name.
+
+covidcxr's own data sets are described from their source text: to import one takes seconds, most of it Lightning.
+"""
 
 from __future__ import annotations
+import __future__
 
 import argparse
+import ast
 import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, get_type_hints
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from covidcxr.data.collection import Collection
-from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.registry import DATASETS
+
+if TYPE_CHECKING:
+    from covidcxr.data.datamodule import CXRDataModule
 
 __all__ = ["constructor_parameters", "describe_dataset", "list_datasets", "open_dataset", "parse_settings"]
 
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Example|Examples):$", re.MULTILINE)
 _ARGUMENT = re.compile(r"^    (\w+): ((?:.+)(?:\n {8,}.+)*)", re.MULTILINE)
+_LIGHT = {*sys.stdlib_module_names, "covidcxr.types", "covidcxr.io.tables"}
+"""Modules that a description may import: whole packages of the standard library, and ours that need no more."""
 
 
 def list_datasets() -> list[dict[str, Any]]:
@@ -44,10 +54,10 @@ def describe_dataset(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: If there is no such data set; names the nearest.
     """
-    entry = DATASETS.get(name)
+    entry = _described(name)
     text, explained = _docstring(entry)
-    every = constructor_parameters(CXRDataModule)
-    own = [parameter for key, parameter in constructor_parameters(entry).items() if key not in every]
+    common = {"root"} if getattr(entry, "__base__", None) is object else set(constructor_parameters(_base()))
+    own = [parameter for key, parameter in constructor_parameters(entry).items() if key not in common]
     return {
         **_summary(name, entry),
         "class": getattr(entry, "__qualname__", str(entry)),
@@ -87,7 +97,7 @@ def open_dataset(name: str, root: str | None, settings: Mapping[str, str] | None
     from jsonargparse import ArgumentParser
 
     entry = DATASETS.get(name)
-    if not (isinstance(entry, type) and issubclass(entry, CXRDataModule)):
+    if not (isinstance(entry, type) and issubclass(entry, _base())):
         raise ConfigError(f"The data set {name!r} is no CXRDataModule, so there are no records to look at.")
     given = {**({} if root is None else {"root": root}), **(settings or {})}
     known = constructor_parameters(entry)
@@ -137,9 +147,67 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
 
 def _entry(name: str) -> dict[str, Any]:
     try:
-        return _summary(name, DATASETS.get(name))
+        return _summary(name, _described(name))
     except Exception as error:  # another package's module was imported: whatever it raises costs its own line only
         return {"name": name, "error": " ".join(str(error).split()) or type(error).__name__}
+
+
+def _described(name: str) -> Any:
+    """Return a data set's class, or of covidcxr's own what its source text says of it, which is enough to describe it.
+
+    Args:
+        name: Its registered name.
+
+    Returns:
+        The class; or one of its name with its docstring, class attributes and the signature of its constructor.
+
+    Raises:
+        UnknownNameError: If there is no such data set; names the nearest.
+    """
+    if name not in DATASETS.sources:
+        return DATASETS.get(name)
+    file = DATASETS.sources[name]
+    try:
+        return _read_class(ast.parse(file.read_text(encoding="utf-8")), name)
+    except (SyntaxError, NameError, TypeError, AttributeError):  # it computes what it says of itself
+        return DATASETS.get(name)
+
+
+def _read_class(module: ast.Module, name: str) -> Any:
+    """Run the part of a module that describes a class; what it imports of heavy modules is not there."""
+    scope: dict[str, Any] = {"__name__": f"covidcxr.data.datasets.{name}"}
+    for node in module.body:
+        of_class = isinstance(node, ast.ClassDef) and any(
+            ast.unparse(d).endswith(f"({name!r})") for d in node.decorator_list
+        )
+        if isinstance(node, ast.ClassDef) and of_class:
+            if [ast.unparse(base) for base in node.bases] != ["CXRDataModule"]:
+                raise TypeError("it inherits what another data set says of itself")
+            node.bases, node.decorator_list = [], []
+            node.body = [part for part in node.body if not isinstance(part, ast.FunctionDef) or part.name == "__init__"]
+            _run(node, scope)
+            return scope[node.name]
+        light = isinstance(node, ast.Import | ast.ImportFrom) and _is_light(node)
+        if light or isinstance(node, ast.Assign | ast.AnnAssign):
+            with suppress(NameError):  # a constant made with a heavy module
+                _run(node, scope)
+    raise NameError(name)
+
+
+def _base() -> type[CXRDataModule]:
+    from covidcxr.data.datamodule import CXRDataModule
+
+    return CXRDataModule
+
+
+def _run(node: ast.stmt, scope: dict[str, Any]) -> None:
+    code = ast.Module([node], type_ignores=[])
+    exec(compile(code, "<data set>", "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True), scope)
+
+
+def _is_light(node: ast.Import | ast.ImportFrom) -> bool:
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+    return all(module in _LIGHT or module.partition(".")[0] in _LIGHT for module in names)
 
 
 def _summary(name: str, entry: Any) -> dict[str, Any]:
@@ -148,7 +216,7 @@ def _summary(name: str, entry: Any) -> dict[str, Any]:
     return {
         "name": name,
         "what": _docstring(entry)[0].partition("\n\n")[0].replace("\n", " "),
-        "modality": getattr(entry, "modality", Collection.modality),
+        "modality": getattr(entry, "modality", "X-ray"),
         "classes": list(getattr(entry, "classes", ())),
         "release": release,
         "films": sum(releases[release].values()) if release is not None else None,
@@ -190,13 +258,10 @@ def _type_words(entry: Any, parameter: inspect.Parameter) -> str:
     if parameter.annotation is parameter.empty:
         return "anything"
     hint: Any = parameter.annotation
-    for owner in getattr(entry, "__mro__", ()):
-        try:
-            hints = get_type_hints(vars(owner)["__init__"])
-        except (KeyError, NameError):  # no constructor of its own, or types that are imported for the type checker only
-            continue
-        if parameter.name in hints:
-            hint = hints[parameter.name]
+    for constructor in (vars(owner).get("__init__") for owner in getattr(entry, "__mro__", ())):
+        if parameter.name in getattr(constructor, "__annotations__", {}) and isinstance(hint, str):
+            with suppress(NameError):  # a type that is imported for the type checker only
+                hint = eval(hint, constructor.__globals__)
             break
     words = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
     words = re.sub(r"Literal\[([^\]]*)\]", lambda match: match[1].replace(", ", " | "), words)

@@ -1,0 +1,75 @@
+"""Verbs that only tell something start at once: what they import, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from covidcxr.data.summary import catalogue
+from covidcxr.registry import DATASETS
+
+HEAVY = {"torch", "lightning", "torchmetrics", "torchvision", "timm", "matplotlib", "scipy", "numpy", "cv2", "pandas"}
+
+RUN = """
+import json, sys, time
+from covidcxr.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code or 0
+print(json.dumps([code, time.process_time(), sorted(name.partition(".")[0] for name in sys.modules)]), file=sys.stderr)
+"""
+
+
+def start(line: str) -> tuple[int, float, set[str]]:
+    """Exit code, seconds of CPU time and imported packages of a command in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", RUN, *line.split()], capture_output=True, text=True, check=True)
+    code, seconds, modules = json.loads(done.stderr.splitlines()[-1])
+    return code, seconds, set(modules)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--version",
+        "--help",
+        "predict --help",
+        "tune --help",
+        "datasets list",
+        "datasets show csv",
+        "recipes list",
+        "recipes show mini-lungs",
+    ],
+)
+def test_what_only_tells_something_loads_nothing_heavy(line: str) -> None:
+    code, seconds, modules = start(line)
+    assert code == 0
+    assert not HEAVY & modules
+    assert seconds < 1, "0.2 to 0.4 s of CPU time on the machine on which this was written"
+
+
+def test_a_recipe_without_a_search_is_refused_before_torch_is_loaded() -> None:
+    code, _, modules = start("tune mini-lungs")
+    assert code == 2
+    assert not HEAVY & modules
+
+
+def test_doctor_loads_no_lightning() -> None:
+    code, _, modules = start("doctor --json")
+    assert code == 0
+    assert not {"lightning", "torchmetrics", "matplotlib", "pandas"} & modules
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS.sources))
+def test_the_source_text_tells_what_the_class_tells(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def described() -> tuple[Any, Any]:
+        entry = next(entry for entry in catalogue.list_datasets() if entry["name"] == name)
+        return entry, catalogue.describe_dataset(name)
+
+    from_text = described()
+    monkeypatch.setattr(catalogue, "_described", DATASETS.get)
+    assert described() == from_text
