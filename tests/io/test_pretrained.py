@@ -20,7 +20,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from covidcxr.errors import ConfigError, PretrainedError
+from covidcxr.errors import ConfigError, NameClashError, PretrainedError
 from covidcxr.io import pretrained
 
 
@@ -87,6 +87,56 @@ def test_bundled_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_neither_folder_nor_bundled_nor_repository(source: str) -> None:
     with pytest.raises(PretrainedError, match="no folder"):
         pretrained.fetch(source)
+
+
+def publish(site: Path, package: str, points: dict[str, str]) -> Path:
+    """Install a package that publishes weights; to import it would fail."""
+    folder = site / package / "weights" / "chest"
+    folder.mkdir(parents=True)
+    (site / package / "__init__.py").write_text("raise RuntimeError('imported')")
+    metadata = site / f"{package}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.3\nName: {package}\nVersion: 1.0\n")
+    lines = "\n".join(f"{name} = {value}" for name, value in points.items())
+    (metadata / "entry_points.txt").write_text(f"[covidcxr.pretrained]\n{lines}\n")
+    return folder
+
+
+def test_weights_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = publish(tmp_path, "ward_weights", {"ward": "ward_weights.weights.chest", "mini": "ward_weights.weights"})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert pretrained.available() == ("mini", "ward")
+    assert pretrained.fetch("ward") == folder  # and the package was not imported
+    assert pretrained.fetch("mini").parent.name == "pretrained"  # a package cannot replace what is bundled
+    with pytest.raises(PretrainedError, match=r"installed weights \(mini, ward\).*Did you mean 'ward'\?"):
+        pretrained.fetch("wardd")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["ward_weights.nothing", "nothing.weights", "ward_weights.weights:chest", "ward_weights...", "a-b", "os.path"],
+)
+def test_weights_of_a_package_that_are_not_there(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, "ward_weights", {"ward": value})
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PretrainedError, match=r"'ward' of ward_weights are not there.*Repair or uninstall"):
+        pretrained.fetch("ward")
+
+
+def test_two_packages_with_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in "ab":
+        publish(tmp_path / number, f"ward_{number}", {"ward": f"ward_{number}.weights"})
+        monkeypatch.syspath_prepend(tmp_path / number)
+    with pytest.raises(NameClashError, match=r"Two installed packages publish weights 'ward'"):
+        pretrained.fetch("ward")
+
+
+def test_base_says_what_to_install() -> None:
+    if "base" in pretrained.available():
+        assert (pretrained.fetch("base") / "pipeline.json").is_file()
+        return
+    with pytest.raises(PretrainedError, match=r"pip install covidcxr-base$"):
+        pretrained.fetch("base")
 
 
 @pytest.mark.parametrize("local_files_only", [True, False])

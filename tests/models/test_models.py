@@ -413,7 +413,7 @@ def test_altered_weights(folder: Path) -> None:
 def test_empty_folder_and_no_folder(tmp_path: Path) -> None:
     with pytest.raises(PretrainedError, match=r"config\.json is missing: this folder is not a complete saved model"):
         ClassificationModel.from_pretrained(tmp_path)
-    with pytest.raises(PretrainedError, match="is no folder, no bundled pipeline"):
+    with pytest.raises(PretrainedError, match="is no folder, no installed weights"):
         ClassificationModel.from_pretrained(tmp_path / "nothing")
 
 

