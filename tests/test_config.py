@@ -127,6 +127,17 @@ def test_wrong_setting_is_named(key: str, value: object) -> None:
         ModelConfig.from_dict({**MINIMAL, key: value})
 
 
+def test_a_single_threshold_is_one_for_each_class() -> None:
+    config = ModelConfig.from_dict({**MINIMAL, "thresholds": 0.25})
+    assert config.thresholds == dict.fromkeys(config.classes, 0.25)
+    assert config.to_dict().keys() & {"coverage", "coverage_by"} == set()
+    promised = ModelConfig.from_dict({**MINIMAL, "coverage": 0.9, "coverage_by": "source"})
+    assert ModelConfig.from_dict(promised.to_dict()) == promised
+    for fault in ({"coverage": 1}, {"coverage": "0.9"}, {"coverage_by": "site"}):
+        with pytest.raises(ConfigError, match=next(iter(fault))):
+            ModelConfig.from_dict({**MINIMAL, **fault})
+
+
 @pytest.mark.parametrize("key", ["classes", "thresholds", "network_args", "preprocess", "network"])
 def test_a_constructor_refuses_the_same(key: str) -> None:
     with pytest.raises(ConfigError, match=key):

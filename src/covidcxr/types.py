@@ -11,7 +11,19 @@ if TYPE_CHECKING:
     import pydicom
     import torch
 
-__all__ = ["ImageLike", "Sample", "Batch", "Region", "Fit", "TaskName", "Mode", "Vote", "SplitName", "GEOMETRY"]
+__all__ = [
+    "ImageLike",
+    "Sample",
+    "Batch",
+    "Region",
+    "Fit",
+    "TaskName",
+    "Mode",
+    "Vote",
+    "SplitName",
+    "CoverageBy",
+    "GEOMETRY",
+]
 
 ImageLike: TypeAlias = Union[
     str,
@@ -38,6 +50,9 @@ TaskName: TypeAlias = Literal["segmentation", "classification"]
 Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
 Vote: TypeAlias = Literal["soft", "hard"]
 SplitName: TypeAlias = Literal["train", "val", "test"]
+CoverageBy: TypeAlias = Literal["class", "source", "all"]
+"""Of which images it is promised that the set of plausible classes holds the truth: of those of each class, of each
+class in each source, or of all together."""
 
 GEOMETRY = ("image_size", "fit", "region", "lung_dilation")
 """The settings of a model's preprocessing that place things in an image; a data module takes them from the model."""

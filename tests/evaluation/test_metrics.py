@@ -18,6 +18,7 @@ from covidcxr.evaluation import (
     bootstrap_many,
     classification_metrics,
     conformal_threshold,
+    conformal_thresholds,
     dice_score,
     expected_calibration_error,
     fit_temperature,
@@ -468,6 +469,52 @@ def test_conformal_sets_hold_the_truth_as_often_as_wanted(outputs: int) -> None:
     assert 0.9 - error < np.mean(held) < 0.9 + 1 / (calibration + 1) + error
 
 
+def skewed(patients: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw probabilities of two classes, the second rare and hard, of patients with 1 to 8 images alike."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(1, 9, patients)
+    person = np.repeat(np.arange(patients), images)
+    label = (rng.random(patients) < 0.4).astype(int)
+    source = np.where(rng.random(patients) < 0.5, "east", "west")
+    logit = rng.normal(np.where(label == 1, np.where(source == "east", 0.8, -0.8), -2.5), 1.0)[person]
+    second = 1 / (1 + np.exp(-(logit + 0.2 * rng.normal(size=len(person)))))
+    return np.stack([1 - second, second], 1), label[person], person, source[person]
+
+
+def test_coverage_holds_for_each_class_and_source_that_it_is_promised() -> None:
+    """One threshold for all leaves the rare, hard class behind; patients with many images count once."""
+    kept: dict[tuple[str, str], list[float]] = {}
+    fresh = skewed(20000, seed=1)
+    first = np.unique(fresh[2], return_index=True)[1]  # one image a patient
+    probabilities, labels, _, sources = (values[first] for values in fresh)
+    for seed in range(60):
+        given, known, person, where = skewed(250, seed + 2)
+        people = [str(number) for number in person]
+        for by in ("all", "class", "source"):
+            thresholds = conformal_thresholds(given, known, 0.9, by=by, patients=people, sources=where.tolist())
+            held = (probabilities >= thresholds)[np.arange(len(labels)), labels]
+            kept.setdefault((by, "hard"), []).append(held[labels == 1].mean())
+            kept.setdefault((by, "west"), []).append(held[(labels == 1) & (sources == "west")].mean())
+    means = {key: float(np.mean(values)) for key, values in kept.items()}
+    assert means["all", "hard"] < 0.8
+    assert 0.89 < means["class", "hard"] < 0.93
+    assert means["class", "west"] < 0.85
+    assert means["source", "west"] > 0.89
+
+
+def test_thresholds_by_class_say_what_they_cannot_promise() -> None:
+    probabilities = np.array([[0.9, 0.1]] * 20 + [[0.6, 0.4]] * 5)
+    labels = np.repeat([0, 1], [20, 5])
+    assert conformal_thresholds(probabilities, labels).tolist() == [0.9, 0.0]
+    assert conformal_thresholds(probabilities, labels, patients=["p"] * 25).tolist() == [0, 0]  # one patient
+    with refuses("not by 'site'"):
+        conformal_thresholds(probabilities, labels, by="site")  # type: ignore[arg-type]
+    with refuses("needs the source"):
+        conformal_thresholds(probabilities, labels, by="source")
+    with refuses("patients of 3"):
+        conformal_thresholds(probabilities, labels, patients=["p"] * 3)
+
+
 def test_calibration_refuses_what_it_cannot_use() -> None:
     two = np.full((2, 2), 0.5)
     with refuses("one label each"):
@@ -500,11 +547,18 @@ def test_calibrate_fits_temperature_and_conformal_thresholds_on_rows() -> None:
     ]
     config = calibrate(ModelConfig("classification", "timm:resnet18", names), rows, coverage=0.9)
     assert config.temperature == pytest.approx(2.5, rel=0.1)
-    assert len(set(config.thresholds.values())) == 1
+    assert (config.coverage, config.coverage_by) == (0.9, "class")
     calibrated = np.exp(np.log(sure) / config.temperature)
     calibrated /= calibrated.sum(1, keepdims=True)
-    covered = calibrated[np.arange(len(truth)), truth] >= config.thresholds["a"]
-    assert covered.mean() == pytest.approx(0.9, abs=0.005)
-    assert calibrate(config, rows).thresholds == {}
+    of_truth = calibrated[np.arange(len(truth)), truth]
+    for number, name in enumerate(names):
+        assert (of_truth[truth == number] >= config.thresholds[name]).mean() == pytest.approx(0.9, abs=0.005)
+    together = calibrate(config, rows, coverage=0.9, by="all")
+    assert len(set(together.thresholds.values())) == 1
+    assert together.coverage_by == "all"
+    assert (of_truth >= together.thresholds["a"]).mean() == pytest.approx(0.9, abs=0.005)
+    free = calibrate(config, rows)
+    assert (free.thresholds, free.coverage, free.coverage_by) == ({}, None, None)
+    assert "coverage" not in free.to_dict()  # so that earlier releases can read it
     with pytest.raises(ConfigError, match="exclusive"):
         calibrate(ModelConfig("classification", "timm:resnet18", names, "multilabel"), rows)

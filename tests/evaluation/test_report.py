@@ -443,6 +443,25 @@ def test_a_pipeline_is_asked_and_its_masks_are_scored(phantoms: Path, tmp_path: 
     assert "<h2>The worst masks</h2>" in check_page(write_report(evaluation, tmp_path)["html"])
 
 
+def test_coverage_is_shown_for_each_class_and_source() -> None:
+    rows = make_rows(120)
+    for row in rows:
+        held = {row["label"]} if row["label"] == "covid19" or row["image_id"].endswith("-0.png") else {"covid19"}
+        row |= {"answer": "", "plausible": ";".join(held)}
+    evaluation = evaluate_rows(rows, positive="covid19", coverage=0.9, resamples=200)
+    answers = evaluation.parts["answers"]
+    assert answers.kept["covid19"].value == 1
+    assert answers.kept["normal"].high < 0.9
+    (warning,) = [note for note in evaluation.notes if "promised 90%" in note]
+    assert "normal 0." in warning
+    assert "covid19" not in warning
+    (section,) = [part for part in sections_of(answers) if part.title == "Coverage"]
+    kept = {row[0]: row[-1] for row in section.blocks[0].rows}  # type: ignore[union-attr]
+    assert kept["covid19"] == "yes"
+    assert kept["normal"] == "no"
+    assert "source north" in kept
+
+
 def open_image(record: Any, broken: Any) -> Any:
     if record == broken:
         raise ImageReadError("a broken image")

@@ -153,7 +153,7 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
     lookup = ImageLookup(data, lambda row: pipeline) if options.gallery else None
     config = None if pipeline.classifier is None else pipeline.classifier.config
     title = options.name or f"{options.model} on {name}"
-    return _evaluate(options, rows, validation, title, parts, lookup, *_said(config))
+    return _evaluate(options, rows, validation, title, parts, lookup, config)
 
 
 def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
@@ -187,7 +187,7 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
         _command(), facts, {} if run is None else run_facts(run), options.seed, options.resamples
     )
     title = options.name or main.name
-    return _evaluate(options, main.rows, validation, title, parts, lookup, *_said(run))
+    return _evaluate(options, main.rows, validation, title, parts, lookup, run)
 
 
 def _evaluate(
@@ -197,29 +197,25 @@ def _evaluate(
     name: str,
     parts: Mapping[str, Part | None],
     lookup: ImageLookup | None,
-    positive: str | None,
-    temperature: float,
+    said: Any,
 ) -> Evaluation:
+    """Evaluate rows, with what a config or a run has `said`: positive class, temperature, coverage."""
     from covidcxr.evaluation.report import evaluate_rows
 
     return evaluate_rows(
         rows,
         validation=validation,
         name=name,
-        positive=options.positive or positive,
+        positive=options.positive or getattr(said, "positive", None),
         sensitivity=options.sensitivity,
         prevalence=options.prevalence,
         parts=parts,
         lookup=lookup,
-        temperature=temperature,
+        temperature=float(getattr(said, "temperature", 1.0)),
+        coverage=getattr(said, "coverage", None),
         resamples=options.resamples,
         seed=options.seed,
     )
-
-
-def _said(of: Any) -> tuple[str | None, float]:
-    """Return the positive class and the temperature of a classifier's config, or of a run."""
-    return getattr(of, "positive", None), float(getattr(of, "temperature", 1.0))
 
 
 def _audit(data: CXRDataModule, name: str, options: argparse.Namespace) -> Part:

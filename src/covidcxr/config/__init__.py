@@ -22,8 +22,8 @@ from covidcxr.config.checks import (
     short,
 )
 from covidcxr.errors import ConfigError, did_you_mean
-from covidcxr.types import Fit, Mode, Region, TaskName, Vote
-from covidcxr.utils.plain import plain
+from covidcxr.types import CoverageBy, Fit, Mode, Region, TaskName, Vote
+from covidcxr.utils.plain import is_number, plain
 
 __all__ = [
     "FORMAT_VERSION",
@@ -135,9 +135,13 @@ class ModelConfig:
         preprocess: How an image becomes the network's input.
         thresholds: By class name, the calibrated probability from which a class counts: a pixel belongs to the
             class, or the class to the set of plausible answers. Segmentation and multilabel default to 0.5;
-            without any, a multiclass or binary classifier predicts its most probable class.
+            without any, a multiclass or binary classifier predicts its most probable class. A single number holds for
+            every class.
         temperature: Logits are divided by it before they become probabilities (Guo 2017); in [0.001, 1000].
         positive: The class whose sensitivity and specificity count, one of `classes`; None = not set.
+        coverage: How often the classes from their thresholds up hold the truth, of images like those of validation, in
+            (0, 1), as `covidcxr.evaluation.calibrate` promises it; None = nothing is promised, or not recorded.
+        coverage_by: Of which images: of those of each "class", of each class in each "source", or of "all" together.
         format_version: Version of the saved format.
 
     Example:
@@ -158,12 +162,15 @@ class ModelConfig:
     thresholds: dict[str, float] = field(default_factory=dict)
     temperature: float = 1.0
     positive: str | None = None
+    coverage: float | None = None
+    coverage_by: CoverageBy | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         # Masks are files, and some disks take upper and lower case for the same.
         files = self.task == "segmentation"
         _set(self, "classes", check_names(self.classes, "classes", files=files))
+        _set(self, "thresholds", _for_each(self.thresholds, self.classes))
         for key in ("network_args", "thresholds"):
             check_mapping(getattr(self, key), key)
         _set(self, "network_args", json_values(dict(self.network_args), "network_args"))
@@ -185,6 +192,7 @@ class ModelConfig:
                 raise ConfigError(f"thresholds names the class {short(name)}. {did_you_mean(str(name), self.classes)}")
         _set(self, "thresholds", _checked(self.thresholds, "The threshold", 0, 1))
         _set(self, "temperature", check_number(self.temperature, "temperature", *_TEMPERATURES))
+        _check_coverage(self.coverage, self.coverage_by)
 
     @property
     def outputs(self) -> int:
@@ -240,6 +248,8 @@ class EnsembleConfig:
         thresholds: As in `ModelConfig`.
         temperature: As in `ModelConfig`; the members' own come before it.
         positive: As in `ModelConfig`.
+        coverage: As in `ModelConfig`.
+        coverage_by: As in `ModelConfig`.
         task: "classification".
         format_version: Version of the saved format.
 
@@ -259,6 +269,8 @@ class EnsembleConfig:
     thresholds: dict[str, float] = field(default_factory=dict)
     temperature: float = 1.0
     positive: str | None = None
+    coverage: float | None = None
+    coverage_by: CoverageBy | None = None
     task: TaskName = "classification"
     format_version: int = FORMAT_VERSION
 
@@ -274,6 +286,8 @@ class EnsembleConfig:
             thresholds=self.thresholds,
             temperature=self.temperature,
             positive=self.positive,
+            coverage=self.coverage,
+            coverage_by=self.coverage_by,
             format_version=self.format_version,
         )
         for key in ("classes", "thresholds", "temperature"):
@@ -326,9 +340,26 @@ def _checked(values: Mapping[str, object], what: str, low: float, high: float) -
     return {name: check_number(value, f"{what} of {name!r}", low, high) for name, value in values.items()}
 
 
+_LATER = ("positive", "coverage", "coverage_by")
+
+
 def _without_unset(data: dict[str, Any]) -> dict[str, Any]:
-    """Leave out a positive class that is not set, so that releases without the key can read the config."""
-    return {key: value for key, value in data.items() if key != "positive" or value is not None}
+    """Leave out later keys that are not set, so that releases without them can read the config."""
+    return {key: value for key, value in data.items() if key not in _LATER or value is not None}
+
+
+def _for_each(thresholds: object, classes: tuple[str, ...]) -> object:
+    """Return one threshold for all classes as one for each."""
+    if not is_number(thresholds):
+        return thresholds
+    return dict.fromkeys(classes, check_number(thresholds, "thresholds", 0, 1))
+
+
+def _check_coverage(coverage: float | None, by: object) -> None:
+    if coverage is not None and not 0 < check_number(coverage, "coverage", 0, 1) < 1:
+        raise ConfigError(f"coverage must be in (0, 1), not {coverage}.")
+    if by is not None:
+        check_choice("coverage_by", by, get_args(CoverageBy))
 
 
 def _check_mode(task: TaskName, mode: Mode, classes: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap, bootstrap_many
 from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.comparison import compare_rows, unpaired_difference
+from covidcxr.evaluation.metrics.conformal import conformal_threshold, conformal_thresholds, score_sets
 from covidcxr.evaluation.metrics.operating_point import (
     OperatingPoint,
     choose_point,
@@ -15,11 +16,9 @@ from covidcxr.evaluation.metrics.operating_point import (
 from covidcxr.evaluation.metrics.reliability import (
     Reliability,
     calibrate,
-    conformal_threshold,
     expected_calibration_error,
     fit_temperature,
     measure_reliability,
-    score_sets,
 )
 from covidcxr.evaluation.metrics.segmentation import (
     dice_score,
@@ -68,6 +67,7 @@ __all__ = [
     "fit_temperature",
     "expected_calibration_error",
     "conformal_threshold",
+    "conformal_thresholds",
     "score_sets",
     "Reliability",
     "measure_reliability",

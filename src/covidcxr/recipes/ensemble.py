@@ -18,7 +18,7 @@ from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
 from covidcxr.tasks import Task, fit_boosting, predict_rows
 from covidcxr.tasks.boosting import FRACTIONS, check_fraction
-from covidcxr.types import Vote
+from covidcxr.types import CoverageBy, Vote
 
 __all__ = ["EnsembleStep"]
 
@@ -134,7 +134,14 @@ class EnsembleStep:
         config = replace(config, network="boosted", network_args=arguments, temperature=1.0, thresholds={})
         return ClassificationModel(config, pretrained_backbone=pretrained)
 
-    def fit_boosted(self, config: ModelConfig, data: CXRDataModule, folder: Path, coverage: float | None) -> None:
+    def fit_boosted(
+        self,
+        config: ModelConfig,
+        data: CXRDataModule,
+        folder: Path,
+        coverage: float | None,
+        coverage_by: CoverageBy = "class",
+    ) -> None:
         """Fit, calibrate, test and save the boosted member.
 
         Args:
@@ -142,12 +149,20 @@ class EnsembleStep:
             data: Data module with training, validation and test images.
             folder: Output folder: `model`, scores, rows and pictures.
             coverage: Coverage of the sets of plausible classes, in (0, 1); None = no thresholds.
+            coverage_by: Whom it is promised; see `covidcxr.evaluation.calibrate`.
         """
         settings = {key: self.boosting[key] for key in FRACTIONS if key in self.boosting}
         model = fit_boosting(self.boosted(config), data, seed=data.seed, **settings)
-        _finish(model, data, folder, coverage)
+        _finish(model, data, folder, coverage, coverage_by)
 
-    def combine(self, members: Mapping[str, Path], data: CXRDataModule, folder: Path, coverage: float | None) -> None:
+    def combine(
+        self,
+        members: Mapping[str, Path],
+        data: CXRDataModule,
+        folder: Path,
+        coverage: float | None,
+        coverage_by: CoverageBy = "class",
+    ) -> None:
         """Combine the saved members; calibrate, test and save the ensemble.
 
         Args:
@@ -155,6 +170,7 @@ class EnsembleStep:
             data: Data module with validation and test images.
             folder: Output folder: `model`, scores, rows and pictures.
             coverage: Coverage of the sets of plausible classes, in (0, 1); None = no thresholds.
+            coverage_by: Whom it is promised; see `covidcxr.evaluation.calibrate`.
 
         Raises:
             ConfigError: If there are fewer than two members, or their classes differ.
@@ -167,7 +183,7 @@ class EnsembleStep:
             )  # a member's name has fewer characters than a run's ("focal+0.01")
             plain = plain if plain not in models else f"{plain}-{len(models)}"
             models[plain] = ClassificationModel.from_pretrained(saved)
-        _finish(EnsembleModel(models, vote=self.vote), data, folder, coverage)
+        _finish(EnsembleModel(models, vote=self.vote), data, folder, coverage, coverage_by)
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
@@ -181,11 +197,13 @@ def _check_count(members: int) -> None:
         raise ConfigError(f"An ensemble needs two members or more, not {members}.")
 
 
-def _finish(model: Classifier, data: CXRDataModule, folder: Path, coverage: float | None) -> None:
+def _finish(
+    model: Classifier, data: CXRDataModule, folder: Path, coverage: float | None, coverage_by: CoverageBy
+) -> None:
     """Calibrate on the validation images, save, score the test images, and draw."""
     rows = predict_rows(model, data, "val")
     if rows:
-        model.config = calibrate(model.config, rows, coverage)
+        model.config = calibrate(model.config, rows, coverage, coverage_by)
     model.save_pretrained(folder / "model")
     tested = predict_rows(model, data, "test")
     write_scores(tested, score_sources(tested), folder, find_warning_signs(tested))

@@ -326,16 +326,16 @@ def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]
     first = runs[0]
     session = first.check()
     step = step.with_weights(first.settings)
-    data, coverage = session.data, session.settings.coverage
+    data, promise = session.data, (session.settings.coverage, session.settings.coverage_by)
     assert isinstance(data, CXRDataModule)
     extra = [Run("boosting", folder / "boosting", {})] if step.boosting else []
     for run in extra:
         if not run.finished:
-            step.fit_boosted(next(iter(session.task.models.values())).config, data, run.folder, coverage)
+            step.fit_boosted(next(iter(session.task.models.values())).config, data, run.folder, *promise)
     whole = Run("ensemble", folder / "ensemble", {})
     if not whole.finished:
         members = {run.name: run.folder / "model" for run in (*runs, *extra)}
-        step.combine(members, data, whole.folder, coverage)
+        step.combine(members, data, whole.folder, *promise)
     for run in (*extra, whole):
         run.tidy()
     return [*extra, whole]

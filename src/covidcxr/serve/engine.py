@@ -37,6 +37,8 @@ class ModelFacts:
         exclusive: Whether exactly one class is true.
         temperature: Logits are divided by it; None without a classifier.
         thresholds: By class, the probability from which on it is plausible.
+        coverage: How often the plausible classes shall hold the truth; None = nothing is promised.
+        coverage_by: Whom that is promised: each "class", each class in each "source", or "all" images together.
 
     Example:
         ```python
@@ -56,6 +58,8 @@ class ModelFacts:
     exclusive: bool
     temperature: float | None
     thresholds: dict[str, float]
+    coverage: float | None = None
+    coverage_by: str | None = None
 
     @classmethod
     def of(cls, name: str, pipeline: Pipeline) -> ModelFacts:
@@ -81,6 +85,8 @@ class ModelFacts:
             config is not None and config.mode != "multilabel",
             None if config is None else config.temperature,
             {} if config is None else dict(config.thresholds),
+            None if config is None else config.coverage,
+            None if config is None else config.coverage_by,
         )
 
 

@@ -22,6 +22,7 @@ from covidcxr.registry import DATASETS
 from covidcxr.tasks import Task
 from covidcxr.training.parser_errors import CLASS_KEYS, in_one_line, refusal, unknown_key
 from covidcxr.training.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_yaml
+from covidcxr.types import CoverageBy
 
 __all__ = [
     "Verb",
@@ -90,13 +91,7 @@ def make_parser(verb: Verb = "fit") -> LightningArgumentParser:
         default=None,
         help="fit: folder for the trained model, which from_pretrained reads; test: folder for scores and rows",
     )
-    parser.add_argument(
-        "--coverage",
-        type=float | None,
-        default=None,
-        help="fit: coverage of a classifier's sets of plausible classes (0.9, say); it abstains from an image whose "
-        "set does not hold exactly one class; null = it never abstains",
-    )
+    _add_coverage(parser)
     parser.add_argument(
         "--compute_mean_std",
         type=bool,
@@ -108,6 +103,23 @@ def make_parser(verb: Verb = "fit") -> LightningArgumentParser:
     parser.add_argument("--weights_only", type=bool | None, default=None, help="load a checkpoint without pickled code")
     parser.add_argument("--verbose", type=bool, default=False, help="validate, test: print Lightning's own table too")
     return parser
+
+
+def _add_coverage(parser: LightningArgumentParser) -> None:
+    parser.add_argument(
+        "--coverage",
+        type=float | None,
+        default=None,
+        help="fit: coverage of a classifier's sets of plausible classes (0.9, say); it abstains from an image whose "
+        "set does not hold exactly one class; null = it never abstains",
+    )
+    parser.add_argument(
+        "--coverage_by",
+        type=CoverageBy,
+        default="class",
+        help="fit: whom the coverage is promised: each class (class), each class in each source (source), or all "
+        "images together (all), where a rare class may get less",
+    )
 
 
 def read_settings(config: Mapping[str, Any]) -> Namespace:

@@ -48,8 +48,8 @@ _STEPS = ("ensemble", "masks")
 RECIPE_KEYS = (*_ABOUT, *_STEPS, "base", "compare", "search")
 """Keys of a recipe that are not keys of a training config."""
 _TRAINING_KEYS = {
-    *("seed_everything", "trainer", "model", "data", "output", "coverage", "compute_mean_std", "optimizer"),
-    *("lr_scheduler", "ckpt_path", "weights_only", "verbose", "return_predictions"),
+    *("seed_everything", "trainer", "model", "data", "output", "coverage", "coverage_by", "compute_mean_std"),
+    *("optimizer", "lr_scheduler", "ckpt_path", "weights_only", "verbose", "return_predictions"),
 }
 _TASKS = {"segmentation": "SegmentationTask", "classification": "ClassificationTask", "multitask": "MultiTask"}
 _LIGHTNING = (

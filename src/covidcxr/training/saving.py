@@ -15,12 +15,18 @@ from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.reliability import calibrate
 from covidcxr.evaluation.predictions.table import answered_rows
-from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, loss_signs, temperature_signs
+from covidcxr.evaluation.predictions.warning_signs import (
+    find_warning_signs,
+    loss_signs,
+    temperature_signs,
+    threshold_signs,
+)
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks import MultiTask, Task
 from covidcxr.training.history import History
+from covidcxr.types import CoverageBy
 from covidcxr.utils.console import print_line
 
 __all__ = ["print_warnings", "save_best", "save_models"]
@@ -48,7 +54,13 @@ def save_models(task: Task, folder: Path) -> Path:
 
 
 def save_best(
-    trainer: Trainer, task: Task, data: LightningDataModule, history: History, output: Path, coverage: float | None
+    trainer: Trainer,
+    task: Task,
+    data: LightningDataModule,
+    history: History,
+    output: Path,
+    coverage: float | None,
+    coverage_by: CoverageBy = "class",
 ) -> None:
     """Save the best model, without its optimiser; a classifier of exclusive classes is calibrated first.
 
@@ -61,6 +73,7 @@ def save_best(
         history: The scores of each epoch.
         output: Gets the model, `history.json`, and `warnings.json` if anything is to be warned of.
         coverage: Coverage of the sets of plausible classes, in (0, 1); None = no sets.
+        coverage_by: Whom it is promised; see `covidcxr.evaluation.calibrate`.
 
     Raises:
         ConfigError: If the weights are not finite.
@@ -76,7 +89,8 @@ def save_best(
     for model in task.models.values():
         if isinstance(model, ClassificationModel) and model.config.mode != "multilabel":
             before = model.config.temperature  # the rows have it already
-            _calibrate(model, answered_rows(rows), coverage, trainer.is_global_zero)
+            _calibrate(model, answered_rows(rows), coverage, coverage_by, trainer.is_global_zero)
+            signs += threshold_signs(model.config)
             signs += temperature_signs(model.config.temperature)
             temperature = model.config.temperature / before
     if rows:
@@ -99,10 +113,14 @@ def _check_finite(task: Task) -> None:
 
 
 def _calibrate(
-    model: ClassificationModel, rows: Sequence[Mapping[str, Any]], coverage: float | None, first: bool
+    model: ClassificationModel,
+    rows: Sequence[Mapping[str, Any]],
+    coverage: float | None,
+    by: CoverageBy,
+    first: bool,
 ) -> None:
     if rows:
-        model.config = calibrate(model.config, rows, coverage)
+        model.config = calibrate(model.config, rows, coverage, by)
     if first:
         print_line(
             f"Temperature {model.config.temperature:.3f}, fitted on {len(rows)} validation images."

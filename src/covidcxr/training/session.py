@@ -151,6 +151,7 @@ def fit(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record
                 session.history,
                 session.output,
                 session.settings.coverage,
+                session.settings.coverage_by,
             )
         session.trainer.strategy.barrier("saved")  # whatever follows finds the files, in every process
     return session
@@ -275,7 +276,7 @@ def _check_same(own: NetworkModel, saved: NetworkModel, source: str, *, mean_std
     theirs, ours = saved.config.to_dict(), own.config.to_dict()
     if not mean_std:
         ours["preprocess"] |= {key: theirs["preprocess"][key] for key in ("mean", "std")}
-    free = ("temperature", "thresholds", "positive")
+    free = ("temperature", "thresholds", "positive", "coverage", "coverage_by")
     different = [key for key in ours if key not in free and ours[key] != theirs[key]]
     if different:
         differences = "; ".join(f"{key} is {ours[key]}, saved was {theirs[key]}" for key in different)

@@ -1,33 +1,35 @@
-"""Whether probabilities mean what they say, in bins; and how sets of plausible answers do on test images."""
+"""Whether probabilities mean what they say, in bins, and what makes them so: calibration."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Integer
 
+from covidcxr import aliases
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
 from covidcxr.evaluation.metrics.classification import BINS, brier_of, check_labels, check_predictions
+from covidcxr.evaluation.metrics.conformal import conformal_thresholds
 from covidcxr.evaluation.metrics.weighted import bin_of, ratio, two_columns, weighted_calibration_error, weighted_mean
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, list_rows
+from covidcxr.types import CoverageBy
 
 __all__ = [
     "Reliability",
     "ReliabilityBin",
     "measure_reliability",
-    "score_sets",
     "calibrate",
     "fit_temperature",
     "expected_calibration_error",
-    "conformal_threshold",
 ]
 
+__getattr__ = partial(aliases.find, __name__)
 
 Config = TypeVar("Config", bound=ModelConfig | EnsembleConfig)
 
@@ -148,54 +150,6 @@ def measure_reliability(
     return Reliability(class_name or "the answer", described, estimates["ece"], estimates["brier"])
 
 
-def score_sets(
-    rows: Rows, thresholds: Mapping[str, float], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Estimate]:
-    """Score the sets of plausible answers of a classifier of exclusive classes, which leaves open what is not clear.
-
-    A class is plausible from its threshold up, as in `covidcxr.ClassificationModel.answer`.
-
-    Args:
-        rows: Of test images, on which the thresholds were not fitted; see `score_rows`.
-        thresholds: By class name, say `model.config.thresholds`; see `calibrate`.
-        resamples: How often to resample patients.
-        seed: Same seed, same intervals.
-
-    Returns:
-        `coverage` (how often the set holds the truth: what the thresholds promise), `coverage_<class>` of each true
-        class, `answered` (how often exactly one class is plausible, so that there is an answer), `right_if_answered`
-        (how often that is the truth), and `set_size` (the mean number of plausible classes).
-
-    Raises:
-        ConfigError: If classes are not exclusive, a class has no threshold, or there is nothing to score.
-    """
-    predictions = PredictionTable.read(rows).scored
-    if not predictions.classes or not predictions.exclusive:
-        raise ConfigError(
-            "Sets of plausible answers are scored for exclusive classes, with label and probability_CLASS."
-        )
-    missing = [name for name in predictions.classes if name not in thresholds]
-    if missing:
-        raise ConfigError(f"There is no threshold for {', '.join(missing)}: calibrate with a coverage.")
-    labels = predictions.labels
-    plausible = predictions.probabilities >= np.array([thresholds[name] for name in predictions.classes])
-    held, answered = plausible[np.arange(len(labels)), labels], plausible.sum(1) == 1
-    columns = {
-        "coverage": (held, np.ones(len(labels), bool)),
-        **{f"coverage_{name}": (held, labels == number) for number, name in enumerate(predictions.classes)},
-        "answered": (answered, np.ones(len(labels), bool)),
-        "right_if_answered": (held, answered),
-        "set_size": (plausible.sum(1), np.ones(len(labels), bool)),
-    }
-    values = {name: np.where(about, value, np.nan) for name, (value, about) in columns.items()}
-
-    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: weighted_mean(weights, value) for name, value in values.items()}
-
-    images = {name: about for name, (_, about) in columns.items()}
-    return Statistics(compute, images, images.keys() - {"set_size"}).estimate(predictions.patients, resamples, seed)
-
-
 def of_class(predictions: PredictionTable, name: str) -> tuple[PredictionTable, np.ndarray, np.ndarray]:
     """Select the images for which it is known whether they are of a class.
 
@@ -253,7 +207,7 @@ def fit_temperature(logits: Float[np.ndarray, "images outputs"], labels: Integer
     return math.exp(best.x)
 
 
-def calibrate(config: Config, rows: Rows, coverage: float | None = None) -> Config:
+def calibrate(config: Config, rows: Rows, coverage: float | None = None, by: CoverageBy = "class") -> Config:
     """Fit a classifier's temperature, and the thresholds of its answer sets, on the rows of validation images.
 
     Args:
@@ -261,9 +215,13 @@ def calibrate(config: Config, rows: Rows, coverage: float | None = None) -> Conf
         rows: What `Trainer.validate` left in the task's `rows`, or `covidcxr.tasks.predict_rows` returned.
         coverage: How often a set of plausible answers shall hold the truth, in (0, 1); None = no sets, the most
             probable class is the answer.
+        by: Of which images that is promised: of those of each class ("class"), of each class in each source ("source"),
+            or of all together ("all"), where a rare class may get less; see
+            `covidcxr.evaluation.conformal_thresholds`.
 
     Returns:
-        The config with its temperature (Guo 2017) and its thresholds (split conformal prediction, Sadinle 2019).
+        The config with its temperature (Guo 2017), its thresholds (split conformal prediction, Sadinle 2019), and what
+        they promise (`coverage`, `coverage_by`).
 
     Raises:
         ConfigError: If the classes are not exclusive, or there are no rows.
@@ -278,12 +236,20 @@ def calibrate(config: Config, rows: Rows, coverage: float | None = None) -> Conf
     # Softmax forgets a constant, so the logarithm serves as logits; they were divided by the temperature already.
     logits = np.log(probabilities.clip(1e-12)) * config.temperature
     temperature = fit_temperature(logits, labels)
-    config = replace(config, temperature=temperature, thresholds={})
+    config = replace(config, temperature=temperature, thresholds={}, coverage=None, coverage_by=None)
     if coverage is None:
         return config
     scaled = np.exp(logits / temperature)
-    threshold = conformal_threshold(scaled / scaled.sum(1, keepdims=True), labels, coverage)
-    return replace(config, thresholds=dict.fromkeys(config.classes, threshold))
+    thresholds = conformal_thresholds(
+        scaled / scaled.sum(1, keepdims=True),
+        labels,
+        coverage,
+        by=by,
+        patients=predictions.patients,
+        sources=predictions.trait("source").tolist(),
+    )
+    named = dict(zip(config.classes, thresholds.tolist(), strict=True))
+    return replace(config, thresholds=named, coverage=coverage, coverage_by=by)
 
 
 def expected_calibration_error(
@@ -306,31 +272,3 @@ def expected_calibration_error(
     if bins < 1:
         raise ConfigError(f"bins must be above 0, not {bins}.")
     return float(weighted_calibration_error(np.ones((1, len(labels))), probabilities, labels, bins)[0])
-
-
-def conformal_threshold(
-    probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"], coverage: float = 0.9
-) -> float:
-    """Find the probability from which a class belongs to the answer (split conformal; Sadinle 2019, LAC).
-
-    The set of classes at or above it holds the truth of a new image with at least this probability, as long as new
-    images come like these: same hospitals, same mix of classes, one image a patient.
-
-    Args:
-        probabilities: Of images that were not trained on; one column = probability of the second class.
-        labels: Index of the true class of each image.
-        coverage: Wanted share of images whose set holds the truth, in (0, 1).
-
-    Returns:
-        In [0, 1]. It is 0 (every class belongs) when there are too few images to promise the coverage.
-
-    Raises:
-        ConfigError: If shapes differ, a label is out of range, or coverage is not in (0, 1).
-    """
-    check_predictions(probabilities, labels)
-    if not 0 < coverage < 1:
-        raise ConfigError(f"coverage must be in (0, 1), not {coverage}.")
-    images = len(labels)
-    of_truth = np.sort(two_columns(probabilities, 1.0)[np.arange(images), labels])
-    rank = math.ceil((images + 1) * coverage - 1e-9)  # finite-sample correction; 1e-9: 10 * 0.9 may be 9.000...01
-    return float(of_truth[images - rank]) if rank <= images else 0.0

@@ -300,6 +300,11 @@ class RunFolder:
         return self._model_config().get("positive")
 
     @property
+    def coverage(self) -> float | None:
+        """How often its plausible classes shall hold the truth, as the config of its model says; None = not said."""
+        return self._model_config().get("coverage")
+
+    @property
     def temperature(self) -> float:
         """The temperature that the config of its model says; 1 = it says none."""
         return float(self._model_config().get("temperature", 1.0))

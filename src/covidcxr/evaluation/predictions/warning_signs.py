@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.evaluation.metrics.reliability import COLDEST, HOTTEST
 from covidcxr.evaluation.predictions.predictions import PredictionTable
 
-__all__ = ["find_warning_signs", "loss_signs", "temperature_signs"]
+__all__ = ["find_warning_signs", "loss_signs", "temperature_signs", "threshold_signs"]
 
 LEAST_IMAGES = 10
 """Fewer images are not compared with the shares of their classes, which are chance."""
@@ -65,6 +66,24 @@ def temperature_signs(temperature: float) -> list[str]:
     else:
         return []
     return [f"The temperature {temperature:.3f} is the bound of its search: {reason}. Do not trust the probabilities."]
+
+
+def threshold_signs(config: ModelConfig | EnsembleConfig) -> list[str]:
+    """Say for which classes a promised coverage could not be kept but by naming them always.
+
+    Args:
+        config: Of a calibrated classifier.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    always = [name for name, threshold in config.thresholds.items() if threshold == 0]
+    if config.coverage is None or not always:
+        return []
+    return [
+        f"There are too few validation patients of {', '.join(always)} to promise a coverage of {config.coverage:g}: "
+        f"{'this class is' if len(always) == 1 else 'these classes are'} plausible for every image."
+    ]
 
 
 def loss_signs(epochs: Sequence[Mapping[str, float]]) -> list[str]:

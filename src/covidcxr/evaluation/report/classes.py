@@ -1,20 +1,20 @@
-"""A classifier in a report: scores by class, confusion, curves, calibration, operating point and abstention."""
+"""A classifier in a report: scores by class, confusion, curves, calibration and operating point."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr import aliases
+from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.operating_point import OperatingPoint, choose_point, score_at
 from covidcxr.evaluation.metrics.reliability import Reliability
 from covidcxr.evaluation.metrics.scores import SCORES, format_estimate, title
-from covidcxr.evaluation.metrics.weighted import weighted_mean
 from covidcxr.evaluation.plots import (
     as_picture,
     plot_confusion,
@@ -25,9 +25,7 @@ from covidcxr.evaluation.plots import (
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
-from covidcxr.pipeline.prediction import in_words
 from covidcxr.registry import CLASSIFICATION_SCORES
-from covidcxr.utils.plain import count_of, field_values
 
 __all__ = [
     "ClassScores",
@@ -35,9 +33,9 @@ __all__ = [
     "plot_curves",
     "PointScores",
     "score_point",
-    "Abstention",
-    "score_abstention",
 ]
+
+__getattr__ = partial(aliases.find, __name__)
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ def _(result: PointScores) -> list[Section]:
         [
             names.get(name, title(name)),
             format_estimate(estimate),
-            _basis(estimate),
+            f"{estimate.count} ({estimate.patients})",
         ]
         for name, estimate in result.scores.items()
         if name != "prevalence"
@@ -274,10 +272,6 @@ def score_point(
     return PointScores(name, threshold, point, prevalence, scores, predictions)
 
 
-def _basis(estimate: Estimate) -> str:
-    return f"{estimate.count} ({estimate.patients})"
-
-
 @sections_of.register
 def _(reliability: Reliability) -> list[Section]:
     what = "the most probable class" if reliability.of == "the answer" else reliability.of
@@ -288,100 +282,3 @@ def _(reliability: Reliability) -> list[Section]:
     alt = f"Reliability diagram: expected calibration error {reliability.ece}, Brier score {reliability.brier}"
     picture = as_picture(plot_reliability(reliability), alt)
     return [Section("Calibration", lead, [picture])]
-
-
-_TITLES = {
-    "answered": "share of images with a prediction",
-    "right": "right among these",
-    "right_if_forced": "right if it never abstained",
-    "covered": "the true class is among the plausible ones",
-}
-
-
-@dataclass(frozen=True)
-class Abstention:
-    """How often a pipeline abstains, and how often it is right.
-
-    Attributes:
-        images: Number of images.
-        scores: `answered` (share), and of labelled images `right` (share of right predictions where there is one),
-            `right_if_forced` (the most probable class), `covered` (the true class is among the plausible ones).
-        reasons: Why it abstained, and for how many images.
-        errors: Images that could not be read, with the reason.
-
-    Example:
-        ```python
-        from covidcxr.evaluation.report import evaluate_rows
-
-        rows = [{"label": "b", "probability_b": 0.9, "answer": "b" * (n % 4 > 0)} for n in range(20)]
-        result = evaluate_rows(rows, resamples=20).parts["answers"]
-        assert result.scores["answered"].value == 0.75
-        ```
-    """
-
-    images: int
-    scores: Mapping[str, Estimate]
-    reasons: Mapping[str, int]
-    errors: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all numbers."""
-        return {name: plain(value) for name, value in field_values(self).items()}
-
-
-@sections_of.register
-def _(result: Abstention) -> list[Section]:
-    shown = {_TITLES[name]: estimate for name, estimate in result.scores.items()}
-    blocks: list[Any] = [as_picture(plot_estimates(shown), "How often it gives a class and how often that is right")]
-    if result.reasons:
-        rows = [(_sentence(reason), str(count)) for reason, count in result.reasons.items()]
-        blocks.append(Table(["why it abstained", "images"], rows))
-    blocks += [Words(f"{image}: {error}", warning=True) for image, error in list(result.errors.items())[:5]]
-    if len(result.errors) > 5:
-        blocks.append(Words(f"{len(result.errors) - 5} more images could not be read; report.json lists them."))
-    return [Section("Abstention", f"Of {count_of(result.images, 'image')}.", blocks)]
-
-
-def score_abstention(predictions: PredictionTable, *, resamples: int = 1000, seed: int = 0) -> Abstention | None:
-    """Score how often a pipeline abstains, and how often it is right.
-
-    Args:
-        predictions: Rows of `pipeline_rows`, with `answer`, `plausible` and `reasons`.
-        resamples: How often to resample patients.
-        seed: Same seed, same intervals.
-
-    Returns:
-        The shares; None where rows have no column `answer`.
-    """
-    if not predictions.exclusive or not predictions.classes or not any("answer" in row for row in predictions.rows):
-        return None
-    answered = np.array([row.get("answer") or "" for row in predictions.rows])
-    truth = np.array([str(row.get("label") or "") for row in predictions.rows])
-    plausible = [set(str(row.get("plausible") or "").split(";")) for row in predictions.rows]
-    likely = np.array(predictions.classes)[np.nan_to_num(predictions.probabilities, nan=-1).argmax(1)]
-    predicted = ~np.isnan(predictions.probabilities).any(1)
-    labelled = (truth != "") & predicted
-    covered = np.array([label in classes for label, classes in zip(truth.tolist(), plausible, strict=True)])
-    values = {
-        "answered": (answered != "").astype(float),
-        "right": np.where(labelled & (answered != ""), answered == truth, np.nan),
-        "right_if_forced": np.where(labelled, likely == truth, np.nan),
-        "covered": np.where(labelled, covered, np.nan),
-    }
-    scores = bootstrap_many(
-        lambda weights: {name: weighted_mean(weights, column) for name, column in values.items()},
-        groups=predictions.patients,
-        images={name: ~np.isnan(column) for name, column in values.items()},
-        shares=tuple(values),
-        resamples=resamples,
-        seed=seed,
-    )
-    reasons = Counter(
-        reason for row in predictions.rows for reason in str(row.get("reasons") or "").split(";") if reason
-    )
-    errors = {str(row["image_id"]): str(row["error"]) for row in predictions.rows if row.get("error")}
-    return Abstention(len(predictions), scores, dict(reasons.most_common()), errors)
-
-
-def _sentence(reason: str) -> str:
-    return "The image cannot be read." if reason == "cannot-be-read" else in_words(reason)

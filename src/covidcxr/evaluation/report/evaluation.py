@@ -14,7 +14,8 @@ from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, find_positive, list_rows
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
 from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, temperature_signs
-from covidcxr.evaluation.report.classes import ClassScores, score_abstention, score_classes, score_point
+from covidcxr.evaluation.report.abstention import Abstention, score_abstention
+from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
 from covidcxr.evaluation.report.errors import ErrorAnalysis, ImageGallery, draw_gallery, find_errors
 from covidcxr.evaluation.report.headline import LEAST
 from covidcxr.evaluation.report.masks import MaskScores, score_agreement, score_masks
@@ -132,6 +133,7 @@ def evaluate_rows(
     parts: Mapping[str, Part | None] | None = None,
     lookup: ImageLookup | None = None,
     temperature: float = 1.0,
+    coverage: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
@@ -139,7 +141,7 @@ def evaluate_rows(
 
     Args:
         rows: A row an image, as `covidcxr test` writes them; see `covidcxr.evaluation.read_rows`.
-        validation: Rows of validation images, on which the operating point is chosen; None = there are none.
+        validation: Rows of validation images, which choose the operating point; None = there are none.
         name: Names the model or the run.
         positive: The class whose sensitivity and specificity count. Of two exclusive classes it must be given (where
             only one has a probability it is that one); of more, None = there is none.
@@ -149,6 +151,7 @@ def evaluate_rows(
             verdict takes them into account.
         lookup: The images behind the rows, to show the most confident errors and the worst masks; None = show none.
         temperature: Of the classifier that gave the rows; a note warns if it is the bound of its search.
+        coverage: How often its plausible classes shall hold the truth, as its config promises; None = not known.
         resamples: How often to resample patients.
         seed: Same seed, same numbers.
 
@@ -156,17 +159,18 @@ def evaluate_rows(
         The evaluation.
 
     Raises:
-        ConfigError: If there are no rows, nothing in them can be scored, it is not given which of two classes is
-            positive, or a setting is out of range.
+        ConfigError: If nothing can be scored, it is not given which of two classes is positive, or a setting is wrong.
     """
     rows = list_rows(rows)
     predictions = PredictionTable.read(rows)
     number = find_positive(predictions, positive)
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    scored = {"classes": score_classes, "masks": score_masks, "agreement": score_agreement, "answers": score_abstention}
-    results: dict[str, Part | None] = {name: score(predictions, **settings) for name, score in scored.items()}
     wanted: dict[str, Any] = {"positive": number, "sensitivity": sensitivity, "prevalence": prevalence}
-    results |= {
+    results: dict[str, Part | None] = {
+        "classes": score_classes(predictions, **settings),
+        "masks": score_masks(predictions, **settings),
+        "agreement": score_agreement(predictions, **settings),
+        "answers": score_abstention(predictions, coverage=coverage, **settings),
         "reliability": _reliability(predictions, settings),
         "point": score_point(predictions, validation, **wanted, **settings),
         "shortcuts": find_shortcuts(predictions, positive=number, **settings),
@@ -179,8 +183,9 @@ def evaluate_rows(
         results["gallery"] = _gallery(predictions, lookup, results)
     kept = _in_order(results)
     chosen = None if number is None else predictions.classes[number]
-    notes = [f"Warning: {sign}" for sign in temperature_signs(temperature)] + _notes(predictions)
-    return Evaluation(name, predictions, chosen, weigh(predictions, number, kept), kept, tuple(notes))
+    warned = [*temperature_signs(temperature), *_broken(results["answers"])]
+    notes = (*(f"Warning: {sign}" for sign in warned), *_notes(predictions))
+    return Evaluation(name, predictions, chosen, weigh(predictions, number, kept), kept, notes)
 
 
 def _in_order(parts: Mapping[str, Part | None]) -> dict[str, Part]:
@@ -214,6 +219,13 @@ def _notes(predictions: PredictionTable) -> list[str]:
     if predictions.number_of() < LEAST:
         notes.append(f"There are fewer than {LEAST} patients: no interval of so few is to be trusted.")
     return notes
+
+
+def _broken(answers: Part | None) -> Iterator[str]:
+    """Say for whom the plausible classes hold the truth less often than the model promises."""
+    if isinstance(answers, Abstention) and answers.broken:
+        broken = ", ".join(f"{whom} {format_estimate(kept, digits=2)}" for whom, kept in answers.broken.items())
+        yield f"The plausible classes hold the truth less often than the promised {answers.coverage:.0%}: {broken}."
 
 
 def _reliability(predictions: PredictionTable, settings: Mapping[str, Any]) -> Reliability | None:

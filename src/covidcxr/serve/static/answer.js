@@ -48,12 +48,16 @@ function chanceOf(image, name, chance) {
   );
 }
 
-function calibrationOf({ temperature, thresholds }) {
+const OF = { class: "of each class", source: "of each class and source", all: "of all classes together" };
+
+function calibrationOf({ temperature, thresholds, coverage, coverage_by: by }) {
   const scaled =
     temperature !== 1
       ? `Calibrated on the model's own data (temperature ${temperature.toFixed(2)}); elsewhere it can be wrong and sure.`
       : "Not calibrated.";
-  return Object.keys(thresholds).length ? `${scaled} A class is plausible from its mark on.` : scaled;
+  if (!Object.keys(thresholds).length) return scaled;
+  const promise = `, so that the plausible ones hold the truth of ${percent(coverage)} of images ${OF[by]}, if they are like those of validation`;
+  return `${scaled} A class is plausible from its mark on${coverage ? promise : ""}.`;
 }
 
 /** A line for each mask: of lungs their share of the image, of findings theirs of the lungs. */
