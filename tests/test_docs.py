@@ -20,7 +20,7 @@ from lightning import Trainer
 
 import covidcxr
 from covidcxr import ClassificationModel, ModelConfig, PreprocessConfig, SegmentationModel, registry
-from covidcxr.cli.main import _parser, main
+from covidcxr.cli.main import _parser, _spell_data, main
 from covidcxr.data.summary import describe_dataset
 from covidcxr.io.image import write_image
 from covidcxr.phantom import draw_dataset, write_dataset
@@ -167,7 +167,7 @@ def test_commands_parse(command: str, capsys: pytest.CaptureFixture[str]) -> Non
     words = shlex.split(command)[1:]
     if words[0] not in ("fit", "validate", "test"):
         if words != ["--help"]:
-            options, more = _parser().parse_known_args(words)
+            options, more = _parser().parse_known_args(list(_spell_data(words)))
             assert not more or options.takes_more, more
         return
     with pytest.raises(SystemExit) as stopped:
@@ -195,6 +195,8 @@ def test_every_yaml_block_is_yaml() -> None:
         ["feedback"],
         ["datasets"],
         ["doctor"],
+        ["fit"],
+        ["completion"],
     ],
     ids=lambda verb: " ".join(verb) or "covidcxr",
 )
@@ -206,7 +208,7 @@ def test_help_shows_examples(verb: list[str], capsys: pytest.CaptureFixture[str]
 
 def test_the_readme_has_two_commands() -> None:
     readme = PAGES["README.md"].read_text(encoding="utf-8")
-    assert "\npip install . && covidcxr demo\n" in readme
+    assert readme.index("pip install covidcxr\ncovidcxr demo\n") < readme.index("\npip install . && covidcxr demo\n")
     wanted = re.search(r"grep -E '(.+)' README", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
     assert wanted is not None
     assert re.findall(wanted[1], readme, re.M) == ['pip install -e ".[test]" && pytest -n auto']

@@ -295,7 +295,7 @@ def test_settings_are_what_fit_takes(table: Path) -> None:
     assert data.classes == ("covid19", "normal", "pneumonia")
     assert data.geometry.image_size == (64, 32)
     assert vars(open_dataset("covidx_cxr3", str(table), {"version": "5"}))["version"] == "5"  # not the number
-    with pytest.raises(ConfigError, match="needs --root DIR"):
+    with pytest.raises(ConfigError, match=r"needs --data\.root DIR"):
         open_dataset("csv", None)
     with pytest.raises(UnknownNameError, match="'csv'"):
         open_dataset("cvs", str(table))

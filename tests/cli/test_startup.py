@@ -38,6 +38,7 @@ def start(line: str) -> tuple[int, float, set[str]]:
         "--version",
         "--help",
         "predict --help",
+        "fit --help",
         "tune --help",
         "datasets list",
         "datasets show csv",

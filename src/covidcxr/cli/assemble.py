@@ -51,8 +51,8 @@ def add_assemble(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="least share of the image that the lungs must cover for a label, from 0 to 1 (%(default)s)",
     )
     assemble.add_argument("--dtype", default="float32", metavar="TYPE", help="float32, or float16: half the size")
-    assemble.add_argument("--out", required=True, metavar="DIR", help="a new folder for the pipeline")
-    assemble.set_defaults(run=_assemble)
+    assemble.add_argument("--out", metavar="DIR", help="a new folder for the pipeline (runs/assemble-1, -2, ...)")
+    assemble.set_defaults(run=_assemble, default_out="assemble")
 
 
 def _assemble(options: argparse.Namespace) -> int:

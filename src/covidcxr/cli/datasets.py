@@ -17,9 +17,9 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _EXAMPLES = """examples:
   covidcxr datasets list
   covidcxr datasets show covid_qu_ex
-  covidcxr datasets check covid_qu_ex --root DIR
-  covidcxr datasets stats covid_qu_ex --root DIR --out DIR
-  covidcxr datasets prepare covid_qu_ex --root DIR --out DIR"""
+  covidcxr datasets check covid_qu_ex --data.root DIR
+  covidcxr datasets stats covid_qu_ex --data.root DIR --out DIR
+  covidcxr datasets prepare covid_qu_ex --data.root DIR --out DIR"""
 
 
 def add_datasets(verbs: Verbs) -> None:
@@ -40,7 +40,7 @@ def add_datasets(verbs: Verbs) -> None:
 
 
 def _add_check(own: Verbs) -> None:
-    check = _add(own, "check", "is a copy complete? all faults at once", "covidcxr datasets check csv --root DIR")
+    check = _add(own, "check", "is a copy complete? all faults at once", "covidcxr datasets check csv --data.root DIR")
     check.add_argument("--decode", action="store_true", help="also open every image and mask, which takes longer")
     _add_name(check)
     _add_place(check)
@@ -48,7 +48,9 @@ def _add_check(own: Verbs) -> None:
 
 
 def _add_stats(own: Verbs) -> None:
-    stats = _add(own, "stats", "what is in it: tables and pictures", "covidcxr datasets stats csv --root DIR --out DIR")
+    stats = _add(
+        own, "stats", "what is in it: tables and pictures", "covidcxr datasets stats csv --data.root DIR --out DIR"
+    )
     stats.add_argument("--out", metavar="DIR", help="write stats.json, contact-sheet.png and charts.png there")
     stats.add_argument("--sample", type=int, metavar="N", help="mean and std over N training images only (all)")
     stats.add_argument("--no-pixels", action="store_true", help="no mean and std: no image is opened for the tables")
@@ -62,9 +64,11 @@ def _add_masks(own: Verbs) -> None:
         own,
         "masks",
         "draw lung masks for all images: an interrupted drawing goes on",
-        "covidcxr datasets masks covidx_cxr3 --root DIR --out drawn",
+        "covidcxr datasets masks covidx_cxr3 --data.root DIR --out drawn",
     )
-    masks.add_argument("--out", required=True, metavar="DIR", help="where the masks go; for --data.drawn_masks DIR")
+    masks.add_argument(
+        "--out", metavar="DIR", help="where the masks go, for --data.drawn_masks DIR (runs/masks-1, -2, ...)"
+    )
     masks.add_argument("--model", default="mini", help="a lung segmenter: bundled name, folder or Hub (%(default)s)")
     masks.add_argument(
         "--min-lung-area", type=float, default=0.15, metavar="F", help="tell images with smaller lungs (%(default)s)"
@@ -72,7 +76,7 @@ def _add_masks(own: Verbs) -> None:
     masks.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
     _add_name(masks)
     _add_place(masks)
-    masks.set_defaults(run=_masks)
+    masks.set_defaults(run=_masks, default_out="masks")
 
 
 def _add_prepare(own: Verbs) -> None:
@@ -80,20 +84,22 @@ def _add_prepare(own: Verbs) -> None:
         own,
         "prepare",
         "write a compact copy: resized once, for fast epochs",
-        "covidcxr datasets prepare csv --root DIR --out COPY --image-size 256 256",
+        "covidcxr datasets prepare csv --data.root DIR --out COPY --image-size 256 256",
     )
-    prepare.add_argument("--out", required=True, metavar="DIR", help="where the copy goes; an interrupted one goes on")
+    prepare.add_argument(
+        "--out", metavar="DIR", help="where the copy goes; an interrupted one goes on (runs/prepare-1, -2, ...)"
+    )
     prepare.add_argument(
         "--image-size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="size of the frame (256 256)"
     )
     prepare.add_argument("--fit", choices=("letterbox", "stretch"), default="letterbox", help="how (%(default)s)")
     prepare.add_argument("--num-workers", type=int, default=2, metavar="N", help="threads that read (%(default)s)")
     prepare.add_argument(
-        "--archive", action="append", default=[], metavar="FILE", help="unpack it into --root first; may come often"
+        "--archive", action="append", default=[], metavar="FILE", help="unpack it into --data.root first; repeatable"
     )
     _add_name(prepare)
     _add_place(prepare)
-    prepare.set_defaults(run=_prepare)
+    prepare.set_defaults(run=_prepare, default_out="prepare")
 
 
 def _add_name(verb: argparse.ArgumentParser) -> None:
@@ -102,13 +108,21 @@ def _add_name(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_place(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--root", metavar="DIR", help="its folder; covidcxr datasets show NAME tells what it holds")
     verb.add_argument(
+        "--data.root",
+        "--root",
+        dest="root",
+        metavar="DIR",
+        help="its folder; covidcxr datasets show NAME tells what it holds",
+    )
+    verb.add_argument(
+        "--data.KEY",
         "--set",
+        dest="set",
         action="append",
         default=[],
-        metavar="KEY=VALUE",
-        help="a setting of the data set, as in covidcxr fit --data.KEY; the value is YAML; may come often",
+        metavar="VALUE",
+        help="a setting of the data set, as for covidcxr fit; the value is YAML; repeatable (--set KEY=VALUE too)",
     )
 
 
@@ -210,7 +224,7 @@ def _prepare(options: argparse.Namespace) -> int:
     from covidcxr.utils.console import collect_notes, show_progress
 
     if options.archive and options.root is None:
-        raise ConfigError("--archive needs --root DIR: the folder to unpack into.")
+        raise ConfigError("--archive needs --data.root DIR: the folder to unpack into.")
     for archive in options.archive:
         with show_progress(f"unpacking {Path(archive).name}", of_bytes=True) as progress:
             unpack(archive, options.root, progress=progress)

@@ -134,6 +134,9 @@ def add_doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    findings = examine()
+    from covidcxr.utils.console import show_status
+
+    with show_status("checking packages, devices and bundled weights"):
+        findings = examine()
     print_findings(findings, as_json=options.json)
     return 0 if findings["sound"] else 1

@@ -43,13 +43,13 @@ def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.add_argument("paths", nargs="*", metavar="PATH", help="predictions (CSV) or folders of `covidcxr recipes run`")
-    verb.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
+    verb.add_argument("--out", metavar="DIR", help="where the report goes (runs/evaluate-1, -2, ...)")
     verb.add_argument("--name", metavar="TEXT", help="what the report calls the model")
     _add_model(verb)
     _add_scores(verb)
     verb.add_argument("--json", action="store_true", help="print every number as JSON")
     add_safe(verb)
-    verb.set_defaults(run=_run, takes_more=True)
+    verb.set_defaults(run=_run, default_out="evaluate", takes_more=True)
     parse = verb.parse_known_args
 
     def parse_apart(args: Any = None, namespace: Any = None) -> Any:
@@ -114,7 +114,7 @@ def _add_scores(verb: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from covidcxr.evaluation.report import write_report
-    from covidcxr.utils.console import collect_notes
+    from covidcxr.utils.console import collect_notes, show_status
 
     if options.paths and options.model is not None:
         raise ConfigError("Evaluate either predictions (PATH) or a model (--model), not both at once.")
@@ -122,7 +122,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError("Say what to evaluate: predictions (CSV), folders of runs, or --model with --data.")
     with collect_notes() as notes:
         evaluation = _of_model(options) if options.model is not None else _of_paths(options, notes)
-        paths = write_report(evaluation, options.out)
+        with show_status("the page"):
+            paths = write_report(evaluation, options.out)
     _say(evaluation, {name: str(path) for name, path in paths.items()}, notes, options.json)
     return 0
 
@@ -201,21 +202,23 @@ def _evaluate(
 ) -> Evaluation:
     """Evaluate rows, with what a config or a run has `said`: positive class, temperature, coverage."""
     from covidcxr.evaluation.report import evaluate_rows
+    from covidcxr.utils.console import show_status
 
-    return evaluate_rows(
-        rows,
-        validation=validation,
-        name=name,
-        positive=options.positive or getattr(said, "positive", None),
-        sensitivity=options.sensitivity,
-        prevalence=options.prevalence,
-        parts=parts,
-        lookup=lookup,
-        temperature=float(getattr(said, "temperature", 1.0)),
-        coverage=getattr(said, "coverage", None),
-        resamples=options.resamples,
-        seed=options.seed,
-    )
+    with show_status(f"scores of {len(rows)} predictions, and intervals over {options.resamples} resamples"):
+        return evaluate_rows(
+            rows,
+            validation=validation,
+            name=name,
+            positive=options.positive or getattr(said, "positive", None),
+            sensitivity=options.sensitivity,
+            prevalence=options.prevalence,
+            parts=parts,
+            lookup=lookup,
+            temperature=float(getattr(said, "temperature", 1.0)),
+            coverage=getattr(said, "coverage", None),
+            resamples=options.resamples,
+            seed=options.seed,
+        )
 
 
 def _audit(data: CXRDataModule, name: str, options: argparse.Namespace) -> Part:

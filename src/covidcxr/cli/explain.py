@@ -51,7 +51,7 @@ def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     explain.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders that are searched for images")
-    explain.add_argument("--out", required=True, metavar="DIR", help="where the maps and the page go")
+    explain.add_argument("--out", metavar="DIR", help="where the maps and the page go (runs/explain-1, -2, ...)")
     explain.add_argument("--model", default="mini", help="bundled name, folder or Hub repository (%(default)s)")
     explain.add_argument(
         "--method", default="gradcam", help="gradcam, hirescam, integrated_gradients or occlusion (%(default)s)"
@@ -60,7 +60,7 @@ def add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     explain.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
     explain.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote there; start over")
     explain.add_argument("--json", action="store_true", help="print the summary as JSON")
-    explain.set_defaults(run=_explain)
+    explain.set_defaults(run=_explain, default_out="explain")
 
 
 def explain_images(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 __all__ = ["add_demo", "add_predict"]
 
@@ -23,10 +27,10 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     predict.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders that are searched for images")
-    predict.add_argument("--out", required=True, metavar="DIR", help="where the results go")
+    predict.add_argument("--out", metavar="DIR", help="where the results go (runs/predict-1, -2, ...)")
     predict.add_argument("--root", metavar="DIR", help="name the results by the images' paths below DIR")
     _add_common(predict)
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(run=_predict, default_out="predict")
 
 
 def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,9 +66,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from covidcxr.pipeline.folder import predict_folder, print_summary
+    from covidcxr.pipeline.folder import print_summary
 
-    summary = predict_folder(
+    summary = _write(options)
+    print_summary(summary, as_json=options.json)
+    return 1 if summary["failed"] else 0
+
+
+def _write(options: argparse.Namespace) -> dict[str, Any]:
+    from covidcxr.pipeline.folder import predict_folder
+
+    return predict_folder(
         options.paths,
         options.out,
         root=options.root,
@@ -75,22 +87,33 @@ def _predict(options: argparse.Namespace) -> int:
         bits=options.bits,
         overwrite=options.overwrite,
     )
-    print_summary(summary, as_json=options.json)
-    return 1 if summary["failed"] else 0
 
 
 def _demo(options: argparse.Namespace) -> int:
     import webbrowser
-    from pathlib import Path
 
-    from covidcxr.phantom import write_dataset
-
-    if not options.paths:
-        if not (Path(options.out) / "phantoms" / "manifest.csv").is_file():  # written last
-            write_dataset(Path(options.out) / "phantoms", 12)
-        options.paths = [str(Path(options.out) / "phantoms" / "images")]
-    code = _predict(options)
+    code = _predict(options) if options.paths else _predict_phantoms(options)
     page = (Path(options.out) / "index.html").resolve()
     if not options.no_open and sys.stdout.isatty():
         webbrowser.open(page.as_uri())
     return code
+
+
+def _predict_phantoms(options: argparse.Namespace) -> int:
+    """Predict for drawn images, and say beside each prediction what was drawn."""
+    from covidcxr.phantom import write_dataset
+    from covidcxr.pipeline.folder import print_summary, write_sheet
+
+    out = Path(options.out)
+    manifest = out / "phantoms" / "manifest.csv"
+    if not manifest.is_file():  # written last
+        write_dataset(manifest.parent, 12)
+    options.paths = [str(manifest.parent / "images")]
+    summary = _write(options)
+    with manifest.open(encoding="utf-8", newline="") as file:
+        drawn = {row["path"].removeprefix("images/"): row["label"] for row in csv.DictReader(file)}
+    entries = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    summary |= {"drawn": drawn, "labels": {entry["name"]: entry.get("label") for entry in entries}}
+    write_sheet(out / "index.html", entries, summary)
+    print_summary(summary, as_json=options.json)
+    return 1 if summary["failed"] else 0

@@ -20,8 +20,8 @@ _EXAMPLES = """examples:
   covidcxr recipes show loan2022-lungs
   covidcxr recipes copy loan2022-lungs my-lungs.yaml
   covidcxr recipes run loan2022-lungs --data.root DIR
-  covidcxr recipes run my-lungs.yaml --data.root DIR --output runs/mine --trainer.max_epochs 5
-  covidcxr recipes run mini-classifier --data.root DIR --folds 5 --output runs/folds"""
+  covidcxr recipes run my-lungs.yaml --data.root DIR --out runs/mine --trainer.max_epochs 5
+  covidcxr recipes run mini-classifier --data.root DIR --folds 5 --out runs/folds"""
 
 
 def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,7 +56,13 @@ def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog="example: covidcxr recipes run loan2022-lungs --data.root DIR --trainer.max_epochs 5",
     )
     go.add_argument("name", help="a recipe's name, or a YAML file")
-    go.add_argument("--output", metavar="DIR", help="output folder (runs/NAME, runs/NAME-folds, runs/NAME-sources)")
+    go.add_argument(
+        "--out",
+        "--output",
+        dest="output",
+        metavar="DIR",
+        help="output folder (runs/NAME, runs/NAME-folds, runs/NAME-sources)",
+    )
     go.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="run only these variants")
     go.add_argument("--folds", type=int, metavar="K", help="cross-validate in K folds of patients")
     go.add_argument(

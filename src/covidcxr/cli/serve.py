@@ -21,7 +21,7 @@ _SERVE = """examples:
 _FEEDBACK = """examples:
   covidcxr feedback covidcxr-store --out feedback
   covidcxr fit --config mini-classifier --data feedback --data.root feedback --data.drawn_masks feedback/drawn \\
-               --model.init_from mini --output mine"""
+               --model.init_from mini --out mine"""
 
 
 def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,9 +77,9 @@ def add_feedback(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     feedback.add_argument("store", metavar="STORE", help="folder or database URL, as of `covidcxr serve --store`")
-    feedback.add_argument("--out", required=True, metavar="DIR", help="a new folder for the export")
+    feedback.add_argument("--out", metavar="DIR", help="a new folder for the export (runs/feedback-1, -2, ...)")
     feedback.add_argument("--json", action="store_true", help="print the counts as JSON")
-    feedback.set_defaults(run=_feedback)
+    feedback.set_defaults(run=_feedback, default_out="feedback")
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -53,7 +53,7 @@ def print_description(facts: Mapping[str, Any]) -> None:
             table.add_row(word, facts[key])
     console.print(table)
     if facts["arguments"]:
-        console.print("\nIts own settings, besides those of every data set (--set NAME=VALUE):", style="bold")
+        console.print("\nIts own settings, besides those of every data set (--data.NAME VALUE):", style="bold")
         table = _table("name", "type", "default", "what it does")
         for argument in facts["arguments"]:
             default = "(needed)" if argument["required"] else _yaml(argument["default"])

@@ -16,7 +16,7 @@ __all__ = ["add_tune"]
 
 _EPILOG = """examples:
   covidcxr tune wali2021-next --data.root DIR
-  covidcxr tune my-recipe.yaml --data.root DIR --trials 50 --sampler random --output runs/mine
+  covidcxr tune my-recipe.yaml --data.root DIR --trials 50 --sampler random --out runs/mine
   covidcxr tune my-recipe.yaml --data.root DIR --storage postgresql+psycopg://USER@HOST/STUDIES"""
 
 
@@ -49,7 +49,7 @@ def add_tune(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="median ends trials below the median (%(default)s)",
     )
     tune.add_argument("--storage", metavar="URL", help="database of the study (SQLite in the output folder)")
-    tune.add_argument("--output", metavar="DIR", help="output folder (runs/NAME-search)")
+    tune.add_argument("--out", "--output", dest="output", metavar="DIR", help="output folder (runs/NAME-search)")
     tune.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sampler (%(default)s)")
     tune.add_argument("--json", action="store_true", help="print the trials as JSON")
     add_safe(tune)

@@ -42,7 +42,8 @@ _OF_SYSTEMS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume In
 _WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # a drive, or a share of the network
 _LUNGS = frozenset(LUNGS_OF_REGION["lungs"])
 _HOW_TO_PREDICT = (
-    "Predict them: covidcxr datasets masks NAME --root ROOT --out FOLDER, so that they bear the data set's image names."
+    "Predict them: covidcxr datasets masks NAME --data.root ROOT --out FOLDER, "
+    "so that they bear the names of the data set's images."
 )
 
 

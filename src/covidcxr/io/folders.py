@@ -23,6 +23,7 @@ __all__ = [
     "fails_everywhere",
     "is_draft",
     "lock_folder",
+    "next_folder",
     "path_inside",
     "remove_drafts",
     "run_folder",
@@ -38,6 +39,21 @@ LOCK_FILES = {_LOCK, _HOLDER}
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")
+
+
+def next_folder(name: str) -> Path:
+    """Return a folder for results where none is named: `runs/NAME-1`, or the first number that is free.
+
+    Args:
+        name: What writes there, say a verb of the command line.
+
+    Returns:
+        The folder, below the present one; it does not exist yet.
+    """
+    numbers = [
+        int(path.name.rpartition("-")[2]) for path in Path("runs").glob(f"{name}-*") if path.name[-1].isdecimal()
+    ]
+    return Path("runs") / f"{name}-{max(numbers, default=0) + 1}"
 
 
 def path_inside(folder: str | os.PathLike[str], name: str) -> Path:

@@ -314,6 +314,12 @@ def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
     console.print(f"{summary['films']} images, {summary['failed']} of them unreadable")
     for label, count in summary["answers"].items():
         console.print(f"  {_SHOWN.get(label, label):<14} {count}")
+    if drawn := summary.get("drawn"):
+        right = sum(drawn[name] == label for name, label in summary["labels"].items())
+        console.print(f"The images are drawn (phantoms), no radiographs: {right} of {len(drawn)} labels are as drawn.")
+        console.print("The weights learned from radiographs: on drawn images the labels show only that all runs.")
+        for name, label in summary["labels"].items():
+            console.print(f"  {name}: drawn as {drawn[name]}, predicted {label or _SHOWN['cannot say']}")
     for failure in summary["failures"][:10]:
         console.print(_readable(f"unreadable: {failure['error']}"), style="red")
     if len(summary["failures"]) > 10:
@@ -327,7 +333,7 @@ def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str
     Args:
         path: The HTML file.
         entries: For each image its `name` and what `Prediction.to_dict` or `FailedPrediction.to_dict` returned.
-        summary: What `predict_folder` returns.
+        summary: What `predict_folder` returns; of drawn images also `drawn`, from name to label.
     """
     from markupsafe import Markup
 
@@ -335,7 +341,7 @@ def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str
     counts = (f"{count} {_SHOWN.get(label, label)}" for label, count in summary["answers"].items())
     page = load_template("contact_sheet.html.jinja").render(
         style=Markup(STYLE),
-        summary=summary,
+        summary={"drawn": {}, **summary},
         counts=", ".join(counts),
         left_out=", ".join(f"{count} {suffix}" for suffix, count in summary["left_out"].items()),
         colors={name.replace("_", " "): color for name, color in mask_colors(classes).items()},

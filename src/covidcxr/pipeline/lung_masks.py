@@ -1,6 +1,6 @@
 """Predicted lung masks for a data set that has none: segmented, cleaned, stored, and measured.
 
-covidcxr datasets masks covidx_cxr3 --root DIR --model mini --out drawn
+covidcxr datasets masks covidx_cxr3 --data.root DIR --model mini --out drawn
 covidcxr fit ... --data.drawn_masks drawn --data.min_lung_area 0.15
 """
 

@@ -34,6 +34,7 @@ from covidcxr.serve.store import Store
 
 if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.utils.console import show_status
 
 __all__ = ["Server", "serve", "create_app"]
 
@@ -247,7 +248,8 @@ class Server(uvicorn.Server):
 
     async def _announce(self) -> None:
         """Print the address once it answers. The part behind # reaches the page alone: browsers do not send it."""
-        await asyncio.to_thread(self._service.engine.ready.wait)
+        with show_status(f"loading {self._settings.model}"):
+            await asyncio.to_thread(self._service.engine.ready.wait)
         if self._service.engine.failure is not None:
             self.should_exit = True
         if self.should_exit:

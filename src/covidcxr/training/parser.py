@@ -42,11 +42,11 @@ __all__ = [
 Verb: TypeAlias = Literal["fit", "validate", "test"]
 
 _HELP = {
-    "fit": "Train a model. Example: covidcxr fit --config mini-lungs --data.root DIR --output my-lungs",
+    "fit": "Train a model. Example: covidcxr fit --config mini-lungs --data.root DIR --out my-lungs",
     "validate": "Score a model on validation images. "
     "Example: covidcxr validate --config mini-lungs --data.root DIR --model.init_from my-lungs",
     "test": "Score a model on test images. "
-    "Example: covidcxr test --config mini-lungs --data.root DIR --model.init_from my-lungs --output scores",
+    "Example: covidcxr test --config mini-lungs --data.root DIR --model.init_from my-lungs --out scores",
 }
 
 

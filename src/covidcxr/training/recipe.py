@@ -227,7 +227,7 @@ def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
     if present != digest and present in earlier:
         return present
     if present != digest and {path.name for path in folder.iterdir()} - {stamp.name, "config.yaml"}:
-        raise ConfigError(f"{folder} holds a run with other settings. Remove it, or choose another --output.")
+        raise ConfigError(f"{folder} holds a run with other settings. Remove it, or choose another --out.")
     with replace_file(stamp) as draft:
         draft.write_text(digest + "\n", encoding="utf-8")
     return digest

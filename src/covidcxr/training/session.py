@@ -32,6 +32,7 @@ from covidcxr.training.parser import make_parser, own_errors, read_settings, to_
 from covidcxr.training.saving import print_warnings, save_best, save_models
 from covidcxr.utils.console import print_line
 from covidcxr.utils.plain import user_path
+from covidcxr.utils.threads import QUIET
 
 __all__ = ["Session", "build", "check", "fit", "save_models", "test", "validate"]
 
@@ -211,6 +212,8 @@ def _checkpoint(settings: Namespace) -> dict[str, Any]:
 
 def _make_trainer(settings: dict[str, Any], more: Sequence[Callback], monitor: str) -> Trainer:
     """Build the Trainer; unless the config names a ModelCheckpoint, keep the best and the last weights."""
+    if QUIET.get():
+        settings |= {"enable_progress_bar": False, "enable_model_summary": False}
     named = settings.pop("callbacks", None) or []
     named = list(named) if isinstance(named, list) else [named]
     if settings["enable_checkpointing"] is not False and not any(isinstance(each, ModelCheckpoint) for each in named):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich import progress
 from rich.console import Console
 from rich.table import Table
 
-from covidcxr.utils.threads import Progress
+from covidcxr.utils.threads import QUIET, Progress
 
-__all__ = ["collect_notes", "print_line", "print_table", "screen", "show_progress"]
+__all__ = ["collect_notes", "print_line", "print_table", "screen", "show_progress", "show_status"]
 
 
 def screen() -> Console:
@@ -37,9 +37,31 @@ def show_progress(words: str, *, of_bytes: bool = False) -> Iterator[Progress]:
         progress.DownloadColumn() if of_bytes else progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True, disable=QUIET.get()) as bar:
         task = bar.add_task(words, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def show_status(words: str) -> Iterator[Callable[[str], None]]:
+    """Show on standard error that something of unknown length goes on, with the time since it began.
+
+    Args:
+        words: What goes on.
+
+    Yields:
+        A function that takes other words.
+    """
+    columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}", markup=False))
+    with progress.Progress(
+        *columns,
+        progress.TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=QUIET.get(),
+    ) as bar:
+        task = bar.add_task(words, total=None)
+        yield lambda others: bar.update(task, description=others)
 
 
 @contextmanager

@@ -7,10 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
-__all__ = ["single_threaded", "Progress", "map_threads", "tracked"]
+__all__ = ["QUIET", "single_threaded", "Progress", "map_threads", "tracked"]
+
+QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
+"""Whether progress is kept back, as `--quiet` asks."""
 
 _lock = threading.Lock()
 
@@ -109,5 +113,5 @@ def tracked(items: Iterable[T], total: int, unit: str, progress: bool) -> Iterat
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not progress or QUIET.get()) as bar:
         yield from bar.track(items, total=total)

@@ -106,7 +106,9 @@ def open_dataset(name: str, root: str | None, settings: Mapping[str, str] | None
             raise ConfigError(f"The data set {name!r} has no argument {key!r}. {did_you_mean(key, known)}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in given:
-            raise ConfigError(f"The data set {name!r} needs {'--root DIR' if key == 'root' else f'--set {key}=...'}.")
+            raise ConfigError(
+                f"The data set {name!r} needs {'--data.root DIR' if key == 'root' else f'--data.{key} ...'}."
+            )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(entry, "data", fail_untyped=False)
     try:

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,6 +35,7 @@ from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.tune.findings import trial_folder
 from covidcxr.training.recipe import Recipe
+from covidcxr.utils.console import show_status
 
 __all__ = ["FAILURES", "NumberedSampler", "Objective", "Reporter", "claims", "fail_dead", "finished", "open_study"]
 
@@ -260,7 +261,8 @@ class Objective:
         shutil.rmtree(folder, ignore_errors=True)  # left by a study whose database was removed
         reporter = Reporter(trial)
         try:
-            self._fit(Run("", folder, self.recipe.with_values(values).base(), self.words), reporter)
+            with show_status(f"trial {trial.number}: reading the data") as reporter.show:
+                self._fit(Run("", folder, self.recipe.with_values(values).base(), self.words), reporter)
             value = reporter.best()
         except optuna.TrialPruned:
             raise
@@ -298,6 +300,7 @@ class Reporter(Callback):
         monitor: Name of the score, `val/auroc` say; "" before the first epoch.
         epochs: Number of epochs so far.
         values: Score of each epoch.
+        show: Called with words on how far the training is.
 
     Example:
         ```python
@@ -316,6 +319,7 @@ class Reporter(Callback):
         self.monitor = ""
         self.epochs = 0
         self.values: list[float] = []
+        self.show: Callable[[str], None] = lambda words: None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the score that the task monitors.
@@ -332,6 +336,7 @@ class Reporter(Callback):
         self.monitor = str(pl_module.monitor)
         self.epochs = trainer.current_epoch + 1
         self.values.append(float(trainer.callback_metrics[self.monitor]))
+        self.show(f"trial {self.trial.number}: epoch {self.epochs}, {self.monitor} {self.values[-1]:.3f}")
         self.trial.report(self.values[-1], len(self.values))
         if self.trial.should_prune():
             raise optuna.TrialPruned
