@@ -22,6 +22,7 @@ __all__ = [
     "Vote",
     "SplitName",
     "CoverageBy",
+    "AgeGroup",
     "GEOMETRY",
 ]
 
@@ -53,6 +54,7 @@ SplitName: TypeAlias = Literal["train", "val", "test"]
 CoverageBy: TypeAlias = Literal["class", "source", "all"]
 """Of which images it is promised that the set of plausible classes holds the truth: of those of each class, of each
 class in each source, or of all together."""
+AgeGroup: TypeAlias = Literal["adult", "child"]
 
 GEOMETRY = ("image_size", "fit", "region", "lung_dilation")
 """The settings of a model's preprocessing that place things in an image; a data module takes them from the model."""

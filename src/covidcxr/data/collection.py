@@ -41,6 +41,7 @@ class Collection(Faults, ABC):
         official_split: Use the split of the data set's authors where there is one; else split anew by patient.
         label_map: New names for labels; the images of a label mapped to null are left out.
         drop_unlabelled: Leave out images without a label.
+        drop_unknown_patients: Leave out images whose patient is not known: no split can keep them apart from others.
         drawn_masks: Folder of lung masks that a segmenter predicted, for images that have none.
         drawn_masks_for: "all" images, or "train" = training images only, so that a segmenter that learns from
             predicted masks is still validated and tested on hand-drawn ones.
@@ -102,6 +103,7 @@ class Collection(Faults, ABC):
         official_split: bool = True,
         label_map: Mapping[str, str | None] | None = None,
         drop_unlabelled: bool = False,
+        drop_unknown_patients: bool = False,
         drawn_masks: str | PathLike[str] | None = None,
         drawn_masks_for: DrawnFor = "all",
         min_lung_area: float = 0.0,
@@ -122,6 +124,7 @@ class Collection(Faults, ABC):
         self.official_split = official_split
         self.label_map = LabelMap(label_map)
         self.drop_unlabelled = drop_unlabelled
+        self.drop_unknown_patients = drop_unknown_patients
         if not 0 <= min_lung_area < 1 or (min_lung_area and drawn_masks is None):
             raise ConfigError(f"min_lung_area must be in [0, 1), and needs drawn_masks; it is {min_lung_area}.")
         if drawn_masks_for not in get_args(DrawnFor):
@@ -268,6 +271,8 @@ class Collection(Faults, ABC):
                 self.left_out[f"label {record.label}"] += 1
             elif self.drop_unlabelled and record.label is None and not record.findings:
                 self.left_out["no label"] += 1
+            elif self.drop_unknown_patients and record.patient_id is None:
+                self.left_out["patient not known"] += 1
             else:
                 yield self.label_map.rename(record)
 

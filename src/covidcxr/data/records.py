@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
-from covidcxr.types import SplitName
+from covidcxr.types import AgeGroup, SplitName
 
 __all__ = ["Record", "count_by", "find_leaks", "labels_of", "LabelMap", "bimcv_view", "no_collector", "projection"]
 
@@ -33,6 +33,7 @@ class Record:
         view: Projection as the source states it ("PA", "AP", ...).
         sex: As the source states it.
         age: In years.
+        age_group: "adult" or "child", where that is all that is known of the age.
         box: The part of the image that counts, in pixels: top, left, bottom, right; the last two exclusive.
         findings: Where classes are not exclusive: by class, whether the image shows it. An absent class is unknown.
         image_id: Names the image, uniquely in its data set and alike on every machine. Data modules fill in the path
@@ -62,6 +63,7 @@ class Record:
     findings: Mapping[str, bool] = field(default_factory=dict, hash=False)
     image_id: str = ""
     empty_masks: tuple[str, ...] = ()
+    age_group: AgeGroup | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.image_path, Path):

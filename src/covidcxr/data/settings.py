@@ -34,6 +34,7 @@ class CollectionSettings(TypedDict, total=False):
     official_split: bool
     label_map: Mapping[str, str | None] | None
     drop_unlabelled: bool
+    drop_unknown_patients: bool
     drawn_masks: str | PathLike[str] | None
     drawn_masks_for: DrawnFor
     min_lung_area: float

@@ -88,6 +88,8 @@ def image_rows(
 def add_traits(rows: Iterable[Mapping[str, Any]], records: Iterable[Record]) -> list[dict[str, Any]]:
     """Write beside each row what the records tell of its image: `view`, `sex` and `age`, where any image has them.
 
+    Where the age in years is not known, `age` is the age group, "adult" or "child".
+
     Args:
         rows: A row an image, with `image_id`.
         records: The images of the data set.
@@ -98,13 +100,18 @@ def add_traits(rows: Iterable[Mapping[str, Any]], records: Iterable[Record]) -> 
     rows = list(rows)
     known = {record.image_id: record for record in records}
     images = [known.get(str(row["image_id"])) for row in rows]
-    told = [name for name in ("view", "sex", "age") if any(getattr(image, name, None) is not None for image in images)]
+    traits = [_traits(image) for image in images]
+    told = [name for name in ("view", "sex", "age") if any(name in own for own in traits)]
+    return [{**row, **{name: own.get(name, "") for name in told}} for row, own in zip(rows, traits, strict=True)]
 
-    def traits(image: Record | None) -> dict[str, Any]:
-        values = {name: getattr(image, name, None) for name in told}
-        return {name: "" if value is None else value for name, value in values.items()}
 
-    return [{**row, **traits(image)} for row, image in zip(rows, images, strict=True)]
+def _traits(image: Record | None) -> dict[str, Any]:
+    """Return what is known of an image; its age group where the age in years is not."""
+    if image is None:
+        return {}
+    age = image.age_group if image.age is None else image.age
+    values = {"view": image.view, "sex": image.sex, "age": age}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def labelled_images(data: CXRDataModule, split: SplitName, model: ClassificationModel) -> DataLoader[Any]:

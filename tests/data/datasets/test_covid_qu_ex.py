@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import write_covid_qu_ex_fake
+from fakes import write_covid_qu_ex_fake, write_csv
 from PIL import Image
 
 from covidcxr.data import CovidQUExDataModule, Record, count_by, find_leaks
@@ -44,7 +44,80 @@ def test_every_field(tmp_path):
         image_id=f"{LUNG}/Val/COVID-19/images/{name}",
     )
     capital = found[f"{LUNG}/Train/Non-COVID/images/Non_COVID (1).png"]
-    assert (capital.label, capital.patient_id, capital.source, capital.view) == ("Non-COVID", None, "unknown", None)
+    assert (capital.label, capital.patient_id, capital.view) == ("Non-COVID", None, None)
+    assert (capital.source, capital.age_group) == ("rsna", "adult")
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "source", "age_group"),
+    [
+        ("Non-COVID", "Non_COVID (662).png", "rsna", "adult"),
+        ("Non-COVID", "non_COVID (5047).png", "rsna", "adult"),
+        ("Non-COVID", "non_COVID (7000).png", "unknown", None),
+        ("Non-COVID", "non_COVID (10306).png", "kermany", "child"),
+        ("Normal", "Normal (2108).png", "rsna", "adult"),
+        ("Normal", "Normal (5000).png", "unknown", None),
+        ("Normal", "Normal (9770).png", "kermany", "child"),
+        ("Normal", "Normal (10233).png", "rsna", "adult"),
+        ("Normal", "Normal (12000).png", "kermany", "child"),
+        ("Normal", "Normal.png", "unknown", None),
+        ("COVID-19", "covid_12.png", "unknown", None),
+    ],
+)
+def test_numbers_of_files_tell_source_and_age_group(tmp_path, label, name, source, age_group):
+    folder = write_covid_qu_ex_fake(tmp_path) / INFECTION / "Test" / label
+    for kind in ("images", "lung masks", "infection masks"):
+        shutil.copy(next((folder / kind).iterdir()), folder / kind / name)
+    records = CovidQUExDataModule(tmp_path, part="infection").unsplit_records()
+    record = next(record for record in records if record.image_path.name == name)
+    assert (record.source, record.age_group, record.patient_id) == (source, age_group, None)
+
+
+def write_origins(folder: Path, rows: list[tuple[str, str, str]]) -> None:
+    """A manifest.csv of the infection part: path below its top, source, group."""
+    columns = ("path", "source", "label", "patient_id", "view", "sex", "age", "lung_mask", "infection_mask")
+    lines = [
+        {**dict.fromkeys(columns, ""), **dict(zip(("path", "source", "patient_id"), row, strict=True))} for row in rows
+    ]
+    write_csv(folder / "manifest.csv", lines)
+
+
+def test_a_manifest_tells_sources_and_groups(tmp_path):
+    root = write_covid_qu_ex_fake(tmp_path, doubled=False)
+    top = "Infection Segmentation Data"
+    rows = [
+        (f"{top}/Train/COVID-19/images/covid_6.png", "bimcv", "bimcv-b1"),
+        (f"{top}/Test/COVID-19/images/covid_18.png", "bimcv", "bimcv-b1"),
+        (f"{top}/Val/COVID-19/images/covid_15.png", "quex_mixed", "quex_mixed-15"),
+        (f"{top}/Test/Normal/images/Normal (18).png", "rsna", "rsna-n18"),
+    ]
+    write_origins(root / "COVID-QU-Ex_dataset", rows)
+    module = CovidQUExDataModule(root, part="infection")
+    with pytest.warns(UserWarning, match="1 patients are in more than one part"):
+        records = {record.image_path.name: record for record in module.records}
+    named = {name: (record.source, record.patient_id, record.age_group) for name, record in records.items()}
+    assert named["covid_6.png"] == named["covid_18.png"] == ("bimcv", "bimcv-b1", None)
+    assert named["covid_15.png"] == ("quex_mixed", "quex_mixed-15", None)
+    assert named["covid_9.png"] == ("unknown", None, None)
+    assert named["Normal (18).png"] == ("rsna", "rsna-n18", "adult")
+    assert named["Normal (19).png"] == ("rsna", None, "adult")
+    assert records["covid_6.png"].label == "COVID-19"
+    assert records["covid_6.png"].mask_paths.keys() == {"lung_field", "infection"}
+
+    known = CovidQUExDataModule(root, part="infection", official_split=False, drop_unknown_patients=True)
+    kept = {record.image_path.name for record in known.records}
+    assert kept == {name for name, record in records.items() if record.patient_id}
+    assert {"covid_6.png", "covid_18.png"} < kept
+    assert "covid_9.png" not in kept
+    assert known.left_out["patient not known"] == len(records) - len(kept)
+    assert not find_leaks(known.records)
+
+
+def test_a_table_that_is_no_manifest_tells_nothing(tmp_path):
+    root = write_covid_qu_ex_fake(tmp_path)
+    write_csv(root / "manifest.csv", [{"path": "a.png", "patient_id": "1"}])
+    records = CovidQUExDataModule(root, part="infection").records
+    assert {record.patient_id for record in records if not record.image_path.name.startswith("sub-")} == {None}
 
 
 def test_counts_and_laterals(tmp_path):
@@ -158,7 +231,7 @@ class TestGenuineNames:
         counts = Counter(f"{record.split}/{record.label}" for record in records)
         assert counts == module.releases["2021, lung part"]
         assert count_by(records, "label") == {"COVID-19": 11956, "Non-COVID": 11263, "Normal": 10701}
-        assert count_by(records, "source") == {"unknown": 25842, "bimcv": 8078}
+        assert count_by(records, "source") == {"unknown": 12475, "rsna": 9581, "bimcv": 8078, "kermany": 3786}
         assert len({record.patient_id for record in records} - {None}) == 3186
         bimcv = [record for record in records if record.source == "bimcv"]
         assert {record.label for record in bimcv} == {"COVID-19"}
@@ -191,3 +264,21 @@ def test_published_counts_of_each_part(tmp_path):
         assert [sum(counts.values()) for counts in known.values()] == ([] if images is None else [images])
     report = check_dataset(CovidQUExDataModule(root, part="infection"))
     assert any("train/COVID-19: " in fault and "of 1,864 images" in fault for fault in report.faults)
+
+
+@pytest.mark.real
+def test_the_genuine_infection_part(real_data):
+    root = real_data.parent / "data2"
+    if not (root / "Infection Segmentation Data").is_dir():
+        pytest.skip("the infection part is not at hand")
+    module = CovidQUExDataModule(root, part="infection")
+    with pytest.warns(UserWarning, match="165 patients are in more than one part"):
+        records = module.records
+    assert count_by(records, "age_group") == {"unknown": 2693, "adult": 2084, "child": 769}
+    known = [record for record in records if record.patient_id]
+    assert count_by(known, "source") == {"rsna": 2054, "bimcv": 1053, "quex_mixed": 883}
+    assert {record.age_group for record in known if record.source == "rsna"} == {"adult"}
+    # The rule of the numbers says the same of every image that the manifest vouches for.
+    module._read_manifest = lambda top: []
+    by_number = {record.image_id: record.source for record in module.unsplit_records()}
+    assert all(by_number[record.image_id] == "rsna" for record in known if record.source == "rsna")

@@ -12,7 +12,7 @@ import numpy as np
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.records import Record, count_by, labels_of
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
-from covidcxr.types import SplitName
+from covidcxr.types import AgeGroup, SplitName
 from covidcxr.utils.threads import Progress
 
 __all__ = ["count_ages", "labels_shown", "survey", "what_the_source_tells", "compute_mean_std"]
@@ -133,14 +133,16 @@ def count_ages(records: Iterable[Record]) -> dict[str, int]:
         records: The images.
 
     Returns:
-        From band ("40-49") to number of images, youngest first, without a gap; "unknown" comes last.
+        From band ("40-49") to number of images, youngest first, without a gap; then images of which the age group is
+        all that is known ("adult", "child"); "unknown" comes last.
     """
-    bands = Counter(None if record.age is None else min(int(record.age) // 10, 9) for record in records)
-    unknown = bands.pop(None, 0)
-    known = [band for band in bands if band is not None]
+    records = list(records)
+    bands = Counter(min(int(record.age) // 10, 9) for record in records if record.age is not None)
+    groups = Counter(record.age_group or _UNKNOWN for record in records if record.age is None)
+    known = list(bands)
     span = range(min(known), max(known) + 1) if known else range(0)
     counts = {f"{10 * band}-{10 * band + 9}" if band < 9 else "90+": bands[band] for band in span}
-    return {**counts, _UNKNOWN: unknown} if unknown else counts
+    return counts | {name: groups[name] for name in (*get_args(AgeGroup), _UNKNOWN) if groups[name]}
 
 
 def _cross(

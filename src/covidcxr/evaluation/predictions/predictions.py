@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Integer
 from covidcxr import aliases
 from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.io.tables import DataFrame, is_null
+from covidcxr.types import AgeGroup
 
 __all__ = ["TRAITS", "PredictionTable", "Rows", "find_positive", "list_rows"]
 
@@ -306,6 +307,8 @@ def _truths(rows: Sequence[Mapping[str, Any]], classes: tuple[str, ...], exclusi
 def _age_band(value: Any) -> str:
     from covidcxr.data.datasets.csv import parse_age  # brings Lightning, which scores alone do without
 
+    if value in get_args(AgeGroup):
+        return str(value)
     age = parse_age(str(value)) if value is not None else None
     if age is None or math.isnan(age):
         return NOT_STATED

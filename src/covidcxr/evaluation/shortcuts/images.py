@@ -349,6 +349,8 @@ def _column_tables(records: Sequence[Record]) -> dict[str, FeatureTable]:
     everywhere = np.ones(len(records), bool)
     columns = {name: one_hot([getattr(record, name) for record in records]) for name in ("source", "view", "sex")}
     columns["age"] = np.array([[np.nan if record.age is None else record.age] for record in records], float)
+    if any(record.age_group for record in records):
+        columns["age"] = np.hstack([columns["age"], one_hot([record.age_group for record in records])])
     tables = {name: FeatureTable(values, everywhere) for name, values in columns.items()}
     facts = [tables[name].values for name in ("view", "sex", "age") if tables[name].varies]
     if len(facts) > 1:

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Runs the published systems of the page "What the published figures measure", small, on COVID-QU-Ex. One thread.
+#
+#   docs/assets/published/run.sh DATA OUT
+#
+# DATA holds "Infection Segmentation Data" and manifest.csv (see the guide to data sets); OUT receives all results.
+# Started again, it goes on where it was.
+set -euo pipefail
+DATA=$1 OUT=$2
+export OMP_NUM_THREADS=1
+mkdir -p "$OUT"
+
+if [ ! -e "$OUT/copy" ]; then
+    covidcxr datasets prepare covid_qu_ex --root "$DATA" --set part=infection --image-size 96 96 --out "$OUT/copy"
+fi
+
+run() { # recipe, name of the run, flags
+    local recipe=$1 name=$2
+    shift 2
+    [ -s "$OUT/$name.json" ] && return
+    covidcxr recipes run "$recipe" --output "$OUT/$name" --json --data.root "$OUT/copy" --data.part infection \
+        --trainer.max_epochs 1 --trainer.limit_val_batches 4 --trainer.enable_progress_bar false "$@" > "$OUT/$name.part"
+    mv "$OUT/$name.part" "$OUT/$name.json"
+}
+
+LITE="--model.model.network timm:tf_efficientnet_lite0 --model.model.preprocess.image_size [64,64] --model.lr 0.001
+    --model.model.preprocess.mean [0.5] --model.model.preprocess.std [0.5] --data.batch_size 16"
+
+# shellcheck disable=SC2086
+{
+    run long2024-xception xception-official $LITE --trainer.limit_train_batches 60
+    run long2024-infection infection-official --model.model.network_args '{width: 8, depth: 3}' --model.lr 0.005 \
+        --model.model.preprocess.image_size [48,48] --data.batch_size 8 --trainer.limit_train_batches 60
+    run tahir2021-detect detect-official $LITE --trainer.limit_train_batches 30
+    run loan2022-lungs lungs-official --model.model.network_args '{encoder: tu-tf_efficientnet_lite0}' \
+        --model.model.preprocess.image_size [64,64] --data.batch_size 8 --trainer.limit_train_batches 60
+    run bolhassani2021 losses-official --data covid_qu_ex --only three+cross_entropy+resnet50 three+focal+resnet50 \
+        --data.label_map '{Non-COVID: Pneumonia}' --model.init_from null --model.pretrained_backbone true \
+        $LITE --trainer.limit_train_batches 30
+    run long2024-xception xception-groups $LITE --trainer.limit_train_batches 60 \
+        --data.official_split false --data.drop_unknown_patients true
+}
