@@ -14,6 +14,8 @@ from tiny import TINY
 from covidcxr.cli import main
 from covidcxr.data.files import MASK_INDEX
 from covidcxr.errors import ConfigError
+from covidcxr.evaluation.predictions.table import read_folder
+from covidcxr.evaluation.report.provenance import run_facts
 from covidcxr.phantom import write_dataset
 from covidcxr.recipes.sweep import run_recipe
 from covidcxr.recipes.tune import tune
@@ -241,3 +243,88 @@ def test_the_record_of_a_run_trains_the_same_bits(tmp_path: Path, images: Path) 
     weights = "model.safetensors"
     assert (again / weights).read_bytes() == (run / "model" / weights).read_bytes()
     assert (run / "config.yaml").read_bytes() == before
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the config.yaml of every folder of a sweep, by its path."""
+    return {
+        path.parent.relative_to(folder).as_posix(): yaml.safe_load(path.read_text())
+        for path in folder.rglob("config.yaml")
+    }
+
+
+WORDS = ["--model.lr", "0.02", "--data.batch_size", "5", "--trainer.max_epochs", "1"]
+
+
+def assert_as_overridden(record: dict[str, Any]) -> None:
+    assert record["data"]["init_args"]["batch_size"] == 5
+    assert record["model"]["init_args"]["lr"] == 0.02
+    assert record["trainer"]["max_epochs"] == 1
+
+
+def test_the_record_of_every_fold_and_of_their_pool_holds_the_overrides(tmp_path: Path, images: Path) -> None:
+    words = ["--data.root", str(images), *WORDS]
+    run_recipe(Recipe.read(write(tmp_path / "mine.yaml", ONE)), tmp_path / "out", words, folds=3)
+    found = records(tmp_path / "out")
+    assert set(found) == {".", "fold-0", "fold-1", "fold-2"}
+    for record in found.values():
+        assert_as_overridden(record)
+    for fold in ("fold-0", "fold-1", "fold-2"):
+        saved = json.loads((tmp_path / "out" / fold / "model" / "config.json").read_text())
+        assert saved["preprocess"]["image_size"] == [32, 32]
+        epochs = json.loads((tmp_path / "out" / fold / "model" / "history.json").read_text())
+        assert len(epochs) == 1, "what the record says is what ran"
+
+
+def test_the_records_of_a_sweep_and_its_ensemble_hold_the_overrides(tmp_path: Path, images: Path) -> None:
+    recipe = {
+        **ONE,
+        "compare": {"loss": {"plain": {}, "focal": {"model.init_args.loss": "focal"}}},
+        "ensemble": {
+            "vote": "soft",
+            "boosting": {"network_args": {"backbone": "timm:test_resnet", "stages": 2, "depth": 1}},
+        },
+    }
+    words = ["--data.root", str(images), *WORDS]
+    run_recipe(Recipe.read(write(tmp_path / "mine.yaml", recipe)), tmp_path / "out", words)
+    found = records(tmp_path / "out")
+    assert set(found) == {"plain", "focal", "boosting", "ensemble"}
+    assert_as_overridden(found["plain"])
+    assert_as_overridden(found["focal"])
+    assert found["focal"]["model"]["init_args"]["loss"] == "focal"
+    for step in ("boosting", "ensemble"):
+        assert found[step]["data"]["init_args"]["batch_size"] == 5
+    assert found["boosting"]["boosting"]["network_args"]["depth"] == 1
+    assert found["ensemble"]["ensemble"] == {"vote": "soft", "members": ["plain", "focal", "boosting"]}
+    (run,) = read_folder(tmp_path / "out" / "ensemble")
+    facts = run_facts(run)
+    assert json.loads(facts["model"])["ensemble"]["members"] == ["plain", "focal", "boosting"]
+    assert json.loads(facts["trained on"])["init_args"]["batch_size"] == 5
+
+
+def test_the_best_trial_is_written_with_the_overrides(tmp_path: Path, images: Path) -> None:
+    pytest.importorskip("optuna")
+    recipe = Recipe.read(write(tmp_path / "mine.yaml", SEARCH))
+    words = ["--data.root", str(images), "--data.batch_size", "5", "--trainer.max_epochs", "1"]
+    findings = tune(recipe, tmp_path / "out", words, trials=1)
+    assert findings.best is not None
+    best = Recipe.read(str(tmp_path / "out" / "best.yaml")).config
+    trial = records(tmp_path / "out")["trials/0000"]
+    for record in (best, trial):
+        assert record["data"]["init_args"]["batch_size"] == 5
+        assert record["trainer"]["max_epochs"] == 1
+        assert record["model"]["init_args"]["lr"] == findings.best["parameters"]["lr"]
+    assert "root" not in best["data"]["init_args"], "the folder of the data is the reader's own"
+
+
+def test_a_model_card_shows_what_ran(tmp_path: Path, images: Path) -> None:
+    run_recipe(Recipe.read(write(tmp_path / "mine.yaml", ONE)), tmp_path / "run", ["--data.root", str(images), *WORDS])
+    out = tmp_path / "report"
+    assert (
+        main(["evaluate", str(tmp_path / "run"), "--positive", "covid19", "--out", str(out), "--resamples", "100"]) == 0
+    )
+    (card,) = out.glob("*.md")
+    text = card.read_text()
+    assert '"lr": 0.02' in text
+    assert '"batch_size": 5' in text
+    assert "[32, 32]" in text

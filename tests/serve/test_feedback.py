@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -161,32 +160,3 @@ def test_fine_tuning_on_feedback_moves_the_answer_on_those_films(tmp_path: Path)
     assert np.mean(gains) > 0.2, gains
     assert min(gains) > 0, gains
     assert all(new["verdict"] == {**new["verdict"], "label": label} for new, label in zip(after, chosen, strict=True))
-
-
-# Another database
-
-
-@pytest.mark.slow
-def test_a_store_in_postgresql(pipeline: Pipeline, tmp_path: Path) -> None:
-    url = os.environ.get("COVIDCXR_POSTGRESQL")
-    if url is None:
-        pytest.skip("needs a database: set COVIDCXR_POSTGRESQL to its URL")
-    with running(url, pipeline) as client:
-        film = upload(client, film_png(1), "ä.png")
-        place = f"/api/films/{film['id']}"
-        client.put(f"{place}/prior", json={"probabilities": {"covid19": 0.6, "pneumonia": 0.3, "normal": 0.1}})
-        mask = pixels_of(client.get(f"{place}/masks/lung.png").content)
-        mask[:40] = 0
-        client.put(f"{place}/masks/lung", content=png_of(mask)).raise_for_status()
-        judge(client, film, "normal")
-        film = client.get(place).json()
-    with running(url, pipeline) as client:
-        assert client.get(place).json() == film
-        np.testing.assert_array_equal(pixels_of(client.get(f"{place}/masks/lung.png").content), mask)
-    assert main(["feedback", url, "--out", str(tmp_path / "out")]) == 0
-    assert film["sha256"] in {
-        one["sha256"] for one in json.loads((tmp_path / "out" / "feedback.json").read_text())["films"]
-    }
-    with running(url, pipeline) as client:
-        client.delete(place).raise_for_status()
-        assert client.get(place).status_code == 404

@@ -20,6 +20,7 @@ from covidcxr.cli.datasets import add_datasets
 from covidcxr.cli.doctor import add_doctor
 from covidcxr.cli.evaluate import add_evaluate
 from covidcxr.cli.explain import add_explain
+from covidcxr.cli.export import add_export
 from covidcxr.cli.fit import VERBS, add_training, train
 from covidcxr.cli.predict import add_demo, add_predict
 from covidcxr.cli.recipes import add_recipes
@@ -210,6 +211,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     add_evaluate(verbs)
     add_audit(verbs)
     add_explain(verbs)
+    add_export(verbs)
     add_recipes(verbs)
     add_tune(verbs)
     add_serve(verbs)

@@ -21,6 +21,7 @@ __all__ = [
     "check_name",
     "check_names",
     "check_number",
+    "check_whole",
     "json_values",
     "numbers",
     "plain_steps",
@@ -40,6 +41,14 @@ _LONGEST_NAME = 64
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _TAKEN = {"overlay"}
+_WINDOWS_CHARACTERS = frozenset('<>:"|?*')
+_WINDOWS_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{number}" for port in ("com", "lpt") for number in "123456789"),
+}
 _FORBIDDEN = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "no character"}
 _FORBIDDEN |= {"Zl": "a line break", "Zp": "a line break"}
 
@@ -100,8 +109,8 @@ def check_name(name: object, what: str) -> None:
         what: What it names, for messages.
 
     Raises:
-        ConfigError: If it is no text, empty, too long, begins with a dot, or holds a separator of paths or a character
-            that cannot be seen.
+        ConfigError: If it is no text, empty, too long, begins with a dot, or holds a separator of paths, a character
+            that cannot be seen or one that Windows refuses, or if it is the name of a device there.
     """
     if not isinstance(name, str) or not name.strip():
         raise ConfigError(f"{what} must be a name, not {short(name)}.")
@@ -112,6 +121,10 @@ def check_name(name: object, what: str) -> None:
         fault = "a separator of paths"
     elif name[0] == ".":
         fault = "a dot at its beginning"
+    elif characters := sorted(_WINDOWS_CHARACTERS.intersection(name)):
+        fault = f"{' '.join(characters)}, which no file of Windows may have"
+    elif name.partition(".")[0].strip().casefold() in _WINDOWS_DEVICES:
+        fault = "the meaning of a device on Windows"
     if fault:
         raise ConfigError(f"{what} {name[:_LONGEST_NAME]!r} has {fault}, so it cannot name files: rename it.")
 
@@ -194,6 +207,28 @@ def check_number(value: object, name: str, low: float, high: float) -> float:
         span = "above 0, in" if low > 0 else "in"
         raise ConfigError(f"{name} must be a number {span} [{low:g}, {high:g}], not {short(number)}.")
     return cast(float, number)
+
+
+def check_whole(value: object, name: str, low: int, high: int | None = None) -> int:
+    """Check a whole number, and return it as Python's own.
+
+    Args:
+        value: The number; one of numpy or torch, too.
+        name: Its name, for messages.
+        low: The least that it may be.
+        high: The most that it may be; None = any.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: If it is none, or out of range.
+    """
+    number: Any = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < low or (high is not None and number > high):
+        span = f"from {low} up" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{name} must be a whole number {span}, not {short(number)}.")
+    return number
 
 
 def numbers(values: object, kind: type, name: str) -> tuple[Any, ...]:

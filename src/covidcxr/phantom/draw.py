@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from covidcxr.config.checks import check_whole
 from covidcxr.errors import ConfigError
 from covidcxr.phantom.anatomy import LABELS, SEXES, VIEWS, Body, PhantomLabel, PhantomView, Sex
 from covidcxr.phantom.chest import draw_devices, draw_opacity, expose_chest
@@ -119,7 +120,7 @@ def draw_phantom(
 def _check_arguments(size: Any, **arguments: Any) -> None:
     for name in ("seed", "patient_seed"):
         if arguments[name] is not None:
-            check_seed(name, arguments[name])
+            check_whole(arguments[name], name, 0)
     for name, choices in (("label", LABELS), ("view", VIEWS), ("sex", (*SEXES, None))):
         if arguments[name] not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {arguments[name]!r}.")
@@ -145,24 +146,6 @@ def check_size(size: Any) -> None:
         )
 
 
-def check_seed(name: str, seed: object) -> int:
-    """Check a seed.
-
-    Args:
-        name: Name of the argument, for the message.
-        seed: What was given.
-
-    Returns:
-        The seed.
-
-    Raises:
-        ConfigError: If it is not a whole number from 0 up.
-    """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ConfigError(f"{name} must be a whole number from 0 up, not {seed!r}.")
-    return seed
-
-
 SOURCES = ("phantom-a", "phantom-b")
 
 
@@ -183,10 +166,10 @@ def draw_dataset(
     Raises:
         ConfigError: If an argument is out of range.
     """
-    _check_count("count", count)
+    count = check_whole(count, "count", 1)
     if not labels:
         raise ConfigError(f"labels must name at least one of {', '.join(LABELS)}.")
-    rng = np.random.default_rng(check_seed("seed", seed))
+    rng = np.random.default_rng(check_whole(seed, "seed", 0))
     for number in range(count):
         view, severity = VIEWS[rng.integers(2)], float(rng.uniform(0.2, 1))
         film_seed = int(rng.integers(2**31))
@@ -216,9 +199,9 @@ def write_dataset(
     Raises:
         ConfigError: If an argument is out of range.
     """
-    _check_count("count", count)
-    patients = math.ceil(2 * count / 3) if patients is None else _check_count("patients", patients)
-    rng = np.random.default_rng(check_seed("seed", seed))
+    count = check_whole(count, "count", 1)
+    patients = math.ceil(2 * count / 3) if patients is None else check_whole(patients, "patients", 1)
+    rng = np.random.default_rng(check_whole(seed, "seed", 0))
     persons = [(int(rng.integers(2**31)), SEXES[rng.integers(2)], int(rng.integers(18, 90))) for _ in range(patients)]
     folder, rows = user_path(folder), list[dict[str, object]]()
     for number in range(count):
@@ -256,9 +239,3 @@ def write_dataset(
 def _write_png(path: Path, pixels: Shaped[np.ndarray, "height width"]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", np.round(pixels * np.float32(255)).astype(np.uint8))[1].tobytes())
-
-
-def _check_count(name: str, count: object) -> int:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ConfigError(f"{name} must be a whole number from 1 up, not {count!r}.")
-    return count

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from covidcxr.config.checks import check_whole
 from covidcxr.errors import ConfigError
 from covidcxr.phantom.anatomy import Layer, blob
-from covidcxr.phantom.draw import check_seed, check_size
+from covidcxr.phantom.draw import check_size
 from covidcxr.phantom.film import Film, add_grain, as_layer, draw_marker
 from covidcxr.phantom.other_bodies import DRAW_BODY
 
@@ -55,7 +56,7 @@ def draw_other(seed: int, kind: OtherKind, *, size: tuple[int, int] = (512, 512)
     Raises:
         ConfigError: If an argument is out of range.
     """
-    check_seed("seed", seed)
+    check_whole(seed, "seed", 0)
     check_size(size)
     if kind not in OTHERS:
         raise ConfigError(f"kind must be one of {', '.join(OTHERS)}, not {kind!r}.")

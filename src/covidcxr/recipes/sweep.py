@@ -333,10 +333,13 @@ def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]
         if not run.finished:
             step.fit_boosted(next(iter(session.task.models.values())).config, data, run.folder, *promise)
     whole = Run("ensemble", folder / "ensemble", {})
+    members = {run.name: run.folder / "model" for run in (*runs, *extra)}
     if not whole.finished:
-        members = {run.name: run.folder / "model" for run in (*runs, *extra)}
         step.combine(members, data, whole.folder, *promise)
+    record = {key: first.settings[key] for key in ("seed_everything", "coverage", "data")}
     for run in (*extra, whole):
+        settings = step.boosting if run.name == "boosting" else {"vote": step.vote, "members": list(members)}
+        write_yaml(run.folder / "config.yaml", {**record, run.name: dict(settings)})
         run.tidy()
     return [*extra, whole]
 

@@ -80,6 +80,8 @@ def resize_image(
     Returns:
         Images of `size`, in [0, 1]. Images that have the size already come back as they are.
     """
+    if torch.compiler.is_compiling():
+        return _resize_any(image, size, fit)
     height, width = image.shape[-2:]
     if (height, width) == tuple(size):
         return image
@@ -103,6 +105,8 @@ def resize_mask(
     Returns:
         Masks of `size`: 0, 1 or NaN.
     """
+    if torch.compiler.is_compiling():  # a traced model is given masks that are known
+        return (resize_image(mask, size, fit) >= 0.5).to(mask.dtype)
     if tuple(mask.shape[-2:]) == tuple(size):
         return mask
     unknown = mask.sum((2, 3), keepdim=True).isnan()
@@ -125,6 +129,8 @@ def restore_map(
     Returns:
         Maps of `size`.
     """
+    if torch.compiler.is_compiling():
+        return _restore_any(values, size, fit)
     import cv2
 
     if fit == "letterbox":
@@ -188,12 +194,13 @@ def apply_region(
     """
     if region == "full":
         return image
-    if lung_mask is None or bool(lung_mask.isnan().any()):
+    traced = torch.compiler.is_compiling()  # values are not known then, so they cannot be checked
+    if lung_mask is None or (not traced and bool(lung_mask.isnan().any())):
         raise ConfigError(
             f'region="{region}" needs the lung mask of every image. Give lung_mask=..., let a Pipeline with a lung '
             f'segmenter find it, or use region="full".'
         )
-    if bool(((lung_mask != 0) & (lung_mask != 1)).any()):
+    if not traced and bool(((lung_mask != 0) & (lung_mask != 1)).any()):
         raise ConfigError("A lung mask must hold 0 and 1 only: divide one of 0 and 255, or threshold probabilities.")
     lungs = dilate(lung_mask, dilation)
     if region == "box":
@@ -207,9 +214,9 @@ def _fill_box(mask: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "bat
     for dim in (3, 2):
         lit = mask.amax(dim, keepdim=True)
         along = 5 - dim
-        before, after = lit.cummax(along).values, lit.flip(along).cummax(along).values.flip(along)
-        spans.append(before * after)
-    return spans[0] * spans[1]
+        before, after = lit.cumsum(along) > 0, lit.flip(along).cumsum(along).flip(along) > 0
+        spans.append(before & after)
+    return (spans[0] & spans[1]).to(mask.dtype)
 
 
 def normalize(
@@ -234,6 +241,74 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     # Without antialiasing, shrinking a 3,000-pixel image to 256 samples every twelfth pixel and drops the rest.
     shrinks = size[0] < image.shape[-2] or size[1] < image.shape[-1]
     return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def _resize_any(image: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
+    """Resize like `resize_image`, by operations that can be traced once for images of every size."""
+    sides, places = _places(image, (image.shape[-2], image.shape[-1]), size, fit)
+    weights = [
+        interpolation(length, frame, torch.zeros_like(side), side, *place, antialias=True).to(image.dtype)
+        for length, frame, side, place in zip(image.shape[-2:], size, sides, places, strict=True)
+    ]
+    return weights[0] @ image @ weights[1].mT
+
+
+def _restore_any(values: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
+    """Restore like `restore_map`, by operations that can be traced once for images of every size."""
+    sides, places = _places(values, size, (values.shape[-2], values.shape[-1]), fit)
+    weights = [
+        interpolation(length, frame, *place, torch.zeros_like(side), side, antialias=True).to(values.dtype)
+        for length, frame, side, place in zip(values.shape[-2:], size, sides, places, strict=True)
+    ]
+    return weights[0] @ values @ weights[1].mT
+
+
+def _places(
+    like: Tensor, sides: tuple[int, int], frame: tuple[int, int], fit: Fit
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """Return height and width of images, and for each axis where they lie in a frame: first pixel and pixels."""
+    lengths = [torch.scalar_tensor(side, dtype=torch.float64, device=like.device) for side in sides]
+    extents = [torch.scalar_tensor(side, dtype=torch.float64, device=like.device) for side in frame]
+    if fit == "stretch":
+        return lengths, [(torch.zeros_like(extent), extent) for extent in extents]
+    scale = torch.minimum(extents[0] / lengths[0], extents[1] / lengths[1])
+    inner = [
+        torch.minimum((side * scale).round().clamp_min(1), extent)
+        for side, extent in zip(lengths, extents, strict=True)
+    ]
+    return lengths, [(((outer - part) / 2).floor(), part) for outer, part in zip(extents, inner, strict=True)]
+
+
+def interpolation(
+    length: int, frame: int, first: Tensor, count: Tensor, start: Tensor, extent: Tensor, *, antialias: bool
+) -> Float[Tensor, "... frame length"]:
+    """Return the weights that stretch a part of a line of pixels over a part of a new line.
+
+    Multiplied with an image they do what `torch.nn.functional.interpolate` does ("bilinear", `align_corners=False`), by
+    operations whose shapes depend on no value: so a model can be traced for images of every size.
+
+    Args:
+        length: Pixels of the line.
+        frame: Pixels of the new line.
+        first: First pixel of the part, [...].
+        count: Pixels of the part, [...], above 0.
+        start: First pixel in the new line, [...].
+        extent: Pixels in the new line, [...], above 0; the others are 0.
+        antialias: Average over what a new pixel covers where the part shrinks.
+
+    Returns:
+        Weights in [0, 1], in double precision; rows of the part sum to 1.
+    """
+    first, count, start, extent = (value[..., None, None] for value in (first, count, start, extent))
+    old = torch.arange(length, dtype=torch.float64, device=first.device)
+    new = torch.arange(frame, dtype=torch.float64, device=first.device)[:, None]
+    scale = count / extent
+    reach = scale.clamp_min(1) if antialias else torch.ones_like(scale)
+    centre = (first + (new - start + 0.5) * scale).clamp(first + 0.5, first + count - 0.5)
+    weights = (1 - ((old + 0.5 - centre) / reach).abs()).clamp_min(0)
+    inside = (old >= first) & (old < first + count) & (new >= start) & (new < start + extent)
+    weights = weights * inside
+    return weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from covidcxr.config.checks import check_whole
 from covidcxr.errors import ConfigError
 from covidcxr.registry import POSTPROCESS_STEPS
 from covidcxr.transforms.step_chain import StepChain, StepConfig
@@ -210,7 +211,7 @@ def largest_components(
         ConfigError: If a parameter is out of range.
     """
     _check_fraction("min_share", min_share)
-    _check_count(count)
+    count = check_whole(count, "count", 1)
     parts, areas = _parts(mask)
     kept = np.zeros(len(areas), bool)  # a table: many times faster than np.isin
     kept[_largest(areas, count, min_share)] = True
@@ -376,11 +377,6 @@ def _morph(mask: Bool[np.ndarray, "height width"], radius: float, operation: int
     side = 2 * round(radius * max(mask.shape)) + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), operation, disc) > 0)
-
-
-def _check_count(count: object) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ConfigError(f"count must be a whole number from 1 up, not {count!r}.")
 
 
 def _check_fraction(name: str, value: object, most: float = 1) -> None:

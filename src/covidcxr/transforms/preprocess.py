@@ -23,6 +23,7 @@ from torch import Tensor
 
 from covidcxr.errors import ConfigError
 from covidcxr.registry import PREPROCESS_STEPS
+from covidcxr.transforms.geometry import interpolation
 from covidcxr.transforms.step_chain import StepChain, StepConfig
 from covidcxr.utils.plain import is_number
 
@@ -263,6 +264,8 @@ def crop_image(
     if not isinstance(largest, bool):
         raise ConfigError(f"largest must be true or false, not {largest!r}.")
     bright = _bright(image, threshold)
+    if torch.compiler.is_compiling() and not largest:
+        return _crop_any(image, bright, margin)
     boxes = [_box(plane[0], margin) for plane in (_largest_part(bright) if largest else bright)]
     pieces = [plane[None, :, rows, columns] for plane, (rows, columns) in zip(image, boxes, strict=True)]
     size = tuple(image.shape[-2:])
@@ -361,6 +364,22 @@ def _box(bright: Bool[Tensor, "height width"], margin: float) -> tuple[slice, sl
         extra = round(margin * side)
         spans.append(slice(max(0, places[0] - extra), places[-1] + 1 + extra))
     return spans[0], spans[1]
+
+
+def _crop_any(image: Tensor, bright: Tensor, margin: float) -> Tensor:
+    """Crop like `crop_image`, by operations whose shapes depend on no pixel, so that they can be traced."""
+    weights = []
+    for dim, side in ((2, image.shape[2]), (3, image.shape[3])):
+        lit = bright.to(torch.int64).amax((1, 5 - dim))
+        empty = lit.amax(1) == 0
+        extra = round(margin * side)
+        first = (lit.argmax(1) - extra).clamp_min(0)
+        last = (side - 1 - lit.flip(1).argmax(1) + extra).clamp_max(side - 1)
+        first, last = first.masked_fill(empty, 0).double(), last.masked_fill(empty, side - 1).double()
+        zero, whole = torch.zeros_like(first), torch.full_like(first, side)
+        matrix = interpolation(side, side, first, last - first + 1, zero, whole, antialias=False)
+        weights.append(matrix[:, None].to(image.dtype))
+    return weights[0] @ image @ weights[1].mT
 
 
 def _check_number(name: str, value: object, least: float, most: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 from jaxtyping import Float
 
+from covidcxr.config.checks import check_whole
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import find_missing
 from covidcxr.data.records import Record
@@ -75,8 +76,7 @@ class GateDataModule(CXRDataModule):
         **base: Unpack[DataSettings],
     ) -> None:
         super().__init__(root, **base)
-        if drawn < 10:
-            raise ConfigError(f"drawn must be a whole number from 10 up, not {drawn!r}.")
+        drawn = check_whole(drawn, "drawn", 10)
         settings = {"name": "csv", **(films or {})}
         self.drawn = drawn
         self.settings = {"films": settings, "drawn": drawn}

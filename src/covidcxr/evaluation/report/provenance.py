@@ -144,7 +144,8 @@ def run_facts(run: RunFolder) -> dict[str, Any]:
     Returns:
         Facts by name.
     """
-    model = (run.config.get("model") or {}).get("init_args") or {}
+    steps = {step: run.config[step] for step in ("ensemble", "boosting") if step in run.config}
+    model = (run.config.get("model") or {}).get("init_args") or steps
     data = run.config.get("data") or {}
     return {
         "run": run.name or run.folder.name,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig, PreprocessConfig
+from covidcxr.config.checks import check_whole
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.networks import build_network
 from covidcxr.networks.weights import head_tensors
@@ -74,9 +75,8 @@ class BoostedTrees(nn.Module):
         pretrained: bool | str = False,
     ) -> None:
         super().__init__()
-        for name, value, most in (("stages", stages, 100_000), ("depth", depth, _DEEPEST)):
-            if type(value) is not int or not 1 <= value <= most:
-                raise ConfigError(f"{name} of boosted trees must be a whole number in [1, {most}], not {value!r}.")
+        stages = check_whole(stages, "stages of boosted trees", 1, 100_000)
+        depth = check_whole(depth, "depth of boosted trees", 1, _DEEPEST)
         channels: Any = in_channels
         preprocess = PreprocessConfig(image_size=image_size, channels=channels)
         config = ModelConfig("classification", backbone, ("no", "yes"), "binary", preprocess=preprocess)

@@ -17,10 +17,12 @@ import numpy as np
 from covidcxr.evaluation.plots import COLORS, INK, LINE, panels, save_figure
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.pretrained import write_json
+from covidcxr.training.parser import apply_words
 from covidcxr.training.recipe import Recipe, without_root
 from covidcxr.training.search_space import Choice, Parameter
 from covidcxr.training.yaml_files import write_yaml
 from covidcxr.utils.console import print_line
+from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
     import optuna
@@ -173,9 +175,19 @@ class Findings:
             table.writeheader()
             table.writerows(flat)
         if data["best"] is not None:
-            recipe = self.recipe.with_values(data["best"]["parameters"])
-            about = {"about": self._about(data["best"]), "paper": recipe.paper}
-            write_yaml(self.folder / "best.yaml", {**{k: text for k, text in about.items() if text}, **recipe.config})
+            about = {"about": self._about(data["best"]), "paper": self.recipe.paper}
+            config = self._config(data["best"])
+            write_yaml(self.folder / "best.yaml", {**{k: text for k, text in about.items() if text}, **config})
+
+    def _config(self, best: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the config that the best trial trained; only the folder of the data is left to the reader."""
+        recipe = self.recipe.with_values(best["parameters"])
+        if not without_root(self.words):
+            return recipe.config
+        config = apply_words(recipe.base(), self.words)
+        if any(word.startswith("--data.root") for word in self.words):
+            config["data"]["init_args"].pop("root")
+        return config
 
     def tidy(self) -> None:
         """Remove the weights of all trials but the best, and the folders of trials without a result."""
@@ -228,7 +240,7 @@ class Findings:
         best = self.best
         if row["state"] == "failed":
             return f"Trial {row['trial']} failed: {row['error']} ({chosen})"
-        count = f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}"
+        count = count_of(row["epochs"], "epoch")
         result = f"{self.monitor} {_format(row['value'])}" + (", pruned" if row["state"] == "pruned" else "")
         so_far = f"; best so far: trial {best['trial']}, {_format(best['value'])}" if best else ""
         return f"Trial {row['trial']}: {result} after {count} ({chosen}){so_far}"

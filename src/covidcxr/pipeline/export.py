@@ -1,0 +1,259 @@
+"""A pipeline as ONNX or `torch.export` files that run without covidcxr: preprocessing and thresholds are inside."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from covidcxr.errors import ConfigError
+from covidcxr.io.folders import path_inside
+from covidcxr.io.image import read_image
+from covidcxr.io.pretrained import write_json
+from covidcxr.models import Classifier, CXRModel, SegmentationModel
+from covidcxr.models.base import calibrate_logits, evaluation_mode
+from covidcxr.phantom import draw_phantom
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.transforms.geometry import restore_map
+from covidcxr.types import ImageLike
+from covidcxr.utils.plain import user_path
+
+__all__ = ["EXPORT_FILE", "ExportFormat", "export_pipeline"]
+
+ExportFormat: TypeAlias = Literal["onnx", "torch"]
+EXPORT_FILE = "export.json"
+"""Says what the files of an export take and return."""
+
+_SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
+_TOLERANCE = 1e-4
+_LARGEST = 16384  # of an image's sides, in pixels
+_OPSET = 20
+
+_Run: TypeAlias = Callable[[np.ndarray, np.ndarray | None], list[np.ndarray]]
+
+
+class _Exported(nn.Module):
+    """What the file of a model computes: probabilities, and of a segmenter its masks at the images' own size."""
+
+    def __init__(self, model: CXRModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch 1 height width"],
+        lungs: Float[Tensor, "batch 1 height width"] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return probabilities, and masks (0 or 1, 8 bits) of a segmenter."""
+        model = self.model
+        logits = calibrate_logits(cast(Tensor, model(image, lungs)), model.config.temperature)
+        if isinstance(model, Classifier):
+            return (model.probabilities(logits),)
+        assert isinstance(model, SegmentationModel)
+        maps = logits.sigmoid()
+        large = restore_map(maps, (image.shape[-2], image.shape[-1]), model.config.preprocess.fit)
+        thresholds = torch.tensor(model.thresholds(), dtype=large.dtype, device=large.device)[:, None, None]
+        return maps, (large >= thresholds).to(torch.uint8)
+
+
+def export_pipeline(
+    pipeline: Pipeline,
+    folder: str | os.PathLike[str],
+    *,
+    format: ExportFormat = "onnx",  # noqa: A002 - the name that the verb has, and that torch's users expect
+    images: Iterable[ImageLike] = (),
+) -> dict[str, Any]:
+    """Write a file for each model, and `export.json`, and compare what they compute with the models themselves.
+
+    A file takes images of any size, [batch, 1, height, width] in [0, 1], and where the model sees a region the lungs
+    (0 or 1) of the same shape. It returns calibrated probabilities; a segmenter's at the network's size, with its masks
+    at the size of the images beside them. `export.json` says the rest: classes, thresholds, clean-up of the lung masks,
+    and the greatest difference that was found.
+
+    Args:
+        pipeline: The pipeline.
+        folder: A new or empty folder.
+        format: "onnx" for ONNX Runtime, browsers and others, or "torch" for `torch.export.load`.
+        images: Images to compare on; three drawn ones of different sizes if there are none.
+
+    Returns:
+        What `export.json` holds.
+
+    Raises:
+        ConfigError: If the folder is not empty, a package is missing, a model cannot be traced, or its file computes
+            something else than the model.
+        ImageReadError: If an image cannot be read.
+
+    Example:
+        ```python
+        import tempfile
+
+        import torch
+
+        from covidcxr import ClassificationModel, ModelConfig, Pipeline, PreprocessConfig
+        from covidcxr.pipeline.export import export_pipeline
+
+        settings = PreprocessConfig(image_size=(32, 32))
+        config = ModelConfig("classification", "timm:test_resnet", ("covid19", "normal"), "binary", preprocess=settings)
+        pipeline = Pipeline(classifier=ClassificationModel(config))
+        folder = tempfile.mkdtemp()
+        assert export_pipeline(pipeline, folder, format="torch")["models"]["classifier"]["difference"] < 1e-4
+        program = torch.export.load(f"{folder}/classifier.pt2").module()
+        (probabilities,) = program(torch.rand(2, 1, 70, 90))
+        assert probabilities.shape == (2, 2)
+        ```
+    """
+    if format not in get_args(ExportFormat):
+        raise ConfigError(f"format must be one of {', '.join(get_args(ExportFormat))}, not {format!r}.")
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if format == "onnx" and missing:
+        raise ConfigError(f'An export to ONNX needs {" and ".join(missing)}: pip install "covidcxr[onnx]"')
+    target = user_path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} is not empty. Choose a new folder for the export.")
+    samples = [read_image(image) for image in images] or _draw_samples()
+    target.mkdir(parents=True, exist_ok=True)
+    lungs = [_lungs(pipeline, sample) for sample in samples]
+    models = {
+        name: _export_model(name, model, target, format, samples, lungs) for name, model in pipeline.models().items()
+    }
+    description: dict[str, Any] = {
+        "format_version": 1,
+        "format": format,
+        "input": "image: float32 [batch, 1, height, width], grey in [0, 1]; lungs: the same shape, 0 or 1",
+        "models": models,
+        "postprocess": pipeline.postprocess.to_config(),
+        "min_lung_area": pipeline.min_lung_area,
+        "compared_on": len(samples),
+        "warning": "For research only; not for clinical use.",
+    }
+    write_json(target / EXPORT_FILE, description)
+    return description
+
+
+def _export_model(
+    name: str,
+    model: CXRModel,
+    folder: Path,
+    format: ExportFormat,  # noqa: A002
+    samples: Sequence[Float[np.ndarray, "height width"]],
+    lungs: Sequence[Bool[np.ndarray, "height width"]],
+) -> dict[str, Any]:
+    """Write the file of a model and describe it."""
+    path = path_inside(folder, name + _SUFFIXES[format])
+    # A copy: it is brought to the CPU, and the parts that models of a pipeline have in common stay as they are.
+    module = _Exported(copy.deepcopy(model).cpu().float()).eval()
+    batch = torch.rand(2, 1, 96, 112, generator=torch.Generator().manual_seed(0))
+    example = (batch, (batch > 0.5).float()) if model.needs_lungs else (batch,)
+    sides = {2: torch.export.Dim("height", min=8, max=_LARGEST), 3: torch.export.Dim("width", min=8, max=_LARGEST)}
+    dynamic = {0: torch.export.Dim("batch", min=1, max=4096), **sides}
+    outputs = ["probabilities"] + ["masks"] * isinstance(model, SegmentationModel)
+    try:
+        with evaluation_mode(module), torch.no_grad():
+            program = torch.export.export(module, example, dynamic_shapes=(dynamic,) * len(example), strict=False)
+            if format == "torch":
+                torch.export.save(program, path)
+            else:
+                _write_onnx(program, path, ["image", "lungs"][: len(example)], outputs)
+    except Exception as error:  # what tracing raises has no common kind
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"The {name} ({_network(model)}) cannot be traced for an export: {type(error).__name__}: {reason}"
+        ) from error
+    difference = _compare(module, _runner(path, format), samples, lungs if model.needs_lungs else None)
+    if not difference <= _TOLERANCE:
+        raise ConfigError(f"The exported {name} differs from the model by {difference:.2g}, more than {_TOLERANCE:g}.")
+    config = model.config
+    return {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "task": config.task,
+        "inputs": ["image", "lungs"][: len(example)],
+        "outputs": outputs,
+        "classes": list(config.classes),
+        "mode": config.mode,
+        "positive": config.positive,
+        "thresholds": dict(config.thresholds),
+        "difference": difference,
+    }
+
+
+def _network(model: CXRModel) -> str:
+    return str(getattr(model.config, "network", None) or ", ".join(getattr(model.config, "members", ())))
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, inputs: list[str], outputs: list[str]) -> None:
+    exported = torch.onnx.export(
+        program, input_names=inputs, output_names=outputs, opset_version=_OPSET, dynamo=True, verbose=False
+    )
+    assert exported is not None
+    exported.save(path, external_data=False)
+
+
+def _runner(path: Path, format: ExportFormat) -> _Run:  # noqa: A002
+    """Return a function that runs a file on arrays."""
+    if format == "torch":
+        module = torch.export.load(path).module()
+
+        def run_torch(image: np.ndarray, lungs: np.ndarray | None) -> list[np.ndarray]:
+            given = [torch.from_numpy(array) for array in (image, lungs) if array is not None]
+            with torch.no_grad():
+                return [output.numpy() for output in module(*given)]
+
+        return run_torch
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run_onnx(image: np.ndarray, lungs: np.ndarray | None) -> list[np.ndarray]:
+        given = {"image": image} if lungs is None else {"image": image, "lungs": lungs}
+        return [np.asarray(output) for output in session.run(None, given)]
+
+    return run_onnx
+
+
+def _compare(
+    module: _Exported,
+    run: _Run,
+    samples: Sequence[Float[np.ndarray, "height width"]],
+    lungs: Sequence[Bool[np.ndarray, "height width"]] | None,
+) -> float:
+    """Return the greatest difference of a probability between a model and its file, over all images."""
+    greatest = 0.0
+    for number, sample in enumerate(samples):
+        image = np.ascontiguousarray(sample, dtype=np.float32)[None, None]
+        mask = None if lungs is None else lungs[number].astype(np.float32)[None, None]
+        with torch.inference_mode():
+            wanted = module(torch.from_numpy(image), None if mask is None else torch.from_numpy(mask))
+        given = run(image, mask)
+        greatest = max(greatest, float(np.abs(wanted[0].numpy() - given[0]).max()))
+    return greatest
+
+
+def _draw_samples() -> list[Float[np.ndarray, "height width"]]:
+    sizes = ((256, 256), (300, 240), (410, 512))
+    return [draw_phantom(number, size=size).image for number, size in enumerate(sizes)]
+
+
+def _lungs(pipeline: Pipeline, image: Float[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    """Return lungs to cut an image by: predicted, or the middle of the image."""
+    if pipeline.lung_segmenter is not None:
+        found = pipeline(image).masks
+        lungs = found.get("lung_field", found.get("lung"))
+        if lungs is not None and lungs.any():
+            return lungs
+    lungs = np.zeros(image.shape, bool)
+    height, width = image.shape
+    lungs[height // 8 : -height // 8, width // 8 : -width // 8] = True
+    return lungs
