@@ -31,9 +31,9 @@ def add_export(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     export.add_argument(
         "--images", nargs="+", default=[], metavar="PATH", help="images or folders to compare on (drawn ones)"
     )
-    export.add_argument("--out", required=True, metavar="DIR", help="a new folder for the files")
+    export.add_argument("--out", metavar="DIR", help="a new folder for the files (runs/export-1, -2, ...)")
     export.add_argument("--json", action="store_true", help="print export.json")
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_export, default_out="export")
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -336,7 +336,7 @@ def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]
     members = {run.name: run.folder / "model" for run in (*runs, *extra)}
     if not whole.finished:
         step.combine(members, data, whole.folder, *promise)
-    record = {key: first.settings[key] for key in ("seed_everything", "coverage", "data")}
+    record = {key: first.settings[key] for key in ("seed_everything", "coverage", "coverage_by", "data")}
     for run in (*extra, whole):
         settings = step.boosting if run.name == "boosting" else {"vote": step.vote, "members": list(members)}
         write_yaml(run.folder / "config.yaml", {**record, run.name: dict(settings)})
