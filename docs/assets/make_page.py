@@ -15,7 +15,7 @@ from covidcxr.io.image import write_image
 from covidcxr.phantom import draw_phantom
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "browser"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from reading_page import ReadingPage, open_browser, wait  # noqa: E402
 from selenium.webdriver.support.select import Select  # noqa: E402
@@ -67,7 +67,7 @@ def read_images(page: ReadingPage, images: list[Path]) -> None:
     photograph(page, "page-heat.webp")
     page.click("#heat")
 
-    page.open(f"#film={page.images()[0]['id']}", scheme="light")
+    page.open(f"#film={page.films()[0]['id']}", scheme="light")
     wait(page.loaded, "the image")
     page.press("e")
     page.slide("#size", 56)
@@ -80,7 +80,7 @@ def read_images(page: ReadingPage, images: list[Path]) -> None:
     page.click("#discard")
     wait(lambda: not page.one("#discard").is_enabled(), "the mask as it was")
 
-    page.open(f"#film={page.images()[0]['id']}", size=(390, 844))
+    page.open(f"#film={page.films()[0]['id']}", size=(390, 844))
     wait(page.loaded, "the image")
     photograph(page, "page-narrow.webp")
 

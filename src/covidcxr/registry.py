@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,7 +176,7 @@ class Registry:
         return points
 
 
-def installed_points(group: str) -> EntryPoints:
+def installed_points(group: str) -> list[EntryPoint]:
     """Return the entry points of installed packages; what is installed is read once, until it changes.
 
     Args:
@@ -186,11 +186,11 @@ def installed_points(group: str) -> EntryPoints:
         The entry points.
     """
     places = tuple(path for path in map(Path, sys.path) if path.is_dir())
-    return _read_points(places, tuple(path.stat().st_mtime for path in places)).select(group=group)
+    return list(_read_points(places, tuple(path.stat().st_mtime for path in places)).select(group=group))
 
 
 @lru_cache(maxsize=2)
-def _read_points(places: tuple[Path, ...], changed: tuple[float, ...]) -> EntryPoints:
+def _read_points(places: tuple[Path, ...], changed: tuple[float, ...]) -> Any:
     return entry_points()
 
 

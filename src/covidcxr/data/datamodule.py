@@ -32,6 +32,7 @@ from covidcxr.data.settings import CollectionSettings, DataSettings
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.transforms.augment import Augment
 from covidcxr.types import GEOMETRY, Fit, Region, SplitName
+from covidcxr.utils.plain import html_table
 
 __all__ = ["CXRDataModule", "DataSettings"]
 
@@ -155,6 +156,25 @@ class CXRDataModule(Collection, LightningDataModule):
             if not self._depth_is_checked and (remark := depth_remark(self, self.records)):
                 warnings.warn(f"{type(self).__name__}: {remark}", stacklevel=2)
             self._depth_is_checked = True
+
+    def __repr__(self) -> str:
+        """Name the folder, the classes and, once they are read, the images of each split."""
+        counts = count_by(self.records, "split") if "records" in vars(self) else {}
+        images = ", ".join(f"{split} {number}" for split, number in counts.items()) or "not read yet"
+        return f"{type(self).__name__}({str(self.root)!r}, classes: {', '.join(self.classes)}; images: {images})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Show the images of each class and split, and their patients, in a notebook; reads the list of images."""
+        splits = ("train", "val", "test")
+        of_split = {split: [record for record in self.records if record.split == split] for split in splits}
+        counts = {split: count_by(records, "label") for split, records in of_split.items()}
+        names = dict.fromkeys([*self.classes, *(name for count in counts.values() for name in count)])
+        rows: list[tuple[object, ...]] = [(name, *(counts[split].get(name, 0) for split in splits)) for name in names]
+        rows.append(("all images", *map(len, of_split.values())))
+        rows.append(("patients", *(len({record.patient for record in records}) for records in of_split.values())))
+        return html_table(f"{type(self).__name__}: {self.root}", rows, ("", *splits))
 
     def use_geometry(self, preprocess: PreprocessConfig) -> None:
         """Take size, fit, region and dilation from a model, except those that were set in the constructor.

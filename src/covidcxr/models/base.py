@@ -20,6 +20,7 @@ from covidcxr.config.checks import check_names
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import pretrained
 from covidcxr.types import TaskName
+from covidcxr.utils.plain import html_table
 
 __all__ = ["CXRModel", "calibrate_logits", "check_images", "evaluation_mode", "inference", "model_folder", "not_finite"]
 
@@ -42,6 +43,21 @@ class CXRModel(nn.Module, ABC):
 
     task: ClassVar[TaskName]
     config: ModelConfig | EnsembleConfig
+
+    def facts(self) -> dict[str, str]:
+        """Return what it is, in words, for people: network, classes, region, image size and number of parameters."""
+        config = self.config
+        return {
+            "network": getattr(config, "network", "ensemble"),
+            "classes": ", ".join(config.classes),
+            "parameters": f"{sum(weight.numel() for weight in self.parameters()) / 1e6:.1f} million",
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'; '.join(f'{name}: {value}' for name, value in self.facts().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(type(self).__name__, self.facts().items())
 
     @property
     @abstractmethod

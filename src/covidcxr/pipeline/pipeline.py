@@ -34,7 +34,7 @@ from covidcxr.pipeline.view_check import check_views
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
 from covidcxr.types import ImageLike
-from covidcxr.utils.plain import user_path
+from covidcxr.utils.plain import html_table, user_path
 from covidcxr.utils.threads import single_threaded
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
@@ -105,6 +105,14 @@ class Pipeline:
     def models(self) -> dict[str, CXRModel]:
         """Return the models that are there, by the name of their part."""
         return {name: getattr(self, name) for name in MODEL_CLASSES if getattr(self, name) is not None}
+
+    def __repr__(self) -> str:
+        return "\n".join(["Pipeline(", *(f"  {name}={model!r}," for name, model in self.models().items()), ")"])
+
+    def _repr_html_(self) -> str:
+        facts = {name: model.facts() for name, model in self.models().items()}
+        rows = [(name.replace("_", " "), *values.values()) for name, values in facts.items()]
+        return html_table("Pipeline, for research only", rows, ("", *next(iter(facts.values()))))
 
     @property
     def mask_classes(self) -> tuple[str, ...]:

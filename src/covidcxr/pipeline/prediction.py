@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 
 from covidcxr.errors import ConfigError, CovidCXRError, ImageReadError
 from covidcxr.explain import Explanation, explain
@@ -24,10 +27,13 @@ from covidcxr.pipeline.view_check import view_in_words
 from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
 from covidcxr.transforms.postprocess import explain_reason
+from covidcxr.utils.plain import html_table
 
 __all__ = ["Prediction", "FailedPrediction", "depth_reason", "in_words"]
 
 _DEPTH = re.compile(r"(\d+)-bits-in-16")
+_NOTEBOOK = 384
+"""Longer side of the overlay in a notebook, in pixels."""
 _UNDECIDED = {
     "several-answers-plausible": "More than one class is plausible; see the probabilities.",
     "no-answer-plausible": "No class is plausible; see the probabilities.",
@@ -70,6 +76,28 @@ class Prediction:
     image: UInt8[np.ndarray, "height width"] = field(repr=False)
     classifier: Classifier | None = field(default=None, repr=False)
     orientation: Orientation = UPRIGHT
+
+    def __repr__(self) -> str:
+        values = {name: round(value, 3) for name, value in self.probabilities.items()}
+        parts = [f"{self.image_id!r}: {self.label or 'no label'}", f"probabilities {values}" if values else ""]
+        parts += [f"{name} {share:.0%} of the lungs" for name, share in self.finding_fractions.items()]
+        return f"<Prediction {'; '.join(part for part in (*parts, ', '.join(self.reasons)) if part)}>"
+
+    def _repr_html_(self) -> str:
+        """Show the overlay and the probabilities in a notebook."""
+        picture = Image.fromarray(self.overlay())
+        picture.thumbnail((_NOTEBOOK, _NOTEBOOK))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=85)
+        rows = [(name, f"{value:.1%}") for name, value in self.probabilities.items()]
+        rows += [(name, f"{share:.0%} of the lungs") for name, share in self.finding_fractions.items()]
+        rows += [("note", in_words(word)) for word in (*self.reasons, *self.notes)]
+        data = base64.b64encode(buffer.getvalue()).decode()
+        return (
+            f'<div style="display:flex;gap:1em;flex-wrap:wrap"><img alt="the image with outlines" '
+            f'src="data:image/jpeg;base64,{data}">'
+            f"{html_table(self.label or 'no label', rows)}</div><small>For research only; not for clinical use.</small>"
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -30,7 +30,7 @@ from covidcxr.tasks.objective import (
 from covidcxr.tasks.steps import Steps
 from covidcxr.types import GEOMETRY, Batch
 
-__all__ = ["Task", "read_config", "start_from"]
+__all__ = ["Task", "TaskSettings", "read_config", "start_from"]
 
 
 def start_from(model: NetworkModel, saved: CXRModel) -> None:
@@ -74,6 +74,10 @@ def start_from(model: NetworkModel, saved: CXRModel) -> None:
         rank_zero_info(f"Started from {saved.config.network}; these tensors are fresh: {', '.join(sorted(fresh))}.")
 
 
+def _same_network(saved: CXRModel, model: NetworkModel) -> bool:
+    return not isinstance(saved, NetworkModel) or saved.config.network == model.config.network
+
+
 def _answer_tensors(network: nn.Module) -> set[str]:
     """Name the tensors that make the answer: smp's last layer, else all beside the backbone."""
     outside = set(network.state_dict()) - _backbone_tensors(network)
@@ -92,6 +96,29 @@ _ENDLESS = (
 )
 
 
+class TaskSettings(TypedDict, total=False):
+    """The keyword arguments of `Task`, so that a type checker finds a misspelt one in a task's `**settings`.
+
+    Example:
+        ```python
+        from covidcxr.tasks.base import TaskSettings
+
+        settings: TaskSettings = {"lr": 1e-4, "schedule": "cosine", "warmup": 0.1}
+        ```
+    """
+
+    optimizer: OptimizerName
+    lr: float
+    weight_decay: float
+    optimizer_args: dict[str, Any] | None
+    schedule: ScheduleName
+    warmup: float
+    init_from: str | os.PathLike[str] | None
+    freeze_backbone: bool
+    pretrained_backbone: bool | str
+    seed: int
+
+
 class Task(Steps, ABC):
     """Trains models with Lightning's own `Trainer`; abstract.
 
@@ -105,7 +132,8 @@ class Task(Steps, ABC):
         warmup: Fraction of all steps over which the learning rate rises from 0, in [0, 1).
         init_from: A saved model (folder or Hub repository) whose weights the training starts from. It must have the
             same network, of which an answering layer for other classes starts fresh; or, for a classifier
-            `timm:NAME`, be a segmenter with the encoder `tu-NAME`.
+            `timm:NAME`, be a segmenter with the encoder `tu-NAME`. Of a pipeline the model of the same task is
+            taken, and for a classifier, if that has another network, the segmenter.
         freeze_backbone: Train only what makes the answer; the backbone's batch norms keep their statistics too.
         pretrained_backbone: True for the network library's own (ImageNet) weights, or the path of a weights file.
         seed: Seeds dropout and the like, by step, so that a resumed training continues with the same bits.
@@ -170,7 +198,10 @@ class Task(Steps, ABC):
     def _start_from(self, source: str | os.PathLike[str]) -> None:
         for model in self.models.values():
             try:
-                start_from(model, load_model(source, prefer=model.task))
+                saved = load_model(source, prefer=model.task)
+                if saved.task == model.task == "classification" and not _same_network(saved, model):
+                    saved = load_model(source, prefer="segmentation")
+                start_from(model, saved)
             except (ConfigError, PretrainedError) as error:
                 raise type(error)(f"init_from: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast, final
+from typing import Any, ClassVar, Unpack, cast, final
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ from covidcxr.tasks.base import read_config
 from covidcxr.tasks.batches import select_images
 from covidcxr.tasks.objective import Objective, Outcome, Stage
 from covidcxr.tasks.rows import check_classes, image_rows
-from covidcxr.tasks.single import SingleTask
+from covidcxr.tasks.single import SingleTask, SingleTaskSettings
 from covidcxr.types import Batch
 
 __all__ = ["ClassificationObjective", "ClassificationTask", "default_loss"]
@@ -264,7 +264,9 @@ class ClassificationTask(SingleTask):
     monitor: ClassVar[str] = "val/auroc"
     model: ClassificationModel
 
-    def __init__(self, model: ModelConfig, *, loss: str | nn.Module | None = None, **settings: Any) -> None:
+    def __init__(
+        self, model: ModelConfig, *, loss: str | nn.Module | None = None, **settings: Unpack[SingleTaskSettings]
+    ) -> None:
         super().__init__(model, loss=loss or default_loss(read_config(model)), **settings)
 
     def _measure(self, batch: Batch, stage: Stage) -> Mapping[str, Outcome]:

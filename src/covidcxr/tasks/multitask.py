@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast, final
+from typing import Any, ClassVar, Unpack, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from covidcxr.io.pretrained import check_finite
 from covidcxr.losses.segmentation import check_number
 from covidcxr.models import ClassificationModel, NetworkModel, SegmentationModel, load_model
 from covidcxr.networks.segmentation import forward_shared, share_encoder
-from covidcxr.tasks.base import Task, read_config, start_from
+from covidcxr.tasks.base import Task, TaskSettings, read_config, start_from
 from covidcxr.tasks.classification import ClassificationObjective, default_loss
 from covidcxr.tasks.objective import Objective, Outcome, Stage, loss_name
 from covidcxr.tasks.segmentation import SegmentationObjective
@@ -72,7 +72,7 @@ class MultiTask(Task):
         losses: dict[str, str | nn.Module] | None = None,
         loss_args: dict[str, dict[str, Any]] | None = None,
         weights: dict[str, float] | None = None,
-        **settings: Any,
+        **settings: Unpack[TaskSettings],
     ) -> None:
         super().__init__(**settings)
         masks, labels = read_config(segmentation), read_config(classification)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast, final
+from typing import Any, ClassVar, Unpack, cast, final
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.losses import build_segmentation_loss, known_planes
 from covidcxr.models import NetworkModel, SegmentationModel
 from covidcxr.tasks.objective import Objective, Outcome, Stage
-from covidcxr.tasks.single import SingleTask
+from covidcxr.tasks.single import SingleTask, SingleTaskSettings
 from covidcxr.transforms.geometry import resize_mask
 from covidcxr.transforms.surface_distance import hd95
 from covidcxr.types import Batch
@@ -181,7 +181,9 @@ class SegmentationTask(SingleTask):
     monitor: ClassVar[str] = "val/dice"
     model: SegmentationModel
 
-    def __init__(self, model: ModelConfig, *, loss: str | nn.Module = "dice+bce", **settings: Any) -> None:
+    def __init__(
+        self, model: ModelConfig, *, loss: str | nn.Module = "dice+bce", **settings: Unpack[SingleTaskSettings]
+    ) -> None:
         super().__init__(model, loss=loss, **settings)
 
 

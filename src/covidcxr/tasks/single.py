@@ -6,17 +6,31 @@ import os
 from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Unpack, cast
 
 from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig
 from covidcxr.models import NetworkModel
-from covidcxr.tasks.base import Task, read_config
+from covidcxr.tasks.base import Task, TaskSettings, read_config
 from covidcxr.tasks.objective import Objective, Outcome, Stage, loss_name
 from covidcxr.types import Batch
 
-__all__ = ["SingleTask"]
+__all__ = ["SingleTask", "SingleTaskSettings"]
+
+
+class SingleTaskSettings(TaskSettings, total=False):
+    """The keyword arguments of `SingleTask` besides model and loss.
+
+    Example:
+        ```python
+        from covidcxr.tasks.single import SingleTaskSettings
+
+        settings: SingleTaskSettings = {"lr": 1e-4, "loss_args": {"gamma": 1.0}}
+        ```
+    """
+
+    loss_args: dict[str, Any] | None
 
 
 class SingleTask(Task, ABC):
@@ -44,7 +58,12 @@ class SingleTask(Task, ABC):
     model: NetworkModel
 
     def __init__(
-        self, model: ModelConfig, *, loss: str | nn.Module, loss_args: dict[str, Any] | None = None, **settings: Any
+        self,
+        model: ModelConfig,
+        *,
+        loss: str | nn.Module,
+        loss_args: dict[str, Any] | None = None,
+        **settings: Unpack[TaskSettings],
     ) -> None:
         super().__init__(**settings)
         config = read_config(model)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from covidcxr.utils.lazy import lazy_names
 
-__all__ = ["Recipe", "Session", "build", "check", "fit", "open_data", "recipe_paths", "test", "validate"]
+__all__ = ["Recipe", "Session", "build", "check", "fit", "open_data", "recipe_paths", "test", "train", "validate"]
 
 if TYPE_CHECKING:
     from covidcxr.training.parser import open_data
     from covidcxr.training.recipe import Recipe, recipe_paths
-    from covidcxr.training.session import Session, build, check, fit, test, validate
+    from covidcxr.training.session import Session, build, check, fit, test, train, validate
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -27,6 +27,7 @@ __getattr__, __dir__ = lazy_names(
         "open_data": "parser",
         "recipe_paths": "recipe",
         "test": "session",
+        "train": "session",
         "validate": "session",
     },
 )

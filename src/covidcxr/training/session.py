@@ -34,7 +34,7 @@ from covidcxr.utils.console import print_line
 from covidcxr.utils.plain import user_path
 from covidcxr.utils.threads import QUIET
 
-__all__ = ["Session", "build", "check", "fit", "save_models", "test", "validate"]
+__all__ = ["Session", "build", "check", "fit", "save_models", "test", "train", "validate"]
 
 Scores = dict[str, dict[str, Estimate]]
 
@@ -156,6 +156,42 @@ def fit(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record
             )
         session.trainer.strategy.barrier("saved")  # whatever follows finds the files, in every process
     return session
+
+
+def train(
+    task: Task,
+    data: LightningDataModule,
+    output: str | os.PathLike[str],
+    *,
+    max_epochs: int = 20,
+    coverage: float | None = None,
+    trainer: Mapping[str, Any] | None = None,
+) -> Trainer:
+    """Train a task as `covidcxr fit` does: keep the weights of the best epoch, calibrate, and save the model.
+
+    Args:
+        task: What is trained; afterwards it has the weights of its best epoch, by the score `task.monitor`.
+        data: The images.
+        output: Folder for the model, which `from_pretrained` reads, `history.json` and the checkpoints.
+        max_epochs: How often every image is trained on.
+        coverage: Coverage of a classifier's sets of plausible classes, in (0, 1); it abstains where its set does not
+            hold exactly one class. None = it never abstains.
+        trainer: Further arguments of Lightning's `Trainer`: `accelerator`, `precision`, `callbacks`, ...
+
+    Returns:
+        Lightning's Trainer, for `trainer.test(task, data)`.
+
+    Raises:
+        ConfigError: If task and data do not match, the Trainer refuses its settings, or the training diverged.
+    """
+    folder, history = user_path(output), History()
+    settings = {"enable_checkpointing": None, "logger": False, "default_root_dir": folder, "max_epochs": max_epochs}
+    with _quiet_lightning():
+        folder.mkdir(parents=True, exist_ok=True)
+        runner = _make_trainer({**settings, **(trainer or {})}, [history], task.monitor)
+        runner.fit(task, data)
+        save_best(runner, task, data, history, folder, coverage)
+    return runner
 
 
 def validate(config: Mapping[str, Any], *, record: bool = False) -> Scores:

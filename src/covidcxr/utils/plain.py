@@ -1,17 +1,18 @@
-"""Results as plain data for JSON, and paths as users write them."""
+"""Results as plain data for JSON and for notebooks, and paths as users write them."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from html import escape
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeGuard
 
-__all__ = ["count_of", "field_values", "is_number", "json_text", "plain", "user_path"]
+__all__ = ["count_of", "field_values", "html_table", "is_number", "json_text", "plain", "user_path"]
 
 
 def field_values(result: Any) -> dict[str, Any]:
@@ -119,6 +120,34 @@ def count_of(number: int, noun: str) -> str:
         ```
     """
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def html_table(title: str, rows: Iterable[Sequence[object]], columns: Sequence[str] = ()) -> str:
+    """Write a table as HTML, as notebooks show it; everything in it is text.
+
+    Args:
+        title: What stands above it.
+        rows: The cells of each row, the first of which names it.
+        columns: Heads of the columns; none = no head.
+
+    Returns:
+        The HTML.
+
+    Example:
+        ```python
+        from covidcxr.utils.plain import html_table
+
+        assert "<td>1 &lt; 2</td>" in html_table("Counts", [("train", "1 < 2")])
+        ```
+    """
+
+    def cell(value: object, kind: str) -> str:
+        return f"<{kind}>{escape(str(value))}</{kind}>"
+
+    lines = ["".join(cell(name, "th") for name in columns)] if columns else []
+    lines += [cell(name, "th") + "".join(cell(value, "td") for value in values) for name, *values in rows]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<div><b>{escape(title)}</b><table>{body}</table></div>"
 
 
 def is_number(value: object) -> TypeGuard[float]:

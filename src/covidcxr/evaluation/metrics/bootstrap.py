@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from covidcxr.errors import ConfigError
+from covidcxr.utils.plain import count_of
 
 __all__ = ["Estimate", "PatientIds", "Statistics", "bootstrap", "bootstrap_many", "check_length"]
 
@@ -58,6 +59,11 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def _repr_html_(self) -> str:
+        """Show the number, its interval and what is behind them in a notebook."""
+        behind = f"{count_of(self.count, 'image')} of {count_of(self.patients, 'patient')}"
+        return f"<b>{self.value:.3f}</b> [{self.low:.3f}, {self.high:.3f}], {behind}"
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return plain data for JSON, which has no NaN: None stands for it."""
