@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from covidcxr.errors import ConfigError
 
 if TYPE_CHECKING:
     from covidcxr.models import CXRModel
+    from covidcxr.pipeline.severity import InfectionInterval
 
 __all__ = ["add_assemble"]
 
@@ -50,6 +52,16 @@ def add_assemble(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="SHARE",
         help="least share of the image that the lungs must cover for a label, from 0 to 1 (%(default)s)",
     )
+    assemble.add_argument(
+        "--infected-interval",
+        metavar="CSV",
+        help="give the infected fraction an interval, from these predictions of validation images with outlined "
+        "infections, as `covidcxr evaluate --split val` writes them",
+    )
+    assemble.add_argument(
+        "--coverage", type=float, default=0.9, metavar="SHARE", help="how often that interval shall hold (%(default)s)"
+    )
+    assemble.add_argument("--card", metavar="FILE", help="a model card (Markdown); by default one is written")
     assemble.add_argument("--dtype", default="float32", metavar="TYPE", help="float32, or float16: half the size")
     assemble.add_argument("--out", metavar="DIR", help="a new folder for the pipeline (runs/assemble-1, -2, ...)")
     assemble.set_defaults(run=_assemble, default_out="assemble")
@@ -64,10 +76,40 @@ def _assemble(options: argparse.Namespace) -> int:
         raise ConfigError(f"{out} is not empty. Choose a new folder for the pipeline.")
     sources = {part: (getattr(options, flag), flag) for flag, (part, _) in _PARTS.items()}
     given = {part: _load(source, part, flag) for part, (source, flag) in sources.items() if source is not None}
-    pipeline = Pipeline(min_lung_area=options.min_lung_area, **given)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"min_lung_area": options.min_lung_area}
+    if options.infected_interval is not None:
+        settings["infected_interval"] = _interval(options.infected_interval, options.coverage)
+    if options.card is not None:
+        settings["card"] = _read_card(user_path(options.card))
+    pipeline = Pipeline(**settings, **given)  # type: ignore[arg-type]
     pipeline.save_pretrained(out, dtype=options.dtype)
     sys.stdout.write(f"Saved {out}: {', '.join(given)}.\n")
     return 0
+
+
+def _interval(path: str, coverage: float) -> InfectionInterval:
+    """Calibrate the interval of the infected fraction on a table of predictions."""
+    import numpy as np
+
+    from covidcxr.evaluation.predictions.predictions import PredictionTable
+    from covidcxr.evaluation.predictions.table import read_rows
+    from covidcxr.pipeline.severity import InfectionInterval
+
+    table = PredictionTable.read(read_rows(path))
+    predicted, read = table.numbers("infected_fraction"), table.numbers("reader_lungs")
+    known = ~np.isnan(predicted - read)
+    patients = [name or f"unknown {image}" for image, name in enumerate(table.patients) if known[image]]
+    try:
+        return InfectionInterval.fit(predicted[known], read[known], patients, coverage)
+    except ConfigError as error:
+        raise ConfigError(f"--infected-interval: {error}") from error
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--card: {path} cannot be read as text: {error}") from error
 
 
 def _load(source: str, part: str, flag: str) -> CXRModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from covidcxr.errors import ImageReadError
 from covidcxr.io.image import file_content, read_image
 from covidcxr.models import Classifier
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image, depth_reason
+from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
 from covidcxr.types import ImageLike
 
@@ -56,16 +57,17 @@ class Case:
     probabilities: dict[str, float] = field(default_factory=dict)
     label: str | None = None
 
-    def to_prediction(self, classifier: Classifier | None) -> Prediction:
+    def to_prediction(self, classifier: Classifier | None, interval: InfectionInterval | None) -> Prediction:
         """Return the result, with masks that lie as the image was given.
 
         Args:
             classifier: The model behind the label.
+            interval: Of the infected fraction; None = there is none.
 
         Returns:
             The prediction.
         """
-        return Prediction(
+        prediction = Prediction(
             self.image_id,
             None if self.reasons else self.label,
             self.probabilities,
@@ -75,6 +77,10 @@ class Case:
             classifier,
             self.orientation,
         )
+        fraction = prediction.infected_fraction
+        if interval is None or fraction is None:
+            return prediction
+        return replace(prediction, infected_interval=interval.of(fraction))
 
 
 def _image_id(image: ImageLike, number: int) -> str:

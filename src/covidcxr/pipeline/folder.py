@@ -24,6 +24,7 @@ from covidcxr.pipeline.batches import BATCH_IMAGES
 from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, in_words
+from covidcxr.pipeline.severity import interval_in_words
 from covidcxr.transforms.overlay import mask_colors
 from covidcxr.utils.plain import json_text, user_path
 from covidcxr.utils.threads import tracked
@@ -365,8 +366,13 @@ def _card(entry: dict[str, Any]) -> dict[str, Any]:
         "result": entry["label"] or undecided,
         "probabilities": {name: value for name, value in entry["probabilities"].items() if value is not None},
         "sentences": [in_words(word) for word in (*entry["reasons"], *entry["notes"])],
-        "areas": "; ".join([*areas, *(f"{name.replace('_', ' ')} {share:.0%} of the lungs" for name, share in shares)]),
+        "areas": "; ".join([*areas, *(_share(entry, name, share) for name, share in shares)]),
     }
+
+
+def _share(entry: dict[str, Any], name: str, share: float) -> str:
+    interval = interval_in_words(entry.get("infected_interval")) if name == "infection" else ""
+    return f"{name.replace('_', ' ')} {share:.0%} of the lungs{interval}"
 
 
 def _summary(entries: list[dict[str, Any]], left_out: Counter[str], target: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from covidcxr.io.image import read_image, read_mask, write_mask
 from covidcxr.io.pretrained import StoredDtype, check_file, check_finite, check_link, read_json, write_json
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel, load_model
 from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
+from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import check_view_model
 from covidcxr.transforms.geometry import LUNG_CLASSES, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.transforms.postprocess import PostProcess
@@ -114,6 +115,8 @@ def save_pipeline(pipeline: Pipeline, folder: Path, dtype: StoredDtype = "float3
         model.save_pretrained(folder / name, dtype=dtype)
     index = {"format_version": FORMAT_VERSION, "components": sorted(models)}
     index |= {"postprocess": pipeline.postprocess.to_config(), "min_lung_area": pipeline.min_lung_area}
+    if pipeline.infected_interval is not None:
+        index["infected_interval"] = pipeline.infected_interval.to_config()
     write_json(folder / "pipeline.json", index)
     with replace_file(folder / "README.md") as temporary:
         temporary.write_text(pipeline.card or _default_card(models), encoding="utf-8")
@@ -160,6 +163,7 @@ def load_parts(folder: Path) -> dict[str, Any]:
         **parts,
         "postprocess": PostProcess.from_config(index["postprocess"]),
         "min_lung_area": index["min_lung_area"],
+        "infected_interval": index.get("infected_interval"),
         "card": card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
     }
 
@@ -222,7 +226,9 @@ def fingerprint(pipeline: Pipeline) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    digest = hashlib.sha256(repr((pipeline.postprocess.to_config(), pipeline.min_lung_area)).encode())
+    settings = (pipeline.postprocess.to_config(), pipeline.min_lung_area)
+    settings += () if pipeline.infected_interval is None else (pipeline.infected_interval,)
+    digest = hashlib.sha256(repr(settings).encode())
     for name, model in pipeline.models().items():
         digest.update(repr((name, model.config)).encode())
         for key, tensor in sorted(model.state_dict().items()):
@@ -235,11 +241,14 @@ def _read_index(path: Path) -> dict[str, Any]:
     index = read_json(path)
     check_format_version(index.get("format_version"), str(path))
     keys = {"format_version", "components", "postprocess", "min_lung_area"}
-    check_keys(index, keys, str(path))
+    check_keys(index, {*keys, "infected_interval"}, str(path))
     for key in sorted(keys - set(index)):
         raise ConfigError(f"The key {key!r} is missing in {path}.")
     names = check_names(index["components"], f"components of {path}", files=True)
     check_keys(dict.fromkeys(names), set(MODEL_CLASSES), f"components of {path}")
+    if "infected_interval" in index:
+        where = f"infected_interval of {path}"
+        index["infected_interval"] = InfectionInterval.from_config(index["infected_interval"], where)
     return index
 
 

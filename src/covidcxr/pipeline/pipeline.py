@@ -30,6 +30,7 @@ from covidcxr.pipeline.batches import BATCH_IMAGES, count_pixels, split_batches
 from covidcxr.pipeline.case import Case, Masks, coarse, hold_content, merge_masks, one_by_one, read_case, try_to_read
 from covidcxr.pipeline.parts import MODEL_CLASSES, check_parts, load_parts, save_pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction
+from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import check_views
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
@@ -64,6 +65,8 @@ class Pipeline:
         postprocess: Clean-up of the lung masks; by default the two largest parts, holes filled.
         min_lung_area: Below this fraction of the image, in [0, 1), the lungs ("lung" where it is predicted, else
             "lung_field") are not trusted, and there is no label.
+        infected_interval: How far a reader's infected fraction may lie from the predicted one;
+            `covidcxr.pipeline.severity.InfectionInterval.fit` or `covidcxr assemble --infected-interval` make it.
         card: The model card (Markdown), kept when the pipeline is saved.
 
     Raises:
@@ -88,6 +91,7 @@ class Pipeline:
         classifier: ClassificationModel | EnsembleModel | None = None,
         postprocess: PostProcess | None = None,
         min_lung_area: float = 0.15,
+        infected_interval: InfectionInterval | None = None,
         card: str | None = None,
     ) -> None:
         self.gate = gate
@@ -96,6 +100,7 @@ class Pipeline:
         self.classifier = classifier
         self.postprocess = postprocess or PostProcess()
         self.min_lung_area = check_number(min_lung_area, "min_lung_area", 0, math.nextafter(1, 0))
+        self.infected_interval = infected_interval
         self.card = card
         check_parts(self)
         for model in self.models().values():
@@ -246,7 +251,8 @@ class Pipeline:
             if accepted := [case for case in cases if not case.reasons]:
                 self._segment(accepted, resized)
                 self._classify(accepted, resized)
-            return [case.to_prediction(self.classifier) for case in cases]
+            interval = None if given and "infection" in given else self.infected_interval
+            return [case.to_prediction(self.classifier, interval) for case in cases]
 
     def _check_views(self, cases: Sequence[Case], given: Masks) -> None:
         """Reject what is no frontal chest radiograph, and turn the others upright with their given masks."""

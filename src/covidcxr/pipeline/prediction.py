@@ -56,6 +56,8 @@ class Prediction:
         classifier: The model behind the label; for `explain`.
         orientation: How the image lies, if the view check found it inverted or turned; see `notes`. The models saw it
             corrected; `image` and `masks` are as it was given.
+        infected_interval: Lower and upper end of the interval that shall hold the infected fraction that a reader would
+            outline, in [0, 1]; None where the pipeline promises none, or the infection was corrected by somebody.
 
     Example:
         ```python
@@ -76,6 +78,7 @@ class Prediction:
     image: UInt8[np.ndarray, "height width"] = field(repr=False)
     classifier: Classifier | None = field(default=None, repr=False)
     orientation: Orientation = UPRIGHT
+    infected_interval: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         values = {name: round(value, 3) for name, value in self.probabilities.items()}
@@ -154,6 +157,7 @@ class Prediction:
             "notes": list(self.notes),
             "lung_fraction": self.lung_fraction,
             "infected_fraction": self.infected_fraction,
+            "infected_interval": self.infected_interval,
             "finding_fractions": self.finding_fractions,
             "height": self.image.shape[0],
             "width": self.image.shape[1],

@@ -63,6 +63,7 @@ def to_answer(prediction: Prediction, facts: ModelFacts) -> dict[str, Any]:
         "reasons": [{"id": reason, "words": in_words(reason)} for reason in prediction.reasons],
         "lung_fraction": None if lungs is None else lungs["image"],
         "infected_fraction": infection["lungs"],
+        "infected_interval": prediction.infected_interval,
         "infected_by_lung": {side: infection[side] for side in ("right", "left")},
         "areas": areas,
         "masks": list(masks),

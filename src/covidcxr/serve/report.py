@@ -133,7 +133,10 @@ def _areas(image: Mapping[str, Any]) -> Section:
         (_words(image, name), *("" if share is None else f"{share:.1%}" for share in areas.values()))
         for name, areas in image["areas"].items()
     ]
-    return Section("Areas", "" if rows else "There are no masks.", [Table(columns, rows)] if rows else [])
+    lead = "" if rows else "There are no masks."
+    if interval := image.get("infected_interval"):
+        lead = f"Readers are expected to outline {interval[0]:.0%} to {interval[1]:.0%} of both lungs as infected."
+    return Section("Areas", lead, [Table(columns, rows)] if rows else [])
 
 
 def _reader(image: Mapping[str, Any]) -> Section:

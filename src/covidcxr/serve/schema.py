@@ -257,6 +257,7 @@ class Answer(BaseModel):
     reasons: list[Reason]
     lung_fraction: float | None
     infected_fraction: float | None
+    infected_interval: tuple[float, float] | None = None  # a store of 0.1.0 has none
     infected_by_lung: Sides
     masks: list[str]
     areas: dict[str, Areas] = {}  # a store of 0.1.0 has none

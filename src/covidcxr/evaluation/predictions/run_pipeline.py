@@ -119,7 +119,8 @@ def pipeline_rows(
         A row an image: `image_id`, `patient_id`, `source`, `split`, `view`, `sex`, `age`; `label`, or `label_CLASS` of
         findings; `probability_CLASS`; `answer` ("" = abstained), `plausible` and `reasons` (joined by ";");
         `dice_MASK`, `iou_MASK`, ... of the masks whose truth is known; and where a reader outlined the infection what
-        `covidcxr.evaluation.metrics.segmentation.image_agreement` measures.
+        `covidcxr.evaluation.metrics.segmentation.image_agreement` measures, `infected_fraction` within the pipeline's
+        own lungs, and with `infected_low` and `infected_high` its interval.
 
     Raises:
         ConfigError: If there is no such split, no image in it, or none has a label that the classifier knows.
@@ -172,6 +173,10 @@ def _predict_batch(pipeline: Pipeline, data: Collection, records: Sequence[Recor
             )
         except CovidCXRError as error:
             row["error"] = str(error)
+        if "reader_lungs" in row and prediction.infected_fraction is not None:
+            row["infected_fraction"] = prediction.infected_fraction
+            if prediction.infected_interval is not None:
+                row["infected_low"], row["infected_high"] = prediction.infected_interval
         yield row
 
 

@@ -151,6 +151,7 @@ class InfectionAgreement:
             images on which a reader outlined any.
         lungs: In how many images the lungs are those of the "reader" and of the "pipeline".
         left_out: Images that do not count, by reason.
+        within: Share of images whose fraction, as read, lies in the interval that the pipeline gave; None without one.
 
     Example:
         ```python
@@ -169,6 +170,7 @@ class InfectionAgreement:
     outside: Estimate | None
     lungs: Mapping[str, int]
     left_out: Mapping[str, int]
+    within: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -184,6 +186,9 @@ def _(result: InfectionAgreement) -> list[Section]:
         alt = "Bland-Altman plots of the infected fraction: predicted less read over their mean"
         blocks += [_fractions(result), as_picture(figure, alt, shown), _severities(result)]
         blocks.append(Words(_whose_lungs(result)))
+    if result.within is not None:
+        share = format_estimate(result.within, digits=1, scale=100)
+        blocks.append(Words(f"In {share} % of images, the reader's fraction lies in the interval that was predicted."))
     if left := _left_out(result):
         blocks.append(Words(left))
     lead = (
@@ -304,6 +309,9 @@ def score_agreement(predictions: PredictionTable, *, resamples: int = 1000, seed
     scores = {f"dice_{name}": values for name, values in _dice_by_severity(predictions).items()}
     if not np.isnan(outside).all():
         scores["outside"] = outside
+    low, read, high = (_fraction(predictions, name) for name in ("infected_low", "reader_lungs", "infected_high"))
+    if not np.isnan(high).all():
+        scores["within"] = np.where(np.isnan(high), np.nan, (low <= read) & (read <= high))
     estimates = segmentation_metrics(scores, predictions.patients, **settings)
     return InfectionAgreement(
         places,
@@ -311,6 +319,7 @@ def score_agreement(predictions: PredictionTable, *, resamples: int = 1000, seed
         estimates.get("outside"),
         {owner: counts[owner] for owner in ("reader", "pipeline")},
         {reason: counts[reason] for reason in _LEFT_OUT if counts[reason]},
+        estimates.get("within"),
     )
 
 

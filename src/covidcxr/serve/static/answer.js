@@ -67,9 +67,11 @@ function areasOf(image, colors) {
     swatch.style.background = `rgb(${colors[name].join(" ")})`;
     const known = lungs !== null;
     const sides = right === null ? null : `right ${percent(right, 1)}, left ${percent(left, 1)}`;
+    const ends = name === "infection" ? image.infected_interval : null;
     return [
       make("dt", {}, swatch, ` ${title(name)}, of the ${known ? "lungs" : "image"}`),
       make("dd", { text: percent(known ? lungs : ofImage, 1) }),
+      ends && make("dd", { class: "sides dim small", text: `readers: ${ends.map((end) => percent(end)).join(" to ")}` }),
       sides && make("dd", { class: "sides dim small", text: sides }),
     ].filter(Boolean);
   });
