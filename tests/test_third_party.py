@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import draw_image, write_image
+from tiny_models import tiny_pipeline
 
-from covidcxr.errors import UnknownNameError
+from covidcxr import Pipeline
+from covidcxr.errors import PretrainedError, UnknownNameError
 from covidcxr.models import ClassificationModel
+from covidcxr.pipeline.parts import fingerprint
 
 HERE = Path(__file__).parent / "third_party"
 
@@ -78,6 +81,23 @@ assert DATASETS.get("ward").__module__ == "cxr_ward.data"
 assert "cxr_ward.networks" not in sys.modules
 """
     run("-c", code, environment=installed, folder=tmp_path)
+
+
+def test_weights_load_by_name_and_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    points = project["entry-points"]["covidcxr.pretrained"]
+    (tmp_path / "cxr_ward-1.2.dist-info").mkdir()
+    lines = "\n".join(f"{name} = {value}" for name, value in points.items())
+    (tmp_path / "cxr_ward-1.2.dist-info" / "entry_points.txt").write_text(f"[covidcxr.pretrained]\n{lines}\n")
+    folder = tmp_path / "cxr_ward" / "weights"
+    (pipeline := tiny_pipeline()).save_pretrained(folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fingerprint(Pipeline.from_pretrained("ward")) == fingerprint(pipeline)
+    assert ClassificationModel.from_pretrained("ward").config == pipeline.models()["classifier"].config
+    weights = folder / "classifier" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(PretrainedError, match=r"truncated or was altered"):
+        Pipeline.from_pretrained("ward")
 
 
 TRAIN = """

@@ -309,18 +309,19 @@ def style_hash() -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def write_markdown(page: Page, path: Path) -> Path:
+def write_markdown(page: Page, path: Path, head: str = "") -> Path:
     """Write paragraphs and tables of a page as Markdown, without pictures; the file appears whole or not at all.
 
     Args:
         page: The page.
         path: The file.
+        head: Stands before it.
 
     Returns:
         The path that was given.
     """
     with replace_file(path) as draft:
-        draft.write_text("\n".join(_markdown(page)), encoding="utf-8", errors="backslashreplace")
+        draft.write_text(head + "\n".join(_markdown(page)), encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -12,6 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from fakes import write_image
+from huggingface_hub import ModelCard
 
 from covidcxr import CSVDataModule, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
 from covidcxr.cli import main
@@ -367,6 +368,9 @@ def test_the_report_of_a_pipeline_holds_the_section(folder: Path, tmp_path: Path
     assert "<h2>Infected fraction</h2>" in text
     assert "Bland-Altman plots" in text
     assert "## Infected fraction" in (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+    head = ModelCard.load(out / "MODEL_CARD.md").data
+    assert (head.library_name, head.pipeline_tag) == ("covidcxr", "image-segmentation")
+    assert {result.metric_type for result in head.eval_results} >= {"dice_infection"}
     again = score_agreement(PredictionTable.read(read_rows(out / "predictions.csv")), resamples=50)
     assert again is not None
     assert json.loads(json.dumps(again.to_dict())) == found

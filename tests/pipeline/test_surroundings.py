@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from covidcxr import ClassificationModel, EnsembleModel, ModelConfig, Pipeline, 
 from covidcxr.cli.main import main
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import write_mask
+from covidcxr.models import load_model
 from covidcxr.transforms.postprocess import PostProcess
 
 IMAGE = np.random.default_rng(0).random((40, 32), dtype=np.float32)
@@ -118,6 +120,30 @@ def test_what_the_hub_raises_becomes_an_error_of_ours(
         raise error
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
-    with pytest.raises(kind, match=message) as caught:
-        Pipeline(classifier=tiny_classifier()).push_to_hub("owner/name")
-    assert "\n" not in str(caught.value)
+    for model in (Pipeline(classifier=tiny_classifier()), tiny_classifier()):
+        with pytest.raises(kind, match=message) as caught:
+            model.push_to_hub("owner/name")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_uploaded_with_a_card_that_the_hub_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def keep(_: object, *, repo_id: str, folder_path: str, **__: object) -> str:
+        shutil.copytree(folder_path, tmp_path / repo_id)
+        return "https://example.org"
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", keep)
+    ensemble = EnsembleModel({"a": tiny_classifier()})
+    for name, model, task in (
+        ("me/masks", tiny_segmenter("lung"), "image-segmentation"),
+        ("me/labels", tiny_classifier(), "image-classification"),
+        ("me/both", ensemble, "image-classification"),
+        ("me/pipeline", Pipeline(lung_segmenter=tiny_segmenter("lung")), "image-segmentation"),
+    ):
+        assert model.push_to_hub(name) == "https://example.org"
+        card = huggingface_hub.ModelCard.load(tmp_path / name / "README.md")
+        assert (card.data.library_name, card.data.pipeline_tag) == ("covidcxr", task)
+        assert "research-only" in card.data.tags
+    assert load_model(tmp_path / "me/labels").config == tiny_classifier().config
+    tiny_classifier().push_to_hub("me/mine", card="# Mine\n")
+    assert (tmp_path / "me/mine/README.md").read_text() == "# Mine\n"

@@ -14,8 +14,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from covidcxr.errors import ConfigError, NameClashError, PretrainedError, did_you_mean
 from covidcxr.io.atomic import replace_file
-from covidcxr.utils.plain import json_text, user_path
+from covidcxr.utils.plain import json_text
 
 __all__ = ["StoredDtype", "available", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
 
@@ -42,8 +41,6 @@ _LONGEST_TEXT = 10_000
 _GROUP = "covidcxr.pretrained"
 _PACKAGES = {"base": "covidcxr-base"}
 """Weights that this project publishes as a distribution of their own."""
-
-_HUB_FILES = ("*.json", "*.safetensors", "*.md", "*.png")
 
 
 def bundled() -> tuple[str, ...]:
@@ -100,7 +97,9 @@ def fetch(
             f"{name!r} is no folder, no installed weights ({', '.join(names) or 'none'}) and no Hub repository "
             f"(owner/name). {did_you_mean(name, [*names, *_PACKAGES])}"
         )
-    return _download(name, revision, cache_dir, local_files_only)
+    from covidcxr.io.hub import download
+
+    return download(name, revision, cache_dir, local_files_only)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -336,71 +335,6 @@ def _halved(tensor: Tensor, name: str) -> Tensor:
     if not torch.isfinite(half).all() and torch.isfinite(tensor).all():
         raise ConfigError(f"{name} holds a value above 65504, which float16 cannot hold: save it as float32.")
     return half
-
-
-@contextmanager
-def hub_errors(repository: str) -> Iterator[None]:
-    """Turn what the Hub's client raises while it uploads into errors of ours.
-
-    Args:
-        repository: Its name.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        PretrainedError: If the Hub cannot be reached, or refuses.
-        ConfigError: If the name or an argument is wrong.
-    """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        yield
-    except HFValidationError as error:
-        raise ConfigError(f"{repository!r} is no valid name of a Hub repository: it is owner/name.") from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"The upload to {repository!r} refused its arguments: {_line(error)}") from error
-    except HfHubHTTPError as error:
-        raise PretrainedError(
-            f"The Hub refused the upload to {repository!r}: {_line(error)} Check the name and your rights, or log in "
-            f"with: hf auth login"
-        ) from error
-    except Exception as error:  # offline, no route, a certificate: each client has errors of its own
-        raise PretrainedError(
-            f"{repository!r} could not be uploaded to the Hub ({type(error).__name__}: {_line(error)}). Check the "
-            f"connection and your token, or save the pipeline to a folder and upload that."
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _download(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_only: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=None if cache_dir is None else user_path(cache_dir),
-            local_files_only=local_only,
-            allow_patterns=[*_HUB_FILES, *(f"*/{pattern}" for pattern in _HUB_FILES)],
-        )
-    except HFValidationError as error:
-        raise PretrainedError(f"{name!r} is no folder here and no valid Hub repository name.") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        what = f"revision {revision!r} of {name!r}" if isinstance(error, RevisionNotFoundError) else f"{name!r}"
-        raise PretrainedError(
-            f"The Hub has no {what}, or it is private: check the spelling, or log in with: hf auth login"
-        ) from error
-    except OSError as error:  # offline, not in the cache, disk full: all are OSError
-        raise PretrainedError(
-            f"{name!r} is no folder here, and it could not be had from the Hub ({type(error).__name__}). Check the "
-            f"connection, or copy the model's folder to this machine and give its path."
-        ) from error
-    return Path(folder)
 
 
 def _bundled_folder() -> Path:

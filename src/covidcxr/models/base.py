@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -18,11 +18,20 @@ from covidcxr import aliases
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.config.checks import check_names
 from covidcxr.errors import ConfigError, PretrainedError
-from covidcxr.io import pretrained
+from covidcxr.io import hub, pretrained
 from covidcxr.types import TaskName
 from covidcxr.utils.plain import html_table
 
-__all__ = ["CXRModel", "calibrate_logits", "check_images", "evaluation_mode", "inference", "model_folder", "not_finite"]
+__all__ = [
+    "CXRModel",
+    "calibrate_logits",
+    "check_images",
+    "default_card",
+    "evaluation_mode",
+    "inference",
+    "model_folder",
+    "not_finite",
+]
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -128,6 +137,41 @@ class CXRModel(nn.Module, ABC):
             ConfigError: If a weight is too large for `dtype`.
         """
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        dtype: pretrained.StoredDtype = "float32",
+        card: str | None = None,
+        **upload: Any,
+    ) -> str:
+        """Save the model with a model card, and upload it to the Hugging Face Hub.
+
+        Args:
+            repo_id: "owner/name"; made if need be.
+            private: Whether a new repository is private.
+            token: Access token; by default the one of `hf auth login`.
+            dtype: How weights are stored; see `save_pretrained`.
+            card: The model card (Markdown); by default a short one is written, without a licence.
+            **upload: Further arguments of huggingface_hub's `upload_folder` (`revision`, `commit_message`, ...).
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            PretrainedError: If the Hub cannot be reached or refuses the upload.
+            ConfigError: If the name or an argument is wrong, or a weight is not finite.
+        """
+
+        def save(folder: Path) -> None:
+            self.save_pretrained(folder, dtype=dtype)
+            text = card or default_card({"model": self}, f"covidcxr.models.load_model({repo_id!r})")
+            (folder / "README.md").write_text(text, encoding="utf-8")
+
+        return hub.upload(save, repo_id, private=private, token=token, **upload)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -167,6 +211,22 @@ class CXRModel(nn.Module, ABC):
         Returns:
             The model, in evaluation mode.
         """
+
+
+def default_card(models: Mapping[str, CXRModel], load: str) -> str:
+    """Write a short model card: what the models are, and how to load them.
+
+    Args:
+        models: By the names of their parts.
+        load: The Python call that loads them.
+
+    Returns:
+        Markdown, headed by what the Hub reads.
+    """
+    parts = (f"- `{name}`: {m.config.network}, classes {', '.join(m.config.classes)}" for name, m in models.items())
+    head = ("# A covidcxr model\n", "For research only; not for clinical use.\n")
+    lines = (*head, *parts, f"\nLoad it with `{load}`.\n")
+    return hub.front_matter([model.task for model in models.values()]) + "\n".join(lines)
 
 
 def calibrate_logits(logits: Tensor, temperature: float) -> Tensor:

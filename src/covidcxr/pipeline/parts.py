@@ -23,6 +23,7 @@ from covidcxr.io.folders import path_inside
 from covidcxr.io.image import read_image, read_mask, write_mask
 from covidcxr.io.pretrained import StoredDtype, check_file, check_finite, check_link, read_json, write_json
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel, load_model
+from covidcxr.models.base import default_card
 from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
 from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import check_view_model
@@ -58,6 +59,7 @@ _PROBABILITY_TOLERANCE = 2e-3
 _LEAST_DICE = 0.995
 _SINGLE = ("", "segmenter", "classifier")
 """Where the models of a folder lie that is no pipeline."""
+_LOAD = "covidcxr.Pipeline.from_pretrained(FOLDER)"
 _LONGEST_CARD = 1_000_000  # bytes
 
 
@@ -119,7 +121,7 @@ def save_pipeline(pipeline: Pipeline, folder: Path, dtype: StoredDtype = "float3
         index["infected_interval"] = pipeline.infected_interval.to_config()
     write_json(folder / "pipeline.json", index)
     with replace_file(folder / "README.md") as temporary:
-        temporary.write_text(pipeline.card or _default_card(models), encoding="utf-8")
+        temporary.write_text(pipeline.card or default_card(models, _LOAD), encoding="utf-8")
     saved = (
         pipeline if dtype == "float32" else type(pipeline).from_pretrained(folder)
     )  # rounding moves outputs a little
@@ -250,21 +252,6 @@ def _read_index(path: Path) -> dict[str, Any]:
         where = f"infected_interval of {path}"
         index["infected_interval"] = InfectionInterval.from_config(index["infected_interval"], where)
     return index
-
-
-def _default_card(models: dict[str, CXRModel]) -> str:
-    parts = (
-        f"- `{name}`: {model.config.network}, classes {', '.join(model.config.classes)}"
-        for name, model in models.items()
-    )
-    return "\n".join(
-        (
-            "# A covidcxr pipeline\n",
-            "For research only; not for clinical use.\n",
-            *parts,
-            "\nLoad it with `covidcxr.Pipeline.from_pretrained(FOLDER)`.\n",
-        )
-    )
 
 
 def _write_golden(pipeline: Pipeline, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from covidcxr.config.checks import check_number
 from covidcxr.errors import ConfigError, did_you_mean
-from covidcxr.io import pretrained
+from covidcxr.io import hub, pretrained
 from covidcxr.io.image import is_single_image
 from covidcxr.io.pixels import check_bits
 from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel
@@ -376,14 +375,9 @@ class Pipeline:
             PretrainedError: If the Hub cannot be reached or refuses the upload.
             ConfigError: If the name or an argument is wrong, or a weight is not finite.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, dtype=dtype)
-            with pretrained.hub_errors(repo_id):
-                api.create_repo(repo_id, private=private, exist_ok=True)
-                return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
+        return hub.upload(
+            lambda folder: self.save_pretrained(folder, dtype=dtype), repo_id, private=private, token=token, **upload
+        )
 
     @classmethod
     def from_pretrained(

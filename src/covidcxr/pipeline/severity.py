@@ -103,29 +103,18 @@ class InfectionInterval:
             raise ConfigError(f"coverage must be in (0, 1), not {coverage}.")
         tail = (1 - coverage) / 2
         least = math.ceil(1 / tail - 1 - 1e-9)
-        counts = Counter(patients)
-        if len(counts) < least:
+        if (count := len({*patients})) < least:
             raise ConfigError(
                 f"An interval of the infected fraction that holds for {coverage:.0%} of images needs outlined "
-                f"infections of at least {least} validation patients; there are {len(counts)}."
+                f"infections of at least {least} validation patients; there are {count}."
             )
-        shares = np.array([1 / counts[patient] for patient in patients])
-        for number in range(_MOST_GROUPS, 0, -1):
-            ends = [_quantile(predicted, shares, place / number) for place in range(1, number)]
-            ends = [end for end in dict.fromkeys(ends) if 0 < end < 1]
-            groups = np.searchsorted([*ends, 1.0], predicted)
-            sizes = [len({p for p, at in zip(patients, groups, strict=True) if at == g}) for g in range(len(ends) + 1)]
-            if min(sizes) >= least:
-                break
-        limits = []
-        for group in range(len(ends) + 1):
-            inside = groups == group
-            own = Counter(patient for patient, at in zip(patients, inside, strict=True) if at)
-            weights = np.array([1 / own[patient] for patient, at in zip(patients, inside, strict=True) if at])
-            level = (1 - tail) * (1 + 1 / len(own))  # finite-sample correction, patients counted
-            for error in (predicted - read, read - predicted):
-                limits.append(min(1.0, max(0.0, _quantile(error[inside], weights, level))))
-        return cls(coverage, (*ends, 1.0), tuple(limits[0::2]), tuple(limits[1::2]))
+        groups, upto = _groups(predicted, patients, least)
+        level = 1 - tail
+        limits = [
+            [_limit(error[groups == group], _taken(patients, groups == group), level) for group in range(len(upto))]
+            for error in (predicted - read, read - predicted)
+        ]
+        return cls(coverage, upto, tuple(limits[0]), tuple(limits[1]))
 
     def to_config(self) -> dict[str, Any]:
         """Return plain data."""
@@ -169,6 +158,34 @@ def interval_in_words(interval: Sequence[float] | None) -> str:
     if interval is None:
         return ""
     return f" ({100 * interval[0]:.0f} to {100 * interval[1]:.0f} % as readers outline it)"
+
+
+def _groups(predicted: np.ndarray, patients: Sequence[str], least: int) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Part images by predicted size, patients equally, into as many groups as leave `least` patients in each."""
+    weights = _weights(patients)
+    for number in range(_MOST_GROUPS, 0, -1):
+        ends = dict.fromkeys(_quantile(predicted, weights, place / number) for place in range(1, number))
+        upto = (*(end for end in ends if 0 < end < 1), 1.0)
+        groups = np.searchsorted(upto, predicted)
+        if all(len({*_taken(patients, groups == group)}) >= least for group in range(len(upto))):
+            break
+    return groups, upto
+
+
+def _limit(errors: np.ndarray, patients: Sequence[str], level: float) -> float:
+    """Return what errors reach at most, with a probability of `level` for the next patient's."""
+    corrected = level * (1 + 1 / len({*patients}))  # for a finite sample
+    return min(1.0, max(0.0, _quantile(errors, _weights(patients), corrected)))
+
+
+def _taken(patients: Sequence[str], wanted: np.ndarray) -> list[str]:
+    return [patient for patient, take in zip(patients, wanted, strict=True) if take]
+
+
+def _weights(patients: Sequence[str]) -> np.ndarray:
+    """Weigh images so that every patient counts once."""
+    counts = Counter(patients)
+    return np.array([1 / counts[patient] for patient in patients])
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,10 @@ from covidcxr.evaluation.report.provenance import Provenance, hash_rows
 from covidcxr.evaluation.report.shortcuts import find_shortcuts
 from covidcxr.evaluation.report.subgroups import score_groups
 from covidcxr.evaluation.report.verdict import Verdict, weigh
+from covidcxr.io.hub import front_matter
 from covidcxr.io.pretrained import write_json
 from covidcxr.page import Page, Section, Table, Words, sections_of, write_html, write_markdown
+from covidcxr.types import TaskName
 from covidcxr.utils.plain import user_path
 
 __all__ = ["Evaluation", "Part", "evaluate_rows", "make_page", "model_card", "write_report"]
@@ -266,7 +269,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> dict[str, Path]:
     paths = {"html": target / "report.html", "json": target / "report.json", "card": target / "MODEL_CARD.md"}
     sections = _render_parts(evaluation)
     write_json(paths["json"], evaluation.to_dict())
-    write_markdown(model_card(evaluation, sections), paths["card"])
+    write_markdown(model_card(evaluation, sections), paths["card"], _front_matter(evaluation))
     write_html(make_page(evaluation, sections), paths["html"])
     return paths
 
@@ -329,6 +332,20 @@ def model_card(evaluation: Evaluation, sections: Mapping[str, Sequence[Section]]
         *map(_without_images, kept),
     ]
     return Page(f"Model card: {evaluation.name}", evaluation.verdict.sentence, evaluation.facts, card)
+
+
+def _front_matter(evaluation: Evaluation) -> str:
+    """Return what the Hugging Face Hub reads of a card: the task, and the main scores with their data set."""
+    classes, masks, source = (evaluation.parts.get(name) for name in ("classes", "masks", "lineage"))
+    scores = dict(classes.means) if isinstance(classes, ClassScores) else {}
+    if isinstance(masks, MaskScores):
+        scores |= {f"dice_{name}": masks.scores[f"dice_{name}"] for name in masks.classes}
+    tasks: list[TaskName] = ["classification"] if isinstance(classes, ClassScores) else []
+    tasks += ["segmentation"] if isinstance(masks, MaskScores) else []
+    facts = source.data if isinstance(source, Provenance) else {}
+    values = {name: estimate.value for name, estimate in scores.items() if math.isfinite(estimate.value)}
+    dataset = str(facts.get("name") or facts.get("predictions") or "unnamed")
+    return front_matter(tasks, name=evaluation.name, dataset=dataset, scores=values)
 
 
 def _without_images(section: Section) -> Section:

@@ -1,0 +1,1 @@
+"""Research weights `base` for covidcxr: `covidcxr.Pipeline.from_pretrained("base")`."""
