@@ -1,9 +1,9 @@
-"""What one image costs: `python tests/benchmarks/predict_cost.py [--films 40] [--size 1024] [--json]`.
+"""What one image costs: `python tests/benchmarks/predict_cost.py [--model mini] [--films 40] [--size 1024] [--json]`.
 
-Drawn images as JPEG, from bytes to answer, in process CPU time (all threads), through the bundled pipeline; beside it
+Drawn images as JPEG, from bytes to answer, in process CPU time (all threads), through a pipeline; beside it
 the lung segmenters that others use, by themselves, on the same images in the same run: an FPN with DenseNet121 at 256
 (the network of an earlier published system) and the PSPNet of torchxrayvision at 512. Both have fresh weights: speed
-does not depend on them. Memory is that of a process that does nothing but load the bundled pipeline and answer; what
+does not depend on them. Memory is that of a process that does nothing but load the pipeline and answer; what
 `import torch` takes of it depends on the build of torch: that for CUDA takes twice as much as that for CPUs.
 """
 
@@ -33,7 +33,7 @@ from covidcxr import Pipeline
 image = sys.stdin.buffer.read()
 status = lambda name: next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith(name))
 bare = status("VmHWM")
-pipeline = Pipeline.from_pretrained("mini")
+pipeline = Pipeline.from_pretrained(sys.argv[1])
 for _ in range(10):
     pipeline(image)
 print(bare, status("VmHWM"), status("RssAnon"))
@@ -86,21 +86,22 @@ def cost(answer: Callable[[bytes], object], files: list[bytes]) -> float:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mini")
     parser.add_argument("--films", type=int, default=40)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    files = jpegs(options.images, options.size)
-    mini = Pipeline.from_pretrained("mini")
+    files = jpegs(options.films, options.size)
+    pipeline = Pipeline.from_pretrained(options.model)
     found: dict[str, object] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    found |= {"films": len(files), "pixels": options.size**2, "mini_ms": cost(mini, files)}
+    found |= {"films": len(files), "pixels": options.size**2, f"{options.model}_ms": cost(pipeline, files)}
     found["fpn_densenet121_ms"] = cost(fpn_densenet121(), files)
     found["pspnet_ms"] = cost(pspnet(), files[: max(3, len(files) // 10)])
-    for part in ("gate", "infection_segmenter", "classifier"):
-        rest = Pipeline(**{name: model for name, model in mini.models().items() if name != part})
+    for part in pipeline.models().keys() - {"lung_segmenter"}:
+        rest = Pipeline(**{name: model for name, model in pipeline.models().items() if name != part})
         found[f"without_{part}_ms"] = cost(rest, files)
     bare, peak, own = subprocess.run(
-        [sys.executable, "-c", MEMORY], input=files[0], capture_output=True, check=True
+        [sys.executable, "-c", MEMORY, options.model], input=files[0], capture_output=True, check=True
     ).stdout.split()
     found |= {"import_torch_mb": int(bare), "peak_mb": int(peak), "own_mb": int(own)}
     print(json.dumps(found, indent=1))
