@@ -179,7 +179,7 @@ def test_xception_has_the_running_statistics_of_the_original() -> None:
 
 
 SOME = ("timm:legacy_xception", "timm:inception_resnet_v2", "timm:mobilenetv1_100", "timm:vit_base_patch16_224")
-OURS = ("covidcnn2021", "cnn19", "hog", "vgg16_head")
+OURS = ("covidcnn2021", "cnn19", "hog", "stage_pool", "vgg16_head")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -265,6 +265,29 @@ def test_hog_does_not_see_how_bright_a_image_is() -> None:
     assert torch.allclose(network(image), network(image * 0.5 + 0.2), atol=1e-5)
     with pytest.raises(ConfigError, match="a multiple of it"):
         build_network(classifier("hog", side=100))
+
+
+def test_stage_pool_weighs_the_means_of_the_stages_that_are_named(tmp_path: Path) -> None:
+    theirs = timm.create_model("mobilenetv3_small_050", in_chans=1).eval()
+    save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+    settings = {"backbone": "mobilenetv3_small_050", "stages": [1, 3], "side": 64}
+    config = classifier("stage_pool", **settings)
+    network = build_network(config, pretrained_backbone=str(tmp_path / "weights.safetensors")).eval()
+    image = torch.rand(2, 1, 64, 64)
+    _, maps = theirs.forward_intermediates(image, indices=[1, 3])
+    means = torch.cat([stage.mean((2, 3)) for stage in maps], 1)
+    linear = network.head[1]  # type: ignore[index]
+    torch.testing.assert_close(network(image), linear(means), atol=1e-4, rtol=1e-4)  # type: ignore[operator]
+    assert list(backbone_of(network)) == [network.backbone]
+
+
+def test_what_stage_pool_cannot_do_is_told() -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean .mobilenetv3"):
+        build_network(classifier("stage_pool", backbone="mobilenetv3_small_05"))
+    with pytest.raises(ConfigError, match="has no stages"):
+        build_network(classifier("stage_pool", stages=[17]))
+    with pytest.raises(ConfigError, match="side of 32"):
+        build_network(classifier("stage_pool", side=8))
 
 
 def test_cnn19_has_19_layers_with_weights() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from covidcxr import ClassificationModel, ModelConfig, Pipeline, PreprocessConfig
+from covidcxr import ClassificationModel, ModelConfig, Pipeline, PreprocessConfig, read_image
 from covidcxr.data.datasets.view_check import GateDataModule, cut_out, shuffle_tiles
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.phantom import OTHERS, draw_other, draw_phantom, write_dataset
@@ -19,7 +19,7 @@ from covidcxr.pipeline.folder import write_sheet
 from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.prediction import in_words
 from covidcxr.pipeline.view_check import ViewCheck, check_view_model, check_views
-from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 
 CLASSES = (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE)
 
@@ -249,6 +249,25 @@ def test_golden_inputs_tell_that_a_gate_is_another(mini: Pipeline, tmp_path: Pat
     assert any("film-1: it is rejected" in fault for fault in faults)
 
 
+@pytest.mark.parametrize("name", ["frontal", "inverted", "turned-90"])
+def test_a_child_is_named_however_the_image_lies(name: str) -> None:
+    gate = edge_gate(classes=(*ORIENTATIONS, CHILD, NOT_A_FRONTAL_IMAGE))
+    first, calls = gate.predict, []
+
+    def predict(image: torch.Tensor, lung_mask: torch.Tensor | None = None) -> torch.Tensor:
+        calls.append(len(image))
+        probabilities = first(image, lung_mask)
+        upright = probabilities[:, 0] > 0.5
+        probabilities[upright] = torch.eye(len(gate.config.classes))[-2]
+        return probabilities
+
+    check_view_model(gate)
+    gate.predict = predict
+    assert check_views(gate, [ORIENTATIONS[name].lay(marked())]) == [ViewCheck(reasons=(CHILD,))]
+    assert calls == [1] * (1 if name == "frontal" else 2)
+    assert "child" in in_words(CHILD)
+
+
 def test_every_id_has_words() -> None:
     notes = {f"{fault}-corrected" for way in ORIENTATIONS.values() for fault in way.faults}
     for name in (NOT_A_FRONTAL_IMAGE, "film-inverted", "film-turned", *notes):
@@ -284,6 +303,18 @@ def test_images_come_in_every_orientation_and_spoilt_among_what_is_drawn(table: 
     assert np.array_equal(other, GateDataModule(table, drawn=10).load_image(by_id["hand/drawn/00002"]))
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape[1:] == (1, 48, 48)
+
+
+def test_images_of_children_are_a_class_of_their_own(table: Path) -> None:
+    data = GateDataModule(table, child_label="normal", drawn=10, augment=None)
+    assert data.classes == (*ORIENTATIONS, CHILD, NOT_A_FRONTAL_IMAGE)
+    with (table / "manifest.csv").open(newline="") as file:
+        children = {f"{CHILD}/{row['path']}" for row in csv.DictReader(file) if row["label"] == "normal"}
+    assert children
+    assert {record.image_id for record in data.records if record.label == CHILD} == children
+    assert len(data.records) == (12 - len(children)) * (8 + 2) + len(children) + 10 * (8 + len(OTHERS))
+    record = next(record for record in data.records if record.label == CHILD)
+    assert np.array_equal(data.load_image(record), read_image(record.image_path))
 
 
 def test_the_images_keep_their_own_split(table: Path) -> None:

@@ -44,7 +44,7 @@ from covidcxr.recipes.sweep import run_recipe
 from covidcxr.training.parser import open_data, parse_words
 from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
 from covidcxr.training.session import Session, check
-from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
+from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 
 ELSEWHERE = {"das2021-multitask": "tasks/test_multitask.py", "wali2021-next": "recipes/test_tune.py"}
 """Recipes with a test of their own, and where that is."""
@@ -142,15 +142,24 @@ FROZEN: dict[str, Any] = {
 
 
 def write_licensed_fake(root: Path) -> Path:
-    """A table with licences, as that of `mini`, and lung masks drawn for all images."""
+    """The table that `examples/mini_table.py` writes, on fakes, and lung masks drawn for all images."""
     write_manifest_fake(root)
     with (root / "manifest.csv").open(newline="") as file:
-        rows = [row | {"license": "CC BY 4.0"} for row in csv.DictReader(file)]
-    rows[0]["license"] = "unstated, from a web page"
+        rows = [row | {"terms": "open", "lung_field": "", "lung": "", "infection": ""} for row in csv.DictReader(file)]
     for row in rows:
-        row["infection_mask"] = row["infection_mask"] or row["lung_mask"]  # or none would validate
-        row["source"] = "montgomery" if row["patient_id"] in ("shenzhen-1", "shenzhen-4") else row["source"]
-    write_csv(root / "manifest.csv", rows)
+        if row["source"] in ("nih", "shenzhen"):  # as rsna and montgomery, too
+            other = {"nih": "rsna", "shenzhen": "montgomery"}[row["source"]]
+            row["source"] = other if row["patient_id"][-1] in "14" else row["source"]
+        row["lung_field" if row["source"] != "ieee8023" else "lung"] = row["lung_mask"]
+        row["infection"] = row["infection_mask"] or row["lung_mask"]  # or none would validate
+    rows[0]["terms"] = "restricted"
+    kinds = ("child", "lateral_chest", "ct_slice", "hand", "limb", "mammogram", "abdomen_pelvis", "skull")
+    for number, kind in enumerate([*kinds, *("child",) * 5]):
+        path = f"others/{number}.png"
+        write_image(root / path, draw_image(700 + number))
+        terms = "open" if kind == "child" else "restricted"
+        rows.append({"path": path, "label": kind, "source": "others", "patient_id": f"other-{number}", "terms": terms})
+    write_csv(root / "mini.csv", [dict.fromkeys(rows[0], "") | row for row in rows])
     for row in rows:
         write_image(root / "drawn" / f"{row['path']}.lung_field.png", draw_lungs())
     areas = {row["path"]: float((draw_lungs() > 0).mean()) for row in rows}
@@ -160,15 +169,17 @@ def write_licensed_fake(root: Path) -> Path:
 
 MINI_LUNGS: dict[str, Any] = {
     "data": "CSVDataModule",
-    "classes": ("lung_field", "lung"),
+    "classes": ("lung_field", "lung", "infection"),
     "mode": "multilabel",
     "network": "smp:fpn",
-    "size": (256, 256, 1),
-    "normalization": ((0.531,), (0.269,)),
+    "size": (192, 192, 1),
+    "normalization": ((0.5,), (0.27,)),
     "augment": STRONG_FLIP,
-    "masks": ("lung_field", "lung"),
+    "balance": "source",
+    "masks": ("lung_field", "lung", "infection"),
     "loss": "DiceLoss + PixelBCELoss",
-    "start": False,
+    "optimizer": ("AdamW", 0.001),
+    "epochs": 5,
 }
 
 
@@ -525,65 +536,45 @@ SYSTEMS = {
         write_licensed_fake,
         {
             "data": "GateDataModule",
-            "classes": (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE),
+            "classes": (*ORIENTATIONS, CHILD, NOT_A_FRONTAL_IMAGE),
             "network": "timm:mobilenetv3_small_050",
             "size": (96, 96, 1),
             "normalization": ((0.5,), (0.27,)),
             "augment": STRONG_FLIP[1:],
             "optimizer": ("AdamW", 0.003),
-            "epochs": 14,
+            "epochs": 5,
             "start": False,
         },
         tiny=AT_32,
         words=lambda root: ["--data.drawn", "10"],
         slow=True,
     ),
-    "mini-lungs-first": System(
-        write_licensed_fake,
-        {**MINI_LUNGS, "optimizer": ("AdamW", 0.003), "epochs": 120},
-        tiny=AT_32,
-        words=lambda root: ["--data.fractions", "[0.5, 0.2]"],  # or one patient tests
-        slow=True,
-    ),
-    "mini-lungs": System(
-        write_licensed_fake,
-        {**MINI_LUNGS, "optimizer": ("AdamW", 0.002), "epochs": 60},
-        tiny=AT_32,
-        words=lambda root: ["--data.fractions", "[0.5, 0.2]", "--data.drawn_masks", str(root / "drawn")],
-        slow=True,
-    ),
-    "mini-infection": System(
-        write_licensed_fake,
-        {
-            **MINI_LUNGS,
-            "classes": ("infection",),
-            "mode": "binary",
-            "masks": ("infection",),
-            "balance": "class",
-            "optimizer": ("AdamW", 0.002),
-            "epochs": 60,
-        },
-        tiny=AT_32,
-        words=lambda root: ["--data.fractions", "[0.5, 0.2]"],
-        slow=True,
-    ),
+    **{
+        name: System(
+            write_licensed_fake,
+            MINI_LUNGS,
+            tiny=AT_32,
+            words=lambda root: ["--data.fractions", "[0.5, 0.2]"],  # or one patient tests
+            slow=True,
+        )
+        for name in ("mini-lungs", "mini-lungs-first", "mini-infection")
+    },
     "mini-classifier": System(
         write_licensed_fake,
         {
             "data": "CSVDataModule",
             "classes": ("covid19", "pneumonia", "normal"),
-            "network": "hog",
+            "network": "stage_pool",
             "size": (256, 256, 1),
             "region": "box",
             "steps": ("crop", "equalize"),
-            "normalization": ((0.5,), (0.29,)),
+            "normalization": HALF,
             "augment": STRONG_FLIP,
             "balance": "class",
             "momentum": 0.9,
-            "frozen": True,  # a linear model has nothing to learn below its last layer
-            "optimizer": ("SGD", 0.003),
+            "frozen": True,
+            "optimizer": ("SGD", 0.03),
             "epochs": 12,
-            "start": False,
         },
         tiny=AT_32,
         words=lambda root: ["--data.drawn_masks", str(root / "drawn")],
@@ -665,6 +656,8 @@ def parameters(config: ModelConfig, network: nn.Module) -> int:
         return sum(9 * a * b + 2 * b for a, b in pairwise(widths)) + 257 * config.outputs
     if name == "hog":  # blocks of 2 x 2 cells of 9 directions at 7 x 7 places, and a thumbnail of 32 x 32
         return (4 * 9 * 7 * 7 + 32 * 32 + 1) * config.outputs
+    if name == "stage_pool":  # the means of 40, 112 and 320 channels
+        return count(timm.create_model("tf_efficientnet_lite0", features_only=True, in_chans=1)) + 473 * config.outputs
     if name == "residual_unet":
         return residual_unet(channels, config.outputs, **config.network_args)
     if name == "smp:fpn":
@@ -688,6 +681,9 @@ def residual_unet(channels: int, outputs: int, width: int, depth: int) -> int:
 def check_weights(config: ModelConfig, normalization: Any) -> None:
     """Weights that a recipe names exist, are ImageNet's, and get images as they had them."""
     library, _, name = config.network.rpartition(":")
+    encoder = config.network_args.get("backbone", config.network_args.get("encoder", ""))
+    if name == "stage_pool" or encoder.startswith("tu-"):
+        library, name = "timm", encoder.removeprefix("tu-")
     if library == "timm":
         weights = timm.models.get_pretrained_cfg(name)
         assert weights.has_weights
@@ -696,7 +692,7 @@ def check_weights(config: ModelConfig, normalization: Any) -> None:
         if normalization in (IMAGENET, HALF):
             assert normalization == (IMAGENET if weights.mean[0] == 0.485 else HALF)
     elif library == "smp":
-        assert "imagenet" in smp.encoders.encoders[config.network_args["encoder"]]["pretrained_settings"]
+        assert "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
     else:
         assert get_model_weights({"vgg16_head": "vgg16"}.get(name, name)).DEFAULT.meta["num_params"]
 

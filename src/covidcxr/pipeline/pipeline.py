@@ -39,7 +39,7 @@ from covidcxr.utils.threads import single_threaded
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
 
-_SMALL = 5_000_000
+_SMALL = 8_000_000
 """Up to so many weights in all, a single image takes half the CPU time on one core, and hardly longer."""
 
 _NO_LUNGS = {"lungs-not-found", not_finite("lung_segmenter")}
@@ -49,15 +49,14 @@ _NO_LUNGS = {"lungs-not-found", not_finite("lung_segmenter")}
 class Pipeline:
     """Runs the models over images, from file to prediction. For research, not for clinical use.
 
-    Every mask class of every segmenter is kept; of a class that both predict, the mask of the lung segmenter. The
-    "infection" of the infection segmenter is cut to the lungs where these are known; any other finding ("effusion",
+    Every mask class of every segmenter is kept; of a class that both predict, the mask of the lung segmenter. An
+    "infection" is cut to the lungs of the lung segmenter where there is one; any other finding ("effusion",
     "nodule", ...) may lie elsewhere and stays as it is predicted.
 
     Args:
-        gate: The view check's model: rejects what is no frontal chest radiograph, and finds images that are inverted
-            or turned, which are corrected where that is safe; see `covidcxr.pipeline.view_check`. Comes before all
-            others.
-        lung_segmenter: Predicts "lung_field" (lungs without the heart) and/or "lung" (with the part behind it).
+        gate: The view check's model, which comes first: rejects what is no frontal chest radiograph, and finds images
+            that are inverted or turned, which are corrected where that is safe; see `covidcxr.pipeline.view_check`.
+        lung_segmenter: Predicts "lung_field" (without the heart) and/or "lung" (with it), and findings if it does both.
         infection_segmenter: Predicts findings, "infection" or any others.
         classifier: Predicts what the image shows; needs a lung segmenter where its region, or that of a member, is
             not "full".
@@ -297,7 +296,8 @@ class Pipeline:
             if clean is not None and not case.masks.keys() & set(LUNG_CLASSES):
                 shape = coarse(lungs_of(masks, "background"))
                 case.reasons = lung_reasons(shape, min_area=self.min_lung_area)
-            case.masks = merge_masks(masks, case.masks)
+            own = {name: masks[name] for name in LUNG_CLASSES if clean is not None and name in masks}
+            case.masks = merge_masks(masks, own | case.masks)
 
     def _classify(self, cases: Sequence[Case], resized: ResizedImages) -> None:
         """Predict probabilities and label of every image that shows what the classifier is to see."""

@@ -1,8 +1,8 @@
-"""The view check before a pipeline's models: is this a frontal chest radiograph, and does it lie the right way round?
+"""The view check before a pipeline's models: is this a frontal chest radiograph of an adult, and how does it lie?
 
-Its model, the part `gate` of a pipeline, is a classifier of exclusive classes: "frontal", further orientations, and
-"not-a-frontal-film". It sees a corrected image a second time, so that no other model gets an image that does not look
-upright to it.
+Its model, the part `gate` of a pipeline, is a classifier of exclusive classes: "frontal", further orientations,
+"not-a-frontal-film", and "child" where the other models have learnt from adults only. It sees a corrected image a
+second time, so that no other model gets an image that does not look upright to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.models import ClassificationModel
 from covidcxr.models.base import not_finite
 from covidcxr.models.network import resize_images
-from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 
 __all__ = ["ViewCheck", "check_view_model", "check_views", "view_in_words"]
 
@@ -26,6 +26,7 @@ Image = Float[np.ndarray, "height width"]
 
 _WORDS = {
     NOT_A_FRONTAL_IMAGE: "This does not look like a frontal chest radiograph.",
+    CHILD: "This looks like a chest radiograph of a child. The models have learnt from adults only.",
     "film-inverted": "The image seems to be inverted, with dark bones and bright lungs, but the view check is not sure "
     "enough to correct it. Invert it and run it again.",
     "film-turned": "The image seems to lie on its side or upside down, but the view check is not sure enough to "
@@ -46,8 +47,8 @@ class ViewCheck:
 
     Attributes:
         orientation: How the image lies: the way in which it is to be corrected if it is accepted.
-        reasons: Why it is rejected: "not-a-frontal-film", "film-inverted", "film-turned", or "gate-not-finite" where
-            the model computes no finite numbers; empty = accepted.
+        reasons: Why it is rejected: "not-a-frontal-film", "child", "film-inverted", "film-turned", or "gate-not-finite"
+            where the model computes no finite numbers; empty = accepted.
 
     Example:
         ```python
@@ -62,7 +63,7 @@ class ViewCheck:
     reasons: tuple[str, ...] = ()
 
 
-_NO_FRONTAL_IMAGE = ViewCheck(reasons=(NOT_A_FRONTAL_IMAGE,))
+_REJECTED = {name: ViewCheck(reasons=(name,)) for name in (NOT_A_FRONTAL_IMAGE, CHILD)}
 _NOT_FINITE = ViewCheck(reasons=(not_finite("gate"),))
 
 
@@ -71,8 +72,8 @@ def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[Vie
 
     A class counts from its threshold in the model's config up, else from 0.5. An image is accepted as it is if
     "frontal" counts, or is the most probable class. If another orientation is, the model sees the corrected image too:
-    the image is accepted if both results count. Else it is rejected: as no frontal image where either result says so,
-    else by how it lies.
+    the image is accepted if both results count. Else it is rejected: as no frontal image or as a child's where either
+    result says so, else by how it lies.
 
     Args:
         model: The view check's classifier; see `check_view_model`.
@@ -88,8 +89,8 @@ def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[Vie
             checks.append(_NOT_FINITE)
         elif best == UPRIGHT.name or _counts(model, UPRIGHT.name, probabilities):
             checks.append(ViewCheck())
-        elif best == NOT_A_FRONTAL_IMAGE:
-            checks.append(_NO_FRONTAL_IMAGE)
+        elif best in _REJECTED:
+            checks.append(_REJECTED[best])
         else:
             checks.append(ViewCheck(ORIENTATIONS[best], _reasons(ORIENTATIONS[best])))
             askew[number] = probabilities
@@ -100,8 +101,8 @@ def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[Vie
             checks[number] = _NOT_FINITE
         elif _counts(model, orientation.name, before) and _counts(model, UPRIGHT.name, after):
             checks[number] = ViewCheck(orientation)
-        elif _most_probable(after) == NOT_A_FRONTAL_IMAGE:
-            checks[number] = _NO_FRONTAL_IMAGE
+        elif (best := _most_probable(after)) in _REJECTED:
+            checks[number] = _REJECTED[best]
     return checks
 
 
@@ -114,7 +115,7 @@ def check_view_model(model: ClassificationModel) -> None:
     Raises:
         ConfigError: If its classes are not those of a view check, or it sees only a region of the image.
     """
-    known = {*ORIENTATIONS, NOT_A_FRONTAL_IMAGE}
+    known = {*ORIENTATIONS, *_REJECTED}
     classes = set(model.config.classes)
     if model.config.mode == "multilabel" or not {UPRIGHT.name, *classes} <= known or UPRIGHT.name not in classes:
         raise ConfigError(

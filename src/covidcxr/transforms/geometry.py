@@ -29,6 +29,7 @@ __all__ = [
     "letterbox_box",
     "normalize",
     "restore_map",
+    "CHILD",
     "NOT_A_FRONTAL_IMAGE",
     "ORIENTATIONS",
     "UPRIGHT",
@@ -423,3 +424,6 @@ ORIENTATIONS: dict[str, Orientation] = {
 
 NOT_A_FRONTAL_IMAGE = "not-a-frontal-film"
 """The class of a view check for all else: photographs, CT slices, lateral images, other body parts, text, noise."""
+
+CHILD = "child"
+"""The class of a view check for frontal images of children, where the other models have learnt from adults only."""

@@ -20,7 +20,7 @@ from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import LABELS, OTHERS, VIEWS, draw_other, draw_phantom
 from covidcxr.registry import DATASETS
-from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
+from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.types import SplitName
 
 __all__ = ["GateDataModule", "cut_out", "shuffle_tiles"]
@@ -43,6 +43,7 @@ class GateDataModule(CXRDataModule):
         root: Folder of the images.
         films: The data set that has the images: its name and settings, `{name: csv, table: manifest.csv, ...}`. It
             splits them, by the settings of splitting that are given here.
+        child_label: Label of those images that show children: they become a class "child" of their own, as they are.
         drawn: Number of drawn pictures of each kind, and of drawn chests; split by number.
         base: Further settings of `CXRDataModule`.
 
@@ -72,6 +73,7 @@ class GateDataModule(CXRDataModule):
         root: str | PathLike[str],
         *,
         films: Mapping[str, Any] | None = None,
+        child_label: str | None = None,
         drawn: int = 300,
         **base: Unpack[DataSettings],
     ) -> None:
@@ -79,7 +81,11 @@ class GateDataModule(CXRDataModule):
         drawn = check_whole(drawn, "drawn", 10)
         settings = {"name": "csv", **(films or {})}
         self.drawn = drawn
+        self.child_label = child_label
         self.settings = {"films": settings, "drawn": drawn}
+        if child_label is not None:
+            self.settings["child_label"] = child_label
+            self.set_classes((*ORIENTATIONS, CHILD, NOT_A_FRONTAL_IMAGE))
         if self.prepared is not None:
             return
         if not self.root.is_dir():
@@ -92,9 +98,12 @@ class GateDataModule(CXRDataModule):
             raise ConfigError(f"films ({settings['name']}) refuses its settings: {error}.") from error
 
     def read_records(self) -> Iterator[Record]:
-        """Return every image in eight orientations and corrupted in two ways, then what is drawn."""
+        """Return every adult's image in eight orientations and corrupted in two ways, children, and drawings."""
         for image in self.images.records:
             plain = replace(image, mask_paths={}, findings={})
+            if self.child_label is not None and image.label == self.child_label:
+                yield replace(plain, label=CHILD, image_id=f"{CHILD}/{image.image_id}")
+                continue
             for name in ORIENTATIONS:
                 yield replace(plain, label=name, image_id=f"{name}/{image.image_id}")
             for way in _CORRUPTED:
@@ -132,9 +141,9 @@ class GateDataModule(CXRDataModule):
             image = self.images.load_image(replace(record, image_id=image_id))
         if name == "cut-out":
             return cut_out(image, np.random.default_rng(seed))
-        return (
-            shuffle_tiles(image, np.random.default_rng(seed)) if name == "shuffled" else ORIENTATIONS[name].lay(image)
-        )
+        if name == "shuffled":
+            return shuffle_tiles(image, np.random.default_rng(seed))
+        return image if name == CHILD else ORIENTATIONS[name].lay(image)
 
     def split_records(self, records: list[Record]) -> list[Record]:
         """Keep the splits of the images' data set, and those that drawn pictures have by their numbers.

@@ -1,19 +1,28 @@
-"""Histograms of oriented gradients and a thumbnail, weighed linearly."""
+"""Linear models: of histograms of oriented gradients and a thumbnail, and of what a pretrained backbone sees."""
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from covidcxr.errors import ConfigError
+from covidcxr.errors import ConfigError, CovidCXRError, UnknownNameError, did_you_mean
+from covidcxr.networks.weights import (
+    REFUSALS,
+    copy_backbone,
+    installed_weights,
+    package_cure,
+    read_weights,
+    weights_error,
+)
 from covidcxr.registry import CLASSIFICATION_NETWORKS
 
-__all__ = ["HOG"]
+__all__ = ["HOG", "StagePool"]
 
 _CLIP = 0.2
 """Where Lowe 2004 and Dalal 2005 cut off a normalised histogram, so that one strong edge does not silence the rest."""
@@ -145,3 +154,98 @@ def _normalized_blocks(cells: Float[Tensor, "batch orientations rows columns"]) 
     blocks = torch.stack([cells[..., y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)], 1)
     blocks = F.normalize(blocks.flatten(1, 2), dim=1)
     return F.normalize(blocks.clamp_max(_CLIP), dim=1).flatten(1)
+
+
+@CLASSIFICATION_NETWORKS.register("stage_pool")
+class StagePool(nn.Module):
+    """A linear model of the mean of each channel at some stages of a timm network.
+
+    Train it with `pretrained_backbone: true` and `freeze_backbone: true`: then all that is learnt are a few hundred
+    weights a class (a linear probe, Alain and Bengio 2016, https://arxiv.org/abs/1610.01644). That leaves little room
+    for what marks a source, and generalises to new sources better than a network that is trained as a whole on few
+    images. It wants weight decay.
+
+    Args:
+        in_channels: Channels of the input; pretrained weights for colour are summed for one.
+        num_classes: Number of outputs.
+        backbone: Name of a timm network.
+        stages: Which of its stages count, 0 = the first, which halves the image; each one halves it again.
+        side: Height and width to which the input is brought first, in pixels; null = as it is.
+        pretrained: True for ImageNet weights that are installed (extra `imagenet`), or the path of a weights file.
+
+    Raises:
+        UnknownNameError: If timm has no such network.
+        ConfigError: If it has no such stages, or `side` is too small.
+        PretrainedError: If pretrained weights cannot be had.
+
+    Example:
+        ```python
+        import torch
+        from covidcxr.networks.zoo.hog import StagePool
+
+        network = StagePool(1, 3, backbone="mobilenetv3_small_050", stages=(1, 2), side=64).eval()
+        assert network(torch.rand(2, 1, 80, 80)).shape == (2, 3)
+        ```
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        backbone: str = "tf_efficientnet_lite0",
+        stages: Sequence[int] = (2, 3, 4),
+        side: int | None = None,
+        pretrained: bool | str = False,
+    ) -> None:
+        super().__init__()
+        if side is not None and side < 32:
+            raise ConfigError(f"stage_pool needs a side of 32 pixels or more, or null, not {side!r}.")
+        self.side = side
+        self.backbone = _build_backbone(backbone, in_channels, stages)
+        features = sum(cast(Any, self.backbone).feature_info.channels())
+        self.head = nn.Sequential(nn.BatchNorm1d(features, affine=False), nn.Linear(features, num_classes))
+        if pretrained:
+            _load_backbone(self.backbone, backbone, pretrained)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch outputs"]:
+        """Compute logits.
+
+        Args:
+            image: Images of any size.
+
+        Returns:
+            Logits of the classes.
+        """
+        if self.side is not None and image.shape[-2:] != (self.side, self.side):
+            image = F.interpolate(image, size=(self.side, self.side), mode="bilinear", antialias=True)
+        maps: list[Tensor] = self.backbone(image)
+        return cast(Tensor, self.head(torch.cat([values.mean((2, 3)) for values in maps], 1)))
+
+
+def _build_backbone(name: str, in_channels: int, stages: Sequence[int]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise UnknownNameError(f"timm has no network {name!r}. {did_you_mean(name, timm.list_models())[:300]}")
+    try:
+        network: nn.Module = timm.create_model(
+            name, features_only=True, out_indices=tuple(stages), in_chans=in_channels
+        )
+    except (*REFUSALS, AssertionError) as error:
+        raise ConfigError(f"timm's {name!r} has no stages {list(stages)!r}: {error}") from error
+    return network
+
+
+def _load_backbone(network: nn.Module, name: str, pretrained: bool | str) -> None:
+    import timm
+
+    tensors = read_weights(name, pretrained) if isinstance(pretrained, str) else installed_weights(name)
+    if tensors is None:
+        raise weights_error(name, True, "they are not installed", package_cure(name))
+    with torch.device("meta"):
+        surplus = list(timm.create_model(name).state_dict())
+    try:
+        copy_backbone(network, tensors, surplus=surplus)
+    except CovidCXRError as error:
+        raise weights_error(name, pretrained, error) from error
