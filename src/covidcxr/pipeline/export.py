@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -161,7 +162,9 @@ def _export_model(
         with evaluation_mode(module), torch.no_grad():
             program = torch.export.export(module, example, dynamic_shapes=(dynamic,) * len(example), strict=False)
             if format == "torch":
-                torch.export.save(program, path)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # about weights that share memory, which are on the CPU here
+                    torch.export.save(program, path)
             else:
                 _write_onnx(program, path, ["image", "lungs"][: len(example)], outputs)
     except Exception as error:  # what tracing raises has no common kind
