@@ -39,7 +39,7 @@ class Cells(HTMLParser):
 
 
 def test_a_data_module_shows_its_counts_by_class_and_split(tmp_path: Path) -> None:
-    for number, phantom in enumerate(draw_dataset(12, size=(32, 32))):
+    for number, phantom in enumerate(draw_dataset(12, size=(64, 64))):
         (tmp_path / phantom.label).mkdir(exist_ok=True)
         write_image(tmp_path / phantom.label / f"p{number}_1.png", phantom.image)
     data = FolderDataModule(tmp_path, patient_pattern=r"(.+)_\d+\.", image_size=(32, 32))
@@ -66,7 +66,7 @@ def test_a_pipeline_its_models_and_a_prediction_show_themselves() -> None:
 
 
 def test_a_model_tells_what_it_is_and_escapes_its_names() -> None:
-    config = ModelConfig("classification", "cnn19", ("<b>sick</b>", "well"), preprocess={"image_size": (32, 32)})
+    config = ModelConfig("classification", "cnn19", ("<b>sick", "well"), preprocess={"image_size": (32, 32)})
     model = ClassificationModel(config)
     assert "network: cnn19" in repr(model)
     assert "<b>sick" not in model._repr_html_()

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["MODULES", "NAMES", "RECIPES", "deprecated", "find", "old_arguments"]
+__all__ = ["MODULES", "NAMES", "RECIPES", "find", "old_arguments"]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -354,51 +353,6 @@ def find(module: str, name: str) -> Any:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     place, _, renamed = present.rpartition(".")
     return getattr(import_module(f"covidcxr.{place}"), renamed)
-
-
-def deprecated(
-    *, since: str, removed: str, instead: str
-) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Return a decorator for a function that will be removed: calling it gives a `DeprecationWarning`.
-
-    Args:
-        since: Release that deprecates it, "0.2" say.
-        removed: Release that will not have it any more.
-        instead: What to use in its place.
-
-    Returns:
-        The decorator.
-
-    Example:
-        ```python
-        import warnings
-
-        from covidcxr.aliases import deprecated
-
-        @deprecated(since="0.2", removed="0.4", instead="covidcxr.read_image")
-        def read_xray(path: str) -> str:
-            return path
-
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            read_xray("image.png")
-        assert "Use covidcxr.read_image" in str(caught[0].message)
-        ```
-    """
-
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        @wraps(function)
-        def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
-            warnings.warn(
-                f"{function.__qualname__} is deprecated since covidcxr {since} and goes with {removed}. Use {instead}.",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            return function(*arguments, **keywords)
-
-        return call
-
-    return decorate
 
 
 def old_arguments(**renamed: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:

@@ -195,7 +195,7 @@ def _guarded(run: Callable[[], int], verbose: bool = False) -> int:
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="covidcxr",
         description="Honest deep learning on chest X-rays.",
         epilog=_EPILOG,

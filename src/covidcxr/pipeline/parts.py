@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,14 @@ from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import check_view_model
 from covidcxr.transforms.geometry import LUNG_CLASSES, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.transforms.postprocess import PostProcess
+from covidcxr.utils.plain import html_table
 
 if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline
 
 __all__ = [
     "MODEL_CLASSES",
+    "ShowsParts",
     "check_golden",
     "check_parts",
     "fingerprint",
@@ -52,6 +55,33 @@ MODEL_CLASSES: dict[str, tuple[type[CXRModel], ...]] = {
     "classifier": (ClassificationModel, EnsembleModel),
 }
 """From the name of a part to the classes that its model may have, in the order in which the parts run."""
+
+
+class ShowsParts(ABC):
+    """Shows its models in a console and in a notebook; abstract.
+
+    Example:
+        ```python
+        from covidcxr import Pipeline
+
+        assert "lung_segmenter=" in repr(Pipeline.from_pretrained("mini"))
+        ```
+    """
+
+    @abstractmethod
+    def models(self) -> dict[str, CXRModel]:
+        """Return the models that are there, by the name of their part."""
+
+    def __repr__(self) -> str:
+        lines = (f"  {name}={model!r}," for name, model in self.models().items())
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    def _repr_html_(self) -> str:
+        facts = {name: model.facts() for name, model in self.models().items()}
+        rows = [(name.replace("_", " "), *values.values()) for name, values in facts.items()]
+        title = f"{type(self).__name__}, for research only"
+        return html_table(title, rows, ("", *next(iter(facts.values()))))
+
 
 _PHANTOMS: tuple[tuple[PhantomLabel, PhantomView], ...] = (("normal", "PA"), ("covid19", "AP"), ("pneumonia", "PA"))
 # Other processors, thread counts and library versions add up in another order; more than this is another model.

@@ -27,14 +27,14 @@ from covidcxr.models.base import not_finite
 from covidcxr.models.network import ResizedImages, lungs_of, resize_images
 from covidcxr.pipeline.batches import BATCH_IMAGES, count_pixels, split_batches
 from covidcxr.pipeline.case import Case, Masks, coarse, hold_content, merge_masks, one_by_one, read_case, try_to_read
-from covidcxr.pipeline.parts import MODEL_CLASSES, check_parts, load_parts, save_pipeline
+from covidcxr.pipeline.parts import MODEL_CLASSES, ShowsParts, check_parts, load_parts, save_pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction
 from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import check_views
 from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
 from covidcxr.types import ImageLike
-from covidcxr.utils.plain import html_table, user_path
+from covidcxr.utils.plain import user_path
 from covidcxr.utils.threads import single_threaded
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
@@ -46,7 +46,7 @@ _NO_LUNGS = {"lungs-not-found", not_finite("lung_segmenter")}
 """With one of these reasons there are no lungs by which an image could be cut."""
 
 
-class Pipeline:
+class Pipeline(ShowsParts):
     """Runs the models over images, from file to prediction. For research, not for clinical use.
 
     Every mask class of every segmenter is kept; of a class that both predict, the mask of the lung segmenter. An
@@ -108,14 +108,6 @@ class Pipeline:
     def models(self) -> dict[str, CXRModel]:
         """Return the models that are there, by the name of their part."""
         return {name: getattr(self, name) for name in MODEL_CLASSES if getattr(self, name) is not None}
-
-    def __repr__(self) -> str:
-        return "\n".join(["Pipeline(", *(f"  {name}={model!r}," for name, model in self.models().items()), ")"])
-
-    def _repr_html_(self) -> str:
-        facts = {name: model.facts() for name, model in self.models().items()}
-        rows = [(name.replace("_", " "), *values.values()) for name, values in facts.items()]
-        return html_table("Pipeline, for research only", rows, ("", *next(iter(facts.values()))))
 
     @property
     def mask_classes(self) -> tuple[str, ...]:

@@ -1,18 +1,23 @@
-"""Names that are imported on first use (PEP 562), and modules that are found under their old names too."""
+"""Names that are imported on first use (PEP 562), modules under their old names, and names that will go."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from covidcxr.aliases import MODULES, find
 
-__all__ = ["install_old_modules", "lazy_names"]
+__all__ = ["deprecated", "install_old_modules", "lazy_names"]
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -71,6 +76,51 @@ class _AliasFinder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         target = import_module(module.__dict__["target"])
         module.__dict__.update(__doc__=target.__doc__, __all__=getattr(target, "__all__", []))
+
+
+def deprecated(
+    *, since: str, removed: str, instead: str
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Return a decorator for a function that will be removed: calling it gives a `DeprecationWarning`.
+
+    Args:
+        since: Release that deprecates it, "0.2" say.
+        removed: Release that will not have it any more.
+        instead: What to use in its place.
+
+    Returns:
+        The decorator.
+
+    Example:
+        ```python
+        import warnings
+
+        from covidcxr.utils.lazy import deprecated
+
+        @deprecated(since="0.2", removed="0.4", instead="covidcxr.read_image")
+        def read_xray(path: str) -> str:
+            return path
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read_xray("image.png")
+        assert "Use covidcxr.read_image" in str(caught[0].message)
+        ```
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @wraps(function)
+        def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+            warnings.warn(
+                f"{function.__qualname__} is deprecated since covidcxr {since} and goes with {removed}. Use {instead}.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return function(*arguments, **keywords)
+
+        return call
+
+    return decorate
 
 
 def install_old_modules() -> None:
