@@ -120,6 +120,11 @@ class Registry:
         """Return all names, sorted, without importing what they stand for."""
         return tuple(sorted({*self._entries, *self.sources, *self._plugins()}))
 
+    def load(self) -> None:
+        """Import all of covidcxr's own entries, none of other packages."""
+        for name in self.sources:
+            self._load_own(name)
+
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 

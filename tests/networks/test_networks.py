@@ -576,6 +576,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[Registry, Callable[..
     """Register something as "newcomer" for one test."""
 
     def add(registry: Registry, entry: Callable[..., Any]) -> None:
+        registry.load()  # or a module that is imported in the test would register in the copy alone
         monkeypatch.setattr(registry, "_entries", {**registry._entries, "newcomer": entry})
 
     return add

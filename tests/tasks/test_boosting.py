@@ -188,6 +188,7 @@ def test_wrong_arguments(args: dict[str, Any], message: str) -> None:
 
 def test_a_network_must_say_what_its_backbone_is(monkeypatch: pytest.MonkeyPatch) -> None:
     CLASSIFICATION_NETWORKS.names()
+    CLASSIFICATION_NETWORKS.load()
     monkeypatch.setattr(CLASSIFICATION_NETWORKS, "_entries", dict(CLASSIFICATION_NETWORKS._entries))
     CLASSIFICATION_NETWORKS.register("plain")(lambda in_channels, num_classes: nn.Flatten())
     with pytest.raises(ConfigError, match="Flatten does not say what its backbone is"):

@@ -73,8 +73,7 @@ def make_parser(verb: Verb = "fit") -> LightningArgumentParser:
     Returns:
         A parser of `trainer`, `model` (a task), `data`, and of covidcxr's own settings.
     """
-    for name in DATASETS.sources:
-        DATASETS.get(name)  # so that a YAML file may say `class_path: CSVDataModule`
+    DATASETS.load()  # so that a YAML file may say `class_path: CSVDataModule`
     description = (
         f"{_HELP[verb]} A config may name classes by class_path, which are imported: it is code. With --safe only what "
         f"is registered may be named. For research only; not for clinical use."
@@ -240,6 +239,7 @@ def _part_parser(part: str) -> _Parser:
     parser = _Parser(allow_abbrev=False)
     parser.add_argument("--config", action="config")
     if part == "data":
+        DATASETS.load()
         parser.add_lightning_class_args(CXRDataModule, "data", subclass_mode=True)
     else:
         parser.add_argument("--masks.model", type=str | None)
