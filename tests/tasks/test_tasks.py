@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ from covidcxr.errors import ConfigError, PretrainedError, UnknownNameError
 from covidcxr.evaluation import dice_score
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import write_dataset
-from covidcxr.tasks import ClassificationTask, SegmentationTask
+from covidcxr.tasks import ClassificationTask, SegmentationTask, SingleTask, Task
+from covidcxr.tasks.base import TaskSettings
 from covidcxr.tasks.segmentation import mask_scores
+from covidcxr.tasks.single import SingleTaskSettings
 
 SIZE = (64, 64)
 MASKS = ("lung_field", "lung")
@@ -346,3 +349,9 @@ def test_findings_are_trained_on_exclusive_classes_too(phantoms: Path, tmp_path:
     run.test(task, images, verbose=False)
     assert {"label_covid19", "label_normal", "probability_pneumonia"} <= set(task.rows[0])
     assert sum(task.rows[0][f"label_{name}"] for name in images.classes) == 1
+
+
+@pytest.mark.parametrize(("settings", "owner"), [(TaskSettings, Task), (SingleTaskSettings, SingleTask)])
+def test_the_types_of_keyword_arguments_are_those_of_the_constructor(settings: Any, owner: Any) -> None:
+    named = [*inspect.signature(Task.__init__).parameters, *inspect.signature(owner.__init__).parameters]
+    assert set(get_type_hints(settings)) == set(named) - {"self", "model", "loss", "settings"}

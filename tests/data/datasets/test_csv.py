@@ -229,6 +229,14 @@ class TestSettings:
         tried = {("CSVDataModule", "batch_sise"), ("FolderDataModule", "split_sed"), ("CovidQUExDataModule", "fold_")}
         for name, key in tried:
             (tmp_path / f"{key}.py").write_text(text.format(name, key))
+        of_tasks = {
+            ("ClassificationTask", "leraning_rate"),
+            ("SegmentationTask", "optimiser"),
+            ("MultiTask", "warm_up"),
+        }
+        for name, key in of_tasks:
+            (tmp_path / f"{key}.py").write_text(f"from covidcxr import {name}\n{name}(None, {key}=1)\n")
+        tried |= of_tasks
         command = [sys.executable, "-m", "mypy", *map(str, tmp_path.glob("*.py"))]
         root = Path(__file__).parents[3]  # with the project's settings, and what mypy keeps of its own modules
         said = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root).stdout
