@@ -11,14 +11,14 @@ export OMP_NUM_THREADS=1
 mkdir -p "$OUT"
 
 if [ ! -e "$OUT/copy" ]; then
-    covidcxr datasets prepare covid_qu_ex --root "$DATA" --set part=infection --image-size 96 96 --out "$OUT/copy"
+    covidcxr datasets prepare covid_qu_ex --data.root "$DATA" --data.part infection --image-size 96 96 --out "$OUT/copy"
 fi
 
 run() { # recipe, name of the run, flags
     local recipe=$1 name=$2
     shift 2
     [ -s "$OUT/$name.json" ] && return
-    covidcxr recipes run "$recipe" --output "$OUT/$name" --json --data.root "$OUT/copy" --data.part infection \
+    covidcxr recipes run "$recipe" --out "$OUT/$name" --json --data.root "$OUT/copy" --data.part infection \
         --trainer.max_epochs 1 --trainer.limit_val_batches 4 --trainer.enable_progress_bar false "$@" > "$OUT/$name.part"
     mv "$OUT/$name.part" "$OUT/$name.json"
 }

@@ -16,7 +16,11 @@ from PIL import Image
 from covidcxr.data import CovidQUExDataModule, Record, count_by, find_leaks
 from covidcxr.data.collection import Collection
 from covidcxr.data.curation.integrity import check_dataset
+from covidcxr.data.summary.summary import count_ages
 from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.shortcuts.images import _column_tables
+from covidcxr.tasks.rows import add_traits
 
 LUNG = "COVID-QU-Ex_dataset/Lung Segmentation Data/Lung Segmentation Data"
 INFECTION = "COVID-QU-Ex_dataset/Infection Segmentation Data/Infection Segmentation Data"
@@ -282,3 +286,17 @@ def test_the_genuine_infection_part(real_data):
     module._read_manifest = lambda top: []
     by_number = {record.image_id: record.source for record in module.unsplit_records()}
     assert all(by_number[record.image_id] == "rsna" for record in known if record.source == "rsna")
+
+
+def test_age_groups_reach_statistics_rows_and_probes():
+    records = [Record(Path(f"{n}.png"), age_group="child" if n % 2 else "adult") for n in range(4)]
+    records += [Record(Path("4.png"), age=41.0, age_group="adult"), Record(Path("5.png"))]
+    assert count_ages(records) == {"40-49": 1, "adult": 2, "child": 2, "unknown": 1}
+    rows = add_traits([{"image_id": record.image_id} for record in records], records)
+    assert [row["age"] for row in rows] == ["adult", "child", "adult", "child", 41.0, ""]
+    labels = [{"label": "ab"[n % 2], "probability_b": 0.5} for n in range(6)]
+    table = PredictionTable.read([{**row, **label} for row, label in zip(rows, labels, strict=True)])
+    assert table.trait("age").tolist() == ["adult", "child", "adult", "child", "40 to 59", "not stated"]
+    probe = _column_tables(records)["age"]
+    assert probe.varies
+    assert not np.array_equal(probe.values[0], probe.values[1], equal_nan=True)
