@@ -58,7 +58,7 @@ def test_what_can_be_traced_resizes_and_restores_alike(size: tuple[int, int], fi
     )
     maps = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
-        geometry._restore_any(maps, size, fit), geometry.restore_map(maps, size, fit), atol=1e-5, rtol=0
+        geometry.restore_traced(maps, image, fit), geometry.restore_map(maps, size, fit), atol=1e-5, rtol=0
     )
 
 
@@ -78,10 +78,9 @@ def test_files_compute_what_the_models_compute(kind: str, tmp_path: Path) -> Non
     if kind == "onnx":
         pytest.importorskip("onnxruntime", reason='needs pip install "covidcxr[onnx]"')
     whole, out = pipeline(), tmp_path / "out"
-    images = [
-        write_image(tmp_path / f"{n}.png", draw_phantom(n, size=size).image)
-        for n, size in enumerate(((90, 70), (64, 80)))
-    ]
+    images = [tmp_path / "wide.png", tmp_path / "high.png"]
+    for number, path in enumerate(images):
+        write_image(path, draw_phantom(number, size=((64, 80), (90, 70))[number]).image)
     result = export_pipeline(whole, out, format=kind, images=images)  # type: ignore[arg-type]
     assert result == json.loads((out / "export.json").read_text())
     assert result["compared_on"] == 2

@@ -24,7 +24,7 @@ from covidcxr.models import Classifier, CXRModel, SegmentationModel
 from covidcxr.models.base import calibrate_logits, evaluation_mode
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.transforms.geometry import restore_map
+from covidcxr.transforms.geometry import restore_traced
 from covidcxr.types import ImageLike
 from covidcxr.utils.plain import user_path
 
@@ -61,7 +61,7 @@ class _Exported(nn.Module):
             return (model.probabilities(logits),)
         assert isinstance(model, SegmentationModel)
         maps = logits.sigmoid()
-        large = restore_map(maps, (image.shape[-2], image.shape[-1]), model.config.preprocess.fit)
+        large = restore_traced(maps, image, model.config.preprocess.fit)
         thresholds = torch.tensor(model.thresholds(), dtype=large.dtype, device=large.device)[:, None, None]
         return maps, (large >= thresholds).to(torch.uint8)
 

@@ -6,8 +6,10 @@ training is what it sees in use.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +28,11 @@ __all__ = [
     "dilate",
     "resize_image",
     "resize_mask",
+    "interpolation",
     "letterbox_box",
     "normalize",
     "restore_map",
+    "restore_traced",
     "CHILD",
     "NOT_A_FRONTAL_IMAGE",
     "ORIENTATIONS",
@@ -130,8 +134,6 @@ def restore_map(
     Returns:
         Maps of `size`.
     """
-    if torch.compiler.is_compiling():
-        return _restore_any(values, size, fit)
     import cv2
 
     if fit == "letterbox":
@@ -246,7 +248,7 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _resize_any(image: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
     """Resize like `resize_image`, by operations that can be traced once for images of every size."""
-    sides, places = _places(image, (image.shape[-2], image.shape[-1]), size, fit)
+    sides, places = _places(image, image.shape[-2:], size, fit)
     weights = [
         interpolation(length, frame, torch.zeros_like(side), side, *place, antialias=True).to(image.dtype)
         for length, frame, side, place in zip(image.shape[-2:], size, sides, places, strict=True)
@@ -254,18 +256,29 @@ def _resize_any(image: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
     return weights[0] @ image @ weights[1].mT
 
 
-def _restore_any(values: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
-    """Restore like `restore_map`, by operations that can be traced once for images of every size."""
-    sides, places = _places(values, size, (values.shape[-2], values.shape[-1]), fit)
+def restore_traced(
+    values: Float[Tensor, "batch classes height width"], like: Float[Tensor, "batch 1 rows columns"], fit: Fit
+) -> Float[Tensor, "batch classes rows columns"]:
+    """Bring maps back to the size of images like `restore_map`, where a model is traced for images of every size.
+
+    Args:
+        values: Maps at the network's size.
+        like: The images.
+        fit: As for the images.
+
+    Returns:
+        Maps of the images' size.
+    """
+    sides, places = _places(values, like.shape[-2:], values.shape[-2:], fit)
     weights = [
         interpolation(length, frame, *place, torch.zeros_like(side), side, antialias=True).to(values.dtype)
-        for length, frame, side, place in zip(values.shape[-2:], size, sides, places, strict=True)
+        for length, frame, side, place in zip(values.shape[-2:], like.shape[-2:], sides, places, strict=True)
     ]
     return weights[0] @ values @ weights[1].mT
 
 
 def _places(
-    like: Tensor, sides: tuple[int, int], frame: tuple[int, int], fit: Fit
+    like: Tensor, sides: Sequence[Any], frame: Sequence[Any], fit: Fit
 ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
     """Return height and width of images, and for each axis where they lie in a frame: first pixel and pixels."""
     lengths = [torch.scalar_tensor(side, dtype=torch.float64, device=like.device) for side in sides]
@@ -281,7 +294,7 @@ def _places(
 
 
 def interpolation(
-    length: int, frame: int, first: Tensor, count: Tensor, start: Tensor, extent: Tensor, *, antialias: bool
+    length: Any, frame: Any, first: Tensor, count: Tensor, start: Tensor, extent: Tensor, *, antialias: bool
 ) -> Float[Tensor, "... frame length"]:
     """Return the weights that stretch a part of a line of pixels over a part of a new line.
 
@@ -289,8 +302,8 @@ def interpolation(
     operations whose shapes depend on no value: so a model can be traced for images of every size.
 
     Args:
-        length: Pixels of the line.
-        frame: Pixels of the new line.
+        length: Pixels of the line: a whole number, or a symbol while a model is traced.
+        frame: Pixels of the new line, likewise.
         first: First pixel of the part, [...].
         count: Pixels of the part, [...], above 0.
         start: First pixel in the new line, [...].

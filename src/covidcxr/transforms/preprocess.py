@@ -154,7 +154,7 @@ def equalize_image(
     counted = (flat > 0).long() if skip_black else torch.ones_like(greys)
     # Whole numbers, which every device sums to the same.
     ranks = (
-        torch.zeros(len(flat), _GREYS, dtype=torch.long, device=image.device).scatter_add_(1, greys, counted).cumsum(1)
+        torch.zeros(flat.shape[0], _GREYS, dtype=torch.long, device=image.device).scatter_add_(1, greys, counted).cumsum(1)
     )
     darkest = ranks.where(ranks > 0, ranks[:, -1:]).amin(1, keepdim=True)
     span = ranks[:, -1:] - darkest
@@ -323,7 +323,7 @@ def _otsu(bins: Tensor) -> Tensor:
     Whole numbers as far as they go: sums of them are the same in any order, so every device finds the same bin.
     """
     greys = torch.arange(_GREYS, device=bins.device)
-    counts = torch.zeros(len(bins), _GREYS, dtype=torch.long, device=bins.device)
+    counts = torch.zeros(bins.shape[0], _GREYS, dtype=torch.long, device=bins.device)
     counts.scatter_add_(1, bins, torch.ones_like(bins))
     dark, total = counts.cumsum(1), bins.shape[1]
     sums = (counts * greys).cumsum(1)
