@@ -93,7 +93,8 @@ def test_files_compute_what_the_models_compute(kind: str, tmp_path: Path) -> Non
     image = draw_phantom(3, size=(200, 170)).image.astype(np.float32)[None, None]
     if kind == "torch":
         maps, masks = (
-            output.numpy() for output in torch.export.load(out / "lung_segmenter.pt2").module()(torch.from_numpy(image))
+            output.detach().numpy()
+            for output in torch.export.load(out / "lung_segmenter.pt2").module()(torch.from_numpy(image))
         )
     else:
         import onnxruntime
