@@ -238,6 +238,7 @@ NAMES = {
     "evaluation.report.classes.Abstention": "evaluation.report.abstention.Abstention",
     "evaluation.report.classes.score_abstention": "evaluation.report.abstention.score_abstention",
     "evaluation.report.headline.in_words": "evaluation.metrics.scores.title",
+    "evaluation.report.headline.plain": "utils.plain.plain_result",
     "evaluation.report.headline.on_picture": "evaluation.metrics.scores.on_picture",
     "evaluation.report.model_comparison.Versus": "evaluation.report.model_comparison.ModelComparison",
     "evaluation.report.provenance.Lineage": "evaluation.report.provenance.Provenance",

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,16 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
         "--audit", action=argparse.BooleanOptionalAction, help="probe the data for shortcuts (with --model: yes)"
     )
     verb.add_argument(
+        "--ablation",
+        action=argparse.BooleanOptionalAction,
+        help="paint the lungs out, and show the lungs alone: does it need them? (yes)",
+    )
+    verb.add_argument(
+        "--copies",
+        action=argparse.BooleanOptionalAction,
+        help="look for copies of the test images among the training images (yes, where both are at hand)",
+    )
+    verb.add_argument(
         "--attention", action=argparse.BooleanOptionalAction, help="measure how much it looks at the lungs (yes)"
     )
     verb.add_argument("--robustness", action="store_true", help="ask again about changed images, which takes longer")
@@ -92,7 +102,7 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="of those two, most images (%(default)s)",
+        help="of those three, most images (%(default)s)",
     )
     verb.add_argument(
         "--gallery", action=argparse.BooleanOptionalAction, default=True, help="show images where at hand"
@@ -150,11 +160,12 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
     parts: dict[str, Part | None] = {"lineage": provenance}
     if options.audit is not False:
         parts["audit"] = _audit(data, name, options)
+    copied = _copied(data, [row["image_id"] for row in rows], parts.get("audit"), options)
     parts |= _looks(pipeline, data, split, options)
     lookup = ImageLookup(data, lambda row: pipeline) if options.gallery else None
     config = None if pipeline.classifier is None else pipeline.classifier.config
     title = options.name or f"{options.model} on {name}"
-    return _evaluate(options, rows, validation, title, parts, lookup, config)
+    return _evaluate(options, rows, validation, title, parts, copied, lookup, config)
 
 
 def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
@@ -170,7 +181,7 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
     run = main.run
     validation = None if options.validation is None else read_rows(options.validation)
     facts: dict[str, Any] = {"predictions": ", ".join(options.paths), "sha256 of the rows": hash_rows(main.rows)}
-    lookup = None
+    lookup = copied = None
     with_images = options.data is not None or any(word.startswith("--data.") for word in options.more)
     _check_words(options)
     if with_images:
@@ -180,6 +191,9 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
             lookup = ImageLookup(data, None if run is None else run.pipeline_of)
         if options.audit:
             parts["audit"] = _audit(data, name, options)
+        copied = _copied(data, [row["image_id"] for row in main.rows], parts.get("audit"), options)
+        if run is not None and options.ablation is not False:
+            parts["ablation"] = _ablation_of_run(run, data, main.rows, options)
         if validation is None and run is not None:
             validation = run.validation_rows(data)
     elif options.audit:
@@ -188,7 +202,7 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
         _command(), facts, {} if run is None else run_facts(run), options.seed, options.resamples
     )
     title = options.name or main.name
-    return _evaluate(options, main.rows, validation, title, parts, lookup, run)
+    return _evaluate(options, main.rows, validation, title, parts, copied, lookup, run)
 
 
 def _evaluate(
@@ -197,6 +211,7 @@ def _evaluate(
     validation: Sequence[Mapping[str, Any]] | None,
     name: str,
     parts: Mapping[str, Part | None],
+    copied: Collection[str] | None,
     lookup: ImageLookup | None,
     said: Any,
 ) -> Evaluation:
@@ -213,6 +228,7 @@ def _evaluate(
             sensitivity=options.sensitivity,
             prevalence=options.prevalence,
             parts=parts,
+            copied=copied,
             lookup=lookup,
             temperature=float(getattr(said, "temperature", 1.0)),
             coverage=getattr(said, "coverage", None),
@@ -228,16 +244,67 @@ def _audit(data: CXRDataModule, name: str, options: argparse.Namespace) -> Part:
     return audit_data(data, name=name, seed=options.seed, cache=Path(options.out) / "cache", progress=show_progress)
 
 
+def _copied(
+    data: CXRDataModule, scored: Sequence[str], audit: Part | None, options: argparse.Namespace
+) -> list[str] | None:
+    """Return the scored images that have a copy in training; None where that is not known."""
+    from covidcxr.data import find_duplicates
+    from covidcxr.evaluation.shortcuts import DataAudit, copies_across_parts
+    from covidcxr.utils.console import show_progress
+
+    parts: dict[str, str | None] = {r.image_id: r.split for r in data.records if r.split == "train"}
+    tested = {image_id: "test" for image_id in scored if image_id not in parts}
+    if options.copies is False or not parts or not tested:
+        return None
+    if isinstance(audit, DataAudit) and audit.leakage.copies is not None:
+        groups = audit.leakage.copies.groups
+    else:
+        records = [record for record in data.records if record.image_id in parts or record.image_id in tested]
+        with show_progress("copies") as bar:
+            groups = find_duplicates(
+                records, read=data.load_image, cache=Path(options.out) / "cache", progress=bar
+            ).groups
+    return list(copies_across_parts(groups, parts | tested).get("test", ()))
+
+
+def _ablation_of_run(run: Any, data: CXRDataModule, rows: Sequence[Mapping[str, Any]], options: Any) -> Part | None:
+    """Paint the lungs out for the model of a run; None where it has several, one a fold, or none that classifies."""
+    pipelines = {id(pipeline): pipeline for row in rows if (pipeline := run.pipeline_of(row)) is not None}
+    if len(pipelines) != 1 or (pipeline := next(iter(pipelines.values()))).classifier is None:
+        return None
+    scored = {str(row["image_id"]) for row in rows}
+    splits = {record.split for record in data.records if record.image_id in scored}
+    return _ablation(pipeline, data, splits.pop() if len(splits) == 1 else None, options)
+
+
+def _ablation(
+    pipeline: Pipeline, data: CXRDataModule, split: SplitName | None, options: argparse.Namespace
+) -> Part | None:
+    """Paint the lungs out; a data set without labels or lungs costs a warning, unless it was asked for."""
+    from covidcxr.evaluation.stress.ablation import ablation
+
+    settings: dict[str, Any] = {"max_images": options.max_images, "seed": options.seed}
+    try:
+        return ablation(pipeline, data, split=split, resamples=options.resamples, **settings)
+    except ConfigError as error:
+        if options.ablation:
+            raise
+        warnings.warn(f"The lungs were not painted out: {error}", stacklevel=2)
+        return None
+
+
 def _looks(
     pipeline: Pipeline, data: CXRDataModule, split: SplitName | None, options: argparse.Namespace
 ) -> dict[str, Part | None]:
-    """Ask where the classifier looks and what changed images do to it."""
+    """Ask what the classifier knows without the lungs, where it looks, and what changed images do to it."""
     from covidcxr.evaluation.stress.attention import attention
     from covidcxr.evaluation.stress.robustness import robustness
 
     settings: dict[str, Any] = {"split": split, "max_films": options.max_images, "seed": options.seed}
     settings["resamples"] = options.resamples
     parts: dict[str, Part | None] = {}
+    if options.ablation is not False and pipeline.classifier is not None:
+        parts["ablation"] = _ablation(pipeline, data, split, options)
     if options.attention is not False and pipeline.classifier is not None:
         try:
             parts["attention"] = attention(pipeline, data, **settings)

@@ -12,7 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypeGuard
 
-__all__ = ["count_of", "field_values", "html_table", "is_number", "json_text", "plain", "user_path"]
+__all__ = ["count_of", "field_values", "html_table", "is_number", "json_text", "plain", "plain_result", "user_path"]
 
 
 def field_values(result: Any) -> dict[str, Any]:
@@ -100,6 +100,32 @@ def plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(plain, value))
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def plain_result(value: Any) -> Any:
+    """Write anything made of results as plain data for JSON.
+
+    Args:
+        value: Estimates and other results with `to_dict`, and mappings, lists and numbers of them.
+
+    Returns:
+        Mappings, lists, text and finite numbers; None in place of NaN.
+
+    Example:
+        ```python
+        from covidcxr.evaluation import Estimate
+        from covidcxr.utils.plain import plain_result
+
+        assert plain_result({"auroc": Estimate(0.9, 0.8, float("nan"), 20, 10)})["auroc"]["high"] is None
+        ```
+    """
+    if hasattr(value, "to_dict"):
+        return plain_result(value.to_dict())
+    if isinstance(value, Mapping):
+        return {str(name): plain_result(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_result(item) for item in value]
+    return _without_nan(plain(value))
 
 
 def count_of(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr import aliases
 from covidcxr.errors import ConfigError, did_you_mean
-from covidcxr.io.tables import DataFrame, is_null
+from covidcxr.io.tables import DataFrame, is_missing, is_null
 from covidcxr.types import AgeGroup
 
 __all__ = ["TRAITS", "PredictionTable", "Rows", "find_positive", "list_rows"]
@@ -27,7 +27,8 @@ NOT_STATED = "not stated"
 
 _PROBABILITY, _LABEL = "probability_", "label_"
 MASKS = ("dice_", "iou_", "precision_", "recall_", "hd95_")
-_EMPTY = {"", "nan"}
+_EMPTY = frozenset({"", "nan"})
+"""Words of rows that say nothing; fewer than in tables, since a class may be called "none"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +258,7 @@ def _tidied(value: Any) -> Any:
         return None
     if isinstance(value, str):
         value = value.strip()
-        return None if value.lower() in _EMPTY else value
+        return None if is_missing(value, _EMPTY) else value
     return value
 
 

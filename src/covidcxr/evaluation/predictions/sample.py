@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,16 @@ from covidcxr.transforms.geometry import LUNGS_OF_REGION
 from covidcxr.types import SplitName
 from covidcxr.utils.threads import tracked
 
-__all__ = ["Asked", "ImageSample", "Images", "as_pipeline", "ExplainedImage", "explained_images"]
+__all__ = [
+    "Asked",
+    "ImageSample",
+    "Images",
+    "as_pipeline",
+    "ExplainedImage",
+    "explained_images",
+    "given_lungs",
+    "known_classes",
+]
 
 Asked: TypeAlias = Pipeline | ClassificationModel | EnsembleModel | SegmentationModel
 
@@ -219,16 +229,24 @@ def explained_images(
             }
             for number, ((record, image), prediction) in enumerate(zip(batch, predictions, strict=True)):
                 count += 1
-                lung_masks = prediction.masks if pipeline.lung_segmenter is not None else _given_lungs(record, image)
+                lung_masks = prediction.masks if pipeline.lung_segmenter is not None else given_lungs(record, image)
                 yield ExplainedImage(record, image, explanations.get(number), lung_masks)
     if not count:
         raise ConfigError(f"None of {len(sample)} images can be read: {next(iter(sample.failed.values()))}")
 
 
-def _given_lungs(
+def given_lungs(
     record: Record, image: Float[np.ndarray, "height width"]
 ) -> dict[str, Bool[np.ndarray, "height width"]]:
-    """Read the lungs that the data set draws, at the image's size; what cannot be read is unknown."""
+    """Read the lungs that the data set draws, at the image's size.
+
+    Args:
+        record: What is known of the image.
+        image: The image.
+
+    Returns:
+        By mask class; empty where there are none, or they cannot be read.
+    """
     names = [name for name in LUNGS_OF_REGION["background"] if name in record.mask_paths]
     if record.box is not None or not names:  # the image was cut, its masks are not
         return {}
@@ -237,3 +255,18 @@ def _given_lungs(
     except (ImageReadError, DatasetError):
         return {}
     return {name: mask > 0 for name, mask in masks.items()}
+
+
+def known_classes(record: Record, classes: Sequence[str]) -> list[float]:
+    """Say of each class whether an image shows it.
+
+    Args:
+        record: What is known of the image.
+        classes: Names of the classes.
+
+    Returns:
+        1 or 0 a class; NaN = not known.
+    """
+    if record.findings:
+        return [float(record.findings[name]) if name in record.findings else math.nan for name in classes]
+    return [float(record.label == name) if record.label in classes else math.nan for name in classes]

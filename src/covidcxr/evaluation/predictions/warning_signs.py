@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.evaluation.metrics.reliability import COLDEST, HOTTEST
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 
 __all__ = ["find_warning_signs", "loss_signs", "temperature_signs", "threshold_signs"]
 
@@ -19,7 +18,7 @@ LEAST_IMAGES = 10
 """Fewer images are not compared with the shares of their classes, which are chance."""
 
 
-def find_warning_signs(rows: Sequence[Mapping[str, Any]], *, temperature: float = 1.0) -> list[str]:
+def find_warning_signs(rows: Rows, *, temperature: float = 1.0) -> list[str]:
     """Look for what a model without any use does: one answer for all, or no more than the shares of the classes.
 
     Args:
@@ -109,7 +108,9 @@ def _class_signs(table: PredictionTable, temperature: float) -> Iterator[str]:
     present = np.bincount(labels, minlength=len(table.classes))
     if (present > 0).sum() < 2:
         return
-    if (answers == answers[0]).all():
+    if np.ptp(table.probabilities, axis=0).max() < 1e-6:
+        yield f"All {len(table)} images get the same probabilities: the model has collapsed."
+    elif (answers == answers[0]).all():
         yield (
             f"All {len(table)} images get the same answer, {table.classes[answers[0]]}, though they are of "
             f"{(present > 0).sum()} classes: the model has collapsed."

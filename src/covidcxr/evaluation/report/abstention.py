@@ -15,10 +15,9 @@ from covidcxr.evaluation.metrics.scores import format_estimate
 from covidcxr.evaluation.metrics.weighted import weighted_mean
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Section, Table, Words, sections_of
 from covidcxr.pipeline.prediction import in_words
-from covidcxr.utils.plain import count_of, field_values
+from covidcxr.utils.plain import count_of, field_values, plain_result
 
 __all__ = ["Abstention", "score_abstention"]
 
@@ -79,7 +78,7 @@ class Abstention:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {name: plain(value) for name, value in field_values(self).items()}
+        return {name: plain_result(value) for name, value in field_values(self).items()}
 
 
 @sections_of.register

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from covidcxr import aliases
-from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.operating_point import OperatingPoint, choose_point, score_at
 from covidcxr.evaluation.metrics.reliability import Reliability
 from covidcxr.evaluation.metrics.scores import SCORES, format_estimate, title
+from covidcxr.evaluation.metrics.weighted import Ranking, ratio
 from covidcxr.evaluation.plots import (
     as_picture,
     plot_confusion,
@@ -23,9 +25,10 @@ from covidcxr.evaluation.plots import (
     plot_reliability,
 )
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
-from covidcxr.evaluation.report.headline import plain
+from covidcxr.evaluation.report.headline import LEAST, rank
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.registry import CLASSIFICATION_SCORES
+from covidcxr.utils.plain import plain_result
 
 __all__ = [
     "ClassScores",
@@ -47,6 +50,8 @@ class ClassScores:
         support: By class: images and patients.
         confusion: Rows = true class, columns = predicted class, in the order of `support`; empty for findings.
         predictions: The images behind them.
+        pairs: Of more than two exclusive classes, by "A and B": AUROC of the images of these two, by how much more
+            probable A is than B.
 
     Example:
         ```python
@@ -62,6 +67,7 @@ class ClassScores:
     support: Mapping[str, tuple[int, int]]
     confusion: tuple[tuple[int, ...], ...]
     predictions: PredictionTable = field(repr=False)
+    pairs: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def means(self) -> dict[str, Estimate]:
@@ -72,7 +78,9 @@ class ClassScores:
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
         support = {name: {"films": images, "patients": patients} for name, (images, patients) in self.support.items()}
-        return {"scores": plain(self.scores), "support": support, "confusion": plain(self.confusion)}
+        numbers = {"scores": self.scores, "support": support, "confusion": self.confusion, "pairs": self.pairs}
+        result: dict[str, Any] = plain_result(numbers)
+        return result
 
 
 @sections_of.register
@@ -100,6 +108,11 @@ def _(result: ClassScores) -> list[Section]:
         for name, (images, patients) in result.support.items()
     ]
     blocks.append(Table(["class", "images", "patients", *map(title, present)], rows, "Each class"))
+    if result.pairs:
+        rows = [
+            [pair, format_estimate(auroc), f"{auroc.count} ({auroc.patients})"] for pair, auroc in result.pairs.items()
+        ]
+        blocks.append(Table(["pair", "AUROC", "images (patients)"], rows, "Two classes at a time"))
     lead = "One class against the rest; the predicted class is the most probable one."
     sections = [Section("Scores by class", lead, blocks)]
     if result.predictions.exclusive:
@@ -147,7 +160,29 @@ def score_classes(predictions: PredictionTable, *, resamples: int = 1000, seed: 
     )
     counts = np.zeros((len(predictions.classes),) * 2, int)
     np.add.at(counts, (predictions.labels, predictions.probabilities.argmax(1)), 1)
-    return ClassScores(scores, support, tuple(map(tuple, counts.tolist())), predictions)
+    pairs = _pairs(predictions, **settings)
+    return ClassScores(scores, support, tuple(map(tuple, counts.tolist())), predictions, pairs)
+
+
+def _pairs(predictions: PredictionTable, *, resamples: int, seed: int) -> dict[str, Estimate]:
+    """Score each pair of more than two exclusive classes, where both have enough patients."""
+    names, labels, given = predictions.classes, predictions.labels, predictions.probabilities
+    enough = [c for c in range(len(names)) if predictions.number_of(labels == c) >= LEAST]
+    if len(names) < 3 or len(enough) < 2:
+        return {}
+    images: dict[str, np.ndarray] = {}
+    ranked: dict[str, Ranking] = {}
+    for a, b in combinations(enough, 2):
+        pair = f"{names[a]} and {names[b]}"
+        images[pair] = own = (labels == a) | (labels == b)
+        ranked[pair] = rank(ratio(given[own, a], given[own, a] + given[own, b]), (labels[own] == a).astype(float))
+
+    def table(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {pair: ranking.areas(weights[:, images[pair]])[0] for pair, ranking in ranked.items()}
+
+    return bootstrap_many(
+        table, groups=predictions.patients, images=images, shares=tuple(images), resamples=resamples, seed=seed
+    )
 
 
 @dataclass(frozen=True)
@@ -184,9 +219,9 @@ class PointScores:
         return {
             "class": self.class_name,
             "threshold": self.threshold,
-            "point": plain(self.point),
+            "point": plain_result(self.point),
             "prevalence": self.prevalence,
-            "scores": plain(self.scores),
+            "scores": plain_result(self.scores),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +17,7 @@ from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
 from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, temperature_signs
 from covidcxr.evaluation.report.abstention import Abstention, score_abstention
 from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
+from covidcxr.evaluation.report.copies import score_copies
 from covidcxr.evaluation.report.errors import ErrorAnalysis, ImageGallery, draw_gallery, find_errors
 from covidcxr.evaluation.report.headline import LEAST
 from covidcxr.evaluation.report.masks import MaskScores, score_agreement, score_masks
@@ -28,13 +29,13 @@ from covidcxr.io.hub import front_matter
 from covidcxr.io.pretrained import write_json
 from covidcxr.page import Page, Section, Table, Words, sections_of, write_html, write_markdown
 from covidcxr.types import TaskName
-from covidcxr.utils.plain import user_path
+from covidcxr.utils.plain import count_of, user_path
 
 __all__ = ["Evaluation", "Part", "evaluate_rows", "make_page", "model_card", "write_report"]
 
 ORDER = (
-    "classes", "masks", "agreement", "reliability", "answers", "point", "regions", "held_out", "compared", "shortcuts",
-    "groups", "mistakes", "gallery", "attention", "robustness", "learning", "audit", "lineage",
+    "ablation", "copies", "classes", "masks", "agreement", "reliability", "answers", "point", "regions", "held_out",
+    "compared", "shortcuts", "groups", "mistakes", "gallery", "audit", "attention", "robustness", "learning", "lineage",
 )  # fmt: skip
 """How the parts follow one another; others stand before the last."""
 
@@ -100,7 +101,8 @@ class Evaluation:
         sources = set(predictions.trait("source").tolist()) - {"not stated"}
         facts.append(("sources", str(len(sources)) if sources else "not known"))
         for name, estimate in self._headline().items():
-            facts.append((title(name), format_estimate(estimate, digits=2)))
+            few = f"not stated: {count_of(estimate.patients, 'patient')}"
+            facts.append((title(name), few if estimate.patients < LEAST else format_estimate(estimate, digits=2)))
         return facts
 
     def _headline(self) -> dict[str, Estimate]:
@@ -134,6 +136,7 @@ def evaluate_rows(
     sensitivity: float = 0.95,
     prevalence: float | None = None,
     parts: Mapping[str, Part | None] | None = None,
+    copied: Collection[str] | None = None,
     lookup: ImageLookup | None = None,
     temperature: float = 1.0,
     coverage: float | None = None,
@@ -152,6 +155,7 @@ def evaluate_rows(
         prevalence: Share of positive patients where the model is used; None = as in these images.
         parts: Further parts, by name: an audit of the data ("audit"), "regions", "held_out", "robustness", ...; the
             verdict takes them into account.
+        copied: Ids of the images that have a copy in training; None = nobody searched for them.
         lookup: The images behind the rows, to show the most confident errors and the worst masks; None = show none.
         temperature: Of the classifier that gave the rows; a note warns if it is the bound of its search.
         coverage: How often its plausible classes shall hold the truth, as its config promises; None = not known.
@@ -170,18 +174,14 @@ def evaluate_rows(
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     wanted: dict[str, Any] = {"positive": number, "sensitivity": sensitivity, "prevalence": prevalence}
     results: dict[str, Part | None] = {
-        "classes": score_classes(predictions, **settings),
-        "masks": score_masks(predictions, **settings),
-        "agreement": score_agreement(predictions, **settings),
         "answers": score_abstention(predictions, coverage=coverage, **settings),
-        "reliability": _reliability(predictions, settings),
         "point": score_point(predictions, validation, **wanted, **settings),
-        "shortcuts": find_shortcuts(predictions, positive=number, **settings),
-        "groups": score_groups(predictions, positive=number, **settings),
-        "mistakes": find_errors(predictions, positive=number),
         "lineage": Provenance(data={"sha256 of the rows": hash_rows(rows)}, seed=seed, resamples=resamples),
+        **_score(predictions, number, settings),
         **(parts or {}),
     }
+    if copied is not None:
+        results["copies"] = score_copies(predictions, copied, positive=number, **settings)
     if lookup is not None:
         results["gallery"] = _gallery(predictions, lookup, results)
     kept = _in_order(results)
@@ -189,6 +189,19 @@ def evaluate_rows(
     warned = [*temperature_signs(temperature), *_broken(results["answers"])]
     notes = (*(f"Warning: {sign}" for sign in warned), *_notes(predictions))
     return Evaluation(name, predictions, chosen, weigh(predictions, number, kept), kept, notes)
+
+
+def _score(predictions: PredictionTable, positive: int | None, settings: Mapping[str, Any]) -> dict[str, Part | None]:
+    """Score what the rows alone show."""
+    return {
+        "classes": score_classes(predictions, **settings),
+        "masks": score_masks(predictions, **settings),
+        "agreement": score_agreement(predictions, **settings),
+        "reliability": _reliability(predictions, settings),
+        "shortcuts": find_shortcuts(predictions, positive=positive, **settings),
+        "groups": score_groups(predictions, positive=positive, **settings),
+        "mistakes": find_errors(predictions, positive=positive),
+    }
 
 
 def _in_order(parts: Mapping[str, Part | None]) -> dict[str, Part]:
@@ -237,8 +250,8 @@ def _reliability(predictions: PredictionTable, settings: Mapping[str, Any]) -> R
 
 
 KEPT = (
-    "classes", "masks", "agreement", "answers", "point", "regions", "held_out", "shortcuts", "groups", "robustness",
-    "lineage",
+    "ablation", "copies", "classes", "masks", "agreement", "answers", "point", "regions", "held_out", "shortcuts",
+    "groups", "robustness", "lineage",
 )  # fmt: skip
 """The parts of an evaluation that belong on a card: no image is named there."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from covidcxr import aliases
-from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.weighted import Ranking, ratio, weighted_auroc, weighted_mean
 from covidcxr.evaluation.predictions.predictions import PredictionTable
 
@@ -20,7 +19,6 @@ __all__ = [
     "Score",
     "scored_classes",
     "group_scores",
-    "plain",
     "rank",
     "stratified_auroc",
 ]
@@ -194,23 +192,3 @@ def stratified_auroc(
             right += np.nan_to_num(weighted_auroc(drawn, score[images], positives)) * count
             pairs += count
     return ratio(right, pairs)
-
-
-def plain(value: Any) -> Any:
-    """Write anything made of results as plain data for JSON.
-
-    Args:
-        value: Estimates, parts, and mappings, lists and numbers of them.
-
-    Returns:
-        Mappings, lists, text and finite numbers; None in place of NaN.
-    """
-    if isinstance(value, Estimate) or hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -22,8 +22,8 @@ from covidcxr.evaluation.metrics.segmentation import (
 )
 from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
+from covidcxr.utils.plain import plain_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ class MaskScores:
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
         worst = [{"image_id": image, "mask": name, "dice": dice} for image, name, dice in self.worst]
-        return {"scores": plain(self.scores), "worst": worst}
+        return {"scores": plain_result(self.scores), "worst": worst}
 
 
 @sections_of.register
@@ -174,7 +174,7 @@ class InfectionAgreement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        return {name: plain_result(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
 @sections_of.register

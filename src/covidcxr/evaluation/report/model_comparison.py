@@ -15,8 +15,8 @@ from covidcxr.evaluation.metrics.scores import format_estimate, headline, on_pic
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import score_rows
-from covidcxr.evaluation.report.headline import plain
 from covidcxr.page import Block, Section, Table, Words, sections_of
+from covidcxr.utils.plain import plain_result
 
 __all__ = ["Controls", "RegionControl", "ModelComparison", "compare_models", "compare_regions", "main_scores"]
 
@@ -52,7 +52,11 @@ class ModelComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {"scores": plain(self.scores), "differences": plain(self.differences), "films": plain(self.images)}
+        return {
+            "scores": plain_result(self.scores),
+            "differences": plain_result(self.differences),
+            "films": plain_result(self.images),
+        }
 
 
 @sections_of.register

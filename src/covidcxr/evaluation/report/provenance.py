@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidcxr import aliases
-from covidcxr.evaluation.report.headline import plain
 from covidcxr.io import pretrained
 from covidcxr.page import Block, Section, Table, Words, sections_of
+from covidcxr.utils.plain import plain_result
 
 if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule, Record
@@ -62,7 +62,7 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        return {name: plain_result(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
 @sections_of.register

@@ -15,9 +15,10 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.scores import on_picture
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import Score, group_scores, plain, rank, scored_classes, stratified_auroc
+from covidcxr.evaluation.report.headline import Score, group_scores, rank, scored_classes, stratified_auroc
 from covidcxr.evaluation.report.subgroups import find_groups
 from covidcxr.page import Picture, Section, Words, sections_of
+from covidcxr.utils.plain import plain_result
 
 __all__ = ["Shortcuts", "find_shortcuts"]
 
@@ -71,7 +72,7 @@ class Shortcuts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        return {name: plain_result(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
 @sections_of.register

@@ -16,9 +16,9 @@ from covidcxr.evaluation.metrics.scores import format_estimate, format_interval,
 from covidcxr.evaluation.plots import as_picture, plot_estimates, plot_history
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import RunFolder, read_folder, read_rows, score_rows
-from covidcxr.evaluation.report.headline import plain
 from covidcxr.evaluation.report.model_comparison import REGIONS, Controls, compare_models, compare_regions, main_scores
 from covidcxr.page import Block, Section, Table, Words, sections_of
+from covidcxr.utils.plain import plain_result
 
 if TYPE_CHECKING:
     from covidcxr.evaluation.report.evaluation import Part
@@ -55,7 +55,7 @@ class LearningCurves:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {name: plain(list(map(dict, epochs))) for name, epochs in self.histories.items()}
+        return {name: plain_result(list(map(dict, epochs))) for name, epochs in self.histories.items()}
 
 
 @sections_of.register
@@ -222,7 +222,7 @@ class HeldOutSources:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        return {name: plain_result(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
 @sections_of.register

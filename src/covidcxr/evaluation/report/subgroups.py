@@ -14,9 +14,9 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.scores import format_estimate, on_picture, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
-from covidcxr.evaluation.report.headline import LEAST, Score, group_scores, plain
+from covidcxr.evaluation.report.headline import LEAST, Score, group_scores
 from covidcxr.page import Block, Section, Table, Words, sections_of
-from covidcxr.utils.plain import count_of, field_values
+from covidcxr.utils.plain import count_of, field_values, plain_result
 
 __all__ = ["Group", "Subgroups", "find_groups", "score_groups"]
 
@@ -116,7 +116,7 @@ class Subgroups:
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
         return {
-            "groups": [plain(field_values(group)) for group in self.groups],
+            "groups": [plain_result(field_values(group)) for group in self.groups],
             "alone": dict(self.alone),
         }
 

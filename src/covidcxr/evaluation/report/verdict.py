@@ -2,106 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.scores import format_estimate, format_interval
+from covidcxr.evaluation.metrics.scores import format_estimate
 from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
+from covidcxr.evaluation.report.classes import ClassScores
+from covidcxr.evaluation.report.copies import CopyScores
+from covidcxr.evaluation.report.headline import LEAST
 from covidcxr.evaluation.report.masks import MaskScores
 from covidcxr.evaluation.report.model_comparison import Controls
+from covidcxr.evaluation.report.questions import (
+    Evidence,
+    Finding,
+    Weight,
+    above_chance,
+    ask_all,
+    new_images,
+    pairs_apart,
+)
 from covidcxr.evaluation.report.shortcuts import Shortcuts
 from covidcxr.evaluation.report.sources import HeldOutSources
+from covidcxr.evaluation.stress.ablation import Ablation
 from covidcxr.page import Section, Table, sections_of
 from covidcxr.utils.plain import count_of
 
 __all__ = ["Evidence", "Finding", "Verdict", "judge", "weigh"]
 
-FEW_PATIENTS = 50
-"""Patients of the rarer kind below which a score counts as uncertain, however narrow its interval."""
-
-
-CLEAR_LOSS = 0.05
-"""A loss of AUROC that counts."""
-
-
-BLIND = 0.6
-"""AUROC from which the score of a blind probe counts."""
-
-
 _short = partial(format_estimate, digits=2)
-_long = partial(format_estimate, digits=2, counts=True)
-
-Weight: TypeAlias = Literal["for", "against", "doubt", "open"]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that bears on the verdict; what was not measured is None.
-
-    Attributes:
-        about: What the model does, in words that follow its name: "separates covid19 from normal".
-        score: Its AUROC on all images.
-        images: Number of images.
-        rarest: Patients of the rarer kind: with, or without, the positive class.
-        patients_known: Whether patients are known.
-        shortcuts: Shortcuts that the rows alone show.
-        probe: Name and AUROC of the best probe that sees no lung.
-        background: AUROC of the same model trained and tested without the lungs.
-        lungs_add: AUROC on the whole image less that without the lungs, paired.
-        held_out: AUROC on sources that were never trained on.
-        held_out_loss: AUROC of the mixed test less that on held-out sources, paired; None = no mixed test is given.
-
-    Example:
-        ```python
-        from covidcxr.evaluation import Estimate
-        from covidcxr.evaluation.report import Evidence, judge
-
-        score = Estimate(0.9, 0.85, 0.95, count=200, patients=200)
-        verdict = judge(Evidence("separates covid19 from normal", score, images=200, rarest=80))
-        assert verdict.sentence.startswith("On these 200 images")
-        ```
-    """
-
-    about: str
-    score: Estimate
-    images: int
-    rarest: int
-    patients_known: bool = True
-    shortcuts: Shortcuts | None = None
-    probe: tuple[str, Estimate] | None = None
-    background: Estimate | None = None
-    lungs_add: Estimate | None = None
-    held_out: Estimate | None = None
-    held_out_loss: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The evidence on one question.
-
-    Attributes:
-        question: The question.
-        answer: What these data show.
-        weight: "for" or "against" the score meaning what it seems to, "doubt", or "open" = not tested.
-        reason: The answer as a clause, for the sentence.
-
-    Example:
-        ```python
-        from covidcxr.evaluation.report.verdict import Finding
-
-        finding = Finding("Is the score better than chance?", "AUROC 0.90", "for", "AUROC 0.90")
-        assert finding.weight == "for"
-        ```
-    """
-
-    question: str
-    answer: str
-    weight: Weight
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -146,181 +78,60 @@ def judge(evidence: Evidence) -> Verdict:
     Returns:
         The verdict.
     """
-    findings = [
-        _above_chance(evidence),
-        *_without_lungs(evidence),
-        *(_guessed(evidence.shortcuts) if evidence.shortcuts else []),
-        *(_within(evidence.shortcuts) if evidence.shortcuts else []),
-        _elsewhere(evidence),
-    ]
-    return Verdict(_sentence(evidence, findings), tuple(findings))
+    first = [above_chance(evidence), *pairs_apart(evidence), *new_images(evidence)]
+    others = ask_all(evidence)
+    return Verdict(_sentence(evidence, first[0], others), (*first, *others))
 
 
-def _sentence(evidence: Evidence, findings: Sequence[Finding]) -> str:
-    by_weight: Mapping[Weight, list[str]] = {
-        weight: [finding.reason for finding in findings[1:] if finding.weight == weight]
+def _sentence(evidence: Evidence, chance: Finding, others: Sequence[Finding]) -> str:
+    patients = f"{count_of(evidence.score.patients, 'patient')}" if evidence.patients_known else "unknown patients"
+    alike = f", all of {' and '.join(evidence.alike)}," if evidence.alike else ""
+    basis = f"On these {count_of(evidence.images, 'image')} of {patients}{alike}"
+    if evidence.collapsed is not None:
+        return f"{basis} this model tells nothing: {evidence.collapsed[0].lower()}{evidence.collapsed[1:]}"
+    if evidence.rarest >= LEAST and evidence.score.high < 0.5:
+        return (
+            f"{basis} this model is far below chance, with an AUROC of {_short(evidence.score)}: are the columns of "
+            f"the classes swapped, or is another class the positive one?"
+        )
+    if chance.weight == "against":
+        return f"{basis} it is not shown that this model {evidence.about} better than by chance: {chance.reason}."
+    return _with_doubts(evidence, f"{basis} {_result(evidence, chance)}", others)
+
+
+def _result(evidence: Evidence, chance: Finding) -> str:
+    """Return the score with what bounds it: few patients, and the worst pair of classes."""
+    mean = "a mean AUROC" if evidence.pairs else "an AUROC"
+    result = f"this model {evidence.about} with {mean} of {_short(evidence.score)}"
+    if chance.weight == "doubt":
+        result += f", on few patients ({evidence.rarest} of the rarer kind)"
+    return result + "".join(f" ({finding.reason})" for finding in pairs_apart(evidence))
+
+
+def _with_doubts(evidence: Evidence, result: str, others: Sequence[Finding]) -> str:
+    """Add to the result what speaks against it, else what it may come from, else what is open."""
+    of: Mapping[Weight, list[str]] = {
+        weight: [finding.reason for finding in others if finding.weight == weight]
         for weight in ("for", "against", "doubt", "open")
     }
-    patients = f"{count_of(evidence.score.patients, 'patient')}" if evidence.patients_known else "unknown patients"
-    basis = f"On these {count_of(evidence.images, 'image')} of {patients}"
-    if findings[0].weight == "against":
-        return f"{basis} it is not shown that this model {evidence.about} better than by chance: {findings[0].reason}."
-    result = f"{basis} this model {evidence.about} with an AUROC of {_short(evidence.score)}"
-    if findings[0].weight == "doubt":
-        result += f", on few patients ({evidence.rarest} of the rarer kind)"
-    if by_weight["against"]:
-        return f"{result}, but the data do not show that it uses the lungs: {_joined(by_weight['against'][:2])}."
-    if by_weight["doubt"]:
-        return f"{result}; a part of this may come from elsewhere than the lungs: {_joined(by_weight['doubt'][:2])}."
-    if by_weight["for"] and not by_weight["open"]:
-        return f"{result}, and every control supports it: {_joined(by_weight['for'][:3])}."
-    return f"{result}. Open is {_joined(by_weight['open'])}."
+    needed = evidence.ablation is not None and others[0].weight == "for"  # the chief control comes first
+    lungs = f"; {others[0].reason}" if needed else ""
+    for finding in new_images(evidence):
+        if finding.weight in ("against", "doubt"):
+            return f"{result}, but {finding.reason}{lungs if needed else _rest(of['against'])}."
+    if of["against"] and needed:
+        return f"{result}{lungs}. But its score may be due to more than that: {_joined(of['against'][:2])}."
+    if of["against"]:
+        return f"{result}, but the data do not show that it uses the lungs: {_joined(of['against'][:2])}."
+    if of["doubt"]:
+        return f"{result}{lungs}; a part of this may come from elsewhere than the lungs: {_joined(of['doubt'][:2])}."
+    if of["for"] and not of["open"]:
+        return f"{result}, and every control supports it: {_joined(of['for'][:3])}."
+    return f"{result}{lungs}. Open is {_joined(of['open'])}."
 
 
-def _above_chance(evidence: Evidence) -> Finding:
-    score, question = evidence.score, "Is the score better than chance?"
-    answer = f"AUROC {_long(score)}; {count_of(evidence.rarest, 'patient')} of the rarer kind."
-    if not evidence.patients_known:
-        answer += " Patients are not known: every image counts as one, so the interval is too narrow."
-    if math.isnan(score.value):
-        return Finding(question, "The images are all of one kind: there is no AUROC.", "against", "all are of one kind")
-    if math.isnan(score.low) or score.low <= 0.5:
-        return Finding(question, answer, "against", f"its AUROC is {_short(score)}")
-    return Finding(
-        question,
-        answer,
-        "doubt" if evidence.rarest < FEW_PATIENTS else "for",
-        f"AUROC {_short(score)}",
-    )
-
-
-def _without_lungs(evidence: Evidence) -> list[Finding]:
-    findings = []
-    if evidence.probe is not None:
-        findings.append(_probe(*evidence.probe, evidence.score))
-    if evidence.background is not None and evidence.lungs_add is not None:
-        findings.append(_region(evidence.background, evidence.lungs_add))
-    if not findings:
-        answer = "No audit of the data and no model without lungs was given."
-        findings.append(
-            Finding(
-                "Does it need the lungs?",
-                answer,
-                "open",
-                "whether it uses the lungs (nothing that sees no lung was scored beside it)",
-            )
-        )
-    return findings
-
-
-def _probe(name: str, probe: Estimate, score: Estimate) -> Finding:
-    question = "Is it better than what sees no lung?"
-    answer = f"The best blind probe of the audit, {name}, scores AUROC {_long(probe)}; the model {_short(score)}."
-    if probe.low > 0.5 and probe.value >= score.low:
-        return Finding(question, answer, "against", f"a probe that sees no lung ({name}) scores {_short(probe)}")
-    if probe.value >= score.low or (probe.low > 0.5 and probe.value >= BLIND):
-        return Finding(question, answer, "doubt", f"a probe that sees no lung ({name}) scores {_short(probe)}")
-    return Finding(question, answer, "for", "no blind probe comes near it")
-
-
-def _region(background: Estimate, lungs_add: Estimate) -> Finding:
-    question = "Is it worse without the lungs?"
-    answer = (
-        f"The same model on images with the lungs removed scores AUROC {_long(background)}; the whole image adds "
-        f"{format_estimate(lungs_add, signed=True)}."
-    )
-    if not lungs_add.low > 0:
-        return Finding(
-            question,
-            answer,
-            "against",
-            f"with the lungs removed it scores {_short(background)}, as much",
-        )
-    if background.low > 0.5 and background.value >= BLIND:
-        return Finding(question, answer, "doubt", f"with the lungs removed it still scores {_short(background)}")
-    return Finding(question, answer, "for", f"with the lungs removed it falls to {_short(background)}")
-
-
-def _guessed(shortcuts: Shortcuts) -> list[Finding]:
-    guesses_of = {
-        (trait, name): guess
-        for trait, guesses in shortcuts.guesses.items()
-        for name, guess in guesses.items()
-        if not math.isnan(guess.value)
-    }
-    if not guesses_of:
-        return []
-    (trait, name), guess = max(guesses_of.items(), key=lambda entry: entry[1].value)
-    lead = shortcuts.leads[trait][name]
-    question = "Is it better than a guess from source, view, sex or age?"
-    answer = (
-        f"The {trait} alone predicts {name} with an AUROC of {_long(guess)}; the model is {lead.value:+.3f} from it."
-    )
-    pure, groups = shortcuts.one_label.get(trait, (0, 0))
-    if pure and pure == groups:
-        return [Finding(question, answer, "against", f"the {trait} alone decides the label of every image")]
-    if guess.low > 0.5 and guess.value >= BLIND:
-        weight: Weight = "doubt" if lead.low > 0 else "against"
-        return [
-            Finding(
-                question,
-                answer,
-                weight,
-                f"the {trait} alone predicts {name} with an AUROC of {_short(guess)}",
-            )
-        ]
-    return [Finding(question, answer, "for", "source, view, sex and age do not predict the label")]
-
-
-def _within(shortcuts: Shortcuts) -> list[Finding]:
-    findings = []
-    for trait, by_class in shortcuts.within.items():
-        question = f"Does it hold among images of one {trait}?"
-        known = {name: estimate for name, estimate in by_class.items() if not math.isnan(estimate.value)}
-        lacking = [name for name in by_class if name not in known]
-        answers = [
-            f"{name} {_long(estimate)}, {-shortcuts.losses[trait][name].value:+.3f} from all images"
-            for name, estimate in known.items()
-        ]
-        answers += [f"no {trait} holds images both with and without {', '.join(lacking)}"] if lacking else []
-        words = f"AUROC among images of one {trait}: {'; '.join(answers)}."
-        if lacking:
-            reason = f"no {trait} holds images both with and without {', '.join(lacking)}"
-            findings.append(Finding(question, words, "against", reason))
-            continue
-        name, worst = min(known.items(), key=lambda entry: entry[1].value - shortcuts.classes[entry[0]].value)
-        loss = shortcuts.losses[trait][name]
-        if math.isnan(worst.low) or worst.low <= 0.5:
-            reason = f"among images of one {trait} it is not shown to be better than chance ({name} {_short(worst)})"
-            findings.append(Finding(question, words, "against", reason))
-        elif loss.low > 0 and loss.value > CLEAR_LOSS:
-            reason = f"among images of one {trait} it falls to {_short(worst)} ({name})"
-            findings.append(Finding(question, words, "doubt", reason))
-        else:
-            findings.append(Finding(question, words, "for", f"it holds among images of one {trait}"))
-    return findings
-
-
-def _elsewhere(evidence: Evidence) -> Finding:
-    question = "Does it hold on a source that it never saw?"
-    score, loss = evidence.held_out, evidence.held_out_loss
-    if score is None:
-        return Finding(
-            question,
-            "No source was held out of training.",
-            "open",
-            "whether it holds elsewhere (no source was held out)",
-        )
-    answer = f"AUROC {_long(score)} on held-out sources"
-    if loss is not None:
-        change = format_interval(-loss.value, -loss.high, -loss.low, signed=True)
-        answer += f", {change} from the mixed test on the same images"
-    answer += "."
-    if math.isnan(score.low) or score.low <= 0.5:
-        return Finding(question, answer, "against", f"on sources that it never saw it scores {_short(score)}")
-    if loss is not None and loss.low > 0 and loss.value > CLEAR_LOSS:
-        return Finding(question, answer, "doubt", f"on sources that it never saw it falls to {_short(score)}")
-    return Finding(question, answer, "for", f"on sources that it never saw it scores {_short(score)}")
+def _rest(against: Sequence[str]) -> str:
+    return f"; nor do the data show that it uses the lungs: {against[0]}" if against else ""
 
 
 def _joined(reasons: Sequence[str]) -> str:
@@ -333,7 +144,8 @@ def weigh(predictions: PredictionTable, positive: int | None, parts: Mapping[str
     Args:
         predictions: The images.
         positive: Number of the positive class; None = there is none.
-        parts: Of the evaluation, by name; "shortcuts", "audit", "regions", "held_out" and "masks" count.
+        parts: Of the evaluation, by name; "classes", "ablation", "copies", "shortcuts", "audit", "regions", "held_out"
+            and "masks" count.
 
     Returns:
         The verdict.
@@ -355,6 +167,7 @@ def weigh(predictions: PredictionTable, positive: int | None, parts: Mapping[str
     region, held = parts.get("regions"), parts.get("held_out")
     control = region.first if isinstance(region, Controls) else None
     loss = held.losses.get("macro_auroc") if isinstance(held, HeldOutSources) else None
+    ablated, copies, classes = (parts.get(name) for name in ("ablation", "copies", "classes"))
     return judge(
         Evidence(
             about,
@@ -364,12 +177,23 @@ def weigh(predictions: PredictionTable, positive: int | None, parts: Mapping[str
             predictions.patients_known,
             shortcuts,
             _best_probe(parts.get("audit")),
+            ablated if isinstance(ablated, Ablation) else None,
+            copies if isinstance(copies, CopyScores) else None,
+            classes.pairs if isinstance(classes, ClassScores) else {},
+            _alike(scored),
+            next((sign for sign in find_warning_signs(scored) if "collapsed" in sign), None),
             control.background if control else None,
             control.lungs_add if control else None,
             held.pooled.get("macro_auroc") if isinstance(held, HeldOutSources) else None,
             loss,
         )
     )
+
+
+def _alike(predictions: PredictionTable) -> tuple[str, ...]:
+    """Name the source and the view that all images share, where they are stated."""
+    groups = {trait: list(predictions.groups(trait)) for trait in ("source", "view")}
+    return tuple(f"the {trait} {names[0]}" for trait, names in groups.items() if len(names) == 1)
 
 
 def _masks_in_words(masks: MaskScores) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from covidcxr.evaluation.metrics.scores import format_estimate, on_picture
 from covidcxr.evaluation.plots import COLORS, as_picture, panels, plot_estimates, plot_panels
+from covidcxr.evaluation.stress.ablation import Ablation
 from covidcxr.evaluation.stress.attention import Attention
 from covidcxr.evaluation.stress.faithfulness import MapFaithfulness
 from covidcxr.evaluation.stress.robustness import Effect, Robustness
 from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of
 from covidcxr.utils.plain import count_of
 
-__all__ = ["attention_sections", "faithfulness_sections", "robustness_sections"]
+__all__ = ["ablation_sections", "attention_sections", "faithfulness_sections", "robustness_sections"]
 
 
 @sections_of.register
@@ -60,6 +62,60 @@ def _effect_table(effects: Sequence[Effect]) -> Table:
     ]
     caption = "The five that change most predictions"
     return Table(("Perturbation", *(heads[name] for name in names)), rows, caption)
+
+
+@sections_of.register
+def ablation_sections(result: Ablation) -> list[Section]:
+    """Return the section on the chief control: the lungs painted out, and the lungs alone.
+
+    Args:
+        result: What `ablation` returned.
+
+    Returns:
+        One section.
+    """
+    titles = {"whole": "whole image", "without_lungs": "lungs painted out", "lungs_only": "lungs alone"}
+    lead = (
+        f"A model that reads the lungs falls to chance when they are painted out, and keeps its score on the lungs "
+        f"alone; one that reads something else does the opposite. {count_of(result.images, 'image')} of "
+        f"{count_of(result.patients, 'patient')}; lungs drawn by {result.lungs}."
+    )
+    several = len(result.scores) > 2
+    shown = {
+        f"{words}, {on_picture(name) if name else 'mean'}" if several else words: scores[view]
+        for name, scores in result.scores.items()
+        if several or not name
+        for view, words in titles.items()
+    }
+    figure = plot_estimates(shown, title="AUROC (0.5 = chance)", chance=0.5)
+    caption = "AUROC of the same model on the same images; dotted: chance"
+    picture = as_picture(figure, "AUROC on whole images, without lungs and on lungs alone", caption)
+    differences = {
+        "needs_lungs": "whole image less lungs painted out",
+        "needs_rest": "whole image less lungs alone",
+        "lungs_lead": "lungs alone less lungs painted out",
+    }
+    rows = [(words, format_estimate(result.overall[name], signed=True)) for name, words in differences.items()]
+    head = ("difference of the AUROC", "value [95 % interval]")
+    blocks: list[Block] = [picture, Table(head, rows, "Paired, on the same patients")]
+    if result.pictures:
+        blocks.append(Gallery([Picture(png, f"Three views of {name}", name) for name, png in result.pictures.items()]))
+    return [Section("With the lungs painted out", lead, [*blocks, *map(Words, _caveats(result))])]
+
+
+def _caveats(result: Ablation) -> Iterator[str]:
+    yield (
+        "Painted out is the upright rectangle around both lungs, widened by 3 % of the longer side: it is filled by a "
+        "smooth continuation of what surrounds it, so that no outline of the lungs is left. Around the lungs alone "
+        "everything else is filled in the same way from their rim."
+    )
+    if result.region != "full":
+        yield (
+            f"The model sees a region of the image by construction ({result.region}): that it does not need what lies "
+            f"outside is no merit."
+        )
+    if result.left_out:
+        yield f"Left out: {', '.join(f'{count} images {why}' for why, count in result.left_out.items())}."
 
 
 @sections_of.register

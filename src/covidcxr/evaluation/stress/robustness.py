@@ -16,7 +16,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.segmentation import dice_score, segmentation_metrics
 from covidcxr.evaluation.metrics.weighted import weighted_auroc, weighted_mean
-from covidcxr.evaluation.predictions.sample import Asked, Images, ImageSample, as_pipeline
+from covidcxr.evaluation.predictions.sample import Asked, Images, ImageSample, as_pipeline, known_classes
 from covidcxr.evaluation.stress.perturbations import Perturbation, find_perturbations
 from covidcxr.models import Classifier
 from covidcxr.pipeline.pipeline import Pipeline
@@ -276,7 +276,7 @@ def _compare(
         are left out.
     """
     classes, exclusive = classifier.config.classes, classifier.config.mode != "multilabel"
-    truth = np.array([_truth(record, classes) for record in records])
+    truth = np.array([known_classes(record, classes) for record in records])
     first = _probabilities(clean, classes)
     tables = {name: _probabilities(predictions, classes) for name, predictions in others.items()}
     columns: dict[str, Column] = {}
@@ -325,13 +325,6 @@ def _changes(
     if classifier.config.mode != "multilabel":
         columns["accuracy_change"] = _correct(after, truth, both) - _correct(before, truth, both)
     return columns
-
-
-def _truth(record: Record, classes: Sequence[str]) -> list[float]:
-    """Return for each class whether the image shows it; NaN = not known."""
-    if record.findings:
-        return [float(record.findings[name]) if name in record.findings else math.nan for name in classes]
-    return [float(record.label == name) if record.label in classes else math.nan for name in classes]
 
 
 def _probabilities(predictions: Sequence[Prediction], classes: Sequence[str]) -> Probabilities:

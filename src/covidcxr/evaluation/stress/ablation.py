@@ -1,0 +1,352 @@
+"""Ablation: what does a classifier still know when the lungs are painted out, and when there is nothing else?"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from covidcxr.data import Record
+from covidcxr.errors import ConfigError
+from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.weighted import weighted_auroc
+from covidcxr.evaluation.predictions.sample import Asked, Images, ImageSample, as_pipeline, given_lungs, known_classes
+from covidcxr.models import Classifier
+from covidcxr.models.network import resize_images
+from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.pipeline.prediction import Prediction
+from covidcxr.transforms.geometry import LUNG_CLASSES, dilate
+from covidcxr.types import SplitName
+from covidcxr.utils.threads import tracked
+
+__all__ = ["VIEWS", "Ablation", "ablation", "fill_from_surroundings", "keep_lungs", "paint_out_lungs"]
+
+Grey = Float[np.ndarray, "height width"]
+Mask = Bool[np.ndarray, "height width"]
+
+VIEWS = ("whole", "without_lungs", "lungs_only")
+"""What the classifier is shown: the whole image, the image with its lungs painted out, the lungs alone."""
+
+DIFFERENCES = {
+    "needs_lungs": ("whole", "without_lungs"),
+    "needs_rest": ("whole", "lungs_only"),
+    "lungs_lead": ("lungs_only", "without_lungs"),
+}
+"""Paired differences of the AUROC: the first less the second."""
+
+WIDENED = 0.03
+"""By how much the lungs are widened before they are painted out, as a fraction of the longer side: what a segmenter
+leaves of their rim would be seen otherwise."""
+
+_SHOWN = 3
+_SIDE = 300
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The AUROC of a classifier on whole images, on images without lungs and on lungs alone, of the same images.
+
+    The lungs are painted out with what surrounds them: the upright rectangle around both lungs, widened by 3 % of the
+    longer side, is filled by a smooth continuation of the image around it, so that no outline of the lungs is left. Of
+    the lungs alone, whatever lies outside them is filled in the same way from their rim. The classifier is the trained
+    one: nothing is trained again.
+
+    Attributes:
+        images: Images with lungs, a label and a prediction.
+        patients: Their patients.
+        left_out: Images without one of these, by what they lack.
+        region: What the classifier sees of an image ("full", "box", "lungs", ...).
+        lungs: Who drew the lungs.
+        scores: By class, and "" = the mean over the classes: AUROC of each of `VIEWS`, and the paired differences
+            `needs_lungs` (whole less without lungs), `needs_rest` (whole less lungs alone) and `lungs_lead` (lungs
+            alone less without lungs).
+        pictures: From image id to a PNG of the three views side by side, of a few images.
+
+    Example:
+        ```python
+        from covidcxr.evaluation import Estimate
+        from covidcxr.evaluation.stress.ablation import Ablation
+
+        values = {"whole": 0.9, "without_lungs": 0.55, "lungs_only": 0.88}
+        scores = {"": {name: Estimate(value, value - 0.1, 1.0, 60, 50) for name, value in values.items()}}
+        assert Ablation(60, 50, {}, "full", "the model", scores).overall["lungs_only"].value == 0.88
+        ```
+    """
+
+    images: int
+    patients: int
+    left_out: Mapping[str, int]
+    region: str
+    lungs: str
+    scores: Mapping[str, Mapping[str, Estimate]]
+    pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def overall(self) -> Mapping[str, Estimate]:
+        """The scores of all classes together."""
+        return self.scores[""]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every number."""
+        numbers = {
+            name or "all classes": {score: estimate.to_dict() for score, estimate in scores.items()}
+            for name, scores in self.scores.items()
+        }
+        plain = {key: value for key, value in asdict(self).items() if key not in ("scores", "pictures")}
+        return plain | {"scores": numbers}
+
+
+def ablation(
+    model: Asked,
+    data: Images,
+    *,
+    split: SplitName | None = "test",
+    lungs: Pipeline | None = None,
+    max_images: int | None = None,
+    batch_size: int = 8,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Ablation:
+    """Show a classifier images without their lungs, and lungs without the rest of the image.
+
+    A model that reads a mark in the corner scores as well without the lungs, and by chance on the lungs alone; one that
+    reads the lungs does the opposite.
+
+    Args:
+        model: A pipeline, or a classifier of the full image.
+        data: A data module, or records of images with labels.
+        split: Of a data module: "train", "val" or "test"; None = all images.
+        lungs: Draws the lungs where the pipeline does not and the data set has no masks; None = the bundled `mini`.
+        max_images: Most images, drawn from as many patients as possible; None = all.
+        batch_size: Images in a batch.
+        resamples: Number of bootstrap resamples of patients.
+        seed: Seed of the draw and the intervals.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ConfigError: If there is no classifier, or no image has lungs, a label and a prediction.
+    """
+    sample = ImageSample(data, split=split, max_images=max_images, seed=seed)
+    with as_pipeline(model) as pipeline:
+        if pipeline.classifier is None:
+            raise ConfigError("There is no classifier whose lungs could be painted out.")
+        run = _Run(pipeline, pipeline.classifier, lungs)
+        for batch in tracked(sample.batches(batch_size), -(-len(sample) // batch_size), "batches", progress):
+            run.add(batch)
+    if sample.failed:
+        run.left_out["cannot be read"] = len(sample.failed)
+    if not run.records:
+        lacking = ", ".join(f"{count} {why}" for why, count in run.left_out.items())
+        raise ConfigError(f"Of {len(sample)} images none can be shown without its lungs: {lacking}.")
+    return run.score(resamples, seed)
+
+
+class _Run:
+    """The probabilities of each view, collected batch by batch."""
+
+    def __init__(self, pipeline: Pipeline, classifier: Classifier, lungs: Pipeline | None) -> None:
+        self.pipeline, self.classifier, self._lungs = pipeline, classifier, lungs
+        self._drawer = "the bundled segmenter of lungs" if lungs is None else "the given segmenter of lungs"
+        self.records: list[Record] = []
+        self.rows: dict[str, list[list[float]]] = {view: [] for view in VIEWS}
+        self.left_out: dict[str, int] = {}
+        self.drawers: set[str] = set()
+        self.pictures: dict[str, bytes] = {}
+
+    def add(self, batch: Sequence[tuple[Record, Grey]]) -> None:
+        """Predict all views of a batch of images."""
+        predictions = self.pipeline.predict([image for _, image in batch], batch_size=len(batch))
+        kept = [
+            (record, prediction.orientation.correct(image), masks)
+            for (record, image), prediction in zip(batch, predictions, strict=True)
+            if isinstance(prediction, Prediction) and (masks := self._usable(record, image, prediction)) is not None
+        ]
+        if not kept:
+            return
+        outlines = [own for _, _, own in kept]
+        views: dict[str, list[Grey]] = {view: [] for view in VIEWS}
+        for record, image, own in kept:
+            outline = np.logical_or.reduce([own[name] for name in LUNG_CLASSES if name in own])
+            three = dict(zip(VIEWS, (image, paint_out_lungs(image, outline), keep_lungs(image, outline)), strict=True))
+            for view, shown in three.items():
+                views[view].append(shown)
+            if len(self.pictures) < _SHOWN:
+                self.pictures[record.image_id] = _png(list(three.values()))
+        self.records += [record for record, _, _ in kept]
+        for view, images in views.items():
+            self.rows[view] += _probabilities(self.classifier, images, outlines)
+
+    def _usable(self, record: Record, image: Grey, prediction: Prediction) -> Mapping[str, Mask] | None:
+        """Return the lungs of an image that counts; else note what it lacks."""
+        lacking = "have no prediction"
+        if prediction.probabilities:
+            lacking = "have no label"
+            if any(not math.isnan(value) for value in known_classes(record, self.classifier.config.classes)):
+                masks = self._draw(record, image, prediction)
+                if any(masks[name].any() for name in LUNG_CLASSES if name in masks):
+                    return prediction.orientation.correct_masks(dict(masks))
+                lacking = "have no lungs"
+        self.left_out[lacking] = self.left_out.get(lacking, 0) + 1
+        return None
+
+    def _draw(self, record: Record, image: Grey, prediction: Prediction) -> Mapping[str, Mask]:
+        if self.pipeline.lung_segmenter is not None:
+            self.drawers.add("the pipeline")
+            return prediction.masks
+        if masks := given_lungs(record, image):
+            self.drawers.add("the data set")
+            return masks
+        if self._lungs is None:
+            self._lungs = Pipeline(lung_segmenter=Pipeline.from_pretrained("mini").lung_segmenter)
+        self.drawers.add(self._drawer)
+        return self._lungs(image).masks
+
+    def score(self, resamples: int, seed: int) -> Ablation:
+        """Score the views on the same resamples of patients."""
+        config = self.classifier.config
+        truth = np.array([known_classes(record, config.classes) for record in self.records])
+        tables = {view: np.array(rows) for view, rows in self.rows.items()}
+        both = [c for c in range(len(config.classes)) if {0.0, 1.0} <= {*truth[:, c].tolist()}]
+        if config.mode != "multilabel" and len(config.classes) == 2:
+            both = both[-1:]  # of two exclusive classes one says all
+
+        def table(weights: Float[np.ndarray, "resamples images"]) -> dict[str, np.ndarray]:
+            areas = {
+                view: [weighted_auroc(weights, _known(values[:, c], truth[:, c]), truth[:, c] == 1) for c in both]
+                for view, values in tables.items()
+            }
+            numbers: dict[str, np.ndarray] = {}
+            for place, name in [(None, ""), *enumerate(config.classes[c] for c in both)]:
+                of = {v: np.mean(own, axis=0) if place is None else own[place] for v, own in areas.items()}
+                of |= {key: of[one] - of[other] for key, (one, other) in DIFFERENCES.items()}
+                numbers |= {f"{name}\0{key}": values for key, values in of.items()}
+            return numbers
+
+        if not both:
+            raise ConfigError("The images with lungs are all of one class: no AUROC can be computed.")
+        groups = [record.patient for record in self.records]
+        names = ["", *(config.classes[c] for c in both)]
+        shares = [f"{name}\0{view}" for name in names for view in VIEWS]
+        estimates = bootstrap_many(table, groups=groups, shares=shares, resamples=resamples, seed=seed)
+        scores: dict[str, dict[str, Estimate]] = {name: {} for name in names}
+        for key, estimate in estimates.items():
+            name, _, score = key.rpartition("\0")
+            scores[name][score] = estimate
+        region = ", ".join(sorted({member.config.preprocess.region for member in self.classifier.members}))
+        drawn = " and ".join(sorted(self.drawers))
+        return Ablation(len(groups), len({*groups}), self.left_out, region, drawn, scores, self.pictures)
+
+
+def _known(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(truth), math.nan, values)
+
+
+@torch.inference_mode()
+def _probabilities(
+    classifier: Classifier, images: Sequence[Grey], masks: Sequence[Mapping[str, Mask]]
+) -> list[list[float]]:
+    members = [member.predict(*resize_images(member, images, masks)) for member in classifier.members]
+    rows: list[list[float]] = classifier.combine(members).tolist()
+    return rows
+
+
+def paint_out_lungs(image: Grey, lungs: Mask, widened: float = WIDENED) -> Grey:
+    """Paint the lungs out: fill the upright rectangle around them from what surrounds it.
+
+    A rectangle, since a fill of the lungs' own shape would leave their outline, from which much can be read.
+
+    Args:
+        image: Grey, in [0, 1].
+        lungs: The lungs; not empty.
+        widened: By how much they are widened first, as a fraction of the longer side.
+
+    Returns:
+        The image without lungs.
+    """
+    rows, columns = np.flatnonzero(lungs.any(1)), np.flatnonzero(lungs.any(0))
+    margin = round(widened * max(image.shape))
+    hidden = np.zeros(image.shape, bool)
+    hidden[
+        max(0, int(rows[0]) - margin) : int(rows[-1]) + margin + 1,
+        max(0, int(columns[0]) - margin) : int(columns[-1]) + margin + 1,
+    ] = True
+    return fill_from_surroundings(image, hidden)
+
+
+def keep_lungs(image: Grey, lungs: Mask, widened: float = WIDENED / 2) -> Grey:
+    """Keep the lungs alone: fill all else from their rim.
+
+    Args:
+        image: Grey, in [0, 1].
+        lungs: The lungs; not empty.
+        widened: By how much they are widened first, as a fraction of the longer side.
+
+    Returns:
+        The image of the lungs.
+    """
+    wide = dilate(torch.from_numpy(lungs)[None, None].float(), widened)[0, 0].numpy() > 0
+    return fill_from_surroundings(image, ~wide)
+
+
+def fill_from_surroundings(image: Grey, hidden: Mask) -> Grey:
+    """Fill a part of an image by a smooth continuation of the rest, without an edge (push-pull, Gortler 1996).
+
+    Args:
+        image: Grey, in [0, 1].
+        hidden: What is filled; nothing of it is used.
+
+    Returns:
+        The image, float32; 0.5 everywhere if all is hidden.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.evaluation.stress.ablation import fill_from_surroundings
+
+        ramp = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, 0)
+        hidden = np.zeros((64, 64), bool)
+        hidden[20:40, 20:40] = True
+        assert np.abs(fill_from_surroundings(ramp, hidden) - ramp).max() < 0.1
+        ```
+    """
+    if hidden.all():
+        return np.full(image.shape, 0.5, np.float32)
+    known = (~hidden).astype(np.float32)
+    return _pull(image.astype(np.float32) * known, known)
+
+
+def _pull(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return weighted means, with those of a coarser grid where little is known."""
+    if weight.min() >= 1 or max(weight.shape) == 1:
+        return np.asarray(total / np.maximum(weight, 1e-9))
+    height, width = weight.shape
+    half = (max(1, width // 2), max(1, height // 2))
+    shrunk, light = (
+        cv2.resize(part, half, interpolation=cv2.INTER_AREA).reshape(half[::-1]) for part in (total, weight)
+    )
+    full = np.minimum(1.0, 4 * light)  # a cell with one known pixel of four is known
+    coarse = _pull(np.divide(shrunk, light, out=np.zeros_like(shrunk), where=light > 1e-6) * full, full)
+    return np.asarray(total + (1 - weight) * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def _png(views: Sequence[Grey]) -> bytes:
+    from PIL import Image
+
+    row = np.concatenate([np.pad(view, ((0, 0), (0, 6)), constant_values=1.0) for view in views], axis=1)[:, :-6]
+    picture = Image.fromarray((row * 255).clip(0, 255).round().astype(np.uint8))
+    picture.thumbnail((3 * _SIDE, 3 * _SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
