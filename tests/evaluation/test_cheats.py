@@ -23,7 +23,7 @@ from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows
 from covidcxr.evaluation.report import Evaluation, evaluate_rows
 from covidcxr.evaluation.report.copies import score_copies
 from covidcxr.evaluation.shortcuts import copies_across_parts
-from covidcxr.evaluation.stress.ablation import ablation, fill_from_surroundings, keep_lungs, paint_out_lungs
+from covidcxr.evaluation.stress.ablation import ablation, keep_lungs, paint_out_lungs
 from covidcxr.page import sections_of
 
 SIDE, TESTED, TRAINED = 96, 120, 60
@@ -94,18 +94,18 @@ class Reader(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if self.kind == "corner":
-            value = image[..., 3:9, 3:9].mean((1, 2, 3))
+            value = image[..., 3:9, 3:9].mean((1, 2, 3)) - 0.75
         elif self.kind == "border":
-            value = -image[..., :3, :].mean((1, 2, 3))
+            value = 0.3 - image[..., :3, :].mean((1, 2, 3))
         elif self.kind == "texture":
-            value = 20 * (image - F.avg_pool2d(image, 3, 1, 1)).abs()[..., 2:-2, 2:-2].mean((1, 2, 3))
+            value = 20 * (image - F.avg_pool2d(image, 3, 1, 1)).abs()[..., 2:-2, 2:-2].mean((1, 2, 3)) - 0.4
         elif self.kind == "memory":
             distance = torch.cdist(self.small(image), self.known)
             guess = torch.sin(1e4 * self.small(image).sum(1))  # of an image that it does not know
             value = torch.where(distance.amin(1) < 0.05, self.answers[distance.argmin(1)], guess)
         else:
-            value = image[..., 36:60, 26:34].mean((1, 2, 3)) + image[..., 36:60, 62:70].mean((1, 2, 3))
-        return value[:, None]
+            value = image[..., 36:60, 26:34].mean((1, 2, 3)) + image[..., 36:60, 62:70].mean((1, 2, 3)) - 0.56
+        return 10 * value[:, None]
 
 
 def reading(kind: str, memory: Sequence[tuple[np.ndarray, bool]] = ()) -> ClassificationModel:
@@ -145,10 +145,11 @@ def test_the_first_sentence_tells_a_cheat_from_an_honest_model(cheat: str, tmp_p
 
 def test_a_model_that_remembers_copies_is_told_from_an_honest_one(tmp_path: Path) -> None:
     data = draw_dataset(tmp_path, "copy")
-    train = [record for record in data.records if record.split == "train"]
+    train = [record for record in data.records if record.split != "test"]
     memory = [(np.asarray(data.load_image(record), np.float32), record.label == "covid19") for record in train]
     groups = find_duplicates(data.records, near=False).groups
-    copied = copies_across_parts(groups, {record.image_id: record.split for record in data.records})["test"]
+    parts = {record.image_id: "test" if record.split == "test" else "train" for record in data.records}
+    copied = copies_across_parts(groups, parts)["test"]
     assert len(copied) == 80
     found = evaluate(reading("memory", memory), data, copied=copied)
     assert (
@@ -162,18 +163,22 @@ def test_a_model_that_remembers_copies_is_told_from_an_honest_one(tmp_path: Path
     assert evaluate(reading("lungs"), data, copied=[]).parts["copies"].to_dict()["copied"] == 0
 
 
-def test_the_fill_has_no_edge_and_uses_nothing_of_what_it_hides() -> None:
+def test_nothing_is_left_of_what_is_painted_out() -> None:
     rng = np.random.default_rng(0)
     image, lungs = draw_chest(rng, ill=True, cheat="")
     grey, mask = image.astype(np.float32) / 255, lungs > 0
     other = np.where(mask, rng.random(grey.shape), grey).astype(np.float32)
-    assert np.array_equal(paint_out_lungs(grey, mask), paint_out_lungs(other, mask))
-    assert np.array_equal(keep_lungs(grey, mask)[mask], grey[mask])
-    far = np.where(cv2.dilate(lungs, np.ones((15, 15))) > 0, grey, 0).astype(np.float32)
-    assert np.array_equal(keep_lungs(grey, mask), keep_lungs(far, mask))
-    step = np.abs(np.diff(paint_out_lungs(np.full_like(grey, 0.5), mask), axis=0)).max()
-    assert step < 1e-5
-    assert (fill_from_surroundings(grey, np.ones_like(mask)) == 0.5).all()
+    without = paint_out_lungs(grey, mask)
+    assert np.array_equal(without, paint_out_lungs(other, mask))
+    assert np.array_equal(without[:3], grey[:3])
+    alone = keep_lungs(grey, mask)
+    assert np.array_equal(alone[mask], grey[mask])
+    far = cv2.dilate(lungs, np.ones((9, 9), np.uint8)) == 0
+    assert (alone[far] == 0.5).all()
+    rows = np.flatnonzero((without == 0.5).all(1))  # the lungs are gone, and so is their outline
+    assert not len(rows)
+    box = without == 0.5
+    assert np.array_equal(box, box.any(1)[:, None] & box.any(0))
 
 
 def test_ablation_says_what_it_leaves_out_and_who_draws(tmp_path: Path) -> None:
@@ -184,7 +189,7 @@ def test_ablation_says_what_it_leaves_out_and_who_draws(tmp_path: Path) -> None:
     assert next(iter(result.pictures.values())).startswith(b"\x89PNG")
     assert result.to_dict()["scores"]["all classes"]["lungs_lead"]["value"] > 0
     (section,) = sections_of(result)
-    assert "no outline of the lungs" in str(section.blocks)
+    assert "no outline of the lungs" in str(section.blocks[-2:])
     with pytest.raises(ConfigError, match="no classifier"):
         ablation(Pipeline(lung_segmenter=Pipeline.from_pretrained("mini").lung_segmenter), data, progress=False)
 
@@ -205,12 +210,12 @@ def make_rows(kinds: Sequence[tuple[str, str, int]], seed: int = 0) -> list[dict
 def test_the_worst_pair_of_classes_is_named() -> None:
     """The mean over three classes hides that two of them are not told apart."""
     evaluation = evaluate_rows(make_rows([("a", "a", 60), ("b", "b", 60), ("c", "b", 60)]), resamples=200)
-    assert "a mean AUROC of 0.8" in evaluation.verdict.sentence
+    assert "a mean AUROC of 0.6" in evaluation.verdict.sentence
     assert "(the worst pair is b and c, 0." in evaluation.verdict.sentence
     assert "not better than chance)" in evaluation.verdict.sentence
     pairs = evaluation.to_dict()["classes"]["pairs"]
     assert set(pairs) == {"a and b", "a and c", "b and c"}
-    assert pairs["a and b"]["low"] > 0.8
+    assert pairs["a and b"]["low"] > 0.65
 
 
 def two(score: Any, patients: int = 60, **more: Any) -> str:

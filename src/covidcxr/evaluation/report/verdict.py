@@ -87,7 +87,7 @@ def _sentence(evidence: Evidence, chance: Finding, others: Sequence[Finding]) ->
     patients = f"{count_of(evidence.score.patients, 'patient')}" if evidence.patients_known else "unknown patients"
     alike = f", all of {' and '.join(evidence.alike)}," if evidence.alike else ""
     basis = f"On these {count_of(evidence.images, 'image')} of {patients}{alike}"
-    if evidence.collapsed is not None:
+    if evidence.collapsed is not None and not evidence.score.low > 0.5:
         return f"{basis} this model tells nothing: {evidence.collapsed[0].lower()}{evidence.collapsed[1:]}"
     if evidence.rarest >= LEAST and evidence.score.high < 0.5:
         return (
@@ -105,6 +105,8 @@ def _result(evidence: Evidence, chance: Finding) -> str:
     result = f"this model {evidence.about} with {mean} of {_short(evidence.score)}"
     if chance.weight == "doubt":
         result += f", on few patients ({evidence.rarest} of the rarer kind)"
+    if evidence.collapsed is not None:
+        result += ", though its most probable class is the same for all images"
     return result + "".join(f" ({finding.reason})" for finding in pairs_apart(evidence))
 
 

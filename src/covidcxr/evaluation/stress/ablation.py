@@ -22,11 +22,11 @@ from covidcxr.models import Classifier
 from covidcxr.models.network import resize_images
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
-from covidcxr.transforms.geometry import LUNG_CLASSES, dilate
+from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.types import SplitName
 from covidcxr.utils.threads import tracked
 
-__all__ = ["VIEWS", "Ablation", "ablation", "fill_from_surroundings", "keep_lungs", "paint_out_lungs"]
+__all__ = ["VIEWS", "Ablation", "ablation", "keep_lungs", "paint_out_lungs"]
 
 Grey = Float[np.ndarray, "height width"]
 Mask = Bool[np.ndarray, "height width"]
@@ -42,8 +42,11 @@ DIFFERENCES = {
 """Paired differences of the AUROC: the first less the second."""
 
 WIDENED = 0.03
-"""By how much the lungs are widened before they are painted out, as a fraction of the longer side: what a segmenter
-leaves of their rim would be seen otherwise."""
+"""By how much the lungs are widened, and over how far the image fades into the grey, as a fraction of the longer side:
+what a segmenter leaves of their rim would be seen otherwise."""
+
+GREY = 0.5
+"""Stands for what is not shown: it is the same in all images, and so says nothing about any."""
 
 _SHOWN = 3
 _SIDE = 300
@@ -53,10 +56,9 @@ _SIDE = 300
 class Ablation:
     """The AUROC of a classifier on whole images, on images without lungs and on lungs alone, of the same images.
 
-    The lungs are painted out with what surrounds them: the upright rectangle around both lungs, widened by 3 % of the
-    longer side, is filled by a smooth continuation of the image around it, so that no outline of the lungs is left. Of
-    the lungs alone, whatever lies outside them is filled in the same way from their rim. The classifier is the trained
-    one: nothing is trained again.
+    The lungs are painted out by an even grey, the same in all images, within the upright rectangle around both lungs,
+    widened by 3 % of the longer side: no outline of the lungs is left. Of the lungs alone, everything outside them is
+    that grey. The image fades into it within another 3 %. The classifier is the trained one: nothing is trained again.
 
     Attributes:
         images: Images with lungs, a label and a prediction.
@@ -261,84 +263,62 @@ def _probabilities(
     return rows
 
 
-def paint_out_lungs(image: Grey, lungs: Mask, widened: float = WIDENED) -> Grey:
-    """Paint the lungs out: fill the upright rectangle around them from what surrounds it.
+def paint_out_lungs(image: Grey, lungs: Mask) -> Grey:
+    """Paint the lungs out: the upright rectangle around them becomes an even grey.
 
-    A rectangle, since a fill of the lungs' own shape would leave their outline, from which much can be read.
+    A rectangle, since a fill of the lungs' own shape would leave their outline, from which much can be read; and a grey
+    that is the same in all images, since the mean of what surrounds the lungs says how the image was exposed.
 
     Args:
         image: Grey, in [0, 1].
         lungs: The lungs; not empty.
-        widened: By how much they are widened first, as a fraction of the longer side.
 
     Returns:
-        The image without lungs.
+        The image without lungs; around the rectangle, widened by 3 % of the longer side, it fades into the grey.
     """
     rows, columns = np.flatnonzero(lungs.any(1)), np.flatnonzero(lungs.any(0))
-    margin = round(widened * max(image.shape))
-    hidden = np.zeros(image.shape, bool)
-    hidden[
+    margin = round(WIDENED * max(image.shape))
+    shown = np.ones(image.shape, bool)
+    shown[
         max(0, int(rows[0]) - margin) : int(rows[-1]) + margin + 1,
         max(0, int(columns[0]) - margin) : int(columns[-1]) + margin + 1,
-    ] = True
-    return fill_from_surroundings(image, hidden)
+    ] = False
+    return _faded(image, _distance(~shown) / max(1, margin))
 
 
-def keep_lungs(image: Grey, lungs: Mask, widened: float = WIDENED / 2) -> Grey:
-    """Keep the lungs alone: fill all else from their rim.
+def keep_lungs(image: Grey, lungs: Mask) -> Grey:
+    """Keep the lungs alone: all else becomes an even grey, the same in all images.
 
     Args:
         image: Grey, in [0, 1].
         lungs: The lungs; not empty.
-        widened: By how much they are widened first, as a fraction of the longer side.
 
     Returns:
-        The image of the lungs.
-    """
-    wide = dilate(torch.from_numpy(lungs)[None, None].float(), widened)[0, 0].numpy() > 0
-    return fill_from_surroundings(image, ~wide)
-
-
-def fill_from_surroundings(image: Grey, hidden: Mask) -> Grey:
-    """Fill a part of an image by a smooth continuation of the rest, without an edge (push-pull, Gortler 1996).
-
-    Args:
-        image: Grey, in [0, 1].
-        hidden: What is filled; nothing of it is used.
-
-    Returns:
-        The image, float32; 0.5 everywhere if all is hidden.
+        The image of the lungs, which fades into the grey within 3 % of the longer side around them.
 
     Example:
         ```python
         import numpy as np
 
-        from covidcxr.evaluation.stress.ablation import fill_from_surroundings
+        from covidcxr.evaluation.stress.ablation import keep_lungs, paint_out_lungs
 
-        ramp = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, 0)
-        hidden = np.zeros((64, 64), bool)
-        hidden[20:40, 20:40] = True
-        assert np.abs(fill_from_surroundings(ramp, hidden) - ramp).max() < 0.1
+        image, lungs = np.random.default_rng(0).random((64, 64), np.float32), np.zeros((64, 64), bool)
+        lungs[20:40, 10:25] = lungs[20:40, 40:55] = True
+        assert (keep_lungs(image, lungs)[:10] == 0.5).all() and (paint_out_lungs(image, lungs)[lungs] == 0.5).all()
         ```
     """
-    if hidden.all():
-        return np.full(image.shape, 0.5, np.float32)
-    known = (~hidden).astype(np.float32)
-    return _pull(image.astype(np.float32) * known, known)
+    return _faded(image, 1 - _distance(lungs) / max(1, round(WIDENED * max(image.shape))))
 
 
-def _pull(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return weighted means, with those of a coarser grid where little is known."""
-    if weight.min() >= 1 or max(weight.shape) == 1:
-        return np.asarray(total / np.maximum(weight, 1e-9))
-    height, width = weight.shape
-    half = (max(1, width // 2), max(1, height // 2))
-    shrunk, light = (
-        cv2.resize(part, half, interpolation=cv2.INTER_AREA).reshape(half[::-1]) for part in (total, weight)
-    )
-    full = np.minimum(1.0, 4 * light)  # a cell with one known pixel of four is known
-    coarse = _pull(np.divide(shrunk, light, out=np.zeros_like(shrunk), where=light > 1e-6) * full, full)
-    return np.asarray(total + (1 - weight) * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR))
+def _distance(mask: Mask) -> Float[np.ndarray, "height width"]:
+    """Return how far each pixel is from a mask, in pixels."""
+    return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5))
+
+
+def _faded(image: Grey, share: Float[np.ndarray, "height width"]) -> Grey:
+    """Show a share of each pixel; the rest is the grey."""
+    share = share.clip(0, 1)
+    return np.asarray(share * image + (1 - share) * GREY, np.float32)
 
 
 def _png(views: Sequence[Grey]) -> bytes:
