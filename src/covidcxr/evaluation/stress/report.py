@@ -105,9 +105,9 @@ def ablation_sections(result: Ablation) -> list[Section]:
 
 def _caveats(result: Ablation) -> Iterator[str]:
     yield (
-        "Painted out is the upright rectangle around both lungs, widened by 3 % of the longer side, with a grey that is "
-        "the same in all images: no outline of the lungs is left. Of the lungs alone, everything else is that grey. The "
-        "image fades into it within another 3 %."
+        "Painted out is the upright rectangle around both lungs, widened by 3 % of the longer side, with a grey that "
+        "is the same in all images: no outline of the lungs is left. Of the lungs alone, everything else is that grey. "
+        "The image fades into it within another 3 %."
     )
     if result.region != "full":
         yield (
