@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -153,8 +153,7 @@ def evaluate_rows(
             only one has a probability it is that one); of more, None = there is none.
         sensitivity: What is wanted of the operating point on validation images, in (0, 1].
         prevalence: Share of positive patients where the model is used; None = as in these images.
-        parts: Further parts, by name: an audit of the data ("audit"), "regions", "held_out", "robustness", ...; the
-            verdict takes them into account.
+        parts: Further parts, by name: "ablation", "audit", "regions", "held_out", ...; the verdict counts them.
         copied: Ids of the images that have a copy in training; None = nobody searched for them.
         lookup: The images behind the rows, to show the most confident errors and the worst masks; None = show none.
         temperature: Of the classifier that gave the rows; a note warns if it is the bound of its search.
@@ -186,9 +185,8 @@ def evaluate_rows(
         results["gallery"] = _gallery(predictions, lookup, results)
     kept = _in_order(results)
     chosen = None if number is None else predictions.classes[number]
-    warned = [*temperature_signs(temperature), *_broken(results["answers"])]
-    notes = (*(f"Warning: {sign}" for sign in warned), *_notes(predictions))
-    return Evaluation(name, predictions, chosen, weigh(predictions, number, kept), kept, notes)
+    notes = _notes(predictions, (*temperature_signs(temperature), *_broken(results["answers"])))
+    return Evaluation(name, predictions, chosen, weigh(predictions, number, kept), kept, tuple(notes))
 
 
 def _score(predictions: PredictionTable, positive: int | None, settings: Mapping[str, Any]) -> dict[str, Part | None]:
@@ -221,8 +219,8 @@ def _gallery(
     )
 
 
-def _notes(predictions: PredictionTable) -> list[str]:
-    notes = [f"Warning: {sign}" for sign in find_warning_signs(predictions.rows)]
+def _notes(predictions: PredictionTable, signs: Iterable[str]) -> list[str]:
+    notes = [f"Warning: {sign}" for sign in (*signs, *find_warning_signs(predictions.rows))]
     if not predictions.patients_known:
         notes.append(
             "No patients are known: every image counts as a patient of its own, so intervals may be too narrow."
