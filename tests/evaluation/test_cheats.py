@@ -137,7 +137,7 @@ def test_the_first_sentence_tells_a_cheat_from_an_honest_model(cheat: str, tmp_p
     )
     honest = evaluate(reading("lungs"), data)
     scores = honest.parts["ablation"].overall  # type: ignore[attr-defined]
-    assert scores["without_lungs"].low < 0.5 < scores["lungs_only"].low
+    assert scores["without_lungs"].low <= 0.5 < scores["lungs_only"].low
     assert scores["needs_lungs"].low > 0.1
     assert "; it needs the lungs: with the lungs painted out it scores 0." in honest.verdict.sentence
     assert "but" not in honest.verdict.sentence

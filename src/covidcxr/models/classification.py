@@ -89,7 +89,7 @@ class Classifier(CXRModel, ABC):
         """Choose the one plausible class, or abstain with a reason.
 
         With thresholds in the config, a class is plausible from its threshold up (a conformal set, if the
-        thresholds come from `covidcxr.evaluation.conformal_threshold`); without any, the most probable of exclusive
+        thresholds come from `covidcxr.evaluation.conformal_thresholds`); without any, the most probable of exclusive
         classes is, and of findings that may come together those from 0.5 up are. Where a probability is not finite,
         there is no class.
 

@@ -241,7 +241,7 @@ def new_images(evidence: Evidence) -> list[Finding]:
     Returns:
         One finding, or none where nobody searched for copies.
     """
-    copies, question = evidence.copies, "Are the test images new to the model?"
+    copies, question = evidence.copies, "Does it hold on test images without a copy in training?"
     if copies is None:
         return []
     if copies.loss is None:

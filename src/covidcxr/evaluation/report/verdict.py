@@ -105,9 +105,9 @@ def _result(evidence: Evidence, chance: Finding) -> str:
     result = f"this model {evidence.about} with {mean} of {_short(evidence.score)}"
     if chance.weight == "doubt":
         result += f", on few patients ({evidence.rarest} of the rarer kind)"
-    if evidence.collapsed is not None:
-        result += ", though its most probable class is the same for all images"
-    return result + "".join(f" ({finding.reason})" for finding in pairs_apart(evidence))
+    result += "".join(f" ({finding.reason})" for finding in pairs_apart(evidence))
+    same = ", though its most probable class is the same for all images"
+    return result if evidence.collapsed is None else result + same
 
 
 def _with_doubts(evidence: Evidence, result: str, others: Sequence[Finding]) -> str:
