@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
-from covidcxr import __version__
+from covidcxr import Pipeline, __version__
+from covidcxr.io import fetch
+from covidcxr.pipeline.parts import check_golden
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -66,3 +72,49 @@ def test_workflows_may_read_and_no_more_unless_a_job_says_so(workflow: Path) -> 
     content = load(str(workflow.relative_to(ROOT)))
     assert content["permissions"] == {"contents": "read"}
     assert all("timeout-minutes" in job for job in content["jobs"].values())
+
+
+BASE = ROOT / "packages" / "covidcxr-base"
+
+
+def test_the_package_of_base_names_its_weights_and_its_terms() -> None:
+    project = tomllib.loads((BASE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (folder,) = project["entry-points"]["covidcxr.pretrained"].values()
+    weights = BASE.joinpath("src", *folder.split("."))
+    assert (weights / "pipeline.json").is_file()
+    assert project["license-files"] == ["LICENSE"]
+    assert project["license"].startswith("LicenseRef-")  # never the licence of the code
+    head = ModelCard.load(weights / "README.md").data
+    assert (head.license, head.library_name, head.pipeline_tag) == ("other", "covidcxr", "image-segmentation")
+    assert {result.metric_type for result in head.eval_results} >= {"dice_infection", "dice_lung_field"}
+    assert sum(file.stat().st_size for file in weights.rglob("*")) < 25_000_000
+
+
+def test_base_loads_as_an_installed_package_and_gives_its_golden_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tomllib.loads((BASE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    metadata = tmp_path / f"covidcxr_base-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.3\nName: covidcxr-base\nVersion: {project['version']}\n")
+    (name, value), *_ = project["entry-points"]["covidcxr.pretrained"].items()
+    (metadata / "entry_points.txt").write_text(f"[covidcxr.pretrained]\n{name} = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(BASE / "src")
+    pipeline = Pipeline.from_pretrained("base")
+    assert pipeline.infected_interval is not None
+    assert check_golden(pipeline, fetch("base") / "golden") == []
+
+
+@pytest.mark.slow
+def test_the_wheel_of_base_holds_the_weights(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="the wheel is built by hatchling, without a network")
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(words, cwd=BASE, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("covidcxr_base-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    weights = BASE / "src" / "covidcxr_base" / "weights"
+    files = [file.relative_to(weights).as_posix() for file in weights.rglob("*") if file.is_file()]
+    assert {f"covidcxr_base/weights/{file}" for file in files} < names
+    assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -181,6 +182,13 @@ MINI_LUNGS: dict[str, Any] = {
     "optimizer": ("AdamW", 0.001),
     "epochs": 5,
 }
+
+
+def write_base_fake(root: Path) -> Path:
+    """The table that `packages/covidcxr-base/make_table.py` writes, on fakes."""
+    write_licensed_fake(root)
+    shutil.copy(root / "mini.csv", root / "base.csv")
+    return root
 
 
 def write_covidx_fake(root: Path) -> Path:
@@ -530,6 +538,13 @@ SYSTEMS = {
         },
         only=("sgd+0.01",),
         tiny=AT_32,
+        slow=True,
+    ),
+    "base-segmenter": System(
+        write_base_fake,
+        {**MINI_LUNGS, "fit": "stretch", "normalization": HALF, "balance": "none", "epochs": 8},
+        tiny=AT_32,
+        words=lambda root: ["--data.fractions", "[0.5, 0.2]"],
         slow=True,
     ),
     "mini-gate": System(

@@ -258,7 +258,7 @@ def fingerprint(pipeline: Pipeline) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    settings = (pipeline.postprocess.to_config(), pipeline.min_lung_area)
+    settings: tuple[Any, ...] = (pipeline.postprocess.to_config(), pipeline.min_lung_area)
     settings += () if pipeline.infected_interval is None else (pipeline.infected_interval,)
     digest = hashlib.sha256(repr(settings).encode())
     for name, model in pipeline.models().items():
