@@ -66,11 +66,11 @@ def test_a_pipeline_its_models_and_a_prediction_show_themselves() -> None:
 
 
 def test_a_model_tells_what_it_is_and_escapes_its_names() -> None:
-    config = ModelConfig("classification", "cnn19", ("<b>sick", "well"), preprocess={"image_size": (32, 32)})
+    config = ModelConfig("classification", "cnn19", ("covid & flu", "well"), preprocess={"image_size": (32, 32)})
     model = ClassificationModel(config)
     assert "network: cnn19" in repr(model)
-    assert "<b>sick" not in model._repr_html_()
-    assert "&lt;b&gt;sick" in model._repr_html_()
+    assert "covid & flu" not in model._repr_html_()
+    assert "covid &amp; flu" in model._repr_html_()
 
 
 def test_an_estimate_shows_its_interval() -> None:
