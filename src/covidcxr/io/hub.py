@@ -24,8 +24,8 @@ def front_matter(
     tasks: Sequence[TaskName],
     license: str | None = None,  # noqa: A002 - the Hub's word
     *,
-    name: str | None = None,
-    dataset: str | None = None,
+    name: str = "",
+    dataset: str = "",
     scores: Mapping[str, float] | None = None,
 ) -> str:
     """Write the head of a model card, which the Hub shows and searches: YAML between two lines of dashes.

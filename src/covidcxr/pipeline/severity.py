@@ -121,7 +121,7 @@ class InfectionInterval:
         return asdict(self)
 
     @classmethod
-    def from_config(cls, data: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, data: Any, where: str) -> Self:
         """Read what `to_config` returned.
 
         Args:
