@@ -232,7 +232,9 @@ def test_what_makes_a_score_worthless_is_said_first() -> None:
     good = lambda ill, chance: 0.3 * ill + 0.7 * chance  # noqa: E731
     assert "far below chance, with an AUROC of 0.0" in two(lambda ill, chance: 0.9 * (1 - ill) + 0.1 * chance)
     assert "are the columns of the classes swapped" in two(lambda ill, chance: 0.9 * (1 - ill) + 0.1 * chance)
-    assert "tells nothing: all 60 images get the same probabilities" in two(lambda ill, chance: 0.4)
+    assert "tells nothing: all 60 images get the same answer, n, with the same probabilities" in two(
+        lambda ill, chance: 0.4
+    )
     assert "tells nothing: all 60 images get the same answer, n" in two(lambda ill, chance: 0.2 * chance)
     assert "no interval of so few holds" in two(lambda ill, chance: 0.9 * ill + 0.1 * chance, patients=12)
     assert "a score so near to 1 is more often a leak" in two(lambda ill, chance: 0.9 * ill + 0.1 * chance)

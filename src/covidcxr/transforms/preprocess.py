@@ -154,7 +154,9 @@ def equalize_image(
     counted = (flat > 0).long() if skip_black else torch.ones_like(greys)
     # Whole numbers, which every device sums to the same.
     ranks = (
-        torch.zeros(flat.shape[0], _GREYS, dtype=torch.long, device=image.device).scatter_add_(1, greys, counted).cumsum(1)
+        torch.zeros(flat.shape[0], _GREYS, dtype=torch.long, device=image.device)
+        .scatter_add_(1, greys, counted)
+        .cumsum(1)
     )
     darkest = ranks.where(ranks > 0, ranks[:, -1:]).amin(1, keepdim=True)
     span = ranks[:, -1:] - darkest

@@ -108,12 +108,12 @@ def _class_signs(table: PredictionTable, temperature: float) -> Iterator[str]:
     present = np.bincount(labels, minlength=len(table.classes))
     if (present > 0).sum() < 2:
         return
-    if np.ptp(table.probabilities, axis=0).max() < 1e-6:
-        yield f"All {len(table)} images get the same probabilities: the model has collapsed."
-    elif (answers == answers[0]).all():
+    if (answers == answers[0]).all():
+        constant = np.ptp(table.probabilities, axis=0).max() < 1e-6
         yield (
-            f"All {len(table)} images get the same answer, {table.classes[answers[0]]}, though they are of "
-            f"{(present > 0).sum()} classes: the model has collapsed."
+            f"All {len(table)} images get the same answer, {table.classes[answers[0]]},"
+            f"{' with the same probabilities,' if constant else ''} though they are of {(present > 0).sum()} classes: "
+            f"the model has collapsed."
         )
     if len(table) < LEAST_IMAGES:
         return
