@@ -274,7 +274,7 @@ def _ablation_of_run(run: Any, data: CXRDataModule, rows: Sequence[Mapping[str, 
         return None
     scored = {str(row["image_id"]) for row in rows}
     splits = {record.split for record in data.records if record.image_id in scored}
-    return _ablation(pipeline, data, splits.pop() if len(splits) == 1 else None, options)
+    return _ablation(pipeline, data, splits.pop() if len(splits) == 1 else None, options) if splits else None
 
 
 def _ablation(
