@@ -293,7 +293,11 @@ def test_an_audit_gives_the_same_numbers(saved: Path) -> None:
     words = ("--data", "csv", *OF_PHANTOMS, "--model", "pipeline", "--folds", "3")
     run("audit", *words, "--out", "again")
     audit, before = read_json("again/audit.json"), read_json("audit/audit.json")
-    for name in ("verdict", "findings", "films", "patients", "questions", "sources", "tests"):
+    probes = {score["probe"] for target in before["questions"] for score in target["probes"]}
+    for target in (*audit["questions"], audit["sources"]):  # there are new probes, and an alarm depends on their number
+        for scores in (target["probes"], target["official_test"], *target["within"].values()):
+            scores[:] = [score for score in scores if score["probe"] in probes]
+    for name in ("films", "patients", "questions", "sources"):
         assert_near(audit[name], before[name], where=name)
 
 

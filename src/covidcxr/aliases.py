@@ -260,7 +260,7 @@ NAMES = {
     "evaluation.shortcuts.targets.ask_labels": "evaluation.shortcuts.targets.label_targets",
     "evaluation.shortcuts.targets.ask_source": "evaluation.shortcuts.targets.source_target",
     "evaluation.shortcuts.targets.strata": "evaluation.shortcuts.targets.targets_within",
-    "evaluation.shortcuts.verdict.capital": "evaluation.shortcuts.verdict._capital",
+    "evaluation.shortcuts.verdict.capital": "evaluation.shortcuts.leakage_words.capital",
     "evaluation.shortcuts.verdict.list_words": "evaluation.shortcuts.verdict.join",
     "evaluation.shortcuts.verdict.named": "evaluation.shortcuts.verdict._subject",
     "evaluation.shortcuts.verdict.noticed_from": "evaluation.shortcuts.verdict._noticed_from",

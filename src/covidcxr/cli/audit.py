@@ -42,7 +42,7 @@ def add_audit(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     audit.add_argument("--folds", type=int, default=5, metavar="N", help="folds of the cross-validation (%(default)s)")
     audit.add_argument("--seed", type=int, default=0, metavar="N", help="seeds folds and probes (%(default)s)")
     audit.add_argument(
-        "--max-images", "--max-films", type=int, default=5000, metavar="N", help="most images to open (%(default)s)"
+        "--max-images", "--max-films", type=int, default=2000, metavar="N", help="most images to open (%(default)s)"
     )
     audit.add_argument("--no-pixels", action="store_true", help="open no image: tables and file headers only")
     audit.add_argument("--no-duplicates", action="store_true", help="do not search for duplicate images")
@@ -122,7 +122,8 @@ def _print(audit: DataAudit, page: Path) -> None:
         for score in target.probes:
             name, auroc = score.best
             best = f"{name} {auroc.value:.2f}" if len(score.by_class) > 2 else ""
-            table.add_row(score.probe.title, figure(score.auroc), best, "stands out" if score.alarm else "")
+            sees_lungs = "above chance; sees the lungs too" if score.above_chance else ""
+            table.add_row(score.probe.title, figure(score.auroc), best, "stands out" if score.alarm else sees_lungs)
         console.print(table)
     for note in audit.notes:
         console.print(f"Note: {note}", soft_wrap=True)

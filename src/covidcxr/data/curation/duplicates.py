@@ -19,9 +19,10 @@ from covidcxr.data.curation.near_duplicates import (
     MIN_INLIERS,
     MIN_LIKENESS,
     NO_SKETCH,
+    Prepared,
     Sketch,
+    compare,
     find_candidates,
-    likeness,
     sketch,
 )
 from covidcxr.data.records import Record
@@ -77,11 +78,11 @@ class Linked(Generic[T]):
         self._above[second] = first
 
 
-_VERSION = 1  # of the kept fingerprints: those of another method are made anew
+_VERSION = 2  # of the kept fingerprints: those of another method are made anew
 
 
 _THREADS = 4
-
+_KEPT = 200  # images that stay prepared for comparisons: half a megabyte each
 
 Reader = Callable[[Record], Float[np.ndarray, "height width"]]
 
@@ -245,23 +246,21 @@ def _near(
     """Return the pairs that are one picture, beside those that are linked already."""
     surplus = {other for _, other in links}  # an equal image need not be compared a second time
     numbers = [number for number in prints if number not in surplus]
-    kept: dict[int, UInt8[np.ndarray, "height width"]] = {}
+    kept: dict[int, Prepared] = {}
     found = []
     for here, there in find_candidates([prints[number].sketch for number in numbers]):
         one, other = numbers[here], numbers[there]
         pair = f"{prints[one].pixels} {prints[other].pixels}"
-        if pair in store.compared:
-            found += [(one, other)] * store.compared[pair]
-            continue
-        kept = {number: image for number, image in kept.items() if number >= one}  # candidates come in order
-        for number in (one, other):
-            if number not in kept:
-                kept[number] = _grey(read(records[number]))
-        inliers, alike = likeness(kept[one], kept[other])
-        store.compared[pair] = inliers >= MIN_INLIERS and alike >= MIN_LIKENESS
+        if pair not in store.compared:
+            kept = {number: image for number, image in kept.items() if number >= one}  # candidates come in order
+            for number in (one, other):
+                if number not in kept:
+                    kept[number] = Prepared(_grey(read(records[number])))
+            inliers, alike = compare(kept[one], kept[other])
+            store.compared[pair] = inliers >= MIN_INLIERS and alike >= MIN_LIKENESS
         found += [(one, other)] * store.compared[pair]
-        if len(kept) > 64:
-            kept = {one: kept[one]}
+        while len(kept) > _KEPT:
+            del kept[next(iter(kept))]
     return found
 
 

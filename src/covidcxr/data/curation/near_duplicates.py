@@ -11,14 +11,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-__all__ = ["MIN_INLIERS", "MIN_LIKENESS", "NO_SKETCH", "Sketch", "find_candidates", "likeness", "sketch"]
+__all__ = [
+    "MIN_INLIERS",
+    "MIN_LIKENESS",
+    "NO_SKETCH",
+    "Prepared",
+    "Sketch",
+    "compare",
+    "find_candidates",
+    "likeness",
+    "sketch",
+]
 
 Grey = UInt8[np.ndarray, "height width"]
+Features: TypeAlias = tuple[Float32[np.ndarray, "features 2"], Float32[np.ndarray, "features 128"]]
 
 MIN_INLIERS, MIN_LIKENESS = 20, 0.75
 """From where on two images are one picture. Measured on 1,486 images without copies: of their 1,440 pairs of one
@@ -27,6 +39,8 @@ copies each that were re-encoded, resized, cropped, brightened, equalised, inver
 reached 0.80; of those to which all of this was done at once, 66 % reached 0.75."""
 
 _SMALL, _LARGE = 160, 384  # longest side in pixels: for candidates, for the comparison
+_MIN_COARSE, _MIN_FINE = 6, 10  # features that must lie alike: on the small pictures already; on the large ones
+_COARSE, _COARSE_MARGIN = 2, 0.05  # noise, blur and strong JPEG spare details twice as large; these agree more by chance
 _TABLES, _BITS, _COMMON = 4, 20, 0.02  # words a feature, bits a word, share of images beyond which a word tells nothing
 _NEIGHBOURS, _MIN_SHARED = 12, 5  # candidates an image; features that must lie alike on both
 _PLACES = np.arange(128).reshape(4, 4, 8)
@@ -113,37 +127,105 @@ def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     return (pair for pair in sorted(pairs) if _lie_alike(sketches[pair[0]], sketches[pair[1]]))
 
 
+class Prepared:
+    """An image with what comparisons need of it, each computed once: an image is compared with several.
+
+    Args:
+        image: Grey values.
+
+    Attributes:
+        grey: The image with a longest side of 384 pixels.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.data.curation.near_duplicates import Prepared, compare
+        from covidcxr.phantom import draw_phantom
+
+        images = [(draw_phantom(n, size=(256, 256)).image * 255).astype(np.uint8) for n in (1, 2)]
+        first, second = map(Prepared, images)
+        assert compare(first, first)[1] > 0.99 and compare(first, second)[1] < 0.5
+        ```
+    """
+
+    def __init__(self, image: Grey) -> None:
+        self.grey = _shrunk(image, _LARGE)
+
+    @cached_property
+    def features(self) -> Features:
+        """Places and descriptions of its features."""
+        return _features(self.grey, 500)
+
+    @cached_property
+    def coarse_features(self) -> Features:
+        """Those of a picture so small that they cost little."""
+        return _features(_shrunk(_without_border(self.grey), _SMALL), 200)
+
+
+def compare(image: Prepared, other: Prepared) -> tuple[int, float]:
+    """Compare two images; most that are no copies are told apart on a small picture.
+
+    Args:
+        image: The one.
+        other: The other, of any size.
+
+    Returns:
+        How many features one affine map lays upon each other, and how far the fine structure agrees: the median over
+        places of the correlation, in [-1, 1]. A copy has `MIN_INLIERS` and `MIN_LIKENESS` or more. (0, 0.0) where
+        nearly nothing agrees.
+    """
+    on_small = _lay_upon(image.coarse_features, other.coarse_features, tolerance=4, tries=300)[1]
+    if on_small < _MIN_COARSE:
+        return 0, 0.0
+    inliers, alike = _compare(image, other)
+    return (max(inliers, on_small) if inliers >= _MIN_FINE else inliers), alike  # blur leaves few features but these
+
+
 def likeness(image: Grey, other: Grey) -> tuple[int, float]:
-    """Compare two images.
+    """Compare two images in full.
 
     Args:
         image: Grey values of the one.
         other: Grey values of the other, of any size.
 
     Returns:
-        How many features one affine map lays upon each other, and how far the fine structure agrees: the median over
-        places of the correlation, in [-1, 1]. A copy has `MIN_INLIERS` and `MIN_LIKENESS` or more.
+        As `compare`.
     """
+    return _compare(Prepared(image), Prepared(other))
+
+
+def _compare(image: Prepared, other: Prepared) -> tuple[int, float]:
     import cv2
 
-    image, other = _shrunk(image, _LARGE), _shrunk(other, _LARGE)
-    points, features = _features(image, 500)
-    other_points, other_features = _features(other, 500)
-    matches = [_match(features, other_features[:, view]) for view in _VIEWS]
-    view = max(range(len(matches)), key=lambda number: len(matches[number][0]))
-    here, there = matches[view]
-    if len(here) < 6:
-        return 0, 0.0
-    warp, inside = _affine(other_points[there], points[here], 3, 2000)
+    warp, inside, inverted = _lay_upon(image.features, other.features, tolerance=3, tries=2000)
     if warp is None:
         return 0, 0.0
-    height, width = image.shape
-    laid = cv2.warpAffine(other.astype(np.float32), warp, (width, height))
-    covered = cv2.warpAffine(np.ones(other.shape, np.float32), warp, (width, height))
+    height, width = image.grey.shape
+    laid = cv2.warpAffine(other.grey.astype(np.float32), warp, (width, height))
+    covered = cv2.warpAffine(np.ones(other.grey.shape, np.float32), warp, (width, height))
     covered = (cv2.erode(covered, np.ones((9, 9))) > 0.99).astype(np.float32)
-    if view >= 2:
-        laid = 255 - laid
-    return inside, _agreement(_fine(image.astype(np.float32), covered), _fine(laid, covered), covered)
+    laid = 255 - laid if inverted else laid
+    grey = image.grey.astype(np.float32)
+    fine, coarse = (
+        _agreement(_fine(grey, covered, scale), _fine(laid, covered, scale), covered) for scale in (1, _COARSE)
+    )
+    return inside, max(fine, coarse - _COARSE_MARGIN)
+
+
+def _lay_upon(here: Features, there: Features, *, tolerance: float, tries: int) -> tuple[np.ndarray | None, int, bool]:
+    """Fit the map that lays features of one image upon those of another, mirrored or inverted if that fits more.
+
+    Returns:
+        The map, None if there is none; how many features it fits; and whether the other image is inverted.
+    """
+    (points, features), (other_points, other_features) = here, there
+    matches = [_match(features, other_features[:, view]) for view in _VIEWS]
+    view = max(range(len(matches)), key=lambda number: len(matches[number][0]))
+    near, far = matches[view]
+    if len(near) < 6:
+        return None, 0, False
+    return *_affine(other_points[far], points[near], tolerance, tries), view >= 2
 
 
 def _shrunk(image: Grey, side: int) -> Grey:
@@ -167,7 +249,7 @@ def _without_border(image: Grey, flat: int = 12) -> Grey:
     return kept if min(kept.shape) >= 16 else image
 
 
-def _features(image: Grey, count: int) -> tuple[Float32[np.ndarray, "features 2"], Float32[np.ndarray, "features 128"]]:
+def _features(image: Grey, count: int) -> Features:
     import cv2
 
     even = cv2.createCLAHE(2.0, (8, 8)).apply(image)
@@ -245,12 +327,12 @@ def _lie_alike(one: Sketch, other: Sketch) -> bool:
     return warp is not None and inside >= _MIN_SHARED
 
 
-def _fine(image: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Keep details of a few pixels, and give them the same strength everywhere."""
+def _fine(image: np.ndarray, covered: np.ndarray, scale: float) -> np.ndarray:
+    """Keep details of a few pixels, times a scale, and give them the same strength everywhere."""
     import cv2
 
     def blur(values: np.ndarray, sigma: float) -> np.ndarray:
-        return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma))
+        return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma * scale))
 
     detail = blur(image, 1) - blur(image, 4)
     weight = blur(covered, 10) + 1e-6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from covidcxr import aliases
-from covidcxr.evaluation.shortcuts.leakage import Copies, Leakage, RandomSplit, copies_across_parts
+from covidcxr.evaluation.shortcuts.leakage import Copies, Leakage, RandomSplit, Series, copies_across_parts
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore
 from covidcxr.evaluation.shortcuts.report import make_page, make_sections
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
@@ -22,6 +22,7 @@ __all__ = [
     "Probe",
     "ProbeScore",
     "RandomSplit",
+    "Series",
     "TargetAudit",
     "audit_data",
     "copies_across_parts",

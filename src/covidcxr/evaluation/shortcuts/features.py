@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -16,13 +17,21 @@ __all__ = [
     "border_features",
     "corner_features",
     "grey_features",
+    "mark_features",
+    "mark_tiles",
     "one_hot",
     "shape_features",
+    "texture_features",
+    "texture_tiles",
     "thumbnail",
 ]
 
 THUMBNAIL = 24
 """Side of the thumbnails in pixels: too coarse for a reader, enough for position, brightness and frame."""
+
+_RIM = 3  # tiles of the strips at the edges, where letters are: an eighth of a side
+_SPOT = 0.3  # how far a bright spot stands out; bones do so by 0.1
+_LEAST_TILES = 8  # from fewer tiles, noise cannot be told
 
 _CATEGORIES = 40  # further values of a column count as one
 _CORNER = 8  # side of the thumbnail of a corner
@@ -51,7 +60,7 @@ class FeatureTable:
     known: Bool[np.ndarray, " images"]
 
     @classmethod
-    def from_rows(cls, count: int, rows: Mapping[int, Sequence[float]]) -> FeatureTable:
+    def from_rows(cls, count: int, rows: Mapping[int, Sequence[float] | Float[np.ndarray, " values"]]) -> FeatureTable:
         """Build a table from the features of some of the images.
 
         Args:
@@ -197,6 +206,97 @@ def background_features(
     outside = image[~lungs] if (~lungs).any() else image.ravel()
     statistics = [float(outside.mean()), float(outside.std()), *np.percentile(outside, _PERCENTILES)]
     return [*filled.ravel().tolist(), *statistics]
+
+
+def texture_tiles(image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "rows columns values"]:
+    """Measure noise, sharpness and blocks of a picture in 24 x 24 tiles, at its full size.
+
+    Args:
+        image: In [0, 1].
+
+    Returns:
+        For each tile the mean absolute detail of four frequency bands (about 1, 2, 4 and 8 pixels), the share of
+        pixels that equal their neighbour, and the mean steps to the next column and row, by the place of the step in
+        blocks of 8 pixels, as JPEG has them.
+    """
+    image = np.ascontiguousarray(image, np.float32)
+    blurred = [image, *(np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) for sigma in (0.8, 1.6, 3.2, 6.4))]
+    maps = [np.abs(fine - coarse) for fine, coarse in pairwise(blurred)]
+    across, down = np.abs(np.diff(image, axis=1)), np.abs(np.diff(image, axis=0))
+    maps.append((across < 0.5 / 255).astype(np.float32))
+    maps += [across[:, place::8] for place in range(8)] + [down[place::8] for place in range(8)]
+    empty = np.zeros((THUMBNAIL, THUMBNAIL), np.float32)  # of an image narrower than a block
+    return np.stack([_shrink(values, THUMBNAIL) if values.size else empty for values in maps], axis=-1)
+
+
+def texture_features(
+    tiles: Float[np.ndarray, "rows columns values"], lungs: Bool[np.ndarray, "height width"]
+) -> list[float]:
+    """Return noise, sharpness and blocks of what is outside the lungs, without the rim of the image.
+
+    Args:
+        tiles: From `texture_tiles`.
+        lungs: What does not count, already widened.
+
+    Returns:
+        For each band three percentiles of its strength over the tiles, on a logarithmic scale; the ratios of
+        neighbouring bands; the share of equal neighbours; and how far the steps between blocks exceed the others.
+    """
+    cover = _shrink(lungs.astype(np.float32), THUMBNAIL)
+    cover[[0, -1]], cover[:, [0, -1]] = 2, 2  # the rim
+    outside = cover <= max(0.02, float(np.sort(cover, axis=None)[_LEAST_TILES]))
+    kept = tiles[outside]
+    bands = np.log(np.percentile(kept[:, :4], (10, 50, 90), axis=0) + 1e-4)
+    features = [*bands.ravel(), *np.diff(bands[1]), kept[:, 4].mean(), np.percentile(kept[:, 4], 90)]
+    for steps in (kept[:, 5:13].mean(0), kept[:, 13:].mean(0)):
+        others = np.log(np.delete(steps, 7).mean() + 1e-4)
+        features += [np.log(steps[7] + 1e-4) - others, np.log(steps.max() + 1e-4) - np.log(steps.mean() + 1e-4)]
+    return [float(value) for value in features]
+
+
+def mark_tiles(image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "rows columns 4"]:
+    """Measure small bright and dark details of an image, in 24 x 24 tiles.
+
+    Args:
+        image: In [0, 1].
+
+    Returns:
+        For each tile how far its brightest and its darkest detail, up to a sixteenth of the image wide, stand out; how
+        many bright spots lie in it, such as letters; and their share of its pixels.
+    """
+    width = max(3, min(image.shape) // 16)
+    kernel = np.ones((width, width), np.uint8)
+    image = np.ascontiguousarray(image, np.float32)
+    bright, dark = (cv2.morphologyEx(image, kind, kernel) for kind in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    rows, columns = (np.arange(THUMBNAIL) * side // THUMBNAIL for side in image.shape)
+    most = [np.maximum.reduceat(np.maximum.reduceat(detail, rows, 0), columns, 1) for detail in (bright, dark)]
+    spots = bright > _SPOT
+    centres = cv2.connectedComponentsWithStats(spots.astype(np.uint8))[3][1:]
+    counts = np.zeros((THUMBNAIL, THUMBNAIL))
+    places = (centres[:, ::-1] / image.shape * THUMBNAIL).astype(int)
+    np.add.at(counts, (places[:, 0], places[:, 1]), 1)
+    return np.stack([*most, counts, _shrink(spots.astype(np.float32), THUMBNAIL)], axis=-1)
+
+
+def mark_features(tiles: Float[np.ndarray, "rows columns 4"], lungs: Bool[np.ndarray, "height width"]) -> list[float]:
+    """Return how far letters, arrows and wires stand out, wherever they are at an edge.
+
+    Args:
+        tiles: From `mark_tiles`.
+        lungs: What does not count, already widened.
+
+    Returns:
+        For the strips at top, bottom, left and right, each an eighth of a side wide, and for the rest outside the
+        lungs: maximum and mean over the tiles, of bright and of dark details, and the number and size of bright spots.
+    """
+    outside = _shrink(lungs.astype(np.float32), THUMBNAIL) <= 0.02
+    features: list[float] = []
+    edges = (np.s_[:_RIM], np.s_[-_RIM:], np.s_[:, :_RIM], np.s_[:, -_RIM:], np.s_[_RIM:-_RIM, _RIM:-_RIM])
+    for edge in edges:
+        kept = tiles[edge][outside[edge]]
+        kept = kept if len(kept) else np.zeros((1, tiles.shape[-1]))
+        features += [*kept[:, :2].max(0).tolist(), *kept[:, :2].mean(0).tolist(), *kept[:, 2:].sum(0).tolist()]
+    return features
 
 
 def _shrink(image: Float[np.ndarray, "height width"], side: int) -> Float[np.ndarray, "side side"]:

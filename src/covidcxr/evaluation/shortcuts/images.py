@@ -24,8 +24,12 @@ from covidcxr.evaluation.shortcuts.features import (
     border_features,
     corner_features,
     grey_features,
+    mark_features,
+    mark_tiles,
     one_hot,
     shape_features,
+    texture_features,
+    texture_tiles,
     thumbnail,
 )
 from covidcxr.io.dicom import is_dicom, read_dicom
@@ -56,7 +60,8 @@ DILATION = 0.08
 """By how much lungs are widened before they are removed, as a fraction of the longer side: with half of it, probes
 could still recognise opacities at the rim of the lungs of drawn images."""
 
-_PIXELS = ("border", "corners", "background", "grey", "thumbnail")
+_WITHOUT_LUNGS = ("marks", "texture", "background")
+_PIXELS = ("border", "corners", *_WITHOUT_LUNGS, "grey", "thumbnail")
 _THREADS = 4
 _LONGEST = 512  # features need no more, and the segmenter sees less
 _BATCH = 16
@@ -152,17 +157,19 @@ class ImageFeatures:
 
     headers: dict[int, Header] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    pixels: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    pixels: dict[str, dict[int, Float[np.ndarray, " values"]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     without_lungs: int = 0
 
 
 @dataclass(frozen=True)
 class _OpenedImage:
-    """An image after reading: its features at its own size, and a smaller copy."""
+    """An image after reading: its features at its own size, what is measured in tiles, and a smaller copy."""
 
     size: tuple[int, int]
     features: dict[str, list[float]]
+    texture: Float[np.ndarray, "rows columns values"]
+    marks: Float[np.ndarray, "rows columns 4"]
     small: Float[np.ndarray, "height width"]
 
 
@@ -217,7 +224,7 @@ def _read_pixels(
     progress: Progress,
 ) -> None:
     pipeline = None if segmenter is None else _lung_pipeline(segmenter)
-    batch: list[tuple[int, Float[np.ndarray, "_ _"]]] = []
+    batch: list[tuple[int, _OpenedImage]] = []
     opened_images = map_threads(lambda n: _open(data, records[n]), numbers, threads=_THREADS, progress=progress)
     for number, opened in zip(numbers, opened_images, strict=True):
         if not isinstance(opened, _OpenedImage):
@@ -225,8 +232,8 @@ def _read_pixels(
             continue
         images.sizes[number] = opened.size
         for name, values in opened.features.items():
-            images.pixels.setdefault(name, {})[number] = values
-        batch.append((number, opened.small))
+            images.pixels.setdefault(name, {})[number] = np.array(values)
+        batch.append((number, opened))
         if len(batch) == _BATCH:
             _read_backgrounds(images, batch, pipeline)
             batch = []
@@ -246,16 +253,21 @@ def _open(data: Collection, record: Record) -> _OpenedImage | CovidCXRError:
         image = whole[box_slices(record, (whole.shape[0], whole.shape[1]))]
     except CovidCXRError as error:
         return error
+    return _describe(image, (whole.shape[0], whole.shape[1]))
+
+
+def _describe(image: Float[np.ndarray, "height width"], size: tuple[int, int]) -> _OpenedImage:
+    """Return what is measured without knowing where the lungs are; `size` is that of the whole picture."""
     scale = min(1.0, _LONGEST / max(image.shape))
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    small = image if scale == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    reduced = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = image if scale == 1 else np.asarray(cv2.resize(image, reduced, interpolation=cv2.INTER_AREA))
     features = {
         "border": border_features(image),
         "corners": corner_features(image),
         "grey": grey_features(small),
         "thumbnail": thumbnail(small),
     }
-    return _OpenedImage((whole.shape[0], whole.shape[1]), features, small)
+    return _OpenedImage(size, features, texture_tiles(image), mark_tiles(small), small)
 
 
 def _lung_pipeline(segmenter: str | os.PathLike[str] | SegmentationModel) -> Pipeline:
@@ -268,21 +280,31 @@ def _lung_pipeline(segmenter: str | os.PathLike[str] | SegmentationModel) -> Pip
 
 
 def _read_backgrounds(
-    images: ImageFeatures, batch: Sequence[tuple[int, Float[np.ndarray, "_ _"]]], pipeline: Pipeline | None
+    images: ImageFeatures, batch: Sequence[tuple[int, _OpenedImage]], pipeline: Pipeline | None
 ) -> None:
     """Add the features of a batch of images without their lungs."""
     if pipeline is None or not batch:
         return
-    table = images.pixels.setdefault("background", {})
-    predictions = pipeline.predict([image for _, image in batch], batch_size=_BATCH)
-    for (number, image), prediction in zip(batch, predictions, strict=True):
+    tables = [images.pixels.setdefault(name, {}) for name in _WITHOUT_LUNGS]
+    predictions = pipeline.predict([opened.small for _, opened in batch], batch_size=_BATCH)
+    for (number, opened), prediction in zip(batch, predictions, strict=True):
         assert isinstance(prediction, Prediction)
         masks = prediction.masks
         lungs = next((masks[name] for name in LUNGS_OF_REGION["background"] if name in masks), None)
         if lungs is None or "lungs-not-found" in prediction.reasons:
             images.without_lungs += 1
-        else:
-            table[number] = background_features(image, _widen(lungs))
+            continue
+        for table, values in zip(tables, _without_lungs(opened, _widen(lungs)), strict=True):
+            table[number] = np.array(values)
+
+
+def _without_lungs(opened: _OpenedImage, lungs: Bool[np.ndarray, "height width"]) -> tuple[list[float], ...]:
+    """Return the features of each of `_WITHOUT_LUNGS`."""
+    return (
+        mark_features(opened.marks, lungs),
+        texture_features(opened.texture, lungs),
+        background_features(opened.small, lungs),
+    )
 
 
 def _widen(lungs: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
@@ -328,7 +350,7 @@ def make_feature_tables(
     def reason(name: str) -> str:
         if name in _PIXELS and not pixels:
             return "images were not to be opened"
-        if name == "background" and not segmenter:
+        if name in _WITHOUT_LUNGS and not segmenter:
             return "no segmenter was given"
         if name == "header" and data.prepared is not None:
             return "a compact copy"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from covidcxr.data.curation.duplicates import DuplicateGroup, Duplicates
 from covidcxr.data.records import Record, find_leaks
 from covidcxr.utils.plain import field_values
 
-__all__ = ["Copies", "Leakage", "RandomSplit", "copies_across_parts", "find_leakage"]
+__all__ = ["Copies", "Leakage", "RandomSplit", "Series", "copies_across_parts", "find_leakage"]
 
 HELD_OUT = 0.2
 """Share of the images that the random split by image holds out."""
@@ -21,6 +22,7 @@ HELD_OUT = 0.2
 HELD_OUT_PARTS = ("val", "test")
 
 _SEEDS = 20
+_LEAST_NEIGHBOURS = 20  # pairs; fewer say little
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,33 @@ class Copies:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Images of unknown patients whose file names are numbered, as the images of one patient often follow each other.
+
+    Attributes:
+        pairs: Number of pairs of neighbours: one label, one name but for the number, and numbers that differ by one.
+        alike: How often two neighbours are more alike than two images drawn from the same names; 0.5 = chance. Well
+            above it, neighbours are likely to show one patient.
+        held_out: Images for validation or testing that have a neighbour in training.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.shortcuts import Series
+
+        assert Series(pairs=100, alike=0.8, held_out=12).to_dict()["alike"] == 0.8
+        ```
+    """
+
+    pairs: int
+    alike: float
+    held_out: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return field_values(self)
+
+
+@dataclass(frozen=True)
 class Leakage:
     """Patient leakage between splits, of the official split and of a random one.
 
@@ -106,6 +135,8 @@ class Leakage:
         random: What a random split by image would leak, by label and of "all" images, among those whose patient is
             known; empty = no patient is known.
         copies: Duplicate images; None = not searched.
+        series: What the numbers in file names tell where patients are not known; None = too few neighbours, or images
+            were not opened.
 
     Example:
         ```python
@@ -131,6 +162,7 @@ class Leakage:
     unknown_patients: int
     random: dict[str, RandomSplit]
     copies: Copies | None
+    series: Series | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -144,6 +176,7 @@ class Leakage:
             "random_split_by_image": {name: split.to_dict() for name, split in self.random.items()},
             "random_split_holds_out": HELD_OUT,
             "copies": None if self.copies is None else self.copies.to_dict(),
+            "series": None if self.series is None else self.series.to_dict(),
         }
 
 
@@ -153,6 +186,7 @@ def find_leakage(
     *,
     copies: Duplicates | None,
     exclusive: bool,
+    thumbnails: Mapping[int, Float[np.ndarray, " pixels"]] | None = None,
     seed: int = 0,
 ) -> Leakage:
     """Find the leakage between splits.
@@ -162,6 +196,7 @@ def find_leakage(
         patients: Number of the patient of each.
         copies: What `find_duplicates` found among them; None = not searched.
         exclusive: Whether an image has one label; else the labels of a patient cannot contradict each other.
+        thumbnails: From the place of an image to its small picture; None = images were not opened.
         seed: Seeds the random splits.
 
     Returns:
@@ -187,7 +222,42 @@ def find_leakage(
         unknown_patients=len(records) - len(known),
         random=_random_split(records, patients, seed),
         copies=None if copies is None else _copies(records, copies),
+        series=_series(records, thumbnails or {}, seed),
     )
+
+
+def _series(
+    records: Sequence[Record], thumbnails: Mapping[int, Float[np.ndarray, " pixels"]], seed: int
+) -> Series | None:
+    """Compare the images of unknown patients whose file names carry neighbouring numbers."""
+    names: dict[tuple[str, ...], dict[int, int]] = {}
+    for place, record in enumerate(records):
+        parts = re.fullmatch(r"(.*?)(\d{1,9})(\D*)", record.image_path.stem)
+        if record.patient_id is None and parts and place in thumbnails:
+            names.setdefault((record.label or "", parts[1], parts[3]), {})[int(parts[2])] = place
+    pairs, others = [], []
+    rng = np.random.default_rng(seed)
+    for numbered in names.values():
+        own = [(place, numbered[number + 1]) for number, place in numbered.items() if number + 1 in numbered]
+        pairs += own
+        others += rng.choice(list(numbered.values()), (len(own), 2)).tolist()
+    drawn = [(first, second) for first, second in others if first != second]
+    if len(drawn) < _LEAST_NEIGHBOURS:
+        return None
+    near, far = ([_likeness(thumbnails[one], thumbnails[other]) for one, other in sets] for sets in (pairs, drawn))
+    order = np.argsort(np.argsort([*near, *far]))[: len(near)]
+    alike = (order.sum() - len(near) * (len(near) - 1) / 2) / (len(near) * len(far))
+    trained = {place for place, record in enumerate(records) if record.split == "train"}
+    both_ways = [*pairs, *((second, first) for first, second in pairs)]
+    held_out = {place for place, other in both_ways if records[place].split in HELD_OUT_PARTS and other in trained}
+    return Series(len(pairs), float(alike), len(held_out))
+
+
+def _likeness(image: Float[np.ndarray, " pixels"], other: Float[np.ndarray, " pixels"]) -> float:
+    """Return the correlation of two small pictures; -1 where one is of one grey."""
+    pixels, others = image - image.mean(), other - other.mean()
+    scale = float(np.linalg.norm(pixels) * np.linalg.norm(others))
+    return float(pixels @ others) / scale if scale > 0 else -1.0
 
 
 def _random_split(records: Sequence[Record], patients: np.ndarray, seed: int) -> dict[str, RandomSplit]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.weighted import weighted_auroc, weighted_confusion
+from covidcxr.evaluation.shortcuts.association import FeatureTest, strongest_features
 from covidcxr.evaluation.shortcuts.features import FeatureTable
 from covidcxr.evaluation.shortcuts.targets import Target
 
@@ -25,6 +26,7 @@ __all__ = [
     "ProbeScore",
     "count_tests",
     "cross_validate",
+    "has_clear_feature",
     "standard_error",
     "standard_errors_required",
     "stands_out",
@@ -87,6 +89,8 @@ PROBES = (
     Probe("shape", "image shape", "height, width and their ratio", "forest"),
     Probe("border", "border", "the outermost 2 % of each side, and frames of one grey", "forest"),
     Probe("corners", "corners", "a small picture of each corner", "pixels"),
+    Probe("marks", "marks", "how far bright and dark details stand out at each edge, outside the lungs", "forest"),
+    Probe("texture", "texture", "noise, sharpness and JPEG blocks by frequency, outside lungs and rim", "forest"),
     Probe("background", "lungs removed", "the image without the lungs, as a thumbnail", "pixels"),
     Probe("grey", "grey values", "brightness, contrast and other grey statistics of the image", "forest", blind=False),
     Probe("thumbnail", "thumbnail", "the image squeezed to 24 x 24 pixels", "pixels", blind=False),
@@ -105,8 +109,10 @@ class ProbeScore:
         accuracy: Share of correct predictions; to be compared with `majority`.
         majority: Share of the most frequent class.
         by_class: AUROC of each class against the rest, counted over the images of the class.
-        alarm: Whether the class that it predicts best stands out above chance, corrected for all that was tried.
+        alarm: Whether it sees no lung and yet predicts a class above chance, corrected for all that was tried.
         seconds: Computing time.
+        strongest: From class to the one feature that goes with it most; see `FeatureTest`.
+        above_chance: Whether it predicts a class above chance, whatever it sees, corrected for all that was tried.
 
     Example:
         ```python
@@ -127,11 +133,24 @@ class ProbeScore:
     by_class: Mapping[str, Estimate]
     alarm: bool = False
     seconds: float = 0.0
+    strongest: Mapping[str, FeatureTest] = field(default_factory=dict)
+    above_chance: bool = False
 
     @property
     def best(self) -> tuple[str, Estimate]:
         """The class that it predicts best against the rest."""
         return max(self.by_class.items(), key=lambda item: item[1].value)
+
+    @property
+    def best_feature(self) -> tuple[str, FeatureTest] | None:
+        """The class that one feature goes with most clearly, and that feature; None = no feature was tested."""
+        return min(self.strongest.items(), key=lambda item: item[1].p_value, default=None)
+
+    @property
+    def strength(self) -> float:
+        """The AUROC of its best class, or of the feature that goes with a class most clearly where that is higher."""
+        feature = self.best_feature
+        return max(self.best[1].value, feature[1].auroc if feature and self.above_chance else 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -145,6 +164,8 @@ class ProbeScore:
             "accuracy": self.accuracy.to_dict(),
             "majority": self.majority,
             "auroc_by_class": {name: estimate.to_dict() for name, estimate in self.by_class.items()},
+            "strongest_feature_by_class": {name: test.to_dict() for name, test in self.strongest.items()},
+            "above_chance": self.above_chance,
             "alarm": self.alarm,
         }
 
@@ -182,7 +203,8 @@ def cross_validate(
             probabilities[test] = _predict(probe.model, values[train], labels[train], values[test], count, seed)
             weighted[test] = probabilities[test] * np.bincount(labels[train], minlength=count)
     score = _score(probe, probabilities, weighted, target, labels, patients[images], seed)
-    return replace(score, seconds=time.perf_counter() - start)
+    strongest = strongest_features(values, labels, patients[images], target.classes, seed)
+    return replace(score, strongest=strongest, seconds=time.perf_counter() - start)
 
 
 def train_and_test(
@@ -279,7 +301,7 @@ def _score(
         rows["accuracy"] = (weights @ correct.astype(float)) / weights.sum(1)
         return rows | {f"auroc {name}": areas[c] for c, name in enumerate(classes) if present[c]}
 
-    resamples = min(1000, max(200, 20_000_000 // len(labels)))
+    resamples = min(1000, max(200, 3_000_000 // len(labels)))
     images = {f"auroc {name}": labels == c for c, name in enumerate(classes)}
     estimates = bootstrap_many(table, groups=patients.tolist(), images=images, resamples=resamples, seed=seed)
     return ProbeScore(
@@ -293,7 +315,7 @@ def _score(
 
 
 def count_tests(scores: Iterable[ProbeScore]) -> int:
-    """Count the AUROCs among which an alarm must stand out; two classes have one AUROC.
+    """Count the AUROCs among which an alarm must stand out, of classifiers and of features; two classes have one each.
 
     Args:
         scores: All scores of an audit.
@@ -301,7 +323,9 @@ def count_tests(scores: Iterable[ProbeScore]) -> int:
     Returns:
         Their number.
     """
-    return sum(1 if len(score.by_class) == 2 else len(score.by_class) for score in scores)
+    return sum(
+        (1 if len(score.by_class) == 2 else len(score.by_class)) * (1 + bool(score.strongest)) for score in scores
+    )
 
 
 def standard_errors_required(tests: int) -> float:
@@ -333,6 +357,19 @@ def standard_error(auroc: Estimate, patients: int) -> float:
     by_chance = math.sqrt((auroc.patients + others + 1) / (12 * max(1, auroc.patients) * others))
     measured = (auroc.high - auroc.low) / (2 * 1.96)
     return SCATTER * (by_chance if math.isnan(measured) else max(measured, by_chance))
+
+
+def has_clear_feature(score: ProbeScore, tests: int) -> bool:
+    """Tell whether one feature of a probe goes with a class by `MARGIN`, and not by chance.
+
+    Args:
+        score: Its score.
+        tests: Number of AUROCs that are compared with chance.
+
+    Returns:
+        True for an alarm.
+    """
+    return any(test.auroc >= 0.5 + MARGIN and test.p_value < 0.025 / max(1, tests) for test in score.strongest.values())
 
 
 def stands_out(score: ProbeScore, required: float) -> bool:

@@ -10,10 +10,11 @@ import numpy as np
 
 from covidcxr.evaluation.plots import COLORS, INK, LINE, as_picture, panels
 from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, RandomSplit
+from covidcxr.evaluation.shortcuts.leakage_words import join
 from covidcxr.evaluation.shortcuts.probes import ProbeScore
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 from covidcxr.evaluation.shortcuts.targets import CrossTable
-from covidcxr.evaluation.shortcuts.verdict import figure, join, supported_comparisons
+from covidcxr.evaluation.shortcuts.verdict import figure, supported_comparisons
 from covidcxr.page import Block, Page, Section, Table, Words, sections_of
 from covidcxr.utils.plain import count_of
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["make_page", "make_sections"]
 
 _ALARM, _QUIET, _SEES_LUNGS = COLORS[1], COLORS[0], "#8a939e"
-_HEADS = ("input", "AUROC", "best class", "balanced accuracy", "accuracy")
+_HEADS = ("input", "AUROC", "best class", "one number", "balanced accuracy", "accuracy")
 
 _Panels = Mapping[str, Sequence[ProbeScore]]
 
@@ -108,14 +109,21 @@ def _probes(panels_of: _Panels, *, table: bool = True) -> Iterator[Block]:
 def _probe_row(score: ProbeScore) -> tuple[str, ...]:
     name, auroc = score.best
     best = f"{name} {figure(auroc)}" if len(score.by_class) > 2 else "-"
-    title = f"{score.probe.title}{' !' if score.alarm else ''}"
-    return title, figure(score.auroc), best, figure(score.balanced_accuracy), figure(score.accuracy)
+    title = f"{score.probe.title}{_sign(score)}"
+    feature = score.best_feature
+    single = f"{feature[1].auroc:.2f}" if feature else "-"
+    return title, figure(score.auroc), best, single, figure(score.balanced_accuracy), figure(score.accuracy)
+
+
+def _sign(score: ProbeScore) -> str:
+    return " !" if score.alarm else " (!)" if score.above_chance else ""
 
 
 def _chance(scores: Sequence[ProbeScore]) -> str:
     largest = max(scores, key=lambda score: score.accuracy.count)
     return (
-        f"With 95 % intervals over patients; ! = stands out. Chance: AUROC 0.50, balanced accuracy "
+        f"With 95 % intervals over patients; ! = stands out; (!) = above chance, but not blind to the lungs. One "
+        f"number: the AUROC of the feature that goes with a class most clearly. Chance: AUROC 0.50, balanced accuracy "
         f"{1 / len(largest.by_class):.2f}; always the most frequent class: accuracy {largest.majority:.2f}."
     )
 
@@ -126,11 +134,11 @@ def _within_table(within: _Panels) -> Table:
     columns = [{score.probe.name: score for score in scores} for scores in within.values()]
 
     def cell(score: ProbeScore | None) -> str:
-        return "-" if score is None else f"{figure(score.auroc)}{' !' if score.alarm else ''}"
+        return "-" if score is None else f"{figure(score.auroc)}{_sign(score)}"
 
     rows = [[title, *(cell(column.get(name)) for column in columns)] for name, title in titles.items()]
     heads = [f"{name}: {' / '.join(scores[0].by_class)}" for name, scores in within.items()]
-    return Table(("input", *heads), rows, "AUROC with 95 % interval over patients; ! = stands out")
+    return Table(("input", *heads), rows, "AUROC with 95 % interval over patients; ! = stands out; (!) = not blind")
 
 
 def _confounding(table: CrossTable, of: str, unit: str) -> Section:
@@ -160,6 +168,14 @@ def _leakage(audit: DataAudit) -> Section:
     several = None if audit.patients is None else len(leakage.contradictory)
     rows.append(("Patients with images of several labels", _number(several)))
     rows.append(("Images whose patient is not known", f"{leakage.unknown_patients:,}"))
+    if leakage.series is not None:
+        rows.append(
+            ("... pairs with neighbouring numbers in their names", f"{leakage.series.pairs:,}"),
+        )
+        rows.append(("... these are more alike than others in (0.50 = chance)", f"{leakage.series.alike:.2f}"))
+        if len(leakage.split) > 1:
+            whose = "... images for validation or testing with such a neighbour in training"
+            rows.append((whose, f"{leakage.series.held_out:,}"))
     if copies is None:
         rows.append(("Copies of one image", "not searched"))
     else:
@@ -191,8 +207,10 @@ def _method(audit: DataAudit) -> Section:
     paragraphs = [
         f"Cross-validated in {settings['folds']} folds with whole patients, seed {settings['seed']}; all classes have "
         f"the same weight. Intervals are 95 %, bootstrapped over patients. A probe stands out when it predicts a class "
-        f"with an AUROC of 0.60 or more that is {audit.threshold:.1f} standard errors above chance: over all "
-        f"{audit.tests} AUROCs, one in forty audits of clean data would raise an alarm.",
+        f"with an AUROC of 0.60 or more that is {audit.threshold:.1f} standard errors above chance, or when one of its "
+        f"numbers goes with a class as clearly (rank test over patients): over all {audit.tests} AUROCs, at most one "
+        f"in forty audits of clean data would raise an alarm.",
+        *_power(audit),
         "An audit without alarms does not prove that there are no shortcuts: these are small classifiers. Lungs are "
         "removed as the segmenter predicts them: the convex hull of each, widened; opacity beyond that stays in the "
         "image.",
@@ -205,6 +223,17 @@ def _method(audit: DataAudit) -> Section:
         blocks.append(Table(("Cannot be read", "Reason"), list(audit.failed.items())[:20]))
     blocks.append(Table(("Step", "Seconds"), [(step, f"{value:.1f}") for step, value in audit.seconds.items()]))
     return Section("Method", "", blocks)
+
+
+def _power(audit: DataAudit) -> Iterator[str]:
+    """State the weakest shortcut that so many patients could have shown."""
+    for target, classes in audit.detectable.items():
+        shown = join([f"{name} {'none' if auroc >= 1 else f'{auroc:.2f}'}" for name, auroc in classes.items()])
+        if shown:
+            yield (
+                f"Weakest shortcut of the {target} that would be noticed with a chance of 80 %, as an AUROC: {shown}. "
+                f"A shortcut that agrees with the label in 70 % of the patients has 0.70."
+            )
 
 
 def _draw_probes(panels_of: _Panels) -> Figure:

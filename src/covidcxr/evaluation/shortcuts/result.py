@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
+from covidcxr.evaluation.shortcuts.association import FeatureTest, detectable_auroc
 from covidcxr.evaluation.shortcuts.leakage import Leakage
-from covidcxr.evaluation.shortcuts.probes import ProbeScore, count_tests, standard_errors_required, stands_out
+from covidcxr.evaluation.shortcuts.probes import (
+    ProbeScore,
+    count_tests,
+    has_clear_feature,
+    standard_errors_required,
+    stands_out,
+)
 from covidcxr.evaluation.shortcuts.targets import CrossTable
 
 __all__ = ["DataAudit", "TargetAudit", "mark_alarms"]
@@ -48,12 +56,18 @@ class TargetAudit:
     @property
     def alarms(self) -> list[ProbeScore]:
         """The probes that see no lung and yet stand out, best first."""
-        return sorted((score for score in self.probes if score.alarm), key=lambda score: -score.best[1].value)
+        return sorted((score for score in self.probes if score.alarm), key=lambda score: -score.strength)
 
     @property
     def blind(self) -> list[ProbeScore]:
         """The scores on all images of the probes that see no lung."""
         return [score for score in self.probes if score.probe.blind]
+
+    @property
+    def seeing(self) -> list[ProbeScore]:
+        """The probes that see the lungs too and predict a class above chance, best first."""
+        seeing = (score for score in self.probes if score.above_chance and not score.probe.blind)
+        return sorted(seeing, key=lambda score: -score.best[1].value)
 
     def get(self, probe: str) -> ProbeScore | None:
         """Return the score of a probe on all images.
@@ -140,6 +154,14 @@ class DataAudit:
         return "image" if self.patients is None else "patient"
 
     @property
+    def detectable(self) -> dict[str, dict[str, float]]:
+        """By target and class: the AUROC of the weakest shortcut that would be noticed with a chance of 80 %.
+
+        It is that of one number which a probe of median size sees, in all the images that were opened.
+        """
+        return {target.name: _detectable(target, self.tests) for target in self.targets}
+
+    @property
     def questions(self) -> tuple[TargetAudit, ...]:
         """The targets under their name of 0.1.0."""
         return self.targets
@@ -164,6 +186,7 @@ class DataAudit:
             "missing": self.missing,
             "failed": dict(self.failed),
             "tests": self.tests,
+            "detectable_auroc": self.detectable,
             "settings": dict(self.settings),
             "notes": list(self.notes),
             "seconds": {"films" if step == "images" else step: value for step, value in self.seconds.items()},
@@ -184,7 +207,8 @@ def mark_alarms(audit: DataAudit) -> DataAudit:
     )
 
     def mark(scores: tuple[ProbeScore, ...]) -> tuple[ProbeScore, ...]:
-        return tuple(replace(s, alarm=s.probe.blind and stands_out(s, audit.threshold)) for s in scores)
+        above = [stands_out(s, audit.threshold) or has_clear_feature(s, audit.tests) for s in scores]
+        return tuple(replace(s, above_chance=a, alarm=a and s.probe.blind) for s, a in zip(scores, above, strict=True))
 
     def mark_target(target: TargetAudit) -> TargetAudit:
         within = {name: mark(scores) for name, scores in target.within.items()}
@@ -192,6 +216,21 @@ def mark_alarms(audit: DataAudit) -> DataAudit:
 
     sources = audit.sources and mark_target(audit.sources)
     return replace(audit, targets=tuple(map(mark_target, audit.targets)), sources=sources)
+
+
+def _detectable(target: TargetAudit, tests: int) -> dict[str, float]:
+    table: dict[str, list[FeatureTest]] = {}
+    for score in target.blind:
+        for name, test in score.strongest.items():
+            table.setdefault(name, []).append(test)
+    people = {name: max(test.patients for test in own) for name, own in table.items()}
+    everyone = sum(people.values())
+    return {
+        name: detectable_auroc(
+            people[name], everyone - people[name], tests=tests, features=median(test.features for test in own)
+        )
+        for name, own in table.items()
+    }
 
 
 def _all_scores(target: TargetAudit) -> Iterator[ProbeScore]:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from statistics import median
 from typing import TYPE_CHECKING
 
 from covidcxr.evaluation.metrics.scores import format_estimate
-from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, Leakage
-from covidcxr.evaluation.shortcuts.probes import MARGIN, ProbeScore, standard_error
+from covidcxr.evaluation.shortcuts.association import FeatureTest
+from covidcxr.evaluation.shortcuts.leakage_words import capital, describe_size, join, patient_findings, split_findings
+from covidcxr.evaluation.shortcuts.probes import ProbeScore
 from covidcxr.evaluation.shortcuts.targets import ENOUGH, CrossTable, Pair
 from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
     from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 
-__all__ = [
-    "describe_held_out_copies",
-    "describe_size",
-    "figure",
-    "join",
-    "state_findings",
-    "state_verdict",
-    "supported_comparisons",
-]
+__all__ = ["figure", "state_findings", "state_verdict", "supported_comparisons"]
 
 _MOST = 6
 _TOO_FEW = 0.85  # where only a shortcut above this AUROC would be noticed, an audit without alarms says little
@@ -32,34 +24,6 @@ _TOO_FEW = 0.85  # where only a shortcut above this AUROC would be noticed, an a
 
 figure = partial(format_estimate, digits=2)
 """Writes an estimate with its interval: "0.91 [0.85, 0.95]"."""
-
-
-def join(words: Sequence[str]) -> str:
-    """Write a list of words.
-
-    Args:
-        words: The words.
-
-    Returns:
-        "a, b and c".
-    """
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def describe_size(audit: DataAudit) -> str:
-    """Say how many images and patients there are.
-
-    Args:
-        audit: The audit.
-
-    Returns:
-        "60 images of 30 patients"; where patients are not known, that.
-    """
-    images, unknown = count_of(audit.images, "image"), audit.leakage.unknown_patients
-    if audit.patients is None:
-        return f"{images}, of which no patient is known"
-    whose = f" and {unknown:,} images whose patient is not known" if unknown else ""
-    return f"{images} of {count_of(audit.patients, 'patient')}{whose}"
 
 
 def supported_comparisons(table: CrossTable, unit: str = "patient") -> list[str]:
@@ -105,18 +69,18 @@ def state_verdict(audit: DataAudit) -> str:
     alarmed = [target for target in audit.targets if target.alarms]
     if not alarmed:
         return _no_alarm(audit)
-    target = max(alarmed, key=lambda target: target.alarms[0].best[1].value)
+    target = max(alarmed, key=lambda target: target.alarms[0].strength)
     source = target.get("source")
     images = [score for score in target.alarms if score.probe.kind == "image"]
     if source is not None and source.alarm:
-        also = f", and so does {_subject(images[0])} ({figure(images[0].best[1])})" if images else ""
+        also = f", and so does {_subject(images[0])} ({_short(images[0])})" if images else ""
         return (
             f"The source of an image alone {_result(target, source)}{also}: a score on all images together measures "
             f"the source; {_comparable(target)}."
         )
     best = target.alarms[0]
     return (
-        f"{_capital(_subject(best))} alone {_result(target, best)}: a score on these images may come from it and not "
+        f"{capital(_subject(best))} alone {_result(target, best)}: a score on these images may come from it and not "
         f"from the lungs."
     )
 
@@ -131,9 +95,11 @@ def state_findings(audit: DataAudit) -> list[str]:
         Three to six sentences, the most important first.
     """
     findings = [finding for target in audit.targets for finding in _target_findings(target)]
-    findings += [*_split_findings(audit), *_patient_findings(audit)]
+    findings += [*split_findings(audit), *patient_findings(audit)]
     if audit.targets and not any(target.alarms for target in audit.targets):
         findings.append((0.2, _nearest(audit)))
+    if audit.targets:
+        findings += [(0.95, text) for text in _seeing(audit)]
     ordered = sorted(findings, key=lambda finding: -finding[0])
     return [sentence for _, sentence in ordered[:_MOST]]
 
@@ -165,33 +131,45 @@ def _subject(score: ProbeScore) -> str:
 
 def _result(target: TargetAudit, score: ProbeScore) -> str:
     """State what a probe predicts best, and how well."""
-    name, auroc = score.best
+    clearer = _clearer_feature(score)
+    name = clearer[0] if clearer else score.best[0]
     what = f"separates {name} from the rest" if len(score.by_class) > 2 else f"predicts {target.name}"
     if len(score.by_class) == 2 and target.name == "label":
         what = f"separates {' from '.join(score.by_class)}"
-    return f"{what} with an AUROC of {figure(auroc)}"
+    how = "" if not clearer or score.probe.kind == "column" else "by one number "
+    return f"{how}{what} with an AUROC of {_auroc(score)}"
+
+
+def _clearer_feature(score: ProbeScore) -> tuple[str, FeatureTest] | None:
+    """Return the class and feature that show more than the classifier of a probe, if one does."""
+    feature = score.best_feature
+    return feature if feature is not None and score.strength > score.best[1].value else None
+
+
+def _auroc(score: ProbeScore) -> str:
+    clearer = _clearer_feature(score)
+    return f"{clearer[1].auroc:.2f} (p = {max(clearer[1].p_value, 1e-9):.1g})" if clearer else figure(score.best[1])
 
 
 def _short(score: ProbeScore) -> str:
-    name, auroc = score.best
-    return f"{name} {figure(auroc)}" if len(score.by_class) > 2 else figure(auroc)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _noticed_from(audit: DataAudit) -> float:
-    """Return the AUROC from which a shortcut would have been noticed, for the median probe."""
-    errors = [standard_error(score.best[1], score.auroc.patients) for target in audit.targets for score in target.blind]
-    return min(1.0, 0.5 + max(MARGIN, audit.threshold * median(errors))) if errors else 1.0
+    clearer = _clearer_feature(score)
+    name = clearer[0] if clearer else score.best[0]
+    return f"{name} {_auroc(score)}" if len(score.by_class) > 2 else _auroc(score)
 
 
 def _no_alarm(audit: DataAudit) -> str:
     count = len({score.probe.name for target in audit.targets for score in target.blind})
-    least = _noticed_from(audit)
     if count == 0:
         return "No shortcut probe could be run: whether there are shortcuts is not known."
+    least = max([auroc for classes in audit.detectable.values() for auroc in classes.values()], default=1.0)
+    seeing = [(target, score) for target in audit.targets for score in target.seeing]
+    if seeing:
+        target, best = max(seeing, key=lambda pair: pair[1].strength)
+        return (
+            f"Whether there is a shortcut is not decided: of {count} probes that see no lung none stands out above "
+            f"chance, but {_subject(best)} of the whole image {_result(target, best)}: that may be the disease, or a "
+            f"shortcut that lies over the lungs."
+        )
     if least > _TOO_FEW:
         return (
             f"There are too few {audit.unit}s to decide ({audit.units:,}): {count} probes that see no lung found no "
@@ -199,8 +177,8 @@ def _no_alarm(audit: DataAudit) -> str:
         )
     return (
         f"No shortcut found by these probes: none of {count} that see no lung stands out above chance on "
-        f"{describe_size(audit)} (one with an AUROC of {least:.2f} "
-        f"would have been noticed)."
+        f"{describe_size(audit)} (one with an AUROC of {least:.2f} or more would have been noticed with a chance of "
+        f"80 % or more)."
     )
 
 
@@ -212,7 +190,7 @@ def _target_findings(target: TargetAudit) -> Iterator[tuple[float, str]]:
             1.0 + _excess(source),
             f"The source alone {_result(target, source)}; sources with one label only: "
             f"{len(table.single)} of {len(table.values)} (Cramér's V of label and source {figure(table.cramers_v)}). "
-            f"{_capital(_comparable(target))}.",
+            f"{capital(_comparable(target))}.",
         )
     if alarms := [score for score in target.official if score.alarm]:
         best = max(alarms, key=lambda score: (score.accuracy.value, score.probe.name == "source"))
@@ -241,7 +219,7 @@ def _image_findings(target: TargetAudit) -> Iterator[tuple[float, str]]:
         others = join([f"{_subject(score)} ({_short(score)})" for score in images[1:]])
         yield (
             0.9 + _excess(best),
-            f"{_capital(_subject(best))} alone {_result(target, best)}"
+            f"{capital(_subject(best))} alone {_result(target, best)}"
             f"{f'; to some degree so do {others}' if others else ''}{within}.",
         )
     elif within:
@@ -256,99 +234,21 @@ def _alarms_within(target: TargetAudit, kind: str) -> str:
         for score in scores
         if score.alarm and score.probe.kind == kind and score.probe.name != "source"
     ]
-    best = dict(sorted(alarms, key=lambda item: item[1].best[1].value))
-    clearest = sorted(best.items(), key=lambda item: -item[1].best[1].value)[:3]
+    best = dict(sorted(alarms, key=lambda item: item[1].strength))
+    clearest = sorted(best.items(), key=lambda item: -item[1].strength)[:3]
     probes = [f"{score.probe.title} within {name} ({_short(score)})" for name, score in clearest]
     return f". This also holds within one source or view: {join(probes)}" if probes else ""
 
 
-def _split_findings(audit: DataAudit) -> Iterator[tuple[float, str]]:
-    """Yield what leaks between the parts of the official split, and which images are copies of each other."""
-    leakage, copies, parts = audit.leakage, audit.leakage.copies, []
-    if leakage.shared_patients:
-        parts.append(
-            f"{count_of(leakage.shared_patients, 'patient')} {_are(leakage.shared_patients)} in more than one part of "
-            f"the official split ({count_of(leakage.shared_images or 0, 'image')} for validation or testing "
-            f"{_have(leakage.shared_images or 0)} their patient in training)"
-        )
-    if copies is not None and any(copies.held_out.values()):
-        parts.append(f"{describe_held_out_copies(leakage)} a copy among the training images")
-    elif copies is not None and copies.across_splits:
-        sets = count_of(copies.across_splits, "set")
-        parts.append(
-            f"{sets} of copies of one image {_have(copies.across_splits)} images in several parts of the split"
-        )
-    elif copies is not None and copies.across_patients:
-        parts.append(
-            f"{count_of(copies.across_patients, 'set')} of copies of one image {_are(copies.across_patients)} not kept "
-            f"together by a split by patient"
-        )
-    if copies is not None and copies.contradicting:
-        parts.append(
-            f"{count_of(copies.contradicting, 'set')} of copies of one image {_have(copies.contradicting)} several "
-            f"labels"
-        )
-    if parts:
-        yield 1.1, f"{_capital(join(parts))}."
-
-
-def describe_held_out_copies(leakage: Leakage) -> str:
-    """Say how many held-out images have a copy in training.
-
-    Args:
-        leakage: The leakage, with its copies.
-
-    Returns:
-        "94 of 1,166 test images and 1 of 932 validation images have"; "" where copies were not searched or nothing is
-        held out.
-    """
-    held_out = {} if leakage.copies is None else leakage.copies.held_out
-    words = {"test": "test images", "val": "validation images"}
-    parts = [f"{len(held_out[part]):,} of {leakage.split[part]:,} {words[part]}" for part in words if part in held_out]
-    return f"{join(parts)} have" if parts else ""
-
-
-def _are(number: int) -> str:
-    return "is" if number == 1 else "are"
-
-
-def _have(number: int) -> str:
-    return "has" if number == 1 else "have"
-
-
-def _patient_findings(audit: DataAudit) -> Iterator[tuple[float, str]]:
-    """Yield what a random split by image would leak, and patients with several labels."""
-    leakage, parts, weight = audit.leakage, [], 0.3
-    whole = leakage.random.get("all")
-    if whole is not None and whole.share > 0:
-        shares = {name: split.share for name, split in leakage.random.items()}
-        worst = max((name for name in shares if name != "all"), key=lambda name: shares[name], default="")
-        most = f" ({shares[worst]:.0%} of {worst})" if worst else ""
-        parts.append(
-            f"a random split by image that holds out {HELD_OUT:.0%} would have the patient of {whole.share:.0%} of its "
-            f"images{most} in training too: split by patient"
-        )
-        weight += 0.6 * max(shares.values())
-    if leakage.contradictory:
-        parts.append(
-            f"{len(leakage.contradictory):,} patients have images of more than one label "
-            f"({count_of(leakage.contradictory_images, 'image')})"
-        )
-    if parts:
-        yield weight, f"{_capital('; '.join(parts))}."
-    if leakage.unknown_patients:
-        yield 1.05 if leakage.split else 0.4, _unknown_patients(audit)
-
-
-def _unknown_patients(audit: DataAudit) -> str:
-    """Say that patients are not known, and what that leaves open."""
-    if audit.patients is None:
-        who = f"The patient of no image is known ({count_of(audit.images, 'image')})"
-    else:
-        who = f"The patients of {audit.leakage.unknown_patients:,} of {count_of(audit.images, 'image')} are not known"
-    if len(audit.leakage.split) > 1:
-        return f"{who}: whether one of them is in more than one part of the official split cannot be checked."
-    return f"{who}: no split can keep their images together."
+def _seeing(audit: DataAudit) -> Iterator[str]:
+    """Say which probes see the lungs too and predict a label, which proves no shortcut and rules none out."""
+    for target in audit.targets:
+        if target.seeing and not target.alarms:
+            probes = join([f"the {score.probe.title} ({_short(score)})" for score in target.seeing])
+            yield (
+                f"Not blind to the lungs, and above chance for the {target.name}: {probes}. A score no higher than "
+                f"that proves nothing about lungs."
+            )
 
 
 def _nearest(audit: DataAudit) -> str:
@@ -363,4 +263,4 @@ def _nearest(audit: DataAudit) -> str:
 
 
 def _excess(score: ProbeScore) -> float:
-    return 2 * (score.best[1].value - 0.5)
+    return 2 * (score.strength - 0.5)
