@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -89,14 +89,14 @@ def read(image: Image, lungs: np.ndarray) -> dict[str, list[float]]:
 class Pool:
     """Drawn images, clean and with each shortcut, as the features that probes read."""
 
-    def __init__(self, count: int, size: int, first: int = 0) -> None:
-        self.features: dict[str, list[dict[str, list[float]]]] = {kind: [] for kind in ("", *PICTURES)}
+    def __init__(self, count: int, size: int, pictures: Mapping[str, Plant] = PICTURES, first: int = 0) -> None:
+        self.features: dict[str, list[dict[str, list[float]]]] = {kind: [] for kind in ("", *pictures)}
         for number in range(first, first + count):
             drawn = draw_phantom(number, size=(size, size))
             image = np.round(drawn.image * 255).astype(np.uint8).astype(np.float32) / 255
             lungs = reading._widen(np.asarray(drawn.lung, bool))
             self.features[""].append(read(image, lungs))
-            for kind, change in PICTURES.items():
+            for kind, change in pictures.items():
                 planted = plant(image, change, np.random.default_rng([number, 1]))
                 self.features[kind].append(read(planted, lungs))
             if sys.stderr.isatty():
@@ -157,6 +157,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="data sets a cell (%(default)s)")
     parser.add_argument("--clean", type=int, default=40, help="clean data sets (%(default)s)")
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first data set (%(default)s)")
+    parser.add_argument("--only", default="", help="only the shortcuts whose names begin so")
     parser.add_argument("--patients", type=int, nargs="+", default=[60, 120, 240])
     parser.add_argument("--power", action="store_true", help="only check by simulation what the audit says it can show")
     options = parser.parse_args()
@@ -166,20 +168,23 @@ def main() -> None:
             auroc, share = simulate_power(patients, tests=20)
             print(f"| {patients} | {auroc:.2f} | {share:.0%} |", flush=True)
         return
-    pool = Pool(2 * max(options.patients), options.size)
+    pictures = {kind: change for kind, change in PICTURES.items() if kind.startswith(options.only)}
+    pool = Pool(2 * max(options.patients), options.size, pictures)
     clean = Counter(
-        bool(alarms(pool.audit("", 0.5, options.patients[n % len(options.patients)], n))) for n in range(options.clean)
+        bool(alarms(pool.audit("", 0.5, options.patients[n % len(options.patients)], options.seed + n)))
+        for n in range(options.clean)
     )
     print(f"{clean[True]} of {options.clean} clean data sets raise an alarm")
+    seeds = range(options.seed, options.seed + options.seeds)
     cells = [(q, n) for q in (1, 0.8, 0.65) for n in options.patients]
     print("| planted | " + " | ".join(f"q {q}, {n} patients" for q, n in cells) + " |")
     print("|---|" + "---|" * len(cells))
     noticed = {n: pool.audit("", 0.5, n, 0).detectable["label"]["a"] for n in options.patients}
     print("| *detectable AUROC* | " + " | ".join(f"{noticed[n]:.2f}" for _, n in cells) + " |")
-    for kind in (*PICTURES, *COLUMNS):
+    for kind in (*pictures, *(name for name in COLUMNS if name.startswith(options.only))):
         row = []
         for agreement, patients in cells:
-            found = [alarms(pool.audit(kind, agreement, patients, seed)) for seed in range(options.seeds)]
+            found = [alarms(pool.audit(kind, agreement, patients, seed)) for seed in seeds]
             hits = sum(map(bool, found))
             named = Counter(names[0] for names in found if names)
             first = named.most_common(1)[0][0] if named else ""

@@ -40,7 +40,7 @@ reached 0.80; of those to which all of this was done at once, 66 % reached 0.75.
 
 _SMALL, _LARGE = 160, 384  # longest side in pixels: for candidates, for the comparison
 _MIN_COARSE, _MIN_FINE = 6, 10  # features that must lie alike: on the small pictures already; on the large ones
-_COARSE, _COARSE_MARGIN = 2, 0.05  # noise, blur and strong JPEG spare details twice as large; these agree more by chance
+_COARSE, _COARSE_MARGIN = 2, 0.05  # noise, blur and strong JPEG spare details twice as large
 _TABLES, _BITS, _COMMON = 4, 20, 0.02  # words a feature, bits a word, share of images beyond which a word tells nothing
 _NEIGHBOURS, _MIN_SHARED = 12, 5  # candidates an image; features that must lie alike on both
 _PLACES = np.arange(128).reshape(4, 4, 8)
