@@ -41,6 +41,10 @@ def resized(image: Image, rng: np.random.Generator) -> Image:
     return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
+def noisy(image: Image, rng: np.random.Generator) -> Image:
+    return (image + rng.normal(0, 15, image.shape)).clip(0, 255).round().astype(np.uint8)
+
+
 def turned(image: Image, rng: np.random.Generator) -> Image:
     height, width = image.shape
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.choice([-5, 5])), 1)
@@ -68,6 +72,9 @@ def framed(image: Image, rng: np.random.Generator) -> Image:
 
 CHANGES: dict[str, Change] = {
     "re-encoded (JPEG 30 to 80)": lambda image, rng: jpeg(image, int(rng.integers(30, 80))),
+    "strongly compressed (JPEG 10)": lambda image, rng: jpeg(image, 10),
+    "blurred (sd 4 px)": lambda image, rng: cv2.GaussianBlur(image, (0, 0), 4),
+    "noise (sd 15 of 255)": noisy,
     "resized (0.45 to 2.2)": resized,
     "squeezed to a square": lambda image, rng: cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA),
     "cropped (up to 15 % a side)": cropped,
@@ -93,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--copies", type=int, default=25, help="copies a kind of change")
-    parser.add_argument("--films", type=int, help="take only so many images")
+    parser.add_argument("--images", "--films", type=int, help="take only so many images")
     options = parser.parse_args()
     originals = CSVDataModule(options.folder, augment=None).unsplit_records()[: options.images]
     images = {record.image_id: (read_image(record.image_path) * 255).round().astype(np.uint8) for record in originals}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fakes import write_covidx_ct2_fake, write_csv, write_folder_fake, write_image, write_table_fake
@@ -259,6 +260,21 @@ class TestFindDuplicates:
         write_image(tmp_path / "b.png", image(1)[20:-10, 15:-5])
         found = find_duplicates([Record(path, image_id=path.name) for path in sorted(tmp_path.iterdir())])
         assert found.groups == (DuplicateGroup(("a.png", "b.png"), "near"),)
+
+    @pytest.mark.parametrize("damage", ["JPEG 10", "blur", "noise"])
+    def test_strongly_damaged_copies_are_found_and_no_others(self, damage: str) -> None:
+        def spoil(pixels: np.ndarray) -> np.ndarray:
+            if damage == "JPEG 10":
+                return cv2.imdecode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 10])[1], 0)
+            if damage == "blur":
+                return np.asarray(cv2.GaussianBlur(pixels, (0, 0), 3))
+            return (pixels + np.random.default_rng(0).normal(0, 15, pixels.shape)).clip(0, 255).astype(np.uint8)
+
+        images = {f"{number}": image(number) for number in range(4)}
+        images |= {f"{name} again": spoil(pixels) for name, pixels in list(images.items())[:2]}
+        records = [Record(Path("nowhere"), image_id=name) for name in images]
+        found = find_duplicates(records, read=lambda record: images[record.image_id].astype(np.float32) / 255)
+        assert [group.image_ids for group in found] == [("0", "0 again"), ("1", "1 again")]
 
     def test_nothing_to_compare(self) -> None:
         assert len(find_duplicates([])) == 0

@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 
 from covidcxr.data.collection import Collection, has_own_reader
@@ -37,7 +36,7 @@ from covidcxr.io.image import image_size
 from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, dilate
+from covidcxr.transforms.geometry import LUNGS_OF_REGION
 from covidcxr.utils.threads import Progress, map_threads
 
 __all__ = [
@@ -312,7 +311,8 @@ def _widen(lungs: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height 
     whole = np.zeros(lungs.shape, np.uint8)
     for outline in cv2.findContours(lungs.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
         cv2.fillConvexPoly(whole, cv2.convexHull(outline), 1)
-    return dilate(torch.from_numpy(whole)[None, None].float(), DILATION)[0, 0].numpy() > 0.5
+    side = 2 * round(DILATION * max(lungs.shape)) + 1
+    return np.asarray(cv2.dilate(whole, np.ones((side, side), np.uint8))) > 0
 
 
 def no_steps(name: str) -> AbstractContextManager[Progress]:
