@@ -100,7 +100,9 @@ def strongest_features(
         best = int(strength.argmax())
         auroc, measured = _delong(ranks[:, best], member)
         deviations = (auroc - 0.5) / max(float(error[best]) / (own * others), measured)
-        p_value = min(1.0, effective * 2 * _NORMAL.cdf(-deviations))
+        orders = math.lgamma(len(rows) + 1) - math.lgamma(own + 1) - math.lgamma(others + 1)
+        by_chance = max(_NORMAL.cdf(-deviations), math.exp(-orders))  # few patients have few orders
+        p_value = min(1.0, effective * 2 * by_chance)
         tests[name] = FeatureTest(int(columns[best]), auroc, p_value, effective, own)
     return tests
 
