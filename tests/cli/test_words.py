@@ -90,6 +90,7 @@ def test_loudness_is_taken_from_any_place_but_not_from_a_setting() -> None:
     assert _take_loudness(["--verbose", "doctor"]) == (["doctor"], False, True)
     words = ["test", "--verbose", "true"]
     assert _take_loudness(words) == (words, False, False)
+    assert _take_loudness([]) == ([], False, False)
 
 
 def test_quiet_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:

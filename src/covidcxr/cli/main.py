@@ -110,7 +110,7 @@ def _take_loudness(words: Sequence[str]) -> tuple[list[str], bool, bool]:
     """Take `--quiet` and `--verbose` out of the words; `--verbose VALUE` is a setting of validate and test."""
     kept: list[str] = []
     loud: set[str] = set()
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         has_value = following.lower() in ("true", "false", "null")
         if word in ("-q", "--quiet", "--verbose") and not has_value:
             loud.add(word.lstrip("-")[0])
