@@ -206,3 +206,10 @@ def strong_flip() -> list[Any]:
     """Vary all that `strong` does, and mirror half of the images: for lung masks, which look alike on both sides."""
     alb = _albumentations()
     return [alb.HorizontalFlip(p=0.5), *strong()]
+
+
+@AUGMENTATIONS.register("default_flip")
+def default_flip() -> list[Any]:
+    """Vary all that `default` does, and mirror half of the images: for what must not hang on a side."""
+    alb = _albumentations()
+    return [alb.HorizontalFlip(p=0.5), *default()]
