@@ -138,7 +138,8 @@ def test_one_model_of_lungs_and_findings_is_a_pipeline() -> None:
     both = half_segmenter("lung_field", "infection")
     prediction = Pipeline(lung_segmenter=both, min_lung_area=0.0)(picture())
     assert set(prediction.masks) == {"lung_field", "infection"}
-    assert np.array_equal(prediction.masks["infection"], masks_of(both)["infection"])
+    cut = masks_of(both)["infection"] & prediction.masks["lung_field"]
+    assert np.array_equal(prediction.masks["infection"], cut)
 
 
 @pytest.mark.parametrize("shared", [("lung_field",), ("infection",), ("lung_field", "infection")])
@@ -540,11 +541,11 @@ def test_mini_gives_its_golden_answers(mini: Pipeline) -> None:
 
 def test_mini_is_small() -> None:
     files = [path for path in pretrained.fetch("mini").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 12e6
+    assert sum(path.stat().st_size for path in files) < 15e6
 
 
 def test_mini_models_load_alone() -> None:
-    assert SegmentationModel.from_pretrained("mini").config.classes == ("lung_field", "lung")
+    assert SegmentationModel.from_pretrained("mini").config.classes == ("lung_field", "lung", "infection")
     assert set(ClassificationModel.from_pretrained("mini").config.classes) == {"covid19", "pneumonia", "normal"}
 
 
@@ -560,7 +561,9 @@ def test_mini_reads_every_original_format(mini: Pipeline, real_data: Path) -> No
     files = sorted((real_data / "originals").iterdir())
     answers = list(mini.predict(files))
     assert len(answers) == 13
-    assert all(isinstance(answer, Prediction) and answer.lung_fraction for answer in answers)
+    assert all(isinstance(answer, Prediction) for answer in answers)
+    # One figure of a web page is no frontal image to the view check.
+    assert sum(bool(answer.lung_fraction) for answer in answers) >= 12
 
 
 def test_an_image_of_twelve_bits_in_sixteen_says_so_and_how_to_read_it(mini: Pipeline, tmp_path: Path) -> None:
