@@ -30,6 +30,8 @@ __all__ = ["VIEWS", "Ablation", "ablation", "keep_lungs", "paint_out_lungs"]
 
 Grey = Float[np.ndarray, "height width"]
 Mask = Bool[np.ndarray, "height width"]
+OneOfMany = Float[np.ndarray, "_ _"]
+"""An image among others of other sizes."""
 
 VIEWS = ("whole", "without_lungs", "lungs_only")
 """What the classifier is shown: the whole image, the image with its lungs painted out, the lungs alone."""
@@ -166,7 +168,7 @@ class _Run:
         self.drawers: set[str] = set()
         self.pictures: dict[str, bytes] = {}
 
-    def add(self, batch: Sequence[tuple[Record, Grey]]) -> None:
+    def add(self, batch: Sequence[tuple[Record, OneOfMany]]) -> None:
         """Predict all views of a batch of images."""
         predictions = self.pipeline.predict([image for _, image in batch], batch_size=len(batch))
         kept = [
@@ -256,7 +258,7 @@ def _known(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def _probabilities(
-    classifier: Classifier, images: Sequence[Grey], masks: Sequence[Mapping[str, Mask]]
+    classifier: Classifier, images: Sequence[OneOfMany], masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]]
 ) -> list[list[float]]:
     members = [member.predict(*resize_images(member, images, masks)) for member in classifier.members]
     rows: list[list[float]] = classifier.combine(members).tolist()
