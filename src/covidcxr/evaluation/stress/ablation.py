@@ -32,6 +32,8 @@ Grey = Float[np.ndarray, "height width"]
 Mask = Bool[np.ndarray, "height width"]
 OneOfMany = Float[np.ndarray, "_ _"]
 """An image among others of other sizes."""
+Outlines = Mapping[str, Bool[np.ndarray, "_ _"]]
+"""By mask class; those of an image that was turned have another shape."""
 
 VIEWS = ("whole", "without_lungs", "lungs_only")
 """What the classifier is shown: the whole image, the image with its lungs painted out, the lungs alone."""
@@ -191,7 +193,7 @@ class _Run:
         for view, images in views.items():
             self.rows[view] += _probabilities(self.classifier, images, outlines)
 
-    def _usable(self, record: Record, image: Grey, prediction: Prediction) -> Mapping[str, Mask] | None:
+    def _usable(self, record: Record, image: Grey, prediction: Prediction) -> Outlines | None:
         """Return the lungs of an image that counts; else note what it lacks."""
         lacking = "have no prediction"
         if prediction.probabilities:
@@ -204,7 +206,7 @@ class _Run:
         self.left_out[lacking] = self.left_out.get(lacking, 0) + 1
         return None
 
-    def _draw(self, record: Record, image: Grey, prediction: Prediction) -> Mapping[str, Mask]:
+    def _draw(self, record: Record, image: Grey, prediction: Prediction) -> Outlines:
         if self.pipeline.lung_segmenter is not None:
             self.drawers.add("the pipeline")
             return prediction.masks
@@ -257,9 +259,7 @@ def _known(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _probabilities(
-    classifier: Classifier, images: Sequence[OneOfMany], masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]]
-) -> list[list[float]]:
+def _probabilities(classifier: Classifier, images: Sequence[OneOfMany], masks: Sequence[Outlines]) -> list[list[float]]:
     members = [member.predict(*resize_images(member, images, masks)) for member in classifier.members]
     rows: list[list[float]] = classifier.combine(members).tolist()
     return rows
