@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from benchmarks.coverage import simulate
+from benchmarks.coverage import STUDIES, run
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation import (
     Estimate,
@@ -212,8 +212,8 @@ def test_segmentation_metrics_leave_unknown_images_out() -> None:
     found = segmentation_metrics(scores, ["a", "a", "b", "c"], resamples=100)
     assert found["dice_lung"].value == pytest.approx(0.9)
     assert (found["dice_lung"].count, found["dice_lung"].patients) == (3, 2)
-    assert found["dice_lung"].low == pytest.approx(0.85)
-    assert found["dice_lung"].high == pytest.approx(1.0)
+    assert 0 <= found["dice_lung"].low < 0.5  # two patients leave it open that more than half of all images fail
+    assert found["dice_lung"].high == 1
     assert math.isnan(found["iou_infection"].value)
     with pytest.raises(ConfigError, match="4 images but 3 patient ids"):
         segmentation_metrics(scores, ["a", "a", "b"])
@@ -262,29 +262,23 @@ def test_identical_images_of_a_patient_add_no_certainty() -> None:
     assert (clustered.count, clustered.patients) == (300, 60)
 
 
-COVERAGE = [("mean", 0.0, 10), ("mean", 0.0, 60), ("share", 0.97, 60), ("share", 0.8, 20), ("auroc", 0.76, 60)]
+def check_coverage(study: str, sizes: str, patients: int, simulations: int) -> None:
+    """Nominal 95 %, of which 92 % must be kept, give or take what so many simulations leave open."""
+    for number, (held, given, _) in run(study, sizes, patients, simulations).items():
+        chance = MAY_DIFFER * math.sqrt(0.92 * 0.08 / max(1, given))
+        assert held >= (0.92 - chance) * given, (number, sizes, patients, held, given)
 
 
-def check_coverage(kind: str, level: float, patients: int, simulations: int, too_narrow: float) -> None:
-    """Nominal 95 %, give or take what so many simulations leave open, and what the method is known to lose."""
-    held = simulate(kind, level, patients, simulations, resamples=300)
-    chance = MAY_DIFFER * math.sqrt(0.95 * 0.05 / simulations)
-    surplus = (
-        0.03 if kind == "share" else 0
-    )  # shares of few images go in steps, and Wilson's interval takes the safe one
-    assert 0.95 - chance - too_narrow < held < 0.95 + chance + surplus
-
-
-@pytest.mark.parametrize(("kind", "level", "patients"), COVERAGE)
-def test_coverage_of_the_interval_by_simulation(kind: str, level: float, patients: int) -> None:
-    """Without its corrections it holds a mean of 10 patients in 88 %, and a share of 0.97 of 60 patients in 86 %."""
-    check_coverage(kind, level, patients, simulations=400, too_narrow=0.01)
+@pytest.mark.parametrize(("study", "sizes", "patients"), [("mean", "pareto", 30), ("share", "equal", 10)])
+def test_coverage_of_the_interval_by_simulation(study: str, sizes: str, patients: int) -> None:
+    check_coverage(study, sizes, patients, simulations=100)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "level", "patients"), [*COVERAGE, ("auroc", 0.95, 60), ("share", 0.97, 200)])
-def test_coverage_of_the_interval_by_many_simulations(kind: str, level: float, patients: int) -> None:
-    check_coverage(kind, level, patients, simulations=1000, too_narrow=0.015)
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize(("sizes", "patients"), [("equal", 10), ("pareto", 30)])
+def test_coverage_of_every_number_by_simulation(study: str, sizes: str, patients: int) -> None:
+    check_coverage(study, sizes, patients, simulations=100)
 
 
 def test_images_resampled_one_by_one_would_cover_far_less() -> None:

@@ -243,23 +243,23 @@ def mask_scores(
         thresholds: Probability from which a pixel belongs to the class, one a class.
 
     Returns:
-        `dice`, `iou`, `precision` and `recall` in [0, 1]; NaN where the truth is unknown. Both masks empty is 1;
-        precision of an empty mask and recall of an empty truth are 1.
+        `dice`, `iou`, `precision` and `recall` in [0, 1]; NaN where the truth is unknown. Dice and IoU of two empty
+        masks are 1. Precision is 0 if only the mask is empty; it is NaN if both are, as is recall of an empty truth.
     """
     drawn = logits.float().sigmoid() >= torch.tensor(thresholds, device=logits.device)[:, None, None]
     true = target == 1
     both = (drawn & true).sum((2, 3)).float()
     sizes, truths = drawn.sum((2, 3)).float(), true.sum((2, 3)).float()
 
-    def ratio(part: Tensor, whole: Tensor) -> Tensor:
-        values = torch.where(whole > 0, part / whole, torch.ones_like(whole))
+    def ratio(part: Tensor, whole: Tensor, otherwise: float | Tensor = 1.0) -> Tensor:
+        values = torch.where(whole > 0, part / whole, otherwise)
         return values.masked_fill(target.flatten(2).isnan().any(2), torch.nan)
 
     return {
         "dice": ratio(2 * both, sizes + truths),
         "iou": ratio(both, sizes + truths - both),
-        "precision": ratio(both, sizes),
-        "recall": ratio(both, truths),
+        "precision": ratio(both, sizes, torch.where(truths > 0, 0.0, torch.nan)),
+        "recall": ratio(both, truths, torch.nan),
     }
 
 

@@ -5,15 +5,15 @@ drawn. So a statistic is a function of weights [resamples, images] that returns 
 whole bootstrap is matrix work: no image is ever copied, and all scores of a table share their resamples.
 
     bootstrap(weighted_mean, dice, groups=patient_ids)
-    bootstrap(weighted_mean, dice_a - dice_b, groups=patient_ids)        # paired difference of two models
     bootstrap(weighted_auroc, probability, label == 1, groups=patient_ids)
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -21,66 +21,28 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from covidcxr.errors import ConfigError
-from covidcxr.utils.plain import count_of
+from covidcxr.evaluation.metrics.estimate import Estimate, Interval, difference_interval
+from covidcxr.evaluation.metrics.intervals import Clusters, share_interval, statistic_interval
 
-__all__ = ["Estimate", "PatientIds", "Statistics", "bootstrap", "bootstrap_many", "check_length"]
+__all__ = [
+    "Estimate",
+    "FindInterval",
+    "PatientIds",
+    "Statistics",
+    "bootstrap",
+    "bootstrap_many",
+    "check_length",
+    "number_patients",
+]
 
 PatientIds: TypeAlias = Sequence[Hashable] | np.ndarray
 """One id an image; None or NaN = unknown."""
 
+FindInterval: TypeAlias = Callable[[Integer[np.ndarray, " images"], float], Interval]
+"""Finds an interval without resamples, from the number of the patient of each image and the nominal coverage."""
+
 CHUNK = 200_000
 """Weights held at a time (1.6 MB): a processor's cache holds them, which makes them fast to go through."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with its confidence interval.
-
-    Attributes:
-        value: The number on all images; NaN where it is not defined (the AUROC of a class without images).
-        low: Lower end of the interval; NaN where fewer than two patients stand behind the number.
-        high: Upper end.
-        count: Images that the number is about.
-        patients: Patients that these images come from.
-
-    Example:
-        ```python
-        from covidcxr.evaluation import Estimate
-
-        assert str(Estimate(0.8, 0.7, 0.9, count=40, patients=20)) == "0.800 [0.700, 0.900]"
-        ```
-    """
-
-    value: float
-    low: float
-    high: float
-    count: int
-    patients: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    def _repr_html_(self) -> str:
-        """Show the number, its interval and what is behind them in a notebook."""
-        behind = f"{count_of(self.count, 'image')} of {count_of(self.patients, 'patient')}"
-        return f"<b>{self.value:.3f}</b> [{self.low:.3f}, {self.high:.3f}], {behind}"
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Return plain data for JSON, which has no NaN: None stands for it."""
-        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Estimate:
-        """Return the estimate that `to_dict` wrote.
-
-        Args:
-            values: Plain data; None stands for NaN.
-
-        Returns:
-            The estimate.
-        """
-        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
-        return cls(**numbers)
 
 
 @dataclass(frozen=True)
@@ -91,7 +53,8 @@ class Statistics:
         compute: Weights [resamples, images] -> one number a resample, by name.
         images: By name, the images that a number is about.
         shares: Names of the numbers that are shares in [0, 1]; see `bootstrap_many`.
-        errors: Names of the numbers that chance alone raises.
+        kinds: By name, the kinds of images that a number needs; see `bootstrap_many`.
+        intervals: By name, how to find an interval without resamples.
 
     Example:
         ```python
@@ -107,7 +70,8 @@ class Statistics:
     compute: Callable[[Float[np.ndarray, "resamples images"]], Mapping[str, np.ndarray]]
     images: Mapping[str, Bool[np.ndarray, " images"]]
     shares: Collection[str] = ()
-    errors: Collection[str] = ()
+    kinds: Mapping[str, Sequence[Bool[np.ndarray, " images"]]] = field(default_factory=dict)
+    intervals: Mapping[str, FindInterval] = field(default_factory=dict)
 
     def estimate(
         self, patient_ids: PatientIds, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
@@ -128,7 +92,8 @@ class Statistics:
             groups=patient_ids,
             images=self.images,
             shares=self.shares,
-            errors=self.errors,
+            kinds=self.kinds,
+            intervals=self.intervals,
             resamples=resamples,
             seed=seed,
             confidence=confidence,
@@ -146,8 +111,8 @@ def bootstrap(
 ) -> Estimate:
     """Estimate one statistic with its interval, resampling groups (Efron 1979; Field and Welsh 2007).
 
-    The interval lies between percentiles of the resamples, a little further out the fewer patients there are
-    (Hesterberg 2015, the expanded percentile interval).
+    The interval is as wide as so few patients demand, and longer on the side to which resamples are skewed; see
+    `covidcxr.evaluation.metrics.intervals`. The guide "Intervals" says how often each kind of interval holds.
 
     Args:
         statistic: `statistic(weights, *values)` -> one number a resample; weights are float [resamples, images].
@@ -155,13 +120,9 @@ def bootstrap(
         groups: Patient of each image; None or NaN = unknown, taken as a patient of its own.
         resamples: How often to resample.
         seed: Same seed, same interval.
-        confidence: Nominal coverage of the interval, in (0, 1). Those of 95 % were measured to hold a mean in 94 % with
-            10, 30 or 60 patients of three images each, and a share of 0.7 to 0.97 in 94 to 98 % with 10 to 200. Those
-            of an AUROC of 0.95 held it in 92 % with 30 patients, half of them positive, and in 94 to 95 % with 60 or
-            more.
-        share: The number is a share in [0, 1], such as a sensitivity or an AUROC. Its interval is Wilson's for as many
-            independent images as would spread like the resamples (Dean and Pagano 2015): it stays in [0, 1], and holds
-            where the number is at 0 or 1 and no resample moves it.
+        confidence: Nominal coverage of the interval, in (0, 1).
+        share: The number is a share in [0, 1], such as a sensitivity or an AUROC. Its interval stays in [0, 1], and
+            holds where the number is at 0 or 1 and no resample moves it.
 
     Returns:
         The estimate. Resamples in which the number is not defined are left out of the interval.
@@ -188,7 +149,9 @@ def bootstrap_many(
     groups: PatientIds,
     images: Mapping[str, Bool[np.ndarray, " images"]] | None = None,
     shares: Collection[str] = (),
-    errors: Collection[str] = (),
+    kinds: Mapping[str, Sequence[Bool[np.ndarray, " images"]]] | None = None,
+    intervals: Mapping[str, FindInterval] | None = None,
+    differences: Mapping[str, tuple[str, str]] | None = None,
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -200,34 +163,68 @@ def bootstrap_many(
         groups: Patient of each image.
         images: By name, the images that a number is about (of a sensitivity: those of the class); default all.
         shares: Names of the numbers that are shares in [0, 1]; see `bootstrap`.
-        errors: Names of numbers from 0 up that chance alone raises, such as a calibration error: resampling raises
-            them again by as much, so their interval is mirrored at the value (the reverse percentile interval).
+        kinds: By name, the kinds of images that a number needs and that weigh equally in it: of an AUROC those with the
+            class and those without, of a balanced accuracy those of each class. A number of two kinds is known no
+            better than the rarer kind allows. Default: the images that it is about.
+        intervals: By name, how to find an interval without resamples.
+        differences: By name, the two numbers whose difference is wanted, the first minus the second. Its interval is
+            made from both of theirs (MOVER; Zou and Donner 2008), so it has a width where no resample moves either.
         resamples: How often to resample.
         seed: Same seed, same intervals.
         confidence: Nominal coverage, in (0, 1).
 
     Returns:
-        Estimates by name, in the order of `statistics`.
+        Estimates by name, in the order of `statistics`; then the differences.
 
     Raises:
         ConfigError: If there are no images or a setting is out of range.
     """
     if not 0 < confidence < 1 or resamples < 1:
         raise ConfigError(f"confidence must be in (0, 1) and resamples above 0, not {confidence} and {resamples}.")
-    patient = _number(groups)
+    patient = number_patients(groups)
     whole = statistics(np.ones((1, len(patient))))
     with _thread_pools().limit(limits=1, user_api="blas"):
         drawn = [statistics(weights) for weights in _resample(patient, resamples, seed)]
     everyone = np.ones(len(patient), bool)
-    table = {}
+    clusters: dict[bytes, Clusters] = {}  # many numbers are about the same images
+    values, table = {}, {}
     for name, value in whole.items():
         about = everyone if images is None else images.get(name, everyone)
-        patients = len(np.unique(patient[about]))
-        values = np.concatenate([part[name] for part in drawn])
-        find = _share_interval if name in shares else _error_interval if name in errors else _interval
-        low, high = find(values[~np.isnan(values)], float(value[0]), confidence, patients)
-        table[name] = Estimate(float(value[0]), low, high, int(about.sum()), patients)
+        parts = (about,) if kinds is None else kinds.get(name, (about,))
+        key = b"".join(part.tobytes() for part in parts)
+        if key not in clusters:
+            clusters[key] = Clusters.count(patient, parts)
+        values[name] = np.concatenate([part[name] for part in drawn])
+        if intervals is not None and name in intervals:
+            interval = intervals[name](patient, confidence)
+        else:
+            known = values[name][~np.isnan(values[name])]
+            interval = _interval(known, float(value[0]), clusters[key], confidence, name in shares)
+        table[name] = _estimate(float(value[0]), interval, about, patient)
+    for name, (first, second) in (differences or {}).items():
+        about = everyone if images is None else images.get(name, everyone)
+        interval = difference_interval(table[first], table[second], _correlation(values[first], values[second]))
+        table[name] = _estimate(table[first].value - table[second].value, interval, about, patient)
     return table
+
+
+def _interval(values: np.ndarray, value: float, clusters: Clusters, confidence: float, share: bool) -> Interval:
+    if share:
+        return share_interval(value, float(np.var(values)) if len(values) else math.nan, clusters, confidence)
+    return statistic_interval(values, value, clusters, confidence)
+
+
+def _estimate(value: float, interval: Interval, about: np.ndarray, patient: np.ndarray) -> Estimate:
+    patients = len(np.unique(patient[about]))
+    return Estimate(value, interval.low, interval.high, int(about.sum()), patients, interval.note)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the correlation of two numbers over resamples; 0 where one of them never moves."""
+    known = ~np.isnan(first) & ~np.isnan(second)
+    if not known.any() or np.ptp(first[known]) == 0 or np.ptp(second[known]) == 0:
+        return 0.0
+    return float(np.corrcoef(first[known], second[known])[0, 1])
 
 
 def check_length(images: int, groups: PatientIds) -> None:
@@ -244,13 +241,25 @@ def check_length(images: int, groups: PatientIds) -> None:
         raise ConfigError(f"There are {images} images but {len(groups)} patient ids: give one for each image.")
 
 
-def _number(groups: PatientIds) -> Integer[np.ndarray, " images"]:
-    """Return patients as numbers from 0; each unknown one is a patient of its own."""
+def number_patients(groups: PatientIds) -> Integer[np.ndarray, " images"]:
+    """Number patients from 0, in the order of their ids, so that the order of rows does not matter.
+
+    Args:
+        groups: Patient of each image; None or NaN = unknown, a patient of its own.
+
+    Returns:
+        Number of the patient of each image.
+
+    Raises:
+        ConfigError: If there are no images.
+    """
     if not len(groups):
         raise ConfigError("There are no images to score.")
-    numbers: dict[Any, int] = {}
     # A table's missing id is None or NaN, and NaN alone differs from itself.
-    return np.array([numbers.setdefault(object() if g is None or g != g else g, len(numbers)) for g in groups])
+    known = {g for g in groups if g is not None and g == g}
+    numbers = {g: number for number, g in enumerate(sorted(known, key=lambda g: (type(g).__name__, str(g))))}
+    unknown = itertools.count(len(numbers))
+    return np.array([next(unknown) if g is None or g != g else numbers[g] for g in groups])
 
 
 def _resample(patient: np.ndarray, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resamples images"]]:
@@ -275,42 +284,3 @@ def _thread_pools() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
-
-
-def _interval(values: np.ndarray, value: float, confidence: float, patients: int) -> tuple[float, float]:
-    """Return the expanded percentile interval (Hesterberg 2015); `values` are those of the resamples."""
-    from scipy.special import ndtr
-
-    if patients < 2 or not len(values):  # resampling one patient always draws that patient: there is no interval
-        return math.nan, math.nan
-    # Resamples spread sqrt((n - 1) / n) too little, and the spread itself is known from n patients only.
-    reach = math.sqrt(patients / (patients - 1)) * _student(confidence, patients)
-    low, high = np.quantile(values, [ndtr(-reach), ndtr(reach)])
-    return float(low), float(high)
-
-
-def _error_interval(values: np.ndarray, value: float, confidence: float, patients: int) -> tuple[float, float]:
-    """Return the percentile interval mirrored at the value, not below 0, and never without the value itself."""
-    low, high = _interval(values, value, confidence, patients)
-    return (max(0.0, 2 * value - high), max(value, 2 * value - low)) if low == low else (low, high)
-
-
-def _share_interval(values: np.ndarray, value: float, confidence: float, patients: int) -> tuple[float, float]:
-    """Return Wilson's interval (1927) for as many independent images as would spread like the resamples.
-
-    Near 0 and 1 percentiles miss: where no image is answered wrongly, none is in any resample.
-    """
-    if patients < 2 or not len(values):
-        return math.nan, math.nan
-    variance = float(np.var(values)) * patients / (patients - 1)
-    images = patients if value in (0, 1) else value * (1 - value) / variance if variance else math.inf
-    spread = _student(confidence, patients) ** 2 / images
-    middle, half = value + spread / 2, math.sqrt(spread * value * (1 - value) + spread**2 / 4)
-    # At 0 and 1 the end is the value itself, but for rounding.
-    return max(0.0, min(value, (middle - half) / (1 + spread))), min(1.0, max(value, (middle + half) / (1 + spread)))
-
-
-def _student(confidence: float, patients: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(patients - 1, (1 + confidence) / 2))

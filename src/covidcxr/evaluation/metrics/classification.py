@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Integer
 
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, Statistics, check_length
+from covidcxr.evaluation.metrics.calibration import brier_interval, brier_of, error_intervals
+from covidcxr.evaluation.metrics.estimate import Interval
 from covidcxr.evaluation.metrics.weighted import (
     Ranking,
     calibration_gaps,
@@ -22,7 +25,6 @@ __all__ = [
     "BINS",
     "CURVES",
     "areas_of",
-    "brier_of",
     "by_class",
     "check_classes",
     "check_labels",
@@ -36,8 +38,6 @@ __all__ = [
 ]
 
 BINS = 15
-
-
 """Of the calibration error (Guo 2017)."""
 
 
@@ -129,13 +129,23 @@ def classification_statistics(
             for name, score in registered.items()
         }
 
+    of_class = [labels == c for c in np.flatnonzero(present)]
+    means = ("balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision", *(f"macro_{c}" for c in CURVES))
     images: dict[str, np.ndarray] = {}
+    kinds: dict[str, list[np.ndarray]] = dict.fromkeys(means, of_class)
     for c, name in enumerate(classes):
         images |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
         images |= {f"specificity_{name}": labels != c, f"precision_{name}": predicted == c}
-    means = {"accuracy", "balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision"}
-    means |= {f"macro_{curve}" for curve in CURVES}
-    return Statistics(compute, images, means | images.keys(), errors=("ece",))
+        kinds |= {f"{curve}_{name}": [labels == c, labels != c] for curve in CURVES}
+        kinds[f"f1_{name}"] = [(labels == c) | (predicted == c)]
+    wrong, worst = predicted != labels, 1.0 if len(classes) == 2 else 2.0
+
+    def of_ece(patient: np.ndarray, confidence: float) -> Interval:
+        estimate = error_intervals(columns[:, 1:], patient, confidence)["measured"]
+        return Interval(estimate.low, estimate.high, estimate.note)
+
+    intervals = {"ece": of_ece, "brier": partial(brier_interval, columns[:, 0], wrong, worst=worst)}
+    return Statistics(compute, images, {"accuracy", *means, *images}, kinds, intervals)
 
 
 def _registered_score(name: str, values: np.ndarray, resamples: int, others: Collection[str]) -> np.ndarray:
@@ -146,23 +156,6 @@ def _registered_score(name: str, values: np.ndarray, resamples: int, others: Col
     if values.shape != (resamples,):
         raise ConfigError(f"The registered score {name!r} returned {values.shape}, not one number a resample.")
     return values
-
-
-def brier_of(
-    probabilities: Float[np.ndarray, "images classes"], labels: Integer[np.ndarray, " images"]
-) -> Float[np.ndarray, " images"]:
-    """Compute the squared distance of probabilities from the truth (Brier 1950).
-
-    Args:
-        probabilities: A row an image, in [0, 1].
-        labels: Index of the true class of each image.
-
-    Returns:
-        One number an image, in [0, 2]; of two classes the squared error of the second one, in [0, 1].
-    """
-    squares = np.square(probabilities - np.eye(probabilities.shape[1])[labels])
-    distance: np.ndarray = squares[:, 1] if squares.shape[1] == 2 else squares.sum(1)
-    return distance
 
 
 def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
@@ -371,13 +364,19 @@ def finding_statistics(
         return scores | by_class(per_class, classes)
 
     images: dict[str, np.ndarray] = {f"macro_{name}": known[:, kept].any(1) for name, kept in both.items()}
-    shares = set(images)
+    shares, kinds, intervals = set(images), {}, {}
+    for name, kept in both.items():
+        kinds[f"macro_{name}"] = [kind[:, c] for c in np.flatnonzero(kept) for kind in (true, absent)]
     for c, name in enumerate(classes):
+        kinds |= {f"{curve}_{name}": [true[:, c], absent[:, c]] for curve in CURVES}
+        kinds[f"f1_{name}"] = [true[:, c] | predicted_positive[:, c]]
+        wrong = (probabilities[:, c] >= 0.5) != true[:, c]
+        intervals[f"brier_{name}"] = partial(brier_interval, squares[:, c], wrong)
         about = dict.fromkeys(CURVES, known) | {"sensitivity": true, "f1": true}
         about |= {"specificity": absent, "precision": predicted_positive, "brier": known}
         images |= {f"{part}_{name}": which[:, c] for part, which in about.items()}
         shares |= {f"{part}_{name}" for part in about if part != "brier"}
-    return Statistics(compute, images, shares)
+    return Statistics(compute, images, shares, kinds, intervals)
 
 
 def _thresholds(thresholds: float | Mapping[str, float], classes: Sequence[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
+from covidcxr.evaluation.metrics.estimate import ratio_interval
 from covidcxr.evaluation.metrics.reliability import of_class
 from covidcxr.evaluation.metrics.weighted import ratio
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
@@ -149,8 +150,8 @@ def score_at(
     """Score a class against the rest at an operating point, with predictive values at a given prevalence.
 
     Predictive values depend on the prevalence, which is rarely that of the test set: give that of the place of use.
-    In every resample they follow from its sensitivity and specificity by `predictive_values`, so their
-    intervals contain the uncertainty of both.
+    They follow from sensitivity and specificity by `predictive_values`, and their intervals from those of both
+    (MOVER-R; Donner and Zou 2012).
 
     Args:
         rows: Of test images, on which the point was not chosen; see `score_rows`.
@@ -187,17 +188,23 @@ def score_at(
         images |= {"ppv": predicted_positive, "npv": ~predicted_positive}
     shares = ("sensitivity", "specificity", *(("ppv", "npv", "prevalence") if prevalence is None else ()))
     estimates = Statistics(compute, images, shares).estimate(predictions.patients, resamples, seed)
-    return estimates if prevalence is None else estimates | _with_doubt(estimates, prevalence)
+    return estimates if prevalence is None else estimates | _at_prevalence(estimates, prevalence)
 
 
-def _with_doubt(estimates: Mapping[str, Estimate], prevalence: float) -> dict[str, Estimate]:
-    """Widen predictive values that no resample moves, since no prediction is wrong, by the uncertainty that is left."""
-    sensitivity, specificity, ppv, npv = (estimates[name] for name in ("sensitivity", "specificity", "ppv", "npv"))
-    if specificity.value == 1:
-        ppv = replace(ppv, low=predictive_values(sensitivity.value, specificity.low, prevalence)[0])
-    if sensitivity.value == 1:
-        npv = replace(npv, low=predictive_values(sensitivity.low, specificity.value, prevalence)[1])
-    return {"ppv": ppv, "npv": npv}
+def _at_prevalence(estimates: Mapping[str, Estimate], prevalence: float) -> dict[str, Estimate]:
+    """Find the intervals of predictive values: each falls as the ratio of its false to its true answers rises."""
+    odds = prevalence / (1 - prevalence)
+    values = {}
+    for name, right, of_wrong, factor in (
+        ("ppv", "sensitivity", "specificity", 1 / odds),
+        ("npv", "specificity", "sensitivity", odds),
+    ):
+        whole = estimates[of_wrong]
+        wrong = replace(whole, value=1 - whole.value, low=1 - whole.high, high=1 - whole.low)
+        ends = ratio_interval(wrong, estimates[right])
+        low, high = (1 / (1 + factor * end) for end in (ends.high, ends.low))
+        values[name] = replace(estimates[name], low=low, high=high, note=ends.note)
+    return values
 
 
 @overload

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,8 +14,9 @@ from jaxtyping import Float, Integer
 from covidcxr import aliases
 from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.errors import ConfigError, did_you_mean
-from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
-from covidcxr.evaluation.metrics.classification import BINS, brier_of, check_labels, check_predictions
+from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics, number_patients
+from covidcxr.evaluation.metrics.calibration import brier_interval, brier_of, error_intervals, recalibration
+from covidcxr.evaluation.metrics.classification import BINS, check_labels, check_predictions
 from covidcxr.evaluation.metrics.conformal import conformal_thresholds
 from covidcxr.evaluation.metrics.weighted import bin_of, ratio, two_columns, weighted_calibration_error, weighted_mean
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, list_rows
@@ -71,8 +73,15 @@ class Reliability:
     Attributes:
         of: What the probabilities are of: "the answer", the most probable class of each image; or a class.
         bins: Those that hold images.
-        ece: Expected calibration error over these bins.
+        ece: Expected calibration error over these bins, which chance alone raises; its interval is of the true one.
         brier: Brier score, of all classes or of the class; see `classification_metrics`.
+        debiased: The calibration error without what chance adds.
+        calibrated: The error that a calibrated model shows on so many images, with the ends of 95 % of them.
+        skill: Brier skill: by how much the Brier score is better than that of guessing the share of each class; 1 =
+            perfect, 0 = no better.
+        intercept: Of a class: 0 = calibrated, above 0 = its probability is too low (Van Calster 2019).
+        slope: Of a class: 1 = calibrated, below 1 = its probability is too extreme.
+        by_class: Expected calibration error of the probability of each class (class-wise ECE; Kull 2019).
 
     Example:
         ```python
@@ -87,11 +96,22 @@ class Reliability:
     bins: tuple[ReliabilityBin, ...]
     ece: Estimate
     brier: Estimate
+    debiased: Estimate | None = None
+    calibrated: Estimate | None = None
+    skill: Estimate | None = None
+    intercept: Estimate | None = None
+    slope: Estimate | None = None
+    by_class: Mapping[str, Estimate] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        bins = [part.to_dict() for part in self.bins]
-        return {"of": self.of, "bins": bins, "ece": self.ece.to_dict(), "brier": self.brier.to_dict()}
+        scores = {
+            name: estimate.to_dict()
+            for name in ("ece", "brier", "debiased", "calibrated", "skill", "intercept", "slope")
+            if isinstance(estimate := getattr(self, name), Estimate)
+        }
+        by_class = {name: estimate.to_dict() for name, estimate in self.by_class.items()}
+        return {"of": self.of, "bins": [part.to_dict() for part in self.bins], **scores, "ece_by_class": by_class}
 
 
 def measure_reliability(
@@ -107,47 +127,70 @@ def measure_reliability(
         seed: Same seed, same intervals.
 
     Returns:
-        The bins, the expected calibration error and the Brier score.
+        The bins, the expected calibration error and the Brier score, and what stands beside them.
 
     Raises:
         ConfigError: If there is no such class, nothing to score, or findings without `class_name`.
     """
-    predictions = PredictionTable.read(rows).scored
+    predictions = PredictionTable.read(rows).in_order.scored
     if bins < 1:
         raise ConfigError(f"bins must be above 0, not {bins}.")
     if class_name is None and not predictions.exclusive:
         raise ConfigError(f"Findings have a reliability each: give class_name, of {', '.join(predictions.classes)}.")
+    several = predictions.probabilities[:, :0]
     if class_name is None:
-        confidence = predictions.probabilities.max(1)
-        true = (predictions.probabilities.argmax(1) == predictions.labels).astype(float)
-        distance = brier_of(predictions.probabilities, predictions.labels)
+        several, labels = predictions.probabilities, predictions.labels
+        confidence, wrong = several.max(1), several.argmax(1) != labels
+        true, distance, worst = (~wrong).astype(float), brier_of(several, labels), 1.0 if several.shape[1] == 2 else 2.0
+        guess = brier_of(
+            np.broadcast_to(np.bincount(labels, minlength=several.shape[1]) / len(labels), several.shape), labels
+        )
     else:
         predictions, confidence, positive = of_class(predictions, class_name)
-        true = positive.astype(float)
-        distance = np.square(confidence - true)
+        true, wrong, worst = positive.astype(float), (confidence >= 0.5) != positive, 1.0
+        distance, guess = np.square(confidence - true), np.square(true.mean() - true)
     if not len(predictions):
         raise ConfigError("There are no labelled images with a prediction.")
     inside = np.eye(bins, dtype=bool)[bin_of(confidence, bins)]
     filled = np.flatnonzero(inside.any(0)).tolist()
-    columns = [inside * column[:, None] for column in (np.ones_like(true), true, confidence)]
+    columns = [inside * column[:, None] for column in (np.ones_like(true), true)]
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        images, right, given = (weights @ column for column in columns)
+        images, right = (weights @ column for column in columns)
         scores = {str(place): ratio(right[:, place], images[:, place]) for place in filled}
-        return scores | {
-            "ece": ratio(np.abs(right - given).sum(1), images.sum(1)),
-            "brier": weighted_mean(weights, distance),
-        }
+        mean, guessed = weighted_mean(weights, distance), weighted_mean(weights, guess)
+        return scores | {"brier": mean, "skill": 1 - ratio(mean, guessed)}
 
     shares = {str(place): inside[:, place] for place in filled}
-    estimates = Statistics(compute, shares, tuple(shares), ("ece",)).estimate(predictions.patients, resamples, seed)
+    intervals = {"brier": partial(brier_interval, distance, wrong, worst=worst)}
+    statistics = Statistics(compute, shares, tuple(shares), {}, intervals)
+    estimates = statistics.estimate(predictions.patients, resamples, seed)
 
     def describe(place: int) -> ReliabilityBin:
         mean = float(confidence[inside[:, place]].mean())
         return ReliabilityBin(place / bins, (place + 1) / bins, mean, estimates[str(place)])
 
-    described = tuple(map(describe, filled))
-    return Reliability(class_name or "the answer", described, estimates["ece"], estimates["brier"])
+    patient = number_patients(predictions.patients)
+    errors = error_intervals(inside * (true - confidence)[:, None], patient, 0.95, seed=seed)
+    intercept = slope = None
+    if class_name is not None:
+        intercept, slope = recalibration(confidence, true == 1, patient, 0.95)
+    by_class = {}
+    for place, name in enumerate(predictions.classes[: several.shape[1]]):
+        gaps = np.eye(bins)[bin_of(several[:, place], bins)] * ((labels == place) - several[:, place])[:, None]
+        by_class[name] = error_intervals(gaps, patient, 0.95, seed=seed)["measured"]
+    return Reliability(
+        class_name or "the answer",
+        tuple(map(describe, filled)),
+        errors["measured"],
+        estimates["brier"],
+        errors["debiased"],
+        errors["calibrated"],
+        estimates["skill"],
+        intercept,
+        slope,
+        by_class,
+    )
 
 
 def of_class(predictions: PredictionTable, name: str) -> tuple[PredictionTable, np.ndarray, np.ndarray]:

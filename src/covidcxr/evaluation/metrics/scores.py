@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,9 @@ __all__ = [
     "format_estimate",
     "format_interval",
     "headline",
+    "missing_intervals",
     "on_picture",
+    "split_name",
     "table_columns",
     "title",
 ]
@@ -81,11 +83,23 @@ SCORES = {
         ScoreKind("iou", "IoU", "mask", headline=6, column=True),
         ScoreKind("recall", "recall", "mask", column=True),
         ScoreKind("hd95", "HD95", "mask", best=0, highest=math.inf, digits=1),
+        ScoreKind("nsd", "NSD", "mask"),
+        ScoreKind("failed", "failed images", "mask", best=0),
+        ScoreKind("rest", "Dice of the rest", "mask"),
+        ScoreKind("median", "median Dice", "mask"),
+        ScoreKind("median_hd95", "median HD95", "mask", best=0, highest=math.inf, digits=1),
+        ScoreKind("false_alarm", "false alarms", "mask", best=0),
+        ScoreKind("lesion_sensitivity", "sensitivity for lesions", "mask"),
+        ScoreKind("false_lesions", "false lesions an image", "mask", best=0, highest=math.inf, digits=2),
     )
 }
 """Every score by name. The precision of a mask goes by that of a class; the Brier score is also one of all classes."""
 
-MASK_SCORES = ("dice", "iou", "precision", "recall", "hd95")
+MASK_SCORES = (
+    *("dice", "median", "failed", "rest", "iou", "precision", "recall", "nsd", "hd95", "median_hd95"),
+    *("false_alarm", "lesion_sensitivity", "false_lesions"),
+)
+"""Those of masks, in the order of tables."""
 
 
 def title(name: str) -> str:
@@ -106,10 +120,31 @@ def title(name: str) -> str:
     """
     if name in SCORES:
         return SCORES[name].title
-    first, _, of = name.partition("_")
-    if first in MASK_SCORES and of:
-        return f"{SCORES[first].title}, {of.replace('_', ' ')}"
+    kind, of = split_name(name)
+    if kind in MASK_SCORES:
+        return f"{SCORES[kind].title}, {of.replace('_', ' ')}"
     return " ".join(SCORES[word].title if word in SCORES else word for word in name.split("_"))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Tell the score from the class or mask.
+
+    Args:
+        name: As in `scores.json`: "dice_lung_field", "median_hd95_lung".
+
+    Returns:
+        "dice" and "lung_field"; of what is no known score its first word and the rest.
+
+    Example:
+        ```python
+        from covidcxr.evaluation.metrics.scores import split_name
+
+        assert split_name("median_hd95_lung") == ("median_hd95", "lung")
+        ```
+    """
+    known = [kind for kind in SCORES if name.startswith(f"{kind}_")]
+    kind = max(known, key=len) if known else name.partition("_")[0]
+    return kind, name.removeprefix(kind)[1:]
 
 
 def on_picture(name: str) -> str:
@@ -180,7 +215,7 @@ def table_columns(names: Collection[str], positive: str | None = None) -> list[s
     means = [kind.name for kind in kinds if kind.of == "images"]
     of_positive = ["accuracy", *(f"{kind.name}_{positive}" for kind in kinds if kind.of == "class")]
     classes = [name for name in (of_positive if len(known) == 2 else means) if name in names]
-    masks = MASK_SCORES[: 2 if classes else 4]
+    masks = ("dice", "iou") if classes else ("dice", "iou", "precision", "recall")
     return [*classes, *(name for mask in masks for name in names if name.startswith(f"{mask}_"))] or list(names)
 
 
@@ -254,3 +289,28 @@ def format_estimate(
     return (
         f"{text} ({count_of(estimate.count, 'image')} of {count_of(estimate.patients, 'patient')})" if counts else text
     )
+
+
+def missing_intervals(estimates: Mapping[str, Estimate]) -> list[str]:
+    """Say why numbers have no interval.
+
+    Args:
+        estimates: Estimates by the name of their score.
+
+    Returns:
+        A sentence for each reason; none where every number that is known has its interval.
+
+    Example:
+        ```python
+        from covidcxr.evaluation import Estimate
+        from covidcxr.evaluation.metrics.scores import missing_intervals
+
+        estimate = Estimate(0.8, float("nan"), float("nan"), count=3, patients=1, note="one patient stands behind it")
+        assert missing_intervals({"dice_lung": estimate}) == ["No interval of Dice, lung: one patient stands behind
+        it."] ```
+    """
+    reasons: dict[str, list[str]] = {}
+    for name, estimate in estimates.items():
+        if estimate.note and not math.isnan(estimate.value):
+            reasons.setdefault(estimate.note, []).append(title(name))
+    return [f"No interval of {'; '.join(names)}: {note}." for note, names in reasons.items()]

@@ -1,53 +1,70 @@
-"""Scores of masks, image by image and as means, and how far infected fractions agree with those of readers.
+"""Scores of masks, image by image and as means; what counts where a mask is empty follows Metrics Reloaded.
 
-Infected fractions are measured within the same lungs for both: those of the reader where there are any, else those of
-the pipeline. So what differs is the infection, not the lungs. What lies outside of them does not count.
+An image whose true mask is empty has no recall, and a Dice that says only whether anything was drawn: it counts in no
+mean over images that have the structure, but in the share of false alarms on those that have not (Maier-Hein 2024). In
+a table such an image has a Dice but no recall.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 
+from covidcxr import aliases
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, Statistics, bootstrap_many, check_length
-from covidcxr.evaluation.metrics.weighted import ratio, weighted_mean
-from covidcxr.transforms.geometry import LUNGS_OF_REGION
-from covidcxr.transforms.postprocess import lung_reasons, lung_sides
+from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, PatientIds, Statistics, check_length
+from covidcxr.evaluation.metrics.estimate import Interval
+from covidcxr.evaluation.metrics.intervals import mean_interval, quantile_interval, two_part_interval
+from covidcxr.evaluation.metrics.weighted import weighted_mean, weighted_quantile
 
 __all__ = [
+    "FAILED",
+    "count_failures",
     "dice_score",
     "iou_score",
+    "lesion_scores",
     "mask_statistics",
+    "of_structures",
     "precision_score",
     "recall_score",
     "segmentation_metrics",
-    "PLACES",
-    "SEVERITIES",
-    "Agreement",
-    "image_agreement",
-    "infected_fractions",
-    "limits_of_agreement",
 ]
+
+__getattr__ = partial(aliases.find, __name__)
+
+FAILED = 0.5
+"""Dice below which a mask counts as a failure."""
+
+LEAST_OVERLAP = 0.1
+"""Share of its pixels from which a lesion counts as found, and a drawn one as true."""
+
+_SHARES = ("failed_", "false_alarm_")
+_NO_MEAN_DISTANCE = Interval(note="a few failures decide a mean of distances: see its median")
 
 
 def segmentation_metrics(
     scores: Mapping[str, Float[np.ndarray, " images"]],
     patient_ids: PatientIds,
     *,
+    failures: bool = False,
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
     """Average scores of masks over images.
 
+    A few failures decide a mean, and few patients may show none of them: so the interval of a mean of Dice holds what
+    failures so many patients leave open, and is wide. What these images show more sharply stands beside it.
+
     Args:
         scores: By name (`"dice_lung"`), one score an image; NaN = the true mask is unknown: the image does not count.
         patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
+        failures: Add `failed_<mask>` (the share of images whose Dice is below 0.5), `rest_<mask>` (the mean Dice of the
+            others), `median_<mask>` (the median Dice) and `median_hd95_<mask>`.
         resamples: How often to resample patients.
         seed: Same seed, same intervals.
         confidence: Nominal coverage of the intervals.
@@ -60,7 +77,58 @@ def segmentation_metrics(
     """
     for values in scores.values():
         check_length(len(values), patient_ids)
+    scores = {**scores, **count_failures(scores)} if failures else scores
     return mask_statistics(scores).estimate(patient_ids, resamples, seed, confidence)
+
+
+def count_failures(scores: Mapping[str, Float[np.ndarray, " images"]]) -> dict[str, Float[np.ndarray, " images"]]:
+    """Tell failures apart from other images, by their Dice.
+
+    Args:
+        scores: By name ("dice_lung"), one score an image; NaN = the true mask is unknown.
+
+    Returns:
+        `failed_<mask>`, `rest_<mask>`, `median_<mask>` and `median_hd95_<mask>`, see `segmentation_metrics`: what
+        `mask_statistics` takes.
+    """
+    columns = {}
+    for name, dice in scores.items():
+        mask = name.removeprefix("dice_")
+        if mask != name:
+            columns[f"failed_{mask}"] = np.where(np.isnan(dice), np.nan, dice < FAILED)
+            columns[f"rest_{mask}"] = np.where(dice >= FAILED, dice, np.nan)
+            columns[f"median_{mask}"] = dice
+            if f"hd95_{mask}" in scores:
+                columns[f"median_hd95_{mask}"] = scores[f"hd95_{mask}"]
+    return columns
+
+
+def of_structures(scores: Mapping[str, Float[np.ndarray, " images"]]) -> dict[str, Float[np.ndarray, " images"]]:
+    """Leave images without a structure out of its scores, and count false alarms on them.
+
+    Args:
+        scores: By name, one score an image; NaN = not known. An image that has a Dice but no recall is one whose true
+            mask is empty.
+
+    Returns:
+        The scores of images that have the structure, and `false_alarm_<mask>`: of the others, whether anything was
+        drawn (1 or 0); absent where every image has the structure.
+    """
+    columns = dict(scores)
+    for name, recall in scores.items():
+        mask = name.removeprefix("recall_")
+        dice = scores.get(f"dice_{mask}")
+        if mask == name or dice is None or not (absent := np.isnan(recall) & ~np.isnan(dice)).any():
+            continue
+        own = [
+            kind for kind in scores if kind.endswith(f"_{mask}") and kind.removesuffix(f"_{mask}") in _OF_A_STRUCTURE
+        ]
+        columns |= {kind: np.where(absent, np.nan, scores[kind]) for kind in own}
+        columns[f"false_alarm_{mask}"] = np.where(absent, dice < 1, np.nan)
+    return columns
+
+
+_OF_A_STRUCTURE = ("dice", "iou", "precision", "hd95", "nsd", "lesion_sensitivity")
 
 
 def mask_statistics(scores: Mapping[str, Float[np.ndarray, " images"]]) -> Statistics:
@@ -74,9 +142,40 @@ def mask_statistics(scores: Mapping[str, Float[np.ndarray, " images"]]) -> Stati
     """
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: weighted_mean(weights, values) for name, values in scores.items()}
+        return {name: _average(name, weights, values) for name, values in scores.items()}
 
-    return Statistics(compute, {name: ~np.isnan(values) for name, values in scores.items()})
+    shares = [name for name in scores if name.startswith(_SHARES)]
+    intervals = {name: _interval_of(name, scores) for name in scores if name not in shares}
+    return Statistics(compute, {name: ~np.isnan(values) for name, values in scores.items()}, shares, {}, intervals)
+
+
+def _average(name: str, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return weighted_quantile(weights, values, 0.5) if name.startswith("median_") else weighted_mean(weights, values)
+
+
+def _interval_of(name: str, scores: Mapping[str, np.ndarray]) -> FindInterval:
+    values = scores[name]
+    if name.startswith("median_"):
+        return lambda patient, confidence: quantile_interval(values, patient, 0.5, confidence)
+    if name.startswith("rest_"):
+        return lambda patient, confidence: mean_interval(values, patient, confidence).clip(FAILED, 1)
+    if name.startswith("hd95_"):
+        return lambda patient, confidence: _NO_MEAN_DISTANCE
+    if name.startswith("false_lesions_"):
+        return partial(_two_parts, values, values > 0, worst=1.0, most=np.inf)
+    dice = scores.get(f"dice_{name.partition('_')[2]}", values)
+    return partial(_two_parts, values, (values if np.isnan(dice).all() else dice) < FAILED)
+
+
+def _two_parts(
+    values: np.ndarray,
+    failed: np.ndarray,
+    patient: Integer[np.ndarray, " images"],
+    confidence: float,
+    worst: float = 0.0,
+    most: float = 1.0,
+) -> Interval:
+    return two_part_interval(values, failed, patient, confidence, worst).clip(0, most)
 
 
 def dice_score(mask: Bool[np.ndarray, "height width"], target: Bool[np.ndarray, "height width"]) -> float:
@@ -121,13 +220,13 @@ def precision_score(mask: Bool[np.ndarray, "height width"], target: Bool[np.ndar
         target: The true mask.
 
     Returns:
-        Precision in [0, 1]; 1 if the predicted mask is empty: nothing in it is false.
+        Precision in [0, 1]; 0 if only the predicted mask is empty, NaN if both are.
 
     Raises:
         ConfigError: If shapes differ or an array is not bool (probabilities must be thresholded first).
     """
-    both, drawn, _ = _areas(mask, target)
-    return both / drawn if drawn else 1.0
+    both, drawn, true = _areas(mask, target)
+    return both / drawn if drawn else 0.0 if true else math.nan
 
 
 def recall_score(mask: Bool[np.ndarray, "height width"], target: Bool[np.ndarray, "height width"]) -> float:
@@ -138,13 +237,39 @@ def recall_score(mask: Bool[np.ndarray, "height width"], target: Bool[np.ndarray
         target: The true mask.
 
     Returns:
-        Recall in [0, 1]; 1 if the true mask is empty: nothing is missed.
+        Recall in [0, 1]; NaN if the true mask is empty.
 
     Raises:
         ConfigError: If shapes differ or an array is not bool (probabilities must be thresholded first).
     """
     both, _, true = _areas(mask, target)
-    return both / true if true else 1.0
+    return both / true if true else math.nan
+
+
+def lesion_scores(
+    mask: Bool[np.ndarray, "height width"], target: Bool[np.ndarray, "height width"]
+) -> tuple[float, int]:
+    """Compare masks lesion by lesion; a lesion is what hangs together, at edges or corners of pixels.
+
+    Args:
+        mask: The predicted mask.
+        target: The true mask.
+
+    Returns:
+        The share of true lesions that are found, of which a tenth or more is drawn, NaN if there are none; and the
+        number of false lesions, of which less than a tenth is true.
+
+    Raises:
+        ConfigError: If shapes differ or an array is not bool.
+    """
+    from scipy.ndimage import label
+
+    _areas(mask, target)
+    found, true = (
+        np.bincount(lesions.ravel(), other.ravel())[1:] / np.bincount(lesions.ravel())[1:] >= LEAST_OVERLAP
+        for (lesions, _), other in ((label(target, np.ones((3, 3))), mask), (label(mask, np.ones((3, 3))), target))
+    )
+    return float(found.mean()) if len(found) else math.nan, int((~true).sum())
 
 
 def _areas(mask: np.ndarray, target: np.ndarray) -> tuple[int, int, int]:
@@ -155,196 +280,3 @@ def _areas(mask: np.ndarray, target: np.ndarray) -> tuple[int, int, int]:
             f"{target.dtype} {target.shape}."
         )
     return int((mask & target).sum()), int(mask.sum()), int(target.sum())
-
-
-PLACES: dict[str, str] = {
-    "lungs": "both lungs",
-    "right": "right lung",
-    "left": "left lung",
-    **{f"{side}_{zone}": f"{side} {zone} zone" for side in ("right", "left") for zone in ("upper", "middle", "lower")},
-}
-"""Where infection is measured, in words. The sides are the patient's: the right lung lies on the image's left. Zones
-are the thirds of each lung by its own height."""
-
-SEVERITIES: dict[str, str] = {
-    "none": "none",
-    "mild": "mild, under 25 %",
-    "moderate": "moderate, 25 to 50 %",
-    "severe": "severe, over 50 %",
-}
-"""Images by how much of both lungs the reader outlined, in words; "none" = the reader outlined nothing at all. The cuts
-are those of Wong 2020 (Radiology), who score each lung by 25, 50 and 75 %; that both lungs are taken together, that the
-upper two parts are one, and the names are ours."""
-
-REACH = 1.96
-"""Standard deviations from the bias to a limit: within the limits lie 95 % of differences that are spread normally."""
-
-_ZONES = ("upper", "middle", "lower")
-
-
-def infected_fractions(
-    infection: Bool[np.ndarray, "height width"], lungs: Bool[np.ndarray, "height width"]
-) -> dict[str, float]:
-    """Measure how much of the lungs, of each lung and of each zone is infected.
-
-    Args:
-        infection: Outline of the infection; what lies outside the lungs does not count.
-        lungs: Lungs of an upright image.
-
-    Returns:
-        Fractions in [0, 1] by the names of `PLACES`; those of which the image shows nothing are absent.
-
-    Raises:
-        ConfigError: If the masks are not of one shape.
-    """
-    if infection.shape != lungs.shape:
-        raise ConfigError(
-            f"The masks must be of one shape, not {infection.shape} (infection) and {lungs.shape} (lungs)."
-        )
-    parts = {"lungs": lungs}
-    for side, lung in zip(("right", "left"), lung_sides(lungs), strict=True):
-        parts[side] = lung
-        parts |= {f"{side}_{zone}": part for zone, part in zip(_ZONES, _thirds(lung), strict=True)}
-    return {name: float((infection & parts[name]).sum() / parts[name].sum()) for name in PLACES if parts[name].any()}
-
-
-def image_agreement(
-    drawn: Mapping[str, Bool[np.ndarray, "height width"]], true: Mapping[str, Bool[np.ndarray, "height width"]]
-) -> dict[str, float | str]:
-    """Measure the infected fractions of one image by both outlines of the infection.
-
-    Args:
-        drawn: The pipeline's masks of an upright image: "infection", "lung_field" and/or "lung".
-        true: The reader's.
-
-    Returns:
-        `infected_PLACE` (the pipeline's) and `reader_PLACE`, in [0, 1], for `PLACES`; `reader_outside`, the share of
-        the reader's infection that lies outside of these lungs; `severity`, one of `SEVERITIES`; `lungs_by`: "reader",
-        "pipeline", "no-lungs" (neither has any: nothing is measured) or "not-drawn" (the pipeline drew no infection).
-        Empty without a reader's infection.
-
-    Raises:
-        ConfigError: If masks are not of one shape.
-    """
-    if "infection" not in true:
-        return {}
-    if "infection" not in drawn:
-        return {"lungs_by": "not-drawn"}
-    lungs, owner = _lungs(true), "reader"
-    if lungs is None:
-        lungs, owner = _lungs(drawn), "pipeline"
-    if lungs is None:
-        return {"lungs_by": "no-lungs"}
-    infection = true["infection"]
-    measured: dict[str, float | str] = {"lungs_by": owner}
-    measured |= {f"infected_{place}": part for place, part in infected_fractions(drawn["infection"], lungs).items()}
-    read = infected_fractions(infection, lungs)
-    measured |= {f"reader_{place}": part for place, part in read.items()}
-    measured["severity"] = "none"
-    if infection.any():
-        measured["severity"] = "mild" if read["lungs"] < 0.25 else "moderate" if read["lungs"] <= 0.5 else "severe"
-        measured["reader_outside"] = float((infection & ~lungs).sum() / infection.sum())
-    return measured
-
-
-@dataclass(frozen=True, eq=False)
-class Agreement:
-    """Bias and limits of agreement of two measurements of the same images (Bland and Altman, Lancet 1986).
-
-    Attributes:
-        bias: Mean of the differences, predicted less read.
-        lower: 1.96 standard deviations of the differences below the bias; NaN of a single image.
-        upper: As much above it.
-        predicted: The images that count: one number each.
-        read: The same by the reader.
-
-    Example:
-        ```python
-        import numpy as np
-        from covidcxr.evaluation.metrics.segmentation import limits_of_agreement
-
-        read = np.linspace(0, 0.5, 10)
-        agreement = limits_of_agreement(read + 0.1, read, patient_ids=range(10), resamples=20)
-        assert abs(agreement.bias.value - 0.1) < 1e-9
-        ```
-    """
-
-    bias: Estimate
-    lower: Estimate
-    upper: Estimate
-    predicted: Float[np.ndarray, " images"] = field(repr=False)
-    read: Float[np.ndarray, " images"] = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return bias and limits."""
-        return {name: getattr(self, name).to_dict() for name in ("bias", "lower", "upper")}
-
-
-def limits_of_agreement(
-    predicted: Float[np.ndarray, " images"],
-    read: Float[np.ndarray, " images"],
-    patient_ids: PatientIds,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Agreement:
-    """Compare two measurements of the same images (Bland and Altman, Lancet 1986).
-
-    The spread is that of images. Intervals are resampled over patients, as in `bootstrap`.
-
-    Args:
-        predicted: One number an image; NaN = not measured: the image does not count.
-        read: The same by the reader.
-        patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
-        resamples: How often to resample patients.
-        seed: Same seed, same intervals.
-        confidence: Nominal coverage of the intervals.
-
-    Returns:
-        Bias and limits of agreement with their intervals.
-
-    Raises:
-        ConfigError: If lengths differ, or no image has both numbers.
-    """
-    check_length(len(predicted), patient_ids)
-    check_length(len(read), patient_ids)
-    differences = predicted - read
-    known = ~np.isnan(differences)
-    if not known.any():
-        raise ConfigError("No image has both numbers, predicted and read: there is nothing to compare.")
-    middle = float(differences[known].mean())
-    centred = differences - middle  # or small spreads around a large bias are lost in rounding
-
-    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        mean, square = weighted_mean(weights, centred), weighted_mean(weights, centred**2)
-        images = weights @ known.astype(float)
-        spread = REACH * np.sqrt(ratio((square - mean**2).clip(0) * images, images - 1))
-        return {"bias": middle + mean, "lower": middle + mean - spread, "upper": middle + mean + spread}
-
-    measured = bootstrap_many(
-        compute,
-        groups=patient_ids,
-        images=dict.fromkeys(("bias", "lower", "upper"), known),
-        resamples=resamples,
-        seed=seed,
-        confidence=confidence,
-    )
-    return Agreement(**measured, predicted=predicted[known], read=read[known])
-
-
-def _lungs(masks: Mapping[str, Bool[np.ndarray, "height width"]]) -> Bool[np.ndarray, "height width"] | None:
-    """Return the lung fields where they are known, else the whole lungs; None if there are none worth the name."""
-    for name in LUNGS_OF_REGION["lungs"]:
-        if name in masks and lung_reasons(masks[name]) != ("lungs-not-found",):
-            return masks[name]
-    return None
-
-
-def _thirds(lung: Bool[np.ndarray, "height width"]) -> list[Bool[np.ndarray, "height width"]]:
-    rows = np.flatnonzero(lung.any(1))
-    if not len(rows):
-        return [lung, lung, lung]
-    # A row belongs to the third in which its middle lies.
-    thirds = np.floor((np.arange(len(lung)) + 0.5 - rows[0]) * 3 / (rows[-1] + 1 - rows[0]))
-    return [lung & (thirds == third)[:, None] for third in range(3)]

@@ -19,6 +19,7 @@ __all__ = [
     "weighted_calibration_error",
     "weighted_confusion",
     "weighted_mean",
+    "weighted_quantile",
 ]
 
 
@@ -36,6 +37,29 @@ def weighted_mean(
     """
     known = ~np.isnan(values)
     return ratio(weights @ np.where(known, values, 0.0), weights @ known.astype(float))
+
+
+def weighted_quantile(
+    weights: Float[np.ndarray, "resamples images"], values: Float[np.ndarray, " images"], level: float
+) -> Float[np.ndarray, " resamples"]:
+    """Return a quantile of values in each resample: the smallest value that so large a share does not exceed.
+
+    Args:
+        weights: Weight of each image in each resample, [resamples, images].
+        values: One number an image; NaN = unknown, left out.
+        level: The share, in (0, 1); 0.5 = the median, without a mean of the two in the middle.
+
+    Returns:
+        Quantiles, [resamples]; NaN where no value is known.
+    """
+    images = np.flatnonzero(~np.isnan(values))
+    if not len(images):
+        return np.full(len(weights), np.nan)
+    images = images[np.argsort(values[images], kind="stable")]
+    below = np.cumsum(np.take(weights, images, axis=1), axis=1)
+    total = below[:, -1]
+    place = (below < (level * total)[:, None]).sum(1).clip(max=len(images) - 1)
+    return np.where(total > 0, values[images][place], np.nan)
 
 
 class Ranking:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr import aliases
 from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.evaluation.metrics.segmentation import of_structures
 from covidcxr.io.tables import DataFrame, is_missing, is_null
 from covidcxr.types import AgeGroup
 
@@ -26,7 +28,15 @@ TRAITS = ("source", "view", "sex", "age", "fold")
 NOT_STATED = "not stated"
 
 _PROBABILITY, _LABEL = "probability_", "label_"
-MASKS = ("dice_", "iou_", "precision_", "recall_", "hd95_")
+MASKS = ("dice_", "iou_", "precision_", "recall_", "hd95_", "nsd_", "lesion_sensitivity_", "false_lesions_")
+"""What scores of masks start with."""
+
+UNBOUNDED = ("hd95_", "false_lesions_")
+"""Those of them that may be above 1."""
+
+ROUNDING = 0.02
+"""How far from 1 the sum of an image's probabilities may be: tables hold them rounded."""
+
 _EMPTY = frozenset({"", "nan"})
 """Words of rows that say nothing; fewer than in tables, since a class may be called "none"."""
 
@@ -41,7 +51,8 @@ class PredictionTable:
         exclusive: Whether an image is of one class alone; else classes are findings.
         truths: [images, classes]: 1, 0, or NaN = not labelled.
         probabilities: [images, classes] in [0, 1]; NaN = no prediction.
-        masks: By score ("dice_lung"): one number an image, NaN = the true mask is not known.
+        masks: By score ("dice_lung"): one number an image that has the structure, NaN = its true mask is not known or
+            empty. Of images without it `false_alarm_<mask>` says whether anything was drawn.
         one_column: The class whose probability alone was given, which makes it the positive one; None = all were given.
 
     Example:
@@ -87,15 +98,14 @@ class PredictionTable:
         names = list(dict.fromkeys(name for row in tidy for name in row))
         classes = tuple(name.removeprefix(_PROBABILITY) for name in names if name.startswith(_PROBABILITY))
         masks = {name: _numbers(tidy, name) for name in names if name.startswith(MASKS)}
-        masks = {name: values for name, values in masks.items() if not np.isnan(values).all()}
+        masks = of_structures({name: values for name, values in masks.items() if not np.isnan(values).all()})
         if not classes and not masks:
             raise ConfigError(
                 f"The rows hold nothing to score, neither probability_CLASS nor dice_CLASS: {', '.join(names)}."
             )
         probabilities = np.stack([_numbers(tidy, _PROBABILITY + name) for name in classes] or [np.empty(0)], axis=1)
-        if ((probabilities < 0) | (probabilities > 1)).any():
-            raise ConfigError("Probabilities must be in [0, 1]: apply softmax or sigmoid to logits first.")
         exclusive = not any(_LABEL + name in names for name in classes)
+        _check_values(tidy, probabilities, masks, exclusive)
         one_column = classes[0] if exclusive and len(classes) == 1 else None
         if exclusive and classes:
             classes, probabilities = _two_classes(tidy, classes, probabilities)
@@ -129,6 +139,12 @@ class PredictionTable:
             return self.take(np.zeros(len(self), bool))
         known = ~np.isnan(self.truths).all(1) & ~np.isnan(self.probabilities).any(1)
         return self if known.all() else self.take(known)
+
+    @cached_property
+    def in_order(self) -> PredictionTable:
+        """The images in the order of their ids, so that scores of shuffled rows are the same to the last bit."""
+        order = sorted(range(len(self)), key=lambda image: str(self.rows[image]["image_id"]))
+        return self.take(np.array(order))
 
     def take(self, images: Bool[np.ndarray, " images"] | Integer[np.ndarray, " taken"]) -> PredictionTable:
         """Select images.
@@ -251,6 +267,31 @@ def find_positive(predictions: PredictionTable, positive: str | None = None) -> 
     if positive not in classes:
         raise ConfigError(f"There is no class {positive!r}. {did_you_mean(positive, classes)}")
     return classes.index(positive)
+
+
+def _check_values(
+    rows: Sequence[Mapping[str, Any]], probabilities: np.ndarray, masks: Mapping[str, np.ndarray], exclusive: bool
+) -> None:
+    """Refuse what cannot be scored: numbers out of range, sums other than 1, an image that stands there twice."""
+    if ((probabilities < 0) | (probabilities > 1)).any():
+        raise ConfigError("Probabilities must be in [0, 1]: apply softmax or sigmoid to logits first.")
+    images = [row["image_id"] for row in rows]
+    if exclusive and probabilities.shape[1] > 1:
+        totals = probabilities.sum(1)
+        if (wrong := np.flatnonzero(np.abs(totals - 1) > ROUNDING)).size:
+            raise ConfigError(
+                f"The probabilities of the image {images[wrong[0]]} sum to {totals[wrong[0]]:.3f}, not 1. Of findings "
+                f"that may come together, give the truths as label_CLASS."
+            )
+    for name, values in masks.items():
+        wrong = np.flatnonzero((values < 0) | ((values > 1) & (not name.startswith(UNBOUNDED))))
+        if wrong.size:
+            raise ConfigError(
+                f"{name} of the image {images[wrong[0]]} is {values[wrong[0]]:g}, which is not in [0, 1]."
+            )
+    if len(set(images)) < len(images):
+        twice = next(image for image, count in Counter(images).items() if count > 1)
+        raise ConfigError(f"The image {twice} stands in the rows more than once: give each image one row.")
 
 
 def _tidied(value: Any) -> Any:

@@ -18,10 +18,11 @@ from covidcxr import aliases
 from covidcxr.data.dataset import box_slices, check_mask_size
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
+from covidcxr.evaluation.metrics.agreement import image_agreement
 from covidcxr.evaluation.metrics.segmentation import (
     dice_score,
-    image_agreement,
     iou_score,
+    lesion_scores,
     precision_score,
     recall_score,
 )
@@ -34,8 +35,8 @@ from covidcxr.pipeline.parts import is_single, load_single, part_of
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.tasks.rows import add_traits
-from covidcxr.transforms.geometry import resize_mask
-from covidcxr.transforms.surface_distance import hd95
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, resize_mask
+from covidcxr.transforms.surface_distance import hd95, nsd
 
 if TYPE_CHECKING:
     from covidcxr.data.collection import Collection
@@ -54,6 +55,7 @@ _SCORES = {
     "precision": precision_score,
     "recall": recall_score,
     "hd95": hd95,
+    "nsd": nsd,
 }
 
 
@@ -119,7 +121,7 @@ def pipeline_rows(
         A row an image: `image_id`, `patient_id`, `source`, `split`, `view`, `sex`, `age`; `label`, or `label_CLASS` of
         findings; `probability_CLASS`; `answer` ("" = abstained), `plausible` and `reasons` (joined by ";");
         `dice_MASK`, `iou_MASK`, ... of the masks whose truth is known; and where a reader outlined the infection what
-        `covidcxr.evaluation.metrics.segmentation.image_agreement` measures, `infected_fraction` within the pipeline's
+        `covidcxr.evaluation.metrics.agreement.image_agreement` measures, `infected_fraction` within the pipeline's
         own lungs, and with `infected_low` and `infected_high` its interval.
 
     Raises:
@@ -205,12 +207,15 @@ def _prediction_columns(pipeline: Pipeline, prediction: Prediction | None) -> di
 
 
 def _mask_scores(predicted: Masks, true: Masks) -> dict[str, float]:
-    return {
-        f"{kind}_{name}": float(score(predicted[name], mask))
-        for name, mask in true.items()
-        if name in predicted
-        for kind, score in _SCORES.items()
-    }
+    scores: dict[str, float] = {}
+    for name, mask in true.items():
+        if name not in predicted:
+            continue
+        scores |= {f"{kind}_{name}": float(score(predicted[name], mask)) for kind, score in _SCORES.items()}
+        if name not in LUNGS_OF_REGION["lungs"]:
+            sensitivity, false = lesion_scores(predicted[name], mask)
+            scores |= {f"lesion_sensitivity_{name}": sensitivity, f"false_lesions_{name}": float(false)}
+    return scores
 
 
 def read_record(data: Collection, record: Record) -> Float[np.ndarray, "height width"]:

@@ -17,11 +17,12 @@ import yaml
 from covidcxr import aliases
 from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.evaluation.metrics.agreement import SEVERITIES
 from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
 from covidcxr.evaluation.metrics.classification import classification_statistics, finding_statistics
-from covidcxr.evaluation.metrics.scores import format_estimate, headline
-from covidcxr.evaluation.metrics.segmentation import SEVERITIES, segmentation_metrics
-from covidcxr.evaluation.predictions.predictions import MASKS, PredictionTable, Rows
+from covidcxr.evaluation.metrics.scores import format_estimate, headline, missing_intervals
+from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
+from covidcxr.evaluation.predictions.predictions import MASKS, ROUNDING, UNBOUNDED, PredictionTable, Rows
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.pretrained import read_json, write_json
@@ -46,9 +47,6 @@ __all__ = [
 _PROBABILITY = "probability_"
 __getattr__ = partial(aliases.find, __name__)
 
-ROUNDING = 0.02
-"""How far from 1 the sum of an image's probabilities may be: tables hold them rounded."""
-
 
 def score_rows(rows: Rows, *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
     """Score the rows of one test, each figure with its patient-clustered 95 % interval.
@@ -68,10 +66,12 @@ def score_rows(rows: Rows, *, resamples: int = 1000, seed: int = 0) -> dict[str,
         ConfigError: If there are no rows, they hold none of these columns, or a value is out of range.
     """
     predictions = PredictionTable.read(rows)
+    predictions = predictions.in_order
     scored = predictions.scored
     scores = answer_statistics(scored).estimate(scored.patients, resamples, seed) if len(scored) else {}
     if predictions.masks:
-        scores |= segmentation_metrics(predictions.masks, predictions.patients, resamples=resamples, seed=seed)
+        settings: dict[str, Any] = {"failures": True, "resamples": resamples, "seed": seed}
+        scores |= segmentation_metrics(predictions.masks, predictions.patients, **settings)
     return scores
 
 
@@ -179,7 +179,9 @@ def print_scores(scores: dict[str, dict[str, Estimate]]) -> None:
                 table.add_row(*cells)
         table.add_section()
     print_table(table)
-    print_line("Intervals are bootstrapped over patients, not images.")
+    for sentence in missing_intervals(scores["all"]):
+        print_line(sentence)
+    print_line("Intervals of 95 % are over patients, not images.")
 
 
 def answer_statistics(predictions: PredictionTable) -> Statistics:
@@ -240,7 +242,7 @@ def _read_numbers(row: Mapping[str, str], names: Sequence[str]) -> dict[str, flo
             raise ConfigError(f"{name} is {text!r}, which is no number") from None
         if name.startswith("label_") and values[name] not in (0, 1) and not np.isnan(values[name]):
             raise ConfigError(f"{name} is {text}: a finding is 1 (shown), 0 (not shown) or empty (not labelled)")
-        if values[name] < 0 or (values[name] > 1 and not name.startswith("hd95_")):
+        if values[name] < 0 or (values[name] > 1 and not name.startswith(UNBOUNDED)):
             raise ConfigError(f"{name} is {text}, which is not in [0, 1]")
     return values
 

@@ -316,4 +316,17 @@ def _(reliability: Reliability) -> list[Section]:
     )
     alt = f"Reliability diagram: expected calibration error {reliability.ece}, Brier score {reliability.brier}"
     picture = as_picture(plot_reliability(reliability), alt)
-    return [Section("Calibration", lead, [picture])]
+    return [Section("Calibration", lead, [picture, _calibration_numbers(reliability)])]
+
+
+def _calibration_numbers(result: Reliability) -> Table:
+    numbers = {
+        "ECE": result.ece,
+        "ECE without what chance adds": result.debiased,
+        "ECE that a calibrated model of this size shows": result.calibrated,
+        "Brier score": result.brier,
+        "Brier skill (1 = perfect, 0 = guessing)": result.skill,
+        **{f"ECE of {name}": estimate for name, estimate in result.by_class.items()},
+    }
+    rows = [[name, format_estimate(estimate)] for name, estimate in numbers.items()]
+    return Table(["calibration", "value [95 % interval]"], rows, "Chance alone raises the ECE above 0")

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from covidcxr.errors import ConfigError
+from covidcxr.evaluation.metrics.agreement import PLACES, SEVERITIES, Agreement, limits_of_agreement
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.scores import MASK_SCORES, SCORES, format_estimate, on_picture, title
-from covidcxr.evaluation.metrics.segmentation import (
-    PLACES,
-    SEVERITIES,
-    Agreement,
-    limits_of_agreement,
-    segmentation_metrics,
-)
+from covidcxr.evaluation.metrics.scores import SCORES, format_estimate, missing_intervals, on_picture, split_name, title
+from covidcxr.evaluation.metrics.segmentation import FAILED, segmentation_metrics
 from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels
 from covidcxr.evaluation.predictions.predictions import PredictionTable
 from covidcxr.page import Block, Section, Table, Words, sections_of
@@ -60,7 +55,7 @@ class MaskScores:
     @property
     def classes(self) -> list[str]:
         """The mask classes."""
-        return list(dict.fromkeys(name.partition("_")[2] for name in self.scores))
+        return list(dict.fromkeys(split_name(name)[1] for name in self.scores))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -70,32 +65,48 @@ class MaskScores:
 
 @sections_of.register
 def _(result: MaskScores) -> list[Section]:
-    kinds = [kind for kind in MASK_SCORES if any(f"{kind}_{name}" in result.scores for name in result.classes)]
-    rows = []
-    for name in result.classes:
-        first = next(estimate for kind in kinds if (estimate := result.scores.get(f"{kind}_{name}")))
-        values = [format_estimate(result.scores.get(f"{kind}_{name}"), digits=SCORES[kind].digits) for kind in kinds]
-        rows.append([name.replace("_", " "), str(first.count), str(first.patients), *values])
     blocks: list[Block] = [
-        Table(
-            [
-                "mask",
-                "images",
-                "patients",
-                *(f"{title(kind)} (pixels)" if kind == "hd95" else title(kind) for kind in kinds),
-            ],
-            rows,
-        )
+        table for kinds, caption in _TABLES.items() if (table := _table(result, kinds, caption)) is not None
     ]
+    blocks += [Words(sentence) for sentence in missing_intervals(result.scores)]
     if result.dice:
         blocks.append(_picture(result))
     if result.worst:
         cells = [[image, name.replace("_", " "), f"{dice:.3f}"] for image, name, dice in result.worst[: SHOWN // 2]]
-        blocks.append(Table(["film", "mask", "Dice"], cells, "Where masks fit worst"))
-    if "hd95" in kinds:
-        blocks.append(Words("HD95: 95 % of the outline lies within so many pixels of the true one; 0 = perfect."))
-    lead = "How predicted masks overlap with the true ones; means over images whose true mask is known. 1 = perfect."
+        blocks.append(Table(["image", "mask", "Dice"], cells, "Where masks fit worst"))
+    lead = (
+        "How predicted masks overlap with the true ones; means over images whose true mask is known and not empty. "
+        "1 = perfect. The interval of a mean holds failures that so many patients leave open, even where these images "
+        "hold none; the median, and the mean of the images that did not fail, are known more sharply."
+    )
     return [Section("Masks", lead, blocks)]
+
+
+_TABLES = {
+    ("dice", "median", "failed", "rest"): f"An image failed if its Dice is below {FAILED:g}",
+    ("iou", "precision", "recall", "nsd", "hd95", "median_hd95"): (
+        "Means over images. NSD: the share of both outlines that lies within 1 % of the longer side of the image from "
+        "the other. HD95, in pixels: 95 % of an outline lies within it from the other, 0 = perfect"
+    ),
+    ("false_alarm", "lesion_sensitivity", "false_lesions"): (
+        "False alarms: the share of images without the structure in which something is drawn. A lesion is found if a "
+        "tenth of it is drawn, and false if less than a tenth of it is true"
+    ),
+}
+"""Scores that stand in one table, and its caption."""
+
+
+def _table(result: MaskScores, kinds: Sequence[str], caption: str) -> Table | None:
+    """Return a table of some scores; None where no mask has any."""
+    kinds = [kind for kind in kinds if any(f"{kind}_{name}" in result.scores for name in result.classes)]
+    rows = []
+    for name in result.classes:
+        estimates = [result.scores.get(f"{kind}_{name}") for kind in kinds]
+        if (first := next((estimate for estimate in estimates if estimate), None)) is None:
+            continue
+        cells = [format_estimate(e, digits=SCORES[kind].digits) for kind, e in zip(kinds, estimates, strict=True)]
+        rows.append([name.replace("_", " "), str(first.count), str(first.patients), *cells])
+    return Table(["mask", "images", "patients", *map(title, kinds)], rows, caption) if rows else None
 
 
 def _picture(result: MaskScores) -> Any:
@@ -119,7 +130,9 @@ def score_masks(predictions: PredictionTable, *, resamples: int = 1000, seed: in
     """
     if not predictions.masks:
         return None
-    scores = segmentation_metrics(predictions.masks, predictions.patients, resamples=resamples, seed=seed)
+    predictions = predictions.in_order
+    settings: dict[str, Any] = {"failures": True, "resamples": resamples, "seed": seed}
+    scores = segmentation_metrics(predictions.masks, predictions.patients, **settings)
     dice = {
         name.removeprefix("dice_"): values for name, values in predictions.masks.items() if name.startswith("dice_")
     }
@@ -145,8 +158,8 @@ class InfectionAgreement:
     """Infected fractions, predicted and read.
 
     Attributes:
-        places: Bias and limits of agreement, by the names of `covidcxr.evaluation.metrics.segmentation.PLACES`.
-        dice: Dice of the infection, by the names of `covidcxr.evaluation.metrics.segmentation.SEVERITIES`.
+        places: Bias and limits of agreement, by the names of `covidcxr.evaluation.metrics.agreement.PLACES`.
+        dice: Dice of the infection, by the names of `covidcxr.evaluation.metrics.agreement.SEVERITIES`.
         outside: Share of the reader's infection that lies outside the lungs and so counts in no fraction; means over
             images on which a reader outlined any.
         lungs: In how many images the lungs are those of the "reader" and of the "pipeline".
@@ -184,7 +197,7 @@ def _(result: InfectionAgreement) -> list[Section]:
         figure = plot_agreement({PLACES[place]: estimate for place, estimate in result.places.items()})
         shown = "Solid: bias. Dashed: limits of agreement. Pale: their intervals. A dot an image."
         alt = "Bland-Altman plots of the infected fraction: predicted less read over their mean"
-        blocks += [_fractions(result), as_picture(figure, alt, shown), _severities(result)]
+        blocks += [_fractions(result), *_without_interval(result), as_picture(figure, alt, shown), _severities(result)]
         blocks.append(Words(_whose_lungs(result)))
     if result.within is not None:
         share = format_estimate(result.within, digits=1, scale=100)
@@ -194,7 +207,7 @@ def _(result: InfectionAgreement) -> list[Section]:
     lead = (
         "How much of the lungs is infected, predicted and as readers outlined it, within the same lungs. The bias "
         "is the mean of predicted less read. Between the limits of agreement lie 95 % of the images, if differences "
-        "are spread normally (Bland and Altman, Lancet 1986)."
+        "are spread normally (Bland and Altman, Lancet 1986); between the quantiles lie 95 % of these images anyhow."
     )
     return [Section("Infected fraction", lead, blocks)]
 
@@ -206,12 +219,30 @@ def _fractions(result: InfectionAgreement) -> Table:
             str(estimate.bias.count),
             str(estimate.bias.patients),
             *(_points(line) for line in (estimate.bias, estimate.lower, estimate.upper)),
+            *(_points(line) for line in (estimate.lower_quantile, estimate.upper_quantile)),
         ]
         for place, estimate in result.places.items()
     ]
-    heads = ["where", "images", "patients", "bias", "lower limit", "upper limit"]
+    heads = ["where", "images", "patients", "bias", "lower limit", "upper limit", "2.5 % quantile", "97.5 % quantile"]
     caption = "In percentage points of the area; sides are the patient's, zones are thirds of a lung by its height"
     return Table(heads, rows, caption)
+
+
+def _without_interval(result: InfectionAgreement) -> list[Block]:
+    """Return why limits have no interval, and where further differences are expected instead."""
+    reasons: dict[str, list[str]] = {}
+    for place, estimate in result.places.items():
+        if estimate.lower.note:
+            low, high = (f"{100 * end:+.1f}" for end in estimate.expected)
+            text = PLACES[place] if math.isnan(estimate.expected[0]) else f"{PLACES[place]} ({low} to {high})"
+            reasons.setdefault(estimate.lower.note, []).append(text)
+    return [
+        Words(
+            f"No interval of the limits, since {note}: {', '.join(places)}. In brackets, in percentage points: where "
+            f"95 % of further images are expected from so few patients, if differences are spread normally."
+        )
+        for note, places in reasons.items()
+    ]
 
 
 def _severities(result: InfectionAgreement) -> Table:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from covidcxr import aliases
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.comparison import compare_rows
+from covidcxr.evaluation.metrics.comparison import compare_rows, significance
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, on_picture, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
@@ -34,6 +34,7 @@ class ModelComparison:
         scores: By model, the headline scores of its own images.
         differences: By model but the first: paired differences, that model less the first, on the images of both.
         images: By model but the first: how many images both were tested on.
+        p_values: By model but the first: two-sided p values of McNemar's and DeLong's tests; see `significance`.
 
     Example:
         ```python
@@ -49,6 +50,7 @@ class ModelComparison:
     scores: Mapping[str, Mapping[str, Estimate]]
     differences: Mapping[str, Mapping[str, Estimate]]
     images: Mapping[str, int]
+    p_values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -56,6 +58,7 @@ class ModelComparison:
             "scores": plain_result(self.scores),
             "differences": plain_result(self.differences),
             "films": plain_result(self.images),
+            "p_values": plain_result(self.p_values),
         }
 
 
@@ -88,6 +91,16 @@ def _comparison_blocks(result: ModelComparison) -> list[Block]:
     if rows:
         heads = ["model", "images of both", *(f"difference in {title(name)}" for name in names)]
         blocks.append(Table(heads, rows, f"Less {result.first}, paired"))
+    for model, values in result.p_values.items():
+        text = ", ".join(
+            f"{title(name)} p = {value:.3f}" if value >= 0.001 else f"{title(name)} p < 0.001"
+            for name, value in values.items()
+            if not math.isnan(value)
+        )
+        if text:
+            blocks.append(
+                Words(f"{model}, tests beside the intervals (McNemar for accuracy, DeLong for AUROC): {text}.")
+            )
     return blocks
 
 
@@ -223,6 +236,7 @@ def compare_models(
         {model: {name: table[name] for name in main_scores(table)} for model, table in scores.items()},
         {name: compare_rows(tables[name], tables[first], common=True, **settings) for name in others},
         {name: len(images[first] & images[name]) for name in others},
+        {name: significance(tables[name], tables[first], common=True) for name in others},
     )
 
 
