@@ -160,7 +160,7 @@ def score_sets(
     Raises:
         ConfigError: If classes are not exclusive, a class has no threshold, or there is nothing to score.
     """
-    predictions = PredictionTable.read(rows).scored
+    predictions = PredictionTable.read(rows).in_order.scored
     if not predictions.classes or not predictions.exclusive:
         raise ConfigError(
             "Sets of plausible answers are scored for exclusive classes, with label and probability_CLASS."

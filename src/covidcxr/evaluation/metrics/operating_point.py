@@ -170,7 +170,7 @@ def score_at(
     """
     if prevalence is not None and not 0 < prevalence < 1:
         raise ConfigError(f"The prevalence must be in (0, 1), not {prevalence}.")
-    predictions, probability, positive = of_class(PredictionTable.read(rows).scored, class_name)
+    predictions, probability, positive = of_class(PredictionTable.read(rows).in_order.scored, class_name)
     predicted_positive = probability >= (point.threshold if isinstance(point, OperatingPoint) else point)
     cells = np.stack(
         [positive & predicted_positive, positive, ~positive & ~predicted_positive, ~positive], axis=1

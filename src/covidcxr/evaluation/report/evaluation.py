@@ -168,7 +168,7 @@ def evaluate_rows(
         ConfigError: If nothing can be scored, it is not given which of two classes is positive, or a setting is wrong.
     """
     rows = list_rows(rows)
-    predictions = PredictionTable.read(rows)
+    predictions = PredictionTable.read(rows).in_order  # scores do not depend on the order of rows
     number = find_positive(predictions, positive)
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     wanted: dict[str, Any] = {"positive": number, "sensitivity": sensitivity, "prevalence": prevalence}

@@ -160,14 +160,14 @@ def find_shortcuts(
         measures |= _class_measures(predictions, c, guesses, {trait: strata[trait] for trait in within})
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        numbers = {key: statistic(weights) for key, (statistic, _) in measures.items()}
-        for difference, kind in (("lead", "guess"), ("loss", "within")):
-            numbers |= {
-                (difference, trait, name): numbers["class", "", name] - values
-                for (of, trait, name), values in numbers.items()
-                if of == kind
-            }
-        return {"\0".join(key): values for key, values in numbers.items()}
+        return {"\0".join(key): statistic(weights) for key, (statistic, _) in measures.items()}
+
+    differences = {
+        "\0".join((difference, trait, name)): ("\0".join(("class", "", name)), "\0".join((kind, trait, name)))
+        for difference, kind in (("lead", "guess"), ("loss", "within"))
+        for of, trait, name in measures
+        if of == kind
+    }
 
     images = {key: members for key, (_, members) in measures.items()}
     images |= {("loss", *key[1:]): members for key, members in images.items() if key[0] == "within"}
@@ -176,6 +176,8 @@ def find_shortcuts(
         groups=predictions.patients,
         images={"\0".join(key): members for key, members in images.items()},
         shares=["\0".join(key) for key in measures],
+        kinds={"\0".join(key): _kinds(predictions, auroc, key[2], members) for key, (_, members) in measures.items()},
+        differences=differences,
         resamples=resamples,
         seed=seed,
     )
@@ -191,6 +193,14 @@ def find_shortcuts(
         {group: estimate[""] for group, estimate in part("group").items()},
         {trait: _one_label(predictions, strata[trait]) for trait in within},
     )
+
+
+def _kinds(predictions: PredictionTable, auroc: Score, name: str, members: np.ndarray) -> list[np.ndarray]:
+    """Return the images with a class and those without, or of all classes that count."""
+    if not name:
+        return [members & kind for kind in auroc.kinds]
+    truth = predictions.truths[:, predictions.classes.index(name)]
+    return [members & (truth == kind) for kind in (1, 0)]
 
 
 def _of_kind(estimates: Mapping[str, Estimate], wanted: str) -> dict[str, dict[str, Estimate]]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.scores import format_estimate, on_picture, title
+from covidcxr.evaluation.metrics.segmentation import mask_statistics
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
 from covidcxr.evaluation.report.headline import LEAST, Score, group_scores
@@ -234,12 +235,7 @@ def _score_trait(
         values = {
             (g, n): score.statistic(weights, images) for n, score in scores.items() for g, images in groups.items()
         }
-        numbers = {f"score {g} {n}": value for (g, n), value in values.items()}
-        return numbers | {
-            f"gap {g} {n}": value - values[str(other), n]
-            for (g, n), value in values.items()
-            if (other := largest[n]) not in (None, g)
-        }
+        return {f"score {g} {n}": value for (g, n), value in values.items()}
 
     images = {
         f"{kind} {g} {n}": members & np.any(score.kinds, axis=0)
@@ -247,9 +243,26 @@ def _score_trait(
         for n, score in scores.items()
         for g, members in groups.items()
     }
-    shares = [name for name in images if name.startswith("score ") and "hd95" not in name]
     estimates = bootstrap_many(
-        table, groups=predictions.patients, images=images, shares=shares, resamples=resamples, seed=seed
+        table,
+        groups=predictions.patients,
+        images=images,
+        shares=[f"score {g} {n}" for g in groups for n in scores if not n.startswith("dice_")],
+        kinds={f"score {g} {n}": [part & k for k in s.kinds] for n, s in scores.items() for g, part in groups.items()},
+        intervals={
+            f"score {g} {n}": mask_statistics({n: np.where(part, predictions.masks[n], np.nan)}).intervals[n]
+            for n in scores
+            if n.startswith("dice_")
+            for g, part in groups.items()
+        },
+        differences={
+            f"gap {g} {n}": (f"score {g} {n}", f"score {other} {n}")
+            for n in scores
+            for g in groups
+            if (other := largest[n]) not in (None, g)
+        },
+        resamples=resamples,
+        seed=seed,
     )
     return [
         Group(

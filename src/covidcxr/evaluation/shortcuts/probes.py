@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.estimate import widen
 from covidcxr.evaluation.metrics.weighted import weighted_auroc, weighted_confusion
 from covidcxr.evaluation.shortcuts.association import FeatureTest, strongest_features
 from covidcxr.evaluation.shortcuts.features import FeatureTable
@@ -303,7 +304,18 @@ def _score(
 
     resamples = min(1000, max(200, 3_000_000 // len(labels)))
     images = {f"auroc {name}": labels == c for c, name in enumerate(classes)}
-    estimates = bootstrap_many(table, groups=patients.tolist(), images=images, resamples=resamples, seed=seed)
+    kinds = {name: [kind, ~kind] for name, kind in images.items()}
+    kinds |= {name: [labels == c for c in np.flatnonzero(present)] for name in ("auroc", "balanced_accuracy")}
+    estimates = bootstrap_many(
+        table,
+        groups=patients.tolist(),
+        images=images,
+        shares=("auroc", "balanced_accuracy", "accuracy", *images),
+        kinds=kinds,
+        resamples=resamples,
+        seed=seed,
+    )
+    estimates = {name: widen(estimate, SCATTER, 0, 1) for name, estimate in estimates.items()}
     return ProbeScore(
         probe,
         estimates["auroc"],
@@ -341,10 +353,11 @@ def standard_errors_required(tests: int) -> float:
 
 
 def standard_error(auroc: Estimate, patients: int) -> float:
-    """Return the standard error of the AUROC of a class: that of its interval or of chance, times `SCATTER`.
+    """Return the standard error of the AUROC of a class: that of its interval, or that of chance times `SCATTER`.
 
-    The larger of the two counts, because the interval of a perfect prediction has no width, however few patients there
-    are. The error under chance is that of the Mann-Whitney statistic (Mann and Whitney 1947), with patients as units.
+    The interval holds `SCATTER` already. The larger of the two counts, because the interval of a perfect prediction may be
+    narrow, however few patients there are. The error under chance is that of the Mann-Whitney statistic (Mann and Whitney
+    1947), with patients as units.
 
     Args:
         auroc: The AUROC, counted over the images of the class.
@@ -356,7 +369,7 @@ def standard_error(auroc: Estimate, patients: int) -> float:
     others = max(1, patients - auroc.patients)
     by_chance = math.sqrt((auroc.patients + others + 1) / (12 * max(1, auroc.patients) * others))
     measured = (auroc.high - auroc.low) / (2 * 1.96)
-    return SCATTER * (by_chance if math.isnan(measured) else max(measured, by_chance))
+    return SCATTER * by_chance if math.isnan(measured) else max(measured, SCATTER * by_chance)
 
 
 def has_clear_feature(score: ProbeScore, tests: int) -> bool:

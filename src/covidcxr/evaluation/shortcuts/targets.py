@@ -324,7 +324,7 @@ def cross_table(
         return {"v": _cramers_v((weights @ indicator).reshape(-1, rows, columns))}
 
     resamples = min(1000, max(200, 20_000_000 // len(images)))
-    v = bootstrap_many(table, groups=owners.tolist(), resamples=resamples, seed=seed)["v"]
+    v = bootstrap_many(table, groups=owners.tolist(), shares=("v",), resamples=resamples, seed=seed)["v"]
     return CrossTable(column, target.classes, tuple(kept), counts, people.reshape(rows, columns), v)
 
 
