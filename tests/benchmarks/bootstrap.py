@@ -1,6 +1,6 @@
 """Time of intervals: all scores of a classifier by covidcxr, beside torchmetrics' BootStrapper, in one run.
 
-    OMP_NUM_THREADS=2 python tests/benchmarks/bootstrap.py --films 34000 --patients 20000 --resamples 1000
+    OMP_NUM_THREADS=2 python tests/benchmarks/bootstrap.py --images 34000 --patients 20000 --resamples 1000
 
 BootStrapper copies the predictions for each resample and knows no patients; it is given the scores it has (accuracy,
 AUROC and average precision, one against the rest) and, unless `--same` is given, fewer resamples, whose time is scaled
@@ -21,7 +21,7 @@ from covidcxr.evaluation import classification_metrics
 
 
 def draw(images: int, patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return probabilities [films, 3] that know something, labels and patients."""
+    """Return probabilities [images, 3] that know something, labels and patients."""
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=images)
     logits = rng.normal(size=(images, 3)) + 1.5 * np.eye(3)[labels]
@@ -42,7 +42,7 @@ def time_torchmetrics(metric: Metric, probabilities: np.ndarray, labels: np.ndar
 def main() -> None:
     """Print the time of each, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=int, default=34_000)
+    parser.add_argument("--images", type=int, default=34_000)
     parser.add_argument("--patients", type=int, default=20_000)
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--few", type=int, default=50, help="resamples of BootStrapper, scaled up")

@@ -59,6 +59,9 @@ REACH = 1.96
 LEAST_OF_LIMITS = 20
 """Patients from which limits have an interval; skewed differences of fewer are often taken for normal ones."""
 
+FEW = f"fewer than {LEAST_OF_LIMITS} patients, of equal size, do not show the shape that limits rest on"
+SKEWED = "the differences are skewed: see their quantiles"
+
 _ZONES = ("upper", "middle", "lower")
 
 
@@ -186,15 +189,14 @@ def limits_of_agreement(
 ) -> Agreement:
     """Compare two measurements of the same images (Bland and Altman, Lancet 1986).
 
-    The spread is that of images. Intervals count patients: that of a limit is made from those of the bias and of the
-    standard deviation (MOVER; Zou 2013).
+    The spread is that of images; intervals count patients.
 
     Args:
         predicted: One number an image; NaN = not measured: the image does not count.
         read: The same by the reader.
         patient_ids: Patient of each image; None or NaN = unknown, taken as a patient of its own.
-        resamples: Does nothing: no interval is resampled.
-        seed: Does nothing.
+        resamples: Not used: no interval is resampled.
+        seed: Not used.
         confidence: Nominal coverage of the intervals.
 
     Returns:
@@ -209,51 +211,53 @@ def limits_of_agreement(
     known = ~np.isnan(differences)
     if not known.any():
         raise ConfigError("No image has both numbers, predicted and read: there is nothing to compare.")
-    patient = number_patients(patient_ids)[known]
-    differences = differences[known]
-    images, clusters = len(differences), Clusters.count(patient, [np.ones(len(patient), bool)])
+    differences, patient = differences[known], number_patients(patient_ids)[known]
+    images, patients = len(differences), len(np.unique(patient))
+    clusters = Clusters.count(patient, [np.ones(images, bool)])
     bias, spread = float(differences.mean()), float(differences.std(ddof=1)) if images > 1 else math.nan
-    around = mean_interval(differences, patient, confidence)
-    skewed = _is_skewed(differences, clusters)
-    reach = _reaches(differences, patient, clusters, confidence) if not skewed else None
-    if not clusters.freedom:
-        ends = dict.fromkeys((-1, 1), around)
-    elif skewed:
-        ends = {sign: Interval(note="the differences are skewed: see their quantiles") for sign in (-1, 1)}
-    elif clusters.patients < LEAST_OF_LIMITS:
-        note = f"fewer than {LEAST_OF_LIMITS} patients, of equal size, do not show the shape that limits rest on"
-        ends = {sign: Interval(note=note) for sign in (-1, 1)}
-    else:
-        assert reach is not None
-        ends = {}
-        for sign in (-1, 1):
-            middle, (inner, outer) = bias + sign * REACH * spread, reach
-            near, far = (bias - around.low, around.high - bias)[::sign]
-            tips = middle - sign * math.hypot(near, inner), middle + sign * math.hypot(far, outer)
-            ends[sign] = Interval(*sorted(tips))
-    counts = images, len(np.unique(patient))
+    around, skewed = mean_interval(differences, patient, confidence), _is_skewed(differences, clusters)
+    reach = _reaches(differences, patient, clusters, confidence)
+    ends = [_limit_interval(around, skewed, clusters, bias, end * REACH * spread, reach) for end in (-1, 1)]
 
     def estimate(value: float, interval: Interval) -> Estimate:
-        return Estimate(value, interval.low, interval.high, *counts, interval.note)
+        return Estimate(value, interval.low, interval.high, images, patients, interval.note)
 
     def quantile(level: float) -> Estimate:
         value = float(np.quantile(differences, level, method="inverted_cdf"))
         return estimate(value, quantile_interval(differences, patient, level, confidence))
 
-    further = math.nan
-    if clusters.freedom:
-        further = clusters.student(0.95) * spread * math.sqrt(1 + 1 / clusters.patients)
+    further = _further(spread, clusters)
     return Agreement(
-        estimate(bias, around),
-        estimate(bias - REACH * spread, ends[-1]),
-        estimate(bias + REACH * spread, ends[1]),
-        predicted[known],
-        read[known],
-        quantile(0.025),
-        quantile(0.975),
-        (bias - further, bias + further),
-        skewed,
+        bias=estimate(bias, around),
+        lower=estimate(bias - REACH * spread, ends[0]),
+        upper=estimate(bias + REACH * spread, ends[1]),
+        predicted=predicted[known],
+        read=read[known],
+        lower_quantile=quantile(0.025),
+        upper_quantile=quantile(0.975),
+        expected=(bias - further, bias + further),
+        skewed=skewed,
     )
+
+
+def _further(spread: float, clusters: Clusters) -> float:
+    """Return how far from the bias 95 % of further differences are expected."""
+    if not clusters.freedom:
+        return math.nan
+    return clusters.student(0.95) * spread * math.sqrt(1 + 1 / clusters.patients)
+
+
+def _limit_interval(
+    around: Interval, skewed: bool, clusters: Clusters, bias: float, distance: float, reach: tuple[float, float]
+) -> Interval:
+    """Put the intervals of the bias and of a limit's distance from it together (MOVER; Zou 2013)."""
+    if not clusters.freedom:
+        return around
+    if skewed or clusters.patients < LEAST_OF_LIMITS:
+        return Interval(note=SKEWED if skewed else FEW)
+    below, above, limit = bias - around.low, around.high - bias, bias + distance
+    down, up = reach if distance > 0 else reach[::-1]
+    return Interval(limit - math.hypot(below, down), limit + math.hypot(above, up))
 
 
 def _is_skewed(differences: np.ndarray, clusters: Clusters) -> bool:
@@ -273,6 +277,8 @@ def _reaches(
     from scipy.special import chdtri
 
     images = len(differences)
+    if not clusters.freedom:
+        return math.nan, math.nan
     squares = np.square(differences - differences.mean())
     variance = float(squares.sum() / max(1, images - 1))
     moved = np.bincount(patient, squares - squares.mean()) / images

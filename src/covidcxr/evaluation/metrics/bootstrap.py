@@ -186,26 +186,36 @@ def bootstrap_many(
     with _thread_pools().limit(limits=1, user_api="blas"):
         drawn = [statistics(weights) for weights in _resample(patient, resamples, seed)]
     everyone = np.ones(len(patient), bool)
-    clusters: dict[bytes, Clusters] = {}  # many numbers are about the same images
+    count = _cluster_counter(patient)
     values, table = {}, {}
     for name, value in whole.items():
         about = everyone if images is None else images.get(name, everyone)
-        parts = (about,) if kinds is None else kinds.get(name, (about,))
-        key = b"".join(part.tobytes() for part in parts)
-        if key not in clusters:
-            clusters[key] = Clusters.count(patient, parts)
+        clusters = count((about,) if kinds is None else kinds.get(name, (about,)))
         values[name] = np.concatenate([part[name] for part in drawn])
         if intervals is not None and name in intervals:
             interval = intervals[name](patient, confidence)
         else:
             known = values[name][~np.isnan(values[name])]
-            interval = _interval(known, float(value[0]), clusters[key], confidence, name in shares)
+            interval = _interval(known, float(value[0]), clusters, confidence, name in shares)
         table[name] = _estimate(float(value[0]), interval, about, patient)
     for name, (first, second) in (differences or {}).items():
         about = everyone if images is None else images.get(name, everyone)
         interval = difference_interval(table[first], table[second], _correlation(values[first], values[second]))
         table[name] = _estimate(table[first].value - table[second].value, interval, about, patient)
     return table
+
+
+def _cluster_counter(patient: np.ndarray) -> Callable[[Sequence[np.ndarray]], Clusters]:
+    """Return what counts clusters, and remembers them: many numbers are about the same images."""
+    known: dict[bytes, Clusters] = {}
+
+    def count(kinds: Sequence[np.ndarray]) -> Clusters:
+        key = b"".join(kind.tobytes() for kind in kinds)
+        if key not in known:
+            known[key] = Clusters.count(patient, kinds)
+        return known[key]
+
+    return count
 
 
 def _interval(values: np.ndarray, value: float, clusters: Clusters, confidence: float, share: bool) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
@@ -52,12 +53,14 @@ def brier_interval(
     return two_part_interval(squares, wrong, patient, confidence, worst).clip(0, worst)
 
 
+DRAWS = 1000
+"""Calibration errors drawn to find the interval of one."""
+
+
 def error_intervals(
     gaps: Float[np.ndarray, "images bins"],
     patient: Integer[np.ndarray, " images"],
     confidence: float,
-    *,
-    draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """Find the interval of a calibration error, which chance alone raises above 0.
@@ -70,7 +73,6 @@ def error_intervals(
         gaps: What each image adds to the gap of each bin; see `covidcxr.evaluation.metrics.weighted.calibration_gaps`.
         patient: Number of the patient of each image.
         confidence: Nominal coverage.
-        draws: Models drawn.
         seed: Same seed, same interval.
 
     Returns:
@@ -84,15 +86,16 @@ def error_intervals(
     clusters = Clusters.count(patient, [np.ones(images, bool)])
     counts = {"count": images, "patients": len(np.unique(patient))}
     if not clusters.freedom:
-        ends = {"low": math.nan, "high": math.nan, "note": ONE_PATIENT.note}
-        return {name: Estimate(number, **counts, **ends) for name, number in _single(value).items()}
-    noise = np.random.default_rng(seed).standard_normal((draws, gaps.shape[1])) * _noise(gaps, gap, patient, clusters)
+        ends: dict[str, Any] = {"low": math.nan, "high": math.nan, "note": ONE_PATIENT.note}
+        numbers = {"measured": value, "debiased": math.nan, "calibrated": math.nan}
+        return {name: Estimate(number, **counts, **ends) for name, number in numbers.items()}
+    noise = np.random.default_rng(seed).standard_normal((DRAWS, gaps.shape[1])) * _noise(gaps, gap, patient, clusters)
 
     def errors(factor: float) -> np.ndarray:
         return np.abs(factor * gap + noise).sum(1)
 
     def factor_of(share: float) -> float:
-        """Return the factor under which that share of errors is at least the measured one; 0 if even at 0 more are."""
+        """Return the factor under which that share of errors is at least the measured one."""
         if not value or (errors(0.0) >= value).mean() >= share:
             return 0.0
         low, high = 0.0, 2.0
@@ -114,10 +117,6 @@ def error_intervals(
         "debiased": Estimate(middle, low, min(1.0, high), **counts),
         "calibrated": Estimate(float(null.mean()), *shown, **counts),
     }
-
-
-def _single(value: float) -> dict[str, float]:
-    return {"measured": value, "debiased": math.nan, "calibrated": math.nan}
 
 
 def _noise(gaps: np.ndarray, gap: np.ndarray, patient: np.ndarray, clusters: Clusters) -> Float[np.ndarray, " bins"]:

@@ -80,6 +80,11 @@ class Clusters:
         freedom, kinds_squared = math.sqrt(plain * drawn**2 / squares), len(parts) ** 2
         return cls(wanted / drawn, freedom, kinds_squared / patients, kinds_squared / images)
 
+    @property
+    def alike_by_half(self) -> float:
+        """As many independent images would say as much, in the working model."""
+        return 1 / (WITHIN / self.patients + (1 - WITHIN) / self.images)
+
     def student(self, confidence: float) -> float:
         """Return how many standard errors an interval reaches.
 
@@ -319,7 +324,11 @@ def quantile_interval(
     if clusters.freedom + 1 < FEWEST_OF_A_MEDIAN - 0.5:
         return Interval(note=f"fewer than {FEWEST_OF_A_MEDIAN} patients, of equal size, stand behind it")
     shares = share_interval(share, float((spread**2).sum()), clusters, confidence)
-    if shares.low * len(values) < 1 or (1 - shares.high) * len(values) < 1:
+    if (
+        max(level, 1 - level) ** clusters.alike_by_half > (1 - confidence) / 2
+        or shares.low * len(values) < 1
+        or (1 - shares.high) * len(values) < 1
+    ):
         return Interval(note=f"{len(values)} images are too few to bound a quantile of {level:.1%}")
     ordered = np.sort(values)
     low, high = math.floor(shares.low * len(values)), math.ceil(shares.high * len(values))

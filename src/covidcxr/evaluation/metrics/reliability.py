@@ -137,20 +137,8 @@ def measure_reliability(
         raise ConfigError(f"bins must be above 0, not {bins}.")
     if class_name is None and not predictions.exclusive:
         raise ConfigError(f"Findings have a reliability each: give class_name, of {', '.join(predictions.classes)}.")
-    several = predictions.probabilities[:, :0]
-    if class_name is None:
-        several, labels = predictions.probabilities, predictions.labels
-        confidence, wrong = several.max(1), several.argmax(1) != labels
-        true, distance, worst = (~wrong).astype(float), brier_of(several, labels), 1.0 if several.shape[1] == 2 else 2.0
-        guess = brier_of(
-            np.broadcast_to(np.bincount(labels, minlength=several.shape[1]) / len(labels), several.shape), labels
-        )
-    else:
-        predictions, confidence, positive = of_class(predictions, class_name)
-        true, wrong, worst = positive.astype(float), (confidence >= 0.5) != positive, 1.0
-        distance, guess = np.square(confidence - true), np.square(true.mean() - true)
-    if not len(predictions):
-        raise ConfigError("There are no labelled images with a prediction.")
+    probability = _Probability.of(predictions, class_name)
+    predictions, confidence, true = probability.predictions, probability.given, probability.true
     inside = np.eye(bins, dtype=bool)[bin_of(confidence, bins)]
     filled = np.flatnonzero(inside.any(0)).tolist()
     columns = [inside * column[:, None] for column in (np.ones_like(true), true)]
@@ -158,12 +146,12 @@ def measure_reliability(
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         images, right = (weights @ column for column in columns)
         scores = {str(place): ratio(right[:, place], images[:, place]) for place in filled}
-        mean, guessed = weighted_mean(weights, distance), weighted_mean(weights, guess)
+        mean, guessed = (weighted_mean(weights, squares) for squares in (probability.distance, probability.guess))
         return scores | {"brier": mean, "skill": 1 - ratio(mean, guessed)}
 
     shares = {str(place): inside[:, place] for place in filled}
-    intervals = {"brier": partial(brier_interval, distance, wrong, worst=worst)}
-    statistics = Statistics(compute, shares, tuple(shares), {}, intervals)
+    of_brier = partial(brier_interval, probability.distance, probability.wrong, worst=probability.worst)
+    statistics = Statistics(compute, shares, tuple(shares), {}, {"brier": of_brier})
     estimates = statistics.estimate(predictions.patients, resamples, seed)
 
     def describe(place: int) -> ReliabilityBin:
@@ -171,14 +159,9 @@ def measure_reliability(
         return ReliabilityBin(place / bins, (place + 1) / bins, mean, estimates[str(place)])
 
     patient = number_patients(predictions.patients)
-    errors = error_intervals(inside * (true - confidence)[:, None], patient, 0.95, seed=seed)
-    intercept = slope = None
-    if class_name is not None:
-        intercept, slope = recalibration(confidence, true == 1, patient, 0.95)
-    by_class = {}
-    for place, name in enumerate(predictions.classes[: several.shape[1]]):
-        gaps = np.eye(bins)[bin_of(several[:, place], bins)] * ((labels == place) - several[:, place])[:, None]
-        by_class[name] = error_intervals(gaps, patient, 0.95, seed=seed)["measured"]
+    errors = error_intervals(inside * (true - confidence)[:, None], patient, 0.95, seed)
+    intercept, slope = (None, None) if class_name is None else recalibration(confidence, true == 1, patient, 0.95)
+    by_class = _errors_by_class(predictions, patient, bins, seed) if class_name is None else {}
     return Reliability(
         class_name or "the answer",
         tuple(map(describe, filled)),
@@ -191,6 +174,43 @@ def measure_reliability(
         slope,
         by_class,
     )
+
+
+@dataclass(frozen=True)
+class _Probability:
+    """A probability of each image, what was true, and its squared errors."""
+
+    predictions: PredictionTable
+    given: np.ndarray
+    true: np.ndarray
+    wrong: np.ndarray
+    distance: np.ndarray
+    guess: np.ndarray
+    worst: float
+
+    @classmethod
+    def of(cls, predictions: PredictionTable, class_name: str | None) -> _Probability:
+        """Take that of each image's most probable class, or of one class."""
+        if class_name is not None:
+            predictions, given, positive = of_class(predictions, class_name)
+            true, wrong = positive.astype(float), (given >= 0.5) != positive
+            return cls(predictions, given, true, wrong, np.square(given - true), np.square(true.mean() - true), 1.0)
+        if not len(predictions):
+            raise ConfigError("There are no labelled images with a prediction.")
+        values, labels = predictions.probabilities, predictions.labels
+        right = values.argmax(1) == labels
+        guess = brier_of(np.broadcast_to(predictions.truths.mean(0), values.shape), labels)
+        worst = 1.0 if values.shape[1] == 2 else 2.0
+        return cls(predictions, values.max(1), right.astype(float), ~right, brier_of(values, labels), guess, worst)
+
+
+def _errors_by_class(predictions: PredictionTable, patient: np.ndarray, bins: int, seed: int) -> dict[str, Estimate]:
+    errors = {}
+    for place, name in enumerate(predictions.classes):
+        probability = predictions.probabilities[:, place]
+        gaps = np.eye(bins)[bin_of(probability, bins)] * (predictions.truths[:, place] - probability)[:, None]
+        errors[name] = error_intervals(gaps, patient, 0.95, seed)["measured"]
+    return errors
 
 
 def of_class(predictions: PredictionTable, name: str) -> tuple[PredictionTable, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, bootstrap_many
 from covidcxr.evaluation.metrics.scores import format_estimate, on_picture, title
 from covidcxr.evaluation.metrics.segmentation import mask_statistics
 from covidcxr.evaluation.plots import as_picture, plot_estimates
@@ -249,12 +249,7 @@ def _score_trait(
         images=images,
         shares=[f"score {g} {n}" for g in groups for n in scores if not n.startswith("dice_")],
         kinds={f"score {g} {n}": [part & k for k in s.kinds] for n, s in scores.items() for g, part in groups.items()},
-        intervals={
-            f"score {g} {n}": mask_statistics({n: np.where(part, predictions.masks[n], np.nan)}).intervals[n]
-            for n in scores
-            if n.startswith("dice_")
-            for g, part in groups.items()
-        },
+        intervals=_mask_intervals(predictions, groups, scores),
         differences={
             f"gap {g} {n}": (f"score {g} {n}", f"score {other} {n}")
             for n in scores
@@ -280,6 +275,18 @@ def _score_trait(
         )
         for name, members in groups.items()
     ]
+
+
+def _mask_intervals(
+    predictions: PredictionTable, groups: Mapping[str, np.ndarray], scores: Mapping[str, Score]
+) -> dict[str, FindInterval]:
+    masks = {
+        f"score {g} {n}": (n, np.where(part, predictions.masks[n], np.nan))
+        for n in scores
+        if n in predictions.masks
+        for g, part in groups.items()
+    }
+    return {name: mask_statistics({mask: values}).intervals[mask] for name, (mask, values) in masks.items()}
 
 
 def _largest(groups: Mapping[str, np.ndarray], score: str, few: Mapping[tuple[str, str], int]) -> str | None:

@@ -355,9 +355,9 @@ def standard_errors_required(tests: int) -> float:
 def standard_error(auroc: Estimate, patients: int) -> float:
     """Return the standard error of the AUROC of a class: that of its interval, or that of chance times `SCATTER`.
 
-    The interval holds `SCATTER` already. The larger of the two counts, because the interval of a perfect prediction may be
-    narrow, however few patients there are. The error under chance is that of the Mann-Whitney statistic (Mann and Whitney
-    1947), with patients as units.
+    The interval holds `SCATTER` already. The larger of the two counts, because the interval of a perfect prediction may
+    be narrow, however few patients there are. The error under chance is that of the Mann-Whitney statistic (Mann and
+    Whitney 1947), with patients as units.
 
     Args:
         auroc: The AUROC, counted over the images of the class.
