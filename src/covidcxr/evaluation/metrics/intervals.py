@@ -203,7 +203,7 @@ def share_interval(value: float, variance: float, clusters: Clusters, confidence
         return NO_VALUE
     if not clusters.freedom:
         return ONE_PATIENT
-    if value in (0, 1):
+    if min(value, 1 - value) < 1e-9:  # of rounding
         images = clusters.patients
     else:
         variance = max(variance * clusters.correction, value * (1 - value) / clusters.images)
@@ -317,18 +317,14 @@ def quantile_interval(
     if not known.any():
         return NO_VALUE
     values, patient = values[known], patient[known]
-    quantile = float(np.quantile(values, level, method="inverted_cdf"))
-    below, share = (values <= quantile) & (patient >= 0), level
-    _, spread = _spread(below.astype(float), patient)
-    clusters = Clusters.count(patient, [known[known]])
+    _, spread = _spread((values <= np.quantile(values, level, method="inverted_cdf")).astype(float), patient)
+    clusters = Clusters.count(patient, [np.ones(len(values), bool)])
     if clusters.freedom + 1 < FEWEST_OF_A_MEDIAN - 0.5:
         return Interval(note=f"fewer than {FEWEST_OF_A_MEDIAN} patients, of equal size, stand behind it")
-    shares = share_interval(share, float((spread**2).sum()), clusters, confidence)
-    if (
-        max(level, 1 - level) ** clusters.alike_by_half > (1 - confidence) / 2
-        or shares.low * len(values) < 1
-        or (1 - shares.high) * len(values) < 1
-    ):
+    shares = share_interval(level, float((spread**2).sum()), clusters, confidence)
+    # A quantile is bounded if, most often, images lie on both sides of it; whether they do must not decide.
+    unbounded = max(level, 1 - level) ** clusters.alike_by_half > (1 - confidence) / 2
+    if unbounded or shares.low * len(values) < 1 or (1 - shares.high) * len(values) < 1:
         return Interval(note=f"{len(values)} images are too few to bound a quantile of {level:.1%}")
     ordered = np.sort(values)
     low, high = math.floor(shares.low * len(values)), math.ceil(shares.high * len(values))
