@@ -293,9 +293,10 @@ def test_scores_of_masks_agree_with_sklearn() -> None:
         for ours, theirs in pairs.items():
             assert ours(mask, target) == pytest.approx(theirs(target.ravel(), mask.ravel()))
     empty, full = np.zeros((4, 5), bool), np.ones((4, 5), bool)
-    assert (precision_score(empty, full), recall_score(empty, full)) == (1, 0)
-    assert (precision_score(full, empty), recall_score(full, empty)) == (0, 1)
-    assert precision_score(empty, empty) == recall_score(empty, empty) == 1
+    # Metrics Reloaded: a segmenter that draws nothing is not precise, and an empty truth has no recall
+    assert (precision_score(empty, full), recall_score(empty, full)) == (0, 0)
+    assert precision_score(full, empty) == 0
+    assert np.isnan([recall_score(full, empty), precision_score(empty, empty), recall_score(empty, empty)]).all()
 
 
 def test_rows_of_a_test_hold_the_hd95_of_known_masks() -> None:

@@ -104,7 +104,9 @@ def test_mask_scores_agree_with_numpy() -> None:
             assert all(np.isnan(values[image, plane].item()) for values in scores.values())
         else:
             assert given == pytest.approx(dice_score(drawn[image, plane], truth == 1), abs=1e-6)
-    assert scores["dice"][0, 0] == scores["iou"][0, 0] == scores["precision"][0, 0] == scores["recall"][0, 0] == 1
+    assert scores["dice"][0, 0] == scores["iou"][0, 0] == 1
+    assert scores["precision"][0, 0].isnan()  # both masks are empty
+    assert scores["recall"][0, 0].isnan()
     hits = (drawn[2, 0] & (target[2, 0].numpy() == 1)).sum()
     assert scores["precision"][2, 0].item() == pytest.approx(hits / drawn[2, 0].sum())
     assert scores["recall"][2, 0].item() == pytest.approx(hits / target[2, 0].sum().item())
