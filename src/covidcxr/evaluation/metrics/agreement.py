@@ -253,7 +253,7 @@ def _limit_interval(
     """Put the intervals of the bias and of a limit's distance from it together (MOVER; Zou 2013)."""
     if not clusters.freedom:
         return around
-    if skewed or clusters.patients < LEAST_OF_LIMITS:
+    if skewed or round(clusters.patients) < LEAST_OF_LIMITS:
         return Interval(note=SKEWED if skewed else FEW)
     below, above, limit = bias - around.low, around.high - bias, bias + distance
     down, up = reach if distance > 0 else reach[::-1]

@@ -174,7 +174,7 @@ def recalibration(
         if fit is None:
             note = "the probabilities tell all images apart"
             estimates.append(Estimate(math.nan, math.nan, math.nan, **counts, note=note))
-        elif not clusters.freedom or clusters.patients < LEAST_OF_A_SLOPE:
+        elif not clusters.freedom or round(clusters.patients) < LEAST_OF_A_SLOPE:
             note = f"fewer than {LEAST_OF_A_SLOPE} patients stand behind it, or than so many of two kinds weigh"
             estimates.append(Estimate(fit[0], math.nan, math.nan, **counts, note=note))
         else:

@@ -319,7 +319,7 @@ def quantile_interval(
     values, patient = values[known], patient[known]
     _, spread = _spread((values <= np.quantile(values, level, method="inverted_cdf")).astype(float), patient)
     clusters = Clusters.count(patient, [np.ones(len(values), bool)])
-    if clusters.freedom + 1 < FEWEST_OF_A_MEDIAN - 0.5:
+    if round(clusters.freedom) + 1 < FEWEST_OF_A_MEDIAN:
         return Interval(note=f"fewer than {FEWEST_OF_A_MEDIAN} patients, of equal size, stand behind it")
     shares = share_interval(level, float((spread**2).sum()), clusters, confidence)
     # A quantile is bounded if, most often, images lie on both sides of it; whether they do must not decide.
