@@ -164,7 +164,7 @@ class Prepared:
 
 
 def compare(image: Prepared, other: Prepared) -> tuple[int, float]:
-    """Compare two images; most that are no copies are told apart on a small picture.
+    """Compare two images, on small pictures first.
 
     Args:
         image: The one.
