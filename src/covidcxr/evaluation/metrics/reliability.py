@@ -146,8 +146,7 @@ def measure_reliability(
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
         images, right = (weights @ column for column in columns)
         scores = {str(place): ratio(right[:, place], images[:, place]) for place in filled}
-        mean, guessed = (weighted_mean(weights, squares) for squares in (probability.distance, probability.guess))
-        return scores | {"brier": mean, "skill": 1 - ratio(mean, guessed)}
+        return scores | {"brier": weighted_mean(weights, probability.distance)}
 
     shares = {str(place): inside[:, place] for place in filled}
     of_brier = partial(brier_interval, probability.distance, probability.wrong, worst=probability.worst)
@@ -169,7 +168,7 @@ def measure_reliability(
         estimates["brier"],
         errors["debiased"],
         errors["calibrated"],
-        estimates["skill"],
+        _skill(estimates["brier"], float(probability.guess.mean())),
         intercept,
         slope,
         by_class,
@@ -202,6 +201,13 @@ class _Probability:
         guess = brier_of(np.broadcast_to(predictions.truths.mean(0), values.shape), labels)
         worst = 1.0 if values.shape[1] == 2 else 2.0
         return cls(predictions, values.max(1), right.astype(float), ~right, brier_of(values, labels), guess, worst)
+
+
+def _skill(brier: Estimate, guess: float) -> Estimate:
+    """Return by how much a Brier score is better than that of guessing the class shares, which are given."""
+    if not guess:
+        return replace(brier, value=math.nan, low=math.nan, high=math.nan, note="all images are of one class")
+    return replace(brier, value=1 - brier.value / guess, low=1 - brier.high / guess, high=1 - brier.low / guess)
 
 
 def _errors_by_class(predictions: PredictionTable, patient: np.ndarray, bins: int, seed: int) -> dict[str, Estimate]:
