@@ -81,12 +81,12 @@ def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """End the run while the files of an image are being written."""
     calls = iter(range(count))
 
-    def save(self: Prediction, folder: Any, name: str | None = None) -> Path:
+    def save(self: Prediction, folder: Any, name: str | None = None, **settings: Any) -> Path:
         if next(calls, None) is None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             (Path(folder) / f".{'0' * 32}.tmp").write_bytes(b"half a picture")
             raise Stop
-        return original(self, folder, name)
+        return original(self, folder, name, **settings)
 
     original = Prediction.save
     monkeypatch.setattr(Prediction, "save", save)
@@ -113,9 +113,17 @@ class TestOneRun:
         (out / "films" / "notes.txt").write_text("mine")
         assert predict(out, [images / "1.png"], overwrite=True)["films"] == 1
         masks = {"lung_field", "lung", "infection"}
-        endings = {"json", "overlay.png", *(f"{name}.png" for name in masks)}
+        endings = {"json", "overlay.jpg", *(f"{name}.png" for name in masks)}
         assert {path.name for path in (out / "films").iterdir()} == {f"1.png.{end}" for end in endings} | {"notes.txt"}
         assert [line["name"] for line in lines_of(out)] == ["1.png"]
+
+    def test_overlays_and_masks_can_be_left_out(self, predict: Any, images: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        predict(out, [images / "1.png"], overlays=None, masks=False)
+        assert {path.name for path in (out / "films").iterdir()} == {"1.png.json"}
+        assert "<img" not in (out / "index.html").read_text()
+        with pytest.raises(ConfigError, match="what differs is overlays and masks"):
+            predict(out, [images / "1.png"])
 
     def test_images_that_changed_are_another_run(self, predict: Any, tmp_path: Path) -> None:
         image = draw(tmp_path / "image.png")
@@ -202,6 +210,29 @@ class TestInterrupted:
         predict(out)
         assert files_of(out).keys() == whole.keys()
 
+    @pytest.mark.parametrize("ending", ["json", "lung.png", "overlay.jpg"])
+    def test_a_file_that_a_power_failure_cut_is_written_again(
+        self, predict: Any, tmp_path: Path, whole: Any, ending: str
+    ) -> None:
+        out = tmp_path / "out"
+        predict(out)
+        (out / "films" / f"2.png.{ending}").write_bytes(b"")
+        predict(out)
+        assert files_of(out) == whole
+
+    def test_a_run_of_an_earlier_release_goes_on(self, predict: Any, images: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        predict(out, overlays="png")
+        record = json.loads((out / "covidcxr-run.json").read_text())
+        del record["settings"]["overlays"]  # they wrote PNG, and said neither that nor sizes
+        (out / "covidcxr-run.json").write_text(json.dumps(record))
+        lines = [{key: value for key, value in line.items() if key != "files"} for line in lines_of(out)]
+        (out / "predictions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines[:5]))
+        predict(out)
+        page = (out / "index.html").read_text()
+        assert 'src="films/0.png.overlay.png"' in page
+        assert 'src="films/6.png.overlay.jpg"' in page
+
     def test_images_that_failed_are_tried_again(
         self, predict: Any, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -212,9 +243,9 @@ class TestInterrupted:
                 raise ImageReadError("The disk of the images is away.")
             return original(image, **settings)
 
-        out, original = tmp_path / "out", case.read_image
+        out, original = tmp_path / "out", case.read_pixels
         with monkeypatch.context() as patch:
-            patch.setattr(case, "read_image", read)
+            patch.setattr(case, "read_pixels", read)
             assert predict(out)["failed"] == 2
         assert predict(out)["failed"] == 1
         assert [line["name"] for line in lines_of(out)] == [f"{seed}.png" for seed in range(7)]
@@ -223,10 +254,10 @@ class TestInterrupted:
     def test_a_full_disk_is_one_error_and_costs_nothing(
         self, predict: Any, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def save(self: Prediction, folder: Any, name: str | None = None) -> Path:
+        def save(self: Prediction, folder: Any, name: str | None = None, **settings: Any) -> Path:
             if name == "4.png":
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return original(self, folder, name)
+            return original(self, folder, name, **settings)
 
         out, original = tmp_path / "out", Prediction.save
         with monkeypatch.context() as patch:

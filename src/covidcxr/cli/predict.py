@@ -29,6 +29,15 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     predict.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders that are searched for images")
     predict.add_argument("--out", metavar="DIR", help="where the results go (runs/predict-1, -2, ...)")
     predict.add_argument("--root", metavar="DIR", help="name the results by the images' paths below DIR")
+    overlay = predict.add_mutually_exclusive_group()
+    overlay.add_argument(
+        "--overlay-format",
+        choices=("jpg", "png"),
+        default="jpg",
+        help="of the overlays: jpg, at most 1024 pixels, or png, of the image's size and slow (%(default)s)",
+    )
+    overlay.add_argument("--no-overlays", action="store_true", help="write no overlays")
+    predict.add_argument("--no-masks", action="store_true", help="write no masks")
     _add_common(predict)
     predict.set_defaults(run=_predict, default_out="predict")
 
@@ -50,7 +59,7 @@ def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     demo.add_argument("--out", default="covidcxr-demo", metavar="DIR", help="where the results go (%(default)s)")
     demo.add_argument("--no-open", action="store_true", help="print the page's path, do not open it")
     _add_common(demo)
-    demo.set_defaults(run=_demo, root=None)
+    demo.set_defaults(run=_demo, root=None, overlay_format="jpg", no_overlays=False, no_masks=False)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +94,8 @@ def _write(options: argparse.Namespace) -> dict[str, Any]:
         num_workers=options.num_workers,
         device=options.device,
         bits=options.bits,
+        overlays=None if options.no_overlays else options.overlay_format,
+        masks=not options.no_masks,
         overwrite=options.overwrite,
     )
 

@@ -22,8 +22,17 @@ from covidcxr.errors import ImageReadError, ImageTooLargeError, UnsupportedForma
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.codestream import caught_stderr, ends_grey, jpeg_is_cut, quiet_decoders
 from covidcxr.io.dicom import dicom_array, dicom_size, is_dicom, read_dicom
-from covidcxr.io.masks import mask_of_grey, mask_of_picture
-from covidcxr.io.pixels import array_to_grey, check_bits, is_a, is_single_image, loaded_picture, picture_to_grey
+from covidcxr.io.masks import encode_mask, mask_of_grey, mask_of_picture
+from covidcxr.io.pixels import (
+    Pixels,
+    array_to_pixels,
+    check_bits,
+    is_a,
+    is_single_image,
+    loaded_picture,
+    picture_to_pixels,
+    unit_scale,
+)
 from covidcxr.types import ImageLike
 from covidcxr.utils.plain import user_path
 
@@ -43,6 +52,7 @@ __all__ = [
     "is_sixteen_bit",
     "read_image",
     "read_mask",
+    "read_pixels",
     "write_image",
     "write_mask",
 ]
@@ -110,6 +120,32 @@ def read_image(image: ImageLike, *, bits: int | None = None) -> Float[np.ndarray
         assert read_image(stored, bits=12).tolist() == [[0, 1]]
         ```
     """
+    return unit_scale(read_pixels(image, bits=bits))
+
+
+def read_pixels(image: ImageLike, *, bits: int | None = None) -> Pixels:
+    """Read an image as `read_image` does, but keep 8 bits as they are: a quarter of the memory, and faster.
+
+    Args:
+        image: What `read_image` reads.
+        bits: As of `read_image`.
+
+    Returns:
+        A new array, 0 = black: uint8 where the image has 8 bits (white = 255), else float32 in [0, 1].
+
+    Raises:
+        ImageReadError: If it cannot be read; says why and what to do.
+        ConfigError: If `bits` is not in 8 to 16.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from covidcxr.io.image import read_pixels
+
+        assert read_pixels(np.array([[0, 255]], np.uint8)).tolist() == [[0, 255]]
+        ```
+    """
     check_bits(bits)
     image = file_content(image)
     name = _name(image)
@@ -118,14 +154,14 @@ def read_image(image: ImageLike, *, bits: int | None = None) -> Float[np.ndarray
             with _open(image, name) as file:
                 return _from_file(file, name, bits)
         if isinstance(image, np.ndarray):
-            return array_to_grey(np.asarray(image), name, bits)
+            return array_to_pixels(np.asarray(image), name, bits)
         if is_a(image, "torch", "Tensor"):
             tensor = cast(Any, image).detach().cpu()
-            return array_to_grey((tensor.float() if tensor.is_floating_point() else tensor).numpy(), name, bits)
+            return array_to_pixels((tensor.float() if tensor.is_floating_point() else tensor).numpy(), name, bits)
         if is_a(image, "PIL.Image", "Image"):
             picture = cast("PIL.Image.Image", image)
             _check_pixels(picture.height, picture.width, name)
-            return picture_to_grey(loaded_picture(picture, name), name, bits)
+            return picture_to_pixels(loaded_picture(picture, name), name, bits)
         if is_a(image, "pydicom", "Dataset"):
             return _from_dicom(cast("pydicom.Dataset", image), name)
     raise ImageReadError(
@@ -162,7 +198,7 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int] | None = None)
     with _explained(name), _open(path, name) as file:
         head = file.read(256)
         if is_dicom(head):
-            mask = mask_of_grey(_from_dicom(read_dicom(file, name), name), name)
+            mask = mask_of_grey(unit_scale(_from_dicom(read_dicom(file, name), name)), name)
         else:
             mask = mask_of_picture(_decode_picture(file, head, name), name)
     if size is not None and mask.shape != tuple(size):
@@ -222,12 +258,13 @@ def is_sixteen_bit(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height width"]) -> None:
-    """Write a mask as PNG, 0 and 255. The file appears complete or not at all.
+def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height width"], *, sync: bool = True) -> None:
+    """Write a mask as PNG of 1 bit, black and white. The file appears complete or not at all.
 
     Args:
         path: The PNG file; its folder is made if need be.
         mask: True inside the mask.
+        sync: Wait until it is on the disk; see `replace_file`.
 
     Raises:
         ImageReadError: If `mask` is not a bool array with two axes.
@@ -238,7 +275,8 @@ def write_mask(path: str | os.PathLike[str], mask: Bool[np.ndarray, "height widt
             f"A mask is a bool array [height, width], not {mask.dtype} {list(mask.shape)}. Cut probabilities "
             f"first: `probability >= 0.5`."
         )
-    _write_png(user_path(path), mask.astype(np.uint8) * np.uint8(255))
+    with replace_file(user_path(path), sync=sync) as draft:
+        draft.write_bytes(encode_mask(mask))
 
 
 def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
@@ -252,14 +290,12 @@ def write_image(path: str | os.PathLike[str], image: ImageLike) -> None:
         ImageReadError: If `image` is not what `read_image` reads.
         OSError: If the folder cannot be made or the disk is full.
     """
-    _write_png(user_path(path), np.rint(read_image(image) * 255).astype(np.uint8))
-
-
-def _write_png(path: Path, pixels: Numbers) -> None:
     from PIL import Image
 
-    with replace_file(path) as draft:
-        Image.fromarray(pixels).save(draft, format="PNG")
+    pixels = read_pixels(image)
+    eight_bits = pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
+    with replace_file(user_path(path)) as draft:
+        Image.fromarray(eight_bits).save(draft, format="PNG")
 
 
 def _name(image: object) -> str:
@@ -336,11 +372,11 @@ def _check_pixels(height: int, width: int, name: str) -> None:
         )
 
 
-def _from_file(file: File, name: str, bits: int | None) -> Grey:
+def _from_file(file: File, name: str, bits: int | None) -> Pixels:
     head = file.read(256)
     if is_dicom(head):
         return _from_dicom(read_dicom(file, name), name)
-    return picture_to_grey(_decode_picture(file, head, name), name, bits)
+    return picture_to_pixels(_decode_picture(file, head, name), name, bits)
 
 
 def _decode_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
@@ -366,9 +402,9 @@ def _decode_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
     return upright
 
 
-def _from_dicom(dataset: pydicom.Dataset, name: str) -> Grey:
+def _from_dicom(dataset: pydicom.Dataset, name: str) -> Pixels:
     _check_pixels(*dicom_size(dataset, name), name)
-    return array_to_grey(dicom_array(dataset, name), name)
+    return array_to_pixels(dicom_array(dataset, name), name)
 
 
 def _open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
 from covidcxr.errors import ImageReadError
-from covidcxr.io.pixels import is_white_zero, picture_to_grey
+from covidcxr.io.pixels import is_white_zero, picture_to_pixels, unit_scale
 
 if TYPE_CHECKING:
     import PIL.Image
 
-__all__ = ["mask_of_grey", "mask_of_picture"]
+__all__ = ["encode_mask", "mask_of_grey", "mask_of_picture"]
 
 Mask: TypeAlias = Bool[np.ndarray, "height width"]
 Numbers: TypeAlias = Shaped[np.ndarray, "height width"]
@@ -21,6 +23,27 @@ Numbers: TypeAlias = Shaped[np.ndarray, "height width"]
 _GREY = 25  # by how much red, green and blue of a grey may differ, of 255
 _CURE = "Save masks as 8-bit grey: 0 = not set, 255 = set."
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """Return a mask as the content of a PNG file of 1 bit a pixel: several times as fast as Pillow and OpenCV do it.
+
+    Args:
+        mask: True inside the mask, which becomes white.
+
+    Returns:
+        The file.
+    """
+    bits = np.packbits(mask, axis=1)
+    lines = np.zeros((len(bits), bits.shape[1] + 1), np.uint8)  # each begins with its filter: 0 = none
+    lines[:, 1:] = bits
+    header = struct.pack(">IIBBBBB", mask.shape[1], mask.shape[0], 1, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(lines, 3), b"IEND": b""}
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def mask_of_picture(picture: PIL.Image.Image, name: str) -> Mask:
@@ -40,7 +63,7 @@ def mask_of_picture(picture: PIL.Image.Image, name: str) -> Mask:
         grey = _unit_range(np.asarray(picture), name)
         return mask_of_grey(1 - grey if is_white_zero(picture) else grey, name)
     if picture.mode in ("1", "L") and not picture.has_transparency_data:
-        return mask_of_grey(picture_to_grey(picture, name), name)
+        return mask_of_grey(unit_scale(picture_to_pixels(picture, name)), name)
     background = np.asarray(picture) == 0 if picture.mode == "P" else None
     if background is not None and background.all():
         return np.zeros(background.shape, bool)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 
 from covidcxr.errors import ConfigError, ImageReadError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 __all__ = [
-    "array_to_grey",
+    "array_to_pixels",
     "check_bits",
     "held_bits",
     "held_bits_in_words",
@@ -23,10 +23,12 @@ __all__ = [
     "is_single_image",
     "is_white_zero",
     "loaded_picture",
-    "picture_to_grey",
+    "picture_to_pixels",
+    "unit_scale",
 ]
 
 Grey: TypeAlias = Float[np.ndarray, "height width"]
+Pixels: TypeAlias = UInt8[np.ndarray, "height width"] | Grey
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
@@ -81,7 +83,19 @@ def check_bits(bits: int | None) -> None:
         raise ConfigError(f"bits must be 8 to 16, or null where the type of the numbers tells; it is {bits!r}.")
 
 
-def picture_to_grey(image: PIL.Image.Image, name: str, bits: int | None = None) -> Grey:
+def unit_scale(pixels: Pixels) -> Grey:
+    """Bring a grey image to [0, 1].
+
+    Args:
+        pixels: 8 bits, or in [0, 1] already.
+
+    Returns:
+        Float32 in [0, 1]; floats come back as they are.
+    """
+    return np.divide(pixels, 255, dtype=np.float32) if pixels.dtype == np.uint8 else cast(Grey, pixels)
+
+
+def picture_to_pixels(image: PIL.Image.Image, name: str, bits: int | None = None) -> Pixels:
     """Bring a decoded picture to grey.
 
     Args:
@@ -90,7 +104,7 @@ def picture_to_grey(image: PIL.Image.Image, name: str, bits: int | None = None) 
         bits: Bits of the numbers where their type does not tell; see `read_image`.
 
     Returns:
-        Float32 in [0, 1], 0 = black.
+        0 = black; 8 bits where the picture has no more and is not transparent, else float32 in [0, 1].
 
     Raises:
         ImageReadError: If its numbers are of an unknown scale.
@@ -99,10 +113,8 @@ def picture_to_grey(image: PIL.Image.Image, name: str, bits: int | None = None) 
         return _deep_to_grey(image, name, bits)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        grey: Grey = array_to_grey(np.asarray(image.convert("L")), name)
-        grey *= array_to_grey(np.asarray(image.getchannel("A")), name)
-        return grey
-    return array_to_grey(np.asarray(image if image.mode in ("1", "L") else image.convert("L")), name)
+        return unit_scale(np.asarray(image.convert("L"))) * unit_scale(np.asarray(image.getchannel("A")))
+    return np.array(image if image.mode == "L" else image.convert("L"))
 
 
 def loaded_picture(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
@@ -148,7 +160,7 @@ def _deep_to_grey(image: PIL.Image.Image, name: str, bits: int | None) -> Grey:
     tags = getattr(image, "tag_v2", {})
     if tags.get(_BITS_PER_SAMPLE) == (12,):
         pixels = np.divide(pixels, 4095, dtype=np.float32)
-    grey = array_to_grey(pixels, name, bits)
+    grey = unit_scale(array_to_pixels(pixels, name, bits))
     if is_white_zero(image):  # Pillow inverts only up to 8 bits
         grey = 1 - grey
     if isinstance(key := image.info.get("transparency"), int):
@@ -156,7 +168,7 @@ def _deep_to_grey(image: PIL.Image.Image, name: str, bits: int | None) -> Grey:
     return grey
 
 
-def array_to_grey(array: Numbers, name: str, bits: int | None = None) -> Grey:
+def array_to_pixels(array: Numbers, name: str, bits: int | None = None) -> Pixels:
     """Bring an array to grey.
 
     Args:
@@ -167,7 +179,7 @@ def array_to_grey(array: Numbers, name: str, bits: int | None = None) -> Grey:
         bits: Bits of the numbers where their type does not tell; see `read_image`.
 
     Returns:
-        A new float32 array [height, width] in [0, 1], 0 = black.
+        A new array [height, width], 0 = black: 8 bits of 8 bits, else float32 in [0, 1].
 
     Raises:
         ImageReadError: If it is no image, or its numbers are of an unknown scale.
@@ -185,7 +197,9 @@ def array_to_grey(array: Numbers, name: str, bits: int | None = None) -> Grey:
     if array.ndim == 3 and array.dtype == np.uint8:
         from PIL import Image
 
-        return picture_to_grey(Image.fromarray(np.ascontiguousarray(array)), name)  # rounds as it does for a file
+        return picture_to_pixels(Image.fromarray(np.ascontiguousarray(array)), name)  # rounds as it does for a file
+    if array.dtype == np.uint8:
+        return array.copy()
     array = _unit_scaled(array, name, bits)
     if array.ndim == 3:
         alpha = array[..., 3] if array.shape[-1] == 4 else 1

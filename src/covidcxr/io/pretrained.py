@@ -189,14 +189,15 @@ def _check_size(data: Any, levels: int) -> None:
             _check_size(part, levels - 1)
 
 
-def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
+def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any], *, sync: bool = True) -> None:
     """Write an object or a list as indented JSON; the file appears complete or not at all.
 
     Args:
         path: The file.
         data: JSON values; NaN and infinities become null.
+        sync: Wait until it is on the disk; see `replace_file`.
     """
-    with replace_file(path) as temporary:
+    with replace_file(path, sync=sync) as temporary:
         temporary.write_text(json_text(data, indent=2) + "\n", encoding="utf-8")
 
 

@@ -12,17 +12,19 @@ from typing import Self, TypeAlias, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.io import pretrained
-from covidcxr.models.base import CXRModel
+from covidcxr.models.base import CXRModel, calibrate_logits, check_images, inference
 from covidcxr.networks import build_network
 from covidcxr.networks.build import limited_memory
+from covidcxr.networks.fused import FusedNetwork
 from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, normalize, resize_image, resize_mask
 from covidcxr.transforms.preprocess import Preprocess
+from covidcxr.transforms.pyramid import ImagePyramid, Pixels, fit_mask
 from covidcxr.types import Fit, Region
 from covidcxr.utils.plain import user_path
 
@@ -77,6 +79,7 @@ class NetworkModel(CXRModel, ABC):
         network = build_network(config, pretrained_backbone=pretrained_backbone)
         # In single precision whatever torch's default is now; channels last is up to twice as fast on CPUs.
         self.network = network.float().to(memory_format=torch.channels_last)
+        self._fused = FusedNetwork()
         for name in ("mean", "std"):
             # Not persistent: config.json is the one place that says them.
             self.register_buffer(name, self._by_channel(name), persistent=False)
@@ -152,6 +155,29 @@ class NetworkModel(CXRModel, ABC):
         """
         return cast(Tensor, self.network(self.preprocess(image, lung_mask)))
 
+    def calibrated_logits(self, image: Tensor, lung_mask: Tensor | None) -> Tensor:
+        """Compute logits divided by the temperature, without gradients; see `CXRModel.calibrated_logits`.
+
+        Args:
+            image: Grey images [batch, 1, height, width] in [0, 1].
+            lung_mask: Lungs, 0 or 1, of the same shape; needed where the model `needs_lungs`.
+
+        Returns:
+            Logits in float32; NaN where they are infinite.
+
+        Raises:
+            ConfigError: If the images are not [batch, 1, H, W] in [0, 1].
+        """
+        check_images(image)
+        with inference(self):
+            logits = self.fast_network()(self.preprocess(image, lung_mask))
+        return calibrate_logits(logits, self.config.temperature)
+
+    def fast_network(self) -> nn.Module:
+        """Return the network, or the copy of it that computes the same faster; call it in evaluation mode only."""
+        settings = self.config.preprocess
+        return self._fused.of(self.network, (settings.channels, *settings.image_size))
+
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: pretrained.StoredDtype = "float32") -> Path:
         """Write `config.json` and `model.safetensors`.
 
@@ -202,7 +228,7 @@ class NetworkModel(CXRModel, ABC):
 
 def resize_images(
     model: NetworkModel,
-    images: Sequence[Float[np.ndarray, "_ _"]],
+    images: Sequence[Pixels | ImagePyramid],
     masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
     resized: ResizedImages | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -210,7 +236,7 @@ def resize_images(
 
     Args:
         model: Its preprocessing says size, fit and region.
-        images: Grey images [height, width] in [0, 1].
+        images: Grey images [height, width], 8 bits or in [0, 1]. Models of several sizes share the halves of a pyramid.
         masks: Of each image, by mask class, at the image's size; may be empty where the region is "full".
         resized: These very images as earlier calls resized them; what is new is added.
 
@@ -224,16 +250,17 @@ def resize_images(
     size, fit = settings.image_size, settings.fit
     resized = {} if resized is None else resized
     if (size, fit) not in resized:
-        resized[size, fit] = torch.cat(
-            [resize_image(torch.from_numpy(image)[None, None], size, fit) for image in images]
-        )
+        pyramids = (image if isinstance(image, ImagePyramid) else ImagePyramid(image) for image in images)
+        resized[size, fit] = _as_batch([pyramid.fit(size, fit) for pyramid in pyramids])
     batch = resized[size, fit].to(model.mean.device)
     if settings.region == "full":
         return batch, None
-    # torch turns bytes into floats seven times as fast as it does booleans.
-    lungs = [torch.from_numpy(lungs_of(known, settings.region).view(np.uint8))[None, None].float() for known in masks]
-    seen = torch.cat([resize_mask(mask, size, fit) for mask in lungs])
-    return batch, seen.to(model.mean.device)
+    lungs = [fit_mask(lungs_of(known, settings.region), size, fit) for known in masks]
+    return batch, _as_batch(lungs).to(model.mean.device)
+
+
+def _as_batch(planes: Sequence[Shaped[np.ndarray, "_ _"]]) -> Float[Tensor, "batch 1 height width"]:
+    return torch.from_numpy(np.stack(planes)[:, None].astype(np.float32, copy=False))
 
 
 def lungs_of(masks: Mapping[str, Bool[np.ndarray, "height width"]], region: Region) -> Bool[np.ndarray, "height width"]:

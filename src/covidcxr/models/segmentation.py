@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeAlias, cast, final
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from covidcxr.models.base import calibrate_logits, check_images, inference
 from covidcxr.models.network import NetworkModel
 from covidcxr.networks.segmentation import forward_segmenters, merge_encoders
 from covidcxr.transforms.geometry import LUNG_CLASSES, restore_map
+from covidcxr.transforms.pyramid import restore_mask
 from covidcxr.types import TaskName
 
 __all__ = ["SegmentationModel"]
@@ -98,7 +98,7 @@ class SegmentationModel(NetworkModel):
         """
         check_images(image)
         with inference(self, other):
-            both = forward_segmenters(self.network, other.network, self.preprocess(image))
+            both = forward_segmenters(self.fast_network(), other.fast_network(), self.preprocess(image))
         a, b = (
             calibrate_logits(logits, model.config.temperature).sigmoid()
             for logits, model in zip(both, (self, other), strict=True)
@@ -129,11 +129,10 @@ class SegmentationModel(NetworkModel):
                     kept = clean(raw)
                     plane[raw & ~kept] = 0.0
                     plane[kept & ~raw] = 1.0
-            planes = zip(self.config.classes, torch.from_numpy(values), self.thresholds(), strict=True)
-            masks.append(  # class by class: a map of a large image takes 4 bytes a pixel
+            planes = zip(self.config.classes, values, self.thresholds(), strict=True)
+            masks.append(
                 {
-                    name: restore_map(plane[None, None], (size[0], size[1]), self.config.preprocess.fit)[0, 0].numpy()
-                    >= threshold
+                    name: restore_mask(plane, threshold, (size[0], size[1]), self.config.preprocess.fit)
                     for name, plane, threshold in planes
                 }
             )

@@ -6,22 +6,23 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from covidcxr.errors import ImageReadError
-from covidcxr.io.image import file_content, read_image
+from covidcxr.io.image import file_content, read_pixels
 from covidcxr.models import Classifier
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image, depth_reason
 from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
+from covidcxr.transforms.pyramid import ImagePyramid, Pixels
 from covidcxr.types import ImageLike
 
 __all__ = ["Case", "Masks", "coarse", "hold_content", "merge_masks", "one_by_one", "read_case", "try_to_read"]
 
-Image: TypeAlias = Float[np.ndarray, "height width"]
 Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
 
 
@@ -31,8 +32,8 @@ class Case:
 
     Attributes:
         image_id: The image's path or number, as given.
-        image: Grey, in [0, 1], as it was read.
-        pixels: The same upright, whatever the view check corrected.
+        image: Grey, as it was read.
+        upright: The same upright, whatever the view check corrected, for networks of any size.
         orientation: How the image lies.
         masks: What is known of its masks, by mask class; upright.
         reasons: Why there is no label.
@@ -49,13 +50,26 @@ class Case:
     """
 
     image_id: str
-    image: Image
-    pixels: Image = field(init=False)
+    image: Pixels
+    upright: ImagePyramid = field(init=False)
     orientation: Orientation = UPRIGHT
     masks: Masks = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     probabilities: dict[str, float] = field(default_factory=dict)
     label: str | None = None
+
+    def __post_init__(self) -> None:
+        self.upright = ImagePyramid(self.image)
+
+    def turn_upright(self, orientation: Orientation) -> None:
+        """Correct how the image lies.
+
+        Args:
+            orientation: How it lies.
+        """
+        self.orientation = orientation
+        if orientation != UPRIGHT:
+            self.upright = ImagePyramid(orientation.correct(self.image))
 
     def to_prediction(self, classifier: Classifier | None, interval: InfectionInterval | None) -> Prediction:
         """Return the result, with masks that lie as the image was given.
@@ -101,7 +115,7 @@ def read_case(image: ImageLike, number: int = 0, bits: int | None = None) -> Cas
     Raises:
         ImageReadError: If it cannot be read.
     """
-    return Case(_image_id(image, number), read_image(image, bits=bits))
+    return Case(_image_id(image, number), read_pixels(image, bits=bits))
 
 
 def hold_content(image: ImageLike) -> ImageLike:
@@ -174,7 +188,7 @@ def merge_masks(predicted: Masks, known: Masks) -> Masks:
     merged = predicted | known
     lungs = [known[name] for name in LUNG_CLASSES if name in known]
     if lungs and "infection" in predicted and "infection" not in known:
-        merged["infection"] = predicted["infection"] & np.logical_or.reduce(lungs)
+        merged["infection"] = predicted["infection"] & reduce(np.logical_or, lungs)
     return merged
 
 

@@ -6,12 +6,13 @@ import json
 import os
 import sys
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from covidcxr.data.files import IMAGE_SUFFIXES
@@ -23,7 +24,7 @@ from covidcxr.page import STYLE, load_template
 from covidcxr.pipeline.batches import BATCH_IMAGES
 from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.pipeline.prediction import FailedPrediction, Prediction, in_words
+from covidcxr.pipeline.prediction import FailedPrediction, OverlayFormat, Prediction, in_words
 from covidcxr.pipeline.severity import interval_in_words
 from covidcxr.transforms.overlay import mask_colors
 from covidcxr.utils.plain import json_text, user_path
@@ -127,15 +128,18 @@ def predict_folder(
     num_workers: int = 2,
     device: str = "cpu",
     bits: int | None = None,
+    overlays: OverlayFormat | None = "jpg",
+    masks: bool = True,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Predict for images and write the results into a folder, which belongs to this run.
 
-    Writes `films/NAME.json`, `.overlay.png` and a `.MASK.png` a mask class for each image, `predictions.jsonl` (a line
-    an image), `summary.json`, and `index.html`, the contact sheet. It can be interrupted at any moment: results of a
-    batch are on the disk before the next batch begins, and the same call goes on where it stopped. Images that failed
-    are tried again.
+    Writes `films/NAME.json`, `.overlay.jpg` and a `.MASK.png` a mask class for each image, `predictions.jsonl` (a line
+    an image), `summary.json`, and `index.html`, the contact sheet. It can be interrupted at any moment, and the same
+    call goes on where it stopped: a batch is written while the next one is computed, and its lines are on the disk
+    before the one after that begins. A line tells the sizes of its image's files; where one of them is missing or cut
+    short, say by a power failure, the image is predicted again. Images that failed are tried again.
 
     Args:
         paths: Images, or folders that are searched for images.
@@ -146,6 +150,8 @@ def predict_folder(
         num_workers: Data-loader threads.
         device: Where the models run.
         bits: Bits of numbers whose type does not tell, 8 to 16; see `read_image`.
+        overlays: Format of the overlays, as of `Prediction.save`; None = none.
+        masks: Write the masks.
         overwrite: Remove what an earlier run wrote into the folder, and start over.
         progress: Show a progress bar on standard error.
 
@@ -162,9 +168,18 @@ def predict_folder(
         raise ConfigError(f"No images found in {', '.join(map(str, paths))} (looked for {_suffixes()}).")
     pipeline = load_pipeline(model, device)
     settings = {"command": "predict", "model": fingerprint(pipeline), "images": digest_images(images), "bits": bits}
-    pictures = [f"films/*.{ending}" for ending in ("json", "overlay.png", *(f"{m}.png" for m in pipeline.mask_classes))]
+    settings |= {} if overlays == "jpg" else {"overlays": overlays or "none"}  # a run of an earlier release goes on
+    settings |= {} if masks else {"masks": False}
+    endings = (
+        "json",
+        *(f"overlay.{kind}" for kind in get_args(OverlayFormat)),
+        *(f"{name}.png" for name in pipeline.mask_classes),
+    )
+    pictures = [f"films/*.{ending}" for ending in endings]
     with run_folder(out, settings, [_LINES, _SUMMARY, _PAGE, *pictures], overwrite=overwrite) as target:
-        entries = _Run(pipeline, target, images, batch_size, num_workers, bits).go(progress)
+        reading = {"batch_size": batch_size, "num_workers": num_workers, "bits": bits}
+        run = _Run(pipeline, target, images, reading, {"overlay": overlays, "masks": masks})
+        entries = run.go(progress)
         summary = _summary(entries, left_out, target)
         write_sheet(target / _PAGE, entries, summary)
         write_json(target / _SUMMARY, summary)
@@ -199,12 +214,11 @@ class _Run:
         pipeline: Pipeline,
         target: Path,
         images: Sequence[tuple[Path, str]],
-        batch_size: int,
-        num_workers: int,
-        bits: int | None,
+        reading: dict[str, Any],
+        saving: dict[str, Any],
     ) -> None:
         self._pipeline, self._target, self._images = pipeline, target, images
-        self._settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "bits": bits}
+        self._reading, self._saving = reading, saving
         self._lines = target / _LINES
 
     def go(self, progress: bool) -> list[dict[str, Any]]:
@@ -229,8 +243,17 @@ class _Run:
         return list(ordered.values())
 
     def _is_whole(self, name: str, entry: dict[str, Any] | None) -> bool:
-        """Whether an image was answered, and its files are there: the JSON file is written last."""
-        return entry is not None and "error" not in entry and (self._target / "films" / f"{name}.json").is_file()
+        """Whether an image was answered, and its files are there in their sizes; 0.1.0 wrote the JSON file last."""
+        if entry is None or "error" in entry:
+            return False
+        stem = os.fspath(self._target / "films" / name)
+        sizes: dict[str, int | None] = entry.get("files") or {"json": None}
+        try:
+            return all(
+                Path(f"{stem}.{ending}").stat().st_size == size or size is None for ending, size in sizes.items()
+            )
+        except OSError:
+            return False
 
     def _rewrite(self, entries: dict[str, dict[str, Any]]) -> None:
         """Write lines anew, unless the file holds just these."""
@@ -240,30 +263,54 @@ class _Run:
                 draft.write_bytes(content)
 
     def _answer(self, images: Sequence[tuple[Path, str]]) -> Iterator[dict[str, Any]]:
-        """Predict for images; the lines of a batch are on the disk before the next one begins."""
+        """Predict for images; a batch is written while the next one is computed, and no more than one waits."""
         names = iter([name for _, name in images])
-        for batch in self._pipeline.predict_batches([path for path, _ in images], **self._settings):
-            lines = []
-            while batch:  # each goes when it is written
-                lines.append(json_text(self._save(next(names), batch.pop(0))) + "\n")
-            with self._lines.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            yield from map(json.loads, lines)
+        with ThreadPoolExecutor(1) as writer:
+            writing: Future[list[str]] | None = None
+            for batch in self._pipeline.predict_batches([path for path, _ in images], **self._reading):
+                named = deque((next(names), prediction) for prediction in batch)
+                batch.clear()
+                if writing is not None:
+                    yield from map(json.loads, writing.result())
+                writing = writer.submit(self._write, named)
+                del named
+            if writing is not None:
+                yield from map(json.loads, writing.result())
+
+    def _write(self, predictions: deque[tuple[str, Prediction | FailedPrediction]]) -> list[str]:
+        """Write the files of a batch, then its lines, which are on the disk when they are returned."""
+        lines = []
+        while predictions:  # each goes when it is written
+            lines.append(json_text(self._save(*predictions.popleft())) + "\n")
+        with self._lines.open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        return lines
 
     def _save(self, name: str, prediction: Prediction | FailedPrediction) -> dict[str, Any]:
         """Write the files of an image, and return its line."""
         if isinstance(prediction, Prediction):
             try:
                 place = path_inside(self._target / "films", name)
-                prediction.save(place.parent, place.name)
+                prediction.save(place.parent, place.name, sync=False, **self._saving)
+                sizes = {ending: Path(f"{place}.{ending}").stat().st_size for ending in self._endings(prediction)}
             except (ConfigError, OSError) as error:  # a name too long for this disk must not cost the other images
                 if fails_everywhere(error):
                     raise
                 words = f"The prediction cannot be written: {error}"
                 return {"name": name, "error": words, "kind": type(error).__name__}
+            return {"name": name, **prediction.to_dict(), "files": sizes}
         return {"name": name, **prediction.to_dict()}
+
+    def _endings(self, prediction: Prediction) -> list[str]:
+        """What `Prediction.save` writes of an image."""
+        overlay = self._saving["overlay"]
+        return [
+            *(f"{name}.png" for name in (prediction.masks if self._saving["masks"] else ())),
+            *([f"overlay.{overlay}"] if overlay else []),
+            "json",
+        ]
 
 
 def _read_lines(path: Path) -> dict[str, dict[str, Any]]:
@@ -358,10 +405,11 @@ def _card(entry: dict[str, Any]) -> dict[str, Any]:
     """Return what the contact sheet shows of a prediction."""
     areas = [] if entry["lung_fraction"] is None else [f"lungs {entry['lung_fraction']:.0%} of the image"]
     shares = entry["finding_fractions"].items()
+    overlays = [ending for ending in entry.get("files", ["overlay.png"]) if ending.startswith("overlay.")]
     undecided = _SHOWN["cannot say"] if entry["probabilities"] or entry["reasons"] else ""
     return {
         "name": entry["name"],
-        "picture": quote(f"films/{entry['name']}.overlay.png"),
+        "picture": quote(f"films/{entry['name']}.{overlays[0]}") if overlays else None,
         "label": entry["label"],
         "result": entry["label"] or undecided,
         "probabilities": {name: value for name, value in entry["probabilities"].items() if value is not None},

@@ -247,13 +247,12 @@ class Pipeline(ShowsParts):
     def _check_views(self, cases: Sequence[Case], given: Masks) -> None:
         """Reject what is no frontal chest radiograph, and turn the others upright with their given masks."""
         if self.gate is not None:
-            for case, view in zip(cases, check_views(self.gate, [case.image for case in cases]), strict=True):
+            for case, view in zip(cases, check_views(self.gate, [case.upright for case in cases]), strict=True):
                 if not view.reasons:
-                    case.orientation = view.orientation
+                    case.turn_upright(view.orientation)
                 elif not given:  # else somebody has looked at the image
                     case.reasons = view.reasons
         for case in cases:
-            case.pixels = case.orientation.correct(case.image)
             case.masks = case.orientation.correct_masks(given)
 
     def _segment(self, cases: Sequence[Case], resized: ResizedImages) -> None:
@@ -261,8 +260,8 @@ class Pipeline(ShowsParts):
         lungs, findings = self.lung_segmenter, self.infection_segmenter
         lung_maps = finding_maps = None
         if lungs is not None and findings is not None and lungs.shares_encoder(findings):
-            pixels = [case.pixels for case in cases]
-            lung_maps, finding_maps = lungs.predict_resized_with(findings, resize_images(lungs, pixels, (), resized)[0])
+            images = [case.upright for case in cases]
+            lung_maps, finding_maps = lungs.predict_resized_with(findings, resize_images(lungs, images, (), resized)[0])
         if lungs is not None:
             self._add_masks("lung_segmenter", lungs, cases, lung_maps, resized)
         with_lungs = [case for case in cases if not_finite("lung_segmenter") not in case.reasons]
@@ -275,12 +274,12 @@ class Pipeline(ShowsParts):
         self, part: str, model: SegmentationModel, cases: Sequence[Case], maps: Tensor | None, resized: ResizedImages
     ) -> None:
         """Predict the masks of one segmenter, by its `maps` where they are there; a map that is not finite is none."""
-        pixels = [case.pixels for case in cases]
+        images = [case.upright for case in cases]
         if maps is None:
-            maps = model.predict_resized(*resize_images(model, pixels, [case.masks for case in cases], resized))
+            maps = model.predict_resized(*resize_images(model, images, [case.masks for case in cases], resized))
         finite = maps.isfinite().flatten(1).all(1).tolist()
         clean = self.postprocess if part == "lung_segmenter" else None
-        predicted = model.masks_of(maps, [image.shape for image in pixels], clean)
+        predicted = model.masks_of(maps, [image.image.shape for image in images], clean)
         for case, masks, is_finite in zip(cases, predicted, finite, strict=True):
             if not is_finite and masks.keys() - case.masks.keys():
                 case.reasons += (not_finite(part),)
@@ -302,9 +301,9 @@ class Pipeline(ShowsParts):
         # Lungs that the infection segmenter draws besides are a mask like any other: they cut no image.
         lungs = () if self.lung_segmenter is None else self.lung_segmenter.config.classes
         masks = [{name: case.masks[name] for name in lungs if name in case.masks} for case in seen]
-        pixels = [case.pixels for case in seen]
+        images = [case.upright for case in seen]
         known = resized if len(seen) == len(cases) else {}
-        members = [member.predict(*resize_images(member, pixels, masks, known)) for member in model.members]
+        members = [member.predict(*resize_images(member, images, masks, known)) for member in model.members]
         for case, row in zip(seen, model.combine(members).tolist(), strict=True):
             probabilities = dict(zip(model.config.classes, row, strict=True))
             case.label, undecided = model.answer(probabilities)

@@ -11,18 +11,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float
-
 from covidcxr.errors import ConfigError
 from covidcxr.models import ClassificationModel
 from covidcxr.models.base import not_finite
 from covidcxr.models.network import resize_images
 from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.pyramid import ImagePyramid, Pixels
 
 __all__ = ["ViewCheck", "check_view_model", "check_views", "view_in_words"]
 
-Image = Float[np.ndarray, "height width"]
+Image = Pixels | ImagePyramid
 
 _WORDS = {
     NOT_A_FRONTAL_IMAGE: "This does not look like a frontal chest radiograph.",
@@ -77,7 +75,7 @@ def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[Vie
 
     Args:
         model: The view check's classifier; see `check_view_model`.
-        images: Grey images [height, width] in [0, 1], of any sizes.
+        images: Grey images [height, width], 8 bits or in [0, 1], of any sizes.
 
     Returns:
         One result an image, in their order.
@@ -94,7 +92,8 @@ def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[Vie
         else:
             checks.append(ViewCheck(ORIENTATIONS[best], _reasons(ORIENTATIONS[best])))
             askew[number] = probabilities
-    corrected = [checks[number].orientation.correct(images[number]) for number in askew]
+    given = ((images[number], checks[number].orientation) for number in askew)
+    corrected = [way.correct(image.image if isinstance(image, ImagePyramid) else image) for image, way in given]
     for (number, before), after in zip(askew.items(), _classify(model, corrected), strict=True):
         orientation = checks[number].orientation
         if not _finite(after):

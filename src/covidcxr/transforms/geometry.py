@@ -359,27 +359,27 @@ class Orientation:
         """What is wrong, each by itself: "inverted", "turned-90"; empty = upright."""
         return ("inverted",) * self.inverted + (f"turned-{90 * self.turns}",) * bool(self.turns)
 
-    def lay(self, image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "new_height new_width"]:
+    def lay(self, image: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "new_height new_width"]:
         """Turn and invert an upright image so that it lies like this.
 
         Args:
-            image: Grey, in [0, 1].
+            image: Grey, 8 bits or in [0, 1].
 
         Returns:
             The image as it lies.
         """
-        return np.ascontiguousarray(self.turn(1 - image if self.inverted else image))
+        return np.ascontiguousarray(self.turn(_invert(image) if self.inverted else image))
 
-    def correct(self, image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "new_height new_width"]:
+    def correct(self, image: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "new_height new_width"]:
         """Make an image that lies like this upright again.
 
         Args:
-            image: Grey, in [0, 1].
+            image: Grey, 8 bits or in [0, 1].
 
         Returns:
             The upright image.
         """
-        return np.ascontiguousarray(self.turn_back(1 - image if self.inverted else image))
+        return np.ascontiguousarray(self.turn_back(_invert(image) if self.inverted else image))
 
     def turn(self, plane: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "new_height new_width"]:
         """Turn a mask or map of the upright image so that it fits the image as it lies.
@@ -424,6 +424,10 @@ class Orientation:
             The turned masks.
         """
         return {name: np.ascontiguousarray(self.turn_back(mask)) for name, mask in masks.items()}
+
+
+def _invert(image: Shaped[np.ndarray, "_ _"]) -> Shaped[np.ndarray, "_ _"]:
+    return np.asarray((255 if image.dtype == np.uint8 else 1) - image)
 
 
 UPRIGHT = Orientation()

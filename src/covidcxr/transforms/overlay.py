@@ -83,13 +83,18 @@ def draw_overlay(
     """
     import cv2
 
-    picture = np.repeat(image[..., None], 3, axis=2)
+    picture = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2RGB)
     thickness = max(1, round(max(image.shape) / 300))
     colors = mask_colors(masks)
     for mask_class, mask in masks.items():
         color = colors[mask_class]
+        plane = np.ascontiguousarray(mask).view(np.uint8)
         if mask_class not in LUNG_CLASSES:
-            picture[mask] = (0.7 * picture[mask] + 0.3 * np.array(color, dtype=np.uint8)).astype(np.uint8)
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            left, top, width, height = cv2.boundingRect(plane)
+            box = (slice(top, top + height), slice(left, left + width))
+            if width:
+                tinted = cv2.addWeighted(picture[box], 0.7, np.full_like(picture[box], color), 0.3, 0)
+                picture[box] = cv2.copyTo(tinted, plane[box], picture[box].copy())
+        outlines, _ = cv2.findContours(plane, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(picture, outlines, -1, color, thickness, cv2.LINE_AA)
     return picture
