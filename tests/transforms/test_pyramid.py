@@ -24,11 +24,11 @@ def drawn(size: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize("size", [(64, 64), (90, 50), (301, 403), (20, 700)])
+@pytest.mark.parametrize("size", [(64, 64), (90, 50), (301, 403), (30, 700)])
 def test_without_halving_it_is_the_resizing_of_tensors(size: tuple[int, int], fit: Fit) -> None:
-    image = drawn((512, 512))[: size[0], : size[1]].copy() if max(size) <= 512 else drawn((32, 700))[:20]
+    image = np.tile(drawn((320, 320)), (2, 3))[: size[0], : size[1]].copy()
     for given in (image, image / np.float32(255)):
-        np.testing.assert_allclose(ImagePyramid(given).fit((64, 80), fit), exact(given, (64, 80), fit), atol=2e-6)
+        np.testing.assert_allclose(ImagePyramid(given).fit((64, 96), fit), exact(given, (64, 96), fit), atol=2e-6)
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -50,8 +50,8 @@ def test_the_halves_are_shared_and_the_size_of_others_changes_nothing() -> None:
 
 
 def test_an_image_of_the_size_comes_back_to_the_bit() -> None:
-    image = drawn((64, 48))
-    fitted = ImagePyramid(image).fit((64, 48))
+    image = drawn((96, 64))
+    fitted = ImagePyramid(image).fit((96, 64))
     assert np.array_equal(np.rint(fitted * 255).astype(np.uint8), image)
     fitted[:] = 0
     assert image.any()

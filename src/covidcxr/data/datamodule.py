@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.curation.integrity import depth_remark
-from covidcxr.data.dataset import CXRDataset, open_image
+from covidcxr.data.dataset import CXRDataset, open_pixels
 from covidcxr.data.records import Record, count_by
 from covidcxr.data.sampler import (
     Balance,
@@ -332,7 +332,7 @@ class CXRDataModule(Collection, LightningDataModule):
             augment=self.augment if trains else None,
             cache=self.cache,
             # Not a method where it can be helped: each worker process would get a copy of self.
-            read=self.load_image if has_own_reader(self) else partial(open_image, bits=self.bits),
+            read=self.load_image if has_own_reader(self) else partial(open_pixels, bits=self.bits),
             seed=self.seed,
         )
 

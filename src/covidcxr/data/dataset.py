@@ -15,16 +15,17 @@ from torch.utils.data import Dataset
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
-from covidcxr.io.image import read_image, read_mask
+from covidcxr.io.image import read_mask, read_pixels
+from covidcxr.io.pixels import unit_scale
 from covidcxr.transforms.augment import Augment
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, letterbox_box, resize_image, resize_mask
+from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, letterbox_box
+from covidcxr.transforms.pyramid import ImagePyramid, Pixels, fit_mask
 from covidcxr.types import Fit, Region, Sample
 
 __all__ = ["CXRDataset", "FittedImage", "box_slices", "check_mask_size"]
-__all__ += ["finding_table", "fit_record", "label_numbers", "open_image"]
+__all__ += ["finding_table", "fit_record", "label_numbers", "open_image", "open_pixels"]
 
-_TOLERANCE = 0.05
-"""By how much the aspect ratios of an image and its mask may differ: a small mask was rounded to whole pixels."""
+_TOLERANCE = 0.05  # by which the aspect ratios of an image and its mask may differ: small masks are rounded
 
 
 class FittedImage(NamedTuple):
@@ -69,7 +70,7 @@ class FittedImage(NamedTuple):
 
 def fit_record(
     record: Record,
-    image: Float[np.ndarray, "height width"],
+    image: Pixels,
     size: tuple[int, int],
     fit: Fit,
     mask_classes: Collection[str | None] = (),
@@ -78,7 +79,7 @@ def fit_record(
 
     Args:
         record: What is known of it.
-        image: The image as it was opened, in [0, 1].
+        image: The image as it was opened, 8 bits or in [0, 1].
         size: Height and width of the frame.
         fit: "letterbox" or "stretch".
         mask_classes: The masks wanted; those that the image does not have are left out.
@@ -92,11 +93,11 @@ def fit_record(
     """
     whole = (image.shape[0], image.shape[1])
     cut = image if record.box is None else image[box_slices(record, whole)]
-    fitted = resize_image(torch.from_numpy(cut)[None, None], size, fit)
+    fitted = ImagePyramid(np.ascontiguousarray(cut)).fit(size, fit)
     box = letterbox_box(cut.shape[0], cut.shape[1], size) if fit == "letterbox" else (0, 0, *size)
     masks = {name: _fit_mask(record, name, whole, size, box) for name in record.mask_paths if name in mask_classes}
     masks |= {name: np.zeros(size, np.uint8) for name in record.empty_masks if name in mask_classes}
-    return FittedImage((fitted[0, 0] * 255).round().to(torch.uint8).numpy(), masks, box)
+    return FittedImage(np.rint(fitted * 255).astype(np.uint8), masks, box)
 
 
 def box_slices(record: Record, whole: tuple[int, int]) -> tuple[slice, slice]:
@@ -153,8 +154,7 @@ def _fit_mask(
         mask = mask[box_slices(record, whole)]
     top, left, height, width = box
     frame = np.zeros(size, np.uint8)
-    fitted = resize_mask(torch.from_numpy(mask).float()[None, None], (height, width), "stretch")
-    frame[top : top + height, left : left + width] = fitted[0, 0].numpy()
+    frame[top : top + height, left : left + width] = fit_mask(mask, (height, width), "stretch")
     return frame
 
 
@@ -222,11 +222,21 @@ def open_image(record: Record, bits: int | None = None) -> Float[np.ndarray, "he
 
     Returns:
         Grey, in [0, 1].
-
-    Raises:
-        ImageReadError: If it cannot be read.
     """
-    return read_image(record.image_path, bits=bits)
+    return unit_scale(open_pixels(record, bits))
+
+
+def open_pixels(record: Record, bits: int | None = None) -> Pixels:
+    """Open the file of an image as `open_image` does, but leave 8 bits as they are.
+
+    Args:
+        record: The image.
+        bits: As of `open_image`.
+
+    Returns:
+        Grey, 8 bits or in [0, 1].
+    """
+    return read_pixels(record.image_path, bits=bits)
 
 
 class CXRDataset(Dataset[Sample]):
@@ -249,7 +259,7 @@ class CXRDataset(Dataset[Sample]):
         cache: "memory" keeps every image once it was read, as uint8 at `image_size` and before augmentation. Each
             worker process keeps its own, for as long as it lives.
         copies: How many of the last records are copies of others: then they alone are augmented, alike in all epochs.
-        read: Opens the image of a record, grey in [0, 1]; by default from its `image_path`.
+        read: Opens the image of a record, grey, 8 bits or in [0, 1]; by default from its `image_path`.
         seed: Seeds augmentation, together with the epoch and the index of the image.
 
     Raises:
@@ -283,21 +293,19 @@ class CXRDataset(Dataset[Sample]):
         augment: str | Sequence[Any] | Augment | None = None,
         cache: Literal["memory"] | None = None,
         copies: int = 0,
-        read: Callable[[Record], Float[np.ndarray, "height width"]] | None = None,
+        read: Callable[[Record], Pixels] | None = None,
         seed: int = 0,
     ) -> None:
         self.records = tuple(records)
-        self.classes = tuple(classes)
-        self.mask_classes = tuple(mask_classes)
+        self.classes, self.mask_classes = tuple(classes), tuple(mask_classes)
         self.geometry = PreprocessConfig(image_size=image_size, fit=fit, region=region, lung_dilation=lung_dilation)
         self.augment = augment if augment is None or isinstance(augment, Augment) else Augment(augment)
         if cache not in (None, "memory"):
             raise ConfigError(f'cache must be "memory" or null, not {cache!r}.')
         if not 0 <= copies <= len(self.records):
             raise ConfigError(f"copies must be from 0 to {len(self.records)}, the number of images, not {copies}.")
-        self.copies = copies
-        self.seed = seed
-        self._open = read or open_image
+        self.copies, self.seed = copies, seed
+        self._open = read or open_pixels
         self.multilabel = any(record.findings for record in self.records) if multilabel is None else multilabel
         self.labels = (finding_table if self.multilabel else label_numbers)(self.records, self.classes)
         self._cache: dict[int, FittedImage] | None = {} if cache else None
@@ -318,8 +326,7 @@ class CXRDataset(Dataset[Sample]):
         """
         epoch, index = index if isinstance(index, tuple) else (0, index)
         record = self.records[index]
-        fitted = self._image(index)
-        image, masks = self._augmented(fitted, epoch, index)
+        image, masks = self._augmented(self._image(index), epoch, index)
         sample = Sample(
             image=torch.from_numpy(image).float()[None] / 255,
             label=self.labels[index].clone(),
@@ -376,9 +383,7 @@ class CXRDataset(Dataset[Sample]):
         if self.augment is not None and (not self.copies or index >= len(self.records) - self.copies):
             mixed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]
             image, planes = self.augment(image, planes, seed=int(mixed))
-        if planes is None:
-            return image, {}
-        return image, dict(zip(names, torch.from_numpy(planes).float(), strict=True))
+        return image, {} if planes is None else dict(zip(names, torch.from_numpy(planes).float(), strict=True))
 
     def _lung_class(self, record: Record) -> str | None:
         return next((name for name in LUNGS_OF_REGION[self.geometry.region] if name in record.mask_paths), None)

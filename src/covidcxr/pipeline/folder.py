@@ -12,29 +12,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, get_args
-from urllib.parse import quote
+from typing import Any
 
 from covidcxr.data.files import IMAGE_SUFFIXES
 from covidcxr.errors import ConfigError
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.folders import RUN_FILE, fails_everywhere, path_inside, run_folder
 from covidcxr.io.pretrained import write_json
-from covidcxr.page import STYLE, load_template
 from covidcxr.pipeline.batches import BATCH_IMAGES
+from covidcxr.pipeline.contact_sheet import SHOWN_LABELS, write_sheet
 from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.pipeline.prediction import FailedPrediction, OverlayFormat, Prediction, in_words
-from covidcxr.pipeline.severity import interval_in_words
-from covidcxr.transforms.overlay import mask_colors
+from covidcxr.pipeline.prediction import FailedPrediction, OverlayFormat, Prediction
 from covidcxr.utils.plain import json_text, user_path
 from covidcxr.utils.threads import tracked
 
-__all__ = ["digest_images", "find_images", "load_pipeline", "predict_folder", "print_summary", "write_sheet"]
+__all__ = ["digest_images", "find_images", "load_pipeline", "predict_folder", "print_summary"]
 
 SEARCHED_SUFFIXES = IMAGE_SUFFIXES | {""}  # DICOM files often have none
-_SHOWN = {"cannot say": "indeterminate"}
-"""Labels of the summary that people read under another name."""
 _LINES, _SUMMARY, _PAGE = "predictions.jsonl", "summary.json", "index.html"
 _RESULTS = {RUN_FILE, _LINES, _SUMMARY, _PAGE, "explanations.json"}
 """What we write beside `films`; a folder with `RUN_FILE`, or with a table of 0.1.0, is one of ours."""
@@ -159,8 +154,7 @@ def predict_folder(
         The summary: counts of images, predictions, reasons and failures, and the paths written.
 
     Raises:
-        ConfigError: If no image was found, the device is not there, or the folder belongs to another run, is in use, or
-            cannot be written to.
+        ConfigError: If no image was found, the device is not there, or the folder is of another run, in use or locked.
         PretrainedError: If the model cannot be had.
     """
     images, left_out = find_images(paths, root)
@@ -170,18 +164,13 @@ def predict_folder(
     settings = {"command": "predict", "model": fingerprint(pipeline), "images": digest_images(images), "bits": bits}
     settings |= {} if overlays == "jpg" else {"overlays": overlays or "none"}  # a run of an earlier release goes on
     settings |= {} if masks else {"masks": False}
-    endings = (
-        "json",
-        *(f"overlay.{kind}" for kind in get_args(OverlayFormat)),
-        *(f"{name}.png" for name in pipeline.mask_classes),
-    )
-    pictures = [f"films/*.{ending}" for ending in endings]
-    with run_folder(out, settings, [_LINES, _SUMMARY, _PAGE, *pictures], overwrite=overwrite) as target:
+    endings = ("json", "overlay.png", "overlay.jpg", *(f"{name}.png" for name in pipeline.mask_classes))
+    writes = [_LINES, _SUMMARY, _PAGE, *(f"films/*.{ending}" for ending in endings)]
+    with run_folder(out, settings, writes, overwrite=overwrite) as target:
         reading = {"batch_size": batch_size, "num_workers": num_workers, "bits": bits}
         run = _Run(pipeline, target, images, reading, {"overlay": overlays, "masks": masks})
         entries = run.go(progress)
-        summary = _summary(entries, left_out, target)
-        write_sheet(target / _PAGE, entries, summary)
+        write_sheet(target / _PAGE, entries, summary := _summary(entries, left_out, target))
         write_json(target / _SUMMARY, summary)
     return summary
 
@@ -361,66 +350,18 @@ def print_summary(summary: dict[str, Any], *, as_json: bool = False) -> None:
         return
     console.print(f"{summary['films']} images, {summary['failed']} of them unreadable")
     for label, count in summary["answers"].items():
-        console.print(f"  {_SHOWN.get(label, label):<14} {count}")
+        console.print(f"  {SHOWN_LABELS.get(label, label):<14} {count}")
     if drawn := summary.get("drawn"):
         right = sum(drawn[name] == label for name, label in summary["labels"].items())
         console.print(f"The images are drawn (phantoms), no radiographs: {right} of {len(drawn)} labels are as drawn.")
         console.print("The weights learned from radiographs: on drawn images the labels show only that all runs.")
         for name, label in summary["labels"].items():
-            console.print(f"  {name}: drawn as {drawn[name]}, predicted {label or _SHOWN['cannot say']}")
+            console.print(f"  {name}: drawn as {drawn[name]}, predicted {label or SHOWN_LABELS['cannot say']}")
     for failure in summary["failures"][:10]:
         console.print(_readable(f"unreadable: {failure['error']}"), style="red")
     if len(summary["failures"]) > 10:
         console.print(f"... and {len(summary['failures']) - 10} more, in predictions.jsonl")
     console.print(f"Page: {summary['page']}\nFor research only; not for clinical use.")
-
-
-def write_sheet(path: Path, entries: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """Write the contact sheet; its pictures are the overlays in `films/` beside it.
-
-    Args:
-        path: The HTML file.
-        entries: For each image its `name` and what `Prediction.to_dict` or `FailedPrediction.to_dict` returned.
-        summary: What `predict_folder` returns; of drawn images also `drawn`, from name to label.
-    """
-    from markupsafe import Markup
-
-    classes = dict.fromkeys(name for entry in entries for name in entry.get("mask_areas", {}))
-    counts = (f"{count} {_SHOWN.get(label, label)}" for label, count in summary["answers"].items())
-    page = load_template("contact_sheet.html.jinja").render(
-        style=Markup(STYLE),
-        summary={"drawn": {}, **summary},
-        counts=", ".join(counts),
-        left_out=", ".join(f"{count} {suffix}" for suffix, count in summary["left_out"].items()),
-        colors={name.replace("_", " "): color for name, color in mask_colors(classes).items()},
-        cards=[
-            {"name": entry["name"], "error": entry["error"]} if "error" in entry else _card(entry) for entry in entries
-        ],
-    )
-    with replace_file(path) as temporary:
-        temporary.write_text(f"{page}\n", encoding="utf-8", errors="backslashreplace")
-
-
-def _card(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return what the contact sheet shows of a prediction."""
-    areas = [] if entry["lung_fraction"] is None else [f"lungs {entry['lung_fraction']:.0%} of the image"]
-    shares = entry["finding_fractions"].items()
-    overlays = [ending for ending in entry.get("files", ["overlay.png"]) if ending.startswith("overlay.")]
-    undecided = _SHOWN["cannot say"] if entry["probabilities"] or entry["reasons"] else ""
-    return {
-        "name": entry["name"],
-        "picture": quote(f"films/{entry['name']}.{overlays[0]}") if overlays else None,
-        "label": entry["label"],
-        "result": entry["label"] or undecided,
-        "probabilities": {name: value for name, value in entry["probabilities"].items() if value is not None},
-        "sentences": [in_words(word) for word in (*entry["reasons"], *entry["notes"])],
-        "areas": "; ".join([*areas, *(_share(entry, name, share) for name, share in shares)]),
-    }
-
-
-def _share(entry: dict[str, Any], name: str, share: float) -> str:
-    interval = interval_in_words(entry.get("infected_interval")) if name == "infection" else ""
-    return f"{name.replace('_', ' ')} {share:.0%} of the lungs{interval}"
 
 
 def _summary(entries: list[dict[str, Any]], left_out: Counter[str], target: Path) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def draw_masks(
 ) -> MaskReport:
     """Predict the lungs of every image of a data set, for the predicted masks of a data module on the same images.
 
-    Writes `IMAGE_ID.CLASS.png` (0 or 255, the image's size) a class, an index with the area of every image, and
+    Writes `IMAGE_ID.CLASS.png` (black and white, the image's size) a class, an index with the area of every image, and
     `small.csv`, the images below `min_lung_area`. It can be interrupted: images whose masks are there are not
     segmented again. An image that cannot be read costs one entry of the report.
 

@@ -244,7 +244,6 @@ class Prediction:
             ConfigError: If a file would lie outside the folder.
             OSError: If a file cannot be written.
         """
-
         stem = name or Path(self.image_id).stem
         for mask_class, mask in self.masks.items() if masks else ():
             write_mask(path_inside(folder, f"{stem}.{mask_class}.png"), mask, sync=sync)

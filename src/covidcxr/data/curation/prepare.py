@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from covidcxr.config import PreprocessConfig
-from covidcxr.data.collection import Collection
+from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.curation.prepared import FORMAT_VERSION, INDEX, RECORDS, STAMP, read_index, to_json
-from covidcxr.data.dataset import fit_record
+from covidcxr.data.dataset import fit_record, open_pixels
 from covidcxr.data.files import find_twice
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
@@ -258,9 +258,10 @@ def _copy(
     missing = not all(path.is_file() for path in paths)
     if missing:
         try:
-            fitted = fit_record(
-                record, collection.load_image(record), geometry.image_size, geometry.fit, record.mask_paths
-            )
+            # As the data module reads, or samples of the copy would not be the same to the bit.
+            own = has_own_reader(collection)
+            image = collection.load_image(record) if own else open_pixels(record, collection.bits)
+            fitted = fit_record(record, image, geometry.image_size, geometry.fit, record.mask_paths)
         except (ImageReadError, DatasetError) as error:
             return _Copied(record, error=str(error))
         for mask, plane in fitted.masks.items():
