@@ -231,7 +231,8 @@ def test_equal_encoders_become_one_on_loading_and_are_computed_once(small: Pipel
     seen = torch.from_numpy(pictures[0])[None, None]
     both = loaded.lung_segmenter.predict_resized_with(loaded.infection_segmenter, seen)
     for maps, model in zip(both, (small.lung_segmenter, twin), strict=True):
-        assert torch.equal(maps, model.predict_resized(seen))
+        # The hook keeps the networks of `loaded` from being fused, which rounds otherwise.
+        torch.testing.assert_close(maps, model.predict_resized(seen), atol=1e-5, rtol=1e-5)
     again = Pipeline.from_pretrained(loaded.save_pretrained(tmp_path / "again"))
     assert same(again(pictures[0]), apart(pictures[0]))
 
