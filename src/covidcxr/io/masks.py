@@ -38,7 +38,7 @@ def encode_mask(mask: Mask) -> bytes:
     lines = np.zeros((len(bits), bits.shape[1] + 1), np.uint8)  # each begins with its filter: 0 = none
     lines[:, 1:] = bits
     header = struct.pack(">IIBBBBB", mask.shape[1], mask.shape[0], 1, 0, 0, 0, 0)
-    chunks = {b"IHDR": header, b"IDAT": zlib.compress(lines, 3), b"IEND": b""}
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(lines.tobytes(), 3), b"IEND": b""}
     parts = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks.items()

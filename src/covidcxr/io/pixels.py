@@ -92,7 +92,7 @@ def unit_scale(pixels: Pixels) -> Grey:
     Returns:
         Float32 in [0, 1]; floats come back as they are.
     """
-    return np.divide(pixels, 255, dtype=np.float32) if pixels.dtype == np.uint8 else cast(Grey, pixels)
+    return np.divide(pixels, 255, dtype=np.float32) if pixels.dtype == np.uint8 else pixels
 
 
 def picture_to_pixels(image: PIL.Image.Image, name: str, bits: int | None = None) -> Pixels:
@@ -113,7 +113,7 @@ def picture_to_pixels(image: PIL.Image.Image, name: str, bits: int | None = None
         return _deep_to_grey(image, name, bits)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return unit_scale(np.asarray(image.convert("L"))) * unit_scale(np.asarray(image.getchannel("A")))
+        return np.asarray(unit_scale(np.asarray(image.convert("L"))) * unit_scale(np.asarray(image.getchannel("A"))))
     return np.array(image if image.mode == "L" else image.convert("L"))
 
 

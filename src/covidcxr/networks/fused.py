@@ -64,15 +64,15 @@ class FusedNetwork:
 
 def _state_of(network: nn.Module) -> tuple[list[Tensor], list[int]] | None:
     """Return all weights, and what tells whether one has changed; None where no copy is to be made."""
-    tensors: list[Tensor] = []
+    known_tensors: list[Tensor | None] = []
     modules: list[nn.Module] = [network]
     for module in modules:  # grows as it goes, and looks no name up: this is done for every image
         known = module.__dict__
         if known["_forward_hooks"] or known["_forward_pre_hooks"]:
             return None
-        tensors += [*known["_parameters"].values(), *known["_buffers"].values()]
+        known_tensors += [*known["_parameters"].values(), *known["_buffers"].values()]
         modules += known["_modules"].values()
-    tensors = [tensor for tensor in tensors if tensor is not None]
+    tensors = [tensor for tensor in known_tensors if tensor is not None]
     if not tensors or tensors[0].device.type != "cpu" or tensors[0].is_inference():
         return None
     return tensors, [tensor._version for tensor in tensors] + [tensors[0].data_ptr()]
@@ -93,7 +93,7 @@ def _fuse(network: nn.Module, shape: tuple[int, int, int]) -> nn.Module | None:
             convolution.weight, convolution.bias = made.weight, made.bias
             parent, _, name = names[norm].rpartition(".")
             setattr(fused.get_submodule(parent), name, _activation(norm))
-        fused = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = fused.to(memory_format=torch.channels_last)
         plain, faster = network(image), fused(image)
         same = bool(pairs) and bool((plain - faster).abs().max() <= _TOLERANCE * plain.abs().max())
     except Exception:  # whatever a foreign network does not like: it is used as it is

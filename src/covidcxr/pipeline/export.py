@@ -113,11 +113,7 @@ def export_pipeline(
         assert probabilities.shape == (2, 2)
         ```
     """
-    if format not in get_args(ExportFormat):
-        raise ConfigError(f"format must be one of {', '.join(get_args(ExportFormat))}, not {format!r}.")
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if format == "onnx" and missing:
-        raise ConfigError(f'An export to ONNX needs {" and ".join(missing)}: pip install "covidcxr[onnx]"')
+    _check_format(format)
     target = user_path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} is not empty. Choose a new folder for the export.")
@@ -139,6 +135,14 @@ def export_pipeline(
     }
     write_json(target / EXPORT_FILE, description)
     return description
+
+
+def _check_format(format: object) -> None:  # noqa: A002
+    if format not in get_args(ExportFormat):
+        raise ConfigError(f"format must be one of {', '.join(get_args(ExportFormat))}, not {format!r}.")
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if format == "onnx" and missing:
+        raise ConfigError(f'An export to ONNX needs {" and ".join(missing)}: pip install "covidcxr[onnx]"')
 
 
 def _export_model(

@@ -53,12 +53,7 @@ def fit_boosting(
         DatasetError: If a class has no training image, or an image lacks the lung mask that the region needs.
         ImageReadError: If an image cannot be read.
     """
-    network = model.network
-    if not isinstance(network, BoostedTrees) or model.config.mode == "multilabel":
-        raise ConfigError(
-            f'fit_boosting trains the network "boosted" with exclusive classes, not {model.config.network!r} '
-            f"({model.config.mode})."
-        )
+    network = _boosted_trees(model)
     for name, value in (("learning_rate", learning_rate), ("subsample", subsample), ("max_features", max_features)):
         check_fraction(name, value)
     from sklearn.ensemble import GradientBoostingClassifier
@@ -84,6 +79,16 @@ def fit_boosting(
     boosting.fit(features.numpy(), labels.numpy(), monitor=count_stage)
     network.copy_trees(boosting)
     return model
+
+
+def _boosted_trees(model: ClassificationModel) -> BoostedTrees:
+    """Return the network of a model that can be boosted."""
+    if not isinstance(model.network, BoostedTrees) or model.config.mode == "multilabel":
+        raise ConfigError(
+            f'fit_boosting trains the network "boosted" with exclusive classes, not {model.config.network!r} '
+            f"({model.config.mode})."
+        )
+    return model.network
 
 
 def check_fraction(name: str, value: object) -> None:

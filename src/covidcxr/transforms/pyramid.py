@@ -135,4 +135,4 @@ def restore_mask(
     first = min(int(white * threshold) + 1, white)  # the first grey inside; shifted, so that rounding moves no pixel
     shifted = np.nan_to_num(values) * np.float32(white) + np.float32(first - white * threshold)
     large = cv2.resize(shifted.clip(0, white).astype(kind), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return np.greater_equal(large, kind(first), out=large.view(np.bool_) if kind is np.uint8 else None)
+    return np.asarray(np.greater_equal(large, kind(first), out=large.view(np.bool_) if kind is np.uint8 else None))

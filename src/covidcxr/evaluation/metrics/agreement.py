@@ -267,7 +267,7 @@ def _is_skewed(differences: np.ndarray, clusters: Clusters) -> bool:
     if not variance or not clusters.freedom:
         return False
     # Of images that are alike by half, three of a patient say as much as two.
-    return abs(float((centred**3).mean())) / variance**1.5 > 1.64 * math.sqrt(4 / clusters.patients)
+    return bool(abs(float((centred**3).mean())) / variance**1.5 > 1.64 * math.sqrt(4 / clusters.patients))
 
 
 def _reaches(

@@ -84,7 +84,7 @@ def error_intervals(
     gap = gaps.sum(0) / images
     value = float(np.abs(gap).sum())
     clusters = Clusters.count(patient, [np.ones(images, bool)])
-    counts = {"count": images, "patients": len(np.unique(patient))}
+    counts: dict[str, Any] = {"count": images, "patients": len(np.unique(patient))}
     if not clusters.freedom:
         ends: dict[str, Any] = {"low": math.nan, "high": math.nan, "note": ONE_PATIENT.note}
         numbers = {"measured": value, "debiased": math.nan, "calibrated": math.nan}
@@ -92,7 +92,7 @@ def error_intervals(
     noise = np.random.default_rng(seed).standard_normal((DRAWS, gaps.shape[1])) * _noise(gaps, gap, patient, clusters)
 
     def errors(factor: float) -> np.ndarray:
-        return np.abs(factor * gap + noise).sum(1)
+        return np.asarray(np.abs(factor * gap + noise).sum(1))
 
     def factor_of(share: float) -> float:
         """Return the factor under which that share of errors is at least the measured one."""
@@ -111,11 +111,11 @@ def error_intervals(
     null = errors(0.0)
     if not value:
         high = float(np.quantile(null, 1 - tail))
-    shown = [float(number) for number in np.quantile(null, [tail, 1 - tail])]
+    least, most = (float(number) for number in np.quantile(null, [tail, 1 - tail]))
     return {
         "measured": Estimate(value, min(low, value), min(1.0, max(high, value)), **counts),
         "debiased": Estimate(middle, low, min(1.0, high), **counts),
-        "calibrated": Estimate(float(null.mean()), *shown, **counts),
+        "calibrated": Estimate(float(null.mean()), least, most, **counts),
     }
 
 
@@ -134,7 +134,7 @@ def _noise(gaps: np.ndarray, gap: np.ndarray, patient: np.ndarray, clusters: Clu
     sizes = np.bincount(patient)
     sums = np.stack([np.bincount(patient, column) for column in gaps.T], axis=1)
     seen = clusters.correction * ((sums - sizes[:, None] * gap) ** 2).sum() / images**2
-    return np.sqrt(own * max(1.0, seen / own.sum())) if own.sum() else own
+    return np.asarray(np.sqrt(own * max(1.0, seen / own.sum())) if own.sum() else own)
 
 
 LEAST_OF_A_SLOPE = 20
@@ -160,7 +160,7 @@ def recalibration(
         intervals that are robust to images of a patient being alike; 0 and 1 = calibrated.
     """
     logit = np.log(probability.clip(1e-6, 1 - 1e-6) / (1 - probability).clip(1e-6, 1 - 1e-6))
-    counts = {"count": len(positive), "patients": len(np.unique(patient))}
+    counts: dict[str, Any] = {"count": len(positive), "patients": len(np.unique(patient))}
     if not positive.any() or positive.all():
         unknown = Estimate(math.nan, math.nan, math.nan, **counts, note="all images are of one kind")
         return unknown, unknown

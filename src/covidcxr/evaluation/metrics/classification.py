@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, Statistics, check_length
+from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, PatientIds, Statistics, check_length
 from covidcxr.evaluation.metrics.calibration import brier_interval, brier_of, error_intervals
 from covidcxr.evaluation.metrics.estimate import Interval
 from covidcxr.evaluation.metrics.weighted import (
@@ -144,7 +144,10 @@ def classification_statistics(
         estimate = error_intervals(columns[:, 1:], patient, confidence)["measured"]
         return Interval(estimate.low, estimate.high, estimate.note)
 
-    intervals = {"ece": of_ece, "brier": partial(brier_interval, columns[:, 0], wrong, worst=worst)}
+    intervals: dict[str, FindInterval] = {
+        "ece": of_ece,
+        "brier": partial(brier_interval, columns[:, 0], wrong, worst=worst),
+    }
     return Statistics(compute, images, {"accuracy", *means, *images}, kinds, intervals)
 
 

@@ -144,13 +144,13 @@ def significance(rows: Rows, others: Rows, *, common: bool = False) -> dict[str,
     pair = first.probabilities, second.probabilities[:, order]
     values = {}
     if first.exclusive:
-        right = [probabilities.argmax(1) == first.labels for probabilities in pair]
-        values["accuracy"] = mcnemar_test(*right, first.patients)
+        ours, theirs = (probabilities.argmax(1) == first.labels for probabilities in pair)
+        values["accuracy"] = mcnemar_test(ours, theirs, first.patients)
     for place, name in enumerate(first.classes):
         known = ~np.isnan(first.truths[:, place])
-        scores = [probabilities[known, place] for probabilities in pair]
+        one, other = (probabilities[known, place] for probabilities in pair)
         patients = [first.patients[image] for image in np.flatnonzero(known)]
-        values[f"auroc_{name}"] = delong_test(*scores, first.truths[known, place] == 1, patients)
+        values[f"auroc_{name}"] = delong_test(one, other, first.truths[known, place] == 1, patients)
     return values
 
 

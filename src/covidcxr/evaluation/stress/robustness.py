@@ -243,7 +243,7 @@ def _overlaps(clean: Prediction, changed: Prediction, change: Perturbation) -> d
 
 
 def _score_masks(
-    records: Sequence[Record], overlaps: Sequence[Mapping[str, float]], **settings: int
+    records: Sequence[Record], overlaps: Sequence[Mapping[str, float]], **settings: Any
 ) -> dict[str, Estimate]:
     """Average the overlaps; clean images that a view check rejects have no masks to compare."""
     known = [number for number, row in enumerate(overlaps) if row]
