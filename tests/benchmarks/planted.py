@@ -44,13 +44,13 @@ def blur(image: Image, rng: np.random.Generator) -> Image:
 
 
 def jpeg(image: Image, rng: np.random.Generator) -> Image:
-    code = cv2.imencode(".jpg", (image * 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
+    code = cv2.imencode(".jpg", np.round(image * 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
     return cv2.imdecode(code, cv2.IMREAD_GRAYSCALE) / 255
 
 
 def letter(image: Image, rng: np.random.Generator, place: str) -> Image:
     size = len(image)
-    grey = np.ascontiguousarray(image * 255, np.uint8)
+    grey = np.ascontiguousarray(np.round(image * 255), np.uint8)
     where = {
         "top": (int(rng.uniform(0.06, 0.86) * size), int(0.12 * size)),
         "edge": (1, int(0.5 * size)),

@@ -157,11 +157,16 @@ def _short(score: ProbeScore) -> str:
     return f"{name} {_auroc(score)}" if len(score.by_class) > 2 else _auroc(score)
 
 
+def _noticed_from(audit: DataAudit) -> float:
+    """Return the AUROC from which a shortcut of any class would be noticed with a chance of 80 %."""
+    return max([auroc for classes in audit.detectable.values() for auroc in classes.values()], default=1.0)
+
+
 def _no_alarm(audit: DataAudit) -> str:
     count = len({score.probe.name for target in audit.targets for score in target.blind})
     if count == 0:
         return "No shortcut probe could be run: whether there are shortcuts is not known."
-    least = max([auroc for classes in audit.detectable.values() for auroc in classes.values()], default=1.0)
+    least = _noticed_from(audit)
     seeing = [(target, score) for target in audit.targets for score in target.seeing]
     if seeing:
         target, best = max(seeing, key=lambda pair: pair[1].strength)
