@@ -140,8 +140,9 @@ class TestSamples:
         images = [np.asarray(Image.open(path)) for path in (tmp_path / "copy" / "films").rglob("*.png")]
         assert {(image.shape, image.dtype.name) for image in images} == {((24, 19), "uint8")}
         assert report.size == sum(path.stat().st_size for path in (tmp_path / "copy").rglob("*.png"))
-        masks = [np.asarray(Image.open(path)) for path in (tmp_path / "copy" / "masks").rglob("*.png")]
-        assert {*np.unique(masks)} == {0, 255}
+        masks = [Image.open(path) for path in (tmp_path / "copy" / "masks").rglob("*.png")]
+        assert {mask.mode for mask in masks} == {"1"}, "one bit a pixel"
+        assert {*np.unique([np.asarray(mask.convert("L")) for mask in masks])} == {0, 255}
 
     def test_a_copy_can_be_moved(self, table, tmp_path):
         origin = open_table(table)
