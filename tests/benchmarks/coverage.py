@@ -79,12 +79,14 @@ class Study:
     def means(self, values: np.ndarray, share: bool) -> list[Estimate]:
         """Estimate the mean of each simulation, all on the same resamples."""
         columns = values.T.astype(float)
+        names = [str(number) for number in range(self.simulations)]
 
         def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-            return dict(enumerate((weights @ columns / weights.sum(1, keepdims=True)).T))
+            rows = (weights @ columns / weights.sum(1, keepdims=True)).T
+            return dict(zip(names, rows, strict=True))
 
-        names = range(self.simulations) if share else ()
-        found = bootstrap_many(compute, groups=self.patient, shares=names, resamples=RESAMPLES, seed=self.seed)
+        shares = names if share else ()
+        found = bootstrap_many(compute, groups=self.patient, shares=shares, resamples=RESAMPLES, seed=self.seed)
         return list(found.values())
 
 

@@ -286,7 +286,7 @@ def plot_agreement(agreements: Mapping[str, Agreement]) -> Figure:
         abs(end)
         for estimate in agreements.values()
         for line in (estimate.lower, estimate.upper)
-        for end in (line.low, line.high)
+        for end in (line.low, line.value, line.high)
     ]
     reach = 1.08 * 100 * max([reach, 0.05, *(end for end in ends if not math.isnan(end))])
     for axis, (name, estimate) in zip(axes, agreements.items(), strict=True):
