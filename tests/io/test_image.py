@@ -670,8 +670,8 @@ def test_damaged_lossless_headers_do_not_end_the_process(at: int, tmp_path: Path
 def test_write_mask_and_image(tmp_path: Path) -> None:
     write_mask(tmp_path / "mask.png", MASK)
     with Image.open(tmp_path / "mask.png") as image:
-        assert (image.format, image.mode) == ("PNG", "L")
-        np.testing.assert_array_equal(np.asarray(image), MASK * 255)
+        assert (image.format, image.mode) == ("PNG", "1")
+        np.testing.assert_array_equal(np.asarray(image), MASK)
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), MASK)
     write_image(tmp_path / "film.png", G16)
     np.testing.assert_allclose(read_image(tmp_path / "film.png"), G16, atol=0.5001 / 255)
@@ -691,11 +691,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     write_mask(tmp_path / "mask.png", MASK)
     before = (tmp_path / "mask.png").read_bytes()
 
-    def fail_half_way(self: Image.Image, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half")
+    def fail_half_way(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(Image.Image, "save", fail_half_way)
+    monkeypatch.setattr(Path, "write_bytes", fail_half_way)
     with pytest.raises(OSError, match="disk full"):
         write_mask(tmp_path / "mask.png", ~MASK)
     assert (tmp_path / "mask.png").read_bytes() == before
