@@ -172,7 +172,7 @@ def test_findings_that_cannot_be_scored_are_refused() -> None:
 
 
 def test_images_without_a_mistake_leave_doubt() -> None:
-    """No resample can show a mistake. If the share were the lower end (mid-P), all n would be right in 5 % of samples."""
+    """No resample can show one. If the share were the lower end (mid-P), all n would be right in 5 % of samples."""
     right = np.ones(20)
     assert bootstrap(weighted_mean, right, groups=range(20)).low == 1
     found = bootstrap(weighted_mean, right, groups=range(20), share=True)
