@@ -88,7 +88,8 @@ def build_network(config: ModelConfig, *, pretrained_backbone: bool | str | os.P
     known = next((own for own in libraries if _is_known(own, name)), None) if name not in registry else None
     if known:
         raise UnknownNameError(f"There is no {registry.kind} {name!r}. Did you mean '{known}:{name}'?")
-    return _call(registry.get(config.network), config, arguments, pretrained)
+    with compiler_on_demand():
+        return _call(registry.get(config.network), config, arguments, pretrained)
 
 
 def _is_known(library: str, name: str) -> bool:
