@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeAlias, cast
@@ -28,7 +28,7 @@ from covidcxr.transforms.pyramid import ImagePyramid, Pixels, fit_mask
 from covidcxr.types import Fit, Region
 from covidcxr.utils.plain import user_path
 
-__all__ = ["NetworkModel", "ResizedImages", "lungs_of", "resize_images"]
+__all__ = ["NetworkModel", "ResizedImages", "lungs_of", "resize_images", "run_apart"]
 
 _SPARE = 200_000_000
 """Numbers that a network may need beside its weights: some are built with a head that is left out again (VGG's)."""
@@ -170,7 +170,8 @@ class NetworkModel(CXRModel, ABC):
         """
         check_images(image)
         with inference(self):
-            logits = self.fast_network()(self.preprocess(image, lung_mask))
+            network = self.fast_network()
+            (logits,) = run_apart(lambda images: (network(images),), self.preprocess(image, lung_mask))
         return calibrate_logits(logits, self.config.temperature)
 
     def fast_network(self) -> nn.Module:
@@ -224,6 +225,24 @@ class NetworkModel(CXRModel, ABC):
             model = cls(config)
         pretrained.load_weights(model.network, weights, sha256)
         return model.eval()
+
+
+def run_apart(run: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor) -> tuple[Tensor, ...]:
+    """Run networks on a batch; on a CPU image by image, so that no image's result depends on the others of its batch.
+
+    There a convolution sums in another order for a batch of another size, and a batch is hardly faster. So a run that
+    was stopped and goes on, a server and another batch size give the same bits.
+
+    Args:
+        run: From images [batch, channels, height, width] to results [batch, ...].
+        images: What the networks see.
+
+    Returns:
+        The results of the batch.
+    """
+    if images.device.type != "cpu" or images.shape[0] < 2:
+        return run(images)
+    return tuple(torch.cat(parts) for parts in zip(*map(run, torch.split(images, 1)), strict=True))
 
 
 def resize_images(

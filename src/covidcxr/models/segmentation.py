@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from covidcxr.models.base import calibrate_logits, check_images, inference
-from covidcxr.models.network import NetworkModel
+from covidcxr.models.network import NetworkModel, run_apart
 from covidcxr.networks.segmentation import forward_segmenters, merge_encoders
 from covidcxr.transforms.geometry import LUNG_CLASSES, restore_map
 from covidcxr.transforms.pyramid import restore_mask
@@ -98,7 +98,8 @@ class SegmentationModel(NetworkModel):
         """
         check_images(image)
         with inference(self, other):
-            both = forward_segmenters(self.fast_network(), other.fast_network(), self.preprocess(image))
+            networks = self.fast_network(), other.fast_network()
+            both = run_apart(lambda images: forward_segmenters(*networks, images), self.preprocess(image))
         a, b = (
             calibrate_logits(logits, model.config.temperature).sigmoid()
             for logits, model in zip(both, (self, other), strict=True)
