@@ -585,5 +585,6 @@ class TestRealImages:
         assert "image shape" in audit.verdict
         shape = audit.targets[0].get("shape")
         assert shape.best[0] == "covid19"
-        assert shape.best[1].low > 0.85
+        assert shape.best[1].value > 0.95
+        assert shape.best[1].low > 0.8  # of 51 patients, widened as those of all probes
         assert "only pneumonia against normal (within nih: 100% of their images)" in audit.verdict

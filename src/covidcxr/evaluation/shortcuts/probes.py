@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.estimate import widen
-from covidcxr.evaluation.metrics.weighted import weighted_auroc, weighted_confusion
+from covidcxr.evaluation.metrics.weighted import ratio, weighted_auroc, weighted_confusion
 from covidcxr.evaluation.shortcuts.association import FeatureTest, strongest_features
 from covidcxr.evaluation.shortcuts.features import FeatureTable
 from covidcxr.evaluation.shortcuts.targets import Target
@@ -295,9 +295,7 @@ def _score(
         areas = [weighted_auroc(weights, probabilities[:, c], labels == c) for c in range(1 if count == 2 else count)]
         areas = areas * 2 if count == 2 else areas
         counts = weighted_confusion(weights, labels, predicted, count)
-        sums = counts.sum(2)
-        hits = np.diagonal(counts, axis1=1, axis2=2)
-        rates = np.divide(hits, sums, out=np.full(sums.shape, np.nan), where=sums > 0)
+        rates = ratio(np.diagonal(counts, axis1=1, axis2=2), counts.sum(2))
         rows = {"auroc": np.stack(areas, 1)[:, present].mean(1), "balanced_accuracy": rates[:, present].mean(1)}
         rows["accuracy"] = (weights @ correct.astype(float)) / weights.sum(1)
         return rows | {f"auroc {name}": areas[c] for c, name in enumerate(classes) if present[c]}

@@ -30,7 +30,9 @@ Probabilities: TypeAlias = Float[np.ndarray, "images classes"]
 Column: TypeAlias = Float[np.ndarray, " images"]
 
 _SEPARATOR = "\0"
-_SHARES = ("accuracy", "macro_auroc", "changed", "unanswered")
+_BEFORE, _AFTER, _CHANGE = "_before", "_after", "_change"
+_ENDS = tuple(score + end for score in ("accuracy", "macro_auroc") for end in (_BEFORE, _AFTER))
+_SHARES = ("accuracy", "macro_auroc", *_ENDS, "changed", "unanswered")
 
 
 @dataclass(frozen=True)
@@ -279,33 +281,37 @@ def _compare(
     truth = np.array([known_classes(record, classes) for record in records])
     first = _probabilities(clean, classes)
     tables = {name: _probabilities(predictions, classes) for name, predictions in others.items()}
-    columns: dict[str, Column] = {}
-    if exclusive:
-        columns["accuracy"] = _correct(_decisions(first, classifier), truth, ~np.isnan(first[:, 0]))
+    accuracy = _correct(_decisions(first, classifier), truth, ~np.isnan(first[:, 0]))
+    columns = {"accuracy": accuracy} if exclusive else {}
+    areas = {"macro_auroc": first}
     for name, values in tables.items():
         changes = _changes(classifier, truth, first, values)
         columns |= {f"{name}{_SEPARATOR}{key}": column for key, column in changes.items()}
+        both = np.where(np.isnan(values[:, :1] + first[:, :1]), math.nan, 0.0)
+        for end, probabilities in ((_BEFORE, first), (_AFTER, values)):
+            areas[f"{name}{_SEPARATOR}macro_auroc{end}"] = probabilities + both
 
     def table(weights: Float[np.ndarray, "resamples images"]) -> dict[str, np.ndarray]:
         rows = {name: weighted_mean(weights, values) for name, values in columns.items()}
-        rows["macro_auroc"] = _macro_auroc(weights, truth, first)
-        for name, values in tables.items():
-            both = np.where(np.isnan(values[:, :1] + first[:, :1]), math.nan, 0.0)
-            change = _macro_auroc(weights, truth, values + both) - _macro_auroc(weights, truth, first + both)
-            rows[f"{name}{_SEPARATOR}macro_auroc_change"] = change
-        return rows
+        return rows | {name: _macro_auroc(weights, truth, values) for name, values in areas.items()}
 
     images = {name: ~np.isnan(values) for name, values in columns.items()}
-    images["macro_auroc"] = _labelled(truth, first)
-    for name, values in tables.items():
-        images[f"{name}{_SEPARATOR}macro_auroc_change"] = _labelled(truth, values + first)
-    groups = [record.patient for record in records]
-    shares = [name for name in images if name.rpartition(_SEPARATOR)[2] in _SHARES]
-    estimates = bootstrap_many(table, groups=groups, images=images, shares=shares, resamples=resamples, seed=seed)
+    images |= {name: _labelled(truth, values) for name, values in areas.items()}
+    scored = [name.removesuffix(_AFTER) for name in images if name.endswith(_AFTER)]
+    estimates = bootstrap_many(
+        table,
+        groups=[record.patient for record in records],
+        images=images | {name + _CHANGE: images[name + _AFTER] for name in scored},
+        kinds={name: _kinds(truth, values, exclusive) for name, values in areas.items()},
+        shares=[name for name in images if name.rpartition(_SEPARATOR)[2] in _SHARES],
+        differences={name + _CHANGE: (name + _AFTER, name + _BEFORE) for name in scored},
+        resamples=resamples,
+        seed=seed,
+    )
     scores: dict[str, dict[str, Estimate]] = {name: {} for name in ("", *others)}
     for key, estimate in estimates.items():
         name, _, score = key.rpartition(_SEPARATOR)
-        if estimate.count:
+        if estimate.count and score not in _ENDS:
             scores[name][score] = estimate
     return scores.pop(""), scores
 
@@ -323,7 +329,8 @@ def _changes(
         "shift": _where(both, np.abs(np.nan_to_num(values - first)).max(1)),
     }
     if classifier.config.mode != "multilabel":
-        columns["accuracy_change"] = _correct(after, truth, both) - _correct(before, truth, both)
+        columns["accuracy" + _BEFORE] = _correct(before, truth, both)
+        columns["accuracy" + _AFTER] = _correct(after, truth, both)
     return columns
 
 
@@ -351,15 +358,27 @@ def _labelled(truth: Probabilities, probabilities: Probabilities) -> Bool[np.nda
     return np.asarray(~np.isnan(truth + probabilities).all(1))
 
 
+def _columns_of_both(truth: Probabilities, known: Bool[np.ndarray, "images classes"]) -> list[int]:
+    """Return the classes that have both positive and negative images."""
+    return [c for c in range(truth.shape[1]) if len(np.unique(truth[known[:, c], c])) == 2]
+
+
+def _kinds(truth: Probabilities, probabilities: Probabilities, exclusive: bool) -> list[Bool[np.ndarray, " images"]]:
+    """Return the kinds of images that the mean AUROC needs: those of each class, of findings also those without."""
+    known = ~np.isnan(truth + probabilities)
+    wanted = (1,) if exclusive else (1, 0)
+    return [known[:, c] & (truth[:, c] == kind) for c in _columns_of_both(truth, known) for kind in wanted]
+
+
 def _macro_auroc(
     weights: np.ndarray, truth: Probabilities, probabilities: Probabilities
 ) -> Float[np.ndarray, " resamples"]:
     """Return the mean AUROC of the classes that have both positive and negative images."""
-    areas = []
-    for column, scores in zip(truth.T, probabilities.T, strict=True):
-        known = ~np.isnan(column + scores)
-        if 0 < column[known].sum() < known.sum():
-            areas.append(weighted_auroc(weights, np.where(known, scores, math.nan), column == 1))
+    known = ~np.isnan(truth + probabilities)
+    areas = [
+        weighted_auroc(weights, np.where(known[:, c], probabilities[:, c], math.nan), truth[:, c] == 1)
+        for c in _columns_of_both(truth, known)
+    ]
     return np.asarray(np.mean(areas, axis=0)) if areas else np.full(len(weights), math.nan)
 
 
