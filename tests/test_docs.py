@@ -155,6 +155,8 @@ def test_all_python_blocks_compile(name: str) -> None:
 @pytest.mark.usefixtures("reader", "brief")
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_run(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if script.stem == "mini_table":
+        pytest.skip("needs the images of two collections, which cannot be passed on")
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 40
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out.strip()
@@ -168,7 +170,7 @@ def test_commands_parse(command: str, capsys: pytest.CaptureFixture[str]) -> Non
     if words[0] not in ("fit", "validate", "test"):
         if words != ["--help"]:
             options, more = _parser().parse_known_args(list(_spell_data(words)))
-            assert not more or options.takes_more, more
+            assert not more or getattr(options, "takes_more", False), (command, more)
         return
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--help" if "--help" in words else "--print_config"])

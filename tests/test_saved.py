@@ -55,6 +55,13 @@ def run(*words: str | Path) -> None:
     assert main([str(word) for word in words]) == 0
 
 
+def without_intervals(value: Any) -> Any:
+    """Remove the ends of all intervals from plain data."""
+    if isinstance(value, dict):
+        return {key: without_intervals(content) for key, content in value.items() if key not in ("low", "high")}
+    return value
+
+
 def times_of(folder: str | Path, pattern: str = "**/*") -> dict[Path, int]:
     """When each file was written."""
     return {path: path.stat().st_mtime_ns for path in Path(folder).glob(pattern) if path.is_file()}
@@ -130,7 +137,7 @@ def test_an_ensemble_says_what_it_said(saved: Path) -> None:
     assert dict(ensemble.config.members) == {"linear": 1.0, "small": 2.0, "boosted": 1.0}
     pipeline = Pipeline(classifier=ensemble)
     for name, probabilities in read_json("ensemble/expected.json").items():
-        assert pipeline(read_image(Path("phantoms") / name)).probabilities == pytest.approx(probabilities, abs=1e-5)
+        assert pipeline(read_image(Path("phantoms") / name)).probabilities == pytest.approx(probabilities, abs=1e-4)
     for name in ensemble.config.members:
         assert ClassificationModel.from_pretrained(f"ensemble/members/{name}").config.classes == CLASSES
 
@@ -165,7 +172,8 @@ def test_a_prepared_copy_has_the_images_of_its_origin(saved: Path) -> None:
         assert (record.split, record.source, record.sex) == (original.split, original.source, original.sex)
     for part in ("train_dataset", "val_dataset", "test_dataset"):
         for sample, original in zip(getattr(copy, part), getattr(origin, part), strict=True):
-            assert torch.equal(sample["image"], original["image"])
+            # 0.1.0 rounded to 8 bits after it had resized floats; now bytes are resized.
+            torch.testing.assert_close(sample["image"], original["image"], atol=1.01 / 255, rtol=0)
             assert torch.equal(sample["mask"], original["mask"])
 
 
@@ -247,7 +255,8 @@ def test_the_config_of_a_run_is_accepted(saved: Path) -> None:
     run("fit", "--config", "run/config.yaml", *OF_PHANTOMS, *place, "--trainer.fast_dev_run", "true")
     start = ("--model.init_from", "run/model", "--output", "tested")
     run("test", "--config", "run/config.yaml", *OF_PHANTOMS, *place, *start)
-    assert_near(read_json("tested/scores.json"), read_json("run/scores.json"))
+    # Intervals of few patients are others since; the scores are not.
+    assert_near(without_intervals(read_json("tested/scores.json")), without_intervals(read_json("run/scores.json")))
 
 
 @pytest.mark.slow

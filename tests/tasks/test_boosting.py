@@ -174,7 +174,7 @@ def test_the_backbone_may_come_from_a_trained_classifier(tmp_path: Path) -> None
     ("args", "message"),
     [
         ({"stages": 0}, "stages of boosted trees must be a whole number"),
-        ({"depth": 11}, r"depth of boosted trees must be a whole number in \[1, 10\], not 11"),
+        ({"depth": 11}, r"depth of boosted trees must be a whole number from 1 to 10, not 11"),
         ({"depth": 2.0}, "depth"),
         ({"backbone": "timm:mobilenetv3_smal_050"}, "mobilenetv3_small_050"),
         ({"stagez": 3}, "Did you mean 'stages'"),

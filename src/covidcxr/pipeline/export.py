@@ -119,11 +119,23 @@ def export_pipeline(
         raise ConfigError(f"{target} is not empty. Choose a new folder for the export.")
     samples = [read_image(image) for image in images] or _draw_samples()
     target.mkdir(parents=True, exist_ok=True)
+    description = _export_models(pipeline, target, format, samples)
+    write_json(target / EXPORT_FILE, description)
+    return description
+
+
+def _export_models(
+    pipeline: Pipeline,
+    folder: Path,
+    format: ExportFormat,  # noqa: A002
+    samples: Sequence[Float[np.ndarray, "height width"]],
+) -> dict[str, Any]:
+    """Write the files of all models, and describe them."""
     lungs = [_lungs(pipeline, sample) for sample in samples]
     models = {
-        name: _export_model(name, model, target, format, samples, lungs) for name, model in pipeline.models().items()
+        name: _export_model(name, model, folder, format, samples, lungs) for name, model in pipeline.models().items()
     }
-    description: dict[str, Any] = {
+    return {
         "format_version": 1,
         "format": format,
         "input": "image: float32 [batch, 1, height, width], grey in [0, 1]; lungs: the same shape, 0 or 1",
@@ -133,8 +145,6 @@ def export_pipeline(
         "compared_on": len(samples),
         "warning": "For research only; not for clinical use.",
     }
-    write_json(target / EXPORT_FILE, description)
-    return description
 
 
 def _check_format(format: object) -> None:  # noqa: A002

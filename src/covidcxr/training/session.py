@@ -294,7 +294,7 @@ def _normalize(session: Session) -> None:
 def _take_saved_model(session: Session) -> None:
     """Take the config of the saved model, with its temperature and thresholds; another config is an error."""
     settings = session.settings
-    source = settings.model.init_args.init_from
+    source = settings.model.init_args.get("init_from")
     if source is None:
         if settings.ckpt_path is None:
             raise ConfigError("There are no weights to score: give --model.init_from FOLDER or --ckpt_path FILE.")

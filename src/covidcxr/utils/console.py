@@ -52,13 +52,14 @@ def show_status(words: str) -> Iterator[Callable[[str], None]]:
     Yields:
         A function that takes other words.
     """
+    console = Console(stderr=True)
     columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}", markup=False))
     with progress.Progress(
         *columns,
         progress.TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
-        disable=QUIET.get(),
+        disable=QUIET.get() or not console.is_terminal,  # in a log it would leave empty lines
     ) as bar:
         task = bar.add_task(words, total=None)
         yield lambda others: bar.update(task, description=others)

@@ -129,15 +129,7 @@ def classification_statistics(
             for name, score in registered.items()
         }
 
-    of_class = [labels == c for c in np.flatnonzero(present)]
-    means = ("balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision", *(f"macro_{c}" for c in CURVES))
-    images: dict[str, np.ndarray] = {}
-    kinds: dict[str, list[np.ndarray]] = dict.fromkeys(means, of_class)
-    for c, name in enumerate(classes):
-        images |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
-        images |= {f"specificity_{name}": labels != c, f"precision_{name}": predicted == c}
-        kinds |= {f"{curve}_{name}": [labels == c, labels != c] for curve in CURVES}
-        kinds[f"f1_{name}"] = [(labels == c) | (predicted == c)]
+    images, kinds = _images_of_scores(classes, labels, predicted)
     wrong, worst = predicted != labels, 1.0 if len(classes) == 2 else 2.0
 
     def of_ece(patient: np.ndarray, confidence: float) -> Interval:
@@ -148,7 +140,23 @@ def classification_statistics(
         "ece": of_ece,
         "brier": partial(brier_interval, columns[:, 0], wrong, worst=worst),
     }
-    return Statistics(compute, images, {"accuracy", *means, *images}, kinds, intervals)
+    return Statistics(compute, images, {"accuracy", *kinds, *images}, kinds, intervals)
+
+
+def _images_of_scores(
+    classes: Sequence[str], labels: Integer[np.ndarray, " images"], predicted: Integer[np.ndarray, " images"]
+) -> tuple[dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
+    """Return which images each score of a class is about, and the kinds of image of which each score needs some."""
+    of_class = [labels == c for c in np.unique(labels)]
+    means = ("balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision", *(f"macro_{c}" for c in CURVES))
+    images: dict[str, np.ndarray] = {}
+    kinds: dict[str, list[np.ndarray]] = dict.fromkeys(means, of_class)
+    for c, name in enumerate(classes):
+        images |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
+        images |= {f"specificity_{name}": labels != c, f"precision_{name}": predicted == c}
+        kinds |= {f"{curve}_{name}": [labels == c, labels != c] for curve in CURVES}
+        kinds[f"f1_{name}"] = [(labels == c) | (predicted == c)]
+    return images, kinds
 
 
 def _registered_score(name: str, values: np.ndarray, resamples: int, others: Collection[str]) -> np.ndarray:
