@@ -130,16 +130,13 @@ def classification_statistics(
         }
 
     images, kinds = _images_of_scores(classes, labels, predicted)
-    wrong, worst = predicted != labels, 1.0 if len(classes) == 2 else 2.0
 
     def of_ece(patient: np.ndarray, confidence: float) -> Interval:
         estimate = error_intervals(columns[:, 1:], patient, confidence)["measured"]
         return Interval(estimate.low, estimate.high, estimate.note)
 
-    intervals: dict[str, FindInterval] = {
-        "ece": of_ece,
-        "brier": partial(brier_interval, columns[:, 0], wrong, worst=worst),
-    }
+    brier = partial(brier_interval, columns[:, 0], predicted != labels, worst=1.0 if len(classes) == 2 else 2.0)
+    intervals: dict[str, FindInterval] = {"ece": of_ece, "brier": brier}
     return Statistics(compute, images, {"accuracy", *kinds, *images}, kinds, intervals)
 
 
@@ -147,10 +144,9 @@ def _images_of_scores(
     classes: Sequence[str], labels: Integer[np.ndarray, " images"], predicted: Integer[np.ndarray, " images"]
 ) -> tuple[dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
     """Return which images each score of a class is about, and the kinds of image of which each score needs some."""
-    of_class = [labels == c for c in np.unique(labels)]
     means = ("balanced_accuracy", "macro_specificity", "macro_f1", "macro_precision", *(f"macro_{c}" for c in CURVES))
     images: dict[str, np.ndarray] = {}
-    kinds: dict[str, list[np.ndarray]] = dict.fromkeys(means, of_class)
+    kinds: dict[str, list[np.ndarray]] = {mean: [labels == c for c in np.unique(labels)] for mean in means}
     for c, name in enumerate(classes):
         images |= {f"{part}_{name}": labels == c for part in ("sensitivity", "f1", *CURVES)}
         images |= {f"specificity_{name}": labels != c, f"precision_{name}": predicted == c}
