@@ -22,9 +22,10 @@ from covidcxr.io.image import read_image
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import Classifier, CXRModel, SegmentationModel
 from covidcxr.models.base import calibrate_logits, evaluation_mode
+from covidcxr.models.network import lungs_of
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.transforms.geometry import restore_traced
+from covidcxr.transforms.geometry import LUNG_CLASSES, restore_traced
 from covidcxr.types import ImageLike
 from covidcxr.utils.plain import user_path
 
@@ -266,9 +267,8 @@ def _draw_samples() -> list[Float[np.ndarray, "height width"]]:
 def _lungs(pipeline: Pipeline, image: Float[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
     """Return lungs to cut an image by: predicted, or the middle of the image."""
     if pipeline.lung_segmenter is not None:
-        found = pipeline(image).masks
-        lungs = found.get("lung_field", found.get("lung"))
-        if lungs is not None and lungs.any():
+        masks = pipeline(image).masks
+        if masks.keys() & set(LUNG_CLASSES) and (lungs := lungs_of(masks, "lungs")).any():
             return lungs
     lungs = np.zeros(image.shape, bool)
     height, width = image.shape

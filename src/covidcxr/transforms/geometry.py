@@ -249,11 +249,7 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 def _resize_any(image: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
     """Resize like `resize_image`, by operations that can be traced once for images of every size."""
     sides, places = _places(image, image.shape[-2:], size, fit)
-    weights = [
-        interpolation(length, frame, torch.zeros_like(side), side, *place, antialias=True).to(image.dtype)
-        for length, frame, side, place in zip(image.shape[-2:], size, sides, places, strict=True)
-    ]
-    return weights[0] @ image @ weights[1].mT
+    return _stretch(image, size, [(torch.zeros_like(side), side) for side in sides], places)
 
 
 def restore_traced(
@@ -270,11 +266,18 @@ def restore_traced(
         Maps of the images' size.
     """
     sides, places = _places(values, like.shape[-2:], values.shape[-2:], fit)
-    weights = [
-        interpolation(length, frame, *place, torch.zeros_like(side), side, antialias=True).to(values.dtype)
-        for length, frame, side, place in zip(values.shape[-2:], like.shape[-2:], sides, places, strict=True)
-    ]
-    return weights[0] @ values @ weights[1].mT
+    return _stretch(values, like.shape[-2:], places, [(torch.zeros_like(side), side) for side in sides])
+
+
+def _stretch(
+    values: Tensor, size: Sequence[Any], parts: Sequence[tuple[Tensor, Tensor]], places: Sequence[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Stretch a part of maps over a place in maps of another size; each says first pixel and pixels by axis."""
+    rows, columns = (
+        interpolation(length, frame, *part, *place, antialias=True).to(values.dtype)
+        for length, frame, part, place in zip(values.shape[-2:], size, parts, places, strict=True)
+    )
+    return rows @ values @ columns.mT
 
 
 def _places(
