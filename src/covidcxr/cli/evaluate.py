@@ -117,7 +117,13 @@ def _add_scores(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--sensitivity", type=float, default=0.95, metavar="F", help="wanted on validation images (%(default)s)"
     )
-    verb.add_argument("--prevalence", type=float, metavar="F", help="share of the sick where it is used: PPV and NPV")
+    verb.add_argument(
+        "--prevalence",
+        type=float,
+        action="append",
+        metavar="F",
+        help="share of the sick where it is used: predictive values and decision curve; repeatable, for more curves",
+    )
     verb.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the patients (%(default)s)")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
 

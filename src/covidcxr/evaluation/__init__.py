@@ -6,6 +6,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap, bootstrap
 from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.comparison import compare_rows, unpaired_difference
 from covidcxr.evaluation.metrics.conformal import conformal_threshold, conformal_thresholds, score_sets
+from covidcxr.evaluation.metrics.decision_curve import DecisionCurve, decision_curve
 from covidcxr.evaluation.metrics.operating_point import (
     OperatingPoint,
     choose_point,
@@ -58,6 +59,8 @@ __all__ = [
     "choose_threshold",
     "score_at",
     "predictive_values",
+    "DecisionCurve",
+    "decision_curve",
     "dice_score",
     "iou_score",
     "precision_score",

@@ -18,6 +18,7 @@ from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, te
 from covidcxr.evaluation.report.abstention import Abstention, score_abstention
 from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
 from covidcxr.evaluation.report.copies import score_copies
+from covidcxr.evaluation.report.decisions import score_decisions
 from covidcxr.evaluation.report.errors import ErrorAnalysis, ImageGallery, draw_gallery, find_errors
 from covidcxr.evaluation.report.headline import LEAST
 from covidcxr.evaluation.report.masks import MaskScores, score_agreement, score_masks
@@ -34,8 +35,9 @@ from covidcxr.utils.plain import count_of, user_path
 __all__ = ["Evaluation", "Part", "evaluate_rows", "make_page", "model_card", "write_report"]
 
 ORDER = (
-    "ablation", "copies", "classes", "masks", "agreement", "reliability", "answers", "point", "regions", "held_out",
-    "compared", "shortcuts", "groups", "mistakes", "gallery", "audit", "attention", "robustness", "learning", "lineage",
+    "ablation", "copies", "classes", "masks", "agreement", "reliability", "answers", "point", "decisions", "regions",
+    "held_out", "compared", "shortcuts", "groups", "mistakes", "gallery", "audit", "attention", "robustness",
+    "learning", "lineage",
 )  # fmt: skip
 """How the parts follow one another; others stand before the last."""
 
@@ -134,7 +136,7 @@ def evaluate_rows(
     name: str = "predictions",
     positive: str | None = None,
     sensitivity: float = 0.95,
-    prevalence: float | None = None,
+    prevalence: float | Sequence[float] | None = None,
     parts: Mapping[str, Part | None] | None = None,
     copied: Collection[str] | None = None,
     lookup: ImageLookup | None = None,
@@ -152,7 +154,8 @@ def evaluate_rows(
         positive: The class whose sensitivity and specificity count. Of two exclusive classes it must be given (where
             only one has a probability it is that one); of more, None = there is none.
         sensitivity: What is wanted of the operating point on validation images, in (0, 1].
-        prevalence: Share of positive patients where the model is used; None = as in these images.
+        prevalence: Share of positive patients where the model is used; None = as in these images. Of several, all have
+            a decision curve, and predictive values are those of the first.
         parts: Further parts, by name: "ablation", "audit", "regions", "held_out", ...; the verdict counts them.
         copied: Ids of the images that have a copy in training; None = nobody searched for them.
         lookup: The images behind the rows, to show the most confident errors and the worst masks; None = show none.
@@ -171,10 +174,16 @@ def evaluate_rows(
     predictions = PredictionTable.read(rows).in_order  # scores do not depend on the order of rows
     number = find_positive(predictions, positive)
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    wanted: dict[str, Any] = {"positive": number, "sensitivity": sensitivity, "prevalence": prevalence}
+    prevalences = tuple(prevalence) if isinstance(prevalence, Sequence) else () if prevalence is None else (prevalence,)
+    wanted: dict[str, Any] = {
+        "positive": number,
+        "sensitivity": sensitivity,
+        "prevalence": next(iter(prevalences), None),
+    }
     results: dict[str, Part | None] = {
         "answers": score_abstention(predictions, coverage=coverage, **settings),
         "point": score_point(predictions, validation, **wanted, **settings),
+        "decisions": score_decisions(predictions, positive=number, prevalences=prevalences),
         "lineage": Provenance(data={"sha256 of the rows": hash_rows(rows)}, seed=seed, resamples=resamples),
         **_score(predictions, number, settings),
         **(parts or {}),
@@ -248,8 +257,8 @@ def _reliability(predictions: PredictionTable, settings: Mapping[str, Any]) -> R
 
 
 KEPT = (
-    "ablation", "copies", "classes", "masks", "agreement", "answers", "point", "regions", "held_out", "shortcuts",
-    "groups", "robustness", "lineage",
+    "ablation", "copies", "classes", "masks", "agreement", "answers", "point", "decisions", "regions", "held_out",
+    "shortcuts", "groups", "robustness", "lineage",
 )  # fmt: skip
 """The parts of an evaluation that belong on a card: no image is named there."""
 
