@@ -9,7 +9,7 @@ in most places. Mirroring and inversion only permute what SIFT describes, so the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -41,6 +41,10 @@ reached 0.80; of those to which all of this was done at once, 66 % reached 0.75.
 _SMALL, _LARGE = 160, 384  # longest side in pixels: for candidates, for the comparison
 _MIN_COARSE, _MIN_FINE = 6, 10  # features that must lie alike: on the small pictures already; on the large ones
 _COARSE, _COARSE_MARGIN = 2, 0.05  # noise, blur and strong JPEG spare details twice as large
+_RESEMBLES = {0.5: 0.55, 1.0: 0.72}
+"""By scale: from which agreement of the small pictures on the large ones are compared; either will do. Of 30 copies of
+each kind of damage the least reached 0.72 at scale 0.5 (cropped, turned and marked at once) or 0.77 at scale 1 (JPEG
+10); of 80 pairs of drawn chests, which resemble each other more than real ones, 8 % pass."""
 _TABLES, _BITS, _COMMON = 4, 20, 0.02  # words a feature, bits a word, share of images beyond which a word tells nothing
 _NEIGHBOURS, _MIN_SHARED = 12, 5  # candidates an image; features that must lie alike on both
 _PLACES = np.arange(128).reshape(4, 4, 8)
@@ -158,9 +162,14 @@ class Prepared:
         return _features(self.grey, 500)
 
     @cached_property
+    def small(self) -> Grey:
+        """The image without its flat border, with a longest side of 160 pixels."""
+        return _shrunk(_without_border(self.grey), _SMALL)
+
+    @cached_property
     def coarse_features(self) -> Features:
-        """Those of a picture so small that they cost little."""
-        return _features(_shrunk(_without_border(self.grey), _SMALL), 200)
+        """The features of the small picture, which cost little."""
+        return _features(self.small, 200)
 
 
 def compare(image: Prepared, other: Prepared) -> tuple[int, float]:
@@ -175,8 +184,11 @@ def compare(image: Prepared, other: Prepared) -> tuple[int, float]:
         places of the correlation, in [-1, 1]. A copy has `MIN_INLIERS` and `MIN_LIKENESS` or more. (0, 0.0) where
         nearly nothing agrees.
     """
-    on_small = _lay_upon(image.coarse_features, other.coarse_features, tolerance=4, tries=300)[1]
-    if on_small < _MIN_COARSE:
+    warp, on_small, inverted = _lay_upon(image.coarse_features, other.coarse_features, tolerance=4, tries=300)
+    if warp is None or on_small < _MIN_COARSE:
+        return 0, 0.0
+    resembles = _agreements(image.small, other.small, warp, inverted, _RESEMBLES)
+    if all(agreement < least for agreement, least in zip(resembles, _RESEMBLES.values(), strict=True)):
         return 0, 0.0
     inliers, alike = _compare(image, other)
     return (max(inliers, on_small) if inliers >= _MIN_FINE else inliers), alike  # blur leaves few features but these
@@ -196,21 +208,24 @@ def likeness(image: Grey, other: Grey) -> tuple[int, float]:
 
 
 def _compare(image: Prepared, other: Prepared) -> tuple[int, float]:
-    import cv2
-
     warp, inside, inverted = _lay_upon(image.features, other.features, tolerance=3, tries=2000)
     if warp is None:
         return 0, 0.0
-    height, width = image.grey.shape
-    laid = cv2.warpAffine(other.grey.astype(np.float32), warp, (width, height))
-    covered = cv2.warpAffine(np.ones(other.grey.shape, np.float32), warp, (width, height))
+    fine, coarse = _agreements(image.grey, other.grey, warp, inverted, (1, _COARSE))
+    return inside, max(fine, coarse - _COARSE_MARGIN)
+
+
+def _agreements(image: Grey, other: Grey, warp: np.ndarray, inverted: bool, scales: Iterable[float]) -> list[float]:
+    """Lay the other image upon the one, and return for each scale how far the fine structure agrees."""
+    import cv2
+
+    height, width = image.shape
+    laid = cv2.warpAffine(other.astype(np.float32), warp, (width, height))
+    covered = cv2.warpAffine(np.ones(other.shape, np.float32), warp, (width, height))
     covered = (cv2.erode(covered, np.ones((9, 9))) > 0.99).astype(np.float32)
     laid = 255 - laid if inverted else laid
-    grey = image.grey.astype(np.float32)
-    fine, coarse = (
-        _agreement(_fine(grey, covered, scale), _fine(laid, covered, scale), covered) for scale in (1, _COARSE)
-    )
-    return inside, max(fine, coarse - _COARSE_MARGIN)
+    grey = image.astype(np.float32)
+    return [_agreement(*_fine((grey, laid), covered, scale), covered) for scale in scales]
 
 
 def _lay_upon(here: Features, there: Features, *, tolerance: float, tries: int) -> tuple[np.ndarray | None, int, bool]:
@@ -330,31 +345,45 @@ def _lie_alike(one: Sketch, other: Sketch) -> bool:
     return warp is not None and inside >= _MIN_SHARED
 
 
-def _fine(image: np.ndarray, covered: np.ndarray, scale: float) -> np.ndarray:
+def _fine(images: Sequence[np.ndarray], covered: np.ndarray, scale: float) -> list[np.ndarray]:
     """Keep details of a few pixels, times a scale, and give them the same strength everywhere."""
     import cv2
+
+    height, width = covered.shape
 
     def blur(values: np.ndarray, sigma: float) -> np.ndarray:
         return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma * scale))
 
-    detail = blur(image, 1) - blur(image, 4)
-    weight = blur(covered, 10) + 1e-6
-    mean = blur(detail * covered, 10) / weight
-    variance = blur(detail * detail * covered, 10) / weight - mean * mean
-    return np.asarray((detail - mean) / np.sqrt(np.maximum(variance, 0) + 1))
+    def spread(values: np.ndarray) -> np.ndarray:  # a wide blur needs few pixels
+        few = cv2.resize(values, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.resize(blur(few, 2.5), (width, height), interpolation=cv2.INTER_LINEAR))
+
+    weight = spread(covered) + 1e-6
+    details = []
+    for image in images:
+        detail = blur(image, 1) - blur(image, 4)
+        kept = detail * covered
+        mean = spread(kept) / weight
+        variance = spread(detail * kept) / weight - mean * mean
+        details.append((detail - mean) / np.sqrt(np.maximum(variance, 0) + 1))
+    return details
 
 
 def _agreement(image: np.ndarray, other: np.ndarray, covered: np.ndarray, parts: int = 6) -> float:
     """Return the median correlation over the parts of the image that both show and that are not flat."""
-    height, width = image.shape
-    found = []
-    for row in range(parts):
-        for column in range(parts):
-            part = np.s_[
-                row * height // parts : (row + 1) * height // parts,
-                column * width // parts : (column + 1) * width // parts,
-            ]
-            seen = covered[part] > 0
-            if seen.mean() > 0.6 and image[part].std() > 0.3 and other[part].std() > 0.3:
-                found.append(np.corrcoef(image[part][seen], other[part][seen])[0, 1])
-    return float(np.median(found)) if len(found) > 3 else 0.0
+    rows, columns = (np.arange(parts) * side // parts for side in image.shape)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1), float)
+
+    seen = total(covered)
+    enough = seen > 0.6 * total(np.ones_like(covered))
+    count = np.maximum(seen, 1)
+    here, there = image * covered, other * covered
+    means = total(here) / count, total(there) / count
+    spreads = total(here * image) / count - means[0] ** 2, total(there * other) / count - means[1] ** 2
+    kept = enough & (spreads[0] > 0.3**2) & (spreads[1] > 0.3**2)
+    if kept.sum() <= 3:
+        return 0.0
+    common = total(here * other) / count - means[0] * means[1]
+    return float(np.median(common[kept] / np.sqrt(spreads[0][kept] * spreads[1][kept])))
