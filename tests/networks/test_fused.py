@@ -18,7 +18,7 @@ SHAPE = (1, 64, 64)
 
 def network(name: str) -> nn.Module:
     task = "segmentation" if name.startswith("smp:") else "classification"
-    args = {"encoder": "timm-efficientnet-lite0"} if task == "segmentation" else {}
+    args = {"encoder": "tu-tf_efficientnet_lite0"} if task == "segmentation" else {}
     config = ModelConfig(task, name, ("a", "b"), "multilabel", args, PreprocessConfig(image_size=(64, 64)))
     built = build_network(config)
     for module in built.modules():
@@ -43,6 +43,26 @@ def test_it_computes_the_same_without_batch_norms(name: str) -> None:
     assert norms(fused) == 0
     torch.testing.assert_close(fused(image), plain(image), atol=1e-4, rtol=1e-4)
     assert all(torch.equal(value, before[key]) for key, value in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite0", "timm:mobilenetv2_050", "smp:fpn"])
+@pytest.mark.parametrize("side", [64, 96])
+@torch.no_grad()
+def test_activations_are_cut_within_convolutions(name: str, side: int) -> None:
+    plain, image = network(name), torch.rand(2, 1, side, side)
+    fused = FusedNetwork().of(plain, (1, side, side))
+    assert any(isinstance(part, nn.ReLU6) for part in plain.modules())
+    assert not any(isinstance(part, nn.ReLU6) for part in fused.modules())
+    torch.testing.assert_close(fused(image), plain(image), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_it_does_without_what_a_release_of_torch_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    plain, image = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU6()).eval(), torch.rand(1, 1, 8, 8)
+    fused = FusedNetwork().of(plain, (1, 8, 8))
+    assert norms(fused) == 0
+    torch.testing.assert_close(fused(image), plain(image))
 
 
 @torch.no_grad()

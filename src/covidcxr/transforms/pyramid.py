@@ -77,7 +77,9 @@ class ImagePyramid:
             if level == len(self._halves):
                 self._halves.append(_halve(self._halves[-1]))
         whole = (0.0, 0.0, self.image.shape[1] / (1 << level), self.image.shape[0] / (1 << level))
-        picture = Image.fromarray(self._halves[level].astype(np.float32, copy=False))
+        half = self._halves[level]
+        # Pillow reads 8 bits where they lie, and turns them into floats in one pass; floats it would copy twice.
+        picture = Image.fromarray(half if half.dtype == np.uint8 else half.astype(np.float32, copy=False)).convert("F")
         return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=whole))
 
 
