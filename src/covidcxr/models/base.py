@@ -284,7 +284,8 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     modules = list(models)
     # The list grows as it goes: `modules()` would spend more on names than a small network does on an image.
     for module in modules:
-        modules.extend(child for child in module._modules.values() if child is not None)
+        if children := module._modules:
+            modules += [child for child in children.values() if child is not None]
     training = [module for module in modules if module.training]  # not all: a backbone may be frozen
     for module in training:
         module.training = False

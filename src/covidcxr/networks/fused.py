@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from operator import is_
 from typing import Any, cast
 
 import torch
@@ -57,7 +58,7 @@ class FusedNetwork:
         if state is None:
             return network
         known = self._state
-        if state[1] != known[1] or any(a is not b for a, b in zip(state[0], known[0], strict=True)):
+        if state[1] != known[1] or not all(map(is_, state[0], known[0])):
             self._state, self._copy = state, _fuse(network, shape)
         return network if self._copy is None else self._copy
 
@@ -70,8 +71,12 @@ def _state_of(network: nn.Module) -> tuple[list[Tensor], list[int]] | None:
         known = module.__dict__
         if known["_forward_hooks"] or known["_forward_pre_hooks"]:
             return None
-        known_tensors += [*known["_parameters"].values(), *known["_buffers"].values()]
-        modules += known["_modules"].values()
+        if weights := known["_parameters"]:
+            known_tensors += weights.values()
+        if buffers := known["_buffers"]:
+            known_tensors += buffers.values()
+        if children := known["_modules"]:
+            modules += [child for child in children.values() if child is not None]
     tensors = [tensor for tensor in known_tensors if tensor is not None]
     if not tensors or tensors[0].device.type != "cpu" or tensors[0].is_inference():
         return None
