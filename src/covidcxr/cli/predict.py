@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from covidcxr.errors import ConfigError
+
 __all__ = ["add_demo", "add_predict"]
 
 
@@ -23,10 +25,17 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="predict for images: JSON lines, masks, overlays and a contact sheet",
         description="Predict for images. An image that cannot be read is one entry with its reason; the others go on. "
         "A run that was stopped goes on where it stopped with the same command.",
-        epilog="example: covidcxr predict images/ extra.dcm --model mini --out predictions",
+        epilog="examples:\n  covidcxr predict images/ extra.dcm --model mini --out predictions\n"
+        "  covidcxr predict --manifest images.csv --format parquet --no-overlays --processes 8 --out predictions\n"
+        "  covidcxr predict s3://bucket/images --shard 3/100 --out predictions",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders that are searched for images")
+    predict.add_argument(
+        "paths", nargs="*", metavar="PATH", help="images, folders that are searched for images, or URLs of either"
+    )
+    predict.add_argument(
+        "--manifest", metavar="FILE", help="more images: a table with the column path, perhaps id; or a path a line"
+    )
     predict.add_argument("--out", metavar="DIR", help="where the results go (runs/predict-1, -2, ...)")
     predict.add_argument("--root", metavar="DIR", help="name the results by the images' paths below DIR")
     overlay = predict.add_mutually_exclusive_group()
@@ -38,6 +47,18 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     overlay.add_argument("--no-overlays", action="store_true", help="write no overlays")
     predict.add_argument("--no-masks", action="store_true", help="write no masks")
+    predict.add_argument(
+        "--format",
+        choices=("jsonl", "parquet"),
+        default="jsonl",
+        help="of the results: lines and a file a mask, or tables that hold the masks (%(default)s)",
+    )
+    predict.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="processes that share the images (%(default)s)"
+    )
+    predict.add_argument(
+        "--shard", metavar="I/N", help="every N-th image only, from the I-th on; without it shards come together"
+    )
     _add_common(predict)
     predict.set_defaults(run=_predict, default_out="predict")
 
@@ -60,6 +81,7 @@ def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     demo.add_argument("--no-open", action="store_true", help="print the page's path, do not open it")
     _add_common(demo)
     demo.set_defaults(run=_demo, root=None, overlay_format="jpg", no_overlays=False, no_masks=False)
+    demo.set_defaults(manifest=None, format="jsonl", processes=1, shard=None)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +99,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _predict(options: argparse.Namespace) -> int:
     from covidcxr.pipeline.folder import print_summary
 
+    if not options.paths and options.manifest is None:
+        raise ConfigError("Name images, folders or URLs, or a --manifest.")
     summary = _write(options)
     print_summary(summary, as_json=options.json)
     return 1 if summary["failed"] else 0
@@ -88,6 +112,7 @@ def _write(options: argparse.Namespace) -> dict[str, Any]:
     return predict_folder(
         options.paths,
         options.out,
+        manifest=options.manifest,
         root=options.root,
         model=options.model,
         batch_size=options.batch_size,
@@ -96,6 +121,9 @@ def _write(options: argparse.Namespace) -> dict[str, Any]:
         bits=options.bits,
         overlays=None if options.no_overlays else options.overlay_format,
         masks=not options.no_masks,
+        format=options.format,
+        processes=options.processes,
+        shard=options.shard,
         overwrite=options.overwrite,
     )
 

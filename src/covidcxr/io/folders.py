@@ -199,10 +199,15 @@ def remove_drafts(folder: Path) -> None:
     """Remove what killed processes left half-written.
 
     Args:
-        folder: Searched with all folders below.
+        folder: Searched with all folders below, except those of other runs, which may be at work.
     """
-    for path in filter(is_draft, folder.rglob(".*.tmp")):
-        path.unlink(missing_ok=True)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if not Path(entry.path, RUN_FILE).is_file():
+                    remove_drafts(Path(entry.path))
+            elif is_draft(Path(entry.path)):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

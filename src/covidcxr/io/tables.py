@@ -318,8 +318,8 @@ class Table:
 
     def _parquet(self) -> Any:
         try:
-            import pyarrow  # type: ignore[import-untyped]
-            import pyarrow.parquet  # type: ignore[import-untyped]
+            import pyarrow
+            import pyarrow.parquet
         except ImportError as error:
             raise DatasetError(f"Reading {self._file} needs pyarrow: pip install pyarrow") from error
         try:

@@ -248,11 +248,33 @@ class Prediction:
         for mask_class, mask in self.masks.items() if masks else ():
             write_mask(path_inside(folder, f"{stem}.{mask_class}.png"), mask, sync=sync)
         if overlay is not None:
-            picture = Image.fromarray(self.overlay(_LONGEST_JPEG if overlay == "jpg" else None))
-            with replace_file(path_inside(folder, f"{stem}.overlay.{overlay}"), sync=sync) as draft:
-                picture.save(draft, format="JPEG" if overlay == "jpg" else "PNG", quality=90)
+            self.save_overlay(folder, stem, overlay, sync=sync)
         place = path_inside(folder, f"{stem}.json")
         write_json(place, self.to_dict(), sync=sync)
+        return place
+
+    def save_overlay(
+        self, folder: str | os.PathLike[str], stem: str, overlay: OverlayFormat = "png", *, sync: bool = True
+    ) -> Path:
+        """Write the image with the outlines of its masks.
+
+        Args:
+            folder: Made if need be.
+            stem: The file is `STEM.overlay.png`, or `.jpg`.
+            overlay: "png", of the image's size; or "jpg", of at most 1024 pixels a side.
+            sync: Wait until the file is on the disk.
+
+        Returns:
+            The path of the picture.
+
+        Raises:
+            ConfigError: If the file would lie outside the folder.
+            OSError: If it cannot be written.
+        """
+        place = path_inside(folder, f"{stem}.overlay.{overlay}")
+        picture = Image.fromarray(self.overlay(_LONGEST_JPEG if overlay == "jpg" else None))
+        with replace_file(place, sync=sync) as draft:
+            picture.save(draft, format="JPEG" if overlay == "jpg" else "PNG", quality=90)
         return place
 
 

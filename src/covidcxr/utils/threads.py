@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
@@ -57,6 +59,8 @@ def single_threaded() -> Iterator[None]:
                 cv2.setNumThreads(_before[1])
 
 
+_SAY_SECONDS = 60
+
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the numbers of finished and of all items."""
 
@@ -98,7 +102,9 @@ def map_threads(
 
 
 def tracked(items: Iterable[T], total: int, unit: str, progress: bool) -> Iterator[T]:
-    """Yield items with a progress bar on standard error.
+    """Yield items with a progress bar on standard error, which shows the rate and the time left.
+
+    Where standard error is no terminal, as in the log of a cluster's job, a line a minute says the same.
 
     Args:
         items: The items.
@@ -112,6 +118,19 @@ def tracked(items: Iterable[T], total: int, unit: str, progress: bool) -> Iterat
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress or QUIET.get()) as bar:
-        yield from bar.track(items, total=total)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    quiet = not progress or QUIET.get()
+    start = said = time.monotonic()
+    with Progress(*columns, console=console, disable=quiet) as bar:
+        task = bar.add_task(unit, total=total, rate="")
+        for done, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            rate_now = done / max(now - start, 1e-9)
+            bar.update(task, completed=done, rate=f"{rate_now:.3g}/s")
+            if not (quiet or console.is_terminal) and now - said >= _SAY_SECONDS:
+                said = now
+                left = timedelta(seconds=round((total - done) / rate_now))
+                console.print(f"{done:,} of {total:,} {unit}, {rate_now:.3g} a second, {left} left")
