@@ -1,14 +1,17 @@
-"""`covidcxr datasets list | show | check | stats | masks | prepare`: arguments in, tables or JSON out."""
+"""`covidcxr datasets list | show | check | stats | quality | masks | prepare`: arguments in, tables or JSON out."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.utils.plain import json_text
+
+if TYPE_CHECKING:
+    from covidcxr.data.curation.quality import QualityReport
 
 __all__ = ["add_datasets"]
 
@@ -19,6 +22,7 @@ _EXAMPLES = """examples:
   covidcxr datasets show covid_qu_ex
   covidcxr datasets check covid_qu_ex --data.root DIR
   covidcxr datasets stats covid_qu_ex --data.root DIR --out DIR
+  covidcxr datasets quality covid_qu_ex --data.root DIR --out DIR
   covidcxr datasets prepare covid_qu_ex --data.root DIR --out DIR"""
 
 
@@ -35,6 +39,7 @@ def add_datasets(verbs: Verbs) -> None:
     show.set_defaults(run=_show)
     _add_check(own)
     _add_stats(own)
+    _add_quality(own)
     _add_masks(own)
     _add_prepare(own)
 
@@ -57,6 +62,24 @@ def _add_stats(own: Verbs) -> None:
     _add_name(stats)
     _add_place(stats)
     stats.set_defaults(run=_stats)
+
+
+def _add_quality(own: Verbs) -> None:
+    quality = _add(
+        own,
+        "quality",
+        "the quality of its images: dark, blurred, of odd size, cut off, framed, copied, not readable",
+        "covidcxr datasets quality csv --data.root DIR --out DIR",
+    )
+    quality.add_argument("--out", metavar="DIR", help="write quality.csv, quality.json and contact-sheet.png there")
+    quality.add_argument("--no-duplicates", action="store_true", help="do not search for copies of images")
+    quality.add_argument(
+        "--model", metavar="NAME", help="a pipeline (mini) that finds lungs cut by the edge and inverted images (none)"
+    )
+    quality.add_argument("--device", default="cpu", help="cpu, cuda, mps (%(default)s)")
+    _add_name(quality)
+    _add_place(quality)
+    quality.set_defaults(run=_quality)
 
 
 def _add_masks(own: Verbs) -> None:
@@ -195,6 +218,42 @@ def _check(options: argparse.Namespace) -> int:
     found = {"name": options.name, "root": options.root, **report.to_dict(), "notes": [*notes, *report.notes]}
     _say(found, print_report, options)
     return 0 if report.complete else 1
+
+
+def _quality(options: argparse.Namespace) -> int:
+    from covidcxr.cli.tables import print_quality
+    from covidcxr.data.curation.quality import check_quality
+    from covidcxr.pipeline.lung_masks import look_at
+    from covidcxr.utils.console import collect_notes, show_progress
+
+    with collect_notes() as notes:
+        data = _open(options)
+        look = None if options.model is None else look_at(options.model, device=options.device)
+        report = check_quality(data, duplicates=not options.no_duplicates, look=look, progress=show_progress)
+    found = {"name": options.name, "root": str(data.root), **report.to_dict(), "notes": notes}
+    if options.out is not None:
+        found["files"] = [str(path) for path in _write_quality(data, options.name, report, Path(options.out))]
+    return _say(found, print_quality, options)
+
+
+def _write_quality(data: Any, name: str, report: QualityReport, out: Path) -> list[Path]:
+    import pandas as pd
+
+    from covidcxr.data.summary.contact_sheet import draw_contact_sheet, quality_rows, save_picture
+    from covidcxr.io.atomic import replace_file
+    from covidcxr.io.pretrained import write_json
+    from covidcxr.utils.console import show_progress
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "quality.json", report.to_dict())
+    with replace_file(out / "quality.csv") as draft:
+        pd.DataFrame([image.row() for image in report.images]).to_csv(draft, index=False)
+    files = [out / "quality.json", out / "quality.csv"]
+    if rows := quality_rows(report):
+        with show_progress("contact sheet") as progress:
+            sheet = draw_contact_sheet(data, title=f"{name}, worst images", rows=rows, progress=progress)
+        files.append(save_picture(sheet, out / "contact-sheet.png"))
+    return files
 
 
 def _masks(options: argparse.Namespace) -> int:

@@ -12,7 +12,15 @@ from rich.text import Text
 
 from covidcxr.utils.console import screen
 
-__all__ = ["print_copy", "print_datasets", "print_description", "print_masks", "print_report", "print_survey"]
+__all__ = [
+    "print_copy",
+    "print_datasets",
+    "print_description",
+    "print_masks",
+    "print_quality",
+    "print_report",
+    "print_survey",
+]
 
 _MOST = 10  # images named one by one
 
@@ -123,6 +131,28 @@ def print_masks(report: Mapping[str, Any]) -> None:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     least = f" --data.min_lung_area {report['min_lung_area']}" if report["small"] else ""
     console.print(f"Use them: covidcxr fit --data {report['name']} ... --data.drawn_masks {report['out']}{least}")
+
+
+def print_quality(report: Mapping[str, Any]) -> None:
+    """Print what `check_quality` found."""
+    console = screen()
+    table = _table("flag", ">images", ">share", "when")
+    for flag, count in report["flags"].items():
+        limit = report["limits"].get(flag)
+        when = ""
+        if limit:
+            when = f"{limit['score'].replace('_', ' ')} {'above' if limit['high'] else 'below'} {limit['limit']:.3g}"
+        table.add_row(flag, _number(count), f"{count / report['images']:.1%}", when)
+    console.print(f"{report['flagged']:,} of {report['images']:,} images have a flag.", style="bold")
+    if report["flags"]:
+        console.print(table)
+    unreadable = [image for image in report["flagged_images"] if image["error"]]
+    for image in unreadable[:_MOST]:
+        console.print(f"cannot be read: {image['error']}", style="red", soft_wrap=True)
+    for note in report["notes"]:
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+    for path in report.get("files", ()):
+        console.print(f"Written: {path}", soft_wrap=True)
 
 
 def print_survey(found: Mapping[str, Any]) -> None:

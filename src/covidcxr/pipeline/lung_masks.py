@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from covidcxr.data.collection import Collection
+from covidcxr.data.curation.quality import Look
 from covidcxr.data.files import MASK_INDEX
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, ImageReadError
@@ -34,7 +35,7 @@ from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess
 from covidcxr.utils.plain import field_values, is_number, user_path
 
-__all__ = ["MaskReport", "draw_masks"]
+__all__ = ["MaskReport", "draw_masks", "look_at"]
 
 Image: TypeAlias = Float[np.ndarray, "_ _"]
 
@@ -131,6 +132,43 @@ def draw_masks(
             if progress:
                 progress(len(areas) + len(failed), len(records))
         return _report(target, records, areas, failed, min_lung_area)
+
+
+def look_at(
+    model: str | os.PathLike[str] | Pipeline = "mini", *, device: str = "cpu"
+) -> Callable[[Sequence[Image]], list[Look]]:
+    """Return what finds lungs on images and says how they lie, for `covidcxr.data.curation.quality.check_quality`.
+
+    Args:
+        model: A pipeline with a lung segmenter, with a view check or without one; or where to load it from.
+        device: Where it runs.
+
+    Returns:
+        A function of images, in [0, 1].
+
+    Raises:
+        ConfigError: If it has neither a lung segmenter nor a view check.
+        PretrainedError: If it cannot be loaded.
+    """
+    loaded = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model)
+    if loaded.lung_segmenter is None and loaded.gate is None:
+        raise ConfigError(f"{model} has neither a lung segmenter nor a view check: name a pipeline that has one.")
+    pipeline = Pipeline(gate=loaded.gate, lung_segmenter=loaded.lung_segmenter, postprocess=loaded.postprocess)
+    pipeline.to(device)
+
+    def look(images: Sequence[Image]) -> list[Look]:
+        predictions = pipeline.predict(images, batch_size=len(images))
+        return [_seen(prediction) for prediction in predictions if isinstance(prediction, Prediction)]
+
+    return look
+
+
+def _seen(prediction: Prediction) -> Look:
+    words = (*prediction.reasons, *prediction.notes)
+    flags = {"inverted": "inverted", "turned": "turned", "not-a-frontal": "not frontal"}
+    named = tuple(flag for part, flag in flags.items() if any(part in word for word in words))
+    lungs = next((prediction.masks[name] for name in LUNG_CLASSES if name in prediction.masks), None)
+    return Look(None if "lungs-not-found" in prediction.reasons else lungs, named)
 
 
 def _lung_classes(segmenter: SegmentationModel) -> list[str]:

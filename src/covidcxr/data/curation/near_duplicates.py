@@ -27,6 +27,7 @@ __all__ = [
     "find_candidates",
     "likeness",
     "sketch",
+    "without_border",
 ]
 
 Grey = UInt8[np.ndarray, "height width"]
@@ -92,7 +93,7 @@ def sketch(image: Grey) -> Sketch:
     Returns:
         The description.
     """
-    points, features = _features(_shrunk(_without_border(image), _SMALL), 200)
+    points, features = _features(_shrunk(without_border(image), _SMALL), 200)
     return Sketch(points, _words(features))
 
 
@@ -164,7 +165,7 @@ class Prepared:
     @cached_property
     def small(self) -> Grey:
         """The image without its flat border, with a longest side of 160 pixels."""
-        return _shrunk(_without_border(self.grey), _SMALL)
+        return _shrunk(without_border(self.grey), _SMALL)
 
     @cached_property
     def coarse_features(self) -> Features:
@@ -225,7 +226,8 @@ def _agreements(image: Grey, other: Grey, warp: np.ndarray, inverted: bool, scal
     covered = (cv2.erode(covered, np.ones((9, 9))) > 0.99).astype(np.float32)
     laid = 255 - laid if inverted else laid
     grey = image.astype(np.float32)
-    return [_agreement(*_fine((grey, laid), covered, scale), covered) for scale in scales]
+    details = (_fine((grey, laid), covered, scale) for scale in scales)
+    return [_agreement(here, there, covered) for here, there in details]
 
 
 def _lay_upon(here: Features, there: Features, *, tolerance: float, tries: int) -> tuple[np.ndarray | None, int, bool]:
@@ -252,8 +254,16 @@ def _shrunk(image: Grey, side: int) -> Grey:
     return shrunk
 
 
-def _without_border(image: Grey, flat: int = 12) -> Grey:
-    """Cut rows and columns at the edges that have one grey: letterboxing, frames."""
+def without_border(image: Grey, flat: int = 12) -> Grey:
+    """Cut rows and columns at the edges that have one grey: letterboxing, frames.
+
+    Args:
+        image: Grey values.
+        flat: By how much greys of a row or column may differ, of 255.
+
+    Returns:
+        A part of the image; the whole image where less than 16 pixels would be left.
+    """
     kept = image
     for _ in range(2):
         for axis in (0, 1):

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from covidcxr.data.curation.quality import QualityReport
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.dataset import CXRDataset
 from covidcxr.data.records import Record, count_by
@@ -25,6 +26,7 @@ __all__ = [
     "Row",
     "choose_images",
     "draw_contact_sheet",
+    "quality_rows",
     "DIM",
     "INK",
     "LINE",
@@ -117,10 +119,10 @@ _FAULT: Color = (179, 38, 30)
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the sheet: images of one class and one source, or of what is left of the class.
+    """A row of the sheet: images of one class and one source, what is left of the class, or what else they share.
 
     Attributes:
-        label: Their class, or "unknown".
+        label: Their class, or "unknown"; or what they share.
         source: Their source, or how many sources are gathered here.
         count: Number of images that the chosen ones stand for.
         patients: Number of patients on those.
@@ -177,6 +179,26 @@ def choose_images(
     return rows
 
 
+def quality_rows(report: QualityReport, *, columns: int = 6) -> list[Row]:
+    """Return a row a flag for a contact sheet, with the worst images of it.
+
+    Args:
+        report: From `covidcxr.data.curation.quality.check_quality`.
+        columns: Images a row.
+
+    Returns:
+        The rows; images that cannot be read are left out.
+    """
+    rows = []
+    for flag, count in report.counts.items():
+        own = [image.record for image in report.images if flag in image.flags]
+        worst = tuple(image.record for image in report.worst(flag, columns))
+        if flag != "not readable":
+            limit = report.limit_in_words(flag)
+            rows.append(Row(flag, limit, count, len({record.patient for record in own}), worst))
+    return rows
+
+
 def _one_a_patient(images: Sequence[Record], most: int, rng: np.random.Generator) -> tuple[Record, ...]:
     """Draw images; a patient comes again only when all are there."""
     drawn = [images[place] for place in rng.permutation(len(images))]
@@ -192,6 +214,7 @@ def draw_contact_sheet(
     columns: int = 6,
     tile: int = 224,
     seed: int = 0,
+    rows: Sequence[Row] | None = None,
     progress: Progress | None = None,
 ) -> Image.Image:
     """Draw a few images of each class and source, letterboxed to equal tiles, with the outlines of their masks.
@@ -205,12 +228,14 @@ def draw_contact_sheet(
         columns: Images a row.
         tile: Height and width of an image in pixels.
         seed: Seeds the choice of images.
+        rows: Shown in place of a few images of each class and source.
         progress: Called with how many images of how many are drawn.
 
     Returns:
         The sheet, in colour.
     """
-    rows = choose_images(data.records, data.classes, columns=columns, seed=seed)
+    if rows is None:
+        rows = choose_images(data.records, data.classes, columns=columns, seed=seed)
     images = CXRDataset(
         (replace(record, label=None, findings={}) for row in rows for record in row.images),
         classes=(),
