@@ -88,7 +88,8 @@ def test_every_fault_is_found_and_plain_images_have_none(report: QualityReport) 
 
 def test_one_bad_file_costs_one_entry(report: QualityReport) -> None:
     (spoilt,) = (image for image in report.images if image.error)
-    assert spoilt.record.image_id == "spoilt.png" and not spoilt.scores
+    assert spoilt.record.image_id == "spoilt.png"
+    assert not spoilt.scores
     assert "spoilt.png" in spoilt.error
     assert len(report.images) == 24
 
@@ -108,7 +109,8 @@ def test_a_look_tells_what_scores_cannot(folder: Path) -> None:
     lungs = np.zeros((SIDE, SIDE), bool)
     lungs[:40, 30:130] = True
     plain = check_quality(data_of(folder), duplicates=False, look=lambda images: [Look() for _ in images])
-    looked = check_quality(data_of(folder), duplicates=False, look=lambda images: [Look(lungs, ("inverted",))] * len(images))
+    inverted = Look(lungs, ("inverted",))
+    looked = check_quality(data_of(folder), duplicates=False, look=lambda images: [inverted] * len(images))
     assert "inverted" not in plain.counts
     assert looked.counts["inverted"] == 23  # all that can be read
     masked = {image.record.image_id: image.scores.get("lungs_at_border") for image in looked.images}
@@ -127,9 +129,11 @@ def test_hand_computed_scores() -> None:
     image = np.zeros((20, 40), np.float32)
     image[5:15, 10:30] = 0.5
     scores = measure_quality(image)
-    assert scores["aspect"] == 2 and scores["side"] == pytest.approx(np.sqrt(800))
+    assert scores["aspect"] == 2
+    assert scores["side"] == pytest.approx(np.sqrt(800))
     assert scores["border"] == pytest.approx(1 - 200 / 800)
-    assert scores["brightness"] == pytest.approx(0.5) and scores["contrast"] == pytest.approx(0)
+    assert scores["brightness"] == pytest.approx(0.5)
+    assert scores["contrast"] == pytest.approx(0)
     lungs = np.zeros((10, 20), bool)
     lungs[0, :5] = lungs[3, 3] = True
     assert clipped_share(lungs) == 0.25
@@ -151,10 +155,12 @@ def test_the_verb_writes_table_json_and_sheet(folder: Path, tmp_path: Path, caps
     words = ["datasets", "quality", "csv", "--data.root", str(folder), "--out", str(tmp_path), "--no-duplicates"]
     assert main([*words, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["flags"]["dark"] == 1 and printed["limits"]["dark"]["limit"] <= 0.3
+    assert printed["flags"]["dark"] == 1
+    assert printed["limits"]["dark"]["limit"] <= 0.3
     assert json.loads((tmp_path / "quality.json").read_text())["flags"] == printed["flags"]
     lines = (tmp_path / "quality.csv").read_text().splitlines()
-    assert len(lines) == 25 and lines[0].startswith("image_id,label,source,patient_id,split,flags")
+    assert len(lines) == 25
+    assert lines[0].startswith("image_id,label,source,patient_id,split,flags")
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
         assert sheet.width > 1000
     assert main(words) == 0
