@@ -22,6 +22,7 @@ from covidcxr.cli.evaluate import add_evaluate
 from covidcxr.cli.explain import add_explain
 from covidcxr.cli.export import add_export
 from covidcxr.cli.fit import VERBS, add_training, train
+from covidcxr.cli.plan import add_plan
 from covidcxr.cli.predict import add_demo, add_predict
 from covidcxr.cli.recipes import add_recipes
 from covidcxr.cli.serve import add_feedback, add_serve
@@ -42,6 +43,7 @@ _EPILOG = """examples:
   covidcxr assemble --classifier MODEL --lungs mini ... your models as a pipeline
   covidcxr audit --data darkcovidnet --data.root DIR    shortcuts and leaks of a data set
   covidcxr evaluate predictions.csv --out report        a report of predictions, a run or a pipeline
+  covidcxr plan --sensitivity 0.9 --within 0.05 ...     how many patients a test needs
   covidcxr serve                                        a page for radiologists, and a REST service
   covidcxr datasets list                                the supported data sets, and where to get them
   covidcxr doctor                                       check your installation
@@ -209,6 +211,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     add_training(verbs)
     add_assemble(verbs)
     add_evaluate(verbs)
+    add_plan(verbs)
     add_audit(verbs)
     add_explain(verbs)
     add_export(verbs)

@@ -21,6 +21,7 @@ from covidcxr.evaluation.metrics.reliability import (
     fit_temperature,
     measure_reliability,
 )
+from covidcxr.evaluation.metrics.sample_size import SampleSize, StudyDesign
 from covidcxr.evaluation.metrics.segmentation import (
     dice_score,
     iou_score,
@@ -61,6 +62,8 @@ __all__ = [
     "predictive_values",
     "DecisionCurve",
     "decision_curve",
+    "StudyDesign",
+    "SampleSize",
     "dice_score",
     "iou_score",
     "precision_score",

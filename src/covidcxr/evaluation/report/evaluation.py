@@ -154,8 +154,7 @@ def evaluate_rows(
         positive: The class whose sensitivity and specificity count. Of two exclusive classes it must be given (where
             only one has a probability it is that one); of more, None = there is none.
         sensitivity: What is wanted of the operating point on validation images, in (0, 1].
-        prevalence: Share of positive patients where the model is used; None = as in these images. Of several, all have
-            a decision curve, and predictive values are those of the first.
+        prevalence: Share of positive patients where it is used; None = as here. Several: more decision curves.
         parts: Further parts, by name: "ablation", "audit", "regions", "held_out", ...; the verdict counts them.
         copied: Ids of the images that have a copy in training; None = nobody searched for them.
         lookup: The images behind the rows, to show the most confident errors and the worst masks; None = show none.
@@ -174,37 +173,34 @@ def evaluate_rows(
     predictions = PredictionTable.read(rows).in_order  # scores do not depend on the order of rows
     number = find_positive(predictions, positive)
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    prevalences = tuple(prevalence) if isinstance(prevalence, Sequence) else () if prevalence is None else (prevalence,)
-    wanted: dict[str, Any] = {
-        "positive": number,
-        "sensitivity": sensitivity,
-        "prevalence": next(iter(prevalences), None),
-    }
+    prevalences = [prevalence] if isinstance(prevalence, int | float) else list(prevalence or [])
+    wanted: dict[str, Any] = {"positive": number, "sensitivity": sensitivity}
+    wanted["prevalence"] = prevalences[0] if prevalences else None
     results: dict[str, Part | None] = {
         "answers": score_abstention(predictions, coverage=coverage, **settings),
         "point": score_point(predictions, validation, **wanted, **settings),
-        "decisions": score_decisions(predictions, positive=number, prevalences=prevalences),
         "lineage": Provenance(data={"sha256 of the rows": hash_rows(rows)}, seed=seed, resamples=resamples),
-        **_score(predictions, number, settings),
+        "copies": None if copied is None else score_copies(predictions, copied, positive=number, **settings),
+        **_score(predictions, number, prevalences, settings),
         **(parts or {}),
     }
-    if copied is not None:
-        results["copies"] = score_copies(predictions, copied, positive=number, **settings)
-    if lookup is not None:
-        results["gallery"] = _gallery(predictions, lookup, results)
+    results["gallery"] = None if lookup is None else _gallery(predictions, lookup, results)
     kept = _in_order(results)
     chosen = None if number is None else predictions.classes[number]
     notes = _notes(predictions, (*temperature_signs(temperature), *_broken(results["answers"])))
     return Evaluation(name, predictions, chosen, weigh(predictions, number, kept), kept, tuple(notes))
 
 
-def _score(predictions: PredictionTable, positive: int | None, settings: Mapping[str, Any]) -> dict[str, Part | None]:
+def _score(
+    predictions: PredictionTable, positive: int | None, prevalences: Sequence[float], settings: Mapping[str, Any]
+) -> dict[str, Part | None]:
     """Score what the rows alone show."""
     return {
         "classes": score_classes(predictions, **settings),
         "masks": score_masks(predictions, **settings),
         "agreement": score_agreement(predictions, **settings),
         "reliability": _reliability(predictions, settings),
+        "decisions": score_decisions(predictions, positive=positive, prevalences=prevalences),
         "shortcuts": find_shortcuts(predictions, positive=positive, **settings),
         "groups": score_groups(predictions, positive=positive, **settings),
         "mistakes": find_errors(predictions, positive=positive),
