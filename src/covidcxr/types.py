@@ -16,6 +16,8 @@ __all__ = [
     "Sample",
     "Batch",
     "Region",
+    "LUNGS_OF_REGION",
+    "LUNG_CLASSES",
     "Fit",
     "TaskName",
     "Mode",
@@ -23,6 +25,7 @@ __all__ = [
     "SplitName",
     "CoverageBy",
     "AgeGroup",
+    "Backend",
     "GEOMETRY",
 ]
 
@@ -44,6 +47,18 @@ Region: TypeAlias = Literal["full", "box", "lungs", "background"]
 """What a classifier sees: the whole image, the upright rectangle around the lungs, only the lungs, or the image
 without the lungs."""
 
+LUNGS_OF_REGION: dict[Region, tuple[str, ...]] = {
+    "full": (),
+    "box": ("lung_field", "lung"),
+    "lungs": ("lung_field", "lung"),
+    "background": ("lung", "lung_field"),
+}
+"""The mask classes that a region is cut by, best first: to keep the lungs, the field without heart and diaphragm, as
+segmenters draw it; to remove them, the wider outline, so that nothing of the lung is left."""
+
+LUNG_CLASSES = LUNGS_OF_REGION["lungs"]
+"""The mask classes that are lungs; every other class is a finding."""
+
 Fit: TypeAlias = Literal["stretch", "letterbox"]
 """How an image is brought to the network's size: squeezed, or scaled and padded with black."""
 
@@ -55,6 +70,9 @@ CoverageBy: TypeAlias = Literal["class", "source", "all"]
 """Of which images it is promised that the set of plausible classes holds the truth: of those of each class, of each
 class in each source, or of all together."""
 AgeGroup: TypeAlias = Literal["adult", "child"]
+
+Backend: TypeAlias = Literal["torch", "onnx"]
+"""What runs the models of a pipeline: torch, or ONNX Runtime the files that `covidcxr export` wrote."""
 
 GEOMETRY = ("image_size", "fit", "region", "lung_dilation")
 """The settings of a model's preprocessing that place things in an image; a data module takes them from the model."""

@@ -115,14 +115,13 @@ def _read_card(path: Path) -> str:
 def _load(source: str, part: str, flag: str) -> CXRModel:
     """Load the model of a part, from a folder of its own or out of a pipeline."""
     from covidcxr.io.pretrained import fetch
-    from covidcxr.models import SegmentationModel, load_model
-    from covidcxr.pipeline.parts import MODEL_CLASSES, is_single
+    from covidcxr.models import load_model
+    from covidcxr.pipeline.parts import PARTS, is_single
     from covidcxr.pipeline.pipeline import Pipeline
 
     folder = fetch(source)
     if is_single(folder):
-        kind = MODEL_CLASSES[part]
-        return load_model(folder, prefer="segmentation" if SegmentationModel in kind else "classification")
+        return load_model(folder, prefer="segmentation" if "SegmentationModel" in PARTS[part] else "classification")
     model = Pipeline.from_pretrained(folder).models().get(part)
     if model is None:
         raise ConfigError(f"--{flag}: the pipeline {source} has no {part}.")

@@ -90,6 +90,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="data-loader threads (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
     parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx: --model is a folder of `covidcxr export`, and torch is not needed (%(default)s)",
+    )
+    parser.add_argument(
         "--bits", type=int, metavar="N", help="bits that 16-bit pictures really hold, if fewer (8 to 16)"
     )
     parser.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote there; start over")
@@ -118,6 +124,7 @@ def _write(options: argparse.Namespace) -> dict[str, Any]:
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         device=options.device,
+        backend=options.backend,
         bits=options.bits,
         overlays=None if options.no_overlays else options.overlay_format,
         masks=not options.no_masks,

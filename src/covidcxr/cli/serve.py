@@ -54,6 +54,12 @@ def add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="folder, or postgresql+psycopg://USER@HOST/NAME, of images and verdicts (%(default)s)",
     )
     serve.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (%(default)s)")
+    serve.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx: --model is a folder of `covidcxr export`; there are no heat maps then (%(default)s)",
+    )
     serve.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode images (%(default)s)")
     serve.add_argument(
         "--max-megapixels", type=float, metavar="N", help="height times width of an image, at most, in millions (40)"
@@ -97,6 +103,7 @@ def _serve(options: argparse.Namespace) -> int:
             store=options.store,
             hosts=tuple(options.allow_host),
             device=options.device,
+            backend=options.backend,
             workers=options.workers,
             keep_identifiers=options.keep_identifiers,
             limits=Limits() if options.max_megapixels is None else Limits.for_megapixels(options.max_megapixels),

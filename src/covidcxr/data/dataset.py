@@ -18,9 +18,9 @@ from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.io.image import read_mask, read_pixels
 from covidcxr.io.pixels import unit_scale
 from covidcxr.transforms.augment import Augment
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, letterbox_box
-from covidcxr.transforms.pyramid import ImagePyramid, Pixels, fit_mask
-from covidcxr.types import Fit, Region, Sample
+from covidcxr.transforms.geometry import apply_region
+from covidcxr.transforms.pyramid import ImagePyramid, Pixels, fit_mask, letterbox_box
+from covidcxr.types import LUNGS_OF_REGION, Fit, Region, Sample
 
 __all__ = ["CXRDataset", "FittedImage", "box_slices", "check_mask_size"]
 __all__ += ["finding_table", "fit_record", "label_numbers", "open_image", "open_pixels"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from covidcxr import aliases
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
-from covidcxr.transforms.geometry import LUNGS_OF_REGION
+from covidcxr.types import LUNGS_OF_REGION
 
 __all__ = [
     "IMAGE_SUFFIXES",

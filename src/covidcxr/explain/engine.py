@@ -25,9 +25,9 @@ from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
 from covidcxr.models.base import evaluation_mode
 from covidcxr.models.network import resize_images
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, resize_image, restore_map
+from covidcxr.transforms.geometry import apply_region, resize_image, restore_map
 from covidcxr.transforms.preprocess import Preprocess
-from covidcxr.types import ImageLike
+from covidcxr.types import LUNGS_OF_REGION, ImageLike
 
 __all__ = ["Explanation", "Lungs", "explain", "explain_many", "seen_by"]
 

@@ -19,14 +19,14 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from covidcxr.errors import ConfigError, NameClashError, PretrainedError, did_you_mean
 from covidcxr.io.atomic import replace_file
 from covidcxr.utils.plain import json_text
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["StoredDtype", "available", "bundled", "fetch", "read_json", "write_json", "load_weights", "save_weights"]
 
@@ -333,7 +333,7 @@ def _first(faults: list[str]) -> str:
 def _halved(tensor: Tensor, name: str) -> Tensor:
     # Not scales, offsets and running variances: they are few, and with them answers of `mini` moved twice as far.
     half = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
-    if not torch.isfinite(half).all() and torch.isfinite(tensor).all():
+    if not half.isfinite().all() and tensor.isfinite().all():
         raise ConfigError(f"{name} holds a value above 65504, which float16 cannot hold: save it as float32.")
     return half
 

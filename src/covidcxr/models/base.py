@@ -19,6 +19,7 @@ from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.config.checks import check_names
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import hub, pretrained
+from covidcxr.transforms.answers import not_finite
 from covidcxr.types import TaskName
 from covidcxr.utils.plain import html_table
 
@@ -241,18 +242,6 @@ def calibrate_logits(logits: Tensor, temperature: float) -> Tensor:
     """
     calibrated = logits.float() / temperature
     return calibrated.where(calibrated.isfinite(), torch.nan)
-
-
-def not_finite(part: str) -> str:
-    """Return the reason to abstain for an image of which a model computes NaN or infinity.
-
-    Args:
-        part: Name of the model's part in a pipeline, "lung_segmenter", ...
-
-    Returns:
-        The id of the reason.
-    """
-    return f"{part.replace('_', '-')}-not-finite"
 
 
 def check_images(image: Tensor) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from covidcxr.config import ModelConfig
-from covidcxr.models.base import CXRModel, not_finite
-from covidcxr.models.network import NetworkModel
+from covidcxr.models.base import CXRModel
+from covidcxr.models.network import NetworkModel, resize_images
+from covidcxr.transforms.answers import choose_class
+from covidcxr.transforms.pyramid import ImagePyramid, Pixels, ResizedImages
 from covidcxr.types import TaskName
 
 __all__ = ["Classifier", "ClassificationModel"]
@@ -70,6 +72,28 @@ class Classifier(CXRModel, ABC):
         """
         return self.probabilities(self.calibrated_logits(image, lung_mask))
 
+    def predict_images(
+        self,
+        images: Sequence[Pixels | ImagePyramid],
+        masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
+        resized: ResizedImages | None = None,
+    ) -> Float[np.ndarray, "batch classes"]:
+        """Compute a probability for each class, of images of any sizes.
+
+        Args:
+            images: Grey images [height, width], 8 bits or in [0, 1].
+            masks: Of each image, by mask class, at the image's size; may be empty where the model needs no lungs.
+            resized: These very images as earlier calls resized them; what is new is added.
+
+        Returns:
+            Probabilities in the order of `config.classes`.
+
+        Raises:
+            ConfigError: If the lungs of an image are needed and missing.
+        """
+        members = [member.predict(*resize_images(member, images, masks, resized)) for member in self.members]
+        return self.combine(members).cpu().numpy()
+
     def probabilities(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch classes"]:
         """Turn calibrated logits into probabilities, by the config's mode.
 
@@ -86,12 +110,7 @@ class Classifier(CXRModel, ABC):
         return torch.cat((-logits, logits), dim=1).sigmoid()
 
     def answer(self, probabilities: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
-        """Choose the one plausible class, or abstain with a reason.
-
-        With thresholds in the config, a class is plausible from its threshold up (a conformal set, if the
-        thresholds come from `covidcxr.evaluation.conformal_thresholds`); without any, the most probable of exclusive
-        classes is, and of findings that may come together those from 0.5 up are. Where a probability is not finite,
-        there is no class.
+        """Choose the one plausible class, or abstain with a reason; see `covidcxr.transforms.answers.choose_class`.
 
         Args:
             probabilities: By class name, calibrated.
@@ -99,15 +118,7 @@ class Classifier(CXRModel, ABC):
         Returns:
             The class and no reasons, or None and the reasons.
         """
-        if not all(map(math.isfinite, probabilities.values())):
-            return None, (not_finite("classifier"),)
-        thresholds = self.config.thresholds
-        if self.config.mode != "multilabel" and not thresholds:
-            return max(probabilities, key=lambda name: probabilities[name]), ()
-        plausible = [name for name, value in probabilities.items() if value >= thresholds.get(name, 0.5)]
-        if len(plausible) == 1:
-            return plausible[0], ()
-        return None, ("several-answers-plausible" if plausible else "no-answer-plausible",)
+        return choose_class(self.config, probabilities)
 
 
 @final

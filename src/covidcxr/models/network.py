@@ -8,11 +8,11 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, TypeAlias, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from covidcxr.config import ModelConfig
@@ -22,19 +22,15 @@ from covidcxr.models.base import CXRModel, calibrate_logits, check_images, infer
 from covidcxr.networks import build_network
 from covidcxr.networks.build import limited_memory
 from covidcxr.networks.fused import FusedNetwork
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, apply_region, normalize, resize_image, resize_mask
+from covidcxr.transforms.geometry import apply_region, normalize, resize_image, resize_mask
 from covidcxr.transforms.preprocess import Preprocess
-from covidcxr.transforms.pyramid import ImagePyramid, Pixels, fit_mask
-from covidcxr.types import Fit, Region
+from covidcxr.transforms.pyramid import ImagePyramid, Pixels, ResizedImages, fit_images, lungs_of
 from covidcxr.utils.plain import user_path
 
 __all__ = ["NetworkModel", "ResizedImages", "lungs_of", "resize_images", "run_apart"]
 
 _SPARE = 200_000_000
 """Numbers that a network may need beside its weights: some are built with a head that is left out again (VGG's)."""
-
-ResizedImages: TypeAlias = dict[tuple[tuple[int, int], Fit], Tensor]
-"""The same images by the size and fit to which they were brought: models that want one size share them."""
 
 
 class NetworkModel(CXRModel, ABC):
@@ -251,11 +247,11 @@ def resize_images(
     masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
     resized: ResizedImages | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Bring images, and the lungs where the model needs them, to the model's size and device.
+    """Bring images, and the lungs where the model needs them, to the model's size and device; see `fit_images`.
 
     Args:
         model: Its preprocessing says size, fit and region.
-        images: Grey images [height, width], 8 bits or in [0, 1]. Models of several sizes share the halves of a pyramid.
+        images: Grey images [height, width], 8 bits or in [0, 1].
         masks: Of each image, by mask class, at the image's size; may be empty where the region is "full".
         resized: These very images as earlier calls resized them; what is new is added.
 
@@ -265,40 +261,8 @@ def resize_images(
     Raises:
         ConfigError: If the lungs of an image are needed and missing.
     """
-    settings = model.config.preprocess
-    size, fit = settings.image_size, settings.fit
-    resized = {} if resized is None else resized
-    if (size, fit) not in resized:
-        pyramids = (image if isinstance(image, ImagePyramid) else ImagePyramid(image) for image in images)
-        resized[size, fit] = _as_batch([pyramid.fit(size, fit) for pyramid in pyramids])
-    batch = resized[size, fit].to(model.mean.device)
-    if settings.region == "full":
-        return batch, None
-    lungs = [fit_mask(lungs_of(known, settings.region), size, fit) for known in masks]
-    return batch, _as_batch(lungs).to(model.mean.device)
-
-
-def _as_batch(planes: Sequence[Shaped[np.ndarray, "_ _"]]) -> Float[Tensor, "batch 1 height width"]:
-    return torch.from_numpy(np.stack(planes)[:, None].astype(np.float32, copy=False))
-
-
-def lungs_of(masks: Mapping[str, Bool[np.ndarray, "height width"]], region: Region) -> Bool[np.ndarray, "height width"]:
-    """Return the lungs that a region means: the fields to look at, all of the lungs to take away.
-
-    Args:
-        masks: By mask class.
-        region: How a model cuts the image; any but "full".
-
-    Returns:
-        The mask of the best class that is there.
-
-    Raises:
-        ConfigError: If there is no mask of lungs.
-    """
-    for name in LUNGS_OF_REGION[region]:
-        if name in masks:
-            return masks[name]
-    raise ConfigError(
-        f'region="{region}" needs the lung mask of every image ({" or ".join(LUNGS_OF_REGION[region])}): give it, or '
-        f"let a Pipeline with a lung segmenter find it."
+    batch, lungs = (
+        None if planes is None else torch.from_numpy(planes).to(model.mean.device)
+        for planes in fit_images(model.config.preprocess, images, masks, resized)
     )
+    return cast(Tensor, batch), lungs

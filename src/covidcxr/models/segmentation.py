@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, TypeAlias, cast, final
 
 import numpy as np
@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from covidcxr.models.base import calibrate_logits, check_images, inference
-from covidcxr.models.network import NetworkModel, run_apart
+from covidcxr.models.network import NetworkModel, resize_images, run_apart
 from covidcxr.networks.segmentation import forward_segmenters, merge_encoders
-from covidcxr.transforms.geometry import LUNG_CLASSES, restore_map
-from covidcxr.transforms.pyramid import restore_mask
+from covidcxr.transforms.answers import cut_masks, thresholds_of
+from covidcxr.transforms.geometry import restore_map
+from covidcxr.transforms.pyramid import ImagePyramid, Pixels, ResizedImages
 from covidcxr.types import TaskName
 
 __all__ = ["SegmentationModel"]
@@ -106,6 +107,43 @@ class SegmentationModel(NetworkModel):
         )
         return a, b
 
+    def predict_images(
+        self,
+        images: Sequence[Pixels | ImagePyramid],
+        masks: Sequence[Mapping[str, Mask]],
+        resized: ResizedImages | None = None,
+    ) -> Float[np.ndarray, "batch classes new_height new_width"]:
+        """Run `predict_resized` on images of any sizes.
+
+        Args:
+            images: Grey images [height, width], 8 bits or in [0, 1].
+            masks: Of each image, by mask class, at the image's size; may be empty where the region is "full".
+            resized: These very images as earlier calls resized them; what is new is added.
+
+        Returns:
+            Probabilities at the network's size.
+
+        Raises:
+            ConfigError: If the lungs of an image are needed and missing.
+        """
+        return self.predict_resized(*resize_images(self, images, masks, resized)).cpu().numpy()
+
+    def predict_images_with(
+        self, other: SegmentationModel, images: Sequence[Pixels | ImagePyramid], resized: ResizedImages | None = None
+    ) -> tuple[Float[np.ndarray, "batch classes _ _"], Float[np.ndarray, "batch other_classes _ _"]]:
+        """Run `predict_resized_with` on images of any sizes.
+
+        Args:
+            other: A model that `shares_encoder`.
+            images: Grey images [height, width], 8 bits or in [0, 1].
+            resized: These very images as earlier calls resized them; what is new is added.
+
+        Returns:
+            The probabilities of this model, and those of the other.
+        """
+        own, others = self.predict_resized_with(other, resize_images(self, images, (), resized)[0])
+        return own.cpu().numpy(), others.cpu().numpy()
+
     def masks_of(
         self,
         maps: Float[Tensor, "batch classes new_height new_width"],
@@ -122,22 +160,7 @@ class SegmentationModel(NetworkModel):
         Returns:
             The masks of each image, by class.
         """
-        masks = []
-        for size, values in zip(sizes, maps.cpu().numpy(), strict=True):
-            for name, plane, threshold in zip(self.config.classes, values, self.thresholds(), strict=True):
-                if clean is not None and name in LUNG_CLASSES:
-                    raw = plane >= threshold
-                    kept = clean(raw)
-                    plane[raw & ~kept] = 0.0
-                    plane[kept & ~raw] = 1.0
-            planes = zip(self.config.classes, values, self.thresholds(), strict=True)
-            masks.append(
-                {
-                    name: restore_mask(plane, threshold, (size[0], size[1]), self.config.preprocess.fit)
-                    for name, plane, threshold in planes
-                }
-            )
-        return masks
+        return cut_masks(self.config, maps.cpu().numpy(), sizes, clean)
 
     def merge_encoder(self, other: SegmentationModel) -> bool:
         """Let another model use the encoder of this one, where both see images alike and the two encoders are equal.
@@ -171,4 +194,4 @@ class SegmentationModel(NetworkModel):
 
     def thresholds(self) -> tuple[float, ...]:
         """Return, by class, the probability from which a pixel belongs to it (0.5 where the config says none)."""
-        return tuple(self.config.thresholds.get(name, 0.5) for name in self.config.classes)
+        return thresholds_of(self.config)

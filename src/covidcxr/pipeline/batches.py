@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from io import IOBase
-from typing import TypeVar
+from numbers import Integral
+from typing import Any, TypeVar
 
-from covidcxr.errors import ImageReadError
+from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.io.image import image_size
 
-__all__ = ["BATCH_IMAGES", "BATCH_PIXELS", "count_pixels", "split_batches"]
+__all__ = ["BATCH_IMAGES", "BATCH_PIXELS", "check_counts", "count_pixels", "split_batches"]
 
 BATCH_IMAGES = 16
 """Images of a batch where nobody says another number."""
@@ -49,6 +50,28 @@ def split_batches(items: Iterable[T], size: int, pixels: Callable[[T], int]) -> 
             batch, total = [], 0
     if batch:
         yield batch
+
+
+def check_counts(batch_size: object, num_workers: object) -> tuple[int, int]:
+    """Raise an error for a batch size or a number of threads that is out of range.
+
+    Args:
+        batch_size: Images a batch, from 1 up; NumPy's whole numbers are such too.
+        num_workers: Threads that read images, from 0 up.
+
+    Returns:
+        Both.
+
+    Raises:
+        ConfigError: If one is no whole number, or too small.
+    """
+    counts: tuple[tuple[Any, int], ...] = (batch_size, 1), (num_workers, 0)
+    for count, least in counts:
+        if isinstance(count, bool) or not isinstance(count, Integral) or int(count) < least:
+            raise ConfigError(
+                f"batch_size must be 1 or more and num_workers 0 or more, not {batch_size} and {num_workers}."
+            )
+    return int(batch_size), int(num_workers)  # type: ignore[call-overload]
 
 
 def count_pixels(image: object) -> int:

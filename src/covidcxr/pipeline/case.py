@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool
 
-from covidcxr.errors import ImageReadError
+from covidcxr.errors import ConfigError, ImageReadError, did_you_mean
 from covidcxr.io.image import file_content, read_pixels
-from covidcxr.models import Classifier
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image, depth_reason
 from covidcxr.pipeline.severity import InfectionInterval
-from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
+from covidcxr.transforms.orientation import UPRIGHT, Orientation
 from covidcxr.transforms.pyramid import ImagePyramid, Pixels
-from covidcxr.types import ImageLike
+from covidcxr.types import LUNG_CLASSES, ImageLike
 
-__all__ = ["Case", "Masks", "coarse", "hold_content", "merge_masks", "one_by_one", "read_case", "try_to_read"]
+if TYPE_CHECKING:
+    from covidcxr.models import Classifier
+    from covidcxr.pipeline.onnx import OnnxModel
+
+__all__ = [
+    "Case",
+    "Masks",
+    "check_masks",
+    "coarse",
+    "hold_content",
+    "merge_masks",
+    "one_by_one",
+    "read_case",
+    "try_to_read",
+]
 
 Masks: TypeAlias = dict[str, Bool[np.ndarray, "height width"]]
 
@@ -71,7 +84,9 @@ class Case:
         if orientation != UPRIGHT:
             self.upright = ImagePyramid(orientation.correct(self.image))
 
-    def to_prediction(self, classifier: Classifier | None, interval: InfectionInterval | None) -> Prediction:
+    def to_prediction(
+        self, classifier: Classifier | OnnxModel | None, interval: InfectionInterval | None
+    ) -> Prediction:
         """Return the result, with masks that lie as the image was given.
 
         Args:
@@ -173,6 +188,29 @@ def one_by_one(
             if stop and isinstance(results[0], FailedPrediction):
                 raise results[0].error
             yield results.popleft()
+
+
+def check_masks(
+    masks: Mapping[str, Bool[np.ndarray, "height width"]], known: Sequence[str], size: tuple[int, ...]
+) -> None:
+    """Raise an error for masks that somebody corrected, and that do not fit.
+
+    Args:
+        masks: By mask class.
+        known: The mask classes of the pipeline.
+        size: Height and width of the image.
+
+    Raises:
+        ConfigError: If the pipeline predicts no such mask, or one is of another size or holds no area.
+    """
+    for name, mask in masks.items():
+        if name not in known:
+            raise ConfigError(f"This pipeline draws no mask {name!r}. {did_you_mean(name, known)}")
+        if mask.dtype != bool or mask.shape != size or not (mask.any() or name not in LUNG_CLASSES):
+            raise ConfigError(
+                f"The mask {name!r} must be true and false, of the image's size {size} and not empty; "
+                f"it is {mask.dtype} {mask.shape}."
+            )
 
 
 def merge_masks(predicted: Masks, known: Masks) -> Masks:

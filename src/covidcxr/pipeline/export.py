@@ -7,7 +7,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
@@ -20,23 +19,24 @@ from covidcxr.errors import ConfigError
 from covidcxr.io.folders import path_inside
 from covidcxr.io.image import read_image
 from covidcxr.io.pretrained import write_json
-from covidcxr.models import Classifier, CXRModel, SegmentationModel
+from covidcxr.models import Classifier, CXRModel, NetworkModel, SegmentationModel
 from covidcxr.models.base import calibrate_logits, evaluation_mode
-from covidcxr.models.network import lungs_of
 from covidcxr.phantom import draw_phantom
+from covidcxr.pipeline.onnx import EXPORT_FILE, require_onnx, start_session
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.transforms.geometry import LUNG_CLASSES, restore_traced
-from covidcxr.types import ImageLike
+from covidcxr.transforms.geometry import restore_traced
+from covidcxr.transforms.pyramid import lungs_of
+from covidcxr.types import LUNG_CLASSES, ImageLike, Region
 from covidcxr.utils.plain import user_path
 
 __all__ = ["EXPORT_FILE", "ExportFormat", "export_pipeline"]
 
 ExportFormat: TypeAlias = Literal["onnx", "torch"]
-EXPORT_FILE = "export.json"
-"""Says what the files of an export take and return."""
 
 _SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
 _TOLERANCE = 1e-4
+_ROUNDED = 2e-3
+"""Tolerance where preprocessing steps look at whole greys: of one between two, the last bit of a number decides."""
 _LARGEST = 16384  # of an image's sides, in pixels
 _OPSET = 20
 
@@ -132,7 +132,7 @@ def _export_models(
     samples: Sequence[Float[np.ndarray, "height width"]],
 ) -> dict[str, Any]:
     """Write the files of all models, and describe them."""
-    lungs = [_lungs(pipeline, sample) for sample in samples]
+    lungs, interval = [_lungs(pipeline, sample) for sample in samples], pipeline.infected_interval
     models = {
         name: _export_model(name, model, folder, format, samples, lungs) for name, model in pipeline.models().items()
     }
@@ -143,6 +143,7 @@ def _export_models(
         "models": models,
         "postprocess": pipeline.postprocess.to_config(),
         "min_lung_area": pipeline.min_lung_area,
+        "infected_interval": None if interval is None else interval.to_config(),
         "compared_on": len(samples),
         "warning": "For research only; not for clinical use.",
     }
@@ -151,9 +152,8 @@ def _export_models(
 def _check_format(format: object) -> None:  # noqa: A002
     if format not in get_args(ExportFormat):
         raise ConfigError(f"format must be one of {', '.join(get_args(ExportFormat))}, not {format!r}.")
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if format == "onnx" and missing:
-        raise ConfigError(f'An export to ONNX needs {" and ".join(missing)}: pip install "covidcxr[onnx]"')
+    if format == "onnx":
+        require_onnx("onnx", "onnxscript", "onnxruntime")
 
 
 def _export_model(
@@ -188,21 +188,42 @@ def _export_model(
             f"The {name} ({_network(model)}) cannot be traced for an export: {type(error).__name__}: {reason}"
         ) from error
     difference = _compare(module, _runner(path, format), samples, lungs if model.needs_lungs else None)
-    if not difference <= _TOLERANCE:
-        raise ConfigError(f"The exported {name} differs from the model by {difference:.2g}, more than {_TOLERANCE:g}.")
+    tolerance = _ROUNDED if any(member.config.preprocess.steps for member in _members(model)) else _TOLERANCE
+    if not difference <= tolerance:
+        raise ConfigError(f"The exported {name} differs from the model by {difference:.2g}, more than {tolerance:g}.")
+    return {"file": path.name, "sha256": _sha256(path), **_facts(name, model), "difference": difference}
+
+
+def _facts(name: str, model: CXRModel) -> dict[str, Any]:
+    """Say what the file of a model takes and returns, and what its numbers mean."""
     config = model.config
     return {
-        "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "task": config.task,
-        "inputs": ["image", "lungs"][: len(example)],
-        "outputs": outputs,
+        "inputs": ["image"] + ["lungs"] * model.needs_lungs,
+        "outputs": ["probabilities"] + ["masks"] * isinstance(model, SegmentationModel),
         "classes": list(config.classes),
         "mode": config.mode,
         "positive": config.positive,
         "thresholds": dict(config.thresholds),
-        "difference": difference,
+        "region": _region(name, model),
+        "config": config.to_dict(),
     }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _region(name: str, model: CXRModel) -> Region:
+    """Return what a model sees of an image; an ensemble's file takes one mask of lungs, so its members must agree."""
+    regions = {member.config.preprocess.region for member in _members(model)} - {"full"}
+    if "background" in regions and len(regions) > 1:
+        raise ConfigError(f"The {name} cannot be exported: its members remove and keep lungs, by different masks.")
+    return cast(Region, min(regions, default="full"))
+
+
+def _members(model: CXRModel) -> tuple[NetworkModel, ...]:
+    return model.members if isinstance(model, Classifier) else (cast(NetworkModel, model),)
 
 
 def _network(model: CXRModel) -> str:
@@ -228,11 +249,7 @@ def _runner(path: Path, format: ExportFormat) -> _Run:  # noqa: A002
                 return [output.numpy() for output in module(*given)]
 
         return run_torch
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = start_session(path.read_bytes())
 
     def run_onnx(image: np.ndarray, lungs: np.ndarray | None) -> list[np.ndarray]:
         given = {"image": image} if lungs is None else {"image": image, "lungs": lungs}

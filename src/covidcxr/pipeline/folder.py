@@ -34,6 +34,7 @@ from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import OverlayFormat
 from covidcxr.pipeline.results import LINES, PARTS, ParquetResults, Results, summarize
+from covidcxr.types import Backend
 from covidcxr.utils.plain import json_text, user_path
 from covidcxr.utils.threads import tracked
 
@@ -56,6 +57,7 @@ def predict_folder(
     batch_size: int = BATCH_IMAGES,
     num_workers: int = 2,
     device: str = "cpu",
+    backend: Backend = "torch",
     bits: int | None = None,
     overlays: OverlayFormat | None = "jpg",
     masks: bool = True,
@@ -83,6 +85,7 @@ def predict_folder(
         batch_size: Batch size.
         num_workers: Data-loader threads, of each process.
         device: Where the models run.
+        backend: What runs them; "onnx" needs a folder that `covidcxr export` wrote as `model`.
         bits: Bits of numbers whose type does not tell, 8 to 16; see `read_image`.
         overlays: Format of the overlays, as of `Prediction.save`; None = none.
         masks: Write the masks.
@@ -109,8 +112,8 @@ def predict_folder(
     images = _list_images(paths, manifest, root)
     if shard is not None:
         out = out / _SHARDS / _keep_shard(images, shard)
-    pipeline = load_pipeline(model, device)
-    job = Job(out, batch_size, num_workers, device, bits, overlays, masks, format == "parquet")
+    pipeline = load_pipeline(model, device, backend)
+    job = Job(out, batch_size, num_workers, device, bits, overlays, masks, format == "parquet", pipeline.backend)
     settings = _settings(job, pipeline) | ({} if shard is None else {"shard": shard})
     for part in _shards(out):  # none may be at work
         with lock_folder(part):
@@ -254,12 +257,15 @@ class _Run:
             return False
 
 
-def load_pipeline(model: str | os.PathLike[str] | Pipeline, device: str = "cpu") -> Pipeline:
+def load_pipeline(
+    model: str | os.PathLike[str] | Pipeline, device: str = "cpu", backend: Backend = "torch"
+) -> Pipeline:
     """Return a pipeline on a device.
 
     Args:
         model: The pipeline, or where to load it from: a bundled name, a folder, or a Hub repository.
         device: "cpu", "cuda", "cuda:1", "mps".
+        backend: What runs the models; "onnx" needs a folder that `covidcxr export` wrote.
 
     Returns:
         The pipeline.
@@ -268,7 +274,7 @@ def load_pipeline(model: str | os.PathLike[str] | Pipeline, device: str = "cpu")
         ConfigError: If the device is not there.
         PretrainedError: If the model cannot be had.
     """
-    pipeline = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model)
+    pipeline = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model, backend=backend)
     try:
         return pipeline.to(device)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there

@@ -23,8 +23,9 @@ from covidcxr.io.remote import read_remote
 from covidcxr.pipeline.image_list import ListedImage
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, OverlayFormat, Prediction
-from covidcxr.types import ImageLike
+from covidcxr.types import Backend, ImageLike
 from covidcxr.utils.plain import json_text
+from covidcxr.utils.threads import count_cores
 
 __all__ = ["Job", "answer_here", "answer_in_processes"]
 
@@ -45,6 +46,7 @@ class Job:
         overlay: Format of the overlays; None = none.
         masks: Keep the masks.
         parquet: Put masks into the lines, for Parquet, and write no JSON files.
+        backend: What runs the models.
 
     Example:
         ```python
@@ -64,6 +66,7 @@ class Job:
     overlay: OverlayFormat | None = "jpg"
     masks: bool = True
     parquet: bool = False
+    backend: Backend = "torch"
 
     def predict(self, pipeline: Pipeline, images: Iterable[ListedImage]) -> Iterator[Named]:
         """Predict for images, a batch at a time.
@@ -255,14 +258,13 @@ def _begin(model: str | os.PathLike[str], job: Job, processes: int) -> None:
     """Prepare a process of the pool."""
     global _mine
     import cv2
-    import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is told, and ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    threads = max(1, _cores() // processes)
-    torch.set_num_threads(threads)
+    threads = max(1, count_cores() // processes)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it when it is imported
     cv2.setNumThreads(threads)
-    _mine = Pipeline.from_pretrained(model).to(job.device), job
+    _mine = Pipeline.from_pretrained(model, backend=job.backend).to(job.device), job
 
 
 def _end_with_parent() -> None:
@@ -271,10 +273,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(images: list[ListedImage]) -> list[str]:

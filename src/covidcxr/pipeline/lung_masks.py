@@ -31,8 +31,8 @@ from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.batches import BATCH_IMAGES, count_pixels, split_batches
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction, in_words
-from covidcxr.transforms.geometry import LUNG_CLASSES
 from covidcxr.transforms.postprocess import PostProcess
+from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import field_values, is_number, user_path
 
 __all__ = ["MaskReport", "draw_masks", "look_at"]

@@ -23,20 +23,20 @@ from covidcxr.io.atomic import replace_file
 from covidcxr.io.folders import path_inside
 from covidcxr.io.image import read_image, read_mask, write_mask
 from covidcxr.io.pretrained import StoredDtype, check_file, check_finite, check_link, read_json, write_json
-from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel, load_model
-from covidcxr.models.base import default_card
-from covidcxr.phantom import PhantomLabel, PhantomView, draw_other, draw_phantom
 from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import check_view_model
-from covidcxr.transforms.geometry import LUNG_CLASSES, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
+from covidcxr.transforms.orientation import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.transforms.postprocess import PostProcess
+from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import html_table
 
 if TYPE_CHECKING:
+    from covidcxr.models import CXRModel
+    from covidcxr.phantom import PhantomLabel, PhantomView
     from covidcxr.pipeline.pipeline import Pipeline
 
 __all__ = [
-    "MODEL_CLASSES",
+    "PARTS",
     "ShowsParts",
     "check_golden",
     "check_parts",
@@ -48,13 +48,13 @@ __all__ = [
     "save_pipeline",
 ]
 
-MODEL_CLASSES: dict[str, tuple[type[CXRModel], ...]] = {
-    "gate": (ClassificationModel,),
-    "lung_segmenter": (SegmentationModel,),
-    "infection_segmenter": (SegmentationModel,),
-    "classifier": (ClassificationModel, EnsembleModel),
+PARTS: dict[str, tuple[str, ...]] = {
+    "gate": ("ClassificationModel",),
+    "lung_segmenter": ("SegmentationModel",),
+    "infection_segmenter": ("SegmentationModel",),
+    "classifier": ("ClassificationModel", "EnsembleModel"),
 }
-"""From the name of a part to the classes that its model may have, in the order in which the parts run."""
+"""From the name of a part to the classes of `covidcxr.models` that it may have, in the order in which parts run."""
 
 
 class ShowsParts(ABC):
@@ -104,13 +104,12 @@ def check_parts(pipeline: Pipeline) -> None:
     """
     models = pipeline.models()
     for name, model in models.items():
-        if not isinstance(model, MODEL_CLASSES[name]):
-            known = " or ".join(kind.__name__ for kind in MODEL_CLASSES[name])
-            raise ConfigError(f"The {name} must be a {known}, not a {type(model).__name__}.")
+        if type(model).__name__ not in (*PARTS[name], "OnnxModel"):
+            raise ConfigError(f"The {name} must be a {' or '.join(PARTS[name])}, not a {type(model).__name__}.")
     if not isinstance(pipeline.postprocess, PostProcess):
         raise ConfigError(f"postprocess must be a PostProcess, not {pipeline.postprocess!r}: PostProcess([...]).")
     if not models:
-        raise ConfigError(f"A pipeline needs at least one model: {', '.join(MODEL_CLASSES)}.")
+        raise ConfigError(f"A pipeline needs at least one model: {', '.join(PARTS)}.")
     if pipeline.gate is not None:
         check_view_model(pipeline.gate)
     lungs, findings = pipeline.lung_segmenter, pipeline.infection_segmenter
@@ -136,6 +135,8 @@ def save_pipeline(pipeline: Pipeline, folder: Path, dtype: StoredDtype = "float3
     Raises:
         ConfigError: If a weight is not finite, or too large for `dtype`.
     """
+    from covidcxr.models.base import default_card
+
     models = pipeline.models()
     for model in models.values():  # all of them before a file is replaced
         check_finite(model)
@@ -180,11 +181,15 @@ def load_parts(folder: Path) -> dict[str, Any]:
                 f"covidcxr assemble --classifier {folder} --lungs mini --out FOLDER"
             )
         return dict(models)
+    if not os.path.lexists(folder / "pipeline.json") and (folder / "export.json").is_file():
+        raise PretrainedError(f'{folder} is an export: Pipeline.from_pretrained(..., backend="onnx"), --backend onnx.')
     index = _read_index(folder / "pipeline.json")
     for name in index["components"]:
         if not (folder / name).is_dir():  # or its name would be taken for a Hub repository
             raise PretrainedError(f"{folder / name} is missing: this folder is not a complete saved pipeline.")
         check_link(folder / name)
+    from covidcxr.models import load_model
+
     parts: dict[str, Any] = {name: load_model(folder / name) for name in index["components"]}
     if "lung_segmenter" in parts and "infection_segmenter" in parts:
         parts["lung_segmenter"].merge_encoder(parts["infection_segmenter"])
@@ -227,6 +232,8 @@ def load_single(folder: Path) -> dict[str, CXRModel]:
         PretrainedError: If a model is damaged or altered, or is newer than this release.
         ConfigError: If a config has an unknown key or a wrong value.
     """
+    from covidcxr.models import load_model
+
     names = [name for name in _SINGLE if (folder / name / "config.json").is_file()]
     places = [folder / name if name else folder for name in names]
     for place in places[not names[0] :]:
@@ -243,7 +250,7 @@ def part_of(model: CXRModel) -> str:
     Returns:
         "classifier", "infection_segmenter" or, for what draws lungs and no infection, "lung_segmenter".
     """
-    if not isinstance(model, SegmentationModel):
+    if model.config.task != "segmentation":
         return "classifier"
     classes = set(model.config.classes)
     return "lung_segmenter" if classes & set(LUNG_CLASSES) and "infection" not in classes else "infection_segmenter"
@@ -263,6 +270,9 @@ def fingerprint(pipeline: Pipeline) -> str:
     digest = hashlib.sha256(repr(settings).encode())
     for name, model in pipeline.models().items():
         digest.update(repr((name, model.config)).encode())
+        if isinstance(sha256 := getattr(model, "sha256", None), str):  # an exported file
+            digest.update(sha256.encode())
+            continue
         for key, tensor in sorted(model.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -277,7 +287,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     for key in sorted(keys - set(index)):
         raise ConfigError(f"The key {key!r} is missing in {path}.")
     names = check_names(index["components"], f"components of {path}", files=True)
-    check_keys(dict.fromkeys(names), set(MODEL_CLASSES), f"components of {path}")
+    check_keys(dict.fromkeys(names), set(PARTS), f"components of {path}")
     if "infected_interval" in index:
         where = f"infected_interval of {path}"
         index["infected_interval"] = InfectionInterval.from_config(index["infected_interval"], where)
@@ -311,6 +321,8 @@ def _write_golden(pipeline: Pipeline, folder: Path) -> None:
 
 def _images(*, with_views: bool) -> Iterator[Float[np.ndarray, "height width"]]:
     """Draw the images; for a view check also one that is turned, one that is inverted, and a page of text."""
+    from covidcxr.phantom import draw_other, draw_phantom
+
     for seed, (label, view) in enumerate(_PHANTOMS):
         yield draw_phantom(seed, label=label, view=view, size=(320, 320)).image
     if with_views:

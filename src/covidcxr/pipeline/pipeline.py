@@ -8,34 +8,45 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
-import torch
 from jaxtyping import Bool
-from torch import Tensor
 
 from covidcxr.config.checks import check_number
-from covidcxr.errors import ConfigError, did_you_mean
+from covidcxr.errors import ConfigError
 from covidcxr.io import hub, pretrained
 from covidcxr.io.image import is_single_image
 from covidcxr.io.pixels import check_bits
-from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel
-from covidcxr.models.base import not_finite
-from covidcxr.models.network import ResizedImages, lungs_of, resize_images
-from covidcxr.pipeline.batches import BATCH_IMAGES, count_pixels, split_batches
-from covidcxr.pipeline.case import Case, Masks, coarse, hold_content, merge_masks, one_by_one, read_case, try_to_read
-from covidcxr.pipeline.parts import MODEL_CLASSES, ShowsParts, check_parts, load_parts, save_pipeline
+from covidcxr.pipeline.batches import BATCH_IMAGES, check_counts, count_pixels, split_batches
+from covidcxr.pipeline.case import (
+    Case,
+    Masks,
+    check_masks,
+    coarse,
+    hold_content,
+    merge_masks,
+    one_by_one,
+    read_case,
+    try_to_read,
+)
+from covidcxr.pipeline.onnx import OnnxModel, load_exported
+from covidcxr.pipeline.parts import PARTS, ShowsParts, check_parts, load_parts, save_pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction
 from covidcxr.pipeline.severity import InfectionInterval
-from covidcxr.pipeline.view_check import check_views
-from covidcxr.transforms.geometry import LUNG_CLASSES
+from covidcxr.pipeline.view_check import turn_cases
+from covidcxr.transforms.answers import Maps, cut_masks, not_finite
 from covidcxr.transforms.postprocess import PostProcess, lung_reasons
-from covidcxr.types import ImageLike
+from covidcxr.transforms.pyramid import ResizedImages, lungs_of
+from covidcxr.types import LUNG_CLASSES, Backend, ImageLike
 from covidcxr.utils.plain import user_path
 from covidcxr.utils.threads import single_threaded
+
+if TYPE_CHECKING:
+    import torch
+
+    from covidcxr.models import ClassificationModel, CXRModel, EnsembleModel, SegmentationModel
 
 __all__ = ["Pipeline", "Prediction", "FailedPrediction"]
 
@@ -101,13 +112,19 @@ class Pipeline(ShowsParts):
         self.infected_interval = infected_interval
         self.card = card
         check_parts(self)
-        for model in self.models().values():
+        models = () if self.backend == "onnx" else self.models().values()
+        for model in models:
             model.eval()
-        self._small = sum(weight.numel() for model in self.models().values() for weight in model.parameters()) <= _SMALL
+        self._small = sum(weight.numel() for model in models for weight in model.parameters()) <= _SMALL
 
     def models(self) -> dict[str, CXRModel]:
         """Return the models that are there, by the name of their part."""
-        return {name: getattr(self, name) for name in MODEL_CLASSES if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the models: "torch", or "onnx" where they are exported files."""
+        return "onnx" if any(isinstance(model, OnnxModel) for model in self.models().values()) else "torch"
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
@@ -146,14 +163,7 @@ class Pipeline(ShowsParts):
             ConfigError: If the pipeline predicts no such mask, or one is of another size or holds no area.
         """
         case = read_case(image)
-        for name, mask in masks.items():
-            if name not in self.mask_classes:
-                raise ConfigError(f"This pipeline draws no mask {name!r}. {did_you_mean(name, self.mask_classes)}")
-            if mask.dtype != bool or mask.shape != case.image.shape or not (mask.any() or name not in LUNG_CLASSES):
-                raise ConfigError(
-                    f"The mask {name!r} must be true and false, of the image's size {case.image.shape} and not empty; "
-                    f"it is {mask.dtype} {mask.shape}."
-                )
+        check_masks(masks, self.mask_classes, case.image.shape)
         return self._predict_batch([case], dict(masks))[0]
 
     def predict(
@@ -211,14 +221,8 @@ class Pipeline(ShowsParts):
         """
         if is_single_image(images) or not isinstance(images, Iterable):
             raise ConfigError("predict wants a list of images; for one image call pipeline(image).")
-        counts: tuple[object, object] = (batch_size, num_workers)
-        whole = all(isinstance(count, Integral) and not isinstance(count, bool) for count in counts)  # NumPy's too
-        if not whole or batch_size < 1 or num_workers < 0:
-            raise ConfigError(
-                f"batch_size must be 1 or more and num_workers 0 or more, not {batch_size} and {num_workers}."
-            )
         check_bits(bits)
-        return self._stream(enumerate(images), int(batch_size), int(num_workers), bits)
+        return self._stream(enumerate(images), *check_counts(batch_size, num_workers), bits)
 
     def _stream(
         self, numbered: Iterable[tuple[int, ImageLike]], batch_size: int, num_workers: int, bits: int | None
@@ -227,41 +231,27 @@ class Pipeline(ShowsParts):
         with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
             held = ((number, hold_content(image)) for number, image in numbered)
             for batch in split_batches(held, batch_size, lambda numbered: count_pixels(numbered[1])):
-                yield self._answer(list((pool.map if pool else map)(partial(try_to_read, bits=bits), batch)))
-
-    def _answer(self, read: list[Case | FailedPrediction]) -> list[Prediction | FailedPrediction]:
-        predictions = iter(self._predict_batch([case for case in read if isinstance(case, Case)]))
-        return [case if isinstance(case, FailedPrediction) else next(predictions) for case in read]
+                read = list((pool.map if pool else map)(partial(try_to_read, bits=bits), batch))
+                predictions = iter(self._predict_batch([case for case in read if isinstance(case, Case)]))
+                yield [case if isinstance(case, FailedPrediction) else next(predictions) for case in read]
 
     def _predict_batch(self, cases: Sequence[Case], given: Masks | None = None) -> list[Prediction]:
         """Run all models over images; masks that are `given`, of the images as they lie, replace predicted ones."""
         resized: ResizedImages = {}  # for models that want one size; only while all images are in the batch
         with single_threaded() if len(cases) == 1 and self._small else nullcontext():
-            self._check_views(cases, given or {})
+            turn_cases(self.gate, cases, given or {})
             if accepted := [case for case in cases if not case.reasons]:
                 self._segment(accepted, resized)
                 self._classify(accepted, resized)
             interval = None if given and "infection" in given else self.infected_interval
             return [case.to_prediction(self.classifier, interval) for case in cases]
 
-    def _check_views(self, cases: Sequence[Case], given: Masks) -> None:
-        """Reject what is no frontal chest radiograph, and turn the others upright with their given masks."""
-        if self.gate is not None:
-            for case, view in zip(cases, check_views(self.gate, [case.upright for case in cases]), strict=True):
-                if not view.reasons:
-                    case.turn_upright(view.orientation)
-                elif not given:  # else somebody has looked at the image
-                    case.reasons = view.reasons
-        for case in cases:
-            case.masks = case.orientation.correct_masks(given)
-
     def _segment(self, cases: Sequence[Case], resized: ResizedImages) -> None:
         """Predict masks: those of the lungs first, which other models may need."""
         lungs, findings = self.lung_segmenter, self.infection_segmenter
         lung_maps = finding_maps = None
-        if lungs is not None and findings is not None and lungs.shares_encoder(findings):
-            images = [case.upright for case in cases]
-            lung_maps, finding_maps = lungs.predict_resized_with(findings, resize_images(lungs, images, (), resized)[0])
+        if lungs is not None and findings is not None and self.backend == "torch" and lungs.shares_encoder(findings):
+            lung_maps, finding_maps = lungs.predict_images_with(findings, [case.upright for case in cases], resized)
         if lungs is not None:
             self._add_masks("lung_segmenter", lungs, cases, lung_maps, resized)
         with_lungs = [case for case in cases if not_finite("lung_segmenter") not in case.reasons]
@@ -271,15 +261,15 @@ class Pipeline(ShowsParts):
             self._add_masks("infection_segmenter", findings, with_lungs, finding_maps, resized)
 
     def _add_masks(
-        self, part: str, model: SegmentationModel, cases: Sequence[Case], maps: Tensor | None, resized: ResizedImages
+        self, part: str, model: SegmentationModel, cases: Sequence[Case], maps: Maps | None, resized: ResizedImages
     ) -> None:
         """Predict the masks of one segmenter, by its `maps` where they are there; a map that is not finite is none."""
         images = [case.upright for case in cases]
         if maps is None:
-            maps = model.predict_resized(*resize_images(model, images, [case.masks for case in cases], resized))
-        finite = maps.isfinite().flatten(1).all(1).tolist()
+            maps = model.predict_images(images, [case.masks for case in cases], resized)
+        finite = np.isfinite(maps).all(axis=(1, 2, 3))
         clean = self.postprocess if part == "lung_segmenter" else None
-        predicted = model.masks_of(maps, [image.image.shape for image in images], clean)
+        predicted = cut_masks(model.config, maps, [image.image.shape for image in images], clean)
         for case, masks, is_finite in zip(cases, predicted, finite, strict=True):
             if not is_finite and masks.keys() - case.masks.keys():
                 case.reasons += (not_finite(part),)
@@ -292,8 +282,7 @@ class Pipeline(ShowsParts):
 
     def _classify(self, cases: Sequence[Case], resized: ResizedImages) -> None:
         """Predict probabilities and label of every image that shows what the classifier is to see."""
-        model = self.classifier
-        if model is None:
+        if (model := self.classifier) is None:
             return
         seen = [case for case in cases if not (model.needs_lungs and _NO_LUNGS & {*case.reasons})]
         if not seen:
@@ -303,8 +292,7 @@ class Pipeline(ShowsParts):
         masks = [{name: case.masks[name] for name in lungs if name in case.masks} for case in seen]
         images = [case.upright for case in seen]
         known = resized if len(seen) == len(cases) else {}
-        members = [member.predict(*resize_images(member, images, masks, known)) for member in model.members]
-        for case, row in zip(seen, model.combine(members).tolist(), strict=True):
+        for case, row in zip(seen, model.predict_images(images, masks, known).tolist(), strict=True):
             probabilities = dict(zip(model.config.classes, row, strict=True))
             case.label, undecided = model.answer(probabilities)
             case.reasons += undecided
@@ -319,7 +307,14 @@ class Pipeline(ShowsParts):
 
         Returns:
             The pipeline itself.
+
+        Raises:
+            ConfigError: If the models are exported files, which run on the CPU, and the device is another.
         """
+        if self.backend == "onnx":
+            if str(device) != "cpu":
+                raise ConfigError(f"The backend onnx runs on the CPU, not on {device}.")
+            return self
         for model in self.models().values():
             model.to(device)
         return self
@@ -335,8 +330,10 @@ class Pipeline(ShowsParts):
             The folder, which `from_pretrained` reads.
 
         Raises:
-            ConfigError: If a weight is too large for `dtype`.
+            ConfigError: If a weight is too large for `dtype`, or the models are exported files.
         """
+        if self.backend == "onnx":
+            raise ConfigError("A pipeline of exported files is not saved: copy its folder, or save what was exported.")
         target = user_path(folder)
         save_pipeline(self, target, dtype)
         return target
@@ -378,6 +375,7 @@ class Pipeline(ShowsParts):
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
+        backend: Backend = "torch",
     ) -> Self:
         """Load a saved pipeline, or a single model as one.
 
@@ -387,13 +385,16 @@ class Pipeline(ShowsParts):
             revision: Branch, tag or commit of a Hub repository.
             cache_dir: Where downloads are kept.
             local_files_only: Never use the network.
+            backend: "onnx" runs a folder that `covidcxr export` wrote by ONNX Runtime, and does not import torch.
 
         Returns:
             The pipeline, in evaluation mode.
 
         Raises:
             PretrainedError: If it cannot be found, is damaged or altered, or is newer than this release.
-            ConfigError: If a config has an unknown key or a wrong value.
+            ConfigError: If a config has an unknown key or a wrong value, or ONNX Runtime is not installed.
         """
+        if backend not in get_args(Backend):
+            raise ConfigError(f"backend must be one of {', '.join(get_args(Backend))}, not {backend!r}.")
         folder = pretrained.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-        return cls(**load_parts(folder))
+        return cls(**(load_exported if backend == "onnx" else load_parts)(folder))

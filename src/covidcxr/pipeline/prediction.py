@@ -8,27 +8,31 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from covidcxr.errors import ConfigError, CovidCXRError, ImageReadError
-from covidcxr.explain import Explanation, explain
 from covidcxr.io.atomic import replace_file
 from covidcxr.io.folders import path_inside
 from covidcxr.io.image import write_mask
 from covidcxr.io.pixels import held_bits, held_bits_in_words
 from covidcxr.io.pretrained import write_json
-from covidcxr.models import Classifier
-from covidcxr.models.base import not_finite
 from covidcxr.pipeline.view_check import view_in_words
-from covidcxr.transforms.geometry import LUNG_CLASSES, UPRIGHT, Orientation
+from covidcxr.transforms.answers import not_finite
+from covidcxr.transforms.orientation import UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
 from covidcxr.transforms.postprocess import explain_reason
 from covidcxr.transforms.pyramid import Pixels
+from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import html_table
+
+if TYPE_CHECKING:
+    from covidcxr.explain import Explanation
+    from covidcxr.models import Classifier
+    from covidcxr.pipeline.onnx import OnnxModel
 
 __all__ = ["FailedPrediction", "OverlayFormat", "Prediction", "depth_reason", "in_words"]
 
@@ -80,7 +84,7 @@ class Prediction:
     reasons: tuple[str, ...]
     masks: dict[str, Bool[np.ndarray, "height width"]]
     image: UInt8[np.ndarray, "height width"] = field(repr=False)
-    classifier: Classifier | None = field(default=None, repr=False)
+    classifier: Classifier | OnnxModel | None = field(default=None, repr=False)
     orientation: Orientation = UPRIGHT
     infected_interval: tuple[float, float] | None = None
 
@@ -202,11 +206,18 @@ class Prediction:
             The explanation, as the image lies.
 
         Raises:
-            ConfigError: If there is no classifier, or it could not be run because its lungs were not found.
+            ConfigError: If there is no classifier, it is an exported file, or it could not be run because its lungs
+                were not found.
             UnknownNameError: If there is no such class or method.
         """
         if self.classifier is None:
             raise ConfigError("There is no classifier to explain: the pipeline has none.")
+        from covidcxr.pipeline.onnx import OnnxModel
+
+        if isinstance(self.classifier, OnnxModel):
+            raise ConfigError("An exported classifier cannot be explained: load the pipeline that was exported.")
+        from covidcxr.explain import explain  # brings torch
+
         if not self.probabilities:
             why = " ".join(map(in_words, self.reasons))
             raise ConfigError(f"The classifier was not run on {self.image_id}, so nothing can be explained. {why}")

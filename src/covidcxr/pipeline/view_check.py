@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from covidcxr.errors import ConfigError
-from covidcxr.models import ClassificationModel
-from covidcxr.models.base import not_finite
-from covidcxr.models.network import resize_images
-from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.answers import not_finite
+from covidcxr.transforms.orientation import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 from covidcxr.transforms.pyramid import ImagePyramid, Pixels
 
-__all__ = ["ViewCheck", "check_view_model", "check_views", "view_in_words"]
+if TYPE_CHECKING:
+    from covidcxr.models import ClassificationModel
+    from covidcxr.pipeline.case import Case, Masks
+
+__all__ = ["ViewCheck", "check_view_model", "check_views", "turn_cases", "view_in_words"]
 
 Image = Pixels | ImagePyramid
 
@@ -105,6 +108,24 @@ def check_views(model: ClassificationModel, images: Sequence[Image]) -> list[Vie
     return checks
 
 
+def turn_cases(model: ClassificationModel | None, cases: Sequence[Case], given: Masks) -> None:
+    """Reject what is no frontal chest radiograph, and turn the other images upright with their given masks.
+
+    Args:
+        model: The view check's classifier; None = every image is accepted as it lies.
+        cases: The images, which are changed.
+        given: Masks of the images as they lie, from somebody who has looked at them: then none is rejected.
+    """
+    if model is not None:
+        for case, view in zip(cases, check_views(model, [case.upright for case in cases]), strict=True):
+            if not view.reasons:
+                case.turn_upright(view.orientation)
+            elif not given:
+                case.reasons = view.reasons
+    for case in cases:
+        case.masks = case.orientation.correct_masks(given)
+
+
 def check_view_model(model: ClassificationModel) -> None:
     """Raise an error for a model that cannot do the view check.
 
@@ -140,7 +161,7 @@ def view_in_words(name: str) -> str | None:
 def _classify(model: ClassificationModel, images: Sequence[Image]) -> list[dict[str, float]]:
     if not images:
         return []
-    probabilities = model.predict(*resize_images(model, images, [{}] * len(images)))
+    probabilities = model.predict_images(images, [{}] * len(images))
     return [dict(zip(model.config.classes, row, strict=True)) for row in probabilities.tolist()]
 
 

@@ -85,7 +85,7 @@ def mask_areas(masks: Mapping[str, Mask]) -> dict[str, dict[str, float | None]]:
         covered part of both lungs (`lungs`) and of the patient's `right` and `left` one. None = not known, also where
         the lungs are one piece.
     """
-    from covidcxr.transforms.geometry import LUNG_CLASSES
+    from covidcxr.types import LUNG_CLASSES
 
     lungs = masks.get("lung_field", masks.get("lung"))
     whole = 0 if lungs is None else np.count_nonzero(lungs)

@@ -103,7 +103,7 @@ def _loader(settings: ServeSettings, pipeline: Pipeline | None) -> Callable[[], 
     def load() -> tuple[str, Pipeline]:
         from covidcxr.pipeline.folder import load_pipeline
 
-        return settings.model, load_pipeline(settings.model if pipeline is None else pipeline, settings.device)
+        return settings.model, load_pipeline(pipeline or settings.model, settings.device, settings.backend)
 
     return load
 

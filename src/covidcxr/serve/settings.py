@@ -9,6 +9,7 @@ from typing import Any
 
 from covidcxr.aliases import old_arguments
 from covidcxr.errors import ConfigError
+from covidcxr.types import Backend
 
 __all__ = ["Limits", "ServeSettings"]
 
@@ -116,6 +117,7 @@ class ServeSettings:
         store: Folder of the store, or a database's URL (postgresql+psycopg://USER@HOST/NAME).
         hosts: Further names by which browsers may ask for this server.
         device: Where the models run.
+        backend: What runs them; "onnx" needs a folder that `covidcxr export` wrote as `model`.
         workers: Processes that decode uploads.
         keep_identifiers: Whether patient id and study id of a DICOM file are stored.
         limits: How much it takes.
@@ -138,6 +140,7 @@ class ServeSettings:
     store: str | Path = "covidcxr-store"
     hosts: tuple[str, ...] = ()
     device: str = "cpu"
+    backend: Backend = "torch"
     workers: int = 2
     keep_identifiers: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
         LUNGS_OF_REGION,
         apply_region,
         dilate,
-        letterbox_box,
         normalize,
         resize_image,
         resize_mask,
         restore_map,
+    )
+    from covidcxr.transforms.pyramid import (
+        letterbox_box,
     )
 
 __getattr__, __dir__ = lazy_names(
@@ -40,7 +42,7 @@ __getattr__, __dir__ = lazy_names(
         "dilate": "geometry",
         "resize_image": "geometry",
         "resize_mask": "geometry",
-        "letterbox_box": "geometry",
+        "letterbox_box": "pyramid",
         "normalize": "geometry",
         "restore_map": "geometry",
     },

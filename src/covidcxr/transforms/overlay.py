@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from covidcxr.transforms.geometry import LUNG_CLASSES
+from covidcxr.types import LUNG_CLASSES
 
 __all__ = ["MASK_COLORS", "draw_overlay", "mask_color", "mask_colors"]
 

@@ -1,4 +1,4 @@
-"""Images of 8 bits on their way to the size of networks, and masks on their way back: once, and fast.
+"""Images of 8 bits on their way to the size of networks, and masks on their way back: once, fast, and without torch.
 
 The data set and the pipeline both read images by `ImagePyramid`, so that a network sees in use what it saw in training.
 """
@@ -6,19 +6,32 @@ The data set and the pipeline both read images by `ImagePyramid`, so that a netw
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Shaped, UInt8
 
-from covidcxr.transforms.geometry import letterbox_box, restore_map
-from covidcxr.types import Fit
+from covidcxr.config import PreprocessConfig
+from covidcxr.errors import ConfigError
+from covidcxr.types import LUNGS_OF_REGION, Fit, Region
 
-__all__ = ["ImagePyramid", "Pixels", "fit_mask", "restore_mask"]
+__all__ = [
+    "ImagePyramid",
+    "Pixels",
+    "ResizedImages",
+    "fit_images",
+    "fit_mask",
+    "letterbox_box",
+    "lungs_of",
+    "restore_mask",
+]
 
 Pixels: TypeAlias = UInt8[np.ndarray, "_ _"] | Float[np.ndarray, "_ _"]
 """A grey image: 8 bits, or floats in [0, 1] where the file has more."""
+
+ResizedImages: TypeAlias = dict[tuple[tuple[int, int], Fit], Float[np.ndarray, "batch 1 height width"]]
+"""The same images by the size and fit to which they were brought: models that want one size share them."""
 
 _MANY_PIXELS = 8_000_000
 """Masks of larger images are enlarged in 8 bits instead of 16, where memory costs more than the numbers do."""
@@ -94,6 +107,23 @@ def _halve(image: Pixels) -> Pixels:
     return cast(Pixels, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
+def letterbox_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return where an image lies inside a letterboxed one.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        size: Height and width of the frame, in pixels.
+
+    Returns:
+        Top, left, height and width of the image inside the frame, in pixels; centred, aspect ratio kept.
+    """
+    scale = min(size[0] / height, size[1] / width)
+    new_height = min(size[0], max(1, round(height * scale)))
+    new_width = min(size[1], max(1, round(width * scale)))
+    return (size[0] - new_height) // 2, (size[1] - new_width) // 2, new_height, new_width
+
+
 def fit_mask(
     mask: Bool[np.ndarray, "_ _"], size: tuple[int, int], fit: Fit = "letterbox"
 ) -> Bool[np.ndarray, "new_height new_width"]:
@@ -125,6 +155,7 @@ def restore_mask(
         The mask.
     """
     import cv2
+    from PIL import Image
 
     if fit == "letterbox":
         top, left, height, width = letterbox_box(size[0], size[1], (values.shape[0], values.shape[1]))
@@ -132,9 +163,66 @@ def restore_mask(
     if values.shape == tuple(size):
         return values >= threshold
     if size[0] < values.shape[0] or size[1] < values.shape[1]:
-        return np.asarray(restore_map(torch.from_numpy(values)[None, None], size, "stretch")[0, 0].numpy() >= threshold)
+        picture = Image.fromarray(np.ascontiguousarray(values, np.float32))  # NaN spreads, into no mask either
+        return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)) >= threshold
     white, kind = (65535, np.uint16) if math.prod(size) <= _MANY_PIXELS else (255, np.uint8)
     first = min(int(white * threshold) + 1, white)  # the first grey inside; shifted, so that rounding moves no pixel
     shifted = np.nan_to_num(values) * np.float32(white) + np.float32(first - white * threshold)
     large = cv2.resize(shifted.clip(0, white).astype(kind), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(np.greater_equal(large, kind(first), out=large.view(np.bool_) if kind is np.uint8 else None))
+
+
+def fit_images(
+    settings: PreprocessConfig,
+    images: Sequence[Pixels | ImagePyramid],
+    masks: Sequence[Mapping[str, Bool[np.ndarray, "_ _"]]],
+    resized: ResizedImages | None = None,
+) -> tuple[Float[np.ndarray, "batch 1 height width"], Float[np.ndarray, "batch 1 height width"] | None]:
+    """Bring images, and the lungs where a model needs them, to the model's size.
+
+    Args:
+        settings: The model's size, fit and region.
+        images: Grey images [height, width], 8 bits or in [0, 1]. Models of several sizes share the halves of a pyramid.
+        masks: Of each image, by mask class, at the image's size; may be empty where the region is "full".
+        resized: These very images as earlier calls resized them; what is new is added.
+
+    Returns:
+        Images [batch, 1, *image_size] in [0, 1] and lungs, 0 or 1, of the same shape, or None.
+
+    Raises:
+        ConfigError: If the lungs of an image are needed and missing.
+    """
+    size, fit = settings.image_size, settings.fit
+    resized = {} if resized is None else resized
+    if (size, fit) not in resized:
+        pyramids = (image if isinstance(image, ImagePyramid) else ImagePyramid(image) for image in images)
+        resized[size, fit] = _as_batch([pyramid.fit(size, fit) for pyramid in pyramids])
+    if settings.region == "full":
+        return resized[size, fit], None
+    return resized[size, fit], _as_batch([fit_mask(lungs_of(known, settings.region), size, fit) for known in masks])
+
+
+def _as_batch(planes: Sequence[Shaped[np.ndarray, "_ _"]]) -> Float[np.ndarray, "batch 1 height width"]:
+    return np.stack(planes)[:, None].astype(np.float32, copy=False)
+
+
+def lungs_of(masks: Mapping[str, Bool[np.ndarray, "height width"]], region: Region) -> Bool[np.ndarray, "height width"]:
+    """Return the lungs that a region means: the fields to look at, all of the lungs to take away.
+
+    Args:
+        masks: By mask class.
+        region: How a model cuts the image; any but "full".
+
+    Returns:
+        The mask of the best class that is there.
+
+    Raises:
+        ConfigError: If there is no mask of lungs.
+    """
+    for name in LUNGS_OF_REGION[region]:
+        if name in masks:
+            return masks[name]
+    raise ConfigError(
+        f'region="{region}" needs the lung mask of every image ({" or ".join(LUNGS_OF_REGION[region])}): give it, or '
+        f"let a Pipeline with a lung segmenter find it."
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -13,7 +15,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
-__all__ = ["QUIET", "single_threaded", "Progress", "map_threads", "tracked"]
+__all__ = ["QUIET", "count_cores", "single_threaded", "Progress", "map_threads", "tracked"]
 
 QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
 """Whether progress is kept back, as `--quiet` asks."""
@@ -27,6 +29,14 @@ _before: tuple[int, int] = (1, 1)
 """Numbers of threads of torch and OpenCV before the first thread entered."""
 
 
+def count_cores() -> int:
+    """Return how many threads this process may keep busy: `OMP_NUM_THREADS`, else the cores that it may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Let torch and OpenCV compute in the calling thread alone, without threads of their own.
@@ -36,8 +46,8 @@ def single_threaded() -> Iterator[None]:
     threads come back when the last one leaves.
     """
     import cv2
-    import torch
 
+    torch = sys.modules.get("torch")  # a pipeline of exported files does without
     global _before
     me = threading.get_ident()
     if me in _inside:
@@ -45,16 +55,18 @@ def single_threaded() -> Iterator[None]:
         return
     with _lock:
         if not _inside:
-            _before = torch.get_num_threads(), cv2.getNumThreads()
+            _before = torch.get_num_threads() if torch else 0, cv2.getNumThreads()
             cv2.setNumThreads(1)
         _inside.add(me)
-        torch.set_num_threads(1)  # torch counts thread by thread
+        if torch:
+            torch.set_num_threads(1)  # torch counts thread by thread
     try:
         yield
     finally:
         with _lock:
             _inside.discard(me)
-            torch.set_num_threads(_before[0])
+            if torch and _before[0]:
+                torch.set_num_threads(_before[0])
             if not _inside:
                 cv2.setNumThreads(_before[1])
 

@@ -27,7 +27,7 @@ from covidcxr.data.dataset import box_slices
 from covidcxr.data.records import Record, count_by, labels_of
 from covidcxr.errors import CovidCXRError, DatasetError
 from covidcxr.io.image import read_mask
-from covidcxr.transforms.geometry import LUNG_CLASSES
+from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import field_values
 from covidcxr.utils.threads import Progress, map_threads
 

@@ -20,7 +20,7 @@ from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import LABELS, OTHERS, VIEWS, draw_other, draw_phantom
 from covidcxr.registry import DATASETS
-from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
+from covidcxr.transforms.orientation import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.types import SplitName
 
 __all__ = ["GateDataModule", "cut_out", "shuffle_tiles"]

@@ -20,8 +20,8 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, check_length, number_patients
 from covidcxr.evaluation.metrics.estimate import Interval
 from covidcxr.evaluation.metrics.intervals import Clusters, mean_interval, quantile_interval
-from covidcxr.transforms.geometry import LUNGS_OF_REGION
 from covidcxr.transforms.postprocess import lung_reasons, lung_sides
+from covidcxr.types import LUNGS_OF_REGION
 
 __all__ = [
     "PLACES",

@@ -35,8 +35,9 @@ from covidcxr.pipeline.parts import is_single, load_single, part_of
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.tasks.rows import add_traits
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, resize_mask
+from covidcxr.transforms.geometry import resize_mask
 from covidcxr.transforms.surface_distance import hd95, nsd
+from covidcxr.types import LUNGS_OF_REGION
 
 if TYPE_CHECKING:
     from covidcxr.data.collection import Collection

@@ -25,8 +25,7 @@ from covidcxr.models.base import evaluation_mode
 from covidcxr.pipeline.batches import split_batches
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
-from covidcxr.transforms.geometry import LUNGS_OF_REGION
-from covidcxr.types import SplitName
+from covidcxr.types import LUNGS_OF_REGION, SplitName
 from covidcxr.utils.threads import tracked
 
 __all__ = [

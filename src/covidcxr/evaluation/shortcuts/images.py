@@ -36,7 +36,7 @@ from covidcxr.io.image import image_size
 from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
-from covidcxr.transforms.geometry import LUNGS_OF_REGION
+from covidcxr.types import LUNGS_OF_REGION
 from covidcxr.utils.threads import Progress, map_threads
 
 __all__ = [

@@ -22,8 +22,7 @@ from covidcxr.models import Classifier
 from covidcxr.models.network import resize_images
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
-from covidcxr.transforms.geometry import LUNG_CLASSES
-from covidcxr.types import SplitName
+from covidcxr.types import LUNG_CLASSES, SplitName
 from covidcxr.utils.threads import tracked
 
 __all__ = ["VIEWS", "Ablation", "ablation", "keep_lungs", "paint_out_lungs"]

@@ -18,8 +18,8 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.weighted import weighted_mean
 from covidcxr.evaluation.predictions.sample import Asked, ExplainedImage, Images, ImageSample, explained_images
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.transforms.geometry import LUNGS_OF_REGION, dilate
-from covidcxr.types import SplitName
+from covidcxr.transforms.geometry import dilate
+from covidcxr.types import LUNGS_OF_REGION, SplitName
 
 __all__ = ["Attention", "AttentionRow", "attention"]
 

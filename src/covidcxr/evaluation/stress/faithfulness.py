@@ -19,7 +19,8 @@ from covidcxr.explain import CURVES, Faithfulness, faithfulness
 from covidcxr.models import Classifier
 from covidcxr.models.network import lungs_of
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.transforms.geometry import letterbox_box, resize_image, resize_mask
+from covidcxr.transforms.geometry import resize_image, resize_mask
+from covidcxr.transforms.pyramid import letterbox_box
 from covidcxr.types import SplitName
 from covidcxr.utils.plain import count_of
 
