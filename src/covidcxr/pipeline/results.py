@@ -13,8 +13,8 @@ from typing import Any
 
 from covidcxr.errors import ConfigError
 from covidcxr.io.atomic import replace_file
-from covidcxr.models.base import not_finite
 from covidcxr.pipeline.image_list import ANSWERED, FAILED, ImageList
+from covidcxr.transforms.answers import not_finite
 from covidcxr.utils.plain import json_text
 
 __all__ = ["LINES", "PARTS", "ParquetResults", "Results", "summarize"]
