@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline
     from covidcxr.types import SplitName
 
-__all__ = ["add_evaluate"]
+__all__ = ["add_evaluate", "keep_data_apart", "open_data_of"]
 
 _EXAMPLES = """examples:
   covidcxr evaluate predictions.csv --out report
@@ -50,6 +50,15 @@ def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument("--json", action="store_true", help="print every number as JSON")
     add_safe(verb)
     verb.set_defaults(run=_run, default_out="evaluate", takes_more=True)
+    keep_data_apart(verb)
+
+
+def keep_data_apart(verb: argparse.ArgumentParser) -> None:
+    """Let a verb with paths take `--data.KEY VALUE`: the value is no path.
+
+    Args:
+        verb: Its parser; what it does not know, and these flags, are in `more`.
+    """
     parse = verb.parse_known_args
 
     def parse_apart(args: Any = None, namespace: Any = None) -> Any:
@@ -151,7 +160,7 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
     from covidcxr.evaluation.report.provenance import data_facts, model_facts
     from covidcxr.utils.console import show_progress
 
-    data, name = _open_data(options, {})
+    data, name = open_data_of(options, {})
     pipeline = open_pipeline(options.model).to(options.device)
     split = None if options.split == "all" else options.split
     with show_progress("images") as progress:
@@ -191,7 +200,7 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
     with_images = options.data is not None or any(word.startswith("--data.") for word in options.more)
     _check_words(options)
     if with_images:
-        data, name = _open_data(options, {} if run is None else run.config.get("data") or {})
+        data, name = open_data_of(options, {} if run is None else run.config.get("data") or {})
         facts |= data_facts(data, name)
         if options.gallery:
             lookup = ImageLookup(data, None if run is None else run.pipeline_of)
@@ -323,8 +332,19 @@ def _looks(
     return parts
 
 
-def _open_data(options: argparse.Namespace, config: Mapping[str, Any]) -> tuple[CXRDataModule, str]:
-    """Build the data module that is asked for, else that of a run's config, and name it."""
+def open_data_of(options: argparse.Namespace, config: Mapping[str, Any]) -> tuple[CXRDataModule, str]:
+    """Build the data module that is asked for, else that of a run's config, and name it.
+
+    Args:
+        options: Has `data`, `safe` and `more`, the flags `--data.KEY`.
+        config: The `data` of a run's config; empty = there is none.
+
+    Returns:
+        The data module, and its name.
+
+    Raises:
+        ConfigError: If no data set is named, or a flag is unknown.
+    """
     from covidcxr.training.parser import open_data
     from covidcxr.training.recipe import allow_registered_only, data_class
 
@@ -341,7 +361,7 @@ def _open_data(options: argparse.Namespace, config: Mapping[str, Any]) -> tuple[
 
 def _check_words(options: argparse.Namespace) -> None:
     if other := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:
-        raise ConfigError(f"covidcxr evaluate knows no {', '.join(other)}; see covidcxr evaluate --help.")
+        raise ConfigError(f"{options.parser.prog} knows no {', '.join(other)}; see {options.parser.prog} --help.")
 
 
 def _command() -> str:

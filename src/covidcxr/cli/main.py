@@ -22,6 +22,7 @@ from covidcxr.cli.evaluate import add_evaluate
 from covidcxr.cli.explain import add_explain
 from covidcxr.cli.export import add_export
 from covidcxr.cli.fit import VERBS, add_training, train
+from covidcxr.cli.label_errors import add_label_errors
 from covidcxr.cli.plan import add_plan
 from covidcxr.cli.predict import add_demo, add_predict
 from covidcxr.cli.recipes import add_recipes
@@ -42,6 +43,7 @@ _EPILOG = """examples:
   covidcxr fit --help                                   the settings that people change; --help-all: all
   covidcxr assemble --classifier MODEL --lungs mini ... your models as a pipeline
   covidcxr audit --data darkcovidnet --data.root DIR    shortcuts and leaks of a data set
+  covidcxr label-errors runs/folds --data.root DIR      labels that are likely to be wrong
   covidcxr evaluate predictions.csv --out report        a report of predictions, a run or a pipeline
   covidcxr plan --sensitivity 0.9 --within 0.05 ...     how many patients a test needs
   covidcxr serve                                        a page for radiologists, and a REST service
@@ -147,7 +149,7 @@ def _loudness(quiet: bool, verbose: bool) -> Iterator[None]:
 def _spell_data(words: Sequence[str]) -> Iterator[str]:
     """Spell the settings of a data set as the verb reads them: all verbs take `--data.KEY`, `--root` and `--set`."""
     opens_one = words[:1] == ["datasets"] and words[1:2] and words[1] in _ONE_DATA_SET
-    takes_data = words[:1] and words[0] in (*VERBS, "audit", "evaluate", "recipes", "tune")
+    takes_data = words[:1] and words[0] in (*VERBS, "audit", "evaluate", "label-errors", "recipes", "tune")
     before = ""
     for word in words:
         key, equals, value = word.removeprefix("--data.").partition("=")
@@ -213,6 +215,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     add_evaluate(verbs)
     add_plan(verbs)
     add_audit(verbs)
+    add_label_errors(verbs)
     add_explain(verbs)
     add_export(verbs)
     add_recipes(verbs)

@@ -22,7 +22,15 @@ from covidcxr.pipeline.prediction import Prediction, as_image
 if TYPE_CHECKING:
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, ImageView
 
-__all__ = ["WrongPrediction", "ErrorGroup", "ErrorAnalysis", "find_errors", "ImageGallery", "draw_gallery"]
+__all__ = [
+    "WrongPrediction",
+    "ErrorGroup",
+    "ErrorAnalysis",
+    "find_errors",
+    "ImageGallery",
+    "draw_gallery",
+    "side_by_side",
+]
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -341,7 +349,7 @@ def draw_gallery(
         source = f", {error.source}" if error.source else ""
         caption = f"{error.image_id}{source}: is {error.truth}, predicted {error.answer} ({error.confidence:.2f})"
         wrong.append(
-            Picture(_as_png(_image_and_heat(view)), f"Image of {error.truth} predicted as {error.answer}", caption)
+            Picture(side_by_side(_image_and_heat(view)), f"Image of {error.truth} predicted as {error.answer}", caption)
         )
     for image_id, name, dice in masks.worst[: SHOWN // 2] if masks else ():
         view = lookup.look(rows[image_id])
@@ -349,7 +357,7 @@ def draw_gallery(
             missing += 1
             continue
         caption = f"{image_id}: {name.replace('_', ' ')}, Dice {dice:.3f}"
-        bad.append(Picture(_as_png([_with_outlines(view, [name])]), f"Image whose {name} fits badly", caption))
+        bad.append(Picture(side_by_side([_with_outlines(view, [name])]), f"Image whose {name} fits badly", caption))
     return ImageGallery(tuple(wrong), tuple(bad), missing) if wrong or bad else None
 
 
@@ -377,7 +385,15 @@ def _with_outlines(view: ImageView, names: Sequence[str]) -> UInt8[np.ndarray, "
     return picture
 
 
-def _as_png(pictures: Sequence[UInt8[np.ndarray, "height width 3"]]) -> bytes:
+def side_by_side(pictures: Sequence[UInt8[np.ndarray, "height width 3"]]) -> bytes:
+    """Return pictures in a row, as a PNG of 320 pixels in height.
+
+    Args:
+        pictures: In colour, of any sizes.
+
+    Returns:
+        The bytes of the file.
+    """
     from PIL import Image
 
     shrunk = [
