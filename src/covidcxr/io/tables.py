@@ -10,15 +10,17 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from io import TextIOWrapper
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 from zipfile import BadZipFile
 
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.io.atomic import replace_file
 from covidcxr.utils.plain import user_path
 
-__all__ = ["DataFrame", "MISSING", "Table", "TableSource", "is_missing", "is_null", "read_lines"]
+__all__ = ["DataFrame", "MISSING", "Table", "TableSource", "is_missing", "is_null", "read_lines", "write_parquet"]
 
 MISSING = frozenset({"", "nan", "-nan", "none", "null", "<na>", "na", "n/a", "#na", "#n/a", "nat", "-", "--", "?", "."})
 """What tables write, in lower case, where a value is not known: pandas, R, SQL, spreadsheets and people."""
@@ -321,11 +323,36 @@ class Table:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            raise DatasetError(f"Reading {self._file} needs pyarrow: pip install pyarrow") from error
+            raise DatasetError(f'Reading {self._file} needs pyarrow: pip install "covidcxr[parquet]"') from error
         try:
             return pyarrow.parquet.ParquetFile(self._file)
         except pyarrow.ArrowInvalid as error:
             raise DatasetError(f"The table {self._file} is no Parquet file: {error}") from error
+
+
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]], schema: Any = None, group: int = 1024) -> None:
+    """Write rows as a Parquet file, which appears whole or not at all; a group of rows is held at a time.
+
+    Args:
+        path: The file.
+        rows: From column to value.
+        schema: A `pyarrow.Schema`; None = what the first group holds.
+        group: Rows of a group.
+
+    Raises:
+        ConfigError: If pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError(f'Writing {path} needs pyarrow: pip install "covidcxr[parquet]"') from error
+    source = iter(rows)
+    some = list(islice(source, group))
+    schema = pyarrow.Table.from_pylist(some).schema if schema is None else schema
+    with replace_file(path) as draft, pyarrow.parquet.ParquetWriter(draft, schema, compression="zstd") as writer:
+        while some:
+            writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
+            some = list(islice(source, group))
 
 
 def _text(value: object) -> str:

@@ -7,12 +7,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from covidcxr.errors import ConfigError
 from covidcxr.io.atomic import replace_file
+from covidcxr.io.tables import write_parquet
 from covidcxr.pipeline.image_list import ANSWERED, FAILED, ImageList
 from covidcxr.transforms.answers import not_finite
 from covidcxr.utils.plain import json_text
@@ -250,15 +250,7 @@ class ParquetResults(Results):
         self._waiting = 0
 
     def _write(self, path: Path, rows: Iterable[Entry]) -> None:
-        import pyarrow.parquet
-
-        source = iter(rows)
-        with (
-            replace_file(path) as draft,
-            pyarrow.parquet.ParquetWriter(draft, self.schema, compression="zstd") as writer,
-        ):
-            while some := list(islice(source, _PART_IMAGES)):
-                writer.write_table(pyarrow.Table.from_pylist(some, schema=self.schema))
+        write_parquet(path, rows, self.schema, _PART_IMAGES)
 
 
 def to_row(entry: Entry) -> Entry:

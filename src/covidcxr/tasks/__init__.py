@@ -4,8 +4,18 @@ from covidcxr.tasks.base import Task
 from covidcxr.tasks.boosting import fit_boosting
 from covidcxr.tasks.classification import ClassificationTask
 from covidcxr.tasks.multitask import MultiTask
+from covidcxr.tasks.prediction_writer import PredictionWriter
 from covidcxr.tasks.rows import predict_rows
 from covidcxr.tasks.segmentation import SegmentationTask
 from covidcxr.tasks.single import SingleTask
 
-__all__ = ["Task", "SingleTask", "SegmentationTask", "ClassificationTask", "MultiTask", "fit_boosting", "predict_rows"]
+__all__ = [
+    "Task",
+    "SingleTask",
+    "SegmentationTask",
+    "ClassificationTask",
+    "MultiTask",
+    "PredictionWriter",
+    "fit_boosting",
+    "predict_rows",
+]
