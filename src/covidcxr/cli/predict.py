@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from covidcxr.errors import ConfigError
+from covidcxr.io.folders import next_folder
 
 __all__ = ["add_demo", "add_predict"]
 
@@ -60,7 +61,7 @@ def add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--shard", metavar="I/N", help="every N-th image only, from the I-th on; without it shards come together"
     )
     _add_common(predict)
-    predict.set_defaults(run=_predict, default_out="predict")
+    predict.set_defaults(run=_predict)
 
 
 def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -107,6 +108,10 @@ def _predict(options: argparse.Namespace) -> int:
 
     if not options.paths and options.manifest is None:
         raise ConfigError("Name images, folders or URLs, or a --manifest.")
+    if options.out is None:
+        if options.shard is not None:
+            raise ConfigError("Shards come together in one folder: name it by --out.")
+        options.out = str(next_folder("predict"))
     summary = _write(options)
     print_summary(summary, as_json=options.json)
     return 1 if summary["failed"] else 0

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,7 @@ def remove_drafts(folder: Path) -> None:
     Args:
         folder: Searched with all folders below, except those of other runs, which may be at work.
     """
-    with os.scandir(folder) as entries:
+    with suppress(PermissionError, FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if not Path(entry.path, RUN_FILE).is_file():

@@ -111,7 +111,8 @@ def predict_folder(
         raise ConfigError(f'format must be "jsonl" or "parquet" and processes 1 or more, not {format!r}, {processes}.')
     images = _list_images(paths, manifest, root)
     if shard is not None:
-        out = out / _SHARDS / _keep_shard(images, shard)
+        shard = _keep_shard(images, shard)
+        out = out / _SHARDS / shard
     pipeline = load_pipeline(model, device, backend)
     job = Job(out, batch_size, num_workers, device, bits, overlays, masks, format == "parquet", pipeline.backend)
     settings = _settings(job, pipeline) | ({} if shard is None else {"shard": shard})

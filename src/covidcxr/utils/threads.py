@@ -130,19 +130,21 @@ def tracked(items: Iterable[T], total: int, unit: str, progress: bool) -> Iterat
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if not progress or QUIET.get():
+        yield from items
+        return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     rate = TextColumn("{task.fields[rate]}")
     columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    quiet = not progress or QUIET.get()
     start = said = time.monotonic()
-    with Progress(*columns, console=console, disable=quiet) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(unit, total=total, rate="")
         for done, item in enumerate(items, 1):
             yield item
             now = time.monotonic()
             rate_now = done / max(now - start, 1e-9)
             bar.update(task, completed=done, rate=f"{rate_now:.3g}/s")
-            if not (quiet or console.is_terminal) and now - said >= _SAY_SECONDS:
+            if not console.is_terminal and now - said >= _SAY_SECONDS:
                 said = now
                 left = timedelta(seconds=round((total - done) / rate_now))
                 console.print(f"{done:,} of {total:,} {unit}, {rate_now:.3g} a second, {left} left")
