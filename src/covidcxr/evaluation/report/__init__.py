@@ -7,6 +7,7 @@ from functools import partial
 from covidcxr import aliases
 from covidcxr.evaluation.report.evaluation import Evaluation, Part, evaluate_rows, write_report
 from covidcxr.evaluation.report.provenance import Provenance
+from covidcxr.evaluation.report.slices import SliceSearch, find_slices
 from covidcxr.evaluation.report.subgroups import Subgroups, score_groups
 from covidcxr.evaluation.report.verdict import Evidence, Verdict, judge
 
@@ -15,9 +16,11 @@ __all__ = [
     "Evidence",
     "Provenance",
     "Part",
+    "SliceSearch",
     "Subgroups",
     "Verdict",
     "evaluate_rows",
+    "find_slices",
     "judge",
     "score_groups",
     "write_report",

@@ -16,6 +16,7 @@ from covidcxr.evaluation.metrics.segmentation import mask_statistics
 from covidcxr.evaluation.plots import as_picture, plot_estimates
 from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
 from covidcxr.evaluation.report.headline import LEAST, Score, group_scores
+from covidcxr.evaluation.report.slices import SliceSearch, find_slices
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.utils.plain import count_of, field_values, plain_result
 
@@ -89,6 +90,7 @@ class Subgroups:
     Attributes:
         groups: In the order of traits and sizes.
         alone: By trait: the one value that all images share, or "" where it is not known.
+        search: Groups by one or two attributes on which the model does worse than on the rest; None = none were tried.
 
     Example:
         ```python
@@ -102,6 +104,7 @@ class Subgroups:
 
     groups: tuple[Group, ...]
     alone: Mapping[str, str]
+    search: SliceSearch | None = None
 
     @property
     def clear_gaps(self) -> list[tuple[Group, str, Estimate]]:
@@ -119,6 +122,7 @@ class Subgroups:
         return {
             "groups": [plain_result(field_values(group)) for group in self.groups],
             "alone": dict(self.alone),
+            "search": None if self.search is None else self.search.to_dict(),
         }
 
 
@@ -135,11 +139,38 @@ def _(result: Subgroups) -> list[Section]:
         blocks.append(_table(result, [name for name in names if name != "accuracy" or "sensitivity" not in names][:3]))
     for trait, value in result.alone.items():
         blocks.append(Words(f"All images have the {trait} {value}." if value else f"The {trait} is not known."))
+    if result.search is not None:
+        blocks += _show_search(result.search)
     lead = (
         f"Scores of each group, with the patients behind them. A score that rests on fewer than {LEAST} patients "
         f"of a kind is not shown."
     )
     return [Section("Groups of patients", lead, blocks)]
+
+
+def _show_search(search: SliceSearch) -> list[Block]:
+    """Show the groups that were found by themselves, or that there are none."""
+    named = ", ".join(search.attributes)
+    tried = f"{search.tried:,} comparisons of groups by one or two of {named}"
+    if not search.tried:
+        needed = f"{search.least} patients of each kind in it and outside it"
+        return [Words(f"No group by one or two attributes ({named or 'none is known'}) has {needed}.")]
+    if not search.slices:
+        return [Words(f"Searched for groups that nobody named: in {tried}, none does clearly worse than the rest.")]
+    rows = [
+        [
+            found.title,
+            title(found.score),
+            f"{found.images} ({found.patients})",
+            format_estimate(found.inside, digits=2),
+            format_estimate(found.outside, digits=2),
+            format_estimate(found.difference, digits=2, signed=True),
+        ]
+        for found in search.slices
+    ]
+    heads = ["group", "score", "images (patients)", "in it", "on all others", "difference"]
+    caption = f"Found in {tried}: worse than all other images. Differences and tests are corrected for the search"
+    return [Table(heads, rows, caption)]
 
 
 def _table(result: Subgroups, names: list[str]) -> Table:
@@ -173,7 +204,7 @@ def _describe_gaps(result: Subgroups) -> str:
 def score_groups(
     predictions: PredictionTable, *, positive: int | None = None, resamples: int = 1000, seed: int = 0
 ) -> Subgroups:
-    """Score the images of each source, view, sex, age band and fold.
+    """Score the images of each source, view, sex, age band and fold, and search for other groups; see `find_slices`.
 
     Args:
         predictions: The images.
@@ -193,7 +224,7 @@ def score_groups(
             groups += _score_trait(predictions, trait, by_value, scores, resamples, seed)
         elif trait != "fold":
             alone[trait] = next(iter(by_value), "")
-    return Subgroups(tuple(groups), alone)
+    return Subgroups(tuple(groups), alone, find_slices(predictions, positive=positive))
 
 
 def find_groups(predictions: PredictionTable, trait: str) -> dict[str, Bool[np.ndarray, " images"]]:
