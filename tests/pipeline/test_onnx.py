@@ -17,7 +17,7 @@ from covidcxr import ModelConfig, Pipeline, PreprocessConfig
 from covidcxr.cli import main
 from covidcxr.config import EnsembleConfig
 from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError
-from covidcxr.io import bundled, fetch, read_json, write_image
+from covidcxr.io import fetch, read_json, write_image
 from covidcxr.phantom import draw_other, draw_phantom
 from covidcxr.pipeline import onnx as onnx_backend
 from covidcxr.pipeline.parts import fingerprint
@@ -273,14 +273,11 @@ print(json.dumps([started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is that of Linux")
-def test_mini_answers_alike_with_both_backends_and_starts_fast(tmp_path: Path) -> None:
-    assert "mini" in bundled()
-    out = tmp_path / "mini"
-    assert main(["export", "mini", "--out", str(out)]) == 0
+def test_mini_answers_alike_with_both_backends_and_starts_fast(exported_mini: Path) -> None:
     golden = sorted((fetch("mini") / "golden").glob("film-?.png"))
     drawn = [draw_phantom(seed, size=size).image for seed, size in enumerate([(256, 256), (300, 410), (2000, 1700)])]
     images = [*golden, *drawn, draw_other(0, "text", size=(300, 256))]
-    given = load(out).predict(images)
+    given = load(exported_mini).predict(images)
     differences = []
     for wanted, own in zip(Pipeline.from_pretrained("mini").predict(images), given, strict=True):
         assert isinstance(wanted, Prediction)
@@ -296,7 +293,9 @@ def test_mini_answers_alike_with_both_backends_and_starts_fast(tmp_path: Path) -
         assert own.to_dict().keys() == wanted.to_dict().keys()
         np.testing.assert_array_equal(own.image, wanted.image)
     assert np.median(differences) < 1e-5
-    done = subprocess.run([sys.executable, "-c", START, str(out), str(golden[0])], capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", START, str(exported_mini), str(golden[0])], capture_output=True, check=True
+    )
     seconds, megabytes, with_torch = json.loads(done.stdout)
     assert not with_torch
     assert seconds < 1, "0.4 to 0.5 s of CPU time on the machine on which this was written"
