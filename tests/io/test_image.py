@@ -27,7 +27,9 @@ from pydicom.pixels.processing import apply_voi, apply_windowing
 
 import covidcxr
 from covidcxr.errors import ImageReadError
-from covidcxr.io.image import image_size, read_image, read_mask, write_image, write_mask
+from covidcxr.io.image import image_size, read_image, read_mask, read_pixels, write_image, write_mask
+from covidcxr.phantom import draw_phantom
+from covidcxr.transforms.pyramid import ImagePyramid
 
 HEIGHT, WIDTH = 48, 64
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
@@ -143,6 +145,33 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     corners = {1: 0, 2: 1, 3: 3, 4: 2, 5: 0, 6: 2, 7: 3, 8: 1}  # which corner of the stored picture comes first
     stored = np.asarray(Image.fromarray(GREY8))[[0, 0, -1, -1], [0, -1, 0, -1]] / 255
     assert abs(picture[0, 0] - stored[corners[orientation]]) < 6 / 255
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("size", "enough", "decoded"),
+    [
+        ((1200, 960), (160, 160), (600, 480)),
+        ((1200, 960), (40, 40), (150, 120)),
+        ((1200, 960), (201, 100), (1200, 960)),  # a half would be less than three times as large
+        ((1202, 961), (64, 64), (1202, 961)),  # a half would not be of whole pixels
+    ],
+)
+def test_a_large_jpeg_may_be_decoded_at_a_part_of_its_size(
+    size: tuple[int, int], enough: tuple[int, int], decoded: tuple[int, int], orientation: int
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, size)
+    grey = np.rint(255 * np.clip(draw_phantom(1, size=size).image + noise, 0, 1)).astype(np.uint8)
+    grey[100:200, 100:500] = 255
+    content = encode(Image.fromarray(grey), "JPEG", quality=90, exif=turned(orientation))
+    if orientation == 6:
+        enough, decoded = enough[::-1], decoded[::-1]
+    part = read_pixels(content, enough=enough)
+    assert part.shape == decoded
+    difference = ImagePyramid(part).fit(enough) - ImagePyramid(read_pixels(content)).fit(enough)
+    assert np.abs(255 * difference).max() < 2.5
+    with pytest.raises(ImageReadError, match="truncated"):
+        read_pixels(content[: len(content) // 2], enough=enough)
 
 
 def test_orientation_of_a_pil_image_is_applied_once_and_the_image_left_alone() -> None:

@@ -332,7 +332,9 @@ class CXRDataModule(Collection, LightningDataModule):
             augment=self.augment if trains else None,
             cache=self.cache,
             # Not a method where it can be helped: each worker process would get a copy of self.
-            read=self.load_image if has_own_reader(self) else partial(open_pixels, bits=self.bits),
+            read=self.load_image
+            if has_own_reader(self)
+            else partial(open_pixels, bits=self.bits, enough=self.geometry.image_size),
             seed=self.seed,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -93,11 +94,11 @@ def fit_record(
     """
     whole = (image.shape[0], image.shape[1])
     cut = image if record.box is None else image[box_slices(record, whole)]
-    fitted = ImagePyramid(np.ascontiguousarray(cut)).fit(size, fit)
+    fitted = ImagePyramid(np.ascontiguousarray(cut)).fit_in_8_bits(size, fit)
     box = letterbox_box(cut.shape[0], cut.shape[1], size) if fit == "letterbox" else (0, 0, *size)
     masks = {name: _fit_mask(record, name, whole, size, box) for name in record.mask_paths if name in mask_classes}
     masks |= {name: np.zeros(size, np.uint8) for name in record.empty_masks if name in mask_classes}
-    return FittedImage(np.rint(fitted * 255).astype(np.uint8), masks, box)
+    return FittedImage(fitted, masks, box)
 
 
 def box_slices(record: Record, whole: tuple[int, int]) -> tuple[slice, slice]:
@@ -226,17 +227,19 @@ def open_image(record: Record, bits: int | None = None) -> Float[np.ndarray, "he
     return unit_scale(open_pixels(record, bits))
 
 
-def open_pixels(record: Record, bits: int | None = None) -> Pixels:
+def open_pixels(record: Record, bits: int | None = None, enough: tuple[int, int] | None = None) -> Pixels:
     """Open the file of an image as `open_image` does, but leave 8 bits as they are.
 
     Args:
         record: The image.
         bits: As of `open_image`.
+        enough: Height and width that the image will be brought to; see `read_pixels`. Not used where it has a box,
+            which is told in pixels of the whole image.
 
     Returns:
         Grey, 8 bits or in [0, 1].
     """
-    return read_pixels(record.image_path, bits=bits)
+    return read_pixels(record.image_path, bits=bits, enough=None if record.box else enough)
 
 
 class CXRDataset(Dataset[Sample]):
@@ -305,7 +308,7 @@ class CXRDataset(Dataset[Sample]):
         if not 0 <= copies <= len(self.records):
             raise ConfigError(f"copies must be from 0 to {len(self.records)}, the number of images, not {copies}.")
         self.copies, self.seed = copies, seed
-        self._open = read or open_pixels
+        self._open = read or partial(open_pixels, enough=self.geometry.image_size)
         self.multilabel = any(record.findings for record in self.records) if multilabel is None else multilabel
         self.labels = (finding_table if self.multilabel else label_numbers)(self.records, self.classes)
         self._cache: dict[int, FittedImage] | None = {} if cache else None

@@ -1,15 +1,19 @@
-"""A picture in memory as grey: what its numbers mean, and how many bits they really hold."""
+"""A picture, of a file or in memory, as grey: what its numbers mean, and how many bits they really hold."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from covidcxr.errors import ConfigError, ImageReadError
+from covidcxr.errors import ConfigError, ImageReadError, UnsupportedFormatError
+from covidcxr.io.codestream import caught_stderr, ends_grey, jpeg_is_cut
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -17,22 +21,45 @@ if TYPE_CHECKING:
 __all__ = [
     "array_to_pixels",
     "check_bits",
+    "decode_picture",
     "held_bits",
     "held_bits_in_words",
     "is_a",
     "is_single_image",
     "is_white_zero",
     "loaded_picture",
+    "open_picture",
     "picture_to_pixels",
     "unit_scale",
 ]
 
 Grey: TypeAlias = Float[np.ndarray, "height width"]
 Pixels: TypeAlias = UInt8[np.ndarray, "height width"] | Grey
+File: TypeAlias = BufferedReader | BytesIO
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _COLOR_MAP = 262, 258, 320  # TIFF tags
+_PILLOW = {  # first bytes of a file -> the Pillow plug-in that reads it
+    b"\x89PNG\r\n\x1a\n": "Png",
+    b"\xff\xd8\xff": "Jpeg",
+    b"II*\0": "Tiff",
+    b"MM\0*": "Tiff",
+    b"II+\0": "Tiff",
+    b"MM\0+": "Tiff",
+    b"BM": "Bmp",
+    b"RIFF": "WebP",
+}
+_FOREIGN = {  # first bytes of files that often lie where an image should
+    b"<": "text (HTML or XML), as servers send in place of what they do not have. Download it again",
+    b"version https://git-lfs": "a Git LFS pointer. Fetch the image itself with `git lfs pull`",
+    b"%PDF": "a PDF. Export the image from it as PNG",
+    b"%!PS": "PostScript. Export the image from it as PNG",
+    b"GIF8": "a GIF. Save it as PNG",
+    b"8BPS": "a Photoshop file. Save it as PNG",
+    b"PK\x03\x04": "a ZIP archive. Unpack it first",
+    b"\x1f\x8b": "packed with gzip. Unpack it first; volumes (.nii.gz) are no images",
+}
 _LIKELY_BITS = (8, 10, 12, 14)
 _RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
 
@@ -115,6 +142,88 @@ def picture_to_pixels(image: PIL.Image.Image, name: str, bits: int | None = None
         image = image.convert("RGBA")
         return np.asarray(unit_scale(np.asarray(image.convert("L"))) * unit_scale(np.asarray(image.getchannel("A"))))
     return np.array(image if image.mode == "L" else image.convert("L"))
+
+
+def open_picture(file: File, head: bytes, name: str) -> PIL.Image.Image:
+    """Open a picture file without decoding it.
+
+    Args:
+        file: The file.
+        head: Its first bytes, which tell its format.
+        name: What to call it in messages.
+
+    Returns:
+        The picture, of which only the header was read.
+
+    Raises:
+        ImageReadError: If it is empty, or known to be something else.
+        UnsupportedFormatError: If its format is unknown.
+    """
+    # Not by `Image.open`: it warns about size through the process-wide warning filters.
+    for start, kind in _PILLOW.items():
+        if head.startswith(start):
+            file.seek(0)
+            plugin = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")
+            return cast("PIL.Image.Image", plugin(file))
+    if not head:
+        raise ImageReadError(f"{name} is empty. Copy or download it again.")
+    for start, kind in _FOREIGN.items():
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
+            raise ImageReadError(f"{name} is no image but {kind}.")
+    raise UnsupportedFormatError(
+        f"{name} has an unsupported file format (it starts with {head[:8]!r}). Save it as PNG, JPEG, TIFF, BMP, "
+        f"WebP or DICOM."
+    )
+
+
+def decode_picture(
+    picture: PIL.Image.Image, file: File, name: str, enough: tuple[int, int] | None = None
+) -> PIL.Image.Image:
+    """Decode a picture of a file, upright.
+
+    Args:
+        picture: What `open_picture` gave; of bearable size.
+        file: The file.
+        name: What to call it in messages.
+        enough: Height and width that it will be brought to; see `read_pixels`.
+
+    Returns:
+        The decoded picture, or a turned copy.
+
+    Raises:
+        ImageReadError: If it is cut, damaged, or there are several pictures in it.
+    """
+    if enough and picture.format == "JPEG":
+        _decode_small(picture, enough)
+    is_deep_colour = picture.mode[0] in "RL" and ";16" in str(getattr(picture, "tile", "")[:1])
+    by_libtiff = picture.format == "TIFF" and picture.info.get("compression") != "raw"
+    listening: AbstractContextManager[list[str]] = caught_stderr() if by_libtiff else nullcontext([])
+    with listening as messages:
+        upright = loaded_picture(picture, name)
+    if messages:
+        raise ImageReadError(f"{name} is damaged ({messages[0].rstrip('.')}). Copy or download it again.")
+    if is_deep_colour and np.asarray(upright.convert("L")).max() < 64:  # Pillow keeps the upper 8 bits alone
+        raise ImageReadError(
+            f"{name} has 16 bits a colour and is nearly black. Save it as 16-bit grey and, if it holds 12, "
+            f"read it with bits=12."
+        )
+    if picture.format == "JPEG":
+        corner = picture.crop((picture.width - 1, picture.height - 1, picture.width, picture.height))
+        file.seek(0)
+        if (picture.info.get("progressive") or ends_grey(np.asarray(corner))) and jpeg_is_cut(file.read()):
+            raise ImageReadError(f"{name} is truncated: its data end before its last row. Copy or download it again.")
+    return upright
+
+
+def _decode_small(picture: PIL.Image.Image, enough: tuple[int, int]) -> None:
+    """Let a JPEG be decoded at a part of its size: one of whole pixels, three times as large as enough."""
+    turned = picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    height, width = (3 * side for side in (enough[::-1] if turned else enough))
+    part = next((n for n in (8, 4, 2) if picture.height >= n * height and picture.width >= n * width), 1)
+    while picture.height % part or picture.width % part:
+        part //= 2
+    if part > 1:
+        picture.draft("L" if picture.mode == "RGB" else picture.mode, (picture.width // part, picture.height // part))
 
 
 def loaded_picture(image: PIL.Image.Image, name: str) -> PIL.Image.Image:

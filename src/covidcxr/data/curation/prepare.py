@@ -260,8 +260,9 @@ def _copy(
         try:
             # As the data module reads, or samples of the copy would not be the same to the bit.
             own = has_own_reader(collection)
-            image = collection.load_image(record) if own else open_pixels(record, collection.bits)
-            fitted = fit_record(record, image, geometry.image_size, geometry.fit, record.mask_paths)
+            size = geometry.image_size
+            image = collection.load_image(record) if own else open_pixels(record, collection.bits, size)
+            fitted = fit_record(record, image, size, geometry.fit, record.mask_paths)
         except (ImageReadError, DatasetError) as error:
             return _Copied(record, error=str(error))
         for mask, plane in fitted.masks.items():
