@@ -16,8 +16,10 @@ from makers import MAKERS, SMALL, make_table
 from torch.utils.data import DataLoader
 
 from covidcxr.data import CSVDataModule, CXRDataModule, CXRDataset, FeedbackDataModule, FolderDataModule
+from covidcxr.data.cache import ImageCache
 from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.data.datasets.feedback import INDEX
+from covidcxr.errors import ConfigError
 
 
 def make_feedback(root: Path) -> CXRDataModule:
@@ -102,6 +104,27 @@ def test_workers_get_neither_the_data_module_nor_images_in_memory(tmp_path: Path
     sample = kept[0]
     assert len(pickle.dumps(kept)) == empty
     check_equal(travelled(kept)[0], sample)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+def test_what_a_forked_worker_has_read_all_have(tmp_path: Path) -> None:
+    images = make_table(tmp_path).train_dataset
+    kept = CXRDataset(
+        images.records, classes=images.classes, image_size=(24, 24), mask_classes=images.mask_classes, cache="memory"
+    )
+    settings = {"batch_size": None, "num_workers": 2, "multiprocessing_context": "fork"}
+    first = list(DataLoader(kept, **settings))
+    for record in images.records:
+        record.image_path.unlink()
+    again = [kept[place] for place in range(len(kept))]  # in this process, which has read none
+    for sample, in_this, by_others in zip(first, again, DataLoader(kept, **settings), strict=True):
+        check_equal(in_this, sample)
+        check_equal(by_others, sample)
+
+
+def test_images_beyond_the_memory_are_one_error() -> None:
+    with pytest.raises(ConfigError, match=r"There is no memory for 1,000,000,000,000 images .*prepare"):
+        ImageCache(10**12, (512, 512))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class CXRDataModule(Collection, LightningDataModule):
         augment: Preset, transforms or `Augment` for the training images; None = none.
         augmented_copies: From class to how many augmented copies of its training images are added, the same in every
             epoch; then nothing else is augmented. None = no copies: every training image is augmented anew each time.
-        cache: "memory" keeps the resized images in memory, once for each worker.
+        cache: "memory" keeps the resized images in memory, once for all workers where they are forked (Linux).
         balance: Draw training images so that classes, sources, or the sources within each class come equally often;
             only "source" where classes are not exclusive.
         predict_split: The images that `Trainer.predict` gets: "train", "val" or "test", or "all" of them.
@@ -343,7 +343,7 @@ class CXRDataModule(Collection, LightningDataModule):
             images,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,  # keeps their caches
+            persistent_workers=self.num_workers > 0,  # keeps their caches where they are not forked
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),  # else each epoch draws from the global one
             **settings,

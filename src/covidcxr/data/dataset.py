@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from covidcxr.config import PreprocessConfig
+from covidcxr.data.cache import FittedImage, ImageCache
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.io.image import read_mask, read_pixels
@@ -27,46 +28,6 @@ __all__ = ["CXRDataset", "FittedImage", "box_slices", "check_mask_size"]
 __all__ += ["finding_table", "fit_record", "label_numbers", "open_image", "open_pixels"]
 
 _TOLERANCE = 0.05  # by which the aspect ratios of an image and its mask may differ: small masks are rounded
-
-
-class FittedImage(NamedTuple):
-    """An image at the network's size, before augmentation.
-
-    Attributes:
-        image: Its grey values.
-        masks: Those that were asked for and are known, 0 or 1, by mask class.
-        box: Where the image lies in the frame: top, left, height, width; around it is padding.
-
-    Example:
-        ```python
-        from pathlib import Path
-
-        import numpy as np
-
-        from covidcxr.data import Record
-        from covidcxr.data.dataset import fit_record
-
-        fitted = fit_record(Record(Path("a.png")), np.zeros((40, 20), np.float32), (64, 64), "letterbox")
-        assert fitted.box == (0, 16, 64, 32)
-        assert fitted.without_padding(fitted.image).shape == (64, 32)
-        ```
-    """
-
-    image: UInt8[np.ndarray, "height width"]
-    masks: dict[str, UInt8[np.ndarray, "height width"]]
-    box: tuple[int, int, int, int]
-
-    def without_padding(self, plane: Shaped[np.ndarray, "height width"]) -> Shaped[np.ndarray, "h w"]:
-        """Cut the padding off.
-
-        Args:
-            plane: The image or a mask, of the frame's size.
-
-        Returns:
-            What lies in `box`.
-        """
-        top, left, height, width = self.box
-        return plane[top : top + height, left : left + width]
 
 
 def fit_record(
@@ -259,8 +220,8 @@ class CXRDataset(Dataset[Sample]):
             removed.
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         augment: Name of a preset, albumentations transforms, or an `Augment`; None = none.
-        cache: "memory" keeps every image once it was read, as uint8 at `image_size` and before augmentation. Each
-            worker process keeps its own, for as long as it lives.
+        cache: "memory" keeps every image once it was read, as uint8 at `image_size` and before augmentation, in one
+            piece of memory that worker processes share; see `covidcxr.data.cache.ImageCache`.
         copies: How many of the last records are copies of others: then they alone are augmented, alike in all epochs.
         read: Opens the image of a record, grey, 8 bits or in [0, 1]; by default from its `image_path`.
         seed: Seeds augmentation, together with the epoch and the index of the image.
@@ -311,8 +272,8 @@ class CXRDataset(Dataset[Sample]):
         self._open = read or partial(open_pixels, enough=self.geometry.image_size)
         self.multilabel = any(record.findings for record in self.records) if multilabel is None else multilabel
         self.labels = (finding_table if self.multilabel else label_numbers)(self.records, self.classes)
-        self._cache: dict[int, FittedImage] | None = {} if cache else None
         self._check_lungs()
+        self._cache = self._make_cache() if cache else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -349,9 +310,9 @@ class CXRDataset(Dataset[Sample]):
             )[0]
         return sample
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the images in memory behind on the way to another process, which keeps its own."""
-        return {**vars(self), "_cache": None if self._cache is None else {}}
+    def _make_cache(self) -> ImageCache:
+        lungs = {name for name in map(self._lung_class, self.records) if name}
+        return ImageCache(len(self.records), self.geometry.image_size, sorted({*self.mask_classes, *lungs}))
 
     def pixels(self, index: int) -> UInt8[np.ndarray, "height width"]:
         """Return an image at the network's size, without padding, before augmentation and region.
@@ -366,11 +327,12 @@ class CXRDataset(Dataset[Sample]):
         return image.without_padding(image.image)
 
     def _image(self, index: int) -> FittedImage:
-        if self._cache is None:
-            return self._read(self.records[index])
-        if index not in self._cache:
-            self._cache[index] = self._read(self.records[index])
-        return self._cache[index]
+        kept = self._cache[index] if self._cache else None
+        if kept is None:
+            kept = self._read(self.records[index])
+            if self._cache:
+                self._cache[index] = kept
+        return kept
 
     def _read(self, record: Record) -> FittedImage:
         wanted = {*self.mask_classes, self._lung_class(record)}
