@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from fakes import (
     write_table_fake,
 )
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from makers import (
     MAKERS,
@@ -392,6 +395,25 @@ class TestEveryDataModule:
 
 
 class TestDataModule:
+    def test_readers_suit_the_machine(self, tmp_path, monkeypatch, caplog):
+        images = FolderDataModule(write_folder_fake(tmp_path / "films"), patient_pattern="p(.+)_", **SMALL)
+        monkeypatch.setattr("covidcxr.data.datamodule.suggested_max_num_workers", lambda devices: 16 // devices - 1)
+        assert images.reading_processes == 0
+        for accelerator, devices, workers in (
+            (CPUAccelerator(), 4, 0),
+            (MPSAccelerator(), 1, 8),
+            (MPSAccelerator(), 8, 1),
+        ):
+            images.trainer = SimpleNamespace(
+                accelerator=accelerator, num_devices=devices, world_size=devices, global_rank=0
+            )
+            assert images.reading_processes == workers
+        with caplog.at_level(logging.INFO):
+            assert images.train_dataloader().num_workers == 1
+        assert "1 processes read the images of a device" in caplog.text
+        images.num_workers = 2
+        assert images.val_dataloader().num_workers == 2
+
     def test_workers_change_nothing(self, tmp_path):
         def batches(workers: int) -> list[dict[str, object]]:
             module = CSVDataModule(

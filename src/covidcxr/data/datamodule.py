@@ -11,7 +11,10 @@ from typing import Any, Literal, Unpack, get_args
 
 import torch
 from jaxtyping import Float
+from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -52,8 +55,9 @@ class CXRDataModule(Collection, LightningDataModule):
         mask_classes: Mask classes of the samples, in the order of their planes.
         drop_unmasked: Leave out images without any of `mask_classes`: a segmenter learns nothing from them.
         batch_size: Images per batch.
-        num_workers: Processes that read images. 0 by default: images of ordinary size are read in milliseconds, and
-            results are the same for any number. Raise it when the training device waits for data.
+        num_workers: Processes that read images; results are the same for any number. None = as suits the machine, and
+            is said: none beside a training on the CPU, whose cores they would take; else as many as there are cores
+            for each device, up to 8.
         augment: Preset, transforms or `Augment` for the training images; None = none.
         augmented_copies: From class to how many augmented copies of its training images are added, the same in every
             epoch; then nothing else is augmented. None = no copies: every training image is augmented anew each time.
@@ -95,7 +99,7 @@ class CXRDataModule(Collection, LightningDataModule):
         mask_classes: Sequence[str] = (),
         drop_unmasked: bool = False,
         batch_size: int = 16,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         augment: str | Sequence[Any] | Augment | None = "default",
         augmented_copies: Mapping[str, int] | None = None,
         cache: Literal["memory"] | None = None,
@@ -110,7 +114,7 @@ class CXRDataModule(Collection, LightningDataModule):
             raise ConfigError(f"balance must be one of {', '.join(get_args(Balance))}, not {balance!r}.")
         if predict_split not in (*get_args(SplitName), "all"):
             raise ConfigError(f"predict_split must be train, val, test or all, not {predict_split!r}.")
-        if batch_size < 1 or num_workers < 0:
+        if batch_size < 1 or (num_workers or 0) < 0:
             raise ConfigError(f"batch_size ({batch_size}) must be from 1 up, num_workers ({num_workers}) from 0 up.")
         if drop_unmasked and not mask_classes:
             raise ConfigError("drop_unmasked needs mask_classes: it leaves out images of which none of these is known.")
@@ -238,6 +242,8 @@ class CXRDataModule(Collection, LightningDataModule):
         images = self.train_dataset
         if len(images) == 0:
             raise DatasetError(f"No image of {type(self).__name__} is for training: fractions={self.fractions}.")
+        if self.num_workers is None and (workers := self.reading_processes):
+            rank_zero_info(f"{workers} processes read the images of a device; num_workers says how many.")
         sampler = EpochSampler(
             images,
             seed=self.seed,
@@ -338,12 +344,22 @@ class CXRDataModule(Collection, LightningDataModule):
             seed=self.seed,
         )
 
+    @property
+    def reading_processes(self) -> int:
+        """How many processes read images: `num_workers`, or what suits the machine."""
+        if self.num_workers is not None:
+            return self.num_workers
+        if self.trainer is None or isinstance(self.trainer.accelerator, CPUAccelerator):
+            return 0
+        return min(8, suggested_max_num_workers(self.trainer.num_devices))
+
     def _loader(self, images: CXRDataset, kind: type[DataLoader[Any]] = DataLoader, **settings: Any) -> DataLoader[Any]:
+        workers = self.reading_processes
         return kind(
             images,
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,  # keeps their caches where they are not forked
+            num_workers=workers,
+            persistent_workers=workers > 0,  # keeps their caches where they are not forked
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),  # else each epoch draws from the global one
             **settings,

@@ -70,7 +70,7 @@ class DataSettings(CollectionSettings, total=False):
     mask_classes: Sequence[str]
     drop_unmasked: bool
     batch_size: int
-    num_workers: int
+    num_workers: int | None
     augment: str | Sequence[Any] | Augment | None
     augmented_copies: Mapping[str, int] | None
     cache: Literal["memory"] | None

@@ -144,7 +144,7 @@ def labelled_images(data: CXRDataModule, split: SplitName, model: Classification
         lung_dilation=settings.lung_dilation,
         read=data.load_image,
     )
-    return DataLoader(seen, batch_size=data.batch_size, num_workers=data.num_workers, generator=torch.Generator())
+    return DataLoader(seen, batch_size=data.batch_size, num_workers=data.reading_processes, generator=torch.Generator())
 
 
 def check_classes(classes: Sequence[str], data: object) -> None:
