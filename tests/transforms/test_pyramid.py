@@ -83,7 +83,8 @@ def test_masks_are_restored_as_by_tensors(size: tuple[int, int], fit: Fit, thres
     rng = np.random.default_rng(0)
     values = ImagePyramid(rng.random((8, 8), np.float32)).fit((64, 64), "stretch")  # smooth, as networks draw
     values[:3] = 1.0
-    expected = restore_map(torch.from_numpy(values)[None, None], size, fit)[0, 0].numpy() >= threshold
+    # Weights of a mean of ones do not sum to 1 to the last digit.
+    expected = restore_map(torch.from_numpy(values)[None, None], size, fit)[0, 0].numpy() >= threshold - 1e-6
     mask = restore_mask(values, threshold, size, fit)
     assert mask.dtype == np.bool_
     assert mask.shape == size
