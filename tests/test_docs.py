@@ -189,6 +189,7 @@ def test_every_yaml_block_is_yaml() -> None:
         ["demo"],
         ["predict"],
         ["evaluate"],
+        ["plan"],
         ["audit"],
         ["explain"],
         ["recipes"],
