@@ -120,7 +120,7 @@ class TestMemory:
                 tracemalloc.stop()
 
         peak(100)  # imports
-        few, many = (min(peak(count), peak(count)) for count in (100, 600))
+        few, many = (min(peak(count), peak(count)) for count in (200, 700))
         assert many - few < 500 * 150, (few, many)  # an entry takes 1000 bytes, a path with its name 300
 
     def test_a_list_of_many_files(self, tmp_path: Path) -> None:
@@ -371,6 +371,9 @@ class TestProcesses:
     def test_none_is_too_few(self, images: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="processes 1 or more"):
             predict_folder([images], tmp_path / "out", processes=0)
+        with pytest.raises(ConfigError, match="batch_size must be 1 or more"):
+            predict_folder([images], tmp_path / "out", processes=2, batch_size=0)
+        assert not (tmp_path / "out").exists()
 
     @pytest.mark.slow
     def test_two_write_what_one_writes(self, pipeline: Pipeline, images: Path, tmp_path: Path) -> None:

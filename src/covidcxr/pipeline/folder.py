@@ -1,4 +1,10 @@
-"""Many images from disk to disk: lines of JSON or Parquet, masks, overlays, and a contact sheet."""
+"""Many images from disk to disk: lines of JSON or Parquet, masks, overlays, and a contact sheet.
+
+A run can be interrupted at any moment, and the same call goes on where it stopped: a batch is written while the next
+one is computed, and its lines are on the disk before the one after that begins. A line tells the sizes of its image's
+files; where one of them is missing or cut short, say by a power failure, the image is predicted again. Images that
+failed are tried again. Memory does not grow with the number of images.
+"""
 
 from __future__ import annotations
 
@@ -70,11 +76,7 @@ def predict_folder(
     """Predict for images and write the results into a folder, which belongs to this run.
 
     Writes `films/NAME.json`, `.overlay.jpg` and a `.MASK.png` a mask class for each image, `predictions.jsonl` (a line
-    an image), `summary.json`, and `index.html`, the contact sheet. Memory does not grow with the number of images. It
-    can be interrupted at any moment, and the same call goes on where it stopped: a batch is written while the next one
-    is computed, and its lines are on the disk before the one after that begins. A line tells the sizes of its image's
-    files; where one of them is missing or cut short, say by a power failure, the image is predicted again. Images that
-    failed are tried again.
+    an image), `summary.json`, and `index.html`, the contact sheet. The same call goes on where a run stopped.
 
     Args:
         paths: Images, folders that are searched for images, or URLs of either, as fsspec reads them.
@@ -90,10 +92,8 @@ def predict_folder(
         overlays: Format of the overlays, as of `Prediction.save`; None = none.
         masks: Write the masks.
         format: "jsonl", or "parquet": files of some 1,000 images in `predictions/` that hold the masks too.
-        processes: How many processes of this machine share the images. A script that asks for more than one needs
-            `if __name__ == "__main__":`.
-        shard: "I/N": only every N-th image, from the I-th on, into `shards/I-of-N` below `out`. The same call without
-            it brings the results of all shards together, and predicts what they lack.
+        processes: How many processes share the images; from 2 on, a script needs `if __name__ == "__main__":`.
+        shard: "I/N": every N-th image from the I-th on, into `shards/I-of-N`; without it, all shards come together.
         overwrite: Remove what an earlier run wrote into the folder, and start over.
         progress: Show a progress bar on standard error.
 
@@ -101,27 +101,41 @@ def predict_folder(
         The summary: counts of images, predictions, reasons and failures, and the paths written.
 
     Raises:
-        ConfigError: If no image was found, an argument is out of range, the device is not there, or the folder is of
-            another run, in use or locked.
+        ConfigError: If no image was found, an argument cannot be, or the folder is of another run, in use or locked.
         DatasetError: If the manifest cannot be read.
         PretrainedError: If the model cannot be had.
     """
-    out = user_path(out)
     if format not in ("jsonl", "parquet") or processes < 1:
         raise ConfigError(f'format must be "jsonl" or "parquet" and processes 1 or more, not {format!r}, {processes}.')
     images = _list_images(paths, manifest, root)
+    pipeline = load_pipeline(model, device, backend)
+    reading = (batch_size, num_workers, device, bits)
+    job = Job(user_path(out), *reading, overlays, masks, format == "parquet", pipeline.backend)
+    return _predict(images, pipeline, job, model, processes, shard, overwrite=overwrite, progress=progress)
+
+
+def _predict(
+    images: ImageList,
+    pipeline: Pipeline,
+    job: Job,
+    model: str | os.PathLike[str] | Pipeline,
+    processes: int,
+    shard: str | None,
+    *,
+    overwrite: bool,
+    progress: bool,
+) -> dict[str, Any]:
+    """Run `predict_folder` on a list of images."""
+    settings, out = _settings(job, pipeline), job.folder
     if shard is not None:
         shard = _keep_shard(images, shard)
-        out = out / _SHARDS / shard
-    pipeline = load_pipeline(model, device, backend)
-    job = Job(out, batch_size, num_workers, device, bits, overlays, masks, format == "parquet", pipeline.backend)
-    settings = _settings(job, pipeline) | ({} if shard is None else {"shard": shard})
+        settings, out = settings | {"shard": shard}, out / _SHARDS / shard
+    pipeline.predict_batches([], batch_size=job.batch_size, num_workers=job.num_workers, bits=job.bits)  # checks them
     for part in _shards(out):  # none may be at work
         with lock_folder(part):
             pass
-    with run_folder(
-        out, settings | {"images": digest_images(images)}, _writes(pipeline), overwrite=overwrite
-    ) as target:
+    digest = digest_images(images)
+    with run_folder(out, settings | {"images": digest}, _writes(pipeline), overwrite=overwrite) as target:
         run = _Run(pipeline, replace(job, folder=target), images, settings)
         run.go(model, processes, progress)
         summary = summarize(run.results, images.left_out, target)
