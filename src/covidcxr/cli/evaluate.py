@@ -47,6 +47,13 @@ def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument("--name", metavar="TEXT", help="what the report calls the model")
     _add_model(verb)
     _add_scores(verb)
+    verb.add_argument(
+        "--checklist",
+        action="append",
+        choices=("claim", "tripod", "stard"),
+        default=[],
+        help="write this reporting checklist, filled as far as the run tells; repeatable",
+    )
     verb.add_argument("--json", action="store_true", help="print every number as JSON")
     add_safe(verb)
     verb.set_defaults(run=_run, default_out="evaluate", takes_more=True)
@@ -138,7 +145,7 @@ def _add_scores(verb: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from covidcxr.evaluation.report import write_report
+    from covidcxr.evaluation.report import write_checklists, write_report
     from covidcxr.utils.console import collect_notes, show_status
 
     if options.paths and options.model is not None:
@@ -149,7 +156,8 @@ def _run(options: argparse.Namespace) -> int:
         evaluation = _of_model(options) if options.model is not None else _of_paths(options, notes)
         with show_status("the page"):
             paths = write_report(evaluation, options.out)
-    _say(evaluation, {name: str(path) for name, path in paths.items()}, notes, options.json)
+        checklists = write_checklists(evaluation, options.checklist, options.out)
+    _say(evaluation, {**paths, **checklists}, notes, options.json)
     return 0
 
 
@@ -380,4 +388,6 @@ def _say(evaluation: Evaluation, paths: dict[str, Any], notes: list[str], as_jso
         console.print(f"  {name:<28} {value}", soft_wrap=True)
     for note in notes:
         console.print(f"Note: {note}", soft_wrap=True)
-    console.print(f"Report: {paths['html']}\nNumbers: {paths['json']}\nModel card: {paths['card']}", soft_wrap=True)
+    names = {"html": "Report", "json": "Numbers", "card": "Model card"}
+    for name, path in paths.items():
+        console.print(f"{names.get(name, f'Checklist {name}')}: {path}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from covidcxr import aliases
+from covidcxr.evaluation.report.checklists import Checklist, fill_checklist, write_checklists
 from covidcxr.evaluation.report.evaluation import Evaluation, Part, evaluate_rows, write_report
 from covidcxr.evaluation.report.provenance import Provenance
 from covidcxr.evaluation.report.slices import SliceSearch, find_slices
@@ -12,6 +13,7 @@ from covidcxr.evaluation.report.subgroups import Subgroups, score_groups
 from covidcxr.evaluation.report.verdict import Evidence, Verdict, judge
 
 __all__ = [
+    "Checklist",
     "Evaluation",
     "Evidence",
     "Provenance",
@@ -20,9 +22,11 @@ __all__ = [
     "Subgroups",
     "Verdict",
     "evaluate_rows",
+    "fill_checklist",
     "find_slices",
     "judge",
     "score_groups",
+    "write_checklists",
     "write_report",
 ]
 
