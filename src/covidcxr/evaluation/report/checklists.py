@@ -231,8 +231,9 @@ def _counts(report: Report) -> str:
 
 def _unit(report: Report) -> str:
     if not report["patients_known"]:
-        return "No patient is known: whether parts share patients cannot be said."
-    return "Patients are known; covidcxr splits by patient, and resamples patients."
+        return "No patient is known: whether partitions share patients cannot be said."
+    searched = " The audit says which patients are in more than one part." if report.get("audit") else ""
+    return f"The patients of these images are known, and intervals resample them.{searched}"
 
 
 def _support(report: Report) -> str:
