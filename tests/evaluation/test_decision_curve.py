@@ -93,6 +93,17 @@ def test_intervals_hold_the_truth() -> None:
     assert 0.94 <= np.mean(held) < 0.99
 
 
+def test_a_curve_says_where_the_model_helps_and_where_it_harms() -> None:
+    rng = np.random.default_rng(1)
+    good = decision_curve(draw_rows(rng, 300, 1), "ill", thresholds=[0.02, 0.2, 0.3, 0.4])
+    assert good.useful[-1] == (0.3, 0.4) or good.useful[-1] == (0.2, 0.4)
+    assert good.harmful == []
+    wrong = [row | {"probability_ill": 1 - row["probability_ill"]} for row in draw_rows(rng, 300, 1)]
+    bad = decision_curve(wrong, "ill", thresholds=[0.02, 0.5, 0.7])
+    assert bad.useful == []
+    assert bad.harmful == [(0.5, 0.7)]
+
+
 def test_where_nobody_is_treated_in_vain_the_interval_has_a_width() -> None:
     curve = decision_curve(BY_HAND, "ill", thresholds=[0.85])
     assert curve.net_benefit[0].value == pytest.approx(0.1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,19 @@ class DecisionCurve:
     @property
     def useful(self) -> list[tuple[float, float]]:
         """Runs of thresholds, first and last, at which both intervals say that the model is better than either."""
-        runs: list[tuple[float, float]] = []
-        before = False
-        for threshold, benefit, gain in zip(self.thresholds, self.net_benefit, self.gain, strict=True):
-            better = benefit.low > 0 and gain.low > 0
-            if better:
-                runs = [*runs[:-1], (runs[-1][0], threshold)] if before else [*runs, (threshold, threshold)]
-            before = better
-        return runs
+        return self._runs(
+            [benefit.low > 0 and gain.low > 0 for benefit, gain in zip(self.net_benefit, self.gain, strict=True)]
+        )
+
+    @property
+    def harmful(self) -> list[tuple[float, float]]:
+        """Runs of thresholds at which the interval says that treating no one is better."""
+        return self._runs([benefit.high < 0 for benefit in self.net_benefit])
+
+    def _runs(self, held: Sequence[bool]) -> list[tuple[float, float]]:
+        runs = groupby(zip(self.thresholds, held, strict=True), key=lambda pair: pair[1])
+        kept = [[threshold for threshold, _ in run] for is_held, run in runs if is_held]
+        return [(run[0], run[-1]) for run in kept]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -85,6 +91,7 @@ class DecisionCurve:
             "prevalence": self.prevalence,
             "stated": self.stated,
             "useful": [list(run) for run in self.useful],
+            "harmful": [list(run) for run in self.harmful],
             **{name: plain_result(getattr(self, name)) for name in ("thresholds", "net_benefit", "treat_all", "gain")},
         }
 

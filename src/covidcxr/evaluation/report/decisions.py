@@ -71,10 +71,15 @@ def _title(curve: DecisionCurve) -> str:
 
 
 def _describe(curve: DecisionCurve) -> str:
-    if not curve.useful:
-        return f"{_title(curve)}: at no threshold is the model clearly better than both."
-    runs = " and ".join(f"{low:g} to {high:g}" if low < high else f"{low:g}" for low, high in curve.useful)
-    return f"{_title(curve)}: the model is clearly better than treating everyone and than treating no one at {runs}."
+    better = _words(curve.useful)
+    better = f"clearly better than treating everyone and than treating no one at {better}" if better else ""
+    worse = f"clearly worse than treating no one at {_words(curve.harmful)}" if curve.harmful else ""
+    said = ", and ".join(filter(None, (better, worse))) or "at no threshold clearly better than both"
+    return f"{_title(curve)}: the model is {said}."
+
+
+def _words(runs: Sequence[tuple[float, float]]) -> str:
+    return " and ".join(f"{low:g} to {high:g}" if low < high else f"{low:g}" for low, high in runs)
 
 
 def _table(curve: DecisionCurve) -> Table:
