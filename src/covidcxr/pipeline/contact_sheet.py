@@ -61,7 +61,7 @@ class _Group:
 
     def __init__(self, title: str, number: int, index: Path, summary: dict[str, Any]) -> None:
         slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-        self.title, self._stem = title, f"{number:02}-{slug[:40]}"
+        self.title, self._stem = title, f"{number:02}-{slug[:40].strip('-')}"
         self._index, self._summary = index, summary
         self._waiting: list[Entry] = []
         self.count = self.pages = 0
