@@ -27,6 +27,7 @@ from covidcxr.evaluation import (
     Estimate,
     bootstrap_many,
     classification_metrics,
+    decision_curve,
     measure_reliability,
     predictive_values,
     score_at,
@@ -40,6 +41,7 @@ from covidcxr.evaluation.metrics.comparison import subtract
 from covidcxr.evaluation.metrics.estimate import Interval
 from covidcxr.evaluation.metrics.scores import title
 from covidcxr.evaluation.metrics.segmentation import count_failures, mask_statistics
+from covidcxr.evaluation.predictions.predictions import PredictionTable
 
 PATIENTS = (10, 30, 100)
 SIZES = ("equal", "unequal", "pareto")
@@ -292,6 +294,27 @@ def calibration(study: Study) -> Iterator[Result]:
                     yield f"{name.upper()} at a prevalence of 5 %", values[name], truth
 
 
+def decisions(study: Study) -> Iterator[Result]:
+    """Yield net benefits, at the prevalence of the images and at one of 10 %, and what they are above treating all."""
+    for latent in study.latent()[::2]:
+        labels = (study.rng.random(study.patient.max() + 1) < 0.5)[study.patient].astype(int)
+        rows = PredictionTable.read(
+            [
+                {"patient_id": p, "label": "ab"[label], "probability_b": q}
+                for p, label, q in zip(study.patient, labels, draw_classes(latent, labels, 1.0), strict=True)
+            ]
+        )
+        for stated, share, at in ((None, 0.5, 0.5), (0.1, 0.1, 0.1), (0.1, 0.1, 0.5)):
+            curve = decision_curve(rows, "b", thresholds=[at], prevalence=stated)
+            cut, harm = math.log(at / (1 - at)) / 2, at / (1 - at) * (1 - share)
+            treated, in_vain = (1 - NormalDist().cdf(cut - side) for side in (1, -1))
+            where = f"from {at:g} up, prevalence {'of the images' if stated is None else 'of 10 %'}"
+            truth = treated * share - in_vain * harm
+            yield f"net benefit {where}", curve.net_benefit[0], truth
+            if stated is None:  # else the two differ by what is known exactly
+                yield f"the same above treating everyone, {where}", curve.gain[0], truth - share + harm
+
+
 def agreement(study: Study) -> Iterator[Result]:
     """Yield bias and limits of agreement, of normal and of skewed differences."""
     for kind, values, middle in (("normal", study.latent(), 0.0), ("skewed", -np.log(ndtr(-study.latent())), 1.0)):
@@ -323,6 +346,7 @@ STUDIES: dict[str, tuple[Callable[[Study], Iterator[Result]], int]] = {
     "auroc": (aurocs, 300),
     "classifiers": (classifiers, 300),
     "calibration": (calibration, 200),
+    "decisions": (decisions, 200),
     "mean": (means, 1000),
     "masks": (masks, 300),
     "agreement": (agreement, 500),
