@@ -1,4 +1,4 @@
-"""`covidcxr datasets list | show | check | stats | quality | masks | prepare`: arguments in, tables or JSON out."""
+"""`covidcxr datasets list | show | check | stats | quality | drift | masks | prepare`: arguments in, tables or JSON out."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def add_datasets(verbs: Verbs) -> None:
     _add_check(own)
     _add_stats(own)
     _add_quality(own)
+    _add_drift(own)
     _add_masks(own)
     _add_prepare(own)
 
@@ -80,6 +81,25 @@ def _add_quality(own: Verbs) -> None:
     _add_name(quality)
     _add_place(quality)
     quality.set_defaults(run=_quality)
+
+
+def _add_drift(own: Verbs) -> None:
+    drift = _add(
+        own,
+        "drift",
+        "how two data sets differ: label shift and covariate shift",
+        "covidcxr datasets drift csv --data.root DIR --other csv --other-root DIR --out DIR",
+    )
+    drift.add_argument("--other", required=True, metavar="NAME", help="the other data set")
+    drift.add_argument("--other-root", metavar="DIR", help="its folder")
+    drift.add_argument("--out", metavar="DIR", help="write drift.html and drift.json there")
+    drift.add_argument("--max-images", type=int, default=2000, metavar="N", help="most images to open (%(default)s)")
+    drift.add_argument("--no-pixels", action="store_true", help="open no image: tables and file headers only")
+    drift.add_argument("--model", default="mini", help="the lung segmenter: bundled name, folder, Hub id (%(default)s)")
+    drift.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
+    _add_name(drift)
+    _add_place(drift)
+    drift.set_defaults(run=_drift)
 
 
 def _add_masks(own: Verbs) -> None:
@@ -254,6 +274,42 @@ def _write_quality(data: Any, name: str, report: QualityReport, out: Path) -> li
             sheet = draw_contact_sheet(data, title=f"{name}, worst images", rows=rows, progress=progress)
         files.append(save_picture(sheet, out / "contact-sheet.png"))
     return files
+
+
+def _drift(options: argparse.Namespace) -> int:
+    from covidcxr.cli.tables import print_drift
+    from covidcxr.data.summary.catalogue import open_dataset
+    from covidcxr.evaluation.shortcuts import compare_data, make_drift_page
+    from covidcxr.io.pretrained import write_json
+    from covidcxr.page import write_html
+    from covidcxr.utils.console import collect_notes, show_progress
+
+    with collect_notes() as notes:
+        drift = compare_data(
+            _open(options),
+            open_dataset(options.other, options.other_root),
+            names=_two_names(options),
+            seed=options.seed,
+            pixels=not options.no_pixels,
+            segmenter=options.model,
+            max_images=options.max_images,
+            progress=show_progress,
+        )
+    found = {**drift.to_dict(), "notes": notes}
+    if options.out is not None:
+        out = Path(options.out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "drift.json", found)
+        found["files"] = [str(out / "drift.json"), str(write_html(make_drift_page(drift), out / "drift.html"))]
+    return _say(found, print_drift, options)
+
+
+def _two_names(options: argparse.Namespace) -> tuple[str, str]:
+    """Name the two data sets, by their folders where both are of one kind."""
+    names = options.name, options.other
+    if names[0] == names[1]:
+        names = Path(options.root or names[0]).name, Path(options.other_root or names[1]).name
+    return names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
 
 
 def _masks(options: argparse.Namespace) -> int:

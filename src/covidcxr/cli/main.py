@@ -55,7 +55,7 @@ Every verb takes --quiet (results and errors only) and --verbose (the traceback 
 
 For research only; not for clinical use."""
 
-_ONE_DATA_SET = ("check", "stats", "quality", "masks", "prepare")
+_ONE_DATA_SET = ("check", "stats", "quality", "drift", "masks", "prepare")
 """Verbs of `covidcxr datasets` that open a data set."""
 _CHOICE = re.compile(r"argument (\S+): invalid choice: ['\"]?(.*?)['\"]? \(choose from")
 

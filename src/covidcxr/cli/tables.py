@@ -16,6 +16,7 @@ __all__ = [
     "print_copy",
     "print_datasets",
     "print_description",
+    "print_drift",
     "print_masks",
     "print_quality",
     "print_report",
@@ -149,6 +150,24 @@ def print_quality(report: Mapping[str, Any]) -> None:
     unreadable = [image for image in report["flagged_images"] if image["error"]]
     for image in unreadable[:_MOST]:
         console.print(f"cannot be read: {image['error']}", style="red", soft_wrap=True)
+    for note in report["notes"]:
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+    for path in report.get("files", ()):
+        console.print(f"Written: {path}", soft_wrap=True)
+
+
+def print_drift(report: Mapping[str, Any]) -> None:
+    """Print what `compare_data` found."""
+    console = screen()
+    console.print(report["verdict"], style="bold", soft_wrap=True)
+    table = _table("what", *report["parts"], "difference [95 % interval]", "")
+    for own in [*([report["label"]] if report["label"] else []), *report["covariates"]]:
+        for value, difference in own["difference"].items():
+            name = own["name"] if own["kind"] == "mean" else f"{own['name']}: {value}"
+            parts = [f"{own[part][value]['value']:.3g}" for part in ("first", "second")]
+            interval = f"{difference['value']:.3g} [{difference['low']:.3g}, {difference['high']:.3g}]"
+            table.add_row(name.replace("_", " "), *parts, interval, "differs" if own["differs"] else "")
+    console.print(table)
     for note in report["notes"]:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     for path in report.get("files", ()):

@@ -192,9 +192,9 @@ def _refuse_trained(table: PredictionTable, trained: Sequence[str]) -> None:
     inside = [row for row in table.rows if row.get("split") == "train" or row["image_id"] in known]
     if inside:
         raise ConfigError(
-            f"The model trained on {len(inside):,} of the {len(table):,} images, such as "
-            f"{inside[0]['image_id']}: it has learnt their labels, wrong ones too. Give predictions of a cross-validation (covidcxr recipes run RECIPE "
-            f"--folds 5), or of test images only."
+            f"The model trained on {len(inside):,} of the {len(table):,} images, such as {inside[0]['image_id']}. "
+            f"It has learnt their labels, wrong ones too: give predictions of a cross-validation (covidcxr recipes run "
+            f"RECIPE --folds 5), or of test images only."
         )
 
 

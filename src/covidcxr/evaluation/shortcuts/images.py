@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from covidcxr.data.collection import Collection, has_own_reader
+from covidcxr.data.curation.image_scores import clipped_share, measure_quality
 from covidcxr.data.dataset import box_slices
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, CovidCXRError, ImageReadError
@@ -37,7 +37,7 @@ from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.types import LUNGS_OF_REGION
-from covidcxr.utils.threads import Progress, map_threads
+from covidcxr.utils.threads import Progress, Steps, map_threads, no_steps
 
 __all__ = [
     "Header",
@@ -51,9 +51,6 @@ __all__ = [
 ]
 
 Segmenter: TypeAlias = str | os.PathLike[str] | SegmentationModel | None
-
-Steps: TypeAlias = Callable[[str], AbstractContextManager[Progress]]
-"""From the name of a step to a progress bar for it, as `covidcxr.utils.console.show_progress`."""
 
 DILATION = 0.08
 """By how much lungs are widened before they are removed, as a fraction of the longer side: with half of it, probes
@@ -143,6 +140,7 @@ class ImageFeatures:
         headers: Headers of files.
         sizes: Height and width in pixels.
         pixels: From probe to the features of each image.
+        quality: Scores of each image's quality; see `covidcxr.data.curation.image_scores`.
         failed: From image id to why an image could not be read.
         without_lungs: Number of images on which no lungs were found, so that none could be removed.
 
@@ -157,8 +155,21 @@ class ImageFeatures:
     headers: dict[int, Header] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     pixels: dict[str, dict[int, Float[np.ndarray, " values"]]] = field(default_factory=dict)
+    quality: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     without_lungs: int = 0
+
+    def add(self, other: ImageFeatures, first: int) -> None:
+        """Add what was read of further images.
+
+        Args:
+            other: What was read of them.
+            first: The place of the first of them among all.
+        """
+        self.sizes |= {first + number: size for number, size in other.sizes.items()}
+        self.quality |= {first + number: scores for number, scores in other.quality.items()}
+        for name, table in other.pixels.items():
+            self.pixels.setdefault(name, {}).update({first + number: values for number, values in table.items()})
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,7 @@ class _OpenedImage:
 
     size: tuple[int, int]
     features: dict[str, list[float]]
+    quality: dict[str, float]
     texture: Float[np.ndarray, "rows columns values"]
     marks: Float[np.ndarray, "rows columns 4"]
     small: Float[np.ndarray, "height width"]
@@ -229,7 +241,7 @@ def _read_pixels(
         if not isinstance(opened, _OpenedImage):
             images.failed[records[number].image_id] = str(opened)
             continue
-        images.sizes[number] = opened.size
+        images.sizes[number], images.quality[number] = opened.size, opened.quality
         for name, values in opened.features.items():
             images.pixels.setdefault(name, {})[number] = np.array(values)
         batch.append((number, opened))
@@ -266,7 +278,7 @@ def _describe(image: Float[np.ndarray, "height width"], size: tuple[int, int]) -
         "grey": grey_features(small),
         "thumbnail": thumbnail(small),
     }
-    return _OpenedImage(size, features, texture_tiles(image), mark_tiles(small), small)
+    return _OpenedImage(size, features, measure_quality(image), texture_tiles(image), mark_tiles(small), small)
 
 
 def _lung_pipeline(segmenter: str | os.PathLike[str] | SegmentationModel) -> Pipeline:
@@ -293,6 +305,7 @@ def _read_backgrounds(
         if lungs is None or "lungs-not-found" in prediction.reasons:
             images.without_lungs += 1
             continue
+        images.quality[number]["lungs_at_border"] = clipped_share(lungs)
         for table, values in zip(tables, _without_lungs(opened, _widen(lungs)), strict=True):
             table[number] = np.array(values)
 
@@ -313,18 +326,6 @@ def _widen(lungs: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height 
         cv2.fillConvexPoly(whole, cv2.convexHull(outline), 1)
     side = 2 * round(DILATION * max(lungs.shape)) + 1
     return np.asarray(cv2.dilate(whole, np.ones((side, side), np.uint8))) > 0
-
-
-def no_steps(name: str) -> AbstractContextManager[Progress]:
-    """Show no progress.
-
-    Args:
-        name: The step, ignored.
-
-    Returns:
-        A progress bar that shows nothing.
-    """
-    return nullcontext(lambda done, total: None)
 
 
 def make_feature_tables(

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from covidcxr.evaluation.metrics.estimate import Estimate
 from covidcxr.evaluation.plots import COLORS, INK, LINE, as_picture, panels
+from covidcxr.evaluation.shortcuts.drift import Drift
 from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, RandomSplit
 from covidcxr.evaluation.shortcuts.leakage_words import join
 from covidcxr.evaluation.shortcuts.probes import ProbeScore
+from covidcxr.evaluation.shortcuts.quality import QualityAudit
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 from covidcxr.evaluation.shortcuts.targets import CrossTable
-from covidcxr.evaluation.shortcuts.verdict import figure, supported_comparisons
+from covidcxr.evaluation.shortcuts.verdict import figure, state_drift, supported_comparisons
 from covidcxr.page import Block, Page, Section, Table, Words, sections_of
 from covidcxr.utils.plain import count_of
 
@@ -22,9 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["make_page", "make_sections"]
+__all__ = ["make_drift_page", "make_page", "make_sections"]
 
 _ALARM, _QUIET, _SEES_LUNGS = COLORS[1], COLORS[0], "#8a939e"
+_MOST_CLEAR = 8  # scores that are named
 _HEADS = ("input", "AUROC", "best class", "one number", "balanced accuracy", "accuracy")
 
 _Panels = Mapping[str, Sequence[ProbeScore]]
@@ -68,7 +72,12 @@ def make_sections(audit: DataAudit) -> list[Section]:
     if audit.sources is not None and audit.sources.probes:
         lead = "The same probes, now predicting the source of an image. What separates sources can serve as a shortcut."
         parts.append(Section("Shortcut probes of the source", lead, list(_probes({"source": audit.sources.probes}))))
-    return [*parts, _leakage(audit), _method(audit)]
+    parts.append(_leakage(audit))
+    if audit.drift is not None:
+        parts.append(_drift(audit.drift))
+    if audit.quality is not None:
+        parts.append(_quality(audit.quality))
+    return [*parts, _method(audit)]
 
 
 def _target_sections(target: TargetAudit, unit: str, *, many: bool) -> Iterator[Section]:
@@ -200,6 +209,78 @@ def _leakage(audit: DataAudit) -> Section:
 
 def _number(number: int | None) -> str:
     return "not known: no patient is known" if number is None else f"{number:,}"
+
+
+def make_drift_page(drift: Drift) -> Page:
+    """Return the comparison of two data sets as a page.
+
+    Args:
+        drift: From `compare_data`.
+
+    Returns:
+        The page; `covidcxr.page.write_html` writes it.
+    """
+    facts = [(f"images of {name}", f"{count:,}") for name, count in zip(drift.names, drift.images, strict=True)]
+    return Page(f"{drift.names[0]} and {drift.names[1]}", state_drift(drift), facts, [_drift(drift)])
+
+
+def _drift(drift: Drift) -> Section:
+    first, second = drift.names
+    heads = ("what", first, second, "difference", "p", "p within one label", "")
+    rows = []
+    for own in (*((drift.label,) if drift.label else ()), *drift.covariates):
+        sign = " ".join(word for word, holds in (("!", own.differs), ("! within", own.differs_within)) if holds)
+        for number, value in enumerate(own.difference):
+            name = own.name.replace("_", " ") + ("" if own.kind == "mean" else f": {value}")
+            cells = [_share_or_mean(table[value], own.kind) for table in (own.first, own.second, own.difference)]
+            p_values = (_p_value(own.p_value), _p_value(own.p_within), sign) if number == 0 else ("", "", "")
+            rows.append((name, *cells, *p_values))
+    caption = "With 95 % intervals over patients; ! = differs, corrected for all rows; ! within: also among one label"
+    blocks: list[Block] = [Table(heads, rows, caption)]
+    scores = {"all images": drift.classifier} | dict(drift.within)
+    told = [(name, figure(score.auroc)) for name, score in scores.items() if score is not None]
+    if told:
+        caption = (
+            f"A classifier that sees {drift.classifier.probe.sees if drift.classifier else 'no lung'}; 0.5 = chance"
+        )
+        blocks.append(Table(("images of", f"AUROC, {first} against {second}"), told, caption))
+    return Section(f"Drift between {first} and {second}", state_drift(drift), blocks)
+
+
+def _share_or_mean(estimate: Estimate, kind: str) -> str:
+    if kind == "mean":
+        return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+    return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"
+
+
+def _p_value(value: float) -> str:
+    return "-" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _quality(quality: QualityAudit) -> Section:
+    blocks: list[Block] = []
+    for trait, table in (("label", quality.by_label), ("source", quality.by_source)):
+        flags = [flag for flag in next(iter(table.values())) if flag != "images"]
+        rows = [
+            (name, f"{own['images']:,}", *(f"{own[flag]:,} ({own[flag] / own['images']:.1%})" for flag in flags))
+            for name, own in table.items()
+        ]
+        if flags and len(rows) > 1 - (trait == "label"):
+            blocks.append(Table((trait, "images", *flags), rows, f"Images with a flag, by {trait}"))
+        clear = [
+            f"{score.replace('_', ' ')} of {value} (AUROC {test.auroc:.2f})"
+            for score, value, test in quality.clear(trait)
+        ]
+        if clear:
+            what = f"Scores that go with a {trait}, and can serve as a shortcut: {join(clear[:_MOST_CLEAR])}."
+            blocks.append(Words(what, warning=trait == "label"))
+    lead = (
+        f"{quality.images:,} images were measured: brightness, contrast, sharpness, noise, size, border, and lungs at "
+        f"the edge. covidcxr datasets quality lists each image."
+    )
+    if not any(isinstance(block, Table) for block in blocks):
+        lead += " None has a flag."
+    return Section("Image quality by label and source", lead, blocks)
 
 
 def _method(audit: DataAudit) -> Section:

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from covidcxr.evaluation.shortcuts.association import FeatureTest, detectable_auroc
+from covidcxr.evaluation.shortcuts.drift import Drift
 from covidcxr.evaluation.shortcuts.leakage import Leakage
 from covidcxr.evaluation.shortcuts.probes import (
     ProbeScore,
@@ -16,6 +17,7 @@ from covidcxr.evaluation.shortcuts.probes import (
     standard_errors_required,
     stands_out,
 )
+from covidcxr.evaluation.shortcuts.quality import QualityAudit
 from covidcxr.evaluation.shortcuts.targets import CrossTable
 
 __all__ = ["DataAudit", "TargetAudit", "mark_alarms"]
@@ -115,6 +117,8 @@ class DataAudit:
         seconds: Computing time of each step.
         verdict: The conclusion in one sentence.
         findings: The three to six main findings, the most important first, each with its figure.
+        drift: How the official training and test images differ; None = there is no such split, or it is too small.
+        quality: The quality of the images by label and source; None = no image was opened.
 
     Example:
         ```python
@@ -142,6 +146,8 @@ class DataAudit:
     seconds: Mapping[str, float] = field(default_factory=dict)
     verdict: str = ""
     findings: tuple[str, ...] = ()
+    drift: Drift | None = None
+    quality: QualityAudit | None = None
 
     @property
     def units(self) -> int:
@@ -182,6 +188,8 @@ class DataAudit:
             "questions": [target.to_dict() for target in self.targets],
             "sources": None if self.sources is None else self.sources.to_dict(),
             "leakage": self.leakage.to_dict(),
+            "drift": None if self.drift is None else self.drift.to_dict(),
+            "quality": None if self.quality is None else self.quality.to_dict(),
             "skipped": dict(self.skipped),
             "missing": self.missing,
             "failed": dict(self.failed),

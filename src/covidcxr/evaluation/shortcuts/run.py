@@ -20,6 +20,7 @@ from covidcxr.data.curation.duplicates import Duplicates, find_duplicates
 from covidcxr.data.records import Record
 from covidcxr.data.splits import k_folds
 from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.evaluation.shortcuts.drift import Drift, find_drift
 from covidcxr.evaluation.shortcuts.features import FeatureTable
 from covidcxr.evaluation.shortcuts.images import (
     ImageFeatures,
@@ -31,12 +32,13 @@ from covidcxr.evaluation.shortcuts.images import (
 )
 from covidcxr.evaluation.shortcuts.leakage import Leakage, find_leakage
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore, cross_validate, train_and_test
+from covidcxr.evaluation.shortcuts.quality import QualityAudit, audit_quality
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit, mark_alarms
 from covidcxr.evaluation.shortcuts.targets import Target, cross_table, label_targets, source_target, targets_within
 from covidcxr.evaluation.shortcuts.verdict import state_findings, state_verdict
 from covidcxr.utils.threads import Progress
 
-__all__ = ["audit_data"]
+__all__ = ["audit_data", "compare_data"]
 
 
 @old_arguments(max_films="max_images")
@@ -93,7 +95,65 @@ def audit_data(
     run.note_unread(images)
     settings = {"folds": folds, "seed": seed, "pixels": pixels, "opened": len(opened), "max_films": max_images}
     audit = run.result(name, targets, sources, run.leakage(copies, images), skipped, images.failed, settings)
+    audit = replace(audit, drift=run.find_drift(images, folds), quality=run.quality(images))
     return replace(audit, verdict=state_verdict(audit), findings=tuple(state_findings(audit)))
+
+
+def compare_data(
+    data: Collection,
+    other: Collection,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+    folds: int = 5,
+    seed: int = 0,
+    pixels: bool = True,
+    segmenter: Segmenter = "mini",
+    max_images: int = 2000,
+    progress: Steps | None = None,
+) -> Drift:
+    """Compare two data sets: labels, what else is known of the images, their quality, and by a classifier.
+
+    Args:
+        data: The one.
+        other: The other.
+        names: What they are called in the result; two names that differ.
+        folds: Folds of the classifier, from 3 up.
+        seed: Seeds folds, classifier, permutations and intervals.
+        pixels: Open the images; else only tables and file headers are read.
+        segmenter: Predicts the lungs that the classifier does not see; None = without marks and texture.
+        max_images: Most images of each that are opened; see `audit_data`.
+        progress: From the name of a step to a progress bar.
+
+    Returns:
+        The differences, the second minus the first. Patients of the two sets count as different ones.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+        DatasetError: If a data set is not there, or has fewer than 10 patients.
+        PretrainedError: If the segmenter cannot be loaded.
+    """
+    if max_images < 1 or names[0] == names[1]:
+        raise ConfigError(f"max_images must be 1 or more and the two names must differ: {max_images}, {names}.")
+    records: list[Record] = []
+    images = ImageFeatures()
+    for name, own in zip(names, (data, other), strict=True):
+        run = _Run(own, progress or no_steps, seed)
+        images.add(run.read_images(run.sample(max_images) if pixels else [], segmenter), len(records))
+        records += [replace(record, patient_id=f"{name}: {record.patient}") for record in run.records]
+    parts = np.arange(len(records)) >= len(records) - len(run.records)
+    numbers = np.unique([record.patient for record in records], return_inverse=True)[1]
+    drift = find_drift(
+        records,
+        parts.astype(int),
+        names,
+        patients=numbers,
+        folds=_fold_numbers(records, folds, seed),
+        images=images,
+        seed=seed,
+    )
+    if drift is None:
+        raise DatasetError(f"{names[0]} and {names[1]} cannot be compared: one of them has fewer than 10 patients.")
+    return drift
 
 
 class _Run:
@@ -150,14 +210,36 @@ class _Run:
     def score_probes(
         self, tables: dict[str, FeatureTable], folds: int
     ) -> tuple[tuple[TargetAudit, ...], TargetAudit | None]:
-        numbers = np.zeros(len(self.records), int)
-        for fold, roles in enumerate(k_folds(self.records, folds, seed=self.seed)):
-            numbers[[record.split == "test" for record in roles]] = fold
-        inputs = _ProbeInputs(self.records, self.patients, numbers, tables, max(folds, 10), self.seed)
+        inputs = _ProbeInputs(
+            self.records,
+            self.patients,
+            _fold_numbers(self.records, folds, self.seed),
+            tables,
+            max(folds, 10),
+            self.seed,
+        )
         targets = label_targets(self.data, self.records, self.patients, folds, self.notes)
         source = source_target(self.records, self.patients, folds)
         with self.steps("probes") as bar:
             return _run_probes(inputs, targets, source, self.seconds, bar)
+
+    def find_drift(self, images: ImageFeatures, folds: int) -> Drift | None:
+        """Compare the official training and test images."""
+        parts = np.array([{"train": 0, "test": 1}.get(record.split or "", -1) for record in self.records])
+        with self.timed("drift"):
+            return find_drift(
+                self.records,
+                parts,
+                ("training", "test"),
+                patients=self.patients,
+                folds=_fold_numbers(self.records, folds, self.seed),
+                images=images,
+                seed=self.seed,
+            )
+
+    def quality(self, images: ImageFeatures) -> QualityAudit | None:
+        with self.timed("quality"):
+            return audit_quality(self.records, self.patients, images, self.seed)
 
     def note_unread(self, images: ImageFeatures) -> None:
         if missing := len(self.records) - len(self.present):
@@ -211,6 +293,14 @@ class _Run:
                 seconds=self.seconds,
             )
         )
+
+
+def _fold_numbers(records: Sequence[Record], folds: int, seed: int) -> Integer[np.ndarray, " images"]:
+    """Return the fold of each image; no patient is in two."""
+    numbers = np.zeros(len(records), int)
+    for fold, roles in enumerate(k_folds(records, folds, seed=seed)):
+        numbers[[record.split == "test" for record in roles]] = fold
+    return numbers
 
 
 def _read_records(data: Collection, notes: list[str]) -> list[Record]:

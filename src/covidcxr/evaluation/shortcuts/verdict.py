@@ -14,9 +14,10 @@ from covidcxr.evaluation.shortcuts.targets import ENOUGH, CrossTable, Pair
 from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
+    from covidcxr.evaluation.shortcuts.drift import Drift
     from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 
-__all__ = ["figure", "state_findings", "state_verdict", "supported_comparisons"]
+__all__ = ["figure", "state_drift", "state_findings", "state_verdict", "supported_comparisons"]
 
 _MOST = 6
 _TOO_FEW = 0.85  # where only a shortcut above this AUROC would be noticed, an audit without alarms says little
@@ -95,13 +96,60 @@ def state_findings(audit: DataAudit) -> list[str]:
         Three to six sentences, the most important first.
     """
     findings = [finding for target in audit.targets for finding in _target_findings(target)]
-    findings += [*split_findings(audit), *patient_findings(audit)]
+    findings += [*split_findings(audit), *patient_findings(audit), *_drift_and_quality(audit)]
     if audit.targets and not any(target.alarms for target in audit.targets):
         findings.append((0.2, _nearest(audit)))
     if audit.targets:
         findings += [(0.95, text) for text in _seeing(audit)]
     ordered = sorted(findings, key=lambda finding: -finding[0])
     return [sentence for _, sentence in ordered[:_MOST]]
+
+
+def _drift_and_quality(audit: DataAudit) -> Iterator[tuple[float, str]]:
+    if audit.drift is not None and (audit.drift.label_shift or audit.drift.covariate_shift or audit.drift.told_apart):
+        yield 0.55, state_drift(audit.drift)
+    if audit.quality is not None and (clear := audit.quality.clear("label")):
+        named = join([f"{score.replace('_', ' ')} of {value} ({test.auroc:.2f})" for score, value, test in clear[:3]])
+        yield 0.5, f"The quality of the images goes with the label, as an AUROC: {named}."
+
+
+def state_drift(drift: Drift) -> str:
+    """State how two parts differ.
+
+    Args:
+        drift: The differences.
+
+    Returns:
+        One to three sentences.
+    """
+    first, second = drift.names
+    sentences = []
+    if drift.label is not None and drift.label_shift:
+        value = drift.label.largest
+        shares = [own[value].value for own in (drift.label.first, drift.label.second)]
+        difference = figure(drift.label.difference[value])
+        sentences.append(
+            f"Label shift: {value} is {shares[0]:.0%} of the {first} and {shares[1]:.0%} of the {second} images "
+            f"(difference {difference})."
+        )
+    told = drift.told_apart
+    if drift.covariate_shift or told:
+        names = ", ".join(own.name.replace("_", " ") for own in drift.covariate_shift)
+        same = " among images of one label" if drift.label else ""
+        what = f"they differ{same} in {names}" if names else ""
+        if told:
+            name, best = max(told.items(), key=lambda item: item[1].auroc.value)
+            where = f" among images of {name}" if name else ""
+            seen = f"a classifier that sees no lung tells them apart{where} with an AUROC of "
+            what = f"{what}; {seen}" if what else seen
+            what += figure(best.auroc)
+        sentences.append(f"Covariate shift of {first} and {second} images: {what}.")
+    if not sentences:
+        return (
+            f"No difference between {first} and {second} images was found ({drift.patients[0]:,} and "
+            f"{drift.patients[1]:,} patients)."
+        )
+    return " ".join(sentences)
 
 
 def _comparable(target: TargetAudit) -> str:
