@@ -1,4 +1,4 @@
-"""`covidcxr datasets list | show | check | stats | quality | drift | masks | prepare`: arguments in, tables or JSON out."""
+"""`covidcxr datasets`: list, show, check, stats, quality, drift, masks, prepare; arguments in, tables or JSON."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.types import SplitName
 
-__all__ = ["assign_splits", "k_folds", "split_name", "take_fold"]
+__all__ = ["assign_splits", "k_folds", "number_folds", "split_name", "take_fold"]
 
 _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 _OTHER_NAMES: dict[str, SplitName] = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -88,6 +88,25 @@ def k_folds(records: Iterable[Record], k: int, *, seed: int = 0) -> list[list[Re
     records = list(records)
     numbers = _fold_numbers(records, k, seed)
     return [_with_roles(records, numbers, k, fold) for fold in range(k)]
+
+
+def number_folds(records: Sequence[Record], k: int, *, seed: int = 0) -> list[int]:
+    """Return the fold that tests each image, as `k_folds` splits them.
+
+    Args:
+        records: The images.
+        k: Number of folds, from 3 up.
+        seed: Another seed gives other folds.
+
+    Returns:
+        A number from 0 to k - 1 an image; no patient is in two folds.
+
+    Raises:
+        ConfigError: If `k` is below 3.
+        DatasetError: If there are no records, or fewer patients than folds.
+    """
+    numbers = _fold_numbers(list(records), k, seed)
+    return [numbers[record.patient] for record in records]
 
 
 def take_fold(records: Iterable[Record], k: int, fold: int, *, seed: int = 0) -> list[Record]:

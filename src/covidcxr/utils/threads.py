@@ -9,13 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
-__all__ = ["QUIET", "count_cores", "single_threaded", "Progress", "map_threads", "tracked"]
+__all__ = ["QUIET", "count_cores", "single_threaded", "Progress", "Steps", "map_threads", "no_steps", "tracked"]
 
 QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
 """Whether progress is kept back, as `--quiet` asks."""
@@ -75,6 +75,22 @@ _SAY_SECONDS = 60
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the numbers of finished and of all items."""
+
+Steps: TypeAlias = Callable[[str], AbstractContextManager[Progress]]
+"""From the name of a step to a progress bar for it, as `covidcxr.utils.console.show_progress`."""
+
+
+def no_steps(name: str) -> AbstractContextManager[Progress]:
+    """Show no progress.
+
+    Args:
+        name: The step, ignored.
+
+    Returns:
+        A progress bar that shows nothing.
+    """
+    return nullcontext(lambda done, total: None)
+
 
 T = TypeVar("T")
 

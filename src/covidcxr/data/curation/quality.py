@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -29,7 +28,7 @@ from covidcxr.errors import CovidCXRError, DatasetError
 from covidcxr.io.image import read_mask
 from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import field_values
-from covidcxr.utils.threads import Progress, map_threads
+from covidcxr.utils.threads import Progress, Steps, map_threads, no_steps
 
 __all__ = ["OTHER_FLAGS", "ImageQuality", "Look", "QualityReport", "check_quality"]
 
@@ -201,7 +200,7 @@ def check_quality(
     *,
     duplicates: bool = True,
     look: Callable[[Sequence[Image]], Sequence[Look]] | None = None,
-    progress: Callable[[str], AbstractContextManager[Progress]] | None = None,
+    progress: Steps | None = None,
 ) -> QualityReport:
     """Check the quality of every image of a data set.
 
@@ -224,7 +223,7 @@ def check_quality(
         records = data.unsplit_records()
     if not records:
         raise DatasetError(faults[0]) if faults else data.no_image()
-    steps = progress or (lambda name: nullcontext(lambda done, total: None))
+    steps = progress or no_steps
     with steps("images") as bar:
         measured = list(_measure(data, records, look, bar))
     copies = None

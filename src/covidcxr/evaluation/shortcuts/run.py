@@ -18,7 +18,7 @@ from covidcxr.aliases import old_arguments
 from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.curation.duplicates import Duplicates, find_duplicates
 from covidcxr.data.records import Record
-from covidcxr.data.splits import k_folds
+from covidcxr.data.splits import number_folds
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation.shortcuts.drift import Drift, find_drift
 from covidcxr.evaluation.shortcuts.features import FeatureTable
@@ -147,7 +147,7 @@ def compare_data(
         parts.astype(int),
         names,
         patients=numbers,
-        folds=_fold_numbers(records, folds, seed),
+        folds=np.array(number_folds(records, folds, seed=seed)),
         images=images,
         seed=seed,
     )
@@ -213,7 +213,7 @@ class _Run:
         inputs = _ProbeInputs(
             self.records,
             self.patients,
-            _fold_numbers(self.records, folds, self.seed),
+            np.array(number_folds(self.records, folds, seed=self.seed)),
             tables,
             max(folds, 10),
             self.seed,
@@ -232,7 +232,7 @@ class _Run:
                 parts,
                 ("training", "test"),
                 patients=self.patients,
-                folds=_fold_numbers(self.records, folds, self.seed),
+                folds=np.array(number_folds(self.records, folds, seed=self.seed)),
                 images=images,
                 seed=self.seed,
             )
@@ -295,14 +295,6 @@ class _Run:
         )
 
 
-def _fold_numbers(records: Sequence[Record], folds: int, seed: int) -> Integer[np.ndarray, " images"]:
-    """Return the fold of each image; no patient is in two."""
-    numbers = np.zeros(len(records), int)
-    for fold, roles in enumerate(k_folds(records, folds, seed=seed)):
-        numbers[[record.split == "test" for record in roles]] = fold
-    return numbers
-
-
 def _read_records(data: Collection, notes: list[str]) -> list[Record]:
     """Read the records, and note the faults of the data set."""
     with data.collected_faults() as faults:
@@ -363,22 +355,13 @@ def _run_probes(
             cross_table(name, target, values, inputs.patients, inputs.seed) for name, values in columns.items()
         )
         audits.append(
-            TargetAudit(target.name, *_counts(target, inputs.patients), probes, official, within, by_source, by_view)
+            TargetAudit(target.name, *target.counts(inputs.patients), probes, official, within, by_source, by_view)
         )
     if source is None:
         return tuple(audits), None
     probes = _cross_validate(inputs, source, seconds)
     bar(next(done), total)
-    return tuple(audits), TargetAudit("source", *_counts(source, inputs.patients), probes)
-
-
-def _counts(target: Target, patients: Integer[np.ndarray, " images"]) -> tuple[dict[str, int], dict[str, int]]:
-    """Count images and patients of each class."""
-    classes = {name: target.labels == number for number, name in enumerate(target.classes)}
-    return (
-        {name: int(own.sum()) for name, own in classes.items()},
-        {name: len(np.unique(patients[own])) for name, own in classes.items()},
-    )
+    return tuple(audits), TargetAudit("source", *source.counts(inputs.patients), probes)
 
 
 def _usable_probes(inputs: _ProbeInputs, target: Target) -> Iterator[tuple[Probe, FeatureTable, Target]]:

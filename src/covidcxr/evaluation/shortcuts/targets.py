@@ -70,6 +70,21 @@ class Target:
                 kept.append(name)
         return Target(self.name, tuple(kept), labels)
 
+    def counts(self, patients: Integer[np.ndarray, " images"]) -> tuple[dict[str, int], dict[str, int]]:
+        """Count images and patients of each class.
+
+        Args:
+            patients: Patient of each image.
+
+        Returns:
+            Images and patients, each by class.
+        """
+        classes = {name: self.labels == number for number, name in enumerate(self.classes)}
+        return (
+            {name: int(own.sum()) for name, own in classes.items()},
+            {name: len(np.unique(patients[own])) for name, own in classes.items()},
+        )
+
 
 def label_targets(
     data: Collection,
