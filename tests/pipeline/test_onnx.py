@@ -20,6 +20,7 @@ from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError
 from covidcxr.io import fetch, read_json, write_image
 from covidcxr.phantom import draw_other, draw_phantom
 from covidcxr.pipeline import onnx as onnx_backend
+from covidcxr.pipeline import precision
 from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.prediction import Prediction
 
@@ -300,3 +301,79 @@ def test_mini_answers_alike_with_both_backends_and_starts_fast(exported_mini: Pa
     assert not with_torch
     assert seconds < 1, "0.4 to 0.5 s of CPU time on the machine on which this was written"
     assert megabytes < 300, "190 MB on the machine on which this was written"
+
+
+@pytest.mark.slow
+def test_other_precisions_are_smaller_measured_and_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    from covidcxr import ClassificationModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        settings = PreprocessConfig(image_size=(64, 64))
+        config = ModelConfig("classification", "timm:test_resnet", ("normal", "covid19"), preprocess=settings)
+        Pipeline(classifier=ClassificationModel(config)).save_pretrained(tmp_path / "model")
+    images = tmp_path / "images"
+    for seed in range(16):
+        write_image(images / f"{seed}.png", draw_phantom(seed, size=(80, 80)).image)
+    model, sizes = str(tmp_path / "model"), {}
+    for name in ("float32", "float16", "int8"):
+        out = tmp_path / name
+        line = ["export", model, "--precision", name, "--out", str(out)]
+        assert main(line if name == "float32" else [*line, "--calibrate", str(images)]) == 0
+        about = read_json(out / "export.json")
+        assert about["precision"] == name
+        sizes[name] = (out / "classifier.onnx").stat().st_size
+        assert load(out)(images / "0.png").probabilities.keys() == {"normal", "covid19"}
+        if name != "float32":
+            assert f"{name} against float32, on" in capsys.readouterr().out
+            assert about["loss"]["images"] == {"float16": 16, "int8": 8}[name]
+            assert 0 < about["loss"]["probability"]["mean"] < 0.02
+    assert sizes["float16"] < 0.75 * sizes["float32"]
+    assert sizes["int8"] < sizes["float16"]
+    refused = tmp_path / "refused"
+    line = ["export", model, "--precision", "int8", "--calibrate", str(images / "0.png"), "--out", str(refused)]
+    assert main(line) == 2
+    assert "int8 needs at least 16 images" in capsys.readouterr().err
+    line = ["export", model, "--format", "torch", "--precision", "float16", "--calibrate", str(images)]
+    assert main([*line, "--out", str(refused)]) == 2
+    assert "The format torch has float32 only" in capsys.readouterr().err
+
+
+def test_a_precision_that_loses_too_much_is_refused_unless_it_is_forced(
+    export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(path: Path) -> None:  # bright for dark
+        model = onnx.load(path)
+        for held in model.graph.initializer:
+            if held.name == "steep":
+                held.CopyFrom(onnx.numpy_helper.from_array(np.float32(-20), "steep"))
+        onnx.save(model, path)
+
+    about = read_json(export / "export.json")
+    before = load(export)
+    monkeypatch.setattr(precision, "_halve", spoil)
+    forced = precision.reduce_precision(export, about, "float16", [lungs()], force=True)
+    assert forced["loss"]["dice"]["lung_field"]["mean"] < 0.5
+    assert forced["loss"] == precision.measure_loss(before, load(export), [lungs()])
+    again = export.parent / "again"
+    about = write_export(again)
+    with pytest.raises(ConfigError, match=r"float16 loses too much .* the mask lung_field agrees .* --force"):
+        precision.reduce_precision(again, about, "float16", [lungs()])
+    assert not list(again.iterdir())
+
+
+def test_weights_in_16_bits_are_computed_with_in_32(tmp_path: Path) -> None:
+    held = precision._LEAST_WEIGHTS
+    weights = np.linspace(0.1, 1, held, dtype=np.float32).reshape(1, 1, 1, held)
+    node = onnx.helper.make_node
+    nodes = [node("Mul", ["image", "weights"], ["probabilities"])]
+    path = tmp_path / "halved.onnx"
+    write_file(path, nodes, {"weights": weights}, ["image"], "probabilities")
+    before = path.stat().st_size
+    precision._halve(path)
+    assert path.stat().st_size < 0.8 * before
+    session = onnx_backend.start_session(path.read_bytes())
+    (result,) = session.run(None, {"image": np.ones((1, 1, 1, held), np.float32)})
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, weights.astype(np.float16).astype(np.float32))

@@ -24,6 +24,7 @@ from covidcxr.models.base import calibrate_logits, evaluation_mode
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.onnx import EXPORT_FILE, require_onnx, start_session
 from covidcxr.pipeline.pipeline import Pipeline
+from covidcxr.pipeline.precision import Precision, check_precision, reduce_precision
 from covidcxr.transforms.geometry import restore_traced
 from covidcxr.transforms.pyramid import lungs_of
 from covidcxr.types import LUNG_CLASSES, ImageLike, Region
@@ -73,6 +74,9 @@ def export_pipeline(
     *,
     format: ExportFormat = "onnx",  # noqa: A002 - the name that the verb has, and that torch's users expect
     images: Iterable[ImageLike] = (),
+    precision: Precision = "float32",
+    calibrate: Iterable[ImageLike] = (),
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write a file for each model, and `export.json`, and compare what they compute with the models themselves.
 
@@ -86,13 +90,18 @@ def export_pipeline(
         folder: A new or empty folder.
         format: "onnx" for ONNX Runtime, browsers and others, or "torch" for `torch.export.load`.
         images: Images to compare on; three drawn ones of different sizes if there are none.
+        precision: Of ONNX files: "float16" halves them, weights in 16 bits; "int8" makes them a quarter, convolutions
+            in 8 bits.
+        calibrate: Images on which the loss of "float16" or "int8" is measured; of the latter, every second one
+            calibrates instead.
+        force: Write files that lose more than `covidcxr.pipeline.precision` allows.
 
     Returns:
         What `export.json` holds.
 
     Raises:
         ConfigError: If the folder is not empty, a package is missing, a model cannot be traced, or its file computes
-            something else than the model.
+            something else than the model; or if another precision has too few images, or loses too much on them.
         ImageReadError: If an image cannot be read.
 
     Example:
@@ -115,6 +124,10 @@ def export_pipeline(
         ```
     """
     _check_format(format)
+    measured = list(calibrate)
+    check_precision(precision, measured)
+    if format != "onnx" and precision != "float32":
+        raise ConfigError(f"The format {format} has float32 only; {precision} needs the format onnx.")
     target = user_path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} is not empty. Choose a new folder for the export.")
@@ -122,6 +135,8 @@ def export_pipeline(
     target.mkdir(parents=True, exist_ok=True)
     description = _export_models(pipeline, target, format, samples)
     write_json(target / EXPORT_FILE, description)
+    if precision != "float32":
+        description = reduce_precision(target, description, precision, measured, force=force)
     return description
 
 
@@ -139,6 +154,7 @@ def _export_models(
     return {
         "format_version": 1,
         "format": format,
+        "precision": "float32",
         "input": "image: float32 [batch, 1, height, width], grey in [0, 1]; lungs: the same shape, 0 or 1",
         "models": models,
         "postprocess": pipeline.postprocess.to_config(),

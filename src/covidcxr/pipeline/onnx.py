@@ -181,11 +181,12 @@ def start_session(content: bytes) -> Any:
         raise PretrainedError(f"ONNX Runtime {onnxruntime.__version__} cannot read the file: {reason}") from error
 
 
-def load_exported(folder: Path) -> dict[str, Any]:
+def load_exported(folder: Path, kind: type[OnnxModel] = OnnxModel) -> dict[str, Any]:
     """Read what `covidcxr export` wrote.
 
     Args:
         folder: A local folder.
+        kind: What a file becomes.
 
     Returns:
         The keyword arguments of `Pipeline`.
@@ -210,7 +211,7 @@ def load_exported(folder: Path) -> dict[str, Any]:
     whole = all(isinstance(facts, dict) and facts.keys() >= _MODEL_KEYS for facts in models.values())
     if not models or not whole or not models.keys() <= PARTS.keys():
         raise PretrainedError(f"{path} lacks what a pipeline needs: export it anew.")
-    parts = {name: _load_model(folder, name, facts) for name, facts in models.items()}
+    parts = {name: _load_model(folder, name, facts, kind) for name, facts in models.items()}
     interval = about.get("infected_interval")
     where = f"infected_interval of {path}"
     return {
@@ -221,10 +222,11 @@ def load_exported(folder: Path) -> dict[str, Any]:
     }
 
 
-def _load_model(folder: Path, name: str, facts: Mapping[str, Any]) -> OnnxModel:
+def _load_model(folder: Path, name: str, facts: Mapping[str, Any], kind: type[OnnxModel]) -> OnnxModel:
     """Load the file of a part, if it is the very file that was written."""
-    where, kind = f"{folder / EXPORT_FILE}, {name}", EnsembleConfig if "members" in facts["config"] else ModelConfig
-    config = kind.from_dict(dict(facts["config"]), where)
+    where = f"{folder / EXPORT_FILE}, {name}"
+    known = EnsembleConfig if "members" in facts["config"] else ModelConfig
+    config = known.from_dict(dict(facts["config"]), where)
     check_choice("region", facts["region"], get_args(Region))
     if (config.task == "segmentation") != PARTS[name][0].startswith("Segmentation"):
         raise PretrainedError(f"{where}: a model for {config.task} cannot be this part. Export it anew.")
@@ -237,6 +239,6 @@ def _load_model(folder: Path, name: str, facts: Mapping[str, Any]) -> OnnxModel:
             f"was altered. Export it anew."
         )
     try:
-        return OnnxModel(config, content, facts["region"])
+        return kind(config, content, facts["region"])
     except PretrainedError as error:
         raise PretrainedError(f"{path}: {error}") from error

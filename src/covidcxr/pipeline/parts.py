@@ -104,7 +104,7 @@ def check_parts(pipeline: Pipeline) -> None:
     """
     models = pipeline.models()
     for name, model in models.items():
-        if type(model).__name__ not in (*PARTS[name], "OnnxModel"):
+        if not {*PARTS[name], "OnnxModel"} & {kind.__name__ for kind in type(model).__mro__}:
             raise ConfigError(f"The {name} must be a {' or '.join(PARTS[name])}, not a {type(model).__name__}.")
     if not isinstance(pipeline.postprocess, PostProcess):
         raise ConfigError(f"postprocess must be a PostProcess, not {pipeline.postprocess!r}: PostProcess([...]).")
