@@ -119,18 +119,11 @@ def export_pipeline(
         folder = tempfile.mkdtemp()
         assert export_pipeline(pipeline, folder, format="torch")["models"]["classifier"]["difference"] < 1e-4
         program = torch.export.load(f"{folder}/classifier.pt2").module()
-        (probabilities,) = program(torch.rand(2, 1, 70, 90))
-        assert probabilities.shape == (2, 2)
+        assert program(torch.rand(2, 1, 70, 90))[0].shape == (2, 2)
         ```
     """
-    _check_format(format)
-    measured = list(calibrate)
-    check_precision(precision, measured)
-    if format != "onnx" and precision != "float32":
-        raise ConfigError(f"The format {format} has float32 only; {precision} needs the format onnx.")
-    target = user_path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} is not empty. Choose a new folder for the export.")
+    target, measured = user_path(folder), list(calibrate)
+    _check_request(target, format, precision, measured)
     samples = [read_image(image) for image in images] or _draw_samples()
     target.mkdir(parents=True, exist_ok=True)
     description = _export_models(pipeline, target, format, samples)
@@ -165,11 +158,17 @@ def _export_models(
     }
 
 
-def _check_format(format: object) -> None:  # noqa: A002
+def _check_request(folder: Path, format: object, precision: object, measured: Sequence[ImageLike]) -> None:  # noqa: A002
+    """Raise an error, before the work begins, for what cannot be exported so."""
     if format not in get_args(ExportFormat):
         raise ConfigError(f"format must be one of {', '.join(get_args(ExportFormat))}, not {format!r}.")
+    check_precision(precision, measured)
     if format == "onnx":
         require_onnx("onnx", "onnxscript", "onnxruntime")
+    elif precision != "float32":
+        raise ConfigError(f"The format {format} has float32 only; {precision} needs the format onnx.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty. Choose a new folder for the export.")
 
 
 def _export_model(
