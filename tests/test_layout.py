@@ -19,7 +19,7 @@ def measured() -> layout.Layout:
 
 BOUNDS = {
     "top_level": 25,
-    "modules": 263,  # goal: 200
+    "modules": 265,  # goal: 200
     "single_importer": 70,  # goal: 49
     "cycles": 0,
     "function_median": 11,  # goal: 10

@@ -82,26 +82,23 @@ def export_pipeline(
 
     A file takes images of any size, [batch, 1, height, width] in [0, 1], and where the model sees a region the lungs
     (0 or 1) of the same shape. It returns calibrated probabilities; a segmenter's at the network's size, with its masks
-    at the size of the images beside them. `export.json` says the rest: classes, thresholds, clean-up of the lung masks,
-    and the greatest difference that was found.
+    at the size of the images beside them. `export.json` says the rest, and the greatest difference that was found.
 
     Args:
         pipeline: The pipeline.
         folder: A new or empty folder.
         format: "onnx" for ONNX Runtime, browsers and others, or "torch" for `torch.export.load`.
         images: Images to compare on; three drawn ones of different sizes if there are none.
-        precision: Of ONNX files: "float16" halves them, weights in 16 bits; "int8" makes them a quarter, convolutions
-            in 8 bits.
-        calibrate: Images on which the loss of "float16" or "int8" is measured; of the latter, every second one
-            calibrates instead.
-        force: Write files that lose more than `covidcxr.pipeline.precision` allows.
+        precision: Of ONNX files; see `covidcxr.pipeline.precision.reduce_precision`.
+        calibrate: Images on which the loss of a lower precision is measured, and "int8" is calibrated.
+        force: Write files that lose more than is allowed.
 
     Returns:
         What `export.json` holds.
 
     Raises:
-        ConfigError: If the folder is not empty, a package is missing, a model cannot be traced, or its file computes
-            something else than the model; or if another precision has too few images, or loses too much on them.
+        ConfigError: If the folder is not empty, a package is missing, a model cannot be traced, or a file computes
+            something else than its model; or if a lower precision has too few images, or loses too much on them.
         ImageReadError: If an image cannot be read.
 
     Example:
