@@ -234,8 +234,7 @@ class _Run:
             numbers: dict[str, np.ndarray] = {}
             for place, name in [(None, ""), *enumerate(config.classes[c] for c in both)]:
                 of = {v: np.mean(own, axis=0) if place is None else own[place] for v, own in areas.items()}
-                of |= {key: of[one] - of[other] for key, (one, other) in DIFFERENCES.items()}
-                numbers |= {f"{name}\0{key}": values for key, values in of.items()}
+                numbers |= {f"{name}\0{view}": values for view, values in of.items()}
             return numbers
 
         if not both:
@@ -243,7 +242,21 @@ class _Run:
         groups = [record.patient for record in self.records]
         names = ["", *(config.classes[c] for c in both)]
         shares = [f"{name}\0{view}" for name in names for view in VIEWS]
-        estimates = bootstrap_many(table, groups=groups, shares=shares, resamples=resamples, seed=seed)
+        of_class = [[truth[:, c] == kind for kind in (1, 0)] for c in both]
+        kinds = dict(zip(names, [[kind for own in of_class for kind in own], *of_class], strict=True))
+        estimates = bootstrap_many(
+            table,
+            groups=groups,
+            shares=shares,
+            kinds={share: kinds[share.partition("\0")[0]] for share in shares},
+            differences={
+                f"{name}\0{key}": (f"{name}\0{one}", f"{name}\0{other}")
+                for name in names
+                for key, (one, other) in DIFFERENCES.items()
+            },
+            resamples=resamples,
+            seed=seed,
+        )
         scores: dict[str, dict[str, Estimate]] = {name: {} for name in names}
         for key, estimate in estimates.items():
             name, _, score = key.rpartition("\0")
