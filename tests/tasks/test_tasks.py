@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,41 @@ def test_a_frozen_backbone_does_not_move_and_keeps_its_statistics(phantoms: Path
     trainer(tmp_path).fit(task, data(phantoms))
     moved = {n for n, tensor in task.model.network.state_dict().items() if not torch.equal(before[n], tensor)}
     assert moved == {"classifier.weight", "classifier.bias"}
+
+
+def fitted(folder: Path, phantoms: Path, **settings: Any) -> SegmentationTask:
+    torch.manual_seed(0)
+    task = SegmentationTask(segmenter(), lr=0.01, **settings)
+    trainer(folder).fit(task, data(phantoms, mask_classes=MASKS))
+    return task
+
+
+def test_channels_last_trains_the_same(phantoms: Path, tmp_path: Path) -> None:
+    plain, fast = fitted(tmp_path / "a", phantoms), fitted(tmp_path / "b", phantoms, channels_last=True)
+    kernel = next(p for p in fast.model.network.parameters() if p.ndim == 4 and min(p.shape) > 1)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    for own, other in zip(plain.model.network.parameters(), fast.model.network.parameters(), strict=True):
+        torch.testing.assert_close(own, other, atol=2e-3, rtol=0)
+    image = torch.rand(1, 1, 64, 64)
+    saved = SegmentationModel.from_pretrained(fast.save_pretrained(tmp_path / "model"))
+    torch.testing.assert_close(saved.predict(image), fast.model.predict(image))
+
+
+@pytest.mark.slow  # compiles by the C++ compiler of the machine
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_trains_and_is_saved_as_any_other(phantoms: Path, tmp_path: Path) -> None:
+    config = ModelConfig(
+        "classification", "cnn19", ("covid19", "normal", "pneumonia"), preprocess={"image_size": (32, 32)}
+    )
+    task = ClassificationTask(config, lr=0.01, compile=True)
+    before = {name: tensor.clone() for name, tensor in task.model.network.state_dict().items()}
+    trainer(tmp_path, limit_train_batches=2, limit_val_batches=1).fit(task, data(phantoms, image_size=(32, 32)))
+    after = task.model.network.state_dict()
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    image = torch.rand(1, 1, 50, 70)
+    saved = ClassificationModel.from_pretrained(task.save_pretrained(tmp_path / "model"))
+    torch.testing.assert_close(saved.predict(image), task.model.predict(image), atol=1e-4, rtol=0)
 
 
 def test_init_from_takes_all_weights_or_all_but_the_answer(tmp_path: Path) -> None:

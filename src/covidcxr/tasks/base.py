@@ -116,6 +116,8 @@ class TaskSettings(TypedDict, total=False):
     init_from: str | os.PathLike[str] | None
     freeze_backbone: bool
     pretrained_backbone: bool | str
+    channels_last: bool
+    compile: bool
     seed: int
 
 
@@ -136,6 +138,9 @@ class Task(Steps, ABC):
             taken, and for a classifier, if that has another network, the segmenter.
         freeze_backbone: Train only what makes the answer; the backbone's batch norms keep their statistics too.
         pretrained_backbone: True for the network library's own (ImageNet) weights, or the path of a weights file.
+        channels_last: Train with the channels of a pixel side by side in memory, in which many GPUs compute convolutions
+            faster; CPUs gain nothing. Sums may round otherwise.
+        compile: Train with networks compiled by `torch.compile`: the first steps take minutes, the others less time.
         seed: Seeds dropout and the like, by step, so that a resumed training continues with the same bits.
 
     Raises:
@@ -168,6 +173,8 @@ class Task(Steps, ABC):
         init_from: str | os.PathLike[str] | None = None,
         freeze_backbone: bool = False,
         pretrained_backbone: bool | str = False,
+        channels_last: bool = False,
+        compile: bool = False,  # noqa: A002 (its name in torch and in other Lightning libraries)
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -180,6 +187,7 @@ class Task(Steps, ABC):
             "optimizer_args": optimizer_args,
         }
         settings |= {"schedule": schedule, "warmup": warmup, "freeze_backbone": freeze_backbone, "seed": seed}
+        settings |= {"channels_last": channels_last, "compile": compile}
         self.save_hyperparameters(settings)
         self._init_from = init_from
         self._pretrained_backbone = pretrained_backbone
@@ -261,6 +269,11 @@ class Task(Steps, ABC):
         """
         super().setup(stage)
         self.check_data(getattr(self.trainer, "datamodule", None))
+        for model in self.models.values() if stage == "fit" else ():
+            if self.hparams["channels_last"]:
+                model.network.to(memory_format=torch.channels_last)
+            if self.hparams["compile"]:
+                model.network.compile()
 
     def check_data(self, data: object) -> None:
         """Compare the models with a data module, and give it the geometry of the models.
