@@ -1,0 +1,68 @@
+"""The comparison of two images: cheap where they differ, whole where they may be copies."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import cv2
+import numpy as np
+import pytest
+
+from covidcxr.data.curation import near_duplicates
+from covidcxr.data.curation.near_duplicates import MIN_INLIERS, MIN_LIKENESS, Prepared, compare, likeness
+from covidcxr.phantom import draw_phantom
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    return [(draw_phantom(number, size=(256, 256)).image * 255).astype(np.uint8) for number in range(10)]
+
+
+def test_few_pairs_of_different_chests_are_compared_in_full(
+    images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: list[tuple[Prepared, Prepared]] = []
+
+    def note(image: Prepared, other: Prepared) -> tuple[int, float]:
+        full.append((image, other))
+        return 0, 0.0
+
+    monkeypatch.setattr(near_duplicates, "_compare", note)
+    pairs = list(combinations(map(Prepared, images), 2))
+    for image, other in pairs:
+        compare(image, other)
+    assert len(full) < 0.2 * len(pairs)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda image: cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 10])[1], 0),
+        lambda image: cv2.GaussianBlur(image, (0, 0), 3),
+        lambda image: 255 - image[:, ::-1],
+        lambda image: np.pad(image[20:240, 25:235], 40),
+    ],
+    ids=["strong JPEG", "blur", "inverted and mirrored", "cropped and framed"],
+)
+def test_copies_pass_the_small_pictures(damage, images: list[np.ndarray]) -> None:
+    for image in images[:2]:
+        copy = np.ascontiguousarray(damage(image))
+        inliers, alike = compare(Prepared(image), Prepared(copy))
+        assert inliers >= MIN_INLIERS
+        assert alike >= MIN_LIKENESS
+        assert alike == likeness(image, copy)[1]
+
+
+def test_correlations_by_part_against_numpy() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 1, (60, 66)).astype(np.float32)
+    other = (image + rng.normal(0, 1, image.shape)).astype(np.float32)
+    covered = np.ones_like(image)
+    covered[:10, :11] = 0  # the first of 6 x 6 parts is not seen
+    expected = [
+        np.corrcoef(image[y : y + 10, x : x + 11].ravel(), other[y : y + 10, x : x + 11].ravel())[0, 1]
+        for y in range(0, 60, 10)
+        for x in range(0, 66, 11)
+    ][1:]
+    assert near_duplicates._agreement(image, other, covered) == pytest.approx(np.median(expected), abs=1e-4)
+    assert near_duplicates._agreement(image, np.zeros_like(image), covered) == 0
