@@ -57,7 +57,7 @@ def test_a_bare_table_leaves_to_a_person_what_it_does_not_know() -> None:
     assert items["44"].state == "person"
     assert items["22"].state == "person"  # no model is known
     assert items["29"].answers == {"lineage": "95 % intervals over patients; 20 resamples, seed 0."}
-    assert items["35"].answers["films, patients"].startswith("Scored: 60 images of 30 patients.")
+    assert items["35"].answers["films, patients"].startswith("Scored: 60 images of 30 patients")
     assert items["28"].state == "partly"
     assert items["28"].left == "why these"
 
@@ -72,7 +72,7 @@ def test_a_run_fills_more_and_the_json_of_a_report_fills_the_same() -> None:
     items = {item.number: item for item in filled.items}
     assert "source: mini" in items["22"].answers["lineage.model"]
     assert items["18e"].answers == {"lineage.data": "license: CC0."}
-    assert "train: 90 images of 40 patients." in items["20a"].answers["films, patients"]
+    assert "train 90 images of 40 patients." in items["20a"].answers["films, patients"]
     assert fill_checklist(json.loads(json.dumps(evaluation.to_dict())), "tripod") == filled
 
 

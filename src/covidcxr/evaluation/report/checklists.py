@@ -182,7 +182,7 @@ def _lineage(part: str, *names: str) -> Callable[[Report], str]:
 
     def find(report: Report) -> str:
         facts = (report.get("lineage") or {}).get(part) or {}
-        known = {name: facts[name] for name in names if facts.get(name)}
+        known = {name: facts[name] for name in names if facts.get(name) and "not known" not in str(facts[name])}
         told = [f"{name}: {json.dumps(fact) if isinstance(fact, dict) else fact}" for name, fact in known.items()]
         return f"{'; '.join(told)}." if told else ""
 
@@ -221,12 +221,18 @@ def _intervals(report: Report) -> str:
 
 def _counts(report: Report) -> str:
     patients = count_of(report["patients"], "patient") if report["patients_known"] else "patients who are not known"
-    counts = ((report.get("lineage") or {}).get("data") or {}).get("counts") or {}
-    parts = "".join(
-        f" {part}: {count_of(n['films'], 'image')} of {count_of(n['patients'], 'patient')}."
-        for part, n in counts.items()
-    )
-    return f"Scored: {count_of(report['films'], 'image')} of {patients}.{parts}"
+    return f"Scored: {count_of(report['films'], 'image')} of {patients}. {_split(report)}".rstrip()
+
+
+def _split(report: Report) -> str:
+    data = (report.get("lineage") or {}).get("data") or {}
+    parts = [f"{part} {_number(numbers)}" for part, numbers in (data.get("counts") or {}).items()]
+    asked = data.get("split that was asked about")
+    return f"{'; '.join([*parts, *([f'scored: {asked}'] if asked else [])])}." if parts else ""
+
+
+def _number(counts: Mapping[str, Any]) -> str:
+    return f"{count_of(counts['films'], 'image')} of {count_of(counts['patients'], 'patient')}"
 
 
 def _unit(report: Report) -> str:
@@ -238,9 +244,7 @@ def _unit(report: Report) -> str:
 
 def _support(report: Report) -> str:
     support = (report.get("classes") or {}).get("support") or {}
-    parts = [
-        f"{c}: {count_of(n['films'], 'image')} of {count_of(n['patients'], 'patient')}" for c, n in support.items()
-    ]
+    parts = [f"{name}: {_number(counts)}" for name, counts in support.items()]
     return f"{'; '.join(parts)}." if parts else ""
 
 
@@ -255,9 +259,9 @@ def _groups_of(*traits: str) -> Callable[[Report], str]:
     def find(report: Report) -> str:
         groups = report.get("groups") or {}
         told = [
-            f"{g['trait']} {g['name']}: {count_of(g['films'], 'image')} of {count_of(g['patients'], 'patient')}"
-            for g in groups.get("groups", ())
-            if g["trait"] in traits
+            f"{group['trait']} {group['name']}: {_number(group)}"
+            for group in groups.get("groups", ())
+            if group["trait"] in traits
         ]
         told += [
             f"{trait}: all {value}" for trait, value in groups.get("alone", {}).items() if value and trait in traits
@@ -350,7 +354,7 @@ _FACTS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "sources": ("lineage.data", _lineage("data", "sources")),
     "left_out": ("lineage.data", _lineage("data", "left out")),
     "availability": ("lineage.data", _lineage("data", "homepage", "license")),
-    "split": ("lineage.data.counts", _lineage("data", "split that was asked about", "counts")),
+    "split": ("lineage.data.counts", _split),
     "stored": ("lineage.data", _lineage("data", "sha256 of the rows")),
     "model": ("lineage.model", _lineage("model", "source", "run", "model", "sha256 of the weights")),
     "training": ("lineage.model", _lineage("model", "trained on", "seed of the training")),
