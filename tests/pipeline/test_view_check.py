@@ -194,7 +194,9 @@ def test_what_is_refused_is_shown_to_no_other_model(mini: Pipeline, tmp_path: Pa
         with pytest.raises(ConfigError, match="does not look like a frontal chest radiograph"):
             answer.explain()
     entries = [{"name": f"film-{number}", **answer.to_dict()} for number, answer in enumerate(answers)]
-    write_sheet(tmp_path / "index.html", entries, {"films": 4, "failed": 0, "answers": {}, "left_out": {}})
+    write_sheet(
+        tmp_path / "index.html", entries, {"films": 4, "failed": 0, "answers": {}, "reasons": {}, "left_out": {}}
+    )
     page = (tmp_path / "index.html").read_text()
     assert in_words(NOT_A_FRONTAL_IMAGE) in page
     assert in_words("turned-90-corrected") in page
