@@ -184,6 +184,26 @@ def test_nothing_of_torch_is_imported_from_the_file_to_the_page(export: Path, tm
     assert (tmp_path / "out-one" / "image.lung_field.png").is_file()
 
 
+def test_several_processes_share_the_images(export: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / "images" / f"{number}.png", lungs(60 + number))
+    line = ["predict", str(tmp_path / "images"), "--model", str(export), "--backend", "onnx", "--processes", "2"]
+    assert main([*line, "--batch-size", "1", "--out", str(tmp_path / "out")]) == 0
+    answers = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [answer["height"] for answer in answers] == [60, 61, 62]
+    assert {answer["label"] for answer in answers} == {"normal"}
+
+
+def test_a_server_knows_what_it_runs(export: Path) -> None:
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    from covidcxr.serve.engine import ModelFacts
+
+    facts = ModelFacts.of("export", load(export))
+    assert facts.classes == ("normal", "covid19")
+    assert facts.components == ("lung_segmenter", "classifier")
+    assert len(facts.sha256) == 64
+
+
 def test_another_file_is_another_model(export: Path) -> None:
     before = fingerprint(load(export))
     about = read_json(export / "export.json")
