@@ -104,7 +104,9 @@ def time_drawn(count: int) -> None:
     records = [Record(Path("nowhere"), image_id=str(number)) for number in range(count)]
     begun = time.process_time()
     found = find_duplicates(records, read=lambda record: images[int(record.image_id)])
-    print(f"{count} drawn images: {time.process_time() - begun:.1f} s of CPU, {len(found)} groups falsely called copies")
+    print(
+        f"{count} drawn images: {time.process_time() - begun:.1f} s of CPU, {len(found)} groups falsely called copies"
+    )
 
 
 def main() -> None:
