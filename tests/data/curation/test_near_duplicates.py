@@ -40,7 +40,7 @@ def test_few_pairs_of_different_chests_are_compared_in_full(
         lambda image: cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 10])[1], 0),
         lambda image: cv2.GaussianBlur(image, (0, 0), 3),
         lambda image: 255 - image[:, ::-1],
-        lambda image: np.pad(image[20:240, 25:235], 40),
+        lambda image: np.pad(image[12:246, 10:245], 14),
     ],
     ids=["strong JPEG", "blur", "inverted and mirrored", "cropped and framed"],
 )

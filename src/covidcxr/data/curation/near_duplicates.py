@@ -42,6 +42,7 @@ reached 0.80; of those to which all of this was done at once, 66 % reached 0.75.
 _SMALL, _LARGE = 160, 384  # longest side in pixels: for candidates, for the comparison
 _MIN_COARSE, _MIN_FINE = 6, 10  # features that must lie alike: on the small pictures already; on the large ones
 _COARSE, _COARSE_MARGIN = 2, 0.05  # noise, blur and strong JPEG spare details twice as large
+_COARSEST, _MIN_COARSEST = 4, 0.945  # and those four times as large nearly wholly: images of another day do not
 _RESEMBLES = {0.5: 0.55, 1.0: 0.72}
 """By scale: from which agreement of the small pictures on the large ones are compared; either will do. Of 30 copies of
 each kind of damage the least reached 0.72 at scale 0.5 (cropped, turned and marked at once) or 0.77 at scale 1 (JPEG
@@ -212,8 +213,8 @@ def _compare(image: Prepared, other: Prepared) -> tuple[int, float]:
     warp, inside, inverted = _lay_upon(image.features, other.features, tolerance=3, tries=2000)
     if warp is None:
         return 0, 0.0
-    fine, coarse = _agreements(image.grey, other.grey, warp, inverted, (1, _COARSE))
-    return inside, max(fine, coarse - _COARSE_MARGIN)
+    fine, coarse, coarsest = _agreements(image.grey, other.grey, warp, inverted, (1, _COARSE, _COARSEST))
+    return inside, max(fine, coarse - _COARSE_MARGIN) if coarsest >= _MIN_COARSEST else fine
 
 
 def _agreements(image: Grey, other: Grey, warp: np.ndarray, inverted: bool, scales: Iterable[float]) -> list[float]:
