@@ -55,11 +55,11 @@ def fit_record(
     """
     whole = (image.shape[0], image.shape[1])
     cut = image if record.box is None else image[box_slices(record, whole)]
-    fitted = ImagePyramid(np.ascontiguousarray(cut)).fit_in_8_bits(size, fit)
+    fitted = ImagePyramid(np.ascontiguousarray(cut)).fit(size, fit)
     box = letterbox_box(cut.shape[0], cut.shape[1], size) if fit == "letterbox" else (0, 0, *size)
     masks = {name: _fit_mask(record, name, whole, size, box) for name in record.mask_paths if name in mask_classes}
     masks |= {name: np.zeros(size, np.uint8) for name in record.empty_masks if name in mask_classes}
-    return FittedImage(fitted, masks, box)
+    return FittedImage(np.rint(fitted * 255).astype(np.uint8), masks, box)
 
 
 def box_slices(record: Record, whole: tuple[int, int]) -> tuple[slice, slice]:

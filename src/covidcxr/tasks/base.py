@@ -138,7 +138,7 @@ class Task(Steps, ABC):
             taken, and for a classifier, if that has another network, the segmenter.
         freeze_backbone: Train only what makes the answer; the backbone's batch norms keep their statistics too.
         pretrained_backbone: True for the network library's own (ImageNet) weights, or the path of a weights file.
-        channels_last: Train with the channels of a pixel side by side in memory, in which many GPUs compute convolutions
+        channels_last: Train with the channels of a pixel side by side in memory: many GPUs then compute convolutions
             faster; CPUs gain nothing. Sums may round otherwise.
         compile: Train with networks compiled by `torch.compile`: the first steps take minutes, the others less time.
         seed: Seeds dropout and the like, by step, so that a resumed training continues with the same bits.
