@@ -78,7 +78,7 @@ class Linked(Generic[T]):
         self._above[second] = first
 
 
-_VERSION = 2  # of the kept fingerprints: those of another method are made anew
+_VERSION = 3  # of the kept fingerprints: those of another method are made anew
 
 
 _THREADS = 4
