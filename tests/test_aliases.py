@@ -16,6 +16,7 @@ import pytest
 from covidcxr import aliases
 from covidcxr.registry import DATASETS
 from covidcxr.training.recipe import Recipe
+from covidcxr.utils import lazy
 
 SAVED: dict[str, list[str]] = json.loads(
     Path(__file__).with_name("saved").joinpath("names_0_1_0.json").read_text(encoding="utf-8")
@@ -111,7 +112,7 @@ def test_old_class_paths_in_a_config_are_resolved(tmp_path: Path) -> None:
 
 
 def test_old_keyword_arguments_are_taken_under_one_name_only() -> None:
-    @aliases.old_arguments(max_films="max_images")
+    @lazy.old_arguments(max_films="max_images")
     def draw(*, max_images: int) -> int:
         return max_images
 

@@ -20,12 +20,12 @@ def measured() -> layout.Layout:
 BOUNDS = {
     "top_level": 25,
     "modules": 265,  # goal: 200
-    "single_importer": 70,  # goal: 49
+    "single_importer": 68,  # goal: 49
     "cycles": 0,
     "function_median": 11,  # goal: 10
-    "functions_over_60": 1,  # goal: 0
-    "files_over_400": 2,  # goal: 0
-    "classes_without_example": 1,  # goal: 0
+    "functions_over_60": 0,
+    "files_over_400": 0,
+    "classes_without_example": 0,
 }
 """What a change may not exceed. A change that comes nearer to a goal lowers its bound."""
 

@@ -6,15 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from importlib import import_module
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-__all__ = ["MODULES", "NAMES", "RECIPES", "find", "old_arguments"]
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+__all__ = ["MODULES", "NAMES", "RECIPES", "find"]
 
 MODULES = {
     "audit_verb": "cli.audit",
@@ -366,41 +361,3 @@ def find(module: str, name: str) -> Any:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     place, _, renamed = present.rpartition(".")
     return getattr(import_module(f"covidcxr.{place}"), renamed)
-
-
-def old_arguments(**renamed: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Return a decorator that lets a function be called with the old names of its keyword arguments too.
-
-    Args:
-        renamed: From old to present name. Type checkers know the present one only.
-
-    Returns:
-        The decorator.
-
-    Raises:
-        TypeError: When the decorated function gets a keyword argument under both its names.
-
-    Example:
-        ```python
-        from covidcxr.aliases import old_arguments
-
-        @old_arguments(max_films="max_images")
-        def draw(*, max_images: int) -> int:
-            return max_images
-
-        assert draw(**{"max_films": 3}) == draw(max_images=3) == 3
-        ```
-    """
-
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        @wraps(function)
-        def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
-            for old in renamed.keys() & keywords.keys():
-                if renamed[old] in keywords:
-                    raise TypeError(f"{old} is the old name of {renamed[old]}: give one of them.")
-                keywords[renamed[old]] = keywords.pop(old)
-            return function(*arguments, **keywords)
-
-        return call
-
-    return decorate

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
 
 from covidcxr.io.atomic import replace_file
 
@@ -30,6 +34,7 @@ __all__ = [
     "Words",
     "load_template",
     "sections_of",
+    "side_by_side",
     "style_hash",
     "to_html",
     "write_html",
@@ -354,3 +359,29 @@ def _markdown_table(table: Table) -> Iterator[str]:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def side_by_side(pictures: Sequence[UInt8[np.ndarray, "height width 3"]], height: int = 320) -> bytes:
+    """Return pictures in a row, as a PNG.
+
+    Args:
+        pictures: In colour, of any sizes.
+        height: Of the row, in pixels.
+
+    Returns:
+        The bytes of the file.
+    """
+    from PIL import Image
+
+    shrunk = [
+        Image.fromarray(picture).resize((max(1, round(picture.shape[1] * height / picture.shape[0])), height))
+        for picture in pictures
+    ]
+    sheet = Image.new("RGB", (sum(picture.width for picture in shrunk), height))
+    left = 0
+    for picture in shrunk:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from covidcxr.aliases import old_arguments
 from covidcxr.pipeline.batches import BATCH_IMAGES, BATCH_PIXELS
 from covidcxr.serve.errors import RequestError
+from covidcxr.utils.lazy import old_arguments
 
 if TYPE_CHECKING:
     from covidcxr.pipeline.pipeline import Pipeline

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from covidcxr.aliases import old_arguments
 from covidcxr.errors import ConfigError
 from covidcxr.types import Backend
+from covidcxr.utils.lazy import old_arguments
 
 __all__ = ["Limits", "ServeSettings"]
 

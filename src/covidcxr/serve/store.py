@@ -15,9 +15,9 @@ from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from covidcxr.aliases import old_arguments
 from covidcxr.serve.database import images, masks, open_store, verdicts
 from covidcxr.serve.errors import RequestError
+from covidcxr.utils.lazy import old_arguments
 
 if TYPE_CHECKING:
     from covidcxr.serve.decoder import DecodedImage

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from covidcxr.aliases import MODULES, find
 
-__all__ = ["deprecated", "install_old_modules", "lazy_names"]
+__all__ = ["deprecated", "install_old_modules", "lazy_names", "old_arguments"]
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -116,6 +116,44 @@ def deprecated(
                 DeprecationWarning,
                 stacklevel=2,
             )
+            return function(*arguments, **keywords)
+
+        return call
+
+    return decorate
+
+
+def old_arguments(**renamed: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Return a decorator that lets a function be called with the old names of its keyword arguments too.
+
+    Args:
+        renamed: From old to present name. Type checkers know the present one only.
+
+    Returns:
+        The decorator.
+
+    Raises:
+        TypeError: When the decorated function gets a keyword argument under both its names.
+
+    Example:
+        ```python
+        from covidcxr.utils.lazy import old_arguments
+
+        @old_arguments(max_films="max_images")
+        def draw(*, max_images: int) -> int:
+            return max_images
+
+        assert draw(**{"max_films": 3}) == draw(max_images=3) == 3
+        ```
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @wraps(function)
+        def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+            for old in renamed.keys() & keywords.keys():
+                if renamed[old] in keywords:
+                    raise TypeError(f"{old} is the old name of {renamed[old]}: give one of them.")
+                keywords[renamed[old]] = keywords.pop(old)
             return function(*arguments, **keywords)
 
         return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,7 +15,7 @@ from covidcxr import aliases
 from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
 from covidcxr.evaluation.report.masks import MaskScores
 from covidcxr.evaluation.report.subgroups import find_groups
-from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of
+from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of, side_by_side
 from covidcxr.pipeline.prediction import Prediction, as_image
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ __all__ = [
     "find_errors",
     "ImageGallery",
     "draw_gallery",
-    "side_by_side",
 ]
 
 __getattr__ = partial(aliases.find, __name__)
@@ -261,10 +259,6 @@ def _groups(predictions: PredictionTable, positive: int) -> Sequence[ErrorGroup]
     ]
 
 
-HEIGHT = 320
-"""Of an image in the gallery, in pixels."""
-
-
 TRUE_COLOR = (60, 230, 120)
 
 
@@ -383,28 +377,3 @@ def _with_outlines(view: ImageView, names: Sequence[str]) -> UInt8[np.ndarray, "
             outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(picture, outlines, -1, TRUE_COLOR, thickness, cv2.LINE_AA)
     return picture
-
-
-def side_by_side(pictures: Sequence[UInt8[np.ndarray, "height width 3"]]) -> bytes:
-    """Return pictures in a row, as a PNG of 320 pixels in height.
-
-    Args:
-        pictures: In colour, of any sizes.
-
-    Returns:
-        The bytes of the file.
-    """
-    from PIL import Image
-
-    shrunk = [
-        Image.fromarray(error).resize((max(1, round(error.shape[1] * HEIGHT / error.shape[0])), HEIGHT))
-        for error in pictures
-    ]
-    sheet = Image.new("RGB", (sum(error.width for error in shrunk), HEIGHT))
-    left = 0
-    for error in shrunk:
-        sheet.paste(error, (left, 0))
-        left += error.width
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from covidcxr.aliases import old_arguments
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
@@ -30,6 +29,7 @@ from covidcxr.io.hub import front_matter
 from covidcxr.io.pretrained import write_json
 from covidcxr.page import Page, Section, Table, Words, sections_of, write_html, write_markdown
 from covidcxr.types import TaskName
+from covidcxr.utils.lazy import old_arguments
 from covidcxr.utils.plain import count_of, user_path
 
 __all__ = ["Evaluation", "Part", "evaluate_rows", "make_page", "model_card", "write_report"]

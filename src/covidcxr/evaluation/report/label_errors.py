@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from covidcxr.evaluation.label_errors import LabelErrors, SuspectLabel
 from covidcxr.evaluation.metrics.scores import format_estimate
-from covidcxr.evaluation.report.errors import side_by_side
-from covidcxr.page import Block, Gallery, Page, Picture, Section, Table, Words
+from covidcxr.page import Block, Gallery, Page, Picture, Section, Table, Words, side_by_side
 from covidcxr.pipeline.prediction import Prediction, as_image
 from covidcxr.utils.plain import count_of
 

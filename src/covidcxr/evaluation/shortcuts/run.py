@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from covidcxr.aliases import old_arguments
 from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.curation.duplicates import Duplicates, find_duplicates
 from covidcxr.data.records import Record
@@ -36,6 +35,7 @@ from covidcxr.evaluation.shortcuts.quality import QualityAudit, audit_quality
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit, mark_alarms
 from covidcxr.evaluation.shortcuts.targets import Target, cross_table, label_targets, source_target, targets_within
 from covidcxr.evaluation.shortcuts.verdict import state_findings, state_verdict
+from covidcxr.utils.lazy import old_arguments
 from covidcxr.utils.threads import Progress
 
 __all__ = ["audit_data", "compare_data"]

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from covidcxr.aliases import old_arguments
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.weighted import weighted_mean
@@ -20,6 +19,7 @@ from covidcxr.evaluation.predictions.sample import Asked, ExplainedImage, Images
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.transforms.geometry import dilate
 from covidcxr.types import LUNGS_OF_REGION, SplitName
+from covidcxr.utils.lazy import old_arguments
 
 __all__ = ["Attention", "AttentionRow", "attention"]
 

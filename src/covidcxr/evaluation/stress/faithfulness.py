@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from covidcxr.aliases import old_arguments
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.weighted import weighted_mean
@@ -22,6 +21,7 @@ from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.transforms.geometry import resize_image, resize_mask
 from covidcxr.transforms.pyramid import letterbox_box
 from covidcxr.types import SplitName
+from covidcxr.utils.lazy import old_arguments
 from covidcxr.utils.plain import count_of
 
 __all__ = ["MapFaithfulness", "map_faithfulness"]

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float
 
-from covidcxr.aliases import old_arguments
 from covidcxr.data import Record
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
@@ -22,6 +21,7 @@ from covidcxr.models import Classifier
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.types import SplitName
+from covidcxr.utils.lazy import old_arguments
 from covidcxr.utils.threads import tracked
 
 __all__ = ["Effect", "Robustness", "robustness"]
