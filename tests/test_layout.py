@@ -19,8 +19,8 @@ def measured() -> layout.Layout:
 
 BOUNDS = {
     "top_level": 25,
-    "modules": 265,  # goal: 200
-    "single_importer": 68,  # goal: 49
+    "modules": 266,  # goal: 200
+    "single_importer": 70,  # goal: 49
     "cycles": 0,
     "function_median": 11,  # goal: 10
     "functions_over_60": 0,

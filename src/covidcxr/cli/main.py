@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from covidcxr import __version__
 from covidcxr.cli.assemble import add_assemble
 from covidcxr.cli.audit import add_audit
+from covidcxr.cli.benchmark import add_benchmark
 from covidcxr.cli.completion import add_completion
 from covidcxr.cli.datasets import add_datasets
 from covidcxr.cli.doctor import add_doctor
@@ -224,6 +225,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     add_feedback(verbs)
     add_datasets(verbs)
     add_doctor(verbs)
+    add_benchmark(verbs)
     add_completion(verbs)
     if not words or words[0] not in verbs.choices:  # --help, or a verb of another package
         _add_installed(verbs, words[0] if words and not words[0].startswith("-") else None)
