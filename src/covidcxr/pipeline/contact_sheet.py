@@ -125,7 +125,7 @@ def _write(
         links=links,
         groups=groups or [],
         pages=PAGES,
-        reasons={in_words(reason): count for reason, count in summary["reasons"].items()},
+        reasons={in_words(reason): count for reason, count in summary.get("reasons", {}).items()},
         counts=", ".join(counts),
         left_out=", ".join(f"{count} {suffix}" for suffix, count in summary["left_out"].items()),
         colors={name.replace("_", " "): color for name, color in mask_colors(classes).items()},
