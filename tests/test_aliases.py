@@ -50,6 +50,7 @@ print(json.dumps(missing))
 """
 
 
+@pytest.mark.slow
 def test_all_modules_and_names_of_0_1_0_are_importable_without_a_warning() -> None:
     kept = {module: [name for name in names if name not in REMOVED.get(module, ())] for module, names in SAVED.items()}
     done = subprocess.run(

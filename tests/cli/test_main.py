@@ -311,6 +311,7 @@ def test_a_training_resumes_and_a_checkpoint_is_scored(tmp_path: Path) -> None:
         assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_wrong_settings_fail_before_training_with_the_nearest_name(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 6, seed=5, size=(64, 64)).parent
     config = write_config(tmp_path / "tiny.yaml", "classification")

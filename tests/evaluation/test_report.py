@@ -378,6 +378,7 @@ def write_run(folder: Path, rows: Sequence[Mapping[str, Any]], *parts: str) -> N
     (folder / "config.yaml").write_text("seed_everything: 3\nmodel: {init_args: {lr: 0.1}}\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_folders_of_runs_are_related(tmp_path: Path) -> None:
     folds = [{**row, "fold": f"fold-{n % 3}"} for n, row in enumerate(make_rows(skill=2.5))]
     for name, rows in {"background": make_rows(skill=0.0), "full": folds, "lungs": make_rows(skill=2.0)}.items():

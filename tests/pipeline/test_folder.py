@@ -155,6 +155,7 @@ class TestOneRun:
         assert "--overwrite" in capsys.readouterr().err
         assert main([*words[:2], str(images / "2.png"), *words[2:], "--overwrite"]) == 0
 
+    @pytest.mark.slow
     def test_explain_refuses_the_folder_of_predict(self, predict: Any, images: Path, tmp_path: Path) -> None:
         predict(tmp_path / "out")
         assert main(["explain", str(images / "1.png"), "--out", str(tmp_path / "out")]) == 2

@@ -107,6 +107,7 @@ class TestRecipe:
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_a_comparison_ends_in_one_table_and_one_plot(self, tmp_path: Path, images: Path, capsys: Any) -> None:
         recipe, out = write(tmp_path / "tiny.yaml"), tmp_path / "out"
         words = [

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from tiny import TINY
 
@@ -86,6 +87,7 @@ def test_the_same_recipe_is_code_without_it(tmp_path: Path) -> None:
     assert trace.exists()
 
 
+@pytest.mark.slow
 def test_what_is_registered_runs(tmp_path: Path) -> None:
     images = write_dataset(tmp_path / "images", 18).parent
     recipe = copy.deepcopy(ONE)

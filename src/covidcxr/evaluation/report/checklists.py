@@ -7,7 +7,6 @@ itself before you submit. What a run cannot know is left for a person, and marke
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,7 +18,7 @@ from covidcxr.evaluation.metrics.estimate import Estimate
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
 from covidcxr.io.pretrained import write_json
 from covidcxr.page import Page, Section, Table, sections_of, write_markdown
-from covidcxr.utils.plain import count_of, field_values, user_path
+from covidcxr.utils.plain import count_of, field_values, json_text, user_path
 
 if TYPE_CHECKING:
     from covidcxr.evaluation.report.evaluation import Evaluation
@@ -183,7 +182,7 @@ def _lineage(part: str, *names: str) -> Callable[[Report], str]:
     def find(report: Report) -> str:
         facts = (report.get("lineage") or {}).get(part) or {}
         known = {name: facts[name] for name in names if facts.get(name) and "not known" not in str(facts[name])}
-        told = [f"{name}: {json.dumps(fact) if isinstance(fact, dict) else fact}" for name, fact in known.items()]
+        told = [f"{name}: {json_text(fact) if isinstance(fact, dict) else fact}" for name, fact in known.items()]
         return f"{'; '.join(told)}." if told else ""
 
     return find
