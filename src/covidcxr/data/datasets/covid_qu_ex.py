@@ -103,7 +103,8 @@ class CovidQUExDataModule(CXRDataModule):
         "The infection masks of Non-COVID and Normal are all zero: a mask file does not mean an infection.",
         "An image may be in both parts with different splits: do not train on one part and test on the other.",
         "Source is label: no source has COVID-19 and other images; Non-COVID and Normal are of RSNA and of Kermany.",
-        "Non-COVID and Normal images of Kermany are of children, 769 of 2,853 in the infection part.",
+        "Non-COVID and Normal images of Kermany are of children, 769 of 2,853 in the infection part. Normal (2) to "
+        "Normal (21) look like children too, though their numbers lie among the adults of RSNA.",
         "The official split of the infection part leaks: of 3,077 groups that a manifest.csv tells, 165 are in several "
         "parts.",
     )
