@@ -15,12 +15,12 @@ from covidcxr.io.image import write_image
 from covidcxr.phantom import draw_dataset
 
 README = Path(__file__).parents[2] / "README.md"
-LEAST_AUROC = 0.85
+LEAST_AUROC = 0.8
 """What the README's lines reach on 120 drawn images of 128 x 128: 18 test images, which no model has seen."""
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # 80 s of CPU time
+@pytest.mark.timeout(1800)  # three minutes of CPU time
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 @pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 def test_the_lines_of_the_readme_train_a_model_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
