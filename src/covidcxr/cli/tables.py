@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.columns import Columns
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -150,10 +151,7 @@ def print_quality(report: Mapping[str, Any]) -> None:
     unreadable = [image for image in report["flagged_images"] if image["error"]]
     for image in unreadable[:_MOST]:
         console.print(f"cannot be read: {image['error']}", style="red", soft_wrap=True)
-    for note in report["notes"]:
-        console.print(f"note: {note}", style="yellow", soft_wrap=True)
-    for path in report.get("files", ()):
-        console.print(f"Written: {path}", soft_wrap=True)
+    _print_notes(console, report)
 
 
 def print_drift(report: Mapping[str, Any]) -> None:
@@ -168,6 +166,11 @@ def print_drift(report: Mapping[str, Any]) -> None:
             interval = f"{difference['value']:.3g} [{difference['low']:.3g}, {difference['high']:.3g}]"
             table.add_row(name.replace("_", " "), *parts, interval, "differs" if own["differs"] else "")
     console.print(table)
+    _print_notes(console, report)
+
+
+def _print_notes(console: Console, report: Mapping[str, Any]) -> None:
+    """Print the notes of a report, and the files that were written."""
     for note in report["notes"]:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     for path in report.get("files", ()):
