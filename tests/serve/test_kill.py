@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import random
 import socket
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from forking import fork_server
 from serving import film_png, pixels_of, png_of, upload
 
 from covidcxr.cli.main import main
@@ -28,10 +28,8 @@ SIZE = (160, 150)
 @contextmanager
 def process(store: Path, port: int) -> Iterator[tuple[BaseProcess, httpx.Client]]:
     """`covidcxr serve` in a process of its own; a fork, so that torch is imported once for all of them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "segmentation_models_pytorch", "covidcxr.serve.server"])
     words = ["serve", "--store", str(store), "--port", str(port), "--workers", "1"]
-    server = context.Process(target=main, args=(words,), daemon=False)
+    server = fork_server().Process(target=main, args=(words,), daemon=False)
     server.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from forking import several
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
@@ -51,8 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> CSVDataModule:
 
 def predict(task: Task, data: CSVDataModule, writer: PredictionWriter, processes: int = 1, **settings: Any) -> Any:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    several = {"devices": processes, "strategy": "ddp_fork"} if processes > 1 else {}
-    trainer = Trainer(callbacks=[writer], enable_checkpointing=False, **{**quiet, **several})
+    trainer = Trainer(callbacks=[writer], enable_checkpointing=False, **{**quiet, **several(processes)})
     return trainer.predict(task, data, **settings)
 
 

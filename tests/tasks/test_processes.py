@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from forking import several
 from lightning.pytorch import Trainer
 from torch import nn
 
@@ -71,10 +72,8 @@ def images(folder: Path, **settings: Any) -> CSVDataModule:
 
 def trainer(folder: Path, processes: int, **settings: Any) -> Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    if processes > 1:
-        settings = {"devices": processes, "strategy": "ddp_fork", **settings}
     plain = {"max_epochs": 1, "enable_checkpointing": False, "default_root_dir": folder}
-    return Trainer(**{**quiet, **plain, **settings})
+    return Trainer(**{**quiet, **plain, **several(processes), **settings})
 
 
 @pytest.mark.slow

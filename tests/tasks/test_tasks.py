@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 import torch
+from forking import several
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
@@ -363,7 +364,7 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_workers(phantoms: P
 def test_two_processes_score_every_test_image_once(phantoms: Path, tmp_path: Path) -> None:
     images = data(phantoms, mask_classes=MASKS)
     task = SegmentationTask(segmenter())
-    run = trainer(tmp_path, devices=2, strategy="ddp_fork", max_epochs=1)
+    run = trainer(tmp_path, **several(2), max_epochs=1)
     run.fit(task, images)
     single = trainer(tmp_path)
     single.test(task, images, verbose=False)
