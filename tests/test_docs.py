@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -225,6 +226,18 @@ def test_every_package_has_an_api_page() -> None:
     packages = {f"covidcxr.{module.name}" for module in iter_modules(covidcxr.__path__)} - {"covidcxr.__main__"}
     assert {name for name in described if name.count(".") == 1} == packages
     assert {table._package for table in REGISTRIES.values()} - {None} <= described
+
+
+def test_pages_by_topic_have_every_name_of_their_package_once() -> None:
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").rglob("*.md"))
+    listed: dict[str, list[str]] = {}
+    for package, members in re.findall(
+        r"^::: (covidcxr\.\w+)\n    options:\n(?: .+\n)*? +members: \[([^]]+)\]", pages, re.M
+    ):
+        listed.setdefault(package, []).extend(re.findall(r"\w+", members))
+    assert {"covidcxr.data", "covidcxr.evaluation"} <= listed.keys()
+    for package, names in listed.items():
+        assert sorted(names) == sorted(import_module(package).__all__), package
 
 
 @pytest.mark.parametrize("table", REGISTRIES)
