@@ -241,6 +241,7 @@ NAMES = {
     "evaluation.report.headline.in_words": "evaluation.metrics.scores.title",
     "evaluation.report.headline.on_picture": "evaluation.metrics.scores.on_picture",
     "evaluation.report.headline.plain": "utils.plain.plain_result",
+    "evaluation.report.headline.stratified_auroc": "evaluation.metrics.weighted.stratified_auroc",
     "evaluation.report.model_comparison.Versus": "evaluation.report.model_comparison.ModelComparison",
     "evaluation.report.provenance.Lineage": "evaluation.report.provenance.Provenance",
     "evaluation.shortcuts.QuestionAudit": "evaluation.shortcuts.TargetAudit",

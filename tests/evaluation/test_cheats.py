@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from covidcxr import ClassificationModel, CSVDataModule, ModelConfig, Pipeline, PreprocessConfig
-from covidcxr.data import find_duplicates
+from covidcxr.cli import main
+from covidcxr.data import DuplicateGroup, find_duplicates
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation import Estimate
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows
+from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows, write_rows
 from covidcxr.evaluation.report import Evaluation, evaluate_rows
-from covidcxr.evaluation.report.copies import score_copies
+from covidcxr.evaluation.report.copies import find_copied, score_copies
 from covidcxr.evaluation.shortcuts import copies_across_parts
-from covidcxr.evaluation.stress.ablation import ablation, keep_lungs, paint_out_lungs
+from covidcxr.evaluation.stress.ablation import VIEWS, ablation, keep_lungs, paint_out_lungs
 from covidcxr.page import sections_of
 
 SIDE, TESTED, TRAINED = 96, 120, 60
@@ -159,7 +162,7 @@ def test_a_model_that_remembers_copies_is_told_from_an_honest_one(tmp_path: Path
     assert "copy" not in honest.verdict.sentence
     assert "it needs the lungs" in honest.verdict.sentence
     (section,) = sections_of(found.parts["copies"])
-    assert section.lead == "80 of 120 test images have a copy among the training images."
+    assert section.lead == "80 of 120 test images have a copy in training."
     assert evaluate(reading("lungs"), data, copied=[]).parts["copies"].to_dict()["copied"] == 0
 
 
@@ -258,4 +261,106 @@ def test_copies_of_all_test_images_leave_nothing_to_score() -> None:
     assert result.new == 0
     assert isinstance(result.loss, Estimate)
     sentence = evaluate_rows(rows, copied=[row["image_id"] for row in rows], resamples=20).verdict.sentence
-    assert "60 of 60 test images have a copy in training, and the others cannot be scored" in sentence
+    assert "60 of 60 images have a copy in training, and the others cannot be scored" in sentence
+
+
+def test_training_images_that_were_scored_are_said_first(tmp_path: Path) -> None:
+    """A model that remembers is perfect on what it learnt from; its score is that of the training images."""
+    data = draw_dataset(tmp_path, "")
+    train = [record for record in data.records if record.split == "train"]
+    memory = [(np.asarray(data.load_image(record), np.float32), record.label == "covid19") for record in train]
+    rows = pipeline_rows(Pipeline(classifier=reading("memory", memory)), data, None)
+    rest = len(rows) - len(train)
+    tested = next(row["image_id"] for row in rows if row["split"] == "test")
+    evaluation = evaluate_rows(rows, positive="covid19", copied=[tested], resamples=100)
+    sentence, of_them = evaluation.verdict.sentence, f"{len(train)} of them training images"
+    assert sentence.startswith(f"On these 180 images of 180 patients, {of_them}, this model")
+    assert f", but on the {rest - 1} images that neither are training images nor have a copy in training" in sentence
+    assert "test image" not in json.dumps(evaluation.to_dict()["copies"])
+    (section,) = sections_of(evaluation.parts["copies"])
+    lead = f"180 images were scored, {of_them}. 1 of {rest} other images has a copy in training."
+    assert section.lead == lead
+    finding = next(finding for finding in evaluation.verdict.findings if finding.question.startswith("Were training"))
+    assert finding.weight == "against"
+    alone = [row for row in rows if row["split"] == "train"]
+    sentence = evaluate_rows(alone, positive="covid19", resamples=50).verdict.sentence
+    assert f"{len(train)} patients, all of them training images, this model" in sentence
+    assert "but nothing shows what it scores on images that training has not seen" in sentence
+    masks = [{"image_id": str(n), "split": "train", "dice_lung": 0.9, "patient_id": str(n)} for n in range(12)]
+    assert evaluate_rows(masks, resamples=20).verdict.sentence.startswith("12 of the 12 images are training images. ")
+
+
+def test_copies_of_a_cross_validation_are_those_in_another_fold(tmp_path: Path) -> None:
+    records = draw_dataset(tmp_path, "").records[:40]
+    rows = [
+        {"image_id": record.image_id, "patient_id": f"{n}", "fold": f"fold-{n // 2 % 4}", "label": "ab"[n % 2]}
+        | {"probability_b": 0.2 + 0.5 * (n % 2)}
+        for n, record in enumerate(records)
+    ]
+    ids = [record.image_id for record in records]
+    groups = [DuplicateGroup((ids[0], ids[8]), "near"), DuplicateGroup((ids[1], ids[2], "elsewhere"), "near")]
+    copied = find_copied(rows, records, lambda searched: groups if len(searched) == 40 else [])
+    assert copied == [ids[1], ids[2]]
+    result = score_copies(PredictionTable.read(rows), copied, positive=1, resamples=20)
+    assert result is not None
+    assert result.summary == "2 of 40 test images have a copy in another fold."
+
+
+def test_the_models_of_folds_are_each_shown_the_images_that_they_were_tested_on(tmp_path: Path) -> None:
+    """One of them says "ill" far more readily: between folds their answers cannot be compared, within each they can."""
+    data = draw_dataset(tmp_path, "corner")
+    tested = [record for record in data.records if record.split == "test"]
+    folds = {record.image_id: f"fold-{n // 2 % 3}" for n, record in enumerate(tested)}
+    shown: list[int] = []
+    for kind in ("lungs", "corner"):
+        models = {f"fold-{n}": reading(kind) for n in range(3)}
+        for number, model in enumerate(models.values()):
+            model.network.register_forward_hook(partial(shift, shown, 2.0 * number))
+        found = ablation(models, data, folds=folds, resamples=100, progress=False)
+        single = ablation(reading(kind), data, resamples=100, progress=False).overall
+        assert found.images == found.patients == len(tested)
+        assert found.models == found.to_dict()["models"] == 3
+        for view in VIEWS:
+            assert found.overall[view].value == pytest.approx(single[view].value, abs=0.05), view
+        assert (found.overall["lungs_lead"].low > 0) == (kind == "lungs")
+        assert (found.overall["lungs_lead"].high < 0) == (kind == "corner")
+        assert "one of 3 models that was tested on it" in sections_of(found)[0].lead
+    assert sum(shown) == 2 * 4 * len(tested)  # the prediction, and the three views
+    with pytest.raises(ConfigError, match="no model of fold-2"):
+        ablation({name: reading("lungs") for name in ("fold-0", "fold-1")}, data, folds=folds, progress=False)
+    with pytest.raises(ConfigError, match="no model of all images"):
+        ablation({"fold-0": reading("lungs")}, data, progress=False)
+    alone = {record.image_id: f"fold-{CLASSES.index(str(record.label))}" for record in tested}
+    with pytest.raises(ConfigError, match="of a fold are all of one class"):
+        ablation(models, data, folds=alone, max_images=10, progress=False)
+
+
+def shift(shown: list[int], by: float, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    shown.append(len(output))
+    return output * 0.5 + by
+
+
+def test_a_run_in_folds_gets_the_ablation(tmp_path: Path) -> None:
+    data = draw_dataset(tmp_path / "data", "corner")
+    tested = [record for record in data.records if record.split == "test"]
+    settings = PreprocessConfig(image_size=(64, 64), mean=(0.0,), std=(1.0,))
+    arguments = {"cell": 8, "side": 32, "thumbnail": 4}
+    config = ModelConfig("classification", "hog", CLASSES, "binary", arguments, settings, positive="covid19")
+    rows: list[dict[str, Any]] = []
+    for number in range(3):
+        folder = tmp_path / "run" / f"fold-{number}"
+        ClassificationModel(config).save_pretrained(folder / "model")
+        own = []
+        for record in (record for n, record in enumerate(tested) if n // 2 % 3 == number):
+            ill = 0.3 + 0.4 * (record.label == "covid19")
+            row = {"image_id": record.image_id, "patient_id": record.patient_id, "fold": folder.name}
+            own.append(row | {"label": record.label, "probability_covid19": ill, "probability_normal": 1 - ill})
+        write_rows(own, folder / "predictions.csv")
+        rows += own
+    write_rows(rows, tmp_path / "run" / "predictions.csv")
+    words = ["evaluate", str(tmp_path / "run"), "--data", "csv", "--data.root", str(tmp_path / "data"), "--no-gallery"]
+    words += ["--data.mask_columns", "{lung: lung}", "--no-copies", "--resamples", "50", "--max-images", "24"]
+    assert main([*words, "--out", str(tmp_path / "report")]) == 0
+    found = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["ablation"]
+    assert found["models"] == 3
+    assert found["images"] == found["patients"] == 24

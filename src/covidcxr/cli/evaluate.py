@@ -15,8 +15,9 @@ from covidcxr.errors import ConfigError
 from covidcxr.utils.plain import json_text
 
 if TYPE_CHECKING:
-    from covidcxr.data import CXRDataModule
+    from covidcxr.data import CXRDataModule, DuplicateGroup, Record
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
+    from covidcxr.evaluation.predictions.table import RunFolder
     from covidcxr.evaluation.report import Evaluation, Part
     from covidcxr.pipeline.pipeline import Pipeline
     from covidcxr.types import SplitName
@@ -106,7 +107,7 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--copies",
         action=argparse.BooleanOptionalAction,
-        help="look for copies of the test images among the training images (yes, where both are at hand)",
+        help="look for copies of the scored images among the training images (yes, where both are at hand)",
     )
     verb.add_argument(
         "--attention", action=argparse.BooleanOptionalAction, help="measure how much it looks at the lungs (yes)"
@@ -183,7 +184,7 @@ def _of_model(options: argparse.Namespace) -> Evaluation:
     parts: dict[str, Part | None] = {"lineage": provenance}
     if options.audit is not False:
         parts["audit"] = _audit(data, name, options)
-    copied = _copied(data, [row["image_id"] for row in rows], parts.get("audit"), options)
+    copied = _copied(data, rows, parts.get("audit"), options)
     parts |= _looks(pipeline, data, split, options)
     lookup = ImageLookup(data, lambda row: pipeline) if options.gallery else None
     config = None if pipeline.classifier is None else pipeline.classifier.config
@@ -214,7 +215,7 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
             lookup = ImageLookup(data, None if run is None else run.pipeline_of)
         if options.audit:
             parts["audit"] = _audit(data, name, options)
-        copied = _copied(data, [row["image_id"] for row in main.rows], parts.get("audit"), options)
+        copied = _copied(data, main.rows, parts.get("audit"), options)
         if run is not None and options.ablation is not False:
             parts["ablation"] = _ablation_of_run(run, data, main.rows, options)
         if validation is None and run is not None:
@@ -268,47 +269,49 @@ def _audit(data: CXRDataModule, name: str, options: argparse.Namespace) -> Part:
 
 
 def _copied(
-    data: CXRDataModule, scored: Sequence[str], audit: Part | None, options: argparse.Namespace
+    data: CXRDataModule, rows: Sequence[Mapping[str, Any]], audit: Part | None, options: argparse.Namespace
 ) -> list[str] | None:
     """Return the scored images that have a copy in training; None where that is not known."""
     from covidcxr.data import find_duplicates
-    from covidcxr.evaluation.shortcuts import DataAudit, copies_across_parts
+    from covidcxr.evaluation.report.copies import find_copied
+    from covidcxr.evaluation.shortcuts import DataAudit
     from covidcxr.utils.console import show_progress
 
-    parts: dict[str, str | None] = {r.image_id: r.split for r in data.records if r.split == "train"}
-    tested = {image_id: "test" for image_id in scored if image_id not in parts}
-    if options.copies is False or not parts or not tested:
-        return None
-    if isinstance(audit, DataAudit) and audit.leakage.copies is not None:
-        groups = audit.leakage.copies.groups
-    else:
-        records = [record for record in data.records if record.image_id in parts or record.image_id in tested]
+    def search(records: Sequence[Record]) -> Sequence[DuplicateGroup]:
+        if isinstance(audit, DataAudit) and audit.leakage.copies is not None:
+            return audit.leakage.copies.groups
         with show_progress("copies") as bar:
-            groups = find_duplicates(
+            return find_duplicates(
                 records, read=data.load_image, cache=Path(options.out) / "cache", progress=bar
             ).groups
-    return list(copies_across_parts(groups, parts | tested).get("test", ()))
+
+    return None if options.copies is False else find_copied(rows, data.records, search)
 
 
-def _ablation_of_run(run: Any, data: CXRDataModule, rows: Sequence[Mapping[str, Any]], options: Any) -> Part | None:
-    """Paint the lungs out for the model of a run; None where it has several, one a fold, or none that classifies."""
-    pipelines = {id(pipeline): pipeline for row in rows if (pipeline := run.pipeline_of(row)) is not None}
-    if len(pipelines) != 1 or (pipeline := next(iter(pipelines.values()))).classifier is None:
-        return None
-    scored = {str(row["image_id"]) for row in rows}
-    splits = {record.split for record in data.records if record.image_id in scored}
-    return _ablation(pipeline, data, splits.pop() if len(splits) == 1 else None, options) if splits else None
+def _ablation_of_run(
+    run: RunFolder, data: CXRDataModule, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace
+) -> Part | None:
+    """Paint the lungs out for the models of a run, each on the images that it tested; None where none classifies."""
+    pipelines: dict[str, Pipeline] = {}
+    folds: dict[str, str] = {}
+    for row in rows:
+        pipeline = run.pipeline_of(row)
+        if pipeline is not None and pipeline.classifier is not None:
+            folds[str(row["image_id"])] = fold = str(row.get("fold") or "")
+            pipelines[fold] = pipeline
+    at_hand = any(record.image_id in folds for record in data.records)
+    return _ablation(pipelines, data, options, folds=folds) if at_hand else None
 
 
 def _ablation(
-    pipeline: Pipeline, data: CXRDataModule, split: SplitName | None, options: argparse.Namespace
+    model: Pipeline | Mapping[str, Pipeline], data: CXRDataModule, options: argparse.Namespace, **images: Any
 ) -> Part | None:
     """Paint the lungs out; a data set without labels or lungs costs a warning, unless it was asked for."""
     from covidcxr.evaluation.stress.ablation import ablation
 
-    settings: dict[str, Any] = {"max_images": options.max_images, "seed": options.seed}
+    settings: dict[str, Any] = {"max_images": options.max_images, "seed": options.seed, **images}
     try:
-        return ablation(pipeline, data, split=split, resamples=options.resamples, **settings)
+        return ablation(model, data, resamples=options.resamples, **settings)
     except ConfigError as error:
         if options.ablation:
             raise
@@ -327,7 +330,7 @@ def _looks(
     settings["resamples"] = options.resamples
     parts: dict[str, Part | None] = {}
     if options.ablation is not False and pipeline.classifier is not None:
-        parts["ablation"] = _ablation(pipeline, data, split, options)
+        parts["ablation"] = _ablation(pipeline, data, options, split=split)
     if options.attention is not False and pipeline.classifier is not None:
         try:
             parts["attention"] = attention(pipeline, data, **settings)

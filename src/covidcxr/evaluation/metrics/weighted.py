@@ -13,6 +13,7 @@ __all__ = [
     "bin_of",
     "calibration_gaps",
     "ratio",
+    "stratified_auroc",
     "two_columns",
     "weighted_auroc",
     "weighted_average_precision",
@@ -136,6 +137,38 @@ def weighted_auroc(
         In [0, 1]; NaN where a resample holds only one kind.
     """
     return Ranking(scores, positive).areas(weights)[0]
+
+
+def stratified_auroc(
+    weights: Float[np.ndarray, "resamples images"],
+    score: Float[np.ndarray, " images"],
+    truth: Float[np.ndarray, " images"],
+    strata: np.ndarray,
+) -> Float[np.ndarray, " resamples"]:
+    """Return the AUROC of a class against the rest, comparing only images of the same stratum.
+
+    It is the share of pairs (one image with the class, one without, both of one source, say) that are ranked right.
+
+    Args:
+        weights: [resamples, images].
+        score: Probability of the class; NaN = not known.
+        truth: 1, 0 or NaN = not labelled.
+        strata: Stratum of each image.
+
+    Returns:
+        AUROC in [0, 1]; NaN where no stratum holds both.
+    """
+    right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    known = ~np.isnan(truth) & ~np.isnan(score)
+    for stratum in np.unique(strata):
+        images = (strata == stratum) & known
+        positives = truth[images] == 1
+        if positives.any() and not positives.all():
+            drawn = weights[:, images]
+            count = drawn[:, positives].sum(1) * drawn[:, ~positives].sum(1)
+            right += np.nan_to_num(weighted_auroc(drawn, score[images], positives)) * count
+            pairs += count
+    return ratio(right, pairs)
 
 
 def weighted_average_precision(

@@ -141,6 +141,18 @@ class PredictionTable:
         return self if known.all() else self.take(known)
 
     @cached_property
+    def trained(self) -> Bool[np.ndarray, " images"]:
+        """Which images the rows call training images, by their `split`; an image with a `fold` was tested by it."""
+        return np.array([row.get("split") == "train" and not row.get("fold") for row in self.rows], bool)
+
+    @property
+    def noun(self) -> str:
+        """What the images are, by the `split` or `fold` of their rows: "test image", "validation image", "image"."""
+        parts = {"test" if row.get("fold") else row.get("split") for row in self.rows}
+        nouns = {"train": "training image", "val": "validation image", "test": "test image"}
+        return nouns.get(str(next(iter(parts))), "image") if len(parts) == 1 else "image"
+
+    @cached_property
     def in_order(self) -> PredictionTable:
         """The images in the order of their ids, so that scores of shuffled rows are the same to the last bit."""
         order = sorted(range(len(self)), key=lambda image: str(self.rows[image]["image_id"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +58,7 @@ class ImageSample:
         data: A data module, or records or paths of images.
         split: Of a data module: "train", "val" or "test"; None = all.
         max_images: Most images; None = all. They are drawn so that no patient has two before every patient has one.
+        among: Ids of the images that count; None = all.
         seed: Of the draw; it depends on the images' names and not on their order.
 
     Attributes:
@@ -79,7 +80,13 @@ class ImageSample:
     """
 
     def __init__(
-        self, data: Images, *, split: SplitName | None = "test", max_images: int | None = None, seed: int = 0
+        self,
+        data: Images,
+        *,
+        split: SplitName | None = "test",
+        max_images: int | None = None,
+        among: Container[str] | None = None,
+        seed: int = 0,
     ) -> None:
         self._data = data if isinstance(data, Collection) else None
         if isinstance(data, Collection):
@@ -88,6 +95,7 @@ class ImageSample:
             raise ConfigError(f"Give a data module or a list of images, not one path: [{os.fspath(data)!r}].")
         else:
             records = [image if isinstance(image, Record) else Record(Path(image)) for image in data]
+        records = [record for record in records if among is None or record.image_id in among]
         if not records or (max_images is not None and max_images < 1):
             raise ConfigError(f"There is no image (split={split!r}, max_films={max_images}).")
         self.records = records if max_images is None else _draw(records, max_images, seed)

@@ -326,7 +326,7 @@ def _limits(report: Report) -> str:
 
 def _copies(report: Report) -> str:
     copies = report.get("copies")
-    return f"{copies['copied']} of {copies['images']} test images have a copy in training." if copies else ""
+    return str(copies["summary"]) if copies else ""
 
 
 def _model_has(*words: str) -> Callable[[Report], str]:

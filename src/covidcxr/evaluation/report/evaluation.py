@@ -180,7 +180,7 @@ def evaluate_rows(
         "answers": score_abstention(predictions, coverage=coverage, **settings),
         "point": score_point(predictions, validation, **wanted, **settings),
         "lineage": Provenance(data={"sha256 of the rows": hash_rows(rows)}, seed=seed, resamples=resamples),
-        "copies": None if copied is None else score_copies(predictions, copied, positive=number, **settings),
+        "copies": score_copies(predictions, copied, positive=number, **settings),
         **_score(predictions, number, prevalences, settings),
         **(parts or {}),
     }

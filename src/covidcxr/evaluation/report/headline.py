@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from covidcxr import aliases
-from covidcxr.evaluation.metrics.weighted import Ranking, ratio, weighted_auroc, weighted_mean
+from covidcxr.evaluation.metrics.weighted import Ranking, weighted_mean
 from covidcxr.evaluation.predictions.predictions import PredictionTable
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "scored_classes",
     "group_scores",
     "rank",
-    "stratified_auroc",
 ]
 
 __getattr__ = partial(aliases.find, __name__)
@@ -163,32 +162,3 @@ def rank(score: Float[np.ndarray, " images"], truth: Float[np.ndarray, " images"
         The images in order.
     """
     return Ranking(np.where(np.isnan(truth), np.nan, score), truth == 1)
-
-
-def stratified_auroc(
-    weights: Weights, score: Float[np.ndarray, " images"], truth: Float[np.ndarray, " images"], strata: np.ndarray
-) -> Float[np.ndarray, " resamples"]:
-    """Return the AUROC of a class against the rest, comparing only images of the same stratum.
-
-    It is the share of pairs (one image with the class, one without, both of one source, say) that are ranked right.
-
-    Args:
-        weights: [resamples, images].
-        score: Probability of the class; NaN = not known.
-        truth: 1, 0 or NaN = not labelled.
-        strata: Stratum of each image.
-
-    Returns:
-        AUROC in [0, 1]; NaN where no stratum holds both.
-    """
-    right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
-    known = ~np.isnan(truth) & ~np.isnan(score)
-    for stratum in np.unique(strata):
-        images = (strata == stratum) & known
-        positives = truth[images] == 1
-        if positives.any() and not positives.all():
-            drawn = weights[:, images]
-            count = drawn[:, positives].sum(1) * drawn[:, ~positives].sum(1)
-            right += np.nan_to_num(weighted_auroc(drawn, score[images], positives)) * count
-            pairs += count
-    return ratio(right, pairs)

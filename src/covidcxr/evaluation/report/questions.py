@@ -233,31 +233,49 @@ def pairs_apart(evidence: Evidence) -> list[Finding]:
 
 
 def new_images(evidence: Evidence) -> list[Finding]:
-    """Say whether test images have copies in training, and what the score is without them.
+    """Say whether training images were scored, or copies of them, and what the score is without these.
 
     Args:
         evidence: What was measured.
 
     Returns:
-        One finding, or none where nobody searched for copies.
+        A finding on training images, if there are any, and one on copies, if somebody searched for them.
     """
-    copies, question = evidence.copies, "Does it hold on test images without a copy in training?"
+    copies = evidence.copies
     if copies is None:
         return []
-    if copies.loss is None:
-        none = "no test image has a copy in training"
-        return [Finding(question, f"{none.capitalize()}.", "for", none)]
-    new = copies.scores["new"]
-    words = f"{copies.copied:,} of {count_of(copies.images, 'test image')} have a copy in training"
+    new = copies.scores.get("new", copies.scores["all"])
+    findings = []
+    if copies.trained:
+        answer = f"{copies.summary} A model that learnt from them knows their labels."
+        unseen = f"neither are training images nor have a copy {copies.place}"
+        unseen = unseen if copies.copied else "are no training images"
+        reason = f"on the {count_of(copies.new, 'image')} that {unseen} it scores {_short(new)}"
+        if copies.new and copies.loss is not None:
+            change = format_estimate(copies.loss, signed=True)
+            answer += f" On the other images it scores AUROC {_long(new)}; all images less these: {change}."
+        else:
+            reason = "nothing shows what it scores on images that training has not seen"
+        known = copies.new and new.low > 0.5
+        findings.append(Finding("Were training images left out?", answer, "doubt" if known else "against", reason))
+    if copies.searched:
+        findings.append(_copied(copies, new))
+    return findings
+
+
+def _copied(copies: CopyScores, new: Estimate) -> Finding:
+    question, words = f"Does it hold on images without a copy {copies.place}?", copies.copied_in_words
+    if not copies.copied or copies.loss is None:
+        return Finding(question, f"{words.capitalize()}.", "for", words)
     change = format_estimate(copies.loss, signed=True)
     answer = f"{words}; without them it scores AUROC {_long(new)}; all images less these: {change}."
     if math.isnan(new.value):
-        return [Finding(question, answer, "against", f"{words}, and the others cannot be scored")]
+        return Finding(question, answer, "against", f"{words}, and the others cannot be scored")
     if math.isnan(new.low) or new.low <= 0.5:
-        return [Finding(question, answer, "against", f"{words}, and on the others it scores {_short(new)}")]
+        return Finding(question, answer, "against", f"{words}, and on the others it scores {_short(new)}")
     if copies.loss.low > 0 and copies.loss.value > CLEAR_LOSS:
-        return [Finding(question, answer, "doubt", f"{words}, and on the others it falls to {_short(new)}")]
-    return [Finding(question, answer, "for", f"{words}, and on the others it scores {_short(new)}")]
+        return Finding(question, answer, "doubt", f"{words}, and on the others it falls to {_short(new)}")
+    return Finding(question, answer, "for", f"{words}, and on the others it scores {_short(new)}")
 
 
 def _perfect(score: Estimate) -> list[Finding]:

@@ -86,7 +86,9 @@ def judge(evidence: Evidence) -> Verdict:
 def _sentence(evidence: Evidence, chance: Finding, others: Sequence[Finding]) -> str:
     patients = f"{count_of(evidence.score.patients, 'patient')}" if evidence.patients_known else "unknown patients"
     alike = f", all of {' and '.join(evidence.alike)}," if evidence.alike else ""
-    basis = f"On these {count_of(evidence.images, 'image')} of {patients}{alike}"
+    seen = evidence.copies.trained_in_words if evidence.copies is not None else ""
+    seen = f"{'' if alike else ','} {seen}," if seen else ""
+    basis = f"On these {count_of(evidence.images, 'image')} of {patients}{alike}{seen}"
     if evidence.collapsed is not None and not evidence.score.low > 0.5:
         return f"{basis} this model tells nothing: {evidence.collapsed[0].lower()}{evidence.collapsed[1:]}"
     if evidence.rarest >= LEAST and evidence.score.high < 0.5:
@@ -155,7 +157,7 @@ def weigh(predictions: PredictionTable, positive: int | None, parts: Mapping[str
     shortcuts, masks = parts.get("shortcuts"), parts.get("masks")
     if not isinstance(shortcuts, Shortcuts):
         if isinstance(masks, MaskScores):
-            return Verdict(_masks_in_words(masks))
+            return Verdict(_masks_in_words(masks, int(predictions.trained.sum()), len(predictions)))
         return Verdict("No image has both a label and a prediction: there is nothing to score.")
     scored = predictions.scored
     columns = range(len(predictions.classes)) if positive is None else [positive]
@@ -198,7 +200,7 @@ def _alike(predictions: PredictionTable) -> tuple[str, ...]:
     return tuple(f"the {trait} {names[0]}" for trait, names in groups.items() if len(names) == 1)
 
 
-def _masks_in_words(masks: MaskScores) -> str:
+def _masks_in_words(masks: MaskScores, trained: int, images: int) -> str:
     dice = {name.removeprefix("dice_"): estimate for name, estimate in masks.scores.items() if name.startswith("dice_")}
     if not dice:
         return "Masks were scored, but not by their Dice; see below."
@@ -207,7 +209,10 @@ def _masks_in_words(masks: MaskScores) -> str:
         f"{count_of(estimate.patients, 'patient')}"
         for name, estimate in dice.items()
     )
-    return f"Predicted masks overlap with the true ones by a Dice of: {answer}. Images from elsewhere can do worse."
+    seen = f"{trained:,} of the {count_of(images, 'image')} are training images. " if trained else ""
+    return (
+        f"{seen}Predicted masks overlap with the true ones by a Dice of: {answer}. Images from elsewhere can do worse."
+    )
 
 
 def _best_probe(audit: Any) -> tuple[str, Estimate] | None:

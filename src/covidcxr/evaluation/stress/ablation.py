@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Float
 from covidcxr.data import Record
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
-from covidcxr.evaluation.metrics.weighted import weighted_auroc
+from covidcxr.evaluation.metrics.weighted import stratified_auroc
 from covidcxr.evaluation.predictions.sample import Asked, Images, ImageSample, as_pipeline, given_lungs, known_classes
 from covidcxr.models import Classifier
 from covidcxr.models.network import resize_images
@@ -73,6 +74,7 @@ class Ablation:
             `needs_lungs` (whole less without lungs), `needs_rest` (whole less lungs alone) and `lungs_lead` (lungs
             alone less without lungs).
         pictures: From image id to a PNG of the three views side by side, of a few images.
+        models: Number of models: of a cross-validation one a fold, whose AUROC compares images of one fold only.
 
     Example:
         ```python
@@ -92,6 +94,7 @@ class Ablation:
     lungs: str
     scores: Mapping[str, Mapping[str, Estimate]]
     pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    models: int = 1
 
     @property
     def overall(self) -> Mapping[str, Estimate]:
@@ -109,10 +112,11 @@ class Ablation:
 
 
 def ablation(
-    model: Asked,
+    model: Asked | Mapping[str, Asked],
     data: Images,
     *,
     split: SplitName | None = "test",
+    folds: Mapping[str, str] | None = None,
     lungs: Pipeline | None = None,
     max_images: int | None = None,
     batch_size: int = 8,
@@ -123,12 +127,14 @@ def ablation(
     """Show a classifier images without their lungs, and lungs without the rest of the image.
 
     A model that reads a mark in the corner scores as well without the lungs, and by chance on the lungs alone; one that
-    reads the lungs does the opposite.
+    reads the lungs does the opposite. The models of a cross-validation answer each for the images that they were tested
+    on. What they have in common may move from fold to fold, so images are compared with those of their own fold.
 
     Args:
-        model: A pipeline, or a classifier of the full image.
+        model: A pipeline, or a classifier of the full image; of a cross-validation one of each fold, by its name.
         data: A data module, or records of images with labels.
-        split: Of a data module: "train", "val" or "test"; None = all images.
+        split: Of a data module: "train", "val" or "test"; None = all images. With `folds` it does not count.
+        folds: Of a cross-validation, from image id to the fold that tested the image; other images are not shown.
         lungs: Draws the lungs where the pipeline does not and the data set has no masks; None = the bundled `mini`.
         max_images: Most images, drawn from as many patients as possible; None = all.
         batch_size: Images in a batch.
@@ -140,30 +146,44 @@ def ablation(
         The scores.
 
     Raises:
-        ConfigError: If there is no classifier, or no image has lungs, a label and a prediction.
+        ConfigError: If there is no classifier, no image has lungs, a label and a prediction, or models and folds do not
+            fit each other.
     """
-    sample = ImageSample(data, split=split, max_images=max_images, seed=seed)
-    with as_pipeline(model) as pipeline:
-        if pipeline.classifier is None:
-            raise ConfigError("There is no classifier whose lungs could be painted out.")
-        run = _Run(pipeline, pipeline.classifier, lungs)
+    models = model if isinstance(model, Mapping) else {"": model}
+    if lacking := ({""} if folds is None else set(folds.values())) - set(models):
+        which = ", ".join(sorted(lacking)) or "all images"
+        raise ConfigError(f"There is no model of {which}: give one model, or `folds` and a model for each fold.")
+    part = split if folds is None else None
+    sample = ImageSample(data, split=part, max_images=max_images, among=folds, seed=seed)
+    with ExitStack() as stack:
+        pipelines = {name: stack.enter_context(as_pipeline(one)) for name, one in models.items()}
+        run = _Run(pipelines, folds or {}, lungs)
         for batch in tracked(sample.batches(batch_size), -(-len(sample) // batch_size), "batches", progress):
             run.add(batch)
     if sample.failed:
         run.left_out["cannot be read"] = len(sample.failed)
     if not run.records:
-        lacking = ", ".join(f"{count} {why}" for why, count in run.left_out.items())
-        raise ConfigError(f"Of {len(sample)} images none can be shown without its lungs: {lacking}.")
+        why = ", ".join(f"{count} {reason}" for reason, count in run.left_out.items())
+        raise ConfigError(f"Of {len(sample)} images none can be shown without its lungs: {why}.")
     return run.score(resamples, seed)
 
 
 class _Run:
-    """The probabilities of each view, collected batch by batch."""
+    """The probabilities of each view, collected batch by batch; each image by the pipeline of its fold."""
 
-    def __init__(self, pipeline: Pipeline, classifier: Classifier, lungs: Pipeline | None) -> None:
-        self.pipeline, self.classifier, self._lungs = pipeline, classifier, lungs
+    def __init__(self, pipelines: Mapping[str, Pipeline], folds: Mapping[str, str], lungs: Pipeline | None) -> None:
+        self.pipelines, self._folds, self._lungs = pipelines, folds, lungs
+        self.classifiers = {
+            name: pipeline.classifier for name, pipeline in pipelines.items() if pipeline.classifier is not None
+        }
+        if len(self.classifiers) < len(pipelines):
+            raise ConfigError("There is no classifier whose lungs could be painted out.")
+        self.config = next(iter(self.classifiers.values())).config
+        if any(other.config.classes != self.config.classes for other in self.classifiers.values()):
+            raise ConfigError("The models of the folds know other classes than each other.")
         self._drawer = "the bundled segmenter of lungs" if lungs is None else "the given segmenter of lungs"
         self.records: list[Record] = []
+        self.strata: list[str] = []
         self.rows: dict[str, list[list[float]]] = {view: [] for view in VIEWS}
         self.left_out: dict[str, int] = {}
         self.drawers: set[str] = set()
@@ -171,11 +191,20 @@ class _Run:
 
     def add(self, batch: Sequence[tuple[Record, OneOfMany]]) -> None:
         """Predict all views of a batch of images."""
-        predictions = self.pipeline.predict([image for _, image in batch], batch_size=len(batch))
+        by_fold: dict[str, list[tuple[Record, OneOfMany]]] = {}
+        for record, image in batch:
+            by_fold.setdefault(self._folds.get(record.image_id, ""), []).append((record, image))
+        for fold, images in by_fold.items():
+            self._add(fold, images)
+
+    def _add(self, fold: str, batch: Sequence[tuple[Record, OneOfMany]]) -> None:
+        pipeline = self.pipelines[fold]
+        predictions = pipeline.predict([image for _, image in batch], batch_size=len(batch))
         kept = [
             (record, prediction.orientation.correct(image), masks)
             for (record, image), prediction in zip(batch, predictions, strict=True)
-            if isinstance(prediction, Prediction) and (masks := self._usable(record, image, prediction)) is not None
+            if isinstance(prediction, Prediction)
+            and (masks := self._usable(pipeline, record, image, prediction)) is not None
         ]
         if not kept:
             return
@@ -189,24 +218,25 @@ class _Run:
             if len(self.pictures) < _SHOWN:
                 self.pictures[record.image_id] = _png(list(three.values()))
         self.records += [record for record, _, _ in kept]
+        self.strata += [fold] * len(kept)
         for view, images in views.items():
-            self.rows[view] += _probabilities(self.classifier, images, outlines)
+            self.rows[view] += _probabilities(self.classifiers[fold], images, outlines)
 
-    def _usable(self, record: Record, image: Grey, prediction: Prediction) -> Outlines | None:
+    def _usable(self, pipeline: Pipeline, record: Record, image: Grey, prediction: Prediction) -> Outlines | None:
         """Return the lungs of an image that counts; else note what it lacks."""
         lacking = "have no prediction"
         if prediction.probabilities:
             lacking = "have no label"
-            if any(not math.isnan(value) for value in known_classes(record, self.classifier.config.classes)):
-                masks = self._draw(record, image, prediction)
+            if any(not math.isnan(value) for value in known_classes(record, self.config.classes)):
+                masks = self._draw(pipeline, record, image, prediction)
                 if any(masks[name].any() for name in LUNG_CLASSES if name in masks):
                     return prediction.orientation.correct_masks(dict(masks))
                 lacking = "have no lungs"
         self.left_out[lacking] = self.left_out.get(lacking, 0) + 1
         return None
 
-    def _draw(self, record: Record, image: Grey, prediction: Prediction) -> Outlines:
-        if self.pipeline.lung_segmenter is not None:
+    def _draw(self, pipeline: Pipeline, record: Record, image: Grey, prediction: Prediction) -> Outlines:
+        if pipeline.lung_segmenter is not None:
             self.drawers.add("the pipeline")
             return prediction.masks
         if masks := given_lungs(record, image):
@@ -219,16 +249,17 @@ class _Run:
 
     def score(self, resamples: int, seed: int) -> Ablation:
         """Score the views on the same resamples of patients."""
-        config = self.classifier.config
+        config, strata = self.config, np.array(self.strata)
         truth = np.array([known_classes(record, config.classes) for record in self.records])
         tables = {view: np.array(rows) for view, rows in self.rows.items()}
-        both = [c for c in range(len(config.classes)) if {0.0, 1.0} <= {*truth[:, c].tolist()}]
+        used = [_compared(truth[:, c], strata) for c in range(len(config.classes))]
+        both = [c for c, images in enumerate(used) if images.any()]
         if config.mode != "multilabel" and len(config.classes) == 2:
             both = both[-1:]  # of two exclusive classes one says all
 
         def table(weights: Float[np.ndarray, "resamples images"]) -> dict[str, np.ndarray]:
             areas = {
-                view: [weighted_auroc(weights, _known(values[:, c], truth[:, c]), truth[:, c] == 1) for c in both]
+                view: [stratified_auroc(weights, values[:, c], truth[:, c], strata) for c in both]
                 for view, values in tables.items()
             }
             numbers: dict[str, np.ndarray] = {}
@@ -238,11 +269,12 @@ class _Run:
             return numbers
 
         if not both:
-            raise ConfigError("The images with lungs are all of one class: no AUROC can be computed.")
+            of = " of a fold" if len(self.pipelines) > 1 else ""
+            raise ConfigError(f"The images with lungs{of} are all of one class: no AUROC can be computed.")
         groups = [record.patient for record in self.records]
         names = ["", *(config.classes[c] for c in both)]
         shares = [f"{name}\0{view}" for name in names for view in VIEWS]
-        of_class = [[truth[:, c] == kind for kind in (1, 0)] for c in both]
+        of_class = [[used[c] & (truth[:, c] == kind) for kind in (1, 0)] for c in both]
         kinds = dict(zip(names, [[kind for own in of_class for kind in own], *of_class], strict=True))
         estimates = bootstrap_many(
             table,
@@ -261,13 +293,18 @@ class _Run:
         for key, estimate in estimates.items():
             name, _, score = key.rpartition("\0")
             scores[name][score] = estimate
-        region = ", ".join(sorted({member.config.preprocess.region for member in self.classifier.members}))
+        region = ", ".join(
+            sorted({member.config.preprocess.region for own in self.classifiers.values() for member in own.members})
+        )
         drawn = " and ".join(sorted(self.drawers))
-        return Ablation(len(groups), len({*groups}), self.left_out, region, drawn, scores, self.pictures)
+        about = (len(groups), len({*groups}), self.left_out, region, drawn)
+        return Ablation(*about, scores, self.pictures, len(self.classifiers))
 
 
-def _known(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(truth), math.nan, values)
+def _compared(truth: np.ndarray, strata: np.ndarray) -> Bool[np.ndarray, " images"]:
+    """Return the images of those strata that hold both kinds: others add nothing to the AUROC."""
+    both = [own for own in np.unique(strata) if {0.0, 1.0} <= {*truth[strata == own].tolist()}]
+    return np.isin(strata, both)
 
 
 @torch.inference_mode()

@@ -80,6 +80,11 @@ def ablation_sections(result: Ablation) -> list[Section]:
         f"alone; one that reads something else does the opposite. {count_of(result.images, 'image')} of "
         f"{count_of(result.patients, 'patient')}; lungs drawn by {result.lungs}."
     )
+    if result.models > 1:
+        lead += (
+            f" Each image was shown to the one of {result.models} models that was tested on it and did not train on "
+            f"it; images are compared with those of the same model only."
+        )
     several = len(result.scores) > 2
     shown = {
         f"{words}, {on_picture(name) if name else 'mean'}" if several else words: scores[view]
