@@ -255,9 +255,15 @@ def test_the_table_of_data_sets_tells_what_they_tell() -> None:
     for facts in map(describe_dataset, ours):
         images = "" if facts["films"] is None else f"{facts['films']:,}"
         classes = ", ".join(facts["classes"]) or "as found"
-        cells = (f"`{facts['name']}`", f"`{facts['class']}`", facts["what"], classes, images, facts["license"])
+        about = f"{facts['what']} `{facts['class']}`"
+        cells = (f"`{facts['name']}`", about, classes, images, facts["license"])
         rows.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
-    table = read_page("docs/guide/datasets.md").split("| Name | Class |")[1].split("\n\n")[0].splitlines()[2:]
+    table = (
+        read_page("docs/guide/datasets.md")
+        .split("| Name | What it is, and its class |")[1]
+        .split("\n\n")[0]
+        .splitlines()[2:]
+    )
     assert table == rows
 
 
