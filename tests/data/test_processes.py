@@ -122,6 +122,21 @@ def test_what_a_forked_worker_has_read_all_have(tmp_path: Path) -> None:
         check_equal(by_others, sample)
 
 
+@pytest.mark.parametrize(
+    "method", [name for name in ("fork", "spawn") if name in multiprocessing.get_all_start_methods()]
+)
+def test_workers_map_the_file_of_a_compact_copy(tmp_path: Path, method: str) -> None:
+    """None of them opens an image, and none gets the pixels of all on its way."""
+    copy = make_copy(tmp_path)
+    for path in copy.root.rglob("*.png"):
+        path.write_bytes(b"")
+    images = copy.train_dataset
+    assert images.pixels(0).tobytes() not in pickle.dumps(images)
+    settings = {"batch_size": None, "num_workers": 2, "multiprocessing_context": method}
+    for sample, by_others in zip(images, DataLoader(images, **settings), strict=True):  # type: ignore[call-overload]
+        check_equal(by_others, sample)
+
+
 def test_images_beyond_the_memory_are_one_error() -> None:
     with pytest.raises(ConfigError, match=r"There is no memory for 1,000,000,000,000 images .*prepare"):
         ImageCache(10**12, (512, 512))

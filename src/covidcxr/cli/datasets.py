@@ -138,6 +138,11 @@ def _add_prepare(own: Verbs) -> None:
     prepare.add_argument("--fit", choices=("letterbox", "stretch"), default="letterbox", help="how (%(default)s)")
     prepare.add_argument("--num-workers", type=int, default=2, metavar="N", help="threads that read (%(default)s)")
     prepare.add_argument(
+        "--no-memory-map",
+        action="store_true",
+        help="leave out pixels.bin, from which samples of this size are read without decoding: a byte a pixel",
+    )
+    prepare.add_argument(
         "--archive", action="append", default=[], metavar="FILE", help="unpack it into --data.root first; repeatable"
     )
     _add_name(prepare)
@@ -352,6 +357,7 @@ def _prepare(options: argparse.Namespace) -> int:
                 image_size=tuple(options.image_size),
                 fit=options.fit,
                 num_workers=options.num_workers,
+                memory_map=not options.no_memory_map,
                 progress=progress,
             )
     _say({"name": options.name, **report.to_dict(), "notes": notes}, print_copy, options)

@@ -61,7 +61,8 @@ class CXRDataModule(Collection, LightningDataModule):
         augment: Preset, transforms or `Augment` for the training images; None = none.
         augmented_copies: From class to how many augmented copies of its training images are added, the same in every
             epoch; then nothing else is augmented. None = no copies: every training image is augmented anew each time.
-        cache: "memory" keeps the resized images in memory, once for all workers where they are forked (Linux).
+        cache: "memory" keeps the resized images in memory, once for all workers where they are forked (Linux). A
+            compact copy at its own size needs none: its file is mapped into memory.
         balance: Draw training images so that classes, sources, or the sources within each class come equally often;
             only "source" where classes are not exclusive.
         predict_split: The images that `Trainer.predict` gets: "train", "val" or "test", or "all" of them.
@@ -325,8 +326,10 @@ class CXRDataModule(Collection, LightningDataModule):
     def _dataset(self, split: SplitName | Literal["all"], *, trains: bool = False) -> CXRDataset:
         records = [record for record in self.records if split in ("all", record.split) and self._is_wanted(record)]
         copies = self._copies(records) if trains else []
+        records += copies
+        stored = self.prepared.stored_images(records, self.geometry) if self.prepared else None
         return CXRDataset(
-            [*records, *copies],
+            records,
             copies=len(copies),
             classes=self.classes,
             multilabel=self.multilabel,
@@ -336,7 +339,7 @@ class CXRDataModule(Collection, LightningDataModule):
             region=self.geometry.region,
             lung_dilation=self.geometry.lung_dilation,
             augment=self.augment if trains else None,
-            cache=self.cache,
+            cache=self.cache or stored,
             # Not a method where it can be helped: each worker process would get a copy of self.
             read=self.load_image
             if has_own_reader(self)

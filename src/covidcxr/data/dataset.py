@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from covidcxr.config import PreprocessConfig
-from covidcxr.data.cache import FittedImage, ImageCache
+from covidcxr.data.cache import FittedImage, ImageCache, StoredImages
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.io.image import read_mask, read_pixels
@@ -221,7 +221,8 @@ class CXRDataset(Dataset[Sample]):
         lung_dilation: By how much the lungs are widened before the region is cut, a fraction of the longer side.
         augment: Name of a preset, albumentations transforms, or an `Augment`; None = none.
         cache: "memory" keeps every image once it was read, as uint8 at `image_size` and before augmentation, in one
-            piece of memory that worker processes share; see `covidcxr.data.cache.ImageCache`.
+            piece of memory that worker processes share; see `covidcxr.data.cache.ImageCache`. Or the same images as
+            they are stored with a compact copy; then no file of an image is opened.
         copies: How many of the last records are copies of others: then they alone are augmented, alike in all epochs.
         read: Opens the image of a record, grey, 8 bits or in [0, 1]; by default from its `image_path`.
         seed: Seeds augmentation, together with the epoch and the index of the image.
@@ -255,7 +256,7 @@ class CXRDataset(Dataset[Sample]):
         region: Region = "full",
         lung_dilation: float = 0.0,
         augment: str | Sequence[Any] | Augment | None = None,
-        cache: Literal["memory"] | None = None,
+        cache: Literal["memory"] | StoredImages | None = None,
         copies: int = 0,
         read: Callable[[Record], Pixels] | None = None,
         seed: int = 0,
@@ -264,7 +265,7 @@ class CXRDataset(Dataset[Sample]):
         self.classes, self.mask_classes = tuple(classes), tuple(mask_classes)
         self.geometry = PreprocessConfig(image_size=image_size, fit=fit, region=region, lung_dilation=lung_dilation)
         self.augment = augment if augment is None or isinstance(augment, Augment) else Augment(augment)
-        if cache not in (None, "memory"):
+        if cache not in (None, "memory") and not isinstance(cache, StoredImages):
             raise ConfigError(f'cache must be "memory" or null, not {cache!r}.')
         if not 0 <= copies <= len(self.records):
             raise ConfigError(f"copies must be from 0 to {len(self.records)}, the number of images, not {copies}.")
@@ -273,7 +274,7 @@ class CXRDataset(Dataset[Sample]):
         self.multilabel = any(record.findings for record in self.records) if multilabel is None else multilabel
         self.labels = (finding_table if self.multilabel else label_numbers)(self.records, self.classes)
         self._check_lungs()
-        self._cache = self._make_cache() if cache else None
+        self._cache = None if cache is None else self._make_cache(cache)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -310,9 +311,14 @@ class CXRDataset(Dataset[Sample]):
             )[0]
         return sample
 
-    def _make_cache(self) -> ImageCache:
+    def _make_cache(self, kind: Literal["memory"] | StoredImages) -> ImageCache:
         lungs = {name for name in map(self._lung_class, self.records) if name}
-        return ImageCache(len(self.records), self.geometry.image_size, sorted({*self.mask_classes, *lungs}))
+        masks = sorted({*self.mask_classes, *lungs})
+        return (
+            ImageCache(len(self.records), self.geometry.image_size, masks)
+            if kind == "memory"
+            else kind.with_masks(masks)
+        )
 
     def pixels(self, index: int) -> UInt8[np.ndarray, "height width"]:
         """Return an image at the network's size, without padding, before augmentation and region.

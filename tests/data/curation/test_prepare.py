@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -151,6 +151,74 @@ class TestSamples:
         copy = open_table(tmp_path / "moved")
         assert_same_records(copy, origin)
         assert_same_samples(copy, origin)
+
+
+class TestOneFileOfAll:
+    """`pixels.bin`: at the copy's size no file of an image is opened."""
+
+    SETTINGS: ClassVar[dict[str, Any]] = {"mask_classes": ["lung_field", "infection"], "augment": "default"}
+
+    def test_samples_come_from_it_to_the_bit(self, table, tmp_path):
+        settings = self.SETTINGS | {"label_map": {"other": None}, "region": "box", "where": {"source": ["north"]}}
+        settings["drop_unmasked"] = True
+        origin = open_table(table, **settings)
+        prepare_dataset(open_table(table, where={"source": ["north"]}), tmp_path / "copy", image_size=(24, 24))
+        for path in (tmp_path / "copy").rglob("*.png"):
+            path.write_bytes(b"")
+        copy = open_table(tmp_path / "copy", **settings)
+        assert 0 < len(copy.records) < 24
+        assert_same_samples(copy, origin)
+
+    def test_samples_of_another_size_come_from_the_images(self, table, tmp_path):
+        prepare_dataset(open_table(table), tmp_path / "copy", image_size=(24, 24))
+        copy = open_table(tmp_path / "copy", image_size=(16, 16))
+        assert copy.train_dataset[0]["image"].shape == (1, 16, 16)
+        copy.records[0].image_path.unlink()
+        (tmp_path / "copy" / "pixels.bin").unlink()
+        with pytest.raises(DatasetError, match="films"):  # looks for each image again
+            open_table(tmp_path / "copy").setup()
+
+    def test_a_copy_without_it_is_read_as_before(self, table, tmp_path):
+        origin = open_table(table, **self.SETTINGS)
+        prepare_dataset(origin, tmp_path / "copy", image_size=(24, 24), memory_map=False)
+        assert not (tmp_path / "copy" / "pixels.bin").exists()
+        index = json.loads((tmp_path / "copy" / INDEX).read_text())
+        del index["stored_masks"]  # a copy of before there was such a file
+        (tmp_path / "copy" / INDEX).write_text(json.dumps(index))
+        assert_same_samples(open_table(tmp_path / "copy", **self.SETTINGS), origin)
+        # Prepared again, it gets one.
+        assert prepare_dataset(origin, tmp_path / "copy", image_size=(24, 24)).written == 0
+        assert (tmp_path / "copy" / "pixels.bin").stat().st_size == 24 * 4 * 24 * 24
+        prepare_dataset(origin, tmp_path / "copy", image_size=(24, 24), memory_map=False)
+        assert not (tmp_path / "copy" / "pixels.bin").exists()
+
+    def test_what_was_cut_is_one_error(self, table, tmp_path):
+        prepare_dataset(open_table(table), tmp_path / "copy", image_size=(24, 24))
+        with (tmp_path / "copy" / "pixels.bin").open("rb+") as file:
+            file.truncate(1000)
+        with pytest.raises(DatasetError, match=r"pixels\.bin cannot be used.*or remove it"):
+            open_table(tmp_path / "copy").setup()
+        (tmp_path / "copy" / "pixels.bin").unlink()
+        assert_same_samples(open_table(tmp_path / "copy"), open_table(table))
+
+    def test_an_image_that_was_damaged_is_written_again(self, table, tmp_path):
+        prepare_dataset(open_table(table), tmp_path / "copy", image_size=(24, 24))
+        whole = files_of(tmp_path / "copy")
+        sorted((tmp_path / "copy" / "films").rglob("*.png"))[3].write_bytes(b"half")
+        assert prepare_dataset(open_table(table), tmp_path / "copy", image_size=(24, 24)).written == 1
+        assert files_of(tmp_path / "copy") == whole
+
+    def test_masks_that_are_not_known_take_no_room(self, tmp_path):
+        rows = [{"path": f"{i}.png", "label": "a", "lung": "lung.png" if i == 0 else ""} for i in range(40)]
+        for row in rows:
+            write_image(tmp_path / "data" / row["path"], draw_image(0))
+        write_image(tmp_path / "data" / "lung.png", draw_lungs())
+        write_csv(tmp_path / "data" / "manifest.csv", rows)
+        settings = {"image_size": (256, 256), "patient_column": None, "mask_columns": {"lung": "lung"}}
+        prepare_dataset(open_table(tmp_path / "data", **settings), tmp_path / "copy", image_size=(256, 256))
+        size = (tmp_path / "copy" / "pixels.bin").stat()
+        assert size.st_size == 40 * 2 * 256 * 256
+        assert size.st_blocks * 512 < 40 * 1.2 * 256 * 256
 
 
 class TestSettings:
@@ -407,7 +475,7 @@ class TestInterruption:
         assert (report.images, report.written) == (24, 24 - written)
         assert files_of(out) == whole
 
-    @pytest.mark.parametrize("last", [STAMP, RECORDS, INDEX])
+    @pytest.mark.parametrize("last", [STAMP, "pixels.bin", "boxes.npy", RECORDS, INDEX])
     def test_killed_while_a_file_is_put_in_place(self, table, tmp_path, whole, monkeypatch, last):
         class Killed(BaseException):
             pass

@@ -7,8 +7,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from covidcxr.config import PreprocessConfig
+from covidcxr.data.cache import FittedImage, StoredImages, store_images
 from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.curation.prepared import FORMAT_VERSION, INDEX, RECORDS, STAMP, read_index, to_json
 from covidcxr.data.dataset import fit_record, open_pixels
@@ -127,6 +128,7 @@ class _Copied(NamedTuple):
     written: bool = False
     size: int = 0
     error: str | None = None
+    fitted: FittedImage | None = None
 
 
 def prepare_dataset(
@@ -136,9 +138,14 @@ def prepare_dataset(
     image_size: tuple[int, int] = (256, 256),
     fit: Fit = "letterbox",
     num_workers: int = 2,
+    memory_map: bool = True,
     progress: Progress | None = None,
 ) -> PrepareReport:
     """Write a compact copy of a data set: its images and masks at one size, as 8-bit PNG, and their records.
+
+    The same images and masks go, one after the other and not compressed, into one file, `pixels.bin`, which is mapped
+    into memory where samples of the copy's own size are read: nothing is decoded, and all processes share it. It may be
+    removed, then the PNG files are read.
 
     Give the copy's folder as `root` to the same data module, with the same settings, and it has the same records; at
     the same `image_size` its samples are the same to the bit. Images that `views` leaves out are not copied; labels are
@@ -153,6 +160,7 @@ def prepare_dataset(
         image_size: Height and width of the frame that images are to be fitted to.
         fit: "letterbox" keeps the aspect ratio (the black padding is not stored), "stretch" does not.
         num_workers: Threads that read, resize and write.
+        memory_map: Write `pixels.bin`, of one byte a pixel for the image and for each mask that it has.
         progress: Called with how many images of how many are done.
 
     Returns:
@@ -176,13 +184,20 @@ def prepare_dataset(
         target=target,
         geometry=geometry,
         names=file_names([record.image_id for record in records]),
+        refit=memory_map,
     )
+    masks = sorted({name for record in records for name in (*record.mask_paths, *record.empty_masks)})
     with _disk_explained(target):
         _refuse_other_files(target)  # before anything is written there
         with lock_folder(target), single_threaded():
             _claim(target, plan)
-            copies = list(map_threads(copy, records, threads=num_workers, progress=progress))
-            report = _report(collection, target, copies)
+            with store_images(target, masks) if memory_map else nullcontext() as store:
+                copying = map_threads(copy, records, threads=num_workers, progress=progress)
+                copies = [_stored(copied, store) for copied in copying]
+                report = _report(collection, target, copies)
+            if not memory_map:
+                StoredImages.remove(target)
+            plan["stored_masks"] = masks if memory_map else None
             _finish(collection, report, plan, [each.record for each in copies if each.error is None])
     return report
 
@@ -247,28 +262,47 @@ def _claim(target: Path, plan: dict[str, Any]) -> None:
     remove_drafts(target)
 
 
+def _stored(copied: _Copied, store: Callable[[FittedImage], None] | None) -> _Copied:
+    """Add an image to the file of all, and let go of its pixels."""
+    if store is not None and copied.fitted is not None:
+        store(copied.fitted)
+    return copied._replace(fitted=None)
+
+
 def _copy(
-    record: Record, *, collection: Collection, target: Path, geometry: PreprocessConfig, names: dict[str, str]
+    record: Record,
+    *,
+    collection: Collection,
+    target: Path,
+    geometry: PreprocessConfig,
+    names: dict[str, str],
+    refit: bool,
 ) -> _Copied:
-    """Write an image and its masks, unless they are all there."""
+    """Write an image and its masks, unless they are all there; `refit` says to read them then."""
     name = f"{names[record.image_id]}.png"
     masks = {mask: Path("masks", safe_name(mask), name) for mask in record.mask_paths}
     copied = replace(record, image_path=Path("films", name), mask_paths=masks, box=None)
     paths = [target / path for path in (copied.image_path, *masks.values())]
     missing = not all(path.is_file() for path in paths)
+    size, wanted, fitted = geometry.image_size, {*masks, *record.empty_masks}, None
+    if refit and not missing:
+        there = replace(copied, image_path=paths[0], mask_paths=dict(zip(masks, paths[1:], strict=True)))
+        try:
+            fitted = fit_record(there, open_pixels(there), size, geometry.fit, wanted)
+        except (ImageReadError, DatasetError):  # damaged since it was written
+            missing = True
     if missing:
         try:
             # As the data module reads, or samples of the copy would not be the same to the bit.
             own = has_own_reader(collection)
-            size = geometry.image_size
             image = collection.load_image(record) if own else open_pixels(record, collection.bits, size)
-            fitted = fit_record(record, image, size, geometry.fit, record.mask_paths)
+            fitted = fit_record(record, image, size, geometry.fit, wanted)
         except (ImageReadError, DatasetError) as error:
             return _Copied(record, error=str(error))
-        for mask, plane in fitted.masks.items():
-            write_mask(target / masks[mask], fitted.without_padding(plane) > 0)
-        write_image(target / copied.image_path, fitted.without_padding(fitted.image))
-    return _Copied(copied, missing, sum(path.stat().st_size for path in paths))
+        for mask, path in zip(masks, paths[1:], strict=True):
+            write_mask(path, fitted.without_padding(fitted.masks[mask]) > 0)
+        write_image(paths[0], fitted.without_padding(fitted.image))
+    return _Copied(copied, missing, sum(path.stat().st_size for path in paths), fitted=fitted)
 
 
 def _report(collection: Collection, target: Path, copies: Sequence[_Copied]) -> PrepareReport:

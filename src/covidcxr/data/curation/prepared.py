@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from covidcxr.config import PreprocessConfig
+from covidcxr.data.cache import StoredImages
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.tables import read_lines
@@ -47,6 +51,8 @@ class Prepared:
         images: Number of images.
         listed: Images that the data set lists, as in `Collection`.
         left_out: Images that are not in the copy, as in `Collection`.
+        stored_masks: The mask classes of the file that holds all images at their size; None = there is no such file.
+        rows: The place in it of each image, by the path of its own file; filled when the records are read.
 
     Example:
         ```python
@@ -70,6 +76,8 @@ class Prepared:
     images: int
     listed: Mapping[str, int]
     left_out: Mapping[str, int]
+    stored_masks: tuple[str, ...] | None = None
+    rows: dict[Path, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def find(cls, root: Path) -> Prepared | None:
@@ -98,9 +106,11 @@ class Prepared:
                     f"The compact copy in {root} was made by a newer covidcxr. Update: pip install -U covidcxr"
                 )
             keys = {"images": "films"}  # 0.1.0 named it so, and the format keeps it
-            names = [field.name for field in fields(cls) if field.name != "root"]
+            names = [each.name for each in fields(cls) if each.name not in ("root", "stored_masks", "rows")]
             known = {name: data[keys.get(name, name)] for name in names}
             pair = {name: tuple(known[name]) for name in ("classes", "image_size")}
+            if data.get("stored_masks") is not None and StoredImages.are_in(root):  # copies of 0.2 have none
+                known["stored_masks"] = tuple(data["stored_masks"])
         except (KeyError, TypeError) as error:
             raise DatasetError(f"{root / INDEX} is damaged: {error!r}. Prepare the copy again.") from error
         return cls(root=root, **{**known, **pair})
@@ -129,10 +139,29 @@ class Prepared:
                 collection.fault(DatasetError(f"Line {number} of {path} is damaged. Copy it again from its origin."))
                 continue
             images += 1
+            self.rows[record.image_path] = number - 1
             yield record
         if images != self.images:
             message = f"{path} tells {images} images of {self.images}. Copy it again from its origin."
             collection.fault(DatasetError(message))
+
+    def stored_images(self, records: Sequence[Record], geometry: PreprocessConfig) -> StoredImages | None:
+        """Open the file that holds all images at the copy's size.
+
+        Args:
+            records: Those of the copy that are wanted, in this order.
+            geometry: How samples come to their size.
+
+        Returns:
+            The images; None if the copy has no such file, or samples of another size are wanted.
+
+        Raises:
+            DatasetError: If the file is not whole.
+        """
+        if self.stored_masks is None or (geometry.image_size, geometry.fit) != (self.image_size, self.fit):
+            return None
+        rows = np.array([self.rows[record.image_path] for record in records], np.int64)
+        return StoredImages(self.root, self.image_size, self.stored_masks, rows)
 
     def check_geometry(self, image_size: tuple[int, int], fit: Fit) -> None:
         """Compare a data module's geometry with the copy's; warn if images would be enlarged.
@@ -211,7 +240,7 @@ def to_json(value: Record | Mapping[str, Any]) -> str:
         The line, without its end.
     """
     if isinstance(value, Record):
-        known = {field.name: getattr(value, field.name) for field in fields(Record)}
+        known = {each.name: getattr(value, each.name) for each in fields(Record)}
         value = {name: found for name, found in known.items() if found != _DEFAULTS[name]}
     return json_text(value, default=_plain)
 
@@ -223,8 +252,8 @@ def _plain(value: object) -> object:
 
 
 _DEFAULTS = {
-    field.name: field.default_factory() if field.default_factory is not MISSING else field.default
-    for field in fields(Record)
+    each.name: each.default_factory() if each.default_factory is not MISSING else each.default
+    for each in fields(Record)
 }
 
 
