@@ -8,7 +8,8 @@
     ├── ConfigError             a setting, key or value is wrong
     │   └── UnknownNameError    no such network, loss, data set, ...; says the nearest known name
     ├── NameClashError          two things were registered under one name
-    └── PretrainedError         a saved model is missing, corrupted, altered or too new
+    ├── PretrainedError         a saved model is missing, corrupted, altered or too new
+    └── ProcessLostError        another process of a training has ended
 
 Each message says what happened, where, and what to do about it. Wrong *input* raises one of these;
 a bug in covidcxr raises whatever Python raises.
@@ -30,6 +31,7 @@ __all__ = [
     "UnknownNameError",
     "NameClashError",
     "PretrainedError",
+    "ProcessLostError",
     "did_you_mean",
     "nearest_argument",
 ]
@@ -183,6 +185,18 @@ class PretrainedError(CovidCXRError, OSError):
         except PretrainedError as error:
             message = str(error)
         assert message.endswith("Did you mean 'mini'?")
+        ```
+    """
+
+
+class ProcessLostError(CovidCXRError, ConnectionError):
+    """Another process of the same training has ended, or does not answer.
+
+    Example:
+        ```python
+        from covidcxr.errors import CovidCXRError, ProcessLostError
+
+        assert issubclass(ProcessLostError, CovidCXRError)
         ```
     """
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import shard_model
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from covidcxr import training
 from covidcxr.errors import ConfigError
@@ -123,6 +129,110 @@ def test_two_processes_print_the_intervals_of_one(images: Path, tmp_path: Path) 
     texts = [(tmp_path / name / "predictions.csv").read_text() for name in ("one", "two")]
     tables = [list(csv.DictReader(text.splitlines())) for text in texts]
     assert [row["image_id"] for row in tables[0]] == [row["image_id"] for row in tables[1]]
+
+
+class Training:
+    """A training by two processes that is killed in parts."""
+
+    def __init__(self, folder: Path, config: Path) -> None:
+        self.folder, self.last = folder, folder / "model" / "checkpoints" / "last.ckpt"
+        words = ["fit", "--config", str(config), "--out", "model", "--ckpt_path", "last", *SEVERAL, "ddp"]
+        self.begun = self.last.stat().st_mtime_ns if self.last.exists() else 0
+        self.log = folder / f"log-{self.begun}"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen([*COVIDCXR, *words], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait_for_an_epoch(self) -> list[int]:
+        """Return the ids of both processes when an epoch of this training is saved."""
+        until = time.monotonic() + 120
+        while not self.last.exists() or self.last.stat().st_mtime_ns == self.begun:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        first = self.process.pid
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+
+    def end(self, code: int | None = None) -> str:
+        """Return what both said; neither may still be there."""
+        self.process.wait(120)
+        assert code in (None, self.process.returncode), self.log.read_text()
+        return self.log.read_text()
+
+
+def is_running(process: int) -> bool:
+    """Return whether there is such a process, and not only its exit code that nobody has asked for."""
+    status = Path(f"/proc/{process}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes by /proc, as on Linux")
+def test_a_process_that_is_killed_ends_the_others_and_the_same_command_resumes(images: Path, tmp_path: Path) -> None:
+    """With one message and no traceback, whichever of them is killed; no epoch is trained twice."""
+    config = write_config(tmp_path, images, "classifier")
+    settings = yaml.safe_load(config.read_text())
+    settings["trainer"]["max_epochs"] = 16
+    write_yaml(config, settings)
+    for victim in (1, 0):
+        training = Training(tmp_path, config)
+        processes = training.wait_for_an_epoch()
+        assert len(processes) == 2
+        os.kill(processes[victim], signal.SIGKILL)
+        training.end()
+        until = time.monotonic() + 60
+        while is_running(processes[1]):
+            assert time.monotonic() < until, "the other process goes on alone"
+            time.sleep(0.05)
+        output = training.log.read_text()
+        assert training.process.returncode, "no success"
+        assert output.count("Another of the 2 processes") + output.count("Forcefully terminating") == 1, output
+        assert "Traceback" not in output
+        assert not (tmp_path / "model" / "history.json").exists()
+    resumed = Training(tmp_path, config)
+    assert "Restored all states" in resumed.end(0)
+    history = json.loads((tmp_path / "model" / "history.json").read_text())
+    assert [entry["epoch"] for entry in history] == list(range(16))
+
+
+@pytest.mark.slow
+def test_a_model_that_is_split_over_processes_learns_the_same(tmp_path: Path) -> None:
+    """FSDP2 on two CPU processes, each with half of the weights and of the batch."""
+    script = Path(shard_model.__file__)
+    run(tmp_path, "weights.safetensors", prefix=[*TORCHRUN[:-2], str(script)])
+    split = load_file(tmp_path / "weights.safetensors")
+    held = int(split.pop("held"))
+    model = shard_model.make_model()
+    start = {name: each.clone() for name, each in model.named_parameters()}
+    shard_model.train(model, shard_model.IMAGES, shard_model.LABELS)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(split[name], weight.detach(), rtol=1e-4, atol=1e-6)
+    assert any((split[name] - weight).abs().max() > 1e-3 for name, weight in start.items()), "nothing was learnt"
+    assert held < 0.6 * sum(weight.numel() for weight in start.values())
+
+
+def test_fsdp_on_the_cpu_is_refused_in_one_line(images: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(write_config(tmp_path, images, "classifier").read_text())
+    config["trainer"] |= {"devices": 2, "strategy": "fsdp"}
+    with pytest.raises(ConfigError, match=r"fsdp.*requires a GPU"):
+        training.fit(config)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_last_goes_on_where_the_training_of_its_folder_stopped(images: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(write_config(tmp_path, images, "classifier").read_text())
+    config |= {"output": str(tmp_path / "model"), "ckpt_path": "last"}
+    config["trainer"]["max_epochs"] = 1
+    first = training.fit(config)
+    assert (tmp_path / "model" / "checkpoints" / "last.ckpt").is_file()
+    config["trainer"]["max_epochs"] = 2
+    second = training.fit(config)
+    assert second.trainer.global_step == 2 * first.trainer.global_step
+    assert [entry["epoch"] for entry in json.loads((tmp_path / "model" / "history.json").read_text())] == [0, 1]
+    with pytest.raises(ConfigError, match="name it by --out"):
+        training.fit(config | {"output": None})
 
 
 @pytest.mark.parametrize(

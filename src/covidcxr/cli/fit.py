@@ -37,7 +37,7 @@ _COMMON = {
     "--trainer.devices": "how many devices, or which",
     "--trainer.precision": "32-true, bf16-mixed or 16-mixed",
     "--seed_everything": "seed of everything random (0)",
-    "--ckpt_path": "a checkpoint to resume from, or to score",
+    "--ckpt_path": "a checkpoint to resume from, or to score; last = this training's own in --out, if it was begun",
 }
 """The settings that people change."""
 _CHOSEN = "COVIDCXR_OUTPUT"
@@ -92,29 +92,36 @@ def train(words: Sequence[str]) -> int:
         words: The verb and its flags.
 
     Returns:
-        The exit code, 0.
+        The exit code, 0; 2 where another process has ended, and the one that started this one says so.
 
     Raises:
-        CovidCXRError: If a setting is wrong.
+        CovidCXRError: If a setting is wrong, or another process of the training has ended.
     """
     from covidcxr import training
+    from covidcxr.errors import ProcessLostError
     from covidcxr.training.parser import Verb, parse_words
     from covidcxr.training.recipe import allow_registered_only
     from covidcxr.utils.console import print_line
 
+    parent = os.getppid()
     verb: Verb = next(name for name in get_args(Verb) if name == words[0])
     flags = ["--help" if word == "--help-all" else _as_key(word) for word in words[1:]]
     if SAFE in flags:
         allow_registered_only()
         flags = [*(flag for flag in flags if flag != SAFE), *READ_SAFELY]
     config = parse_words(flags, verb)
-    if config["output"] is None:
+    if config["output"] is None and config["ckpt_path"] != "last":
         config["output"] = _default_output(verb)
-    if verb == "fit":
-        training.fit(config, record=True)
-        print_line(f"Model: {config['output']}")
-    else:
+    if verb != "fit":
         (training.validate if verb == "validate" else training.test)(config, record=True)
+        return 0
+    try:
+        training.fit(config, record=True)
+    except ProcessLostError:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and os.getppid() == parent:
+            return 2  # who started this process says it
+        raise
+    print_line(f"Model: {config['output']}")
     return 0
 
 

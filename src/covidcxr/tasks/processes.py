@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,9 +19,44 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
-__all__ = ["Handover", "Places", "gather_rows", "share_losses"]
+from covidcxr.errors import ProcessLostError
+
+__all__ = ["Handover", "Places", "explain_lost", "gather_rows", "share_losses"]
+
+_LOST = re.compile(
+    "connection (was |was likely )?(closed|reset|refused)|broken pipe|got 0 bytes|timed out waiting"
+    "|remote process exited|communicator was aborted|operation timeout",
+    re.IGNORECASE,
+)
+"""What gloo, NCCL and torch's store say, beside much else, when a process is no longer there."""
 
 Placed = tuple[int, dict[str, Any]]
+
+
+@contextmanager
+def explain_lost(trainer: Trainer) -> Iterator[None]:
+    """Say in one message that another process of a training has ended, whatever the library of connections says.
+
+    Args:
+        trainer: Runs the training.
+
+    Yields:
+        While it runs.
+
+    Raises:
+        ProcessLostError: If another process is no longer there.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not _LOST.search(str(error)):
+            raise
+        raise ProcessLostError(
+            f"Another of the {trainer.world_size} processes of this training has ended or does not answer, so this one "
+            f"({trainer.global_rank}) ends too. If it said why, that stands above; a process that was killed says "
+            f"nothing: look whether the memory was full. Given again, a command with --ckpt_path last goes on after "
+            f"the last finished epoch."
+        ) from error
 
 
 class Places:

@@ -98,7 +98,12 @@ def make_parser(verb: Verb = "fit") -> LightningArgumentParser:
         help="fit: normalise by the mean and standard deviation of the training images, in place of preprocess.mean "
         "and preprocess.std",
     )
-    parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to resume from, or to score")
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=None,
+        help="checkpoint to resume from, or to score; fit: last = its own, in checkpoints of the output",
+    )
     parser.add_argument("--weights_only", type=bool | None, default=None, help="load a checkpoint without pickled code")
     parser.add_argument("--verbose", type=bool, default=False, help="validate, test: print Lightning's own table too")
     return parser

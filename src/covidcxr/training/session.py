@@ -26,6 +26,7 @@ from covidcxr.evaluation.predictions.table import print_scores, score_sources, w
 from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, temperature_signs
 from covidcxr.models import NetworkModel, load_model
 from covidcxr.tasks import Task
+from covidcxr.tasks.processes import explain_lost
 from covidcxr.tasks.rows import add_traits
 from covidcxr.training.history import ConfigRecord, History
 from covidcxr.training.parser import make_parser, own_errors, read_settings, to_plain
@@ -127,7 +128,8 @@ def fit(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record
     """Train a model, and save the best one, calibrated, into the folder `output` of the config.
 
     Args:
-        config: See `build`. `ckpt_path` names a checkpoint to resume from.
+        config: See `build`. `ckpt_path` names a checkpoint to resume from; "last" keeps checkpoints in the folder
+            `checkpoints` of `output`, and resumes from the last of them if there is one.
         callbacks: Callbacks of the Trainer, beside those of the config.
         record: Write `config.yaml` into the log folder.
 
@@ -136,6 +138,7 @@ def fit(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record
 
     Raises:
         CovidCXRError: If a setting is wrong.
+        ProcessLostError: If another process of the training has ended.
     """
     with _quiet_lightning():
         session = build(config, callbacks=callbacks, record=record)
@@ -143,18 +146,19 @@ def fit(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), record
             session.output.mkdir(parents=True, exist_ok=True)
         if session.settings.compute_mean_std:
             _normalize(session)
-        session.trainer.fit(session.task, session.data, **_checkpoint(session.settings))
-        if session.output is not None:
-            save_best(
-                session.trainer,
-                session.task,
-                session.data,
-                session.history,
-                session.output,
-                session.settings.coverage,
-                session.settings.coverage_by,
-            )
-        session.trainer.strategy.barrier("saved")  # whatever follows finds the files, in every process
+        with explain_lost(session.trainer):
+            session.trainer.fit(session.task, session.data, **_resume(session))
+            if session.output is not None:
+                save_best(
+                    session.trainer,
+                    session.task,
+                    session.data,
+                    session.history,
+                    session.output,
+                    session.settings.coverage,
+                    session.settings.coverage_by,
+                )
+            session.trainer.strategy.barrier("saved")  # whatever follows finds the files, in every process
     return session
 
 
@@ -244,6 +248,21 @@ def _seed(seed: bool | int) -> None:
 def _checkpoint(settings: Namespace) -> dict[str, Any]:
     # Lightning's own default unpickles a file on the disk, which runs what it holds.
     return {"ckpt_path": settings.ckpt_path, "weights_only": settings.weights_only is not False}
+
+
+def _resume(session: Session) -> dict[str, Any]:
+    """Return where the training goes on: "last" is its own last checkpoint, if there is one."""
+    keepers = [each for each in session.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    chosen = _checkpoint(session.settings)
+    if session.settings.ckpt_path != "last" or not any(each.filename == "last" for each in keepers):
+        return chosen  # keepers that the config names are Lightning's to search
+    if session.output is None:
+        raise ConfigError("ckpt_path=last goes on with the training of a folder: name it by --out.")
+    folder = session.output / "checkpoints"
+    for keeper in keepers:
+        keeper.dirpath = str(folder.absolute())
+    last = folder / "last.ckpt"
+    return chosen | {"ckpt_path": str(last) if last.is_file() else None}
 
 
 def _make_trainer(settings: dict[str, Any], more: Sequence[Callback], monitor: str) -> Trainer:
