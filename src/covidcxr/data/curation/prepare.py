@@ -143,9 +143,8 @@ def prepare_dataset(
 ) -> PrepareReport:
     """Write a compact copy of a data set: its images and masks at one size, as 8-bit PNG, and their records.
 
-    The same images and masks go, one after the other and not compressed, into one file, `pixels.bin`, which is mapped
-    into memory where samples of the copy's own size are read: nothing is decoded, and all processes share it. It may be
-    removed, then the PNG files are read.
+    They also go into one file, `pixels.bin`, not compressed, which is mapped into memory where samples of the copy's own
+    size are read: nothing is decoded, and all processes share it. Where it was removed, the PNG files are read.
 
     Give the copy's folder as `root` to the same data module, with the same settings, and it has the same records; at
     the same `image_size` its samples are the same to the bit. Images that `views` leaves out are not copied; labels are
@@ -177,27 +176,18 @@ def prepare_dataset(
     _check_place(collection, target)
     records = list(collection.kept_records())
     _check_records(collection, records)
-    plan = _plan(collection, geometry)
-    copy = partial(
-        _copy,
-        collection=collection,
-        target=target,
-        geometry=geometry,
-        names=file_names([record.image_id for record in records]),
-        refit=memory_map,
-    )
-    masks = sorted({name for record in records for name in (*record.mask_paths, *record.empty_masks)})
+    plan, names = _plan(collection, geometry), file_names([record.image_id for record in records])
+    copy = partial(_copy, collection=collection, target=target, geometry=geometry, names=names, refit=memory_map)
     with _disk_explained(target):
         _refuse_other_files(target)  # before anything is written there
         with lock_folder(target), single_threaded():
             _claim(target, plan)
-            with store_images(target, masks) if memory_map else nullcontext() as store:
+            masks = _all_masks(records) if memory_map else None
+            with nullcontext() if masks is None else store_images(target, masks) as store:
                 copying = map_threads(copy, records, threads=num_workers, progress=progress)
                 copies = [_stored(copied, store) for copied in copying]
                 report = _report(collection, target, copies)
-            if not memory_map:
-                StoredImages.remove(target)
-            plan["stored_masks"] = masks if memory_map else None
+            plan["stored_masks"] = masks
             _finish(collection, report, plan, [each.record for each in copies if each.error is None])
     return report
 
@@ -262,6 +252,10 @@ def _claim(target: Path, plan: dict[str, Any]) -> None:
     remove_drafts(target)
 
 
+def _all_masks(records: Iterable[Record]) -> list[str]:
+    return sorted({name for record in records for name in (*record.mask_paths, *record.empty_masks)})
+
+
 def _stored(copied: _Copied, store: Callable[[FittedImage], None] | None) -> _Copied:
     """Add an image to the file of all, and let go of its pixels."""
     if store is not None and copied.fitted is not None:
@@ -322,6 +316,8 @@ def _report(collection: Collection, target: Path, copies: Sequence[_Copied]) -> 
 
 def _finish(collection: Collection, report: PrepareReport, plan: dict[str, Any], records: Sequence[Record]) -> None:
     (report.out / _FAILED).unlink(missing_ok=True)
+    if plan["stored_masks"] is None:
+        StoredImages.remove(report.out)
     if report.failed:
         _write(report.out / _FAILED, "".join(f"{to_json(failure)}\n" for failure in report.failed).encode())
     lines = "".join(f"{to_json(record)}\n" for record in records)
