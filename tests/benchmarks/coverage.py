@@ -46,7 +46,7 @@ from covidcxr.evaluation.predictions.predictions import PredictionTable
 PATIENTS = (10, 30, 100)
 SIZES = ("equal", "unequal", "pareto")
 RESAMPLES = 300
-BATCH = 50
+BATCH = 10
 """Simulations with the same patients: they share their resamples."""
 
 START, END = "<!-- coverage: begin -->", "<!-- coverage: end -->"
@@ -77,6 +77,10 @@ class Study:
         return math.sqrt(alike) * own + math.sqrt(1 - alike) * self.rng.normal(
             size=(self.simulations, len(self.patient))
         )
+
+    def labels(self) -> np.ndarray:
+        """Draw the label of each patient, 0 or 1 alike often; return those of the images."""
+        return (self.rng.random(self.patient.max() + 1) < 0.5)[self.patient].astype(int)
 
     def means(self, values: np.ndarray, share: bool) -> list[Estimate]:
         """Estimate the mean of each simulation, all on the same resamples."""
@@ -271,10 +275,10 @@ def classifiers(study: Study) -> Iterator[Result]:
 
 def calibration(study: Study) -> Iterator[Result]:
     """Yield what stands beside the calibration error, and predictive values at a prevalence of 5 %."""
-    labels = study.patient % 2
     for sharper, intercept in ((1.0, 0.0), (2.0, 0.0)):
         kind = "calibrated" if sharper == 1 else "overconfident"
         for latent in study.latent()[::2]:
+            labels = study.labels()
             second = draw_classes(latent, labels, sharper)
             rows = [
                 {"image_id": f"{n:05d}", "patient_id": f"{p:05d}", "label": "ab"[label], "probability_b": q}
@@ -286,7 +290,9 @@ def calibration(study: Study) -> Iterator[Result]:
             assert found.skill is not None
             yield f"calibration slope, {kind} model", found.slope, 1 / sharper
             yield f"calibration intercept, {kind} model", found.intercept, intercept
-            yield f"Brier skill, {kind} model", found.skill, 1 - truths_of(kind)["brier"] / 0.25
+            share = labels.mean()  # which the skill takes as given
+            if 0 < share < 1:
+                yield f"Brier skill, {kind} model", found.skill, 1 - truths_of(kind)["brier"] / (share * (1 - share))
             if kind == "calibrated":
                 hit = 1 - NormalDist().cdf(-1)
                 values = score_at(rows, "b", 0.5, 0.05, resamples=RESAMPLES, seed=study.seed)
@@ -297,7 +303,7 @@ def calibration(study: Study) -> Iterator[Result]:
 def decisions(study: Study) -> Iterator[Result]:
     """Yield net benefits, at the prevalence of the images and at one of 10 %, and what they are above treating all."""
     for latent in study.latent()[::2]:
-        labels = (study.rng.random(study.patient.max() + 1) < 0.5)[study.patient].astype(int)
+        labels = study.labels()
         rows = PredictionTable.read(
             [
                 {"patient_id": p, "label": "ab"[label], "probability_b": q}
@@ -400,6 +406,13 @@ def table(names: list[str], simulations: int | None, patients: list[int], sizes:
             yield f"| {number} | {' | '.join(cell(*column[number]) for column in columns)} | {drawn} |"
 
 
+def merged(old: list[str], new: list[str]) -> list[str]:
+    """Return the lines of a table with those rows in the place of old ones that simulate the same number."""
+    rows = {line.split("|")[1].strip(): line for line in old[2:]}
+    rows |= {line.split("|")[1].strip(): line for line in new[2:]}
+    return [*new[:2], *rows.values()]
+
+
 def main() -> None:
     """Print the table, or write it into a page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -407,7 +420,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(STUDIES))
     parser.add_argument("--patients", default=",".join(map(str, PATIENTS)))
     parser.add_argument("--sizes", default=",".join(SIZES))
-    parser.add_argument("--write", type=Path, help="a page with the two comments between which the table stands")
+    parser.add_argument("--write", type=Path, help="a page with the table between two comments: its rows are made new")
     settings = parser.parse_args()
     start, lines = time.process_time(), []
     patients = [int(count) for count in settings.patients.split(",")]
@@ -417,7 +430,8 @@ def main() -> None:
     print(f"{time.process_time() - start:.0f} s of one core")
     if settings.write:
         page = settings.write.read_text(encoding="utf-8")
-        inside = "\n".join((START, "", *lines, "", END))
+        old = page[page.index(START) + len(START) : page.index(END)].split("\n\n")[1].splitlines()
+        inside = "\n".join((START, "", *merged(old, lines), "", END))
         page = re.sub(f"{START}.*{END}", lambda match: inside, page, flags=re.DOTALL)
         settings.write.write_text(page, encoding="utf-8")
 

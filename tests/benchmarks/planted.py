@@ -94,7 +94,7 @@ class Pool:
         for number in range(first, first + count):
             drawn = draw_phantom(number, size=(size, size))
             image = np.round(drawn.image * 255).astype(np.uint8).astype(np.float32) / 255
-            lungs = reading._widen(np.asarray(drawn.lung, bool))
+            lungs = np.asarray(drawn.lung, bool)
             self.features[""].append(read(image, lungs))
             for kind, change in pictures.items():
                 planted = plant(image, change, np.random.default_rng([number, 1]))

@@ -217,6 +217,29 @@ class TestTextureAndMarks:
         assert marked[4] == plain[4] + 1  # spots in the strip at the top
         assert (np.abs(marked - plain)[6:12] < 0.01).all()  # the strip at the bottom
 
+    def test_letters_at_the_edge_are_not_covered_by_the_widened_lungs(self):
+        """Most are seen, and an opacity is not: the same chests with and without one."""
+        sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+        import planted
+
+        rows = {}
+        for number in range(30):
+            drawn, ill = (draw_phantom(number, label=label, size=(128, 128)) for label in ("normal", "covid19"))
+            images = {"clean": (drawn.image, drawn.lung), "opacity": (ill.image, ill.lung & ~ill.infection)}
+            for place in ("top", "edge"):
+                lettered = planted.letter(drawn.image, np.random.default_rng(number), place)
+                images[place] = np.asarray(lettered, np.float32), drawn.lung
+            for name, (image, lungs) in images.items():
+                rows.setdefault(name, []).append(planted.read(image, lungs)["marks"])
+        labels, patients = np.repeat([0, 1], 30), np.arange(60)
+        found = {
+            name: strongest_features(np.array(rows["clean"] + rows[name]), labels, patients, ("a", "b"))["b"]
+            for name in ("top", "edge", "opacity")
+        }
+        assert min(found["top"].auroc, found["edge"].auroc) > 0.75
+        assert max(found["top"].p_value, found["edge"].p_value) < 0.01
+        assert found["opacity"].auroc < 0.6
+
     def test_a_picture_smaller_than_the_tiles(self):
         for shape in ((5, 7), (24, 200), (3, 3)):
             image, lungs = np.zeros(shape, np.float32), np.zeros(shape, bool)

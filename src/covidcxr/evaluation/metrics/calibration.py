@@ -89,7 +89,7 @@ def error_intervals(
         ends: dict[str, Any] = {"low": math.nan, "high": math.nan, "note": ONE_PATIENT.note}
         numbers = {"measured": value, "debiased": math.nan, "calibrated": math.nan}
         return {name: Estimate(number, **counts, **ends) for name, number in numbers.items()}
-    noise = np.random.default_rng(seed).standard_normal((DRAWS, gaps.shape[1])) * _noise(gaps, gap, patient, clusters)
+    noise = _noise(gaps, gap, patient, clusters, seed)
 
     def errors(factor: float) -> np.ndarray:
         return np.asarray(np.abs(factor * gap + noise).sum(1))
@@ -119,10 +119,13 @@ def error_intervals(
     }
 
 
-def _noise(gaps: np.ndarray, gap: np.ndarray, patient: np.ndarray, clusters: Clusters) -> Float[np.ndarray, " bins"]:
-    """Return the standard error of the gap of each bin.
+def _noise(
+    gaps: np.ndarray, gap: np.ndarray, patient: np.ndarray, clusters: Clusters, seed: int
+) -> Float[np.ndarray, "draws bins"]:
+    """Draw what chance adds to the gap of each bin.
 
-    That of independent images of a calibrated model, times how much more patients differ than such images do.
+    A bin varies as patients differ in it, each left out in turn, but no less than independent images of a calibrated
+    model do; bins vary together as they do over patients. Few patients have longer tails (Student).
     """
     images, held = len(gaps), (gaps != 0).sum(0)
     held[-1] += images - held.sum()  # right, with a probability of 1
@@ -133,8 +136,17 @@ def _noise(gaps: np.ndarray, gap: np.ndarray, patient: np.ndarray, clusters: Clu
     own = np.maximum(own, np.where(held > 0, held * middle * (1 - middle), 0)) / images**2
     sizes = np.bincount(patient)
     sums = np.stack([np.bincount(patient, column) for column in gaps.T], axis=1)
-    seen = clusters.correction * ((sums - sizes[:, None] * gap) ** 2).sum() / images**2
-    return np.asarray(np.sqrt(own * max(1.0, seen / own.sum())) if own.sum() else own)
+    moves = (sums - sizes[:, None] * gap) / (images - sizes)[:, None]
+    products = moves.T @ moves
+    seen = np.diag(products).copy()
+    scale = np.sqrt(np.outer(seen, seen))
+    alike = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    np.fill_diagonal(alike, 1.0)
+    spreads, axes = np.linalg.eigh(alike)
+    rng = np.random.default_rng(seed)
+    drawn = rng.standard_normal((DRAWS, len(own))) @ (axes * np.sqrt(spreads.clip(0))).T
+    drawn *= np.sqrt(clusters.freedom / rng.chisquare(clusters.freedom, (DRAWS, 1)))
+    return np.asarray(drawn * np.sqrt(np.maximum(own, seen)))
 
 
 LEAST_OF_A_SLOPE = 20

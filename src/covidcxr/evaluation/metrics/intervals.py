@@ -282,7 +282,9 @@ def two_part_interval(
     means = {part: float(values[failed == part].mean()) if (failed == part).any() else worst for part in (True, False)}
     if not (~failed).any():
         means[False] = float(values.max())
-    below, above = 0.0, 0.0
+    gap = means[False] - means[True]
+    ends = sorted((gap * (share - shares.high), gap * (share - shares.low)))
+    reaches, moves = [(-ends[0], ends[1])], [-gap * (failed - share)]
     for part, weight in ((True, share), (False, 1 - share)):
         if not weight:
             continue
@@ -290,13 +292,22 @@ def two_part_interval(
         found = mean_interval(inside, patient[failed == part], confidence)
         if math.isnan(found.low):  # one patient's: anything between the worst and the best
             found = Interval(min(worst, float(inside.min())), float(values.max()))
-        below = math.hypot(below, weight * (means[part] - found.low))
-        above = math.hypot(above, weight * (found.high - means[part]))
-    gap = means[False] - means[True]
-    lower, higher = gap * (shares.high - share), gap * (share - shares.low)
-    lower, higher = (lower, higher) if gap >= 0 else (-higher, -lower)
+        reaches.append((weight * (means[part] - found.low), weight * (found.high - means[part])))
+        moves.append((failed == part) * (values - means[part]))
+    lower, higher = np.array(reaches).T
+    alike = _correlations(np.stack([np.bincount(patient, move) for move in moves]))
     value = float(values.mean())
-    return Interval(value - math.hypot(below, lower), value + math.hypot(above, higher))
+    return Interval(value - math.sqrt(lower @ alike @ lower), value + math.sqrt(higher @ alike @ higher))
+
+
+def _correlations(moves: Float[np.ndarray, "parts patients"]) -> Float[np.ndarray, "parts parts"]:
+    """Return how far parts of a mean move together over patients; never below 0, which would narrow an interval."""
+    products = moves @ moves.T
+    sizes = np.sqrt(np.diag(products))
+    scale = np.outer(sizes, sizes)
+    alike = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0).clip(0, 1)
+    np.fill_diagonal(alike, 1.0)
+    return alike
 
 
 def quantile_interval(

@@ -278,21 +278,29 @@ def mark_tiles(image: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "r
     return np.stack([*most, counts, _shrink(spots.astype(np.float32), THUMBNAIL)], axis=-1)
 
 
-def mark_features(tiles: Float[np.ndarray, "rows columns 4"], lungs: Bool[np.ndarray, "height width"]) -> list[float]:
+def mark_features(
+    tiles: Float[np.ndarray, "rows columns 4"],
+    lungs: Bool[np.ndarray, "height width"],
+    near: Bool[np.ndarray, "height width"] | None = None,
+) -> list[float]:
     """Return how far letters, arrows and wires stand out, wherever they are at an edge.
 
     Args:
         tiles: From `mark_tiles`.
-        lungs: What does not count, already widened.
+        lungs: What does not count in the strips at the edges, hardly widened: much widened they would cover most of
+            these strips, and the letters there.
+        near: What does not count elsewhere, widened; None = the same.
 
     Returns:
         For the strips at top, bottom, left and right, each an eighth of a side wide, and for the rest outside the
         lungs: maximum and mean over the tiles, of bright and of dark details, and the number and size of bright spots.
     """
-    outside = _shrink(lungs.astype(np.float32), THUMBNAIL) <= 0.02
+    strips, rest = (
+        _shrink(mask.astype(np.float32), THUMBNAIL) <= 0.02 for mask in (lungs, lungs if near is None else near)
+    )
     features: list[float] = []
     edges = (np.s_[:_RIM], np.s_[-_RIM:], np.s_[:, :_RIM], np.s_[:, -_RIM:], np.s_[_RIM:-_RIM, _RIM:-_RIM])
-    for edge in edges:
+    for edge, outside in zip(edges, [strips] * 4 + [rest], strict=True):
         kept = tiles[edge][outside[edge]]
         kept = kept if len(kept) else np.zeros((1, tiles.shape[-1]))
         features += [*kept[:, :2].max(0).tolist(), *kept[:, :2].mean(0).tolist(), *kept[:, 2:].sum(0).tolist()]

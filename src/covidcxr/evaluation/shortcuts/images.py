@@ -56,6 +56,10 @@ DILATION = 0.08
 """By how much lungs are widened before they are removed, as a fraction of the longer side: with half of it, probes
 could still recognise opacities at the rim of the lungs of drawn images."""
 
+DILATION_AT_EDGES = 0.02
+"""By how much for small details in the strips at the edges, where letters are and opacities hardly ever: widened by
+0.08, lungs cover nine of ten letters in the top strip of drawn images."""
+
 _WITHOUT_LUNGS = ("marks", "texture", "background")
 _PIXELS = ("border", "corners", *_WITHOUT_LUNGS, "grey", "thumbnail")
 _THREADS = 4
@@ -306,25 +310,26 @@ def _read_backgrounds(
             images.without_lungs += 1
             continue
         images.quality[number]["lungs_at_border"] = clipped_share(lungs)
-        for table, values in zip(tables, _without_lungs(opened, _widen(lungs)), strict=True):
+        for table, values in zip(tables, _without_lungs(opened, lungs), strict=True):
             table[number] = np.array(values)
 
 
 def _without_lungs(opened: _OpenedImage, lungs: Bool[np.ndarray, "height width"]) -> tuple[list[float], ...]:
     """Return the features of each of `_WITHOUT_LUNGS`."""
+    widened = _widen(lungs, DILATION)
     return (
-        mark_features(opened.marks, lungs),
-        texture_features(opened.texture, lungs),
-        background_features(opened.small, lungs),
+        mark_features(opened.marks, _widen(lungs, DILATION_AT_EDGES), widened),
+        texture_features(opened.texture, widened),
+        background_features(opened.small, widened),
     )
 
 
-def _widen(lungs: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+def _widen(lungs: Bool[np.ndarray, "height width"], dilation: float) -> Bool[np.ndarray, "height width"]:
     """Return each lung's convex hull, widened: it removes dense opacity too, which segmenters leave out."""
     whole = np.zeros(lungs.shape, np.uint8)
     for outline in cv2.findContours(lungs.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
         cv2.fillConvexPoly(whole, cv2.convexHull(outline), 1)
-    side = 2 * round(DILATION * max(lungs.shape)) + 1
+    side = 2 * round(dilation * max(lungs.shape)) + 1
     return np.asarray(cv2.dilate(whole, np.ones((side, side), np.uint8))) > 0
 
 
