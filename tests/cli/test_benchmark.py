@@ -27,7 +27,8 @@ def test_every_competitor_answers_the_same_images(monkeypatch: pytest.MonkeyPatc
     answering = results["answering"]
     assert sorted(answering) == ["mini without its classifier", "mini without its view check", "mini, whole"]
     assert all(seen[name] == ["0.jpg", "0.jpg", "1.jpg"] for name in answering)
-    assert all(seen[name][3:] == ["0.png", "0.png", "1.png"] for name in results["reading"]["png"])
+    assert all(seen[name][3:6] == ["0.png", "0.png", "1.png"] for name in results["reading"]["png"])
+    assert all(seen[name][-3:] == ["0.dcm", "0.dcm", "1.dcm"] for name in results["reading"]["dcm"])
     for rows in (answering, *results["reading"].values()):
         first = next(iter(rows.values()))
         assert first["ratio"] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from images import compress, encode, make_dicom, to_bytes
@@ -350,3 +351,42 @@ def test_one_pixel() -> None:
     for shape in ((1, 1), (1, 7), (7, 1)):
         pixels = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
         assert read_image(to_bytes(make_dicom(pixels, bits=12))).shape == shape
+
+
+WINDOWS: dict[str, dict[str, object]] = {
+    "none": {},
+    "linear": {"WindowCenter": 900, "WindowWidth": 1500, "RescaleSlope": "0.7", "RescaleIntercept": "-30"},
+    "sigmoid": {"WindowCenter": 900, "WindowWidth": 1500, "VOILUTFunction": "SIGMOID"},
+    "table": {"VOILUTSequence": lut(words(LINE * 4), 14, count=4096)},
+    "modality table": {"ModalityLUTSequence": lut(words(LINE[::-1] * 3), 16, count=4096)},
+}
+
+
+@pytest.mark.parametrize("opencv", ["5", "4"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_looking_values_up_is_computing_each_pixel(
+    window: str, photometric: str, opencv: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, of large images, where one is much faster than the other."""
+
+    def refuse(*_: object) -> None:
+        raise cv2.error("no table of 16 bits")
+
+    if opencv == "4":
+        monkeypatch.setattr(cv2, "LUT", refuse)
+    rng = np.random.default_rng(0)
+    for kind, bits in (("u1", 8), ("u1", 6), ("<u2", 16), ("<u2", 12), ("<i2", 12), ("<i2", 16), (">u2", 12)):
+        info = np.iinfo(kind)
+        for padding in ({}, {"PixelPaddingValue": 7, "PixelPaddingRangeLimit": 30}):
+            values = rng.integers(info.min, info.max, (40, 64), endpoint=True).astype(kind)  # in the unused bits, too
+            dataset = make_dicom(values, bits=bits, photometric=photometric, **WINDOWS[window], **padding)
+            syntax = uid.ExplicitVRBigEndian if kind[0] == ">" else uid.ImplicitVRLittleEndian
+            dataset.file_meta.TransferSyntaxUID = syntax
+            content = to_bytes(dataset)
+            images = []
+            for many in (1, 10**9):
+                monkeypatch.setattr("covidcxr.io.dicom._MANY", many)
+                images.append(read_image(content))
+            np.testing.assert_array_equal(*images, err_msg=f"{kind} {bits} {padding}")
+            assert bits <= 8 or len(np.unique(images[0])) > 20

@@ -123,9 +123,9 @@ def measure(
     cv2.setNumThreads(torch.get_num_threads())
     results: dict[str, Any] = {"machine": _machine() | {"images": images, "size": size}}
     with tempfile.TemporaryDirectory() as folder:
-        files = {kind: _draw(Path(folder), kind, images, size) for kind in ("jpg", "png")}
+        files = {kind: _draw(Path(folder), kind, images, size) for kind in ("jpg", "png", "dcm")}
         say("reading")
-        results["reading"] = {kind: _compare(_readers(), paths) for kind, paths in files.items()}
+        results["reading"] = {kind: _compare(_readers(kind, paths), paths) for kind, paths in files.items()}
         say("answering")
         pipeline = Pipeline.from_pretrained(model)
         results["answering"] = _compare(dict(_answerers(model, pipeline, onnx, peers)), files["jpg"])
@@ -143,12 +143,35 @@ def _draw(folder: Path, kind: str, images: int, size: int) -> list[Path]:
     paths = [folder / f"{number}.{kind}" for number in range(images)]
     for number, path in enumerate(paths):
         image = draw_phantom(number, label=_LABELS[number % 3], size=(size, size)).image  # type: ignore[arg-type]
-        Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(path, quality=90)
+        if kind == "dcm":
+            _write_dicom(path, np.rint(image * 4095).astype(np.uint16))
+        else:
+            Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(path, quality=90)
     return paths
 
 
-def _readers() -> Mapping[str, Work]:
-    """Return ways to a sample of 256 x 256; the first checks nothing: no cut file, no orientation, no aspect ratio."""
+def _write_dicom(path: Path, values: Any) -> None:
+    """Write a radiograph as machines do: 12 bits in 16, not compressed, inverted, with a window."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+    file = Dataset()
+    file.file_meta = FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.SOPClassUID, file.SOPInstanceUID = DigitalXRayImageStorageForPresentation, generate_uid()
+    file.Rows, file.Columns, file.SamplesPerPixel = values.shape[0], values.shape[1], 1
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
+    file.PhotometricInterpretation, file.RescaleSlope, file.RescaleIntercept = "MONOCHROME1", 1, 0
+    file.WindowCenter, file.WindowWidth = 2048, 3600
+    file.PixelData = (4095 - values).tobytes()
+    file.save_as(path, enforce_file_format=True)
+
+
+def _readers(kind: str, paths: Sequence[Path]) -> Mapping[str, Work]:
+    """Return ways to a sample of 256 x 256; the first checks nothing: no cut file, no orientation, no aspect ratio.
+
+    Of DICOM it gives the stored values, neither windowed nor inverted.
+    """
     import cv2
     import numpy as np
     import torch
@@ -161,10 +184,22 @@ def _readers() -> Mapping[str, Work]:
         small = np.asarray(cv2.resize(image, (_SAMPLE, _SAMPLE), interpolation=cv2.INTER_AREA))
         return torch.from_numpy(small).float()[None] / 255
 
-    def sample(path: Path) -> object:
-        return CXRDataset([Record(path)], classes=("normal",), image_size=(_SAMPLE, _SAMPLE))[0]
+    def bare_dicom(path: Path) -> object:
+        from pydicom import dcmread
 
-    return {"bare cv2: decode and resize": bare, "a sample of CXRDataset": sample, "read_image, whole size": read_image}
+        small = cv2.resize(dcmread(path).pixel_array, (_SAMPLE, _SAMPLE), interpolation=cv2.INTER_AREA)
+        return torch.from_numpy(np.asarray(small, np.float32))[None] / 4095
+
+    samples = CXRDataset([Record(path) for path in paths], classes=("normal",), image_size=(_SAMPLE, _SAMPLE))
+    places = {path: place for place, path in enumerate(paths)}
+
+    def sample(path: Path) -> object:
+        return samples[places[path]]
+
+    first: dict[str, Work] = {"bare cv2: decode and resize": bare}
+    if kind == "dcm":
+        first = {"bare pydicom, and cv2 to resize": bare_dicom}
+    return first | {"a sample of CXRDataset": sample, "read_image, whole size": read_image}
 
 
 def _answerers(model: str, pipeline: Pipeline, onnx: str | None, peers: bool) -> Iterator[tuple[str, Work]]:

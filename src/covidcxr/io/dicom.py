@@ -8,20 +8,24 @@ from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from covidcxr.errors import ImageReadError
 from covidcxr.io.codestream import caught_stderr, ends_grey, jpeg2000_stream, jpeg_is_cut, read_stream_header
-from covidcxr.io.dicom_lookup import apply_palette, to_grey
+from covidcxr.io.dicom_lookup import apply_palette, has_window, to_grey
 
 if TYPE_CHECKING:
     import pydicom
     from pydicom import uid
 
+_MANY = 100_000
+"""Pixels from which on a table of all values is faster than computing each pixel."""
+
 __all__ = ["dicom_array", "dicom_size", "is_dicom", "read_dicom"]
 
 File: TypeAlias = BufferedReader | BytesIO
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
+Grey: TypeAlias = Float[np.ndarray, "height width"]
 
 
 def is_dicom(head: bytes) -> bool:
@@ -102,7 +106,7 @@ def dicom_array(dataset: pydicom.Dataset, name: str) -> Numbers:
     Raises:
         ImageReadError: If it has no pixels, colours of a rare kind, or values that make no picture.
     """
-    pixels, photometric = _stored_pixels(dataset, name)
+    pixels, photometric, unused = _stored_pixels(dataset, name)
     if photometric == "PALETTE COLOR":
         return apply_palette(dataset, pixels, name)
     if photometric == "RGB":
@@ -110,19 +114,46 @@ def dicom_array(dataset: pydicom.Dataset, name: str) -> Numbers:
         return pixels if white == 255 else cast(Numbers, np.divide(pixels, white, dtype=np.float32))
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or pixels.ndim != 2:
         raise ImageReadError(f"{name} has the colours {photometric!r}. Save it as MONOCHROME2 or RGB.")
-    padding = _padding(dataset, pixels)
+    inverted = photometric == "MONOCHROME1"
+    if pixels.dtype.kind in "iu" and pixels.itemsize <= 2 and pixels.size >= _MANY:
+        return _looked_up(dataset, pixels, unused, inverted, name)
+    return _as_seen(dataset, pixels << unused >> unused if unused else pixels, inverted, name)
+
+
+def _looked_up(dataset: pydicom.Dataset, pixels: Numbers, unused: int, inverted: bool, name: str) -> Grey:
+    """Compute the grey of each value of 8 or 16 bits once, and look all pixels up."""
+    import cv2
+
+    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+    places = pixels.view(f"u{pixels.itemsize}")
+    table = np.zeros(2 ** (8 * pixels.itemsize), np.float32)
+    values = np.arange(int(pixels.min()), int(pixels.max()) + 1).astype(pixels.dtype)
+    if not has_window(dataset):  # then the grey of a value depends on which others there are
+        counts = cv2.calcHist([places], [0], None, [len(table)], [0, len(table)]).ravel()
+        values = values[counts[values.view(places.dtype)] > 0]
+    table[values.view(places.dtype)] = _as_seen(dataset, values << unused >> unused, inverted, name)
+    try:
+        return cast(Grey, cv2.LUT(places, table))
+    except cv2.error:  # OpenCV 4 looks up 8 bits only
+        return cast(Grey, table[places])
+
+
+def _as_seen(
+    dataset: pydicom.Dataset, values: Shaped[np.ndarray, "*shape"], inverted: bool, name: str
+) -> Float[np.ndarray, "*shape"]:
+    padding = _is_padding(dataset, values)
     with np.errstate(all="ignore"):  # the next check sees it
-        grey = to_grey(dataset, pixels, ~padding, name)
+        grey = to_grey(dataset, values, ~padding, name)
     if not np.isfinite(grey).all():
         raise ImageReadError(f"{name} holds NaN or infinite values, or an impossible window. Export it again.")
-    if photometric == "MONOCHROME1":
+    if inverted:
         grey = 1 - grey
     grey[padding] = 0
     return grey
 
 
-def _stored_pixels(dataset: pydicom.Dataset, name: str) -> tuple[Numbers, str]:
-    """Decode the stored pixels; return them with their photometric interpretation."""
+def _stored_pixels(dataset: pydicom.Dataset, name: str) -> tuple[Numbers, str, int]:
+    """Decode the stored pixels; return them, their photometric interpretation, and how many high bits do not count."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
@@ -137,6 +168,9 @@ def _stored_pixels(dataset: pydicom.Dataset, name: str) -> tuple[Numbers, str]:
     # GDCM takes truncated JPEG for whole and hangs on some damaged JPEG 2000; Pillow does not.
     plugin = "pillow" if "pillow" in decoder.available_plugins and syntax != JPEGExtended12Bit else ""
     options: dict[str, Any] = {"bits_stored": int(dataset.BitsAllocated)} if shift else {}
+    unused = 0 if shift or syntax.is_encapsulated else _unused_high_bits(dataset)
+    if unused:  # a view of the file's bytes: who looks the values up takes these bits off in the table
+        options = {"correct_unused_bits": False, "view_only": True}
     listening: AbstractContextManager[list[str]] = caught_stderr() if code and not plugin else nullcontext([])
     with listening as messages:
         pixels, properties = decoder.as_array(dataset, index=0, decoding_plugin=plugin, **options)
@@ -147,7 +181,14 @@ def _stored_pixels(dataset: pydicom.Dataset, name: str) -> tuple[Numbers, str]:
     if shift:
         high = int(dataset.HighBit) + 1
         pixels = (pixels << (8 * pixels.itemsize - high)) >> (8 * pixels.itemsize - high + shift)
-    return pixels, str(properties["photometric_interpretation"])
+    return pixels, str(properties["photometric_interpretation"]), unused
+
+
+def _unused_high_bits(dataset: pydicom.Dataset) -> int:
+    """Number of bits above the stored ones, of grey whole numbers of 8 or 16 bits; 0 of others, left to pydicom."""
+    allocated, stored = (int(dataset.get(key) or 0) for key in ("BitsAllocated", "BitsStored"))
+    grey = str(dataset.get("PhotometricInterpretation")).startswith("MONOCHROME")
+    return allocated - stored if grey and allocated in (8, 16) and stored > 0 and "PixelData" in dataset else 0
 
 
 def _transfer_syntax(dataset: pydicom.Dataset) -> uid.UID:
@@ -206,7 +247,7 @@ def _checked_stream(dataset: pydicom.Dataset, name: str) -> tuple[pydicom.Datase
     return dataset, stream, header.bits
 
 
-def _padding(dataset: pydicom.Dataset, pixels: Numbers) -> Bool[np.ndarray, "height width"]:
+def _is_padding(dataset: pydicom.Dataset, pixels: Numbers) -> Bool[np.ndarray, "*shape"]:
     """Where nothing was exposed: filled with PixelPaddingValue, or with what lies between it and its limit."""
     first = dataset.get("PixelPaddingValue")
     if first is None:
@@ -214,5 +255,5 @@ def _padding(dataset: pydicom.Dataset, pixels: Numbers) -> Bool[np.ndarray, "hei
     last = dataset.get("PixelPaddingRangeLimit")
     # Signed images often give the value unsigned (63536 for -2000): the cast wraps it round.
     low, high = np.sort(np.array([first, first if last is None else last], np.int64).astype(pixels.dtype))
-    inside: Bool[np.ndarray, "height width"] = (pixels >= low) & (pixels <= high)
+    inside: Bool[np.ndarray, "*shape"] = (pixels >= low) & (pixels <= high)
     return inside

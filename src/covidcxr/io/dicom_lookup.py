@@ -16,18 +16,18 @@ from covidcxr.errors import ImageReadError
 if TYPE_CHECKING:
     import pydicom
 
-__all__ = ["apply_palette", "to_grey"]
+__all__ = ["apply_palette", "has_window", "to_grey"]
 
-Grey: TypeAlias = Float[np.ndarray, "height width"]
+Grey: TypeAlias = Float[np.ndarray, "*shape"]
 Numbers: TypeAlias = Shaped[np.ndarray, "..."]
 
 
-def to_grey(dataset: pydicom.Dataset, pixels: Numbers, exists: Bool[np.ndarray, "height width"], name: str) -> Grey:
+def to_grey(dataset: pydicom.Dataset, pixels: Numbers, exists: Bool[np.ndarray, "*shape"], name: str) -> Grey:
     """Apply the modality table or the rescaling, then the first VOI table or window.
 
     Args:
         dataset: Says how values become grey.
-        pixels: Stored values [height, width].
+        pixels: Stored values, of any shape.
         exists: False where a pixel is padding. Where there is neither table nor window, the smallest and the largest
             value of the others become 0 and 1.
         name: What to call the image in messages.
@@ -52,11 +52,29 @@ def to_grey(dataset: pydicom.Dataset, pixels: Numbers, exists: Bool[np.ndarray, 
     if dataset.get("VOILUTSequence"):
         table = _Table.of_sequence(dataset, "VOILUTSequence", signed, name)
         return (table.entries_of(values) / np.float32(table.white)).astype(np.float32)
-    center, width = (np.ravel(dataset.get(key) or 0)[0] for key in ("WindowCenter", "WindowWidth"))
+    center, width = _window(dataset)
     if width > 0:
-        return _windowed(values, float(center), float(width), str(dataset.get("VOILUTFunction") or "LINEAR"))
+        return _windowed(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
     low, high = (values[exists].min(), values[exists].max()) if exists.any() else (0, 1)
     return ((values - low) / max(high - low, 1e-12)).astype(np.float32).clip(0, 1)
+
+
+def has_window(dataset: pydicom.Dataset) -> bool:
+    """Tell whether the header says how bright a value is, whatever other values there are.
+
+    Args:
+        dataset: The header.
+
+    Returns:
+        True where there is a VOI table or a window.
+    """
+    return bool(dataset.get("VOILUTSequence")) or _window(dataset)[1] > 0
+
+
+def _window(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """Return centre and width of the first window; 0 where there is none."""
+    center, width = (float(np.ravel(dataset.get(key) or 0)[0]) for key in ("WindowCenter", "WindowWidth"))
+    return center, width
 
 
 def apply_palette(dataset: pydicom.Dataset, pixels: Numbers, name: str) -> Float[np.ndarray, "height width 3"]:

@@ -371,4 +371,5 @@ def _decode_picture(file: File, head: bytes, name: str, enough: tuple[int, int] 
 
 def _from_dicom(dataset: pydicom.Dataset, name: str) -> Pixels:
     _check_pixels(*dicom_size(dataset, name), name)
-    return array_to_pixels(dicom_array(dataset, name), name)
+    seen = dicom_array(dataset, name)
+    return seen if seen.ndim == 2 else array_to_pixels(seen, name)  # of one colour: new, and in [0, 1]

@@ -93,7 +93,8 @@ class ImagePyramid:
         half = self._halves[level]
         # Pillow reads 8 bits where they lie, and turns them into floats in one pass; floats it would copy twice.
         picture = Image.fromarray(half if half.dtype == np.uint8 else half.astype(np.float32, copy=False))
-        return np.asarray(picture.convert("F").resize((width, height), Image.Resampling.BILINEAR, box=whole))
+        picture = picture if picture.mode == "F" else picture.convert("F")
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=whole))
 
 
 def _halve(image: Pixels) -> Pixels:

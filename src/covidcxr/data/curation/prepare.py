@@ -143,8 +143,8 @@ def prepare_dataset(
 ) -> PrepareReport:
     """Write a compact copy of a data set: its images and masks at one size, as 8-bit PNG, and their records.
 
-    They also go into one file, `pixels.bin`, not compressed, which is mapped into memory where samples of the copy's own
-    size are read: nothing is decoded, and all processes share it. Where it was removed, the PNG files are read.
+    They also go into one file, `pixels.bin`, not compressed, which is mapped into memory where samples of the copy's
+    own size are read: nothing is decoded, and all processes share it. Where it was removed, the PNG files are read.
 
     Give the copy's folder as `root` to the same data module, with the same settings, and it has the same records; at
     the same `image_size` its samples are the same to the bit. Images that `views` leaves out are not copied; labels are
