@@ -327,6 +327,31 @@ def test_links_lead_somewhere(name: str) -> None:
     assert [path for path in snippets if not (ROOT / path).is_file()] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """What headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.+)$", read_page(page.relative_to(ROOT).as_posix()), re.M)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_to_headings_lead_to_one(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", PAGES[name].read_text(encoding="utf-8"))
+    targets = [((PAGES[name].parent / page).resolve() if page else PAGES[name], anchor) for page, anchor in links]
+    names = [(page, anchor) for page, anchor in targets if not anchor.startswith("covidcxr.")]  # mkdocs knows those
+    assert [(page.name, anchor) for page, anchor in names if anchor not in anchors(page)] == []
+
+
+def test_addresses_are_whole_and_those_of_this_repository_lead_to_a_file() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (*PAGES.values(), *(ROOT / "examples").rglob("*.ipynb"))]
+    addresses = {word for text in texts for word in re.findall(r"\]\((\w+:[^)]*)\)", text)}
+    assert len(addresses) > 20
+    assert [word for word in addresses if not re.fullmatch(r"https://[\w-]+(\.[\w-]+)+(/[^\s<>\"]*)?", word)] == []
+    ours = re.compile(r"https://(?:colab\.research\.google\.com/)?github(?:\.com)?/covidcxr/covidcxr/\w+/main/(.+)")
+    files = [match[1] for word in addresses if (match := ours.match(word))]
+    assert files
+    assert [path for path in files if not (ROOT / path.partition("#")[0]).exists()] == []
+
+
 def test_no_file_knows_the_machine_it_was_written_on() -> None:
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from covidcxr.cli import main
+from covidcxr.cli.doctor import _unfit_torchvision
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import draw_phantom, write_dataset
 from covidcxr.pipeline.folder import find_images
@@ -196,6 +197,15 @@ def test_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: Any)
     findings = json.loads(capsys.readouterr().out)
     assert any("compromised" in fault for fault in findings["faults"])
     assert any("agrees only" in fault for fault in findings["faults"])
+
+
+def test_doctor_knows_a_torchvision_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    (fault,) = _unfit_torchvision({"torch": "2.13.0+cpu", "torchvision": "0.28.0"})
+    assert "torchvision 0.28.0 does not fit torch 2.13.0+cpu" in fault
+    assert "by one command" in fault
 
 
 @pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["demo", "--help"], ["doctor", "--help"]])

@@ -36,6 +36,7 @@ def examine() -> dict[str, Any]:
         for name, bad in _COMPROMISED.items()
         if versions[name] in bad
     ]
+    faults += _unfit_torchvision(versions)
     pipelines = {name: _golden(name) for name in pretrained.available()}
     faults += [f"{name}: {difference}" for name, differences in pipelines.items() for difference in differences]
     if not pretrained.bundled():
@@ -82,6 +83,18 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _unfit_torchvision(versions: dict[str, str | None]) -> list[str]:
+    """Torch for the CPU with torchvision for CUDA, say: their versions agree, and torchvision cannot be imported."""
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return []  # "is not installed" is said already
+    except RuntimeError as error:
+        pair = f"torchvision {versions['torchvision']} does not fit torch {versions['torch']} ({error})"
+        return [f"{pair}: install both anew by one command, from the same place (page Install of the documentation)"]
+    return []
 
 
 def _golden(name: str) -> list[str]:
