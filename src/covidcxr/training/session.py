@@ -364,7 +364,7 @@ def _report(session: Session) -> Scores:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Suppress Lightning's tips and a warning about its own code."""
+    """Suppress Lightning's tips, a warning about its own code, and what it says of every small training."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
     def is_no_tip(message: logging.LogRecord) -> bool:
@@ -374,6 +374,8 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec")
+            warnings.filterwarnings("ignore", message=".*tensorboardX")
+            warnings.filterwarnings("ignore", message="The number of training batches .* logging interval")
             warnings.filterwarnings("ignore", message="Using `DistributedSampler`")  # tasks count each image once
             yield
     finally:
