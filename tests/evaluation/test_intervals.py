@@ -24,9 +24,10 @@ from covidcxr.evaluation import (
     weighted_mean,
 )
 from covidcxr.evaluation.metrics.agreement import limits_of_agreement
+from covidcxr.evaluation.metrics.calibration import error_intervals
 from covidcxr.evaluation.metrics.comparison import delong_test, mcnemar_test, significance
 from covidcxr.evaluation.metrics.estimate import difference_interval, ratio_interval, widen
-from covidcxr.evaluation.metrics.intervals import Clusters, quantile_interval, share_interval
+from covidcxr.evaluation.metrics.intervals import Clusters, quantile_interval, share_interval, two_part_interval
 from covidcxr.evaluation.metrics.segmentation import lesion_scores
 from covidcxr.evaluation.metrics.weighted import weighted_quantile
 from covidcxr.transforms.surface_distance import nsd
@@ -198,6 +199,23 @@ def test_dice_of_ten_patients_without_a_failure_leaves_failures_open() -> None:
     assert not math.isnan(found["median_hd95_lung"].low)
 
 
+def test_parts_of_a_mean_that_move_together_make_it_less_certain() -> None:
+    """Half of the patients are hard: an image in four fails there, and the others are worse too."""
+    patient, image = np.repeat(np.arange(40), 4), np.tile(np.arange(4), 40)
+    hard = patient % 2 == 0
+    failed = hard & (image == 0)
+    better = np.where(hard, 0.95, 0.8)
+
+    def width(rest: np.ndarray) -> float:
+        noise = 0.001 * np.sin(np.arange(160))
+        found = two_part_interval(np.where(failed, 0.1, rest) + noise, failed, patient, 0.95)
+        return found.high - found.low
+
+    apart = np.where(patient // 2 % 2 == 0, 0.95, 0.8)  # as far apart, but not with the failures
+    assert width(1.75 - better) > 1.15 * width(apart)
+    assert width(better) >= 0.97 * width(apart)  # parts that make up for each other narrow nothing
+
+
 def test_no_interval_is_the_range_of_two_numbers() -> None:
     found = segmentation_metrics({"dice_lung": np.array([0.8, 0.9])}, "ab", failures=True, **FEW)
     assert "fewer than 6 patients" in found["median_lung"].note
@@ -278,6 +296,17 @@ def test_the_error_of_a_calibrated_model_is_not_above_chance() -> None:
     assert found.calibrated.low < found.ece.value < found.calibrated.high
     assert set(found.by_class) == {"a", "b"}
     assert found.to_dict()["calibrated"]["value"] == found.calibrated.value
+
+
+def test_a_calibration_error_is_as_uncertain_as_patients_differ() -> None:
+    """Three of four patients are right in all of their images, one in none, at a probability of 0.9."""
+    patient = np.repeat(np.arange(40), 5)
+    right = patient % 4 > 0
+    gaps = np.eye(15)[np.full(200, 13)] * (right - 0.9)[:, None]
+    alike, alone = (error_intervals(gaps, ids, 0.95)["measured"] for ids in (patient, np.arange(200)))
+    assert alike.value == alone.value == pytest.approx(0.15)
+    assert (alike.high - alike.low) > 1.8 * (alone.high - alone.low)
+    assert alone.low > 0.08
 
 
 def test_slope_and_intercept_of_probabilities_that_are_too_extreme() -> None:

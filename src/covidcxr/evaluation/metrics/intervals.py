@@ -305,7 +305,7 @@ def _correlations(moves: Float[np.ndarray, "parts patients"]) -> Float[np.ndarra
     products = moves @ moves.T
     sizes = np.sqrt(np.diag(products))
     scale = np.outer(sizes, sizes)
-    alike = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0).clip(0, 1)
+    alike: np.ndarray = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0).clip(0, 1)
     np.fill_diagonal(alike, 1.0)
     return alike
 

@@ -295,12 +295,12 @@ def mark_features(
         For the strips at top, bottom, left and right, each an eighth of a side wide, and for the rest outside the
         lungs: maximum and mean over the tiles, of bright and of dark details, and the number and size of bright spots.
     """
-    strips, rest = (
-        _shrink(mask.astype(np.float32), THUMBNAIL) <= 0.02 for mask in (lungs, lungs if near is None else near)
-    )
+    strips = _shrink(lungs.astype(np.float32), THUMBNAIL) <= 0.02
+    rest = strips if near is None else _shrink(near.astype(np.float32), THUMBNAIL) <= 0.02
     features: list[float] = []
     edges = (np.s_[:_RIM], np.s_[-_RIM:], np.s_[:, :_RIM], np.s_[:, -_RIM:], np.s_[_RIM:-_RIM, _RIM:-_RIM])
-    for edge, outside in zip(edges, [strips] * 4 + [rest], strict=True):
+    for edge in edges:
+        outside = rest if edge is edges[-1] else strips
         kept = tiles[edge][outside[edge]]
         kept = kept if len(kept) else np.zeros((1, tiles.shape[-1]))
         features += [*kept[:, :2].max(0).tolist(), *kept[:, :2].mean(0).tolist(), *kept[:, 2:].sum(0).tolist()]
