@@ -16,6 +16,7 @@ from PIL import Image
 
 from covidcxr.cli import main
 from covidcxr.data import CovidxCXR3DataModule, CSVDataModule, DarkCovidNetDataModule, Record
+from covidcxr.data.curation.duplicates import Duplicates
 from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation import Estimate
@@ -34,6 +35,7 @@ from covidcxr.evaluation.shortcuts.features import (
 )
 from covidcxr.evaluation.shortcuts.images import read_header
 from covidcxr.evaluation.shortcuts.leakage import Leakage, find_leakage
+from covidcxr.evaluation.shortcuts.leakage_words import split_findings
 from covidcxr.evaluation.shortcuts.probes import SCATTER, cross_validate, standard_error, stands_out
 from covidcxr.evaluation.shortcuts.targets import Target, cross_table
 from covidcxr.phantom import draw_phantom, write_dataset
@@ -422,6 +424,22 @@ class TestLeakage:
         assert (leakage.series.pairs, leakage.series.held_out) == (59, 20)
         assert abs(leakage.series.alike - (0.75 if related else 0.5)) < 0.1
         assert find_leakage(records, patients, copies=None, exclusive=True).series is None
+
+    def test_near_identical_bodies_tell_of_unknown_patients(self):
+        patients, splits = (None, None, "a", "b", None), ("train", "test", "train", "test", "train")
+        records = [
+            Record(Path(f"{number}.png"), label="normal", patient_id=patient, split=split)
+            for number, (patient, split) in enumerate(zip(patients, splits, strict=True))
+        ]
+        pairs = (("0.png", "1.png"), ("2.png", "3.png"), ("0.png", "4.png"))  # the second is of known patients
+        leakage = find_leakage(records, np.arange(5), copies=Duplicates((), {}, pairs), exclusive=True)
+        bodies = leakage.copies.to_dict()["near_identical_bodies"]
+        assert bodies["image_ids"] == [["0.png", "1.png"], ["0.png", "4.png"]]
+        assert bodies["held_out_with_one_in_training"] == {"test": ["1.png"]}
+        audit = DataAudit("drawn", 5, 2, (), None, leakage, {}, 0, {}, 0, {})
+        words = [finding for _, finding in split_findings(audit)]
+        assert words[-1].startswith("2 pairs of images that are no copies show near-identical bodies, most likely one")
+        assert "; 1 image for validation or testing has such an image in training. Most images" in words[-1]
 
     def test_a_random_split_by_image(self, tmp_path):
         audit = audit_data(write_images(tmp_path, 200), pixels=False)

@@ -9,6 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Generic, Literal, TypeVar
 from zipfile import BadZipFile
 
@@ -78,7 +79,7 @@ class Linked(Generic[T]):
         self._above[second] = first
 
 
-_VERSION = 3  # of the kept fingerprints: those of another method are made anew
+_VERSION = 4  # of the kept fingerprints: those of another method are made anew
 
 
 _THREADS = 4
@@ -119,6 +120,8 @@ class Duplicates:
     Attributes:
         groups: Copies, in the order of their first images.
         failed: From image id to why an image could not be read; it was compared with none.
+        bodies: Pairs of images that are no copies, but show one body: most likely one patient at two times. Few such
+            pairs are found, so they are a lower bound.
 
     Example:
         ```python
@@ -133,6 +136,7 @@ class Duplicates:
 
     groups: tuple[DuplicateGroup, ...]
     failed: dict[str, str]
+    bodies: tuple[tuple[str, str], ...] = ()
 
     def __iter__(self) -> Iterator[DuplicateGroup]:
         return iter(self.groups)
@@ -192,6 +196,7 @@ def find_duplicates(
             failed[records[number].image_id] = str(found)
     store.save()
     links: list[tuple[int, int]] = []
+    bodies: list[tuple[int, int]] = []
     for kind in ("file", "pixels"):
         alike: dict[str, list[int]] = defaultdict(list)
         for number, one in prints.items():
@@ -199,9 +204,13 @@ def find_duplicates(
                 alike[value].append(number)
         links += [(numbers[0], other) for numbers in alike.values() for other in numbers[1:]]
     if near:
-        links += _near(records, prints, opened, links, store)
+        copies, bodies = _near(records, prints, opened, links, store)
+        links += copies
         store.save()
-    return Duplicates(tuple(_groups(records, prints, links)), failed)
+    groups = tuple(_groups(records, prints, links))
+    copied = {frozenset(pair) for group in groups for pair in combinations(group.image_ids, 2)}
+    pairs = ((records[one].image_id, records[other].image_id) for one, other in bodies)
+    return Duplicates(groups, failed, tuple(pair for pair in pairs if frozenset(pair) not in copied))
 
 
 def find_shared_images(records: Sequence[Record], **search: Any) -> list[DuplicateGroup]:
@@ -242,12 +251,13 @@ def _near(
     read: Reader,
     links: Iterable[tuple[int, int]],
     store: _Store,
-) -> list[tuple[int, int]]:
-    """Return the pairs that are one picture, beside those that are linked already."""
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return the pairs that are one picture, beside those that are linked already, and those that show one body."""
     surplus = {other for _, other in links}  # an equal image need not be compared a second time
     numbers = [number for number in prints if number not in surplus]
     kept: dict[int, Prepared] = {}
-    found = []
+    copies: list[tuple[int, int]] = []
+    bodies: list[tuple[int, int]] = []
     for here, there in find_candidates([prints[number].sketch for number in numbers]):
         one, other = numbers[here], numbers[there]
         pair = f"{prints[one].pixels} {prints[other].pixels}"
@@ -256,12 +266,14 @@ def _near(
             for number in (one, other):
                 if number not in kept:
                     kept[number] = Prepared(_grey(read(records[number])))
-            inliers, alike = compare(kept[one], kept[other])
-            store.compared[pair] = inliers >= MIN_INLIERS and alike >= MIN_LIKENESS
-        found += [(one, other)] * store.compared[pair]
+            inliers, alike, same_body = compare(kept[one], kept[other])
+            is_copy = inliers >= MIN_INLIERS and alike >= MIN_LIKENESS
+            store.compared[pair] = "copy" if is_copy else "body" if same_body else ""
+        if store.compared[pair]:
+            (copies if store.compared[pair] == "copy" else bodies).append((one, other))
         while len(kept) > _KEPT:
             del kept[next(iter(kept))]
-    return found
+    return copies, bodies
 
 
 def _groups(
@@ -289,8 +301,8 @@ class _Store:
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self._path = None if folder is None else user_path(folder) / f"fingerprints-{_VERSION}.npz"
-        self.compared: dict[str, bool] = {}
-        """From the pixel hashes of two images to whether they are copies."""
+        self.compared: dict[str, str] = {}
+        """From the pixel hashes of two images to what they are: "copy", "body" (one patient at two times) or ""."""
         self._prints: dict[str, _Print] = self._load()
         self._saved = len(self._prints) + len(self.compared)
 

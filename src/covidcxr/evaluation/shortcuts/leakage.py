@@ -67,6 +67,8 @@ class Copies:
         contradicting: Number of groups with more than one label.
         compared: Number of images that were compared.
         held_out: From "val" and "test" to the ids of the images of that part that have a copy in training.
+        bodies: Pairs of images that are no copies but show one body, where the patient of one or both is not known.
+        bodies_held_out: As `held_out`, of the images that show one body with an image in training.
 
     Example:
         ```python
@@ -82,6 +84,8 @@ class Copies:
     contradicting: int
     compared: int
     held_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bodies: tuple[tuple[str, str], ...] = ()
+    bodies_held_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -89,8 +93,18 @@ class Copies:
             name: getattr(self, name) for name in ("across_splits", "across_patients", "contradicting", "compared")
         }
         groups = [{"image_ids": list(group.image_ids), "kind": group.kind} for group in self.groups]
-        held_out = {part: list(image_ids) for part, image_ids in self.held_out.items()}
-        return {"count": len(self.groups), **counts, "held_out_with_a_copy_in_training": held_out, "groups": groups}
+        held_out, bodies_held_out = (
+            {part: list(image_ids) for part, image_ids in parts.items()}
+            for parts in (self.held_out, self.bodies_held_out)
+        )
+        bodies = {"pairs": len(self.bodies), "held_out_with_one_in_training": bodies_held_out}
+        return {
+            "count": len(self.groups),
+            **counts,
+            "held_out_with_a_copy_in_training": held_out,
+            "groups": groups,
+            "near_identical_bodies": bodies | {"image_ids": [list(pair) for pair in self.bodies]},
+        }
 
 
 @dataclass(frozen=True)
@@ -302,13 +316,21 @@ def _copies(records: Sequence[Record], duplicates: Duplicates) -> Copies:
         values = ({getattr(by_id[image_id], name) for image_id in group.image_ids} for group in duplicates)
         return sum(len(own - {None}) > 1 for own in values)
 
+    bodies = tuple(
+        (one, other)
+        for one, other in duplicates.bodies
+        if by_id[one].patient_id is None or by_id[other].patient_id is None
+    )
+    parts = {record.image_id: record.split for record in records}
     return Copies(
         groups=duplicates.groups,
         across_splits=differ("split"),
         across_patients=differ("patient"),
         contradicting=differ("label"),
         compared=len(records) - len(duplicates.failed),
-        held_out=copies_across_parts(duplicates, {record.image_id: record.split for record in records}),
+        held_out=copies_across_parts(duplicates, parts),
+        bodies=bodies,
+        bodies_held_out=_with_one_in_training(bodies, parts),
     )
 
 
@@ -334,9 +356,14 @@ def copies_across_parts(
         assert copies_across_parts(groups, parts) == {"test": ("b.png",)}
         ```
     """
-    held_out: dict[str, list[str]] = {part: [] for part in HELD_OUT_PARTS if part in parts.values()}
-    for group in groups:
-        if any(parts.get(name) == "train" for name in group.image_ids):
-            for name in group.image_ids:
-                held_out.get(parts.get(name) or "", []).append(name)
+    return _with_one_in_training((group.image_ids for group in groups), parts)
+
+
+def _with_one_in_training(sets: Iterable[Sequence[str]], parts: Mapping[str, str | None]) -> dict[str, tuple[str, ...]]:
+    """Find the images for validation or testing that are in a set with one in training."""
+    held_out: dict[str, set[str]] = {part: set() for part in HELD_OUT_PARTS if part in parts.values()}
+    for names in sets:
+        if any(parts.get(name) == "train" for name in names):
+            for name in names:
+                held_out.get(parts.get(name) or "", set()).add(name)
     return {part: tuple(sorted(names)) for part, names in held_out.items()}

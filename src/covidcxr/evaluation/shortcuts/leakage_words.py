@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, Leakage
+from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, Copies, Leakage
 from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
@@ -91,6 +91,24 @@ def split_findings(audit: DataAudit) -> Iterator[tuple[float, str]]:
         )
     if parts:
         yield 1.1, f"{capital(join(parts))}."
+    if copies is not None and copies.bodies:
+        yield 1.04 if leakage.split else 0.4, _bodies(copies)
+
+
+def _bodies(copies: Copies) -> str:
+    """Say how many images show one body without being copies."""
+    pairs = len(copies.bodies)
+    held_out = sum(map(len, copies.bodies_held_out.values()))
+    trained = (
+        f"; {count_of(held_out, 'image')} for validation or testing {_have(held_out)} such an image in training"
+        if copies.bodies_held_out
+        else ""
+    )
+    return (
+        f"{count_of(pairs, 'pair')} of images that are no copies {'shows' if pairs == 1 else 'show'} near-identical "
+        f"bodies, most likely one patient at two times{trained}. Most images of one patient differ more and are not "
+        f"found so."
+    )
 
 
 def _held_out_copies(leakage: Leakage) -> str:

@@ -195,6 +195,10 @@ def _leakage(audit: DataAudit) -> Section:
         for part, names in copies.held_out.items():
             whose = {"val": "Validation", "test": "Test"}[part]
             rows.append((f"{whose} images with a copy in training", f"{len(names):,} of {leakage.split[part]:,}"))
+        rows.append(("Pairs of images that are no copies but show near-identical bodies", f"{len(copies.bodies):,}"))
+        for part, names in copies.bodies_held_out.items():
+            whose = {"val": "validation", "test": "test"}[part]
+            rows.append((f"... {whose} images with such an image in training", f"{len(names):,}"))
     blocks: list[Block] = [Table(("What", "How many"), rows)]
     if leakage.contradictory:
         patients = [f"{patient} ({join(labels)})" for patient, labels in list(leakage.contradictory.items())[:12]]
