@@ -57,14 +57,12 @@ DILATION = 0.08
 could still recognise opacities at the rim of the lungs of drawn images."""
 
 DILATION_AT_EDGES = 0.02
-"""By how much for small details in the strips at the edges, where letters are and opacities hardly ever: widened by
-0.08, lungs cover nine of ten letters in the top strip of drawn images."""
+"""That for letters at the edges, where opacities hardly are: widened by 0.08, lungs cover 9 of 10 in the top strip."""
 
 _WITHOUT_LUNGS = ("marks", "texture", "background")
 _PIXELS = ("border", "corners", *_WITHOUT_LUNGS, "grey", "thumbnail")
-_THREADS = 4
+_THREADS, _BATCH = 4, 4
 _LONGEST = 512  # features need no more, and the segmenter sees less
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,7 @@ class Header:
         file_bytes: Size of the file in bytes.
         format: "PNG", "JPEG", "DICOM", ...
         mode: "L", "RGB", "I;16", ...; of DICOM photometric interpretation and bits.
-        entries: Names of its other entries, such as "dpi" or "icc_profile"; of DICOM the device and the transfer
-            syntax.
+        entries: Names of other entries ("dpi", "icc_profile"); of DICOM the device and the transfer syntax.
         quantization: Sum of a JPEG's quantisation tables: how strongly it was compressed; 0 = not a JPEG.
 
     Example:
@@ -162,6 +159,15 @@ class ImageFeatures:
     quality: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     without_lungs: int = 0
+    _rows: dict[str, Float[np.ndarray, "images values"]] = field(default_factory=dict, repr=False)
+
+    def _put(self, name: str, number: int, values: Sequence[float], most: int) -> None:
+        """Keep a probe's features of an image in a row of one array: many small arrays would scatter the memory."""
+        table = self.pixels.setdefault(name, {})
+        if name not in self._rows:
+            self._rows[name] = np.empty((most, len(values)))
+        table[number] = self._rows[name][len(table)]
+        table[number][:] = values
 
     def add(self, other: ImageFeatures, first: int) -> None:
         """Add what was read of further images.
@@ -247,12 +253,12 @@ def _read_pixels(
             continue
         images.sizes[number], images.quality[number] = opened.size, opened.quality
         for name, values in opened.features.items():
-            images.pixels.setdefault(name, {})[number] = np.array(values)
+            images._put(name, number, values, len(numbers))
         batch.append((number, opened))
         if len(batch) == _BATCH:
-            _read_backgrounds(images, batch, pipeline)
+            _read_backgrounds(images, batch, pipeline, len(numbers))
             batch = []
-    _read_backgrounds(images, batch, pipeline)
+    _read_backgrounds(images, batch, pipeline, len(numbers))
 
 
 def _header(record: Record) -> Header | CovidCXRError:
@@ -295,12 +301,11 @@ def _lung_pipeline(segmenter: str | os.PathLike[str] | SegmentationModel) -> Pip
 
 
 def _read_backgrounds(
-    images: ImageFeatures, batch: Sequence[tuple[int, _OpenedImage]], pipeline: Pipeline | None
+    images: ImageFeatures, batch: Sequence[tuple[int, _OpenedImage]], pipeline: Pipeline | None, most: int
 ) -> None:
     """Add the features of a batch of images without their lungs."""
     if pipeline is None or not batch:
         return
-    tables = [images.pixels.setdefault(name, {}) for name in _WITHOUT_LUNGS]
     predictions = pipeline.predict([opened.small for _, opened in batch], batch_size=_BATCH)
     for (number, opened), prediction in zip(batch, predictions, strict=True):
         assert isinstance(prediction, Prediction)
@@ -310,8 +315,8 @@ def _read_backgrounds(
             images.without_lungs += 1
             continue
         images.quality[number]["lungs_at_border"] = clipped_share(lungs)
-        for table, values in zip(tables, _without_lungs(opened, lungs), strict=True):
-            table[number] = np.array(values)
+        for name, values in zip(_WITHOUT_LUNGS, _without_lungs(opened, lungs), strict=True):
+            images._put(name, number, values, most)
 
 
 def _without_lungs(opened: _OpenedImage, lungs: Bool[np.ndarray, "height width"]) -> tuple[list[float], ...]:
@@ -369,8 +374,7 @@ def make_feature_tables(
         )
 
     kept = {name: table for name, table in tables.items() if table.varies}
-    names = dict.fromkeys([*tables, "facts", "header"])
-    return kept, {name: reason(name) for name in names if name not in kept}
+    return kept, {name: reason(name) for name in dict.fromkeys([*tables, "facts", "header"]) if name not in kept}
 
 
 def _column_tables(records: Sequence[Record]) -> dict[str, FeatureTable]:
@@ -392,5 +396,5 @@ def _header_table(data: Collection, count: int, images: ImageFeatures) -> dict[s
     headers = list(images.headers.values())
     words = [one_hot([getattr(header, name) for header in headers]) for name in ("format", "mode", "entries")]
     numbers = np.array([[header.file_bytes, header.quantization] for header in headers], float)
-    rows = np.concatenate([numbers, *words], axis=1).tolist()
-    return {"header": FeatureTable.from_rows(count, dict(zip(images.headers, rows, strict=True)))}
+    rows = zip(images.headers, np.concatenate([numbers, *words], axis=1), strict=True)
+    return {"header": FeatureTable.from_rows(count, dict(rows))}
