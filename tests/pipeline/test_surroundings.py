@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from covidcxr.cli.main import main
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import write_mask
 from covidcxr.models import load_model
+from covidcxr.phantom import draw_dataset
 from covidcxr.transforms.postprocess import PostProcess
 
 IMAGE = np.random.default_rng(0).random((40, 32), dtype=np.float32)
@@ -147,3 +149,12 @@ def test_a_model_is_uploaded_with_a_card_that_the_hub_reads(monkeypatch: pytest.
     assert load_model(tmp_path / "me/labels").config == tiny_classifier().config
     tiny_classifier().push_to_hub("me/mine", card="# Mine\n")
     assert (tmp_path / "me/mine/README.md").read_text() == "# Mine\n"
+
+
+def test_several_threads_may_call_one_pipeline() -> None:
+    pipeline = Pipeline.from_pretrained("mini")
+    images = [phantom.image for phantom in draw_dataset(2, size=(96, 96))]
+    alone = [pipeline(image).to_dict() for image in images]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda image: pipeline(image).to_dict(), images * 2))
+    assert together == alone * 2
