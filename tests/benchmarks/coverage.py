@@ -387,7 +387,7 @@ def run(name: str, sizes: str, patients: int, simulations: int, seed: int = 0) -
 
 def cell(held: int, given: int, drawn: int) -> str:
     """Return one cell of the table."""
-    if given < 0.02 * drawn:
+    if given < 0.05 * drawn:  # too few to say how often they hold
         return "none"
     share = f"{held / given:.2f}"
     share = f"**{share}**" if round(held / given, 2) < 0.92 else share

@@ -325,7 +325,7 @@ def test_slope_and_intercept_of_probabilities_that_are_too_extreme() -> None:
 
 
 def test_few_patients_have_no_slope() -> None:
-    assert "fewer than 20" in measure_reliability(draw_rows(20), "b", **FEW).slope.note
+    assert "fewer than 24" in measure_reliability(draw_rows(20), "b", **FEW).slope.note
     apart = [row_of(f"i{n}", 0.9 if n % 2 else 0.1, "ab"[n % 2 == 0]) for n in range(40)]
     assert "apart" in measure_reliability(apart, "b", **FEW).slope.note
 

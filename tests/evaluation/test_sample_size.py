@@ -111,7 +111,7 @@ def test_it_says_what_is_missing_or_wrong() -> None:
         StudyDesign().patients_for("sensitivty", 0.9, 0.1)
     few = StudyDesign(prevalence=0.2, auroc=0.8).expect("slope", 1, 10)
     assert few.to_dict()["low"] is None
-    assert "fewer than 20" in few.note
+    assert "fewer than 24" in few.note
 
 
 def test_the_command_plans_and_expects(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_the_command_plans_and_expects(capsys: pytest.CaptureFixture[str]) -> No
     assert plan["design"]["prevalence"] == 0.2
     assert main(["plan", *words, "--patients", "20", "--images-per-patient", "2"]) == 0
     text = capsys.readouterr().out
-    assert "No interval of slope: fewer than 20" in text
+    assert "No interval of slope: fewer than 24" in text
     assert "Plan" not in text
     assert main(["plan", *words, "--within", "0.05", "--abstention", "0.1"]) == 0
     assert "Plan 1,033 patients, 10% of whom get no answer." in capsys.readouterr().out

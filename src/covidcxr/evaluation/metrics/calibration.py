@@ -149,7 +149,7 @@ def _noise(
     return np.asarray(drawn * np.sqrt(np.maximum(own, seen)))
 
 
-LEAST_OF_A_SLOPE = 20
+LEAST_OF_A_SLOPE = 24
 """Patients, as `Clusters` counts them over images with and without a class, below which a slope has no interval."""
 
 
