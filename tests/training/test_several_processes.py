@@ -93,10 +93,9 @@ def run(folder: Path, *words: str | Path, prefix: list[str] = COVIDCXR) -> str:
     [
         ("classifier", COVIDCXR, "ddp"),
         ("segmenter", TORCHRUN, "ddp"),
-        ("both", COVIDCXR, "ddp_fork"),
-        ("classifier", COVIDCXR, "ddp_spawn"),
+        ("both", COVIDCXR, "ddp_spawn"),
     ],
-    ids=["ddp", "torchrun", "fork", "spawn"],
+    ids=["ddp", "torchrun", "spawn"],
 )
 def test_a_training_by_two_processes_is_saved(
     kind: str, prefix: list[str], strategy: str, images: Path, tmp_path: Path
