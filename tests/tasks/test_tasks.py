@@ -17,6 +17,7 @@ import torch
 from forking import several
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
 from torch import nn
 
 from covidcxr.config import ModelConfig, PreprocessConfig
@@ -358,6 +359,14 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_workers(phantoms: P
     runs = [run_training(phantoms, tmp_path / str(n), workers=n, stop=None, resume=False) for n in (0, 0, 2)]
     for other in runs[1:]:
         assert [name for name in runs[0] if not torch.equal(runs[0][name], other[name])] == []
+
+
+def test_lightning_finds_the_batch_size_that_fits(phantoms: Path, tmp_path: Path) -> None:
+    images = data(phantoms)
+    assert images.batch_size == 4
+    tuner = Tuner(trainer(tmp_path, limit_val_batches=0))
+    found = tuner.scale_batch_size(ClassificationTask(classifier()), datamodule=images, init_val=4, max_trials=2)
+    assert found == images.batch_size == 8
 
 
 @pytest.mark.slow
