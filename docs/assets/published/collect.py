@@ -4,7 +4,7 @@
 
 Reads OUT/*/predictions.csv and OUT/blind.json; writes figures.json and two charts beside this script. Each run is
 scored twice: on all its test images ("official"), and on those whose group is known and has no image in training or
-validation ("groups").
+validation ("groups"); a run that split the groups anew on its own test images.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def score_runs(out: Path) -> dict[str, Any]:
     for path in sorted(out.glob("*/**/predictions.csv")):
         images = read_predictions(path)
         name = path.parent.relative_to(out).as_posix()
-        for part, ids in parts.items():
-            own = [row for row in images if row["image_id"] in ids]
+        # A training on a split of its own is scored on its own test images.
+        for part, ids in {"own": None}.items() if name.partition("/")[0].endswith("-groups") else parts.items():
+            own = images if ids is None else [row for row in images if row["image_id"] in ids]
             scores = score_rows(own)
             runs.setdefault(name, {})[part] = {
                 key: value.to_dict() for key, value in scores.items() if key.startswith(KEPT)

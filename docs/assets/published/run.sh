@@ -14,29 +14,30 @@ if [ ! -e "$OUT/copy" ]; then
     covidcxr datasets prepare covid_qu_ex --data.root "$DATA" --data.part infection --image-size 96 96 --out "$OUT/copy"
 fi
 
-run() { # recipe, name of the run, flags
+run() { # recipe and its data set where it is another, name of the run, flags
     local recipe=$1 name=$2
     shift 2
     [ -s "$OUT/$name.json" ] && return
-    covidcxr recipes run "$recipe" --out "$OUT/$name" --json --data.root "$OUT/copy" --data.part infection \
-        --trainer.max_epochs 1 --trainer.limit_val_batches 4 --trainer.enable_progress_bar false "$@" > "$OUT/$name.part"
+    # shellcheck disable=SC2086
+    covidcxr recipes run $recipe --out "$OUT/$name" --json --data.root "$OUT/copy" --data.part infection \
+        --trainer.max_epochs 1 --trainer.limit_val_batches 20 --trainer.enable_progress_bar false "$@" > "$OUT/$name.part"
     mv "$OUT/$name.part" "$OUT/$name.json"
 }
 
-LITE="--model.model.network timm:tf_efficientnet_lite0 --model.model.preprocess.image_size [64,64] --model.lr 0.001
+LITE="--model.model.network timm:tf_efficientnet_lite0 --model.model.preprocess.image_size [96,96] --model.lr 0.001
     --model.model.preprocess.mean [0.5] --model.model.preprocess.std [0.5] --data.batch_size 16"
 
 # shellcheck disable=SC2086
 {
-    run long2024-xception xception-official $LITE --trainer.limit_train_batches 60
+    run long2024-xception xception-official $LITE --trainer.max_epochs 3
     run long2024-infection infection-official --model.model.network_args '{width: 8, depth: 3}' --model.lr 0.005 \
-        --model.model.preprocess.image_size [48,48] --data.batch_size 8 --trainer.limit_train_batches 60
-    run tahir2021-detect detect-official $LITE --trainer.limit_train_batches 30
+        --model.model.preprocess.image_size [96,96] --data.batch_size 8
+    run tahir2021-detect detect-official $LITE
     run loan2022-lungs lungs-official --model.model.network_args '{encoder: tu-tf_efficientnet_lite0}' \
-        --model.model.preprocess.image_size [64,64] --data.batch_size 8 --trainer.limit_train_batches 60
-    run bolhassani2021 losses-official --data covid_qu_ex --only three+cross_entropy+resnet50 three+focal+resnet50 \
+        --model.model.preprocess.image_size [96,96] --data.batch_size 8
+    run 'bolhassani2021 --data covid_qu_ex' losses-groups --only three+cross_entropy+resnet50 three+focal+resnet50 \
         --data.label_map '{Non-COVID: Pneumonia}' --model.init_from null --model.pretrained_backbone true \
-        $LITE --trainer.limit_train_batches 30
-    run long2024-xception xception-groups $LITE --trainer.limit_train_batches 60 \
+        --model.model.classes '[COVID-19, Pneumonia, Normal]' $LITE
+    run long2024-xception xception-groups $LITE --trainer.max_epochs 3 \
         --data.official_split false --data.drop_unknown_patients true
 }
