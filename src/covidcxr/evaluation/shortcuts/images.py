@@ -321,21 +321,21 @@ def _read_backgrounds(
 
 def _without_lungs(opened: _OpenedImage, lungs: Bool[np.ndarray, "height width"]) -> tuple[list[float], ...]:
     """Return the features of each of `_WITHOUT_LUNGS`."""
-    widened = _widen(lungs, DILATION)
+    narrow, widened = _widen(lungs, DILATION_AT_EDGES, DILATION)
     return (
-        mark_features(opened.marks, _widen(lungs, DILATION_AT_EDGES), widened),
+        mark_features(opened.marks, narrow, widened),
         texture_features(opened.texture, widened),
         background_features(opened.small, widened),
     )
 
 
-def _widen(lungs: Bool[np.ndarray, "height width"], dilation: float) -> Bool[np.ndarray, "height width"]:
+def _widen(lungs: Bool[np.ndarray, "height width"], *dilations: float) -> list[Bool[np.ndarray, "height width"]]:
     """Return each lung's convex hull, widened: it removes dense opacity too, which segmenters leave out."""
     whole = np.zeros(lungs.shape, np.uint8)
     for outline in cv2.findContours(lungs.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
         cv2.fillConvexPoly(whole, cv2.convexHull(outline), 1)
-    side = 2 * round(dilation * max(lungs.shape)) + 1
-    return np.asarray(cv2.dilate(whole, np.ones((side, side), np.uint8))) > 0
+    sides = [2 * round(dilation * max(lungs.shape)) + 1 for dilation in dilations]
+    return [np.asarray(cv2.dilate(whole, np.ones((side, side), np.uint8))) > 0 for side in sides]
 
 
 def make_feature_tables(
