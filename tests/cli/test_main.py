@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from covidcxr.cli import main
-from covidcxr.cli.doctor import _unfit_torchvision
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import draw_phantom, write_dataset
 from covidcxr.pipeline.folder import find_images
@@ -178,34 +177,6 @@ def test_demo_draws_phantoms_and_prints_the_page(tmp_path: Path, capsys: Any) ->
 def test_demo_takes_your_images(images: Path, tmp_path: Path, capsys: Any) -> None:
     assert main(["demo", str(images / "a.png"), "--out", str(tmp_path / "out"), "--no-open", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["films"] == 1
-
-
-def test_doctor_passes_on_this_installation(capsys: Any) -> None:
-    assert main(["doctor", "--json"]) == 0
-    findings = json.loads(capsys.readouterr().out)
-    assert findings["sound"]
-    assert findings["pipelines"] == {"mini": "as saved"}
-    assert "dice" in findings["registries"]["segmentation_losses"]
-    assert main(["doctor"]) == 0
-    assert "All checks passed." in capsys.readouterr().out
-
-
-def test_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("covidcxr.pipeline.parts.check_golden", lambda *_: ["film-0: the mask lung agrees only to 0.5"])
-    monkeypatch.setattr("covidcxr.cli.doctor._COMPROMISED", {"lightning": {__import__("lightning").__version__}})
-    assert main(["doctor", "--json"]) == 1
-    findings = json.loads(capsys.readouterr().out)
-    assert any("compromised" in fault for fault in findings["faults"])
-    assert any("agrees only" in fault for fault in findings["faults"])
-
-
-def test_doctor_knows_a_torchvision_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    (fault,) = _unfit_torchvision({"torch": "2.13.0+cpu", "torchvision": "0.28.0"})
-    assert "torchvision 0.28.0 does not fit torch 2.13.0+cpu" in fault
-    assert "by one command" in fault
 
 
 @pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["demo", "--help"], ["doctor", "--help"]])

@@ -40,6 +40,8 @@ def start(line: str) -> tuple[int, float, set[str]]:
         "predict --help",
         "fit --help",
         "tune --help",
+        "doctor",
+        "doctor --json",
         "datasets list",
         "datasets show csv",
         "recipes list",
@@ -59,9 +61,10 @@ def test_a_recipe_without_a_search_is_refused_before_torch_is_loaded() -> None:
     assert not HEAVY & modules
 
 
-def test_doctor_loads_no_lightning() -> None:
-    code, _, modules = start("doctor --json")
+def test_a_full_check_loads_no_lightning() -> None:
+    code, _, modules = start("doctor --full --json")
     assert code == 0
+    assert {"torch", "torchvision"} <= modules
     assert not {"lightning", "torchmetrics", "matplotlib", "pandas"} & modules
 
 

@@ -153,6 +153,23 @@ def check_file(path: Path, most: int) -> None:
     check_link(path)
 
 
+def check_sha256(path: Path, sha256: str) -> None:
+    """Raise an error for a file that is not the one that was saved.
+
+    Args:
+        path: The file.
+        sha256: What `save_weights` returned; kept in `config.json`.
+
+    Raises:
+        PretrainedError: If its SHA-256 is another.
+    """
+    if _sha256(path) != sha256:
+        raise PretrainedError(
+            f"{path} is not the file that was saved (its SHA-256 differs from config.json): it is truncated or was "
+            f"altered. Download or save it anew."
+        )
+
+
 def check_link(path: Path) -> None:
     """Raise an error for a link that leads out of its folder: a folder from elsewhere shall not show other files.
 
@@ -263,11 +280,7 @@ def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
     own = module.state_dict()
     # Double precision, and for each tensor its name: what is larger is not these weights, and need not be hashed.
     check_file(path, sum(8 * tensor.numel() + 1000 for tensor in own.values()) + 1_000_000)
-    if _sha256(path) != sha256:
-        raise PretrainedError(
-            f"{path} is not the file that was saved (its SHA-256 differs from config.json): it is truncated or was "
-            f"altered. Download or save it anew."
-        )
+    check_sha256(path, sha256)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
