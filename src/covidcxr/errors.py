@@ -20,6 +20,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import partial
+
+from covidcxr import aliases
+
+__getattr__ = partial(aliases.find, __name__)
 
 __all__ = [
     "CovidCXRError",
@@ -34,6 +39,7 @@ __all__ = [
     "ProcessLostError",
     "did_you_mean",
     "nearest_argument",
+    "RequestError",
 ]
 
 
@@ -231,3 +237,31 @@ def nearest_argument(error: Exception, known: Iterable[str]) -> str:
     match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     near = get_close_matches(match[1], sorted(known), n=1) if match else []
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class RequestError(CovidCXRError):
+    """A request that is not fulfilled.
+
+    Args:
+        status: HTTP status, from 400 up.
+        message: What is wrong and what to do, in one sentence or two.
+        retry_after: Seconds after which another try makes sense; None = never.
+
+    Example:
+        ```python
+        from covidcxr.errors import RequestError
+
+        assert RequestError(503, "The server is busy.", retry_after=1).headers == {"Retry-After": "1"}
+        ```
+    """
+
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the response."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import UInt8
 
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -38,7 +38,7 @@ from covidcxr.evaluation import (
 )
 from covidcxr.evaluation.metrics.agreement import limits_of_agreement
 from covidcxr.evaluation.metrics.comparison import subtract
-from covidcxr.evaluation.metrics.estimate import Interval
+from covidcxr.evaluation.metrics.intervals import Interval
 from covidcxr.evaluation.metrics.scores import title
 from covidcxr.evaluation.metrics.segmentation import count_failures, mask_statistics
 from covidcxr.evaluation.predictions.predictions import PredictionTable

@@ -26,8 +26,15 @@ from covidcxr.evaluation import (
 from covidcxr.evaluation.metrics.agreement import limits_of_agreement
 from covidcxr.evaluation.metrics.calibration import error_intervals
 from covidcxr.evaluation.metrics.comparison import delong_test, mcnemar_test, significance
-from covidcxr.evaluation.metrics.estimate import difference_interval, ratio_interval, widen
-from covidcxr.evaluation.metrics.intervals import Clusters, quantile_interval, share_interval, two_part_interval
+from covidcxr.evaluation.metrics.intervals import (
+    Clusters,
+    difference_interval,
+    quantile_interval,
+    ratio_interval,
+    share_interval,
+    two_part_interval,
+    widen,
+)
 from covidcxr.evaluation.metrics.segmentation import lesion_scores
 from covidcxr.evaluation.metrics.weighted import weighted_quantile
 from covidcxr.transforms.surface_distance import nsd

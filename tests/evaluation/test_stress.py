@@ -16,8 +16,7 @@ from covidcxr import ClassificationModel, CSVDataModule, ModelConfig, Pipeline, 
 from covidcxr.data import Record
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.evaluation.predictions.sample import ImageSample
-from covidcxr.evaluation.stress.attention import attention
-from covidcxr.evaluation.stress.faithfulness import map_faithfulness
+from covidcxr.evaluation.stress.attention import attention, map_faithfulness
 from covidcxr.evaluation.stress.perturbations import PERTURBATIONS, Perturbation, find_perturbations
 from covidcxr.evaluation.stress.robustness import Robustness, robustness
 from covidcxr.io.image import write_image, write_mask

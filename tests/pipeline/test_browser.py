@@ -19,7 +19,7 @@ from covidcxr import Pipeline
 from covidcxr.io import write_image
 from covidcxr.phantom import draw_other, draw_phantom
 from covidcxr.pipeline import in_words
-from covidcxr.transforms.orientation import ORIENTATIONS
+from covidcxr.transforms.geometry import ORIENTATIONS
 from covidcxr.transforms.postprocess import REASONS
 
 PAGE = Path(__file__).parents[2] / "examples" / "browser"

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from covidcxr.errors import PretrainedError
 from covidcxr.networks.weights import read_weights
-from covidcxr.recipes.comparison import class_table, draw_curves, epoch_table, write_table
 from covidcxr.recipes.ensemble import EnsembleStep
+from covidcxr.recipes.sweep import class_table, draw_curves, epoch_table, write_table
 
 
 def history(epochs: int) -> list[dict[str, float]]:

@@ -15,8 +15,7 @@ from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.evaluation import read_rows, score_rows
 from covidcxr.phantom import write_dataset
-from covidcxr.recipes.cross_validation import Fold, pool_rows, without_sources
-from covidcxr.recipes.run import PooledRun, Run
+from covidcxr.recipes.run import Fold, PooledRun, Run, pool_rows, without_sources
 from covidcxr.recipes.sweep import run_recipe
 from covidcxr.training.recipe import Recipe
 

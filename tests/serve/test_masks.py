@@ -10,8 +10,8 @@ import pytest
 from serving import film_png, finding_pipeline, pixels_of, png_of, running, upload
 
 from covidcxr import Pipeline
-from covidcxr.serve.answers import mask_areas
 from covidcxr.serve.schema import display_name, display_names
+from covidcxr.serve.service import mask_areas
 from covidcxr.transforms.overlay import MASK_COLORS, mask_color, mask_colors
 
 CLASSES = ("infection", "effusion", "lung_nodule")

@@ -27,9 +27,8 @@ from covidcxr.evaluation import dice_score
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.phantom import write_dataset
 from covidcxr.tasks import ClassificationTask, SegmentationTask, SingleTask, Task
-from covidcxr.tasks.base import TaskSettings
+from covidcxr.tasks.base import SingleTaskSettings, TaskSettings
 from covidcxr.tasks.segmentation import mask_scores
-from covidcxr.tasks.single import SingleTaskSettings
 
 SIZE = (64, 64)
 MASKS = ("lung_field", "lung")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from covidcxr.errors import ConfigError
-from covidcxr.training.yaml_files import read_yaml, write_yaml
+from covidcxr.training.recipe import read_yaml, write_yaml
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

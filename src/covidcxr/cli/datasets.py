@@ -216,8 +216,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _draw(data: Any, name: str, out: Path) -> list[Path]:
-    from covidcxr.data.summary.charts import draw_charts
-    from covidcxr.data.summary.contact_sheet import draw_contact_sheet, save_picture
+    from covidcxr.data.summary.pictures import draw_charts, draw_contact_sheet, save_picture
     from covidcxr.utils.console import show_progress
 
     out.mkdir(parents=True, exist_ok=True)
@@ -264,8 +263,8 @@ def _quality(options: argparse.Namespace) -> int:
 def _write_quality(data: Any, name: str, report: QualityReport, out: Path) -> list[Path]:
     import pandas as pd
 
-    from covidcxr.data.summary.contact_sheet import draw_contact_sheet, quality_rows, save_picture
-    from covidcxr.io.atomic import replace_file
+    from covidcxr.data.summary.pictures import draw_contact_sheet, quality_rows, save_picture
+    from covidcxr.io.folders import replace_file
     from covidcxr.io.pretrained import write_json
     from covidcxr.utils.console import show_progress
 

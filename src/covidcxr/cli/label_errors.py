@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
     from covidcxr.evaluation.predictions.table import read_folder, read_rows
     from covidcxr.evaluation.report.label_errors import make_page
-    from covidcxr.io.atomic import replace_file
+    from covidcxr.io.folders import replace_file
     from covidcxr.io.pretrained import write_json
     from covidcxr.page import write_html
     from covidcxr.utils.console import collect_notes, show_status

@@ -16,7 +16,6 @@ from covidcxr import __version__
 from covidcxr.cli.assemble import add_assemble
 from covidcxr.cli.audit import add_audit
 from covidcxr.cli.benchmark import add_benchmark
-from covidcxr.cli.completion import add_completion
 from covidcxr.cli.datasets import add_datasets
 from covidcxr.cli.doctor import add_doctor
 from covidcxr.cli.evaluate import add_evaluate
@@ -26,13 +25,12 @@ from covidcxr.cli.fit import VERBS, add_training, train
 from covidcxr.cli.label_errors import add_label_errors
 from covidcxr.cli.plan import add_plan
 from covidcxr.cli.predict import add_demo, add_predict
-from covidcxr.cli.recipes import add_recipes
+from covidcxr.cli.recipes import add_recipes, add_tune
 from covidcxr.cli.serve import add_feedback, add_serve
-from covidcxr.cli.tune import add_tune
 from covidcxr.errors import CovidCXRError, NameClashError, UnknownNameError, did_you_mean
 from covidcxr.utils.plain import user_path
 
-__all__ = ["main"]
+__all__ = ["main", "add_completion"]
 
 _HOME = re.compile(r"^(--[\w.-]+=)?(~[/\\].*)$")
 """A path below the home folder, also in `--data.root=~/images`, where shells leave it to us."""
@@ -259,3 +257,33 @@ def _add_installed(verbs: argparse._SubParsersAction[argparse.ArgumentParser], n
             if name is not None:
                 raise UnknownNameError(f"The verb {name!r}: {fault}. Repair or uninstall that package.") from error
             verbs.add_parser(point.name, help=fault)
+
+
+_EXAMPLES = """examples:
+  covidcxr completion bash > ~/.local/share/bash-completion/completions/covidcxr
+  covidcxr completion zsh > ~/.zfunc/_covidcxr        # a folder of $fpath, before compinit
+  covidcxr completion tcsh > ~/.covidcxr.tcsh         # and `source` it in ~/.tcshrc"""
+
+
+def add_completion(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `completion`; it completes the verbs that are added before it.
+
+    Args:
+        verbs: Where the verbs are added.
+    """
+    completion = verbs.add_parser(
+        "completion",
+        help="a script for the shell that completes verbs and flags",
+        description="Print a script that completes the verbs and flags of covidcxr in your shell.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
+    completion.set_defaults(run=_completion)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    sys.stdout.write(shtab.complete(_parser(["completion"]), shell=options.shell) + "\n")
+    return 0

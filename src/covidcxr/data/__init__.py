@@ -44,6 +44,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from covidcxr.data.collection import (
+        DataSettings,
+    )
     from covidcxr.data.curation.duplicates import (
         DuplicateGroup,
         find_duplicates,
@@ -113,9 +116,6 @@ if TYPE_CHECKING:
     )
     from covidcxr.data.sampler import (
         EpochSampler,
-    )
-    from covidcxr.data.settings import (
-        DataSettings,
     )
     from covidcxr.data.splits import (
         assign_splits,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 
 __all__ = ["FittedImage", "ImageCache", "StoredImages", "store_images"]
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -19,15 +19,82 @@ from covidcxr.data.curation.prepared import Prepared
 from covidcxr.data.dataset import open_image
 from covidcxr.data.files import DrawnMasks, Faults, find_missing, find_twice
 from covidcxr.data.records import LabelMap, Record, count_by, find_leaks, labels_of, no_collector, projection
-from covidcxr.data.settings import DrawnFor, Views
+from covidcxr.data.sampler import Balance
 from covidcxr.data.splits import assign_splits, take_fold
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.image import read_image
 from covidcxr.io.pixels import check_bits
-from covidcxr.types import SplitName
+from covidcxr.transforms.augment import Augment
+from covidcxr.types import Fit, Region, SplitName
 from covidcxr.utils.plain import user_path
 
-__all__ = ["Collection", "Faults", "Views", "has_own_reader"]
+__all__ = ["CollectionSettings", "DataSettings", "DrawnFor", "Views", "Collection", "Faults", "has_own_reader"]
+
+Views = Literal["frontal", "all"]
+"""Which images are kept: frontal radiographs (and those whose view the data set does not tell), or all."""
+
+DrawnFor = Literal["all", "train"]
+"""Which images get predicted masks."""
+
+
+class CollectionSettings(TypedDict, total=False):
+    """The keyword arguments of `Collection`: a part of `DataSettings`.
+
+    Example:
+        ```python
+        from covidcxr.data.collection import CollectionSettings
+
+        settings: CollectionSettings = {"folds": 5, "fold": 0}
+        ```
+    """
+
+    views: Views
+    official_split: bool
+    label_map: Mapping[str, str | None] | None
+    drop_unlabelled: bool
+    drop_unknown_patients: bool
+    drawn_masks: str | PathLike[str] | None
+    drawn_masks_for: DrawnFor
+    min_lung_area: float
+    fractions: tuple[float, float]
+    fold: int | None
+    folds: int | None
+    hold_out_source: str | Sequence[str] | None
+    split_seed: int
+    bits: int | None
+
+
+class DataSettings(CollectionSettings, total=False):
+    """The keyword arguments of `CXRDataModule`, so that a type checker finds a misspelt one in a subclass's `**base`.
+
+    Example:
+        ```python
+        from typing import Unpack
+
+        from covidcxr.data import CXRDataModule
+        from covidcxr.data.collection import DataSettings
+
+        class OurHospital(CXRDataModule):
+            def __init__(self, root: str, *, ward: str = "all", **base: Unpack[DataSettings]) -> None:
+                super().__init__(root, **base)
+                self.settings = {"ward": ward}
+        ```
+    """
+
+    image_size: tuple[int, int] | None
+    fit: Fit | None
+    region: Region | None
+    lung_dilation: float | None
+    mask_classes: Sequence[str]
+    drop_unmasked: bool
+    batch_size: int
+    num_workers: int | None
+    augment: str | Sequence[Any] | Augment | None
+    augmented_copies: Mapping[str, int] | None
+    cache: Literal["memory"] | None
+    balance: Balance
+    predict_split: SplitName | Literal["all"]
+    seed: int
 
 
 class Collection(Faults, ABC):

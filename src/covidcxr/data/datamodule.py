@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from covidcxr.config import PreprocessConfig
-from covidcxr.data.collection import Collection, has_own_reader
+from covidcxr.data.collection import Collection, CollectionSettings, DataSettings, has_own_reader
 from covidcxr.data.curation.integrity import depth_remark
 from covidcxr.data.dataset import CXRDataset, open_pixels
 from covidcxr.data.records import Record, count_by
@@ -31,7 +31,6 @@ from covidcxr.data.sampler import (
     positive_weights,
     sampling_weights,
 )
-from covidcxr.data.settings import CollectionSettings, DataSettings
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.transforms.augment import Augment
 from covidcxr.types import GEOMETRY, Fit, Region, SplitName

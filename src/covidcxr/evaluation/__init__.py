@@ -6,11 +6,12 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap, bootstrap
 from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.comparison import compare_rows, unpaired_difference
 from covidcxr.evaluation.metrics.conformal import conformal_threshold, conformal_thresholds, score_sets
-from covidcxr.evaluation.metrics.decision_curve import DecisionCurve, decision_curve
 from covidcxr.evaluation.metrics.operating_point import (
+    DecisionCurve,
     OperatingPoint,
     choose_point,
     choose_threshold,
+    decision_curve,
     predictive_values,
     score_at,
 )

@@ -18,8 +18,7 @@ from torch import Tensor
 from covidcxr import aliases
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.explain.methods import Attribution, find_method
-from covidcxr.io.atomic import replace_file
-from covidcxr.io.folders import path_inside
+from covidcxr.io.folders import path_inside, replace_file
 from covidcxr.io.image import read_image
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel

@@ -31,12 +31,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from covidcxr.io.atomic import (
-        replace_file,
-    )
     from covidcxr.io.folders import (
         lock_folder,
         path_inside,
+        replace_file,
         run_folder,
     )
     from covidcxr.io.image import (

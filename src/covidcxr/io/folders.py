@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from covidcxr.errors import ConfigError, PretrainedError
-from covidcxr.io.atomic import replace_file
 from covidcxr.utils.plain import json_text, user_path
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "path_inside",
     "remove_drafts",
     "run_folder",
+    "replace_file",
 ]
 
 RUN_FILE = "covidcxr-run.json"
@@ -251,3 +252,27 @@ def _remove_results(folder: Path, writes: Sequence[str]) -> None:
                     Path(place, file).unlink()
             if not os.listdir(place):  # noqa: PTH208 - os.walk has listed it before its files went
                 Path(place).rmdir()
+
+
+@contextmanager
+def replace_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Give a path to write to; what was written takes the place of `path` only when all went well.
+
+    Args:
+        path: The file to write; its folder is made if need be.
+        sync: Wait until the content is on the disk, or a power failure may leave an empty file under the new name. It
+            takes some 7 ms; without it, whoever writes many files must tell such a file by its size.
+
+    Yields:
+        A path in the same folder, because replacing is atomic on one disk only.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{uuid4().hex}.tmp")
+    try:
+        yield draft
+        if sync:
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

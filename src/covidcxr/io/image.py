@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from covidcxr.errors import ImageReadError, ImageTooLargeError
-from covidcxr.io.atomic import replace_file
 from covidcxr.io.codestream import quiet_decoders
 from covidcxr.io.dicom import dicom_array, dicom_size, is_dicom, read_dicom
+from covidcxr.io.folders import replace_file
 from covidcxr.io.masks import encode_mask, mask_of_grey, mask_of_picture
 from covidcxr.io.pixels import (
     Pixels,

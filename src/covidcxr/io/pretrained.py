@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from covidcxr.errors import ConfigError, NameClashError, PretrainedError, did_you_mean
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 from covidcxr.utils.plain import json_text
 
 if TYPE_CHECKING:

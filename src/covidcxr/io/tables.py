@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from zipfile import BadZipFile
 
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 from covidcxr.utils.plain import user_path
 
 __all__ = ["DataFrame", "MISSING", "Table", "TableSource", "is_missing", "is_null", "read_lines", "write_parquet"]

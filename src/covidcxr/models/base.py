@@ -19,7 +19,7 @@ from covidcxr.config import EnsembleConfig, ModelConfig
 from covidcxr.config.checks import check_names
 from covidcxr.errors import ConfigError, PretrainedError
 from covidcxr.io import hub, pretrained
-from covidcxr.transforms.answers import not_finite
+from covidcxr.transforms.postprocess import not_finite
 from covidcxr.types import TaskName
 from covidcxr.utils.plain import html_table
 

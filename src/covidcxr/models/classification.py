@@ -14,7 +14,7 @@ from torch import Tensor
 from covidcxr.config import ModelConfig
 from covidcxr.models.base import CXRModel
 from covidcxr.models.network import NetworkModel, resize_images
-from covidcxr.transforms.answers import choose_class
+from covidcxr.transforms.postprocess import choose_class
 from covidcxr.transforms.pyramid import ImagePyramid, Pixels, ResizedImages
 from covidcxr.types import TaskName
 
@@ -110,7 +110,7 @@ class Classifier(CXRModel, ABC):
         return torch.cat((-logits, logits), dim=1).sigmoid()
 
     def answer(self, probabilities: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
-        """Choose the one plausible class, or abstain with a reason; see `covidcxr.transforms.answers.choose_class`.
+        """Choose the one plausible class, or abstain with a reason; see `covidcxr.transforms.postprocess.choose_class`.
 
         Args:
             probabilities: By class name, calibrated.

@@ -12,8 +12,8 @@ from torch import Tensor
 from covidcxr.models.base import calibrate_logits, check_images, inference
 from covidcxr.models.network import NetworkModel, resize_images, run_apart
 from covidcxr.networks.segmentation import forward_segmenters, merge_encoders
-from covidcxr.transforms.answers import cut_masks, thresholds_of
 from covidcxr.transforms.geometry import restore_map
+from covidcxr.transforms.postprocess import cut_masks, thresholds_of
 from covidcxr.transforms.pyramid import ImagePyramid, Pixels, ResizedImages
 from covidcxr.types import TaskName
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 from covidcxr.page import STYLE, load_template
 from covidcxr.pipeline.prediction import in_words
 from covidcxr.pipeline.severity import interval_in_words

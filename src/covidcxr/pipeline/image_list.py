@@ -14,7 +14,7 @@ from typing import TypeAlias
 from covidcxr.data.files import IMAGE_SUFFIXES
 from covidcxr.errors import ConfigError
 from covidcxr.io.folders import RUN_FILE
-from covidcxr.io.remote import full_url, is_url, list_remote
+from covidcxr.io.hub import full_url, is_url, list_remote
 from covidcxr.io.tables import Table, read_lines
 from covidcxr.utils.plain import user_path
 

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.io.folders import fails_everywhere, path_inside
+from covidcxr.io.hub import read_remote
 from covidcxr.io.masks import encode_mask
-from covidcxr.io.remote import read_remote
 from covidcxr.pipeline.image_list import ListedImage
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import FailedPrediction, OverlayFormat, Prediction

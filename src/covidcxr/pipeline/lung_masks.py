@@ -23,8 +23,7 @@ from covidcxr.data.curation.quality import Look
 from covidcxr.data.files import MASK_INDEX
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, ImageReadError
-from covidcxr.io.atomic import replace_file
-from covidcxr.io.folders import lock_folder, path_inside, remove_drafts
+from covidcxr.io.folders import lock_folder, path_inside, remove_drafts, replace_file
 from covidcxr.io.image import read_mask, write_mask
 from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.models import SegmentationModel

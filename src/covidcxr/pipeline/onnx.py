@@ -20,8 +20,7 @@ from covidcxr.io.pixels import unit_scale
 from covidcxr.io.pretrained import check_file, read_json
 from covidcxr.pipeline.parts import PARTS
 from covidcxr.pipeline.severity import InfectionInterval
-from covidcxr.transforms.answers import choose_class
-from covidcxr.transforms.postprocess import PostProcess
+from covidcxr.transforms.postprocess import PostProcess, choose_class
 from covidcxr.transforms.pyramid import ImagePyramid, Pixels, ResizedImages, fit_images, lungs_of
 from covidcxr.types import Region
 from covidcxr.utils.threads import count_cores, map_threads
@@ -89,7 +88,7 @@ class OnnxModel:
         return f"{type(self).__name__}({'; '.join(f'{name}: {value}' for name, value in self.facts().items())})"
 
     def answer(self, probabilities: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
-        """Choose the one plausible class, or abstain; see `covidcxr.transforms.answers.choose_class`.
+        """Choose the one plausible class, or abstain; see `covidcxr.transforms.postprocess.choose_class`.
 
         Args:
             probabilities: By class name, calibrated.

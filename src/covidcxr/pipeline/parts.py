@@ -19,13 +19,12 @@ from jaxtyping import Float
 from covidcxr.config import FORMAT_VERSION, check_format_version, check_keys
 from covidcxr.config.checks import check_names
 from covidcxr.errors import ConfigError, PretrainedError
-from covidcxr.io.atomic import replace_file
-from covidcxr.io.folders import path_inside
+from covidcxr.io.folders import path_inside, replace_file
 from covidcxr.io.image import read_image, read_mask, write_mask
 from covidcxr.io.pretrained import StoredDtype, check_file, check_finite, check_link, read_json, write_json
 from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import check_view_model
-from covidcxr.transforms.orientation import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
+from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.transforms.postprocess import PostProcess
 from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import html_table

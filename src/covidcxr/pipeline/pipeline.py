@@ -36,8 +36,7 @@ from covidcxr.pipeline.parts import PARTS, ShowsParts, check_parts, load_parts, 
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction
 from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import turn_cases
-from covidcxr.transforms.answers import Maps, cut_masks, not_finite
-from covidcxr.transforms.postprocess import PostProcess, lung_reasons
+from covidcxr.transforms.postprocess import Maps, PostProcess, cut_masks, lung_reasons, not_finite
 from covidcxr.transforms.pyramid import ResizedImages, lungs_of
 from covidcxr.types import LUNG_CLASSES, Backend, ImageLike
 from covidcxr.utils.plain import user_path

@@ -15,16 +15,14 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from covidcxr.errors import ConfigError, CovidCXRError, ImageReadError
-from covidcxr.io.atomic import replace_file
-from covidcxr.io.folders import path_inside
+from covidcxr.io.folders import path_inside, replace_file
 from covidcxr.io.image import write_mask
 from covidcxr.io.pixels import held_bits, held_bits_in_words
 from covidcxr.io.pretrained import write_json
 from covidcxr.pipeline.view_check import view_in_words
-from covidcxr.transforms.answers import not_finite
-from covidcxr.transforms.orientation import UPRIGHT, Orientation
+from covidcxr.transforms.geometry import UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
-from covidcxr.transforms.postprocess import explain_reason
+from covidcxr.transforms.postprocess import explain_reason, not_finite
 from covidcxr.transforms.pyramid import Pixels
 from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import html_table
@@ -246,7 +244,7 @@ class Prediction:
             overlay: "png", of the image's size; "jpg", `NAME.overlay.jpg` of at most 1024 pixels a side, which takes a
                 twentieth of the time; or None.
             masks: Write the masks.
-            sync: Wait until each file is on the disk; see `covidcxr.io.atomic.replace_file`.
+            sync: Wait until each file is on the disk; see `covidcxr.io.folders.replace_file`.
 
         Returns:
             The path of the JSON file.

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from covidcxr.errors import ConfigError
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 from covidcxr.io.tables import write_parquet
 from covidcxr.pipeline.image_list import ANSWERED, FAILED, ImageList
-from covidcxr.transforms.answers import not_finite
+from covidcxr.transforms.postprocess import not_finite
 from covidcxr.utils.plain import json_text
 
 __all__ = ["LINES", "PARTS", "ParquetResults", "Results", "summarize"]

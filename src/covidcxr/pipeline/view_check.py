@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from covidcxr.errors import ConfigError
-from covidcxr.transforms.answers import not_finite
-from covidcxr.transforms.orientation import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.postprocess import not_finite
 from covidcxr.transforms.pyramid import ImagePyramid, Pixels
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from covidcxr.errors import RequestError
 from covidcxr.pipeline.batches import BATCH_IMAGES, BATCH_PIXELS
-from covidcxr.serve.errors import RequestError
 from covidcxr.utils.lazy import old_arguments
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from covidcxr.data.datasets.feedback import FORMAT_VERSION, INDEX
 from covidcxr.errors import ConfigError
 from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import write_json
-from covidcxr.serve.database import masks
 from covidcxr.serve.schema import INDETERMINATE
-from covidcxr.serve.store import Row, Store
+from covidcxr.serve.store import Row, Store, masks
 from covidcxr.utils.plain import user_path
 
 __all__ = ["export_feedback"]

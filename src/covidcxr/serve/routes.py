@@ -16,13 +16,12 @@ from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from covidcxr import __version__, aliases
-from covidcxr.errors import ConfigError, CovidCXRError
+from covidcxr.errors import ConfigError, CovidCXRError, RequestError
 from covidcxr.page import Page, Section, Table, style_hash, to_html
-from covidcxr.serve.errors import RequestError
 from covidcxr.serve.metrics import Metrics
-from covidcxr.serve.multipart import Parts, read_parts
 from covidcxr.serve.report import image_report, to_pdf
 from covidcxr.serve.schema import FORMULA, Image, Images, Prior, Verdict, display_names, to_json, uniform
+from covidcxr.serve.security import Parts, read_parts
 from covidcxr.serve.service import PredictionService
 from covidcxr.serve.settings import Limits
 from covidcxr.utils.plain import json_text

@@ -21,10 +21,9 @@ from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from covidcxr import __version__
-from covidcxr.errors import ConfigError, CovidCXRError
+from covidcxr.errors import ConfigError, CovidCXRError, RequestError
 from covidcxr.serve.decoder import Decoder
 from covidcxr.serve.engine import Engine
-from covidcxr.serve.errors import RequestError
 from covidcxr.serve.metrics import Metered, Metrics
 from covidcxr.serve.routes import image_routes, page_routes, report_routes
 from covidcxr.serve.security import BodyLimits, SecurityMiddleware, error_response

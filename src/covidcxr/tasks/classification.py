@@ -19,11 +19,10 @@ from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.losses import build_classification_loss
 from covidcxr.models import ClassificationModel, NetworkModel
-from covidcxr.tasks.base import read_config
-from covidcxr.tasks.batches import select_images
+from covidcxr.tasks.base import SingleTask, SingleTaskSettings, read_config
 from covidcxr.tasks.objective import Objective, Outcome, Stage
 from covidcxr.tasks.rows import check_classes, image_rows
-from covidcxr.tasks.single import SingleTask, SingleTaskSettings
+from covidcxr.tasks.steps import select_images
 from covidcxr.types import Batch
 
 __all__ = ["ClassificationObjective", "ClassificationTask", "default_loss"]

@@ -14,8 +14,8 @@ from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
 from covidcxr.losses import build_segmentation_loss, known_planes
 from covidcxr.models import NetworkModel, SegmentationModel
+from covidcxr.tasks.base import SingleTask, SingleTaskSettings
 from covidcxr.tasks.objective import Objective, Outcome, Stage
-from covidcxr.tasks.single import SingleTask, SingleTaskSettings
 from covidcxr.transforms.geometry import resize_mask
 from covidcxr.transforms.surface_distance import hd95
 from covidcxr.types import Batch

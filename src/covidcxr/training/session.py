@@ -28,9 +28,8 @@ from covidcxr.models import NetworkModel, load_model
 from covidcxr.tasks import Task
 from covidcxr.tasks.processes import explain_lost
 from covidcxr.tasks.rows import add_traits
-from covidcxr.training.history import ConfigRecord, History
 from covidcxr.training.parser import make_parser, own_errors, read_settings, to_plain
-from covidcxr.training.saving import print_warnings, save_best, save_models
+from covidcxr.training.saving import ConfigRecord, History, print_warnings, save_best, save_models
 from covidcxr.utils.console import print_line
 from covidcxr.utils.plain import user_path
 from covidcxr.utils.threads import QUIET

@@ -14,9 +14,8 @@ import pytest
 from fakes import draw_image, draw_lungs, write_csv, write_image, write_table_fake
 
 from covidcxr.data import CSVDataModule, CXRDataModule, find_leaks
-from covidcxr.data.collection import Collection
+from covidcxr.data.collection import Collection, CollectionSettings, DataSettings
 from covidcxr.data.curation.prepare import prepare_dataset
-from covidcxr.data.settings import CollectionSettings, DataSettings
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation import read_rows
 from covidcxr.evaluation.report import evaluate_rows

@@ -28,7 +28,7 @@ from covidcxr.data.curation.near_duplicates import (
 )
 from covidcxr.data.records import Record
 from covidcxr.errors import CovidCXRError
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 from covidcxr.io.image import read_image
 from covidcxr.utils.plain import user_path
 from covidcxr.utils.threads import Progress, map_threads

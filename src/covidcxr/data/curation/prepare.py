@@ -23,8 +23,7 @@ from covidcxr.data.dataset import fit_record, open_pixels
 from covidcxr.data.files import find_twice
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError
-from covidcxr.io.atomic import replace_file
-from covidcxr.io.folders import LOCK_FILES, is_draft, lock_folder, remove_drafts
+from covidcxr.io.folders import LOCK_FILES, is_draft, lock_folder, remove_drafts, replace_file
 from covidcxr.io.image import write_image, write_mask
 from covidcxr.io.pretrained import write_json
 from covidcxr.types import Fit

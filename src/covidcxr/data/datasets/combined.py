@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, get_args
 import numpy as np
 from jaxtyping import Float
 
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.curation.duplicates import Linked
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import some_of
 from covidcxr.data.records import Record
-from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.registry import DATASETS
 from covidcxr.utils.plain import user_path

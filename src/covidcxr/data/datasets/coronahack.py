@@ -9,10 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Literal, Unpack, get_args
 
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.datasets.manifest import SeriesPatients
 from covidcxr.data.records import Record
-from covidcxr.data.settings import DataSettings
 from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.tables import Table

@@ -11,11 +11,11 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Literal, Unpack, get_args
 
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.datasets.manifest import read_manifest
 from covidcxr.data.files import find_images, find_orphans, list_folders
 from covidcxr.data.records import Record, bimcv_view
-from covidcxr.data.settings import DataSettings
 from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.registry import DATASETS

@@ -8,10 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Literal, Unpack, get_args
 
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.datasets.csv import parse_age
 from covidcxr.data.records import Record
-from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.tables import Table, read_lines
 from covidcxr.registry import DATASETS

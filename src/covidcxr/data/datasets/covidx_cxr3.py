@@ -8,9 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Unpack
 
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.records import Record, bimcv_view
-from covidcxr.data.settings import DataSettings
 from covidcxr.errors import DatasetError
 from covidcxr.io.tables import read_lines
 from covidcxr.registry import DATASETS

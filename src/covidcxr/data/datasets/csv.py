@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 from covidcxr.config import check_keys
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import table_path
 from covidcxr.data.records import Record, no_collector
-from covidcxr.data.settings import DataSettings
 from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.io.tables import Fault, Table, TableSource

@@ -8,9 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.records import Record
-from covidcxr.data.settings import DataSettings
 from covidcxr.errors import DatasetError
 from covidcxr.registry import DATASETS
 

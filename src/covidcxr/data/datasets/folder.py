@@ -9,10 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Unpack
 
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import find_images, list_folders, some_of
 from covidcxr.data.records import Record
-from covidcxr.data.settings import DataSettings
 from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.registry import DATASETS

@@ -8,11 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Literal, Unpack
 
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.datasets.csv import parse_age
 from covidcxr.data.files import find_images
 from covidcxr.data.records import Record
-from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.io.tables import Table
 from covidcxr.registry import DATASETS

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 
 from covidcxr.config import check_keys
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.datasets.csv import parse_age
 from covidcxr.data.records import Record
-from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError, UnknownNameError, did_you_mean
 from covidcxr.registry import DATASETS
 

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Float
 
 from covidcxr.config.checks import check_whole
+from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.files import find_missing
 from covidcxr.data.records import Record
-from covidcxr.data.settings import DataSettings
 from covidcxr.errors import ConfigError
 from covidcxr.phantom import LABELS, OTHERS, VIEWS, draw_other, draw_phantom
 from covidcxr.registry import DATASETS
-from covidcxr.transforms.orientation import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
+from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.types import SplitName
 
 __all__ = ["GateDataModule", "cut_out", "shuffle_tiles"]

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
         list_datasets,
         open_dataset,
     )
-    from covidcxr.data.summary.charts import (
+    from covidcxr.data.summary.pictures import (
         draw_charts,
-    )
-    from covidcxr.data.summary.contact_sheet import (
         draw_contact_sheet,
     )
     from covidcxr.data.summary.summary import (

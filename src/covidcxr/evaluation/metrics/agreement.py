@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float
 from covidcxr import aliases
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, PatientIds, check_length, number_patients
-from covidcxr.evaluation.metrics.estimate import Interval
-from covidcxr.evaluation.metrics.intervals import Clusters, mean_interval, quantile_interval
+from covidcxr.evaluation.metrics.intervals import Clusters, Interval, mean_interval, quantile_interval
 from covidcxr.transforms.postprocess import lung_reasons, lung_sides
 from covidcxr.types import LUNGS_OF_REGION
 

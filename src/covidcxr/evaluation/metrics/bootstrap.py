@@ -21,8 +21,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.metrics.estimate import Estimate, Interval, difference_interval
-from covidcxr.evaluation.metrics.intervals import Clusters, share_interval, statistic_interval
+from covidcxr.evaluation.metrics.intervals import (
+    Clusters,
+    Estimate,
+    Interval,
+    difference_interval,
+    share_interval,
+    statistic_interval,
+)
 
 __all__ = [
     "Estimate",

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from covidcxr.evaluation.metrics.estimate import ONE_PATIENT, Estimate, Interval
-from covidcxr.evaluation.metrics.intervals import Clusters, two_part_interval
+from covidcxr.evaluation.metrics.intervals import ONE_PATIENT, Clusters, Estimate, Interval, two_part_interval
 
 __all__ = ["brier_interval", "brier_of", "error_intervals", "recalibration"]
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, PatientIds, Statistics, check_length
 from covidcxr.evaluation.metrics.calibration import brier_interval, brier_of, error_intervals
-from covidcxr.evaluation.metrics.estimate import Interval
+from covidcxr.evaluation.metrics.intervals import Interval
 from covidcxr.evaluation.metrics.weighted import (
     Ranking,
     calibration_gaps,

@@ -16,8 +16,7 @@ import numpy as np
 
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.evaluation.metrics.calibration import LEAST_OF_A_SLOPE
-from covidcxr.evaluation.metrics.estimate import Interval
-from covidcxr.evaluation.metrics.intervals import Clusters, share_interval
+from covidcxr.evaluation.metrics.intervals import Clusters, Interval, share_interval
 from covidcxr.utils.plain import field_values
 
 __all__ = ["PLANNED", "SampleSize", "StudyDesign"]

@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float, Integer
 from covidcxr import aliases
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, PatientIds, Statistics, check_length
-from covidcxr.evaluation.metrics.estimate import Interval
-from covidcxr.evaluation.metrics.intervals import mean_interval, quantile_interval, two_part_interval
+from covidcxr.evaluation.metrics.intervals import Interval, mean_interval, quantile_interval, two_part_interval
 from covidcxr.evaluation.metrics.weighted import weighted_mean, weighted_quantile
 
 __all__ = [

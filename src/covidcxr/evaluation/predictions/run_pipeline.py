@@ -27,7 +27,7 @@ from covidcxr.evaluation.metrics.segmentation import (
     recall_score,
 )
 from covidcxr.io import pretrained
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 from covidcxr.io.image import read_mask
 from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.batches import count_pixels, split_batches

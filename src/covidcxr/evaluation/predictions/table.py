@@ -24,7 +24,7 @@ from covidcxr.evaluation.metrics.scores import format_estimate, headline, missin
 from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
 from covidcxr.evaluation.predictions.predictions import MASKS, ROUNDING, UNBOUNDED, PredictionTable, Rows
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
-from covidcxr.io.atomic import replace_file
+from covidcxr.io.folders import replace_file
 from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks.rows import predict_rows

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidcxr.errors import UnknownNameError, did_you_mean
-from covidcxr.evaluation.metrics.estimate import Estimate
+from covidcxr.evaluation.metrics.intervals import Estimate
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
 from covidcxr.io.pretrained import write_json
 from covidcxr.page import Page, Section, Table, sections_of, write_markdown

@@ -20,8 +20,7 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import FindInterval, number_patients
-from covidcxr.evaluation.metrics.estimate import Estimate, Interval, difference_interval
-from covidcxr.evaluation.metrics.intervals import Clusters, share_interval
+from covidcxr.evaluation.metrics.intervals import Clusters, Estimate, Interval, difference_interval, share_interval
 from covidcxr.evaluation.metrics.segmentation import count_failures, mask_statistics
 from covidcxr.evaluation.predictions.predictions import MASKS, NOT_STATED, TRAITS, PredictionTable
 from covidcxr.evaluation.report.headline import LEAST, scored_classes

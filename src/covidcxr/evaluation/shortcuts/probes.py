@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
-from covidcxr.evaluation.metrics.estimate import widen
+from covidcxr.evaluation.metrics.intervals import widen
 from covidcxr.evaluation.metrics.weighted import ratio, weighted_auroc, weighted_confusion
 from covidcxr.evaluation.shortcuts.association import FeatureTest, strongest_features
 from covidcxr.evaluation.shortcuts.features import FeatureTable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidcxr.evaluation.metrics.estimate import Estimate
+from covidcxr.evaluation.metrics.intervals import Estimate
 from covidcxr.evaluation.plots import COLORS, INK, LINE, as_picture, panels
 from covidcxr.evaluation.shortcuts.drift import Drift
 from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, RandomSplit

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from covidcxr.evaluation.metrics.scores import format_estimate, on_picture
 from covidcxr.evaluation.plots import COLORS, as_picture, panels, plot_estimates, plot_panels
 from covidcxr.evaluation.stress.ablation import Ablation
-from covidcxr.evaluation.stress.attention import Attention
-from covidcxr.evaluation.stress.faithfulness import MapFaithfulness
+from covidcxr.evaluation.stress.attention import Attention, MapFaithfulness
 from covidcxr.evaluation.stress.robustness import Effect, Robustness
 from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of
 from covidcxr.utils.plain import count_of

@@ -12,7 +12,6 @@ from covidcxr.utils.lazy import lazy_names
 __all__ = ["Findings", "tune"]
 
 if TYPE_CHECKING:
-    from covidcxr.recipes.tune.engine import tune
-    from covidcxr.recipes.tune.findings import Findings
+    from covidcxr.recipes.tune.engine import Findings, tune
 
 __getattr__, __dir__ = lazy_names(__name__, {"Findings": "findings", "tune": "engine"})

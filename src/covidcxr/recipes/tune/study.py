@@ -33,7 +33,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.recipes.run import Run
-from covidcxr.recipes.tune.findings import trial_folder
+from covidcxr.recipes.tune.engine import trial_folder
 from covidcxr.training.recipe import Recipe
 from covidcxr.utils.console import show_status
 
