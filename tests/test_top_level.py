@@ -102,10 +102,11 @@ IMPORT_ALL = """
 import os, pkgutil, random, warnings
 from importlib import import_module
 import numpy, torch
-# What other libraries do when they are imported is theirs: they come first.
-for name in ("lightning.pytorch.cli", "torchmetrics.classification", "timm", "segmentation_models_pytorch", "pydicom",
-             "albumentations", "cv2", "scipy.ndimage", "pandas", "huggingface_hub", "rich.console", "PIL.Image"):
-    import_module(name)
+# What other libraries do when they are imported is theirs: they come first, and may warn.
+with warnings.catch_warnings(action="ignore"):
+    for name in ("lightning.pytorch.cli", "torchmetrics.classification", "timm", "segmentation_models_pytorch", "cv2",
+                 "albumentations", "pydicom", "scipy.ndimage", "pandas", "huggingface_hub", "rich.console", "PIL"):
+        import_module(name)
 
 def state():
     return {

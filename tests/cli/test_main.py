@@ -174,9 +174,15 @@ def test_demo_draws_phantoms_and_prints_the_page(tmp_path: Path, capsys: Any) ->
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 12
 
 
-def test_demo_takes_your_images(images: Path, tmp_path: Path, capsys: Any) -> None:
-    assert main(["demo", str(images / "a.png"), "--out", str(tmp_path / "out"), "--no-open", "--json"]) == 0
+def test_demo_takes_your_images_and_leaves_what_it_drew(
+    images: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("covidcxr-demo").mkdir()
+    assert main(["demo", str(images / "a.png"), "--no-open", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["films"] == 1
+    assert Path("runs", "demo-1", "index.html").is_file()
+    assert not list(Path("covidcxr-demo").iterdir())
 
 
 @pytest.mark.parametrize("words", [["--help"], ["predict", "--help"], ["demo", "--help"], ["doctor", "--help"]])

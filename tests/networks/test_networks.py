@@ -822,7 +822,7 @@ def test_a_file_must_hold_all_of_the_backbone_and_nothing_else(tmp_path: Path) -
     weights = timm.create_model("resnet10t").state_dict()
     short = {name: tensor for name, tensor in weights.items() if name != "layer2.0.conv1.weight"}
     config = classifier("timm:resnet10t")
-    cases += [(config, short, r"layer2\.0\.conv1\.weight"), (config, {"a": torch.zeros(1)}, "Missing.*conv1")]
+    cases += [(config, short, r"layer2\.0\.conv1\.weight"), (config, {"a": torch.zeros(1)}, "conv1")]
     cases += [(config, {**weights, "surplus": torch.zeros(1)}, "surplus")]
     deeper = models.resnet34().state_dict()  # has every tensor of a resnet18, in the same shapes, and more
     cases += [(segmenter("smp:fpn", encoder="resnet18"), deeper, r"unexpected layer1\.2")]

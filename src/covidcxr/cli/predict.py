@@ -78,7 +78,9 @@ def add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument("paths", nargs="*", metavar="PATH", help="your images or folders; none = drawn images")
-    demo.add_argument("--out", default="covidcxr-demo", metavar="DIR", help="where the results go (%(default)s)")
+    demo.add_argument(
+        "--out", metavar="DIR", help="where the results go (covidcxr-demo; of your images, a new folder runs/demo-N)"
+    )
     demo.add_argument("--no-open", action="store_true", help="print the page's path, do not open it")
     _add_common(demo)
     demo.set_defaults(run=_demo, root=None, overlay_format="jpg", no_overlays=False, no_masks=False)
@@ -143,6 +145,8 @@ def _write(options: argparse.Namespace) -> dict[str, Any]:
 def _demo(options: argparse.Namespace) -> int:
     import webbrowser
 
+    if options.out is None:
+        options.out = str(next_folder("demo")) if options.paths else "covidcxr-demo"
     code = _predict(options) if options.paths else _predict_phantoms(options)
     page = (Path(options.out) / "index.html").resolve()
     if not options.no_open and sys.stdout.isatty():

@@ -1,0 +1,1 @@
+"""Measurements: scripts that print, and the parts of them that tests run."""
