@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from covidcxr import ModelConfig
+from covidcxr.errors import ConfigError
+from covidcxr.networks.build import build_network, weights_follow
 
 ANSWER = """
 import sys, torch
@@ -98,3 +104,20 @@ def test_fresh_weights_are_the_same_with_it() -> None:
     without, seen = (run(WEIGHTS.format(first=first)).split() for first in ("", "import torch._dynamo"))
     assert (without[0], seen[0]) == ("False", "True")
     assert without[1:] == seen[1:]
+
+
+def test_nothing_is_drawn_for_weights_that_follow() -> None:
+    config = ModelConfig("classification", "timm:mobilenetv3_small_050", ("a", "b"))
+    drawn, collects = torch.random.get_rng_state(), gc.isenabled()
+    with weights_follow(10_000_000):
+        filled = build_network(config)
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert gc.isenabled() == collects
+    other = build_network(config)
+    filled.load_state_dict(other.state_dict())
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(filled.eval()(image), other.eval()(image))
+    with pytest.raises(ConfigError, match="larger than the weights"), weights_follow(1000):
+        build_network(config)
+    assert gc.isenabled() == collects

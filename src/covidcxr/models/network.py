@@ -20,7 +20,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.io import pretrained
 from covidcxr.models.base import CXRModel, calibrate_logits, check_images, inference
 from covidcxr.networks import build_network
-from covidcxr.networks.build import limited_memory
+from covidcxr.networks.build import weights_follow
 from covidcxr.networks.fused import FusedNetwork
 from covidcxr.transforms.geometry import apply_region, normalize, resize_image, resize_mask
 from covidcxr.transforms.preprocess import Preprocess
@@ -217,7 +217,7 @@ class NetworkModel(CXRModel, ABC):
             raise ConfigError(f"The key 'weights_sha256' is missing in {path}: save the model again.")
         weights = folder / "model.safetensors"
         pretrained.check_file(weights, sys.maxsize)
-        with limited_memory(weights.stat().st_size + _SPARE):
+        with weights_follow(weights.stat().st_size + _SPARE):
             model = cls(config)
         pretrained.load_weights(model.network, weights, sha256)
         return model.eval()

@@ -7,11 +7,13 @@ builds an encoder without memory first, and to draw random weights for that take
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import cache, wraps
 from importlib import import_module
@@ -30,7 +32,7 @@ from covidcxr.networks.weights import REFUSALS, check_weights_file
 from covidcxr.registry import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS
 from covidcxr.types import TaskName
 
-__all__ = ["build_network", "compiler_on_demand", "limited_memory"]
+__all__ = ["build_network", "compiler_on_demand", "weights_follow"]
 
 _LIBRARIES: dict[TaskName, dict[str, Callable[..., nn.Module]]] = {
     "classification": {"timm": timm_network, "torchvision": torchvision_network, "xrv": xrv_network},
@@ -148,20 +150,21 @@ def compiler_on_demand() -> Iterator[None]:
         return
     sys.modules.update({name: _StandIn(name) for name in _COMPILER})
     try:
-        with _NothingDrawnOnMeta():
+        with nullcontext() if _WEIGHTS_FOLLOW.get() else _NothingDrawn():
             yield
     finally:
         _step_aside()
 
 
 @contextmanager
-def limited_memory(numbers: int) -> Iterator[None]:
-    """Raise an error in the `with` block where tensors of more numbers in all are made.
+def weights_follow(numbers: int) -> Iterator[None]:
+    """Build networks in the `with` block whose weights are read from a file afterwards, all of them.
 
-    A config can name a network of any size: one that is larger than the weights beside it is not built to its end.
+    No random weights are drawn for them. A config can name a network of any size: one that is larger than the weights
+    beside it is not built to its end.
 
     Args:
-        numbers: How many there may be.
+        numbers: How many numbers its tensors may have in all.
 
     Yields:
         Nothing.
@@ -169,32 +172,21 @@ def limited_memory(numbers: int) -> Iterator[None]:
     Raises:
         ConfigError: If there are more.
     """
-    with _Counted(numbers):
-        yield
+    token, collects = _WEIGHTS_FOLLOW.set(True), gc.isenabled()
+    gc.disable()  # libraries and modules are thousands of objects and no garbage: to look for some took a third longer
+    try:
+        with _Counted(numbers):
+            yield
+    finally:
+        _WEIGHTS_FOLLOW.reset(token)
+        if collects:
+            gc.enable()
 
 
-class _Counted(TorchFunctionMode):
-    """Counts the numbers of new tensors; memory that is not written to is not taken yet."""
-
-    def __init__(self, left: int) -> None:
-        super().__init__()
-        self.left = left
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if function in _MAKERS and not result.is_meta:
-            self.left -= result.numel()
-            if self.left < 0:
-                raise ConfigError("the network is larger than the weights that are saved with it")
-        return result
+_WEIGHTS_FOLLOW: ContextVar[bool] = ContextVar("_WEIGHTS_FOLLOW", default=False)
 
 
-_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace}
-
-
-class _NothingDrawnOnMeta(TorchFunctionMode):
+class _NothingDrawn(TorchFunctionMode):
     """Leaves out `torch.nn.init` on tensors that have a shape and no numbers."""
 
     def __torch_function__(
@@ -203,9 +195,37 @@ class _NothingDrawnOnMeta(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             tensor = args[0] if args else kwargs.get("tensor")
-            if getattr(tensor, "is_meta", False):
+            if self.leaves_out(tensor):
                 return tensor
+        return self.call(function, args, kwargs)
+
+    def leaves_out(self, tensor: Any) -> bool:
+        return bool(getattr(tensor, "is_meta", False))
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return function(*args, **kwargs)
+
+
+class _Counted(_NothingDrawn):
+    """Also leaves out parameters, and counts numbers of new tensors; memory that is not written to is not taken yet."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+
+    def leaves_out(self, tensor: Any) -> bool:
+        return isinstance(tensor, nn.Parameter) or super().leaves_out(tensor)
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = function(*args, **kwargs)
+        if function in _MAKERS and not result.is_meta:
+            self.left -= result.numel()
+            if self.left < 0:
+                raise ConfigError("the network is larger than the weights that are saved with it")
+        return result
+
+
+_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace}
 
 
 class _StandIn(ModuleType):
