@@ -1,6 +1,6 @@
 """`python -m covidcxr` is `covidcxr`."""
 
-from covidcxr.cli import main
+from covidcxr.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -172,11 +172,11 @@ class Registry:
     def _plugins(self) -> dict[str, EntryPoint]:
         points: dict[str, EntryPoint] = {}
         for point in installed_points(self.group):
-            other = points.setdefault(point.name, point)
-            if other.value != point.value:
+            known = points.setdefault(point.name, point)
+            if known.value != point.value:
                 raise NameClashError(
                     f"Two installed packages offer a {self.kind} {point.name!r}: "
-                    f"{other.value} and {point.value}. Uninstall one or rename its entry point."
+                    f"{known.value} and {point.value}. Uninstall one or rename its entry point."
                 )
         return points
 

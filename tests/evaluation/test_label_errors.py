@@ -14,7 +14,7 @@ from PIL import Image
 from covidcxr.cli import main
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.label_errors import confident_joint, find_label_errors
-from covidcxr.evaluation.report.label_errors import make_page
+from covidcxr.evaluation.report.errors import label_error_page
 from covidcxr.page import to_html
 
 
@@ -198,6 +198,6 @@ def test_the_verb_writes_page_table_and_json(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_page_says_what_the_model_cannot() -> None:
     rows, _ = planted(100)
-    page = to_html(make_page(find_label_errors(rows, resamples=20), "mine"))
+    page = to_html(label_error_page(find_label_errors(rows, resamples=20), "mine"))
     assert "only a person who reads the image can tell" in page
     assert "Northcutt" in page

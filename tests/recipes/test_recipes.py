@@ -24,6 +24,7 @@ from covidcxr.models import ClassificationModel, EnsembleModel, load_model
 from covidcxr.phantom import write_dataset
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.sweep import headline_scores, run_recipe
+from covidcxr.training.changes import Changes
 from covidcxr.training.recipe import Recipe, recipe_paths
 
 
@@ -229,7 +230,7 @@ class TestRun:
             "--model.lr",
             "0",
         )  # what is learnt soon stands
-        run = Run("", tmp_path / "out", config, words)
+        run = Run("", tmp_path / "out", config, Changes.of(words))
         run.fit()
         (tmp_path / "out" / "model" / "history.json").unlink()  # killed before all was saved
         path = tmp_path / "out" / "checkpoints" / "last.ckpt"

@@ -33,6 +33,7 @@ from covidcxr.phantom import write_dataset
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.tune import Findings, tune
 from covidcxr.recipes.tune.study import NumberedSampler, Objective, Reporter, fail_dead, open_study
+from covidcxr.training.changes import Changes
 from covidcxr.training.recipe import Recipe
 from covidcxr.training.search_space import Choice, Number, read_search
 
@@ -163,7 +164,7 @@ def test_wali2021_next_can_be_searched(tmp_path: Path) -> None:
     for number in range(3):
         values = {name: parameter.probe(number) for name, parameter in recipe.search.items()}
         with torch.device("meta"):  # the real networks, without their memory
-            Run("", tmp_path / str(number), recipe.with_values(values).base(), words).check()
+            Run("", tmp_path / str(number), recipe.with_values(values).base(), Changes.of(words)).check()
 
 
 # --- one process ----------------------------------------------------------------------------------------------------

@@ -91,8 +91,8 @@ def _open(options: argparse.Namespace) -> tuple[CXRDataModule, str]:
 
     if options.safe:
         allow_registered_only()
-    if other := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:
-        raise ConfigError(f"covidcxr audit has no option {', '.join(other)}; see covidcxr audit --help.")
+    if unknown := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:
+        raise ConfigError(f"covidcxr audit has no option {', '.join(unknown)}; see covidcxr audit --help.")
     config: dict[str, Any] = {}
     if options.config is not None:
         config = Recipe.read(options.config).base().get("data", {})

@@ -284,13 +284,13 @@ def _machine() -> dict[str, Any]:
         )
         cpu = next(named, cpu)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    found = {"covidcxr": __version__, "python": platform.python_version()}
+    facts = {"covidcxr": __version__, "python": platform.python_version()}
     for name in (*_PACKAGES, *_MORE):
         try:
-            found[name] = version(name)
+            facts[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": load, "versions": found}
+            facts[name] = "not installed"
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": load, "versions": facts}
 
 
 def _print(results: Mapping[str, Any]) -> None:

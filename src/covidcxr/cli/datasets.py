@@ -207,12 +207,12 @@ def _stats(options: argparse.Namespace) -> int:
     with collect_notes() as notes:
         data = _open(options)
         with show_progress("grey values") as progress:
-            found = survey(data, pixels=not options.no_pixels, sample=options.sample, progress=progress)
-    found = {"name": options.name, "root": str(data.root), **found, "notes": [*notes, *found["notes"]]}
+            result = survey(data, pixels=not options.no_pixels, sample=options.sample, progress=progress)
+    result = {"name": options.name, "root": str(data.root), **result, "notes": [*notes, *result["notes"]]}
     if options.out is not None:
-        found["pictures"] = [str(path) for path in _draw(data, options.name, Path(options.out))]
-        write_json(Path(options.out) / "stats.json", found)
-    return _say(found, print_survey, options)
+        result["pictures"] = [str(path) for path in _draw(data, options.name, Path(options.out))]
+        write_json(Path(options.out) / "stats.json", result)
+    return _say(result, print_survey, options)
 
 
 def _draw(data: Any, name: str, out: Path) -> list[Path]:
@@ -239,8 +239,8 @@ def _check(options: argparse.Namespace) -> int:
         else:
             with show_progress("images") as progress:
                 report = check_dataset(data, decode=options.decode, progress=progress)
-    found = {"name": options.name, "root": options.root, **report.to_dict(), "notes": [*notes, *report.notes]}
-    _say(found, print_report, options)
+    result = {"name": options.name, "root": options.root, **report.to_dict(), "notes": [*notes, *report.notes]}
+    _say(result, print_report, options)
     return 0 if report.complete else 1
 
 
@@ -254,10 +254,10 @@ def _quality(options: argparse.Namespace) -> int:
         data = _open(options)
         look = None if options.model is None else look_at(options.model, device=options.device)
         report = check_quality(data, duplicates=not options.no_duplicates, look=look, progress=show_progress)
-    found = {"name": options.name, "root": str(data.root), **report.to_dict(), "notes": notes}
+    result = {"name": options.name, "root": str(data.root), **report.to_dict(), "notes": notes}
     if options.out is not None:
-        found["files"] = [str(path) for path in _write_quality(data, options.name, report, Path(options.out))]
-    return _say(found, print_quality, options)
+        result["files"] = [str(path) for path in _write_quality(data, options.name, report, Path(options.out))]
+    return _say(result, print_quality, options)
 
 
 def _write_quality(data: Any, name: str, report: QualityReport, out: Path) -> list[Path]:
@@ -299,13 +299,13 @@ def _drift(options: argparse.Namespace) -> int:
             max_images=options.max_images,
             progress=show_progress,
         )
-    found = {**drift.to_dict(), "notes": notes}
+    result = {**drift.to_dict(), "notes": notes}
     if options.out is not None:
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "drift.json", found)
-        found["files"] = [str(out / "drift.json"), str(write_html(make_drift_page(drift), out / "drift.html"))]
-    return _say(found, print_drift, options)
+        write_json(out / "drift.json", result)
+        result["files"] = [str(out / "drift.json"), str(write_html(make_drift_page(drift), out / "drift.html"))]
+    return _say(result, print_drift, options)
 
 
 def _two_names(options: argparse.Namespace) -> tuple[str, str]:
@@ -369,11 +369,11 @@ def _open(options: argparse.Namespace) -> Any:
     return open_dataset(options.name, options.root, parse_settings(options.set))
 
 
-def _say(found: Any, in_words: Callable[[Any], None], options: argparse.Namespace) -> int:
+def _say(result: Any, in_words: Callable[[Any], None], options: argparse.Namespace) -> int:
     if options.json:
         from covidcxr.utils.console import screen
 
-        screen().file.write(json_text(found, default=str) + "\n")
+        screen().file.write(json_text(result, default=str) + "\n")
     else:
-        in_words(found)
+        in_words(result)
     return 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule, DuplicateGroup, Record
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
     from covidcxr.evaluation.predictions.table import RunFolder
-    from covidcxr.evaluation.report import Evaluation, Part
+    from covidcxr.evaluation.report.evaluation import Evaluation, Part
     from covidcxr.pipeline.pipeline import Pipeline
     from covidcxr.types import SplitName
 
@@ -146,7 +146,8 @@ def _add_scores(verb: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from covidcxr.evaluation.report import write_checklists, write_report
+    from covidcxr.evaluation.report.checklists import write_checklists
+    from covidcxr.evaluation.report.evaluation import write_report
     from covidcxr.utils.console import collect_notes, show_status
 
     if options.paths and options.model is not None:
@@ -165,8 +166,7 @@ def _run(options: argparse.Namespace) -> int:
 def _of_model(options: argparse.Namespace) -> Evaluation:
     """Ask a model about the images of a data set."""
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, open_pipeline, pipeline_rows, write_rows
-    from covidcxr.evaluation.report import Provenance
-    from covidcxr.evaluation.report.provenance import data_facts, model_facts
+    from covidcxr.evaluation.report.provenance import Provenance, data_facts, model_facts
     from covidcxr.utils.console import show_progress
 
     data, name = open_data_of(options, {})
@@ -196,8 +196,7 @@ def _of_paths(options: argparse.Namespace, notes: list[str]) -> Evaluation:
     """Read predictions, with the images behind them where these are at hand."""
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
     from covidcxr.evaluation.predictions.table import read_rows
-    from covidcxr.evaluation.report import Provenance
-    from covidcxr.evaluation.report.provenance import data_facts, hash_rows, run_facts
+    from covidcxr.evaluation.report.provenance import Provenance, data_facts, hash_rows, run_facts
     from covidcxr.evaluation.report.sources import read_sources, relate_sources
 
     sources = read_sources(options.paths)
@@ -240,7 +239,7 @@ def _evaluate(
     said: Any,
 ) -> Evaluation:
     """Evaluate rows, with what a config or a run has `said`: positive class, temperature, coverage."""
-    from covidcxr.evaluation.report import evaluate_rows
+    from covidcxr.evaluation.report.evaluation import evaluate_rows
     from covidcxr.utils.console import show_status
 
     with show_status(f"scores of {len(rows)} predictions, and intervals over {options.resamples} resamples"):
@@ -371,8 +370,8 @@ def open_data_of(options: argparse.Namespace, config: Mapping[str, Any]) -> tupl
 
 
 def _check_words(options: argparse.Namespace) -> None:
-    if other := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:
-        raise ConfigError(f"{options.parser.prog} knows no {', '.join(other)}; see {options.parser.prog} --help.")
+    if unknown := [word for word in options.more if word.startswith("--") and not word.startswith("--data.")]:
+        raise ConfigError(f"{options.parser.prog} knows no {', '.join(unknown)}; see {options.parser.prog} --help.")
 
 
 def _command() -> str:

@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     from covidcxr.evaluation.label_errors import find_label_errors
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
     from covidcxr.evaluation.predictions.table import read_folder, read_rows
-    from covidcxr.evaluation.report.label_errors import make_page
+    from covidcxr.evaluation.report.errors import label_error_page
     from covidcxr.io.folders import replace_file
     from covidcxr.io.pretrained import write_json
     from covidcxr.page import write_html
@@ -79,28 +79,28 @@ def _run(options: argparse.Namespace) -> int:
             results = find_label_errors(rows, trained=trained, resamples=options.resamples, seed=options.seed)
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
-        page = make_page(results, path.stem, None if data is None else ImageLookup(data))
-    found = {"targets": [errors.to_dict() for errors in results], "notes": notes}
-    write_json(out / "label-errors.json", found)
+        page = label_error_page(results, path.stem, None if data is None else ImageLookup(data))
+    result = {"targets": [errors.to_dict() for errors in results], "notes": notes}
+    write_json(out / "label-errors.json", result)
     images = [image.to_dict() for errors in results for image in errors.images]
     with replace_file(out / "label-errors.csv") as draft:
         pd.DataFrame(images).to_csv(draft, index=False)
-    _say(results, found, write_html(page, out / "label-errors.html"), options.json)
+    _say(results, result, write_html(page, out / "label-errors.html"), options.json)
     return 0
 
 
-def _say(results: tuple[LabelErrors, ...], found: dict[str, Any], page: Path, as_json: bool) -> None:
+def _say(results: tuple[LabelErrors, ...], result: dict[str, Any], page: Path, as_json: bool) -> None:
     from rich.table import Table
 
-    from covidcxr.evaluation.report.label_errors import state_verdict
+    from covidcxr.evaluation.report.errors import label_error_verdict
     from covidcxr.utils.console import screen
 
     console = screen()
     if as_json:
-        console.file.write(json_text(found) + "\n")
+        console.file.write(json_text(result) + "\n")
         return
     for errors in results:
-        console.print(state_verdict(errors), style="bold", soft_wrap=True)
+        console.print(label_error_verdict(errors), style="bold", soft_wrap=True)
         for note in errors.notes:
             console.print(f"Note: {note}", style="yellow", soft_wrap=True)
         table = Table("image", "label", "rather", "margin", box=None)
@@ -108,6 +108,6 @@ def _say(results: tuple[LabelErrors, ...], found: dict[str, Any], page: Path, as
             table.add_row(image.image_id, image.label, image.suggested, f"{image.margin:.2f}")
         if errors.suspects:
             console.print(table)
-    for note in found["notes"]:
+    for note in result["notes"]:
         console.print(f"Note: {note}", soft_wrap=True)
     console.print(f"Report: {page}", soft_wrap=True)

@@ -10,7 +10,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.utils.plain import count_of, field_values, json_text
 
 if TYPE_CHECKING:
-    from covidcxr.evaluation import SampleSize, StudyDesign
+    from covidcxr.evaluation.metrics.sample_size import SampleSize, StudyDesign
 
 __all__ = ["add_plan"]
 
@@ -61,7 +61,7 @@ def add_plan(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _run(options: argparse.Namespace) -> int:
-    from covidcxr.evaluation import StudyDesign
+    from covidcxr.evaluation.metrics.sample_size import StudyDesign
 
     design = StudyDesign(**{name: getattr(options, name) for name in StudyDesign.__dataclass_fields__})
     expected = {name: value for name in _SCORES if (value := getattr(options, name)) is not None}

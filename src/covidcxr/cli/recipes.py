@@ -10,6 +10,7 @@ from pathlib import Path
 
 from covidcxr.cli.fit import READ_SAFELY, add_safe
 from covidcxr.errors import ConfigError
+from covidcxr.training.changes import Changes
 from covidcxr.training.recipe import Recipe, allow_registered_only, recipe_file, recipe_paths
 from covidcxr.training.search_space import require_search
 from covidcxr.utils.plain import json_text
@@ -123,7 +124,7 @@ def _run(options: argparse.Namespace) -> int:
         sweep = run_recipe(
             recipe,
             folder,
-            [*options.more, *(READ_SAFELY if options.safe and "model" in recipe.config else ())],
+            Changes.of([*options.more, *(READ_SAFELY if options.safe and "model" in recipe.config else ())]),
             options.only,
             folds=options.folds,
             leave_one_source_out=options.leave_one_source_out,
@@ -190,7 +191,7 @@ def add_tune(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _tune(options: argparse.Namespace) -> int:
     recipe = Recipe.read(options.name)
     require_search(recipe.search, f"the recipe {recipe.name}")  # before anything large is loaded
-    from covidcxr.recipes.tune import tune
+    from covidcxr.recipes.tune.engine import tune
 
     if options.safe:
         allow_registered_only()
@@ -199,7 +200,7 @@ def _tune(options: argparse.Namespace) -> int:
         findings = tune(
             recipe,
             Path(options.output or Path("runs") / f"{recipe.name}-search"),
-            [*options.more, *(READ_SAFELY if options.safe else ())],
+            Changes.of([*options.more, *(READ_SAFELY if options.safe else ())]),
             trials=options.trials,
             sampler=options.sampler,
             pruner=options.pruner,

@@ -177,22 +177,22 @@ def _print_notes(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"Written: {path}", soft_wrap=True)
 
 
-def print_survey(found: Mapping[str, Any]) -> None:
+def print_survey(result: Mapping[str, Any]) -> None:
     """Print what `survey` returned."""
     console = screen()
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in found["left_out"].items())
-    console.print(f"{found['films']:,} images" + (f"; left out: {left_out}" if left_out else ""), style="bold")
-    tables = [_counts(key, found[key], found["films"]) for key in ("view", "sex", "age", "mask") if found[key]]
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in result["left_out"].items())
+    console.print(f"{result['films']:,} images" + (f"; left out: {left_out}" if left_out else ""), style="bold")
+    tables = [_counts(key, result[key], result["films"]) for key in ("view", "sex", "age", "mask") if result[key]]
     for name in ("split", "source"):
-        console.print(_cross(name, found))
+        console.print(_cross(name, result))
     console.print(Columns(tables, padding=(0, 4)))
-    console.print(_patients(found["patients"]))
-    if found["pixels"]:
-        console.print(_pixels(found["pixels"]))
-    if found["notes"]:
+    console.print(_patients(result["patients"]))
+    if result["pixels"]:
+        console.print(_pixels(result["pixels"]))
+    if result["notes"]:
         console.print("\nBefore you trust a number measured on it:", style="bold")
-        console.print(_listed(found["notes"]))
-    for path in found.get("pictures", ()):
+        console.print(_listed(result["notes"]))
+    for path in result.get("pictures", ()):
         console.print(f"Picture: {path}", soft_wrap=True)
 
 
@@ -212,13 +212,16 @@ def _counts(name: str, counts: Mapping[str, int], images: int) -> Table:
     return table
 
 
-def _cross(name: str, found: Mapping[str, Any]) -> Table:
+def _cross(name: str, result: Mapping[str, Any]) -> Table:
     """Return the images by label for each value of another field; the longer side goes down."""
-    cells, images = found[f"label_by_{name}"], {value: found[name].get(value, 0) for value in found[f"label_by_{name}"]}
-    if len(found["label"]) > len(cells):
-        cells = {label: {value: counts[label] for value, counts in cells.items()} for label in found["label"]}
-        return _sums("label", cells, rows=found["label"], columns=images, images=found["films"])
-    return _sums(name, cells, rows=images, columns=found["label"], images=found["films"])
+    cells, images = (
+        result[f"label_by_{name}"],
+        {value: result[name].get(value, 0) for value in result[f"label_by_{name}"]},
+    )
+    if len(result["label"]) > len(cells):
+        cells = {label: {value: counts[label] for value, counts in cells.items()} for label in result["label"]}
+        return _sums("label", cells, rows=result["label"], columns=images, images=result["films"])
+    return _sums(name, cells, rows=images, columns=result["label"], images=result["films"])
 
 
 def _sums(

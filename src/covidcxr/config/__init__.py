@@ -25,14 +25,7 @@ from covidcxr.errors import ConfigError, did_you_mean
 from covidcxr.types import CoverageBy, Fit, Mode, Region, TaskName, Vote
 from covidcxr.utils.plain import is_number, plain
 
-__all__ = [
-    "FORMAT_VERSION",
-    "PreprocessConfig",
-    "ModelConfig",
-    "EnsembleConfig",
-    "check_format_version",
-    "check_keys",
-]
+__all__ = ["FORMAT_VERSION", "PreprocessConfig", "ModelConfig", "EnsembleConfig", "check_format_version", "check_keys"]
 
 _LARGEST_SIDE = 4096
 _LONGEST_NETWORK = 200

@@ -44,87 +44,31 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from covidcxr.data.collection import (
-        DataSettings,
-    )
-    from covidcxr.data.curation.duplicates import (
-        DuplicateGroup,
-        find_duplicates,
-        find_shared_images,
-    )
-    from covidcxr.data.datamodule import (
-        CXRDataModule,
-    )
-    from covidcxr.data.dataset import (
-        CXRDataset,
-    )
-    from covidcxr.data.datasets.combined import (
-        CombinedDataModule,
-    )
-    from covidcxr.data.datasets.coronahack import (
-        CoronaHackDataModule,
-    )
-    from covidcxr.data.datasets.covid19_radiography import (
-        Covid19RadiographyDataModule,
-    )
-    from covidcxr.data.datasets.covid_ct_ucsd import (
-        CovidCTDataModule,
-    )
-    from covidcxr.data.datasets.covid_cxnet import (
-        CovidCXNetDataModule,
-    )
-    from covidcxr.data.datasets.covid_qu_ex import (
-        CovidQUExDataModule,
-    )
-    from covidcxr.data.datasets.covid_xray_5k import (
-        CovidXray5kDataModule,
-    )
-    from covidcxr.data.datasets.covidx_ct2 import (
-        CovidxCT2DataModule,
-    )
-    from covidcxr.data.datasets.covidx_cxr3 import (
-        CovidxCXR3DataModule,
-    )
-    from covidcxr.data.datasets.csv import (
-        CSVDataModule,
-    )
-    from covidcxr.data.datasets.darkcovidnet import (
-        DarkCovidNetDataModule,
-    )
-    from covidcxr.data.datasets.feedback import (
-        FeedbackDataModule,
-    )
-    from covidcxr.data.datasets.folder import (
-        FolderDataModule,
-    )
-    from covidcxr.data.datasets.hannover import (
-        HannoverDataModule,
-    )
-    from covidcxr.data.datasets.ieee8023 import (
-        Ieee8023DataModule,
-    )
-    from covidcxr.data.datasets.torchxrayvision import (
-        XRayVisionDataModule,
-    )
-    from covidcxr.data.datasets.view_check import (
-        GateDataModule,
-    )
-    from covidcxr.data.records import (
-        Record,
-        count_by,
-        find_leaks,
-    )
-    from covidcxr.data.sampler import (
-        EpochSampler,
-    )
-    from covidcxr.data.splits import (
-        assign_splits,
-        k_folds,
-        take_fold,
-    )
-    from covidcxr.data.summary.summary import (
-        compute_mean_std,
-    )
+    from covidcxr.data.collection import DataSettings
+    from covidcxr.data.curation.duplicates import DuplicateGroup, find_duplicates, find_shared_images
+    from covidcxr.data.datamodule import CXRDataModule
+    from covidcxr.data.dataset import CXRDataset
+    from covidcxr.data.datasets.combined import CombinedDataModule
+    from covidcxr.data.datasets.coronahack import CoronaHackDataModule
+    from covidcxr.data.datasets.covid19_radiography import Covid19RadiographyDataModule
+    from covidcxr.data.datasets.covid_ct_ucsd import CovidCTDataModule
+    from covidcxr.data.datasets.covid_cxnet import CovidCXNetDataModule
+    from covidcxr.data.datasets.covid_qu_ex import CovidQUExDataModule
+    from covidcxr.data.datasets.covid_xray_5k import CovidXray5kDataModule
+    from covidcxr.data.datasets.covidx_ct2 import CovidxCT2DataModule
+    from covidcxr.data.datasets.covidx_cxr3 import CovidxCXR3DataModule
+    from covidcxr.data.datasets.csv import CSVDataModule
+    from covidcxr.data.datasets.darkcovidnet import DarkCovidNetDataModule
+    from covidcxr.data.datasets.feedback import FeedbackDataModule
+    from covidcxr.data.datasets.folder import FolderDataModule
+    from covidcxr.data.datasets.hannover import HannoverDataModule
+    from covidcxr.data.datasets.ieee8023 import Ieee8023DataModule
+    from covidcxr.data.datasets.torchxrayvision import XRayVisionDataModule
+    from covidcxr.data.datasets.view_check import GateDataModule
+    from covidcxr.data.records import Record, count_by, find_leaks
+    from covidcxr.data.sampler import EpochSampler
+    from covidcxr.data.splits import assign_splits, k_folds, take_fold
+    from covidcxr.data.summary.summary import compute_mean_std
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -147,9 +147,9 @@ class DrawnMasks:
         self._asked += 1
         for top in self._tops:
             drawn = {name: f"{top}/{record.image_id}.{name}.png" for name in sorted(_LUNGS)}
-            if found := {name: Path(path) for name, path in drawn.items() if self._files.hold(path)}:
+            if present := {name: Path(path) for name, path in drawn.items() if self._files.hold(path)}:
                 self._found += 1
-                return replace(record, mask_paths={**record.mask_paths, **found})
+                return replace(record, mask_paths={**record.mask_paths, **present})
         return record
 
     def area(self, record: Record) -> float:

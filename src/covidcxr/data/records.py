@@ -142,7 +142,7 @@ def find_leaks(records: Iterable[Record]) -> dict[str, set[SplitName]]:
     for record in records:
         if record.split is not None:
             splits.setdefault(record.patient, set()).add(record.split)
-    return {patient: found for patient, found in splits.items() if len(found) > 1}
+    return {patient: parts for patient, parts in splits.items() if len(parts) > 1}
 
 
 class LabelMap:

@@ -134,11 +134,7 @@ class LabelErrors:
 
 
 def find_label_errors(
-    rows: Rows,
-    *,
-    trained: Sequence[str] = (),
-    resamples: int = 1000,
-    seed: int = 0,
+    rows: Rows, *, trained: Sequence[str] = (), resamples: int = 1000, seed: int = 0
 ) -> tuple[LabelErrors, ...]:
     """Estimate how many labels are wrong, and rank the images by how little their label fits.
 
@@ -271,12 +267,7 @@ def _find(
     about = {f"class {number}": labels == number for number in range(len(classes))}
     about |= {f"source {name}": own for name, own in sources.items()}
     estimates = bootstrap_many(
-        statistics,
-        groups=table.patients,
-        images=about,
-        shares=["all", *about],
-        resamples=resamples,
-        seed=seed,
+        statistics, groups=table.patients, images=about, shares=["all", *about], resamples=resamples, seed=seed
     )
     return LabelErrors(
         target,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from covidcxr.explain.engine import Explanation, explain, explain_many
-from covidcxr.explain.faithful import CURVES, Faithfulness, faithfulness
+from covidcxr.explain.engine import CURVES, Explanation, Faithfulness, explain, explain_many, faithfulness
 from covidcxr.explain.methods import METHODS
 
 __all__ = ["CURVES", "METHODS", "Explanation", "Faithfulness", "explain", "explain_many", "faithfulness"]

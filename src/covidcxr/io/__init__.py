@@ -31,12 +31,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from covidcxr.io.folders import (
-        lock_folder,
-        path_inside,
-        replace_file,
-        run_folder,
-    )
+    from covidcxr.io.folders import lock_folder, path_inside, replace_file, run_folder
     from covidcxr.io.image import (
         MAX_PIXELS,
         image_size,
@@ -46,15 +41,7 @@ if TYPE_CHECKING:
         write_image,
         write_mask,
     )
-    from covidcxr.io.pretrained import (
-        StoredDtype,
-        bundled,
-        fetch,
-        load_weights,
-        read_json,
-        save_weights,
-        write_json,
-    )
+    from covidcxr.io.pretrained import StoredDtype, bundled, fetch, load_weights, read_json, save_weights, write_json
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -87,9 +87,9 @@ class Limit:
         ```
     """
 
-    def __init__(self, packed: int, room: int, max_ratio: float) -> None:
+    def __init__(self, packed: int, most: int, max_ratio: float) -> None:
         self._packed = packed
-        self._room = room
+        self._left = most
         self._likely = max(_HARMLESS, packed * max_ratio)
         self._claimed = 0
 
@@ -103,9 +103,9 @@ class Limit:
             DatasetError: If that is too much.
         """
         self._claimed += size
-        if self._claimed > self._room:
+        if self._claimed > self._left:
             raise DatasetError(
-                f"it claims to hold {self._claimed:,} bytes or more, and there is room for {self._room:,}."
+                f"it claims to hold {self._claimed:,} bytes or more, and there is room for {self._left:,}."
             )
         if self._claimed > self._likely:
             raise DatasetError(
@@ -229,8 +229,8 @@ def unpack(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         try:
-            room = shutil.disk_usage(home).free if max_size is None else max_size
-            limit = Limit(path.stat().st_size, room, max_ratio)
+            most = shutil.disk_usage(home).free if max_size is None else max_size
+            limit = Limit(path.stat().st_size, most, max_ratio)
             _write(path, draft, limit, progress)
             _move(draft, place)
         finally:

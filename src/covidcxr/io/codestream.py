@@ -201,8 +201,8 @@ def _scans(code: bytes) -> tuple[list[_Scan], bool]:
         if marker == _START_OF_SCAN:
             count = code[start]
             first, last, bits = code[start + 1 + 2 * count : start + 4 + 2 * count]
-            found = _NEXT_MARKER.search(code, at)
-            at = found.start() if found else len(code)
+            following = _NEXT_MARKER.search(code, at)
+            at = following.start() if following else len(code)
             scans.append(_Scan(tuple(code[start + 1 : start + 1 + 2 * count : 2]), first, last, bits & 15, at))
     return scans, is_progressive
 

@@ -279,13 +279,13 @@ class Table:
         try:
             with _open(self._file) as file:
                 first = file.readline()
-                told = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)  # Excel's own line, before the header
-                if not told:
+                match = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)  # Excel's own line, before the header
+                if not match:
                     file.seek(0)
                 header = re.sub(r'"[^"]*"', "", first)
-                reader = csv.reader(file, delimiter=told[1] if told else max(",;\t|", key=header.count), strict=True)
+                reader = csv.reader(file, delimiter=match[1] if match else max(",;\t|", key=header.count), strict=True)
                 for values in reader:
-                    line = reader.line_num + (told is not None)
+                    line = reader.line_num + (match is not None)
                     if values:
                         yield line, values
         except (csv.Error, UnicodeError, OSError, EOFError, zlib.error) as error:

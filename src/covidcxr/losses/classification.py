@@ -49,9 +49,7 @@ class BCELoss(nn.Module):
         self.register_buffer("pos_weight", _weights("pos_weight", [pos_weight] if single else pos_weight), False)
 
     def forward(
-        self,
-        logits: Float[Tensor, "batch outputs"],
-        target: Int[Tensor, " batch"] | Float[Tensor, "batch outputs"],
+        self, logits: Float[Tensor, "batch outputs"], target: Int[Tensor, " batch"] | Float[Tensor, "batch outputs"]
     ) -> Float[Tensor, ""]:
         """Compute the loss of a batch.
 
@@ -172,9 +170,7 @@ class FocalLoss(nn.Module):
         self.register_buffer("class_weights", _weights("class_weights", class_weights), False)
 
     def forward(
-        self,
-        logits: Float[Tensor, "batch outputs"],
-        target: Int[Tensor, " batch"] | Float[Tensor, "batch outputs"],
+        self, logits: Float[Tensor, "batch outputs"], target: Int[Tensor, " batch"] | Float[Tensor, "batch outputs"]
     ) -> Float[Tensor, ""]:
         """Compute the loss of a batch.
 

@@ -387,8 +387,8 @@ def draw_dataset(
     rng = np.random.default_rng(check_whole(seed, "seed", 0))
     for number in range(count):
         view, severity = VIEWS[rng.integers(2)], float(rng.uniform(0.2, 1))
-        film_seed = int(rng.integers(2**31))
-        yield draw_phantom(film_seed, label=labels[number % len(labels)], view=view, size=size, severity=severity)
+        image_seed = int(rng.integers(2**31))
+        yield draw_phantom(image_seed, label=labels[number % len(labels)], view=view, size=size, severity=severity)
 
 
 def write_dataset(

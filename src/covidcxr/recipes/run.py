@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +23,8 @@ from covidcxr.evaluation.predictions.table import print_scores, read_rows, score
 from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
 from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import read_json
-from covidcxr.training.parser import apply_words
+from covidcxr.training.changes import Changes
+from covidcxr.training.parser import apply_changes
 from covidcxr.training.recipe import claim, recipe_paths, write_yaml
 from covidcxr.training.session import Session
 from covidcxr.utils.console import print_line
@@ -160,7 +161,7 @@ class Run:
         name: Its variants, joined by "+"; "" if nothing is compared.
         folder: Holds config.yaml, model/ (for `from_pretrained`), scores.json, predictions.csv, history.json, pictures.
         config: The recipe's config: plain data.
-        words: Flags of `covidcxr fit` that change the config.
+        changes: Changes of the config.
 
     Example:
         ```python
@@ -176,7 +177,7 @@ class Run:
     name: str
     folder: Path
     config: Mapping[str, Any]
-    words: Sequence[str] = ()
+    changes: Changes = field(default_factory=Changes)
 
     @property
     def finished(self) -> bool:
@@ -185,11 +186,11 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The config that is trained: complete, with the flags applied and without a logger.
+        """The config that is trained: complete, with the changes applied and without a logger.
 
         Nothing in it names this folder, so that `covidcxr fit --config` of the record writes elsewhere.
         """
-        settings = apply_words(self.config, self.words)
+        settings = apply_changes(self.config, self.changes)
         settings["trainer"] |= {"logger": False, "default_root_dir": None}
         return settings
 
@@ -269,7 +270,7 @@ class Run:
         Raises:
             ConfigError: If it holds a run with other settings.
         """
-        claim(self.folder, self.config, self.words)
+        claim(self.folder, self.config, self.changes)
         write_yaml(self.folder / "config.yaml", self.settings)
 
 
@@ -314,8 +315,8 @@ class PooledRun(Run):
         parts = []
         for fold in folds:
             name = f"{run.name}/{fold.name}".lstrip("/")
-            parts.append((fold, Run(name, path_inside(run.folder, fold.name), fold.apply(run.config), run.words)))
-        return cls(run.name, run.folder, run.config, run.words, parts)
+            parts.append((fold, Run(name, path_inside(run.folder, fold.name), fold.apply(run.config), run.changes)))
+        return cls(run.name, run.folder, run.config, run.changes, parts)
 
     def check(self) -> Session:
         """Build everything of every part that is not finished, and train nothing.
@@ -347,7 +348,7 @@ class PooledRun(Run):
         Raises:
             ConfigError: If one holds a run with other settings.
         """
-        claim(self.folder, [self.config, [fold.name for fold, _ in self.parts]], self.words)
+        claim(self.folder, [self.config, [fold.name for fold, _ in self.parts]], self.changes)
         write_yaml(self.folder / "config.yaml", self.settings)
         for _, run in self.parts:
             if not run.finished:

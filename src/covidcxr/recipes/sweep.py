@@ -24,9 +24,11 @@ from covidcxr.io.pretrained import write_json
 from covidcxr.pipeline.lung_masks import MaskReport, draw_masks
 from covidcxr.recipes.ensemble import EnsembleStep
 from covidcxr.recipes.run import Fold, PooledRun, Run, without_sources
-from covidcxr.training.parser import open_data, parse_data, parse_masks, words_of
+from covidcxr.training.changes import Changes, GivenChanges
+from covidcxr.training.parser import open_data, parse_data, parse_masks
 from covidcxr.training.recipe import Recipe, claim, write_yaml
 from covidcxr.utils.console import print_line, print_table
+from covidcxr.utils.lazy import old_arguments
 from covidcxr.utils.plain import count_of
 
 __getattr__ = partial(aliases.find, __name__)
@@ -144,10 +146,11 @@ class Sweep:
                 print_line(f"{holds}: {self.folder / name}")
 
 
+@old_arguments(words="changes")
 def run_recipe(
     recipe: Recipe,
     folder: Path,
-    words: Sequence[str] = (),
+    changes: GivenChanges = (),
     only: Sequence[str] = (),
     *,
     folds: int | None = None,
@@ -158,8 +161,8 @@ def run_recipe(
     Args:
         recipe: The recipe.
         folder: Output folder.
-        words: Flags of `covidcxr fit` that change every run, say `["--data.root", "images"]`; and `--masks.KEY VALUE`
-            for the settings under `masks`.
+        changes: Changes of every run by dotted key, say `{"data.root": "images"}`, or as flags of `covidcxr fit`; and
+            `masks.KEY` for the settings under `masks`.
         only: Names of runs or variants, or several variants joined by "+": only runs with all variants of one of these.
         folds: Cross-validate every run in so many folds, 3 or more, with all images of a patient in the same fold.
         leave_one_source_out: Train every run without each source in turn, and test on that source.
@@ -181,15 +184,15 @@ def run_recipe(
     if recipe.ensemble is not None:
         ensemble = EnsembleStep.read(recipe.ensemble, f"the recipe {recipe.name}")
     ensemble = None if only else ensemble
-    recipe, words = _with_masks(recipe, words)
+    recipe, changes = _with_masks(recipe, Changes.of(changes))
     if "model" not in recipe.config:
-        return Sweep(recipe, folder, (), masks=_predict_only(recipe, folder, words, only))
+        return Sweep(recipe, folder, (), masks=_predict_only(recipe, folder, changes, only))
     if recipe.masks is not None and not (folder / "masks" / MASK_INDEX).is_file():
-        _check_settings(recipe, folder, words, only)  # predicting the masks takes long
-    masks, words = _predict_masks(recipe, folder, words)
-    runs = tuple(_chosen(recipe, folder, words, only))
+        _check_settings(recipe, folder, changes, only)  # predicting the masks takes long
+    masks, changes = _predict_masks(recipe, folder, changes)
+    runs = tuple(_chosen(recipe, folder, changes, only))
     if pooled:
-        parts = Fold.folds(folds) if folds is not None else _sources(recipe, words)
+        parts = Fold.folds(folds) if folds is not None else _sources(recipe, changes)
         runs = tuple(PooledRun.of(run, parts) for run in runs)
     if recipe.compare:
         _check_positive(recipe, runs)
@@ -253,24 +256,24 @@ def _check_positive(recipe: Recipe, runs: Sequence[Run]) -> None:
             )
 
 
-def _check_settings(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> None:
+def _check_settings(recipe: Recipe, folder: Path, changes: Changes, only: Sequence[str]) -> None:
     """Build every run without its images, whose masks are not predicted yet."""
-    for run in _chosen(recipe, folder, words, only):
+    for run in _chosen(recipe, folder, changes, only):
         training.check(run.settings, images=False)
 
 
-def _with_masks(recipe: Recipe, words: Sequence[str]) -> tuple[Recipe, list[str]]:
-    """Return the recipe with the flags `--masks.KEY VALUE` applied, and the other flags."""
+def _with_masks(recipe: Recipe, changes: Changes) -> tuple[Recipe, Changes]:
+    """Return the recipe with the changes `masks.KEY` applied, and the other changes."""
     if recipe.masks is None:
-        return recipe, list(words)
-    own, others = words_of("masks", words)
+        return recipe, changes
     settings = dict(recipe.masks)
     check_keys(settings, {"model", "postprocess", "min_lung_area"}, f"masks of the recipe {recipe.name}")
     loaded = {} if isinstance(settings.get("model", ""), str) else {"model": settings.pop("model")}  # in Python
-    return replace(recipe, masks={**loaded, **parse_masks(settings, own)}), others
+    masks = {**loaded, **parse_masks(settings, changes.part("masks"))}
+    return replace(recipe, masks=masks), changes.without("masks")
 
 
-def _predict_only(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> MaskReport:
+def _predict_only(recipe: Recipe, folder: Path, changes: Changes, only: Sequence[str]) -> MaskReport:
     """Predict the lung masks of a recipe that trains nothing."""
     if recipe.masks is None or "data" not in recipe.config:
         raise ConfigError(
@@ -281,21 +284,21 @@ def _predict_only(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequ
     if idle or only:
         what = ", ".join([*idle, *(f"--only {name}" for name in only)])
         raise ConfigError(f"The recipe {recipe.name} has no `model`, and so no use for {what}: leave it out.")
-    report = _draw(recipe, open_data(recipe.base(), words), folder)
+    report = _draw(recipe, open_data(recipe.base(), changes), folder)
     masks = {name: value if name != "model" else str(value) for name, value in recipe.masks.items()}
-    write_yaml(folder / "config.yaml", {"data": parse_data(recipe.base(), words), "masks": masks})
+    write_yaml(folder / "config.yaml", {"data": parse_data(recipe.base(), changes), "masks": masks})
     return report
 
 
-def _predict_masks(recipe: Recipe, folder: Path, words: Sequence[str]) -> tuple[MaskReport | None, list[str]]:
-    """Predict the lung masks that the runs need, and return the flags with those by which the runs find them."""
+def _predict_masks(recipe: Recipe, folder: Path, changes: Changes) -> tuple[MaskReport | None, Changes]:
+    """Predict the lung masks that the runs need, and return the changes with those by which the runs find them."""
     if recipe.masks is None:
-        return None, list(words)
-    least = ["--data.min_lung_area", str(recipe.masks.get("min_lung_area", 0.0))]
-    if any(word.startswith("--data.drawn_masks") for word in words):
-        return None, [*words, *least]
-    report = _draw(recipe, open_data(recipe.base(), words_of("data", words)[0]), folder)
-    return report, [*words, "--data.drawn_masks", str(folder / "masks"), *least]
+        return None, changes
+    least = {"data.min_lung_area": recipe.masks.get("min_lung_area", 0.0)}
+    if "data.drawn_masks" in changes:
+        return None, changes + least
+    report = _draw(recipe, open_data(recipe.base(), changes.part("data")), folder)
+    return report, changes + {"data.drawn_masks": str(folder / "masks"), **least}
 
 
 def _draw(recipe: Recipe, data: CXRDataModule, folder: Path) -> MaskReport:
@@ -307,10 +310,10 @@ def _draw(recipe: Recipe, data: CXRDataModule, folder: Path) -> MaskReport:
     return report
 
 
-def _sources(recipe: Recipe, words: Sequence[str]) -> tuple[Fold, ...]:
+def _sources(recipe: Recipe, changes: Changes) -> tuple[Fold, ...]:
     """Return the sources to hold out, and print which cannot be."""
     masks_only = recipe.base()["model"].get("class_path") == "SegmentationTask"
-    data = open_data(recipe.base(), words_of("data", words)[0])
+    data = open_data(recipe.base(), changes.part("data"))
     parts, reasons = without_sources(data, labels=not masks_only)
     for source, reason in reasons.items():
         print_line(f"{source} is never held out: {reason}.")
@@ -321,10 +324,10 @@ def _check_ensemble(recipe: Recipe, folder: Path, runs: Sequence[Run], step: Ens
     """Build what the ensemble adds to the runs, and claim its folders."""
     if not (folder / "ensemble" / "scores.json").is_file():
         step.with_weights(runs[0].settings).check(runs[0].check().task, [run.name for run in runs])
-    words = runs[0].words
+    changes = runs[0].changes
     if step.boosting:
-        claim(folder / "boosting", [dict(step.boosting), runs[0].config], words)
-    claim(folder / "ensemble", [recipe.ensemble, [[run.name, run.config] for run in runs]], words)
+        claim(folder / "boosting", [dict(step.boosting), runs[0].config], changes)
+    claim(folder / "ensemble", [recipe.ensemble, [[run.name, run.config] for run in runs]], changes)
 
 
 def _combine(folder: Path, runs: Sequence[Run], step: EnsembleStep) -> list[Run]:
@@ -365,7 +368,7 @@ def headline_scores(runs: Iterable[Mapping[str, Any]], positive: str | None = No
     return table_columns(list(dict.fromkeys(name for entry in runs for name in entry["scores"])), positive)
 
 
-def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[str]) -> Iterator[Run]:
+def _chosen(recipe: Recipe, folder: Path, changes: Changes, only: Sequence[str]) -> Iterator[Run]:
     named = dict(recipe.runs())
     known = {*named, *(variant for name in named for variant in name.split("+"))} - {""}
     parts = [set(wanted.split("+")) for wanted in only]
@@ -374,7 +377,7 @@ def _chosen(recipe: Recipe, folder: Path, words: Sequence[str], only: Sequence[s
             raise ConfigError(f"The recipe {recipe.name} has no run {wanted!r}. {did_you_mean(wanted, known)}")
     for name, config in named.items():
         if not only or any(variants <= set(name.split("+")) for variants in parts):
-            yield Run(name, path_inside(folder, name) if name else folder, config, tuple(words))
+            yield Run(name, path_inside(folder, name) if name else folder, config, changes)
 
 
 _OF_CLASSES = ("sensitivity", "specificity", "precision", "f1", "auroc")

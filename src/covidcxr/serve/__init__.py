@@ -9,34 +9,14 @@ from typing import TYPE_CHECKING
 
 from covidcxr.utils.lazy import lazy_names
 
-__all__ = [
-    "Limits",
-    "ServeSettings",
-    "create_app",
-    "serve",
-    "Store",
-    "export_feedback",
-    "post_test",
-]
+__all__ = ["Limits", "ServeSettings", "create_app", "serve", "Store", "export_feedback", "post_test"]
 
 if TYPE_CHECKING:
-    from covidcxr.serve.export import (
-        export_feedback,
-    )
-    from covidcxr.serve.schema import (
-        post_test,
-    )
-    from covidcxr.serve.server import (
-        create_app,
-        serve,
-    )
-    from covidcxr.serve.settings import (
-        Limits,
-        ServeSettings,
-    )
-    from covidcxr.serve.store import (
-        Store,
-    )
+    from covidcxr.serve.export import export_feedback
+    from covidcxr.serve.schema import post_test
+    from covidcxr.serve.server import create_app, serve
+    from covidcxr.serve.settings import Limits, ServeSettings
+    from covidcxr.serve.store import Store
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -285,14 +285,14 @@ class Parts:
         ```
     """
 
-    found: list[_Part] = field(default_factory=list)
+    parts: list[_Part] = field(default_factory=list)
     _file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.parts)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        return iter((part.name, place) for place, part in enumerate(self.found))
+        return iter((part.name, place) for place, part in enumerate(self.parts))
 
     def read(self, place: int) -> bytes:
         """Return the content of one of them.
@@ -303,7 +303,7 @@ class Parts:
         Returns:
             The content.
         """
-        part = self.found[place]
+        part = self.parts[place]
         self._file.seek(part.start)
         return self._file.read(part.length)
 
@@ -382,7 +382,7 @@ class _Reader:
 
     def _end(self) -> None:
         assert self._name is not None
-        self.parts.found.append(_Part(self._name, self._at, self._length))
+        self.parts.parts.append(_Part(self._name, self._at, self._length))
         self._at += self._length
 
     def _finish(self) -> None:

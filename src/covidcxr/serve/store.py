@@ -58,10 +58,7 @@ metadata = MetaData()
 
 
 settings = Table(
-    "settings",
-    metadata,
-    Column("name", String(40), primary_key=True),
-    Column("value", String(200), nullable=False),
+    "settings", metadata, Column("name", String(40), primary_key=True), Column("value", String(200), nullable=False)
 )
 
 

@@ -255,10 +255,7 @@ class Task(Steps, ABC):
         if endless and (self.hparams["schedule"] in ("cosine", "step") or self.hparams["warmup"]):
             self._count_steps()
         return build_schedule(
-            self._build_optimizer(),
-            self.hparams["schedule"],
-            self.hparams["warmup"],
-            self._count_steps,
+            self._build_optimizer(), self.hparams["schedule"], self.hparams["warmup"], self._count_steps
         )
 
     def _count_steps(self) -> int:

@@ -115,8 +115,8 @@ def add_traits(rows: Iterable[Mapping[str, Any]], records: Iterable[Record]) -> 
     known = {record.image_id: record for record in records}
     images = [known.get(str(row["image_id"])) for row in rows]
     traits = [_traits(image) for image in images]
-    told = [name for name in ("view", "sex", "age") if any(name in own for own in traits)]
-    return [{**row, **{name: own.get(name, "") for name in told}} for row, own in zip(rows, traits, strict=True)]
+    columns = [name for name in ("view", "sex", "age") if any(name in own for own in traits)]
+    return [{**row, **{name: own.get(name, "") for name in columns}} for row, own in zip(rows, traits, strict=True)]
 
 
 def _traits(image: Record | None) -> dict[str, Any]:

@@ -280,8 +280,8 @@ def mask_distances(
     """
     drawn = (logits.float().sigmoid() >= torch.tensor(thresholds, device=logits.device)[:, None, None]).cpu().numpy()
     truths = target.float().cpu().numpy()
-    found = torch.full(truths.shape[:2], torch.nan)
-    for place in np.ndindex(*found.shape):
+    distances = torch.full(truths.shape[:2], torch.nan)
+    for place in np.ndindex(*distances.shape):
         if not np.isnan(truths[place]).any():
-            found[place] = hd95(drawn[place], truths[place] == 1)
-    return found
+            distances[place] = hd95(drawn[place], truths[place] == 1)
+    return distances

@@ -6,8 +6,8 @@ import ast
 import copy
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -24,12 +24,13 @@ from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import Task
+from covidcxr.training.changes import Change, Changes, GivenChanges
 from covidcxr.training.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_yaml
 from covidcxr.types import CoverageBy
 
 __all__ = [
     "Verb",
-    "apply_words",
+    "apply_changes",
     "in_one_line",
     "make_parser",
     "open_data",
@@ -39,7 +40,6 @@ __all__ = [
     "parse_words",
     "read_settings",
     "to_plain",
-    "words_of",
     "CLASS_KEYS",
 ]
 
@@ -150,12 +150,12 @@ def read_settings(config: Mapping[str, Any]) -> Namespace:
     return settings
 
 
-def parse_words(words: Sequence[str], verb: Verb = "fit") -> dict[str, Any]:
+def parse_words(words: GivenChanges, verb: Verb = "fit") -> dict[str, Any]:
     """Parse command-line flags into a config.
 
     Args:
-        words: Flags of `covidcxr fit`; `--config` also takes the name of a recipe, `--data` a registry name and
-            `--model` the short name of a task.
+        words: Flags of `covidcxr fit`, or changes; `config` also takes the name of a recipe, `data` a registry name
+            and `model` the short name of a task.
         verb: The verb of the command line.
 
     Returns:
@@ -164,20 +164,21 @@ def parse_words(words: Sequence[str], verb: Verb = "fit") -> dict[str, Any]:
     Raises:
         CovidCXRError: If a flag is unknown or a value is wrong.
     """
+    changes = Changes.of(words)
     with own_errors(), TemporaryDirectory() as scratch:
         files: list[Mapping[str, Any]] = []
-        settings = make_parser(verb).parse_args(list(_resolve_names(words, Path(scratch), files)))
-        for given in (*files, *_tables(words)):
+        settings = make_parser(verb).parse_args(list(_resolve_names(changes, Path(scratch), files)))
+        for given in (*files, *changes.tables()):
             _check_known(given, settings)
         return to_plain(settings)
 
 
-def apply_words(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Override settings of a config by command-line flags.
+def apply_changes(config: Mapping[str, Any], changes: GivenChanges) -> dict[str, Any]:
+    """Change settings of a config.
 
     Args:
         config: Plain data.
-        words: Flags of `covidcxr fit`; empty = only the defaults are filled in.
+        changes: Values by dotted key, or flags of `covidcxr fit`; empty = only the defaults are filled in.
 
     Returns:
         A complete config: plain data.
@@ -186,15 +187,16 @@ def apply_words(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, An
         CovidCXRError: If a flag is unknown or a value is wrong.
     """
     with TemporaryDirectory() as scratch:
-        return parse_words(["--config", str(write_yaml(Path(scratch) / "config.yaml", config)), *words])
+        path = write_yaml(Path(scratch) / "config.yaml", config)
+        return parse_words(Changes.of({"config": str(path)}) + changes)
 
 
-def open_data(config: Mapping[str, Any], words: Sequence[str] = ()) -> CXRDataModule:
+def open_data(config: Mapping[str, Any], changes: GivenChanges = ()) -> CXRDataModule:
     """Build the data module of a config, without a model.
 
     Args:
         config: Plain data, of which the key `data` is used.
-        words: Flags of `covidcxr fit` that begin with `--data`; see `words_of`.
+        changes: Changes of `data`, by dotted key or as flags of `covidcxr fit`.
 
     Returns:
         The data module.
@@ -204,16 +206,16 @@ def open_data(config: Mapping[str, Any], words: Sequence[str] = ()) -> CXRDataMo
     """
     parser = _part_parser("data")
     with own_errors():
-        data: CXRDataModule = parser.instantiate_classes(_parse_part(parser, "data", config, words)).data
+        data: CXRDataModule = parser.instantiate_classes(_parse_part(parser, "data", config, changes)).data
     return data
 
 
-def parse_data(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+def parse_data(config: Mapping[str, Any], changes: GivenChanges) -> dict[str, Any]:
     """Return the complete settings of a data module.
 
     Args:
         config: Plain data, of which the key `data` is used.
-        words: Flags of `covidcxr fit` that begin with `--data`.
+        changes: Changes of `data`, by dotted key or as flags of `covidcxr fit`.
 
     Returns:
         Plain data: `class_path` and `init_args`.
@@ -222,15 +224,15 @@ def parse_data(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any
         CovidCXRError: If a flag is unknown or a setting is wrong.
     """
     parser = _part_parser("data")
-    return dict(yaml.safe_load(parser.dump(_parse_part(parser, "data", config, words), skip_none=False))["data"])
+    return dict(yaml.safe_load(parser.dump(_parse_part(parser, "data", config, changes), skip_none=False))["data"])
 
 
-def parse_masks(masks: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+def parse_masks(masks: Mapping[str, Any], changes: GivenChanges) -> dict[str, Any]:
     """Override the settings under `masks` of a recipe.
 
     Args:
         masks: Plain data: arguments of `covidcxr.pipeline.lung_masks.draw_masks`.
-        words: Flags that begin with `--masks.`.
+        changes: Changes of `masks`, by dotted key or as flags.
 
     Returns:
         The settings that are set, plain data.
@@ -239,7 +241,7 @@ def parse_masks(masks: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any
         CovidCXRError: If a flag is unknown or a setting is wrong.
     """
     parser = _part_parser("masks")
-    settings = _parse_part(parser, "masks", {"masks": dict(masks)}, words)
+    settings = _parse_part(parser, "masks", {"masks": dict(masks)}, changes)
     return dict(yaml.safe_load(parser.dump(settings, skip_none=True)).get("masks", {}))
 
 
@@ -257,12 +259,12 @@ def _part_parser(part: str) -> _Parser:
     return parser
 
 
-def _parse_part(parser: _Parser, part: str, config: Mapping[str, Any], words: Sequence[str]) -> Namespace:
-    given = {part: config[part]}
+def _parse_part(parser: _Parser, part: str, config: Mapping[str, Any], given_changes: GivenChanges) -> Namespace:
+    given, changes = {part: config[part]}, Changes.of(given_changes)
     with own_errors(), TemporaryDirectory() as scratch:
         path = write_yaml(Path(scratch) / "config.yaml", given)
-        settings: Namespace = parser.parse_args([f"--config={path}", *_resolve_names(words, Path(scratch), [])])
-        for table in (given, *_tables(words)):
+        settings: Namespace = parser.parse_args([f"--config={path}", *_resolve_names(changes, Path(scratch), [])])
+        for table in (given, *changes.tables()):
             _check_known(table, settings)
     return settings
 
@@ -304,40 +306,6 @@ def _own_error(error: BaseException | None) -> CovidCXRError | None:
     return error
 
 
-def words_of(part: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divide flags into those of a part of the config, with their values, and the others.
-
-    Args:
-        part: Key of the part: "data" for `--data NAME` and `--data.KEY VALUE`.
-        words: Flags of `covidcxr fit`.
-
-    Returns:
-        The flags of the part, and the others.
-    """
-    chosen: list[str] = []
-    others: list[str] = []
-    goes_to = others
-    for word in words:
-        if word.startswith("-"):
-            flag = word.partition("=")[0]
-            goes_to = chosen if flag == f"--{part}" or flag.startswith(f"--{part}.") else others
-        goes_to.append(word)
-    return chosen, others
-
-
-def _tables(words: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Return a config for each flag whose value is a table."""
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        flag, equals, value = word.partition("=")
-        text = (value if equals else following).strip()
-        if word.startswith("--") and text.startswith("{"):
-            with suppress(yaml.YAMLError):
-                table = yaml.safe_load(text)
-                for key in reversed(flag.removeprefix("--").rstrip("+").split(".")):
-                    table = {key: table}
-                yield table
-
-
 def _check_known(given: Any, settings: Any, place: str = "") -> None:
     """Raise an error for a key that is not in the settings.
 
@@ -354,7 +322,7 @@ def _check_known(given: Any, settings: Any, place: str = "") -> None:
             settings = settings.init_args  # `--model.lr` is short for `--model.init_args.lr`
         for key, value in given.items():
             if key not in settings:
-                known = {f"{place}{other}" for other in vars(settings)} | set(() if place else RECIPE_KEYS)
+                known = {f"{place}{name}" for name in vars(settings)} | set(() if place else RECIPE_KEYS)
                 raise ConfigError(_unknown_key(f"{place}{key}", known))
             _check_known(value, settings[key], f"{place}{key}.")
 
@@ -363,8 +331,8 @@ def _name(path: object) -> str:
     return str(path).rpartition(".")[2]
 
 
-def _resolve_names(words: Sequence[str], scratch: Path, configs: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Replace names of recipes after --config, and registry names after --data and --model, by files and classes.
+def _resolve_names(changes: Changes, scratch: Path, configs: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Return changes as flags; names of recipes, data sets and tasks become files and classes.
 
     The configs of the recipes are appended to `configs`.
     """
@@ -373,15 +341,12 @@ def _resolve_names(words: Sequence[str], scratch: Path, configs: list[Mapping[st
         configs.append(Recipe.read(name).base())
         return str(write_yaml(scratch / f"{len(configs)}.yaml", configs[-1]))
 
-    resolvers = {"--data": data_class, "--model": task_class, "--config": recipe, "-c": recipe}
-    before = ""
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if equals and flag in resolvers:
-            yield f"{flag}={resolvers[flag](value)}"
+    resolvers = {"data": data_class, "model": task_class, "config": recipe}
+    for key, _, text in changes:
+        if text is None or not key:
+            yield from Change(key, None, text).flags
         else:
-            yield resolvers[before](word) if before in resolvers else word
-        before = "" if before in resolvers else word
+            yield f"--{key}={resolvers[key](text) if key in resolvers else text}"
 
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")

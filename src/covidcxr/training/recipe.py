@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -22,14 +23,18 @@ from typing import Any, Self
 
 import yaml
 
+from covidcxr import aliases
 from covidcxr.aliases import MODULES, RECIPES
 from covidcxr.config import check_keys
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.io.folders import replace_file
 from covidcxr.registry import DATASETS
+from covidcxr.training.changes import Changes
 from covidcxr.training.search_space import Parameter, read_search
 from covidcxr.types import GEOMETRY
 from covidcxr.utils.plain import user_path
+
+__getattr__ = partial(aliases.find, __name__)
 
 __all__ = [
     "RECIPE_KEYS",
@@ -40,7 +45,6 @@ __all__ = [
     "recipe_file",
     "recipe_paths",
     "task_class",
-    "without_root",
     "write_yaml",
     "read_yaml",
 ]
@@ -209,13 +213,13 @@ def recipe_file(name: str) -> Path:
     return path
 
 
-def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
+def claim(folder: Path, settings: object, changes: Changes) -> str:
     """Claim a folder for a run with these settings.
 
     Args:
         folder: Folder of the run; created if it does not exist.
         settings: Plain data.
-        words: Flags of `covidcxr fit` that change the settings.
+        changes: Changes of the settings.
 
     Returns:
         SHA-256 of the settings in hexadecimal digits, as the file `settings.sha256` of the folder holds it.
@@ -223,7 +227,10 @@ def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
     Raises:
         ConfigError: If the folder holds files of a run with other settings; a run that failed its check leaves none.
     """
-    digest, *earlier = (_digest(spelling, words) for spelling in _spellings(settings))
+    entries = changes.without("data.root")
+    joined = [f"--{change.key}={change.text}" for change in entries]  # 0.1.0 kept flags as they were written
+    spellings = _spellings(settings)
+    digest, *earlier = (_digest(spelling, flags) for flags in (entries.flags(), joined) for spelling in spellings)
     stamp = folder / "settings.sha256"
     present = stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else digest
     if present != digest and present in earlier:
@@ -235,8 +242,8 @@ def claim(folder: Path, settings: object, words: Sequence[str]) -> str:
     return digest
 
 
-def _digest(settings: object, words: Sequence[str]) -> str:
-    text = json.dumps([settings, without_root(words)], sort_keys=True, default=str)
+def _digest(settings: object, flags: Sequence[str]) -> str:
+    text = json.dumps([settings, flags], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -272,24 +279,6 @@ def _old_path(path: object) -> object:
     module, _, name = str(path).removeprefix("covidcxr.").rpartition(".")
     old = sorted((old for old, present in MODULES.items() if present == module), key=len)
     return f"covidcxr.{old[0]}.{name}" if old else path
-
-
-def without_root(words: Sequence[str]) -> list[str]:
-    """Remove the folder of the data from flags: it may differ between machines, and is no setting.
-
-    Args:
-        words: Flags of `covidcxr fit`.
-
-    Returns:
-        The flags without `--data.root` and its value.
-    """
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        if not skip and not word.startswith("--data.root"):
-            kept.append(word)
-        skip = not skip and word == "--data.root"
-    return kept
 
 
 def _merge(old: Any, new: Any) -> Any:

@@ -242,11 +242,7 @@ def _check_finite(task: Task) -> None:
 
 
 def _calibrate(
-    model: ClassificationModel,
-    rows: Sequence[Mapping[str, Any]],
-    coverage: float | None,
-    by: CoverageBy,
-    first: bool,
+    model: ClassificationModel, rows: Sequence[Mapping[str, Any]], coverage: float | None, by: CoverageBy, first: bool
 ) -> None:
     if rows:
         model.config = calibrate(model.config, rows, coverage, by)

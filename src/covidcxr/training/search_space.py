@@ -178,8 +178,8 @@ def read_search(search: object, where: str) -> dict[str, Parameter]:
     taken: dict[str, str] = {}
     for name, parameter in parameters.items():
         for key in parameter.keys:
-            if (other := taken.setdefault(key, name)) != name:
-                raise ConfigError(f"{other!r} and {name!r} in the search of {where} both change {key!r}.")
+            if (earlier := taken.setdefault(key, name)) != name:
+                raise ConfigError(f"{earlier!r} and {name!r} in the search of {where} both change {key!r}.")
     return parameters
 
 

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
         resize_mask,
         restore_map,
     )
-    from covidcxr.transforms.pyramid import (
-        letterbox_box,
-    )
+    from covidcxr.transforms.pyramid import letterbox_box
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -15,11 +15,7 @@ __all__ = ["MASK_COLORS", "draw_overlay", "mask_color", "mask_colors"]
 
 Color: TypeAlias = tuple[int, int, int]
 
-MASK_COLORS: dict[str, Color] = {
-    "lung": (120, 120, 255),
-    "lung_field": (0, 200, 255),
-    "infection": (255, 90, 60),
-}
+MASK_COLORS: dict[str, Color] = {"lung": (120, 120, 255), "lung_field": (0, 200, 255), "infection": (255, 90, 60)}
 """Outline colour (RGB) of the mask classes that covidcxr's own models draw; `mask_color` has one for every class."""
 
 _BRIGHT: tuple[Color, ...] = (

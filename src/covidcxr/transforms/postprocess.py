@@ -105,10 +105,7 @@ def thresholds_of(config: ModelConfig) -> tuple[float, ...]:
 
 
 def cut_masks(
-    config: ModelConfig,
-    maps: Maps,
-    sizes: Sequence[tuple[int, ...]],
-    clean: Callable[[Mask], Mask] | None = None,
+    config: ModelConfig, maps: Maps, sizes: Sequence[tuple[int, ...]], clean: Callable[[Mask], Mask] | None = None
 ) -> list[dict[str, Mask]]:
     """Return masks at the images' own sizes: the pixels whose probability reaches the threshold of their class.
 

@@ -66,7 +66,7 @@ class _AliasFinder(MetaPathFinder, Loader):
         package, _, name = fullname.partition(".")
         if package != "covidcxr" or name not in MODULES:  # every import of the process passes here
             return None
-        return ModuleSpec(fullname, self, is_package=any(other.startswith(f"{name}.") for other in MODULES))
+        return ModuleSpec(fullname, self, is_package=any(old.startswith(f"{name}.") for old in MODULES))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _Alias(spec.name)

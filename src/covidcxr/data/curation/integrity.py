@@ -135,13 +135,13 @@ def _compare(listed: Mapping[str, int], releases: Mapping[str, Mapping[str, int]
     """Return the release that has these counts; or None, and what differs from the nearest one."""
     nearest: tuple[int, list[str]] | None = None
     for release, expected in releases.items() if listed else ():
-        found = _without_splits(listed) if any(key.startswith("all/") for key in expected) else listed
-        gaps = {key: abs(found.get(key, 0) - expected.get(key, 0)) for key in {**expected, **found}}
+        present = _without_splits(listed) if any(key.startswith("all/") for key in expected) else listed
+        gaps = {key: abs(present.get(key, 0) - expected.get(key, 0)) for key in {**expected, **present}}
         if not any(gaps.values()):
             return release, []
         if nearest is None or sum(gaps.values()) < nearest[0]:
             different = [
-                f"{key}: {found.get(key, 0):,} of {expected.get(key, 0):,} images of the release {release}."
+                f"{key}: {present.get(key, 0):,} of {expected.get(key, 0):,} images of the release {release}."
                 for key, gap in gaps.items()
                 if gap
             ]
@@ -214,8 +214,8 @@ def _notes(collection: Collection, records: list[Record]) -> Iterator[str]:
 @contextmanager
 def _warned() -> Iterator[list[str]]:
     """Collect warnings as sentences."""
-    found: list[str] = []
+    messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        yield found
-    found += [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+        yield messages
+    messages += [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]

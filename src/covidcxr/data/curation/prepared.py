@@ -241,7 +241,7 @@ def to_json(value: Record | Mapping[str, Any]) -> str:
     """
     if isinstance(value, Record):
         known = {each.name: getattr(value, each.name) for each in fields(Record)}
-        value = {name: found for name, found in known.items() if found != _DEFAULTS[name]}
+        value = {name: entry for name, entry in known.items() if entry != _DEFAULTS[name]}
     return json_text(value, default=_plain)
 
 

@@ -265,8 +265,7 @@ def _open(data: Collection, record: Record) -> tuple[ImageQuality, Image | None]
 
 
 def _with_looks(
-    batch: Sequence[tuple[ImageQuality, Image | None]],
-    look: Callable[[Sequence[Image]], Sequence[Look]] | None,
+    batch: Sequence[tuple[ImageQuality, Image | None]], look: Callable[[Sequence[Image]], Sequence[Look]] | None
 ) -> Iterator[ImageQuality]:
     readable = [image for _, image in batch if image is not None]
     looks = iter(look(readable) if look is not None and readable else ())

@@ -115,16 +115,16 @@ class CombinedDataModule(CXRDataModule):
         self.datasets = {name: self._member(name, dataset) for name, dataset in members.items()}
         self.settings = {
             "datasets": {
-                name: dict(one) if isinstance(one, Mapping) else {"name": type(one).__name__, **one.copy_settings()}
-                for name, one in datasets.items()
+                name: dict(part) if isinstance(part, Mapping) else {"name": type(part).__name__, **part.copy_settings()}
+                for name, part in datasets.items()
             },
             "classes": classes,
             "duplicates": duplicates,
             "near_duplicates": near_duplicates,
         }
-        named = list(dict.fromkeys(label for one in self.datasets.values() for label in one.classes))
-        for name, one in self.datasets.items():
-            for label in one.classes:
+        named = list(dict.fromkeys(label for part in self.datasets.values() for label in part.classes))
+        for name, part in self.datasets.items():
+            for label in part.classes:
                 if classes is not None and label not in classes:
                     raise DatasetError(
                         f"The label {label!r} of {name} is no class. {did_you_mean(label, classes)} Rename it, or "
@@ -135,14 +135,14 @@ class CombinedDataModule(CXRDataModule):
 
     def read_records(self) -> Iterator[Record]:
         """Return the members' records, member by member."""
-        for name, one in self.datasets.items():
+        for name, dataset in self.datasets.items():
             if self._faults is None:
-                yield from self._renamed(name, one.unsplit_records())
+                yield from self._renamed(name, dataset.unsplit_records())
             else:
-                with one.collected_faults() as faults:
-                    yield from self._renamed(name, one.unsplit_records())
+                with dataset.collected_faults() as faults:
+                    yield from self._renamed(name, dataset.unsplit_records())
                 self._faults.extend(f"{name}: {fault}" for fault in faults)
-            self.left_out.update({f"{name}: {reason}": count for reason, count in one.left_out.items()})
+            self.left_out.update({f"{name}: {reason}": count for reason, count in dataset.left_out.items()})
 
     def load_image(self, record: Record) -> Float[np.ndarray, "height width"]:
         """Open an image as its member does.
@@ -204,10 +204,10 @@ class CombinedDataModule(CXRDataModule):
     def _find_copies(self, records: list[Record]) -> list[DuplicateGroup]:
         from covidcxr.data.curation.duplicates import find_duplicates
 
-        found = find_duplicates(
+        copies = find_duplicates(
             records, near=self.near_duplicates, read=self.load_image, cache=self.fingerprints / ".covidcxr-fingerprints"
         )
-        return list(found)
+        return list(copies)
 
     def _drop(self, copies: list[DuplicateGroup]) -> set[str]:
         """Return all copies but the first of each image."""
@@ -267,6 +267,6 @@ def _link_patients(records: list[Record], copies: list[DuplicateGroup]) -> list[
         for name in group.image_ids[1:]:
             linked.link(patients[group.image_ids[0]], patients[name])
     return [
-        replace(record, patient_id=one) if (one := linked.leader(record.patient)) != record.patient else record
+        replace(record, patient_id=patient) if (patient := linked.leader(record.patient)) != record.patient else record
         for record in records
     ]

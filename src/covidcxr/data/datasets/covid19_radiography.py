@@ -123,12 +123,12 @@ class Covid19RadiographyDataModule(CXRDataModule):
 
     def _class_folders(self, top: Path) -> dict[str, Path]:
         """List the class folders, and tell of those that are missing."""
-        found = {_label_of(folder): folder for folder in list_folders(top)}
-        is_recent = any((folder / "images").is_dir() for folder in found.values())
+        by_label = {_label_of(folder): folder for folder in list_folders(top)}
+        is_recent = any((folder / "images").is_dir() for folder in by_label.values())
         for label in _CLASSES:
-            if label not in found and (is_recent or label != "Lung_Opacity"):
+            if label not in by_label and (is_recent or label != "Lung_Opacity"):
                 self.fault(self.not_found(top / label))
-        return {label: found[label] for label in _CLASSES if label in found}
+        return {label: by_label[label] for label in _CLASSES if label in by_label}
 
     def _read_sources(self, path: Path) -> dict[str, str]:
         """Read from image, plainly spelt, to collection: the tables write names in another case than the files."""

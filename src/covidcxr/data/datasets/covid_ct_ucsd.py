@@ -65,7 +65,7 @@ class CovidCTDataModule(CXRDataModule):
             "val/COVID": 60,
             "test/NonCOVID": 105,
             "test/COVID": 98,
-        },
+        }
     }
 
     def read_records(self) -> Iterator[Record]:
@@ -117,8 +117,8 @@ def _record(
     folder: Path, name: str, label: str, split: SplitName, there: frozenset[str], patients: Mapping[str, str]
 ) -> Record:
     # A percent sign is a part of the name, never a code; copies of the data set wrote _ in its place.
-    other = name.replace("%", "_")
-    path = folder / (other if name not in there and other in there else name)
+    spelling = name.replace("%", "_")
+    path = folder / (spelling if name not in there and spelling in there else name)
     stem = Path(name).stem
     if label == "COVID":
         return Record(path, label, _FIGURE.sub("", stem), "articles", split)

@@ -68,7 +68,7 @@ class CovidCXNetDataModule(CXRDataModule):
     def _read_published(self) -> Iterator[Record]:
         rows = self._read_table()
         images = self._images()
-        numbers = [int(found[0]) if (found := _NUMBER.match(image.name)) else -1 for image in images]
+        numbers = [int(match[0]) if (match := _NUMBER.match(image.name)) else -1 for image in images]
         unknown = sum(number not in rows for number in numbers)
         if unknown:
             warnings.warn(
@@ -105,4 +105,4 @@ class CovidCXNetDataModule(CXRDataModule):
         table = Table(path, fault=self.fault)
         for column in _COLUMNS:
             table.require(column)
-        return {int(found[0]): row for _, row in table if (found := _NUMBER.match(row["filename"]))}
+        return {int(match[0]): row for _, row in table if (match := _NUMBER.match(row["filename"]))}

@@ -84,12 +84,7 @@ class CovidxCXR3DataModule(CXRDataModule):
             "test/pneumonia": 100,
             "test/COVID-19": 100,
         },
-        "COVIDx7B": {
-            "train/negative": 13794,
-            "train/positive": 1670,
-            "test/negative": 100,
-            "test/positive": 100,
-        },
+        "COVIDx7B": {"train/negative": 13794, "train/positive": 1670, "test/negative": 100, "test/positive": 100},
         "COVIDx9B (repository)": {
             "train/negative": 13992,
             "train/positive": 16490,
@@ -150,23 +145,23 @@ class CovidxCXR3DataModule(CXRDataModule):
                     yield record
 
     def _label_files(self) -> dict[SplitName, Path]:
-        found: dict[SplitName, Path] = {}
+        files: dict[SplitName, Path] = {}
         splits: tuple[SplitName, ...] = ("train", "test")
         for split in splits:
             if path := self._label_file(split):
-                found[split] = path
-        if train := found.get("train"):
+                files[split] = path
+        if train := files.get("train"):
             own = train.with_name(train.name.replace("train", "val", 1))  # of the same version
             if own.is_file():
-                found["val"] = own
-        return found
+                files["val"] = own
+        return files
 
     def _label_file(self, split: SplitName) -> Path | None:
         named = [f"{split}_COVIDx{self.version}.txt", f"{split}_COVIDx_{self.version}.txt"]
         names = [*named, *(f"labels/{name}" for name in named), f"{split}.txt"]
         paths = (self.root / f"{name}{packed}" for name in names for packed in ("", ".gz"))
-        if found := next(filter(Path.is_file, paths), None):
-            return found
+        if path := next(filter(Path.is_file, paths), None):
+            return path
         self.fault(self.not_found(self.root / named[0]))
         return None
 

@@ -95,7 +95,7 @@ class DarkCovidNetDataModule(CXRDataModule):
     def _class_folders(self) -> Iterator[tuple[Path, str]]:
         """Find the class folders, however they are spelt, here or one level below."""
         for top in (self.root, *list_folders(self.root)):
-            found = {re.sub(r"[^a-z0-9]", "", folder.name.lower()): folder for folder in list_folders(top)}
-            if found.keys() >= _LABELS.keys():
-                return ((found[name], label) for name, label in _LABELS.items())
+            by_name = {re.sub(r"[^a-z0-9]", "", folder.name.lower()): folder for folder in list_folders(top)}
+            if by_name.keys() >= _LABELS.keys():
+                return ((by_name[name], label) for name, label in _LABELS.items())
         raise self.not_found(self.root / "No_findings")

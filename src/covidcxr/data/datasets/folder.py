@@ -73,11 +73,7 @@ class FolderDataModule(CXRDataModule):
         self._patient = _Pattern.read("patient", patient_pattern)
         self._source = _Pattern.read("source", source_pattern)
         self.subfolders = subfolders
-        self.settings = {
-            "patient_pattern": patient_pattern,
-            "source_pattern": source_pattern,
-            "subfolders": subfolders,
-        }
+        self.settings = {"patient_pattern": patient_pattern, "source_pattern": source_pattern, "subfolders": subfolders}
         if self.prepared is None:
             self._folders = self._class_folders()
             self.set_classes(sorted({folder.name for folder, _ in self._folders}))
@@ -129,12 +125,12 @@ class FolderDataModule(CXRDataModule):
         if not self.root.is_dir():
             raise self.not_found(self.root)
         folders = list_folders(self.root)
-        found: list[tuple[Path, SplitName | None]] = [(folder, None) for folder in folders]
+        with_splits: list[tuple[Path, SplitName | None]] = [(folder, None) for folder in folders]
         if any(_is_split(folder) for folder in folders):
-            found = [(inner, split_name(outer.name)) for outer in folders for inner in list_folders(outer)]
-        if not found:
+            with_splits = [(inner, split_name(outer.name)) for outer in folders for inner in list_folders(outer)]
+        if not with_splits:
             raise DatasetError(f"{self.root} holds no class folder. It must hold {self.layout}.")
-        return found
+        return with_splits
 
 
 def _is_split(folder: Path) -> bool:

@@ -77,7 +77,7 @@ class Ieee8023DataModule(CXRDataModule):
             "all/No Finding": 17,
             "all/other": 4,
             "all/unknown": 101,
-        },
+        }
     }
 
     def __init__(

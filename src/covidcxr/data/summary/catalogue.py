@@ -244,15 +244,15 @@ def constructor_parameters(entry: Any) -> dict[str, inspect.Parameter]:
         From name to parameter.
     """
     owners = [vars(owner)["__init__"] for owner in getattr(entry, "__mro__", ()) if "__init__" in vars(owner)]
-    found: dict[str, inspect.Parameter] = {}
+    merged: dict[str, inspect.Parameter] = {}
     for constructor in owners or [entry]:
         parameters = list(inspect.signature(constructor).parameters.values())
         for parameter in parameters[bool(owners) :]:  # without self
             if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                found.setdefault(parameter.name, parameter)
+                merged.setdefault(parameter.name, parameter)
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return found
+    return merged
 
 
 def _type_words(entry: Any, parameter: inspect.Parameter) -> str:

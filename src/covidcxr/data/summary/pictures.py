@@ -386,10 +386,10 @@ def _draw_chart_title(draw: ImageDraw.ImageDraw, title: str, series: Series, top
     draw.text((_MARGIN, top), shortened(draw, title, 22, _WIDTH - 2 * _MARGIN), INK, font(22))
     colors = _colors(series)
     fits = sum(text_width(draw, name, 16) + 46 for name in colors) <= _WIDTH - 2 * _MARGIN
-    room = _WIDTH if fits else (_WIDTH - 2 * _MARGIN) // len(colors) - 46
+    width = _WIDTH if fits else (_WIDTH - 2 * _MARGIN) // len(colors) - 46
     x = _MARGIN
     for name, color in colors.items():
-        words = shortened(draw, name, 16, room)
+        words = shortened(draw, name, 16, width)
         draw.rectangle((x, top + _TITLE - 2, x + 12, top + _TITLE + 10), color)
         draw.text((x + 20, top + _TITLE + 4), words, DIM, font(16), anchor="lm")
         x += 46 + text_width(draw, words, 16)

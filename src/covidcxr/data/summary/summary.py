@@ -19,11 +19,7 @@ __all__ = ["count_ages", "labels_shown", "survey", "what_the_source_tells", "com
 
 
 def compute_mean_std(
-    datamodule: CXRDataModule,
-    *,
-    sample: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
+    datamodule: CXRDataModule, *, sample: int | None = None, seed: int = 0, progress: Progress | None = None
 ) -> tuple[float, float]:
     """Compute the mean and standard deviation of the training images' pixels, one image in memory at a time.
 
@@ -68,11 +64,7 @@ _MOST = 6  # names in one sentence, sentences of one kind
 
 
 def survey(
-    data: CXRDataModule,
-    *,
-    pixels: bool = True,
-    sample: int | None = None,
-    progress: Progress | None = None,
+    data: CXRDataModule, *, pixels: bool = True, sample: int | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Count the images of a data set by all that is known of them.
 
@@ -92,9 +84,9 @@ def survey(
         DatasetError: If the data set is not there, lacks files, or contradicts itself.
     """
     records = data.records
-    found = Counter(label for record in records for label in labels_shown(record))
-    order = [*data.classes, *sorted(found.keys() - {*data.classes})]
-    labels = {name: found[name] for name in order if found[name]}
+    counts = Counter(label for record in records for label in labels_shown(record))
+    order = [*data.classes, *sorted(counts.keys() - {*data.classes})]
+    labels = {name: counts[name] for name in order if counts[name]}
     sources, splits = count_by(records, "source"), count_by(records, "split")
     by_source = _cross(records, "source", labels, sources)
     return {
@@ -209,7 +201,7 @@ def what_the_source_tells(by_source: Mapping[str, Mapping[str, int]]) -> list[st
             only.setdefault(next(iter(labels)), []).append(source)
     sentences = [f"Every image of {_and(sources)} is of class {label}." for label, sources in only.items()]
     where = {label: {source for source, labels in labelled.items() if label in labels} for label in totals}
-    apart = [f"{one} and {other}" for one, other in combinations(totals, 2) if not where[one] & where[other]]
+    apart = [f"{first} and {second}" for first, second in combinations(totals, 2) if not where[first] & where[second]]
     sentences += [f"No source holds both {pair}: the source alone tells these two apart." for pair in apart[:_MOST]]
     if len(apart) > _MOST:
         sentences.append(f"That holds for {len(apart) - _MOST} more pairs of classes.")
@@ -227,7 +219,7 @@ def _two_labels(records: Iterable[Record]) -> list[str]:
     for record in records:
         if record.label is not None:
             labels.setdefault(record.patient, set()).add(record.label)
-    several = sum(len(found) > 1 for found in labels.values())
+    several = sum(len(names) > 1 for names in labels.values())
     return [f"{several} patients have images of more than one class."] if several else []
 
 

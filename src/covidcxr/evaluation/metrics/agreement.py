@@ -22,14 +22,7 @@ from covidcxr.evaluation.metrics.intervals import Clusters, Interval, mean_inter
 from covidcxr.transforms.postprocess import lung_reasons, lung_sides
 from covidcxr.types import LUNGS_OF_REGION
 
-__all__ = [
-    "PLACES",
-    "SEVERITIES",
-    "Agreement",
-    "image_agreement",
-    "infected_fractions",
-    "limits_of_agreement",
-]
+__all__ = ["PLACES", "SEVERITIES", "Agreement", "image_agreement", "infected_fractions", "limits_of_agreement"]
 
 __getattr__ = partial(aliases.find, __name__)
 

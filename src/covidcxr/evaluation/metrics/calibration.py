@@ -57,10 +57,7 @@ DRAWS = 1000
 
 
 def error_intervals(
-    gaps: Float[np.ndarray, "images bins"],
-    patient: Integer[np.ndarray, " images"],
-    confidence: float,
-    seed: int = 0,
+    gaps: Float[np.ndarray, "images bins"], patient: Integer[np.ndarray, " images"], confidence: float, seed: int = 0
 ) -> dict[str, Estimate]:
     """Find the interval of a calibration error, which chance alone raises above 0.
 

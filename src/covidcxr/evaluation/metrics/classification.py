@@ -12,13 +12,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, PatientIds, Statistics, check_length
 from covidcxr.evaluation.metrics.calibration import brier_interval, brier_of, error_intervals
 from covidcxr.evaluation.metrics.intervals import Interval
-from covidcxr.evaluation.metrics.weighted import (
-    Ranking,
-    calibration_gaps,
-    ratio,
-    weighted_confusion,
-    weighted_mean,
-)
+from covidcxr.evaluation.metrics.weighted import Ranking, calibration_gaps, ratio, weighted_confusion, weighted_mean
 from covidcxr.registry import CLASSIFICATION_SCORES
 
 __all__ = [

@@ -148,9 +148,9 @@ def significance(rows: Rows, others: Rows, *, common: bool = False) -> dict[str,
         values["accuracy"] = mcnemar_test(ours, theirs, first.patients)
     for place, name in enumerate(first.classes):
         known = ~np.isnan(first.truths[:, place])
-        one, other = (probabilities[known, place] for probabilities in pair)
+        left, right = (probabilities[known, place] for probabilities in pair)
         patients = [first.patients[image] for image in np.flatnonzero(known)]
-        values[f"auroc_{name}"] = delong_test(one, other, first.truths[known, place] == 1, patients)
+        values[f"auroc_{name}"] = delong_test(left, right, first.truths[known, place] == 1, patients)
     return values
 
 

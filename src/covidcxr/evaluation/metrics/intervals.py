@@ -145,8 +145,8 @@ def difference_interval(first: Estimate, second: Estimate, correlation: float) -
             return Interval(note=estimate.note or NO_VALUE.note)
     value = first.value - second.value
 
-    def reach(one: float, other: float) -> float:
-        return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
+    def reach(near: float, far: float) -> float:
+        return math.sqrt(max(0.0, near**2 - 2 * correlation * near * far + far**2))
 
     return Interval(
         value - reach(first.value - first.low, second.high - second.value),
@@ -440,10 +440,10 @@ def two_part_interval(
         if not weight:
             continue
         inside = values[failed == part]
-        found = mean_interval(inside, patient[failed == part], confidence)
-        if math.isnan(found.low):  # one patient's: anything between the worst and the best
-            found = Interval(min(worst, float(inside.min())), float(values.max()))
-        reaches.append((weight * (means[part] - found.low), weight * (found.high - means[part])))
+        interval = mean_interval(inside, patient[failed == part], confidence)
+        if math.isnan(interval.low):  # one patient's: anything between the worst and the best
+            interval = Interval(min(worst, float(inside.min())), float(values.max()))
+        reaches.append((weight * (means[part] - interval.low), weight * (interval.high - means[part])))
         moves.append((failed == part) * (values - means[part]))
     lower, higher = np.array(reaches).T
     alike = _correlations(np.stack([np.bincount(patient, move) for move in moves]))

@@ -115,10 +115,7 @@ class Ranking:
         precision = np.divide(
             true_positives, at_least, out=true_positives, where=at_least > 0
         )  # else the image has no weight
-        return (
-            1 - ratio(losses, total * negatives),
-            ratio(np.einsum("rf,rf->r", positives, precision), total),
-        )
+        return (1 - ratio(losses, total * negatives), ratio(np.einsum("rf,rf->r", positives, precision), total))
 
 
 def weighted_auroc(

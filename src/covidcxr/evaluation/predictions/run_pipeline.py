@@ -19,13 +19,7 @@ from covidcxr.data.dataset import box_slices, check_mask_size
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.evaluation.metrics.agreement import image_agreement
-from covidcxr.evaluation.metrics.segmentation import (
-    dice_score,
-    iou_score,
-    lesion_scores,
-    precision_score,
-    recall_score,
-)
+from covidcxr.evaluation.metrics.segmentation import dice_score, iou_score, lesion_scores, precision_score, recall_score
 from covidcxr.io import pretrained
 from covidcxr.io.folders import replace_file
 from covidcxr.io.image import read_mask

@@ -182,8 +182,8 @@ def _lineage(part: str, *names: str) -> Callable[[Report], str]:
     def find(report: Report) -> str:
         facts = (report.get("lineage") or {}).get(part) or {}
         known = {name: facts[name] for name in names if facts.get(name) and "not known" not in str(facts[name])}
-        told = [f"{name}: {json_text(fact) if isinstance(fact, dict) else fact}" for name, fact in known.items()]
-        return f"{'; '.join(told)}." if told else ""
+        entries = [f"{name}: {json_text(fact) if isinstance(fact, dict) else fact}" for name, fact in known.items()]
+        return f"{'; '.join(entries)}." if entries else ""
 
     return find
 
@@ -250,22 +250,22 @@ def _support(report: Report) -> str:
 def _confusion(report: Report) -> str:
     classes = report.get("classes") or {}
     rows = zip(classes.get("support", ()), classes.get("confusion", ()), strict=False)  # findings have no confusion
-    told = "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in rows)
-    return f"Rows are true, columns predicted, in this order. {told}." if told else ""
+    text = "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in rows)
+    return f"Rows are true, columns predicted, in this order. {text}." if text else ""
 
 
 def _groups_of(*traits: str) -> Callable[[Report], str]:
     def find(report: Report) -> str:
         groups = report.get("groups") or {}
-        told = [
+        entries = [
             f"{group['trait']} {group['name']}: {_number(group)}"
             for group in groups.get("groups", ())
             if group["trait"] in traits
         ]
-        told += [
+        entries += [
             f"{trait}: all {value}" for trait, value in groups.get("alone", {}).items() if value and trait in traits
         ]
-        return f"{'; '.join(told)}." if told else ""
+        return f"{'; '.join(entries)}." if entries else ""
 
     return find
 
@@ -332,8 +332,8 @@ def _copies(report: Report) -> str:
 def _model_has(*words: str) -> Callable[[Report], str]:
     def find(report: Report) -> str:
         model = str(((report.get("lineage") or {}).get("model") or {}).get("model", ""))
-        told = [word for word in words if word in model]
-        return f"The config of the run says {', '.join(told)}." if told else ""
+        known = [word for word in words if word in model]
+        return f"The config of the run says {', '.join(known)}." if known else ""
 
     return find
 

@@ -17,26 +17,14 @@ from covidcxr.evaluation.metrics.operating_point import OperatingPoint, choose_p
 from covidcxr.evaluation.metrics.reliability import Reliability
 from covidcxr.evaluation.metrics.scores import SCORES, format_estimate, title
 from covidcxr.evaluation.metrics.weighted import Ranking, ratio
-from covidcxr.evaluation.plots import (
-    as_picture,
-    plot_confusion,
-    plot_curves,
-    plot_estimates,
-    plot_reliability,
-)
+from covidcxr.evaluation.plots import as_picture, plot_confusion, plot_curves, plot_estimates, plot_reliability
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
 from covidcxr.evaluation.report.headline import LEAST, rank
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.registry import CLASSIFICATION_SCORES
 from covidcxr.utils.plain import plain_result
 
-__all__ = [
-    "ClassScores",
-    "score_classes",
-    "plot_curves",
-    "PointScores",
-    "score_point",
-]
+__all__ = ["ClassScores", "score_classes", "plot_curves", "PointScores", "score_point"]
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -99,12 +87,7 @@ def _(result: ClassScores) -> list[Section]:
         if kind.of == "class" and any(f"{part}_{name}" in result.scores for name in result.support)
     ]
     rows = [
-        [
-            name,
-            str(images),
-            str(patients),
-            *(format_estimate(result.scores.get(f"{part}_{name}")) for part in present),
-        ]
+        [name, str(images), str(patients), *(format_estimate(result.scores.get(f"{part}_{name}")) for part in present)]
         for name, (images, patients) in result.support.items()
     ]
     blocks.append(Table(["class", "images", "patients", *map(title, present)], rows, "Each class"))
@@ -122,7 +105,7 @@ def _(result: ClassScores) -> list[Section]:
 
 def _curves(predictions: PredictionTable) -> Section:
     blocks: list[Block] = [
-        as_picture(plot_confusion(predictions), "Confusion matrix", "Share of the true class, and number of images"),
+        as_picture(plot_confusion(predictions), "Confusion matrix", "Share of the true class, and number of images")
     ]
     several = range(len(predictions.classes)) if len(predictions.classes) > 2 else []
     if curves := plot_curves(predictions, several):
@@ -238,11 +221,7 @@ def _(result: PointScores) -> list[Section]:
     where = "these images" if result.prevalence is None else f"a place with a prevalence of {result.prevalence:.1%}"
     names = {"ppv": f"PPV in {where}", "npv": f"NPV in {where}"}
     rows = [
-        [
-            names.get(name, title(name)),
-            format_estimate(estimate),
-            f"{estimate.count} ({estimate.patients})",
-        ]
+        [names.get(name, title(name)), format_estimate(estimate), f"{estimate.count} ({estimate.patients})"]
         for name, estimate in result.scores.items()
         if name != "prevalence"
     ]

@@ -1,8 +1,8 @@
-"""Errors of a classifier: by group, and the most confident ones."""
+"""Errors: wrong predictions by kind, and the page of a search for wrong labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -12,14 +12,19 @@ import numpy as np
 from jaxtyping import UInt8
 
 from covidcxr import aliases
+from covidcxr.evaluation.label_errors import LabelErrors, SuspectLabel
+from covidcxr.evaluation.metrics.scores import format_estimate
 from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
 from covidcxr.evaluation.report.masks import MaskScores
 from covidcxr.evaluation.report.subgroups import find_groups
-from covidcxr.page import Block, Gallery, Picture, Section, Table, Words, sections_of, side_by_side
+from covidcxr.page import Block, Gallery, Page, Picture, Section, Table, Words, sections_of, side_by_side
 from covidcxr.pipeline.prediction import Prediction, as_image
+from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
     from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, ImageView
+
+__getattr__ = partial(aliases.find, __name__)
 
 __all__ = [
     "WrongPrediction",
@@ -28,9 +33,9 @@ __all__ = [
     "find_errors",
     "ImageGallery",
     "draw_gallery",
+    "label_error_page",
+    "label_error_verdict",
 ]
-
-__getattr__ = partial(aliases.find, __name__)
 
 SHOWN = 12
 """Errors that the page shows; the JSON holds all."""
@@ -157,7 +162,7 @@ def _(result: ErrorAnalysis) -> list[Section]:
         for error in result.shown
     ]
     shown = f"{len(rows)} most confident ones of each kind, out of {len(result.mistakes)}"
-    blocks.append(Table(["film", "source", "kind", "true class", "predicted class", "probability of it"], rows, shown))
+    blocks.append(Table(["image", "source", "kind", "true class", "predicted class", "probability of it"], rows, shown))
     blocks.append(Words("report.json lists every error."))
     lead = f"{len(result.mistakes)} wrong predictions; the predicted class is the most probable one."
     return [Section("Errors", lead, blocks)]
@@ -377,3 +382,103 @@ def _with_outlines(view: ImageView, names: Sequence[str]) -> UInt8[np.ndarray, "
             outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(picture, outlines, -1, TRUE_COLOR, thickness, cv2.LINE_AA)
     return picture
+
+
+_SHOWN_LABELS = 48  # images of a target
+
+
+def label_error_verdict(errors: LabelErrors) -> str:
+    """State how many labels are estimated to be wrong.
+
+    Args:
+        errors: The label errors of a target.
+
+    Returns:
+        One sentence.
+    """
+    value, low, high = errors.count
+    what = "labels" if errors.target == "label" else f"labels of {errors.target}"
+    return (
+        f"About {value:.0f} of {len(errors.images):,} {what} are estimated to be wrong (95 % interval {low:.0f} to "
+        f"{high:.0f}); {count_of(len(errors.suspects), 'image')} should be looked at."
+    )
+
+
+def label_error_page(results: Sequence[LabelErrors], name: str, lookup: ImageLookup | None = None) -> Page:
+    """Return the page of a search for label errors.
+
+    Args:
+        results: From `find_label_errors`.
+        name: What the predictions are of.
+        lookup: The images, for the contact sheet; None = a table alone.
+
+    Returns:
+        The page; `covidcxr.page.write_html` writes it. With `lookup` it holds images of patients.
+    """
+    facts = [("images", f"{len(results[0].images):,}"), ("to be looked at", str(sum(len(r.suspects) for r in results)))]
+    facts += [(f"wrong: {label}", format_estimate(share)) for label, share in results[0].by_class.items()]
+    sections = [section for errors in results for section in _sections(errors, lookup, many=len(results) > 1)]
+    return Page(
+        f"Label errors of {name}", " ".join(map(label_error_verdict, results)), facts, [*sections, _method(results)]
+    )
+
+
+def _sections(errors: LabelErrors, lookup: ImageLookup | None, *, many: bool) -> Iterator[Section]:
+    of = f": {errors.target}" if many else ""
+    rows = [("all", format_estimate(errors.share))]
+    rows += [(f"label {name}", format_estimate(share)) for name, share in errors.by_class.items()]
+    rows += [(f"source {name}", format_estimate(share)) for name, share in errors.by_source.items()]
+    joint = [
+        (f"label {name}", *(f"{share:.1%}" for share in row))
+        for name, row in zip(errors.classes, errors.joint.tolist(), strict=True)
+    ]
+    blocks: list[Block] = [
+        Table(("images of", "share of wrong labels"), rows, "With 95 % intervals over patients"),
+        Table(("", *(f"truly {name}" for name in errors.classes)), joint, "Estimated share of the images"),
+        *(Words(note, warning=True) for note in errors.notes),
+    ]
+    yield Section(f"How many labels are wrong{of}", label_error_verdict(errors) if many else "", blocks)
+    shown = errors.suspects[:_SHOWN_LABELS]
+    if not shown:
+        yield Section(f"Images to look at{of}", "No image is confident of another class than its label.")
+        return
+    lead = "The least fitting label first. The model may be wrong: only a person who reads the image can tell."
+    pictures = [] if lookup is None else list(_pictures(shown, lookup))
+    if pictures:
+        notice = Words("These are images of patients: mind who sees this page.")
+        yield Section(f"Images to look at{of}", lead, [notice, Gallery(pictures)])
+        return
+    cells = [(e.image_id, e.patient_id, e.source, e.label, e.suggested, f"{e.margin:.2f}") for e in shown]
+    heads = ("image", "patient", "source", "label", "rather", "margin")
+    yield Section(f"Images to look at{of}", lead, [Table(heads, cells)])
+
+
+def _pictures(images: Sequence[SuspectLabel], lookup: ImageLookup) -> Iterator[Picture]:
+    for image in images:
+        view = lookup.look({"image_id": image.image_id})
+        if view is None:
+            continue
+        picture = Prediction("", None, {}, (), {}, as_image(view.image)).overlay()
+        source = f", {image.source}" if image.source else ""
+        caption = (
+            f"{image.image_id}{source}: label {image.label} ({image.self_confidence:.2f}), rather {image.suggested} "
+            f"(margin {image.margin:.2f})"
+        )
+        yield Picture(side_by_side([picture]), f"Image labelled {image.label}, predicted {image.suggested}", caption)
+
+
+def _method(results: Sequence[LabelErrors]) -> Section:
+    text = (
+        "Confident learning (Northcutt, Jiang and Chuang 2021): an image is confident of a class if that class is at "
+        "least as probable as on average over the images that bear its label. Images that are confident of another "
+        "class than their label are to be looked at; their share, scaled to the labels, is the estimate. Intervals are "
+        "95 %, bootstrapped over patients; they do not hold the errors of the model, which look like errors of labels: "
+        "with a weak model the estimate is too high, and with one that learnt wrong labels too low."
+    )
+    rows = [
+        (errors.target, name, f"{threshold:.2f}") for errors in results for name, threshold in errors.thresholds.items()
+    ]
+    blocks: list[Block] = [Words(text), Table(("target", "class", "confident from"), rows)]
+    if unlabelled := sum(errors.unlabelled for errors in results):
+        blocks.append(Words(f"{count_of(unlabelled, 'image')} without a label or a prediction did not count."))
+    return Section("Method", "", blocks)

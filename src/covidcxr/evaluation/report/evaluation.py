@@ -366,7 +366,7 @@ def _front_matter(evaluation: Evaluation) -> str:
 def _without_images(section: Section) -> Section:
     def kept() -> Iterator[Words | Table]:
         for block in section.blocks:
-            if isinstance(block, Words) or (isinstance(block, Table) and "film" not in block.columns):
+            if isinstance(block, Words) or (isinstance(block, Table) and "image" not in block.columns):
                 yield block
 
     return Section(section.title, section.lead, list(kept()))

@@ -14,13 +14,7 @@ from covidcxr import aliases
 from covidcxr.evaluation.metrics.weighted import Ranking, weighted_mean
 from covidcxr.evaluation.predictions.predictions import PredictionTable
 
-__all__ = [
-    "LEAST",
-    "Score",
-    "scored_classes",
-    "group_scores",
-    "rank",
-]
+__all__ = ["LEAST", "Score", "scored_classes", "group_scores", "rank"]
 
 __getattr__ = partial(aliases.find, __name__)
 

@@ -160,12 +160,7 @@ def above_chance(evidence: Evidence) -> Finding:
         return Finding(question, answer, "against", reason)
     if math.isnan(score.low) or score.low <= 0.5:
         return Finding(question, answer, "against", f"its AUROC is {_short(score)}")
-    return Finding(
-        question,
-        answer,
-        "doubt" if evidence.rarest < FEW_PATIENTS else "for",
-        f"AUROC {_short(score)}",
-    )
+    return Finding(question, answer, "doubt" if evidence.rarest < FEW_PATIENTS else "for", f"AUROC {_short(score)}")
 
 
 def _without_lungs(evidence: Evidence) -> list[Finding]:
@@ -306,12 +301,7 @@ def _region(background: Estimate, lungs_add: Estimate) -> Finding:
         f"{format_estimate(lungs_add, signed=True)}."
     )
     if not lungs_add.low > 0:
-        return Finding(
-            question,
-            answer,
-            "against",
-            f"with the lungs removed it scores {_short(background)}, as much",
-        )
+        return Finding(question, answer, "against", f"with the lungs removed it scores {_short(background)}, as much")
     if background.low > 0.5 and background.value >= BLIND:
         return Finding(question, answer, "doubt", f"with the lungs removed it still scores {_short(background)}")
     return Finding(question, answer, "for", f"with the lungs removed it falls to {_short(background)}")
@@ -338,12 +328,7 @@ def _guessed(shortcuts: Shortcuts) -> list[Finding]:
     if guess.low > 0.5 and guess.value >= BLIND:
         weight: Weight = "doubt" if lead.low > 0 else "against"
         return [
-            Finding(
-                question,
-                answer,
-                weight,
-                f"the {trait} alone predicts {name} with an AUROC of {_short(guess)}",
-            )
+            Finding(question, answer, weight, f"the {trait} alone predicts {name} with an AUROC of {_short(guess)}")
         ]
     return [Finding(question, answer, "for", "source, view, sex and age do not predict the label")]
 

@@ -92,10 +92,7 @@ def _(result: Shortcuts) -> list[Section]:
         Section(
             "Within one source and one view",
             within,
-            [
-                *(Words(text, warning="is not known" in text) for text in _describe_within(result)),
-                *_picture(inside),
-            ],
+            [*(Words(text, warning="is not known" in text) for text in _describe_within(result)), *_picture(inside)],
         ),
     ]
 
@@ -301,5 +298,5 @@ def _picture(shown: Mapping[str, Estimate]) -> list[Picture]:
     return [as_picture(figure, "AUROC of the model beside that of guesses, or within groups")]
 
 
-def _or(value: float, other: float) -> float:
-    return other if math.isnan(value) else value
+def _or(value: float, default: float) -> float:
+    return default if math.isnan(value) else value

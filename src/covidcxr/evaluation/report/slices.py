@@ -113,7 +113,7 @@ class SliceSearch:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers."""
-        return field_values(self) | {"slices": [plain_result(field_values(found)) for found in self.slices]}
+        return field_values(self) | {"slices": [plain_result(field_values(result)) for result in self.slices]}
 
 
 def find_slices(
@@ -349,18 +349,18 @@ def _test(group: Group, images: Images, score: _Score, level: float) -> _Test:
     return _Test(group, images, score, inside, outside, _p_value(inside, outside, level))
 
 
-def _explained(test: _Test, found: Sequence[_Test]) -> bool:
+def _explained(test: _Test, accepted: Sequence[_Test]) -> bool:
     """Return whether a group is worse only by the images of a group that says so better.
 
     Of a group and its part that explain each other, the part says it better: the rest of the group is not worse. Of
     others the surer one, which stands first.
     """
-    for other in found:
-        if other.group == test.group or test.without(other.images):
+    for earlier in accepted:
+        if earlier.group == test.group or test.without(earlier.images):
             continue
-        mutual = not other.without(test.images)
-        part, whole = not (test.images & ~other.images).any(), not (other.images & ~test.images).any()
-        if not mutual or whole or (not part and found.index(other) < found.index(test)):
+        mutual = not earlier.without(test.images)
+        part, whole = not (test.images & ~earlier.images).any(), not (earlier.images & ~test.images).any()
+        if not mutual or whole or (not part and accepted.index(earlier) < accepted.index(test)):
             return True
     return False
 

@@ -159,14 +159,14 @@ def _show_search(search: SliceSearch) -> list[Block]:
         return [Words(f"Searched for groups that nobody named: in {tried}, none does clearly worse than the rest.")]
     rows = [
         [
-            found.title,
-            title(found.score),
-            f"{found.images} ({found.patients})",
-            format_estimate(found.inside, digits=2),
-            format_estimate(found.outside, digits=2),
-            format_estimate(found.difference, digits=2, signed=True),
+            result.title,
+            title(result.score),
+            f"{result.images} ({result.patients})",
+            format_estimate(result.inside, digits=2),
+            format_estimate(result.outside, digits=2),
+            format_estimate(result.difference, digits=2, signed=True),
         ]
-        for found in search.slices
+        for result in search.slices
     ]
     heads = ["group", "score", "images (patients)", "in it", "on all others", "difference"]
     caption = f"Found in {tried}: worse than all other images. Differences and tests are corrected for the search"
@@ -282,10 +282,10 @@ def _score_trait(
         kinds={f"score {g} {n}": [part & k for k in s.kinds] for n, s in scores.items() for g, part in groups.items()},
         intervals=_mask_intervals(predictions, groups, scores),
         differences={
-            f"gap {g} {n}": (f"score {g} {n}", f"score {other} {n}")
+            f"gap {g} {n}": (f"score {g} {n}", f"score {best} {n}")
             for n in scores
             for g in groups
-            if (other := largest[n]) not in (None, g)
+            if (best := largest[n]) not in (None, g)
         },
         resamples=resamples,
         seed=seed,

@@ -24,10 +24,12 @@ from covidcxr.evaluation.plots import COLORS, INK, LINE, panels, save_figure
 from covidcxr.io.folders import replace_file
 from covidcxr.io.pretrained import write_json
 from covidcxr.recipes.run import Run
-from covidcxr.training.parser import apply_words
-from covidcxr.training.recipe import Recipe, claim, without_root, write_yaml
+from covidcxr.training.changes import Changes, GivenChanges
+from covidcxr.training.parser import apply_changes
+from covidcxr.training.recipe import Recipe, claim, write_yaml
 from covidcxr.training.search_space import Choice, Parameter, require_search
 from covidcxr.utils.console import print_line
+from covidcxr.utils.lazy import old_arguments
 from covidcxr.utils.plain import count_of
 
 if TYPE_CHECKING:
@@ -38,14 +40,15 @@ if TYPE_CHECKING:
 __all__ = ["tune", "Findings", "trial_folder"]
 
 # The search prints a line for each trial; a trial uses one device, as further devices are for further processes.
-_QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.devices", "1")
+_QUIET = {"trainer.enable_progress_bar": False, "trainer.enable_model_summary": False, "trainer.devices": 1}
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
+@old_arguments(words="changes")
 def tune(
     recipe: Recipe,
     folder: Path,
-    words: Sequence[str] = (),
+    changes: GivenChanges = (),
     *,
     trials: int = 20,
     sampler: Literal["tpe", "random"] = "tpe",
@@ -62,7 +65,7 @@ def tune(
     Args:
         recipe: Recipe with a `search`.
         folder: Output folder.
-        words: Flags of `covidcxr fit` that change every trial, say `["--data.root", "images"]`.
+        changes: Changes of every trial by dotted key, say `{"data.root": "images"}`, or as flags of `covidcxr fit`.
         trials: Number of finished trials that the study shall have, of all processes together, 1 or more.
         sampler: "tpe" (tree-structured Parzen estimators: Bergstra et al. 2011, "Algorithms for hyper-parameter
             optimization") or "random" (Bergstra and Bengio 2012).
@@ -78,30 +81,31 @@ def tune(
         ConfigError: If Optuna is not installed, the recipe has no `search`, or the database cannot be opened.
         CovidCXRError: If a setting of the recipe or a value of its search is wrong: nothing was trained then.
     """
-    _refuse(recipe, words, trials)
+    changes = Changes.of(changes)
+    _refuse(recipe, changes, trials)
     from covidcxr.recipes.tune.study import open_study
 
-    quiet_words = [*_QUIET, *words]
+    quiet = Changes.of(_QUIET) + changes
     with _quiet():
-        _check(recipe, quiet_words)
-        digest = claim(folder, [recipe.config, recipe.search], words)
+        _check(recipe, quiet)
+        digest = claim(folder, [recipe.config, recipe.search], changes)
         url = storage or f"sqlite:///{(folder / 'study.db').resolve().as_posix()}"
         study = open_study(url, f"{recipe.name}-{digest[:8]}", sampler, pruner, seed)
-        findings = Findings(recipe, folder, tuple(words), trials, study)
-        _work(study, findings, quiet_words)
+        findings = Findings(recipe, folder, changes, trials, study)
+        _work(study, findings, quiet)
         findings.write()
         findings.draw()
     return findings
 
 
-def _work(study: optuna.Study, findings: Findings, words: Sequence[str]) -> None:
+def _work(study: optuna.Study, findings: Findings, changes: Changes) -> None:
     """Run trials until enough are finished, here or elsewhere."""
     from optuna.exceptions import UpdateFinishedTrialError
 
     from covidcxr.recipes.tune.study import FAILURES, HEARTBEAT, Objective, claims, fail_dead, finished
 
     recipe, wanted = findings.recipe, findings.wanted
-    objective = Objective(recipe, findings.folder, words, wanted)
+    objective = Objective(recipe, findings.folder, changes, wanted)
 
     def report(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         findings.tidy()
@@ -129,7 +133,7 @@ def _work(study: optuna.Study, findings: Findings, words: Sequence[str]) -> None
             time.sleep(min(2, HEARTBEAT))
 
 
-def _refuse(recipe: Recipe, words: Sequence[str], trials: int) -> None:
+def _refuse(recipe: Recipe, changes: Changes, trials: int) -> None:
     """Refuse what can never be searched, before anything is built."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError('covidcxr tune needs Optuna: pip install "covidcxr[tune]"')
@@ -142,20 +146,19 @@ def _refuse(recipe: Recipe, words: Sequence[str], trials: int) -> None:
             )
     if trials < 1:
         raise ConfigError(f"--trials must be 1 or more, not {trials}.")
-    flags = {word.partition("=")[0].removeprefix("--").replace(".init_args", "") for word in words}
     for name, parameter in recipe.search.items():
         for key in parameter.keys:
-            if key.replace(".init_args", "") in flags:
+            if key in changes:
                 raise ConfigError(f"--{key} is what the search {name!r} of the recipe {recipe.name} chooses.")
 
 
-def _check(recipe: Recipe, words: Sequence[str]) -> None:
+def _check(recipe: Recipe, changes: Changes) -> None:
     """Build everything, once for each value of the longest choice, and train nothing."""
     sizes = [len(parameter.values) if isinstance(parameter, Choice) else 2 for parameter in recipe.search.values()]
     for number in range(max(sizes)):
         values = {name: parameter.probe(number) for name, parameter in recipe.search.items()}
         with tempfile.TemporaryDirectory() as scratch:
-            Run("", Path(scratch), recipe.with_values(values).base(), words).check()
+            Run("", Path(scratch), recipe.with_values(values).base(), changes).check()
 
 
 @contextmanager
@@ -254,7 +257,7 @@ class Findings:
     Attributes:
         recipe: The recipe that was searched.
         folder: Holds best.yaml, trials.csv, trials.json, pictures, and `trials` with a folder for each trial.
-        words: Flags of `covidcxr fit` that changed every trial.
+        changes: Changes of every trial.
         wanted: Number of finished trials that the study shall have.
         study: Optuna's study.
 
@@ -266,18 +269,19 @@ class Findings:
 
         from covidcxr.recipes.tune import Findings
         from covidcxr.training import Recipe
+        from covidcxr.training.changes import Changes
 
         study = optuna.create_study(direction="maximize")
         trial = study.ask()
         study.tell(trial, 0.9)
-        findings = Findings(Recipe.read("wali2021-next"), Path("runs/mine"), (), 1, study)
+        findings = Findings(Recipe.read("wali2021-next"), Path("runs/mine"), Changes(), 1, study)
         assert findings.best["value"] == 0.9
         ```
     """
 
     recipe: Recipe
     folder: Path
-    words: tuple[str, ...]
+    changes: Changes
     wanted: int
     study: optuna.Study
 
@@ -328,10 +332,10 @@ class Findings:
     def _config(self, best: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the config that the best trial trained; only the folder of the data is left to the reader."""
         recipe = self.recipe.with_values(best["parameters"])
-        if not without_root(self.words):
+        if not self.changes.without("data.root"):
             return recipe.config
-        config = apply_words(recipe.base(), self.words)
-        if any(word.startswith("--data.root") for word in self.words):
+        config = apply_changes(recipe.base(), self.changes)
+        if "data.root" in self.changes:
             config["data"]["init_args"].pop("root")
         return config
 
@@ -418,16 +422,25 @@ class Findings:
         assert best is not None
         recipe, model = self.folder / "best.yaml", trial_folder(self.folder, best["trial"]) / "model"
         if not model.is_dir():  # trained on another machine
-            return ["covidcxr", "recipes", "run", str(recipe), *self.words]
+            return ["covidcxr", "recipes", "run", str(recipe), *self.changes.flags()]
         out = str(self.folder / "test")
         place = ["--trainer.logger", "false", "--trainer.default_root_dir", out, "--output", out]
-        return ["covidcxr", "test", "--config", str(recipe), *self.words, "--model.init_from", str(model), *place]
+        return [
+            "covidcxr",
+            "test",
+            "--config",
+            str(recipe),
+            *self.changes.flags(),
+            "--model.init_from",
+            str(model),
+            *place,
+        ]
 
     def _about(self, best: Mapping[str, Any]) -> str:
-        words = shlex.join(["covidcxr", "tune", self.recipe.name, *without_root(self.words)])
+        command = shlex.join(["covidcxr", "tune", self.recipe.name, *self.changes.without("data.root").flags()])
         count = sum(row["state"] in ("complete", "pruned", "failed") for row in self.rows)
         return (
-            f"{self.recipe.about} Found by `{words}`, study {self.study.study_name}: trial {best['trial']}, the best "
+            f"{self.recipe.about} Found by `{command}`, study {self.study.study_name}: trial {best['trial']}, the best "
             f"of {count} by {self.monitor} ({_format(best['value'])}, on the images it was chosen by)."
         ).strip()
 

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,6 +34,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.tune.engine import trial_folder
+from covidcxr.training.changes import Changes
 from covidcxr.training.recipe import Recipe
 from covidcxr.utils.console import show_status
 
@@ -218,7 +219,7 @@ class Objective:
     Attributes:
         recipe: The recipe that is searched.
         folder: Output folder of the search.
-        words: Flags of `covidcxr fit` that change every trial.
+        changes: Changes of every trial.
         trials: Number of finished trials that the study shall have.
 
     Example:
@@ -227,15 +228,17 @@ class Objective:
 
         from covidcxr.recipes.tune.study import Objective
         from covidcxr.training import Recipe
+        from covidcxr.training.changes import Changes
 
-        objective = Objective(Recipe.read("wali2021-next"), Path("runs/mine"), ["--data.root", "images"], trials=20)
+        changes = Changes.of({"data.root": "images"})
+        objective = Objective(Recipe.read("wali2021-next"), Path("runs/mine"), changes, trials=20)
         assert "lr" in objective.recipe.search
         ```
     """
 
     recipe: Recipe
     folder: Path
-    words: Sequence[str]
+    changes: Changes
     trials: int
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -252,7 +255,7 @@ class Objective:
             KeyboardInterrupt: If the training was stopped.
         """
         study = trial.study
-        earlier = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+        earlier = [known for known in study.get_trials(deepcopy=False) if known.number < trial.number]
         if sum(map(claims, earlier)) >= self.trials:
             trial.set_user_attr("surplus", True)
             raise RuntimeError("Another process has claimed the last trial.")
@@ -262,7 +265,7 @@ class Objective:
         reporter = Reporter(trial)
         try:
             with show_status(f"trial {trial.number}: reading the data") as reporter.show:
-                self._fit(Run("", folder, self.recipe.with_values(values).base(), self.words), reporter)
+                self._fit(Run("", folder, self.recipe.with_values(values).base(), self.changes), reporter)
             value = reporter.best()
         except optuna.TrialPruned:
             raise
