@@ -54,6 +54,21 @@ def test_fit_and_test_of_plain_data(config: dict[str, Any], tmp_path: Path) -> N
     assert [epoch["epoch"] for epoch in training.fit(resumed).history.epochs] == [0, 1]
 
 
+def test_logs_lie_in_the_output_unless_a_place_is_named(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    config["output"] = "../out"
+    named = training.check(config, images=False)
+    assert named.trainer.default_root_dir == str(tmp_path), "what the config names wins"
+    config["trainer"] |= {"default_root_dir": None, "logger": True, "limit_train_batches": 1, "limit_val_batches": 1}
+    training.fit(config, record=True)
+    assert list((tmp_path / "work").iterdir()) == []
+    (logs,) = (tmp_path / "out" / "lightning_logs").iterdir()
+    assert {"config.yaml", "checkpoints"} <= {path.name for path in logs.iterdir()}
+
+
 def test_check_trains_nothing(config: dict[str, Any], tmp_path: Path) -> None:
     session = training.check(config)
     assert session.data.geometry.image_size == (32, 32), "the data module takes its geometry from the model"  # type: ignore[attr-defined]

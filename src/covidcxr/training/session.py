@@ -98,7 +98,10 @@ def build(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), reco
         objects.data.use_geometry(objects.model.preprocess)
     history = History()
     more = [*callbacks, history, *([ConfigRecord(to_plain(settings))] if record else [])]
-    trainer = _make_trainer(dict(objects.trainer.items()), more, objects.model.monitor)
+    of_trainer = dict(objects.trainer.items())
+    if of_trainer.get("default_root_dir") is None and settings.output is not None:
+        of_trainer["default_root_dir"] = str(user_path(settings.output))  # logs and checkpoints, else in the working folder
+    trainer = _make_trainer(of_trainer, more, objects.model.monitor)
     return Session(settings, objects.model, objects.data, trainer, history)
 
 
