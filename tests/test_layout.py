@@ -36,7 +36,7 @@ def test_the_layout_keeps_its_bounds(measured: layout.Layout, figure: str) -> No
 
 
 def test_public_functions_say_what_they_take_return_and_raise(measured: layout.Layout) -> None:
-    assert measured.summary()["described_share"] >= 0.98  # goal: 1
+    assert measured.summary()["described_share"] == 1
 
 
 @pytest.mark.parametrize(

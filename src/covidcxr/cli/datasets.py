@@ -27,7 +27,11 @@ _EXAMPLES = """examples:
 
 
 def add_datasets(verbs: Verbs) -> None:
-    """Add the verb `datasets` with its own verbs to the command line."""
+    """Add the verb `datasets` with its own verbs to the command line.
+
+    Args:
+        verbs: Where the verbs are added.
+    """
     parser = _add(verbs, "datasets", "data sets: what there is, is a copy complete, what is in it, compact copies")
     parser.epilog = _EXAMPLES
     own = parser.add_subparsers(title="verbs", metavar="VERB", required=True)

@@ -32,7 +32,11 @@ _EXAMPLES = """examples:
 
 
 def add_evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
+    """Add the verb to the command line.
+
+    Args:
+        verbs: Where the verbs are added.
+    """
     verb = verbs.add_parser(
         "evaluate",
         help="an honest report: one HTML page, a JSON of every number and a model card",

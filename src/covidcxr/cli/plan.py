@@ -26,7 +26,11 @@ _CALIBRATED = {"slope": 1.0, "intercept": 0.0}
 
 
 def add_plan(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
+    """Add the verb to the command line.
+
+    Args:
+        verbs: Where the verbs are added.
+    """
     verb = verbs.add_parser(
         "plan",
         help="how many patients a study needs for a wanted precision",

@@ -28,7 +28,11 @@ _MOST = 10  # images named one by one
 
 
 def print_datasets(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Print what `list_datasets` returned."""
+    """Print the data sets.
+
+    Args:
+        entries: What `list_datasets` returned, as plain data.
+    """
     table = _table("name", "kind", ">images", "what it is")
     for entry in entries:
         if "error" in entry:
@@ -46,7 +50,11 @@ def print_datasets(entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_description(facts: Mapping[str, Any]) -> None:
-    """Print what `describe_dataset` returned."""
+    """Print one data set.
+
+    Args:
+        facts: What `describe_dataset` returned, as plain data.
+    """
     console = screen()
     console.print(f"{facts['name']} ({facts['class']})\n", style="bold")
     for paragraph in facts["description"].split("\n\n"):
@@ -78,7 +86,11 @@ def print_description(facts: Mapping[str, Any]) -> None:
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Print what `check_dataset` found."""
+    """Print a check.
+
+    Args:
+        report: What `check_dataset` returned, as plain data.
+    """
     console = screen()
     if report["counts"]:
         table = _table("split/label", ">images")
@@ -99,7 +111,11 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def print_copy(report: Mapping[str, Any]) -> None:
-    """Print what `prepare_dataset` did."""
+    """Print a compact copy.
+
+    Args:
+        report: What `prepare_dataset` returned, as plain data.
+    """
     console = screen()
     there = report["films"] - report["written"]
     before = f" ({there:,} of them by an earlier run)" if there else ""
@@ -119,7 +135,11 @@ def print_copy(report: Mapping[str, Any]) -> None:
 
 
 def print_masks(report: Mapping[str, Any]) -> None:
-    """Print what `draw_masks` did."""
+    """Print predicted masks.
+
+    Args:
+        report: What `draw_masks` returned, as plain data.
+    """
     console = screen()
     console.print(f"Lung masks of {report['films']:,} images: {report['out']}", soft_wrap=True)
     console.print(
@@ -136,7 +156,11 @@ def print_masks(report: Mapping[str, Any]) -> None:
 
 
 def print_quality(report: Mapping[str, Any]) -> None:
-    """Print what `check_quality` found."""
+    """Print image quality.
+
+    Args:
+        report: What `check_quality` returned, as plain data.
+    """
     console = screen()
     table = _table("flag", ">images", ">share", "when")
     for flag, count in report["flags"].items():
@@ -155,7 +179,11 @@ def print_quality(report: Mapping[str, Any]) -> None:
 
 
 def print_drift(report: Mapping[str, Any]) -> None:
-    """Print what `compare_data` found."""
+    """Print a comparison of two data sets.
+
+    Args:
+        report: What `compare_data` returned, as plain data.
+    """
     console = screen()
     console.print(report["verdict"], style="bold", soft_wrap=True)
     table = _table("what", *report["parts"], "difference [95 % interval]", "")
@@ -177,22 +205,26 @@ def _print_notes(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"Written: {path}", soft_wrap=True)
 
 
-def print_survey(result: Mapping[str, Any]) -> None:
-    """Print what `survey` returned."""
+def print_survey(survey: Mapping[str, Any]) -> None:
+    """Print a survey.
+
+    Args:
+        survey: What `survey` returned, as plain data.
+    """
     console = screen()
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in result["left_out"].items())
-    console.print(f"{result['films']:,} images" + (f"; left out: {left_out}" if left_out else ""), style="bold")
-    tables = [_counts(key, result[key], result["films"]) for key in ("view", "sex", "age", "mask") if result[key]]
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in survey["left_out"].items())
+    console.print(f"{survey['films']:,} images" + (f"; left out: {left_out}" if left_out else ""), style="bold")
+    tables = [_counts(key, survey[key], survey["films"]) for key in ("view", "sex", "age", "mask") if survey[key]]
     for name in ("split", "source"):
-        console.print(_cross(name, result))
+        console.print(_cross(name, survey))
     console.print(Columns(tables, padding=(0, 4)))
-    console.print(_patients(result["patients"]))
-    if result["pixels"]:
-        console.print(_pixels(result["pixels"]))
-    if result["notes"]:
+    console.print(_patients(survey["patients"]))
+    if survey["pixels"]:
+        console.print(_pixels(survey["pixels"]))
+    if survey["notes"]:
         console.print("\nBefore you trust a number measured on it:", style="bold")
-        console.print(_listed(result["notes"]))
-    for path in result.get("pictures", ()):
+        console.print(_listed(survey["notes"]))
+    for path in survey.get("pictures", ()):
         console.print(f"Picture: {path}", soft_wrap=True)
 
 

@@ -69,7 +69,7 @@ class Limit:
 
     Args:
         packed: Bytes of the archive.
-        room: Bytes that there is room for.
+        most: Bytes that may be unpacked.
         max_ratio: How many times as large as the archive the content may be, beyond the first 100 MB.
 
     Example:
@@ -77,7 +77,7 @@ class Limit:
         from covidcxr.errors import DatasetError
         from covidcxr.io.archives import Limit
 
-        limit = Limit(packed=1_000, room=5_000, max_ratio=100)
+        limit = Limit(packed=1_000, most=5_000, max_ratio=100)
         limit.claim(4_000)
         try:
             limit.claim(4_000)

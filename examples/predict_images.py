@@ -1,4 +1,4 @@
-"""Ask a pipeline about images: `python predict_films.py [IMAGE ...] [--model mini]`. Without images it draws some."""
+"""Ask a pipeline about images: `python predict_images.py [IMAGE ...] [--model mini]`. Without images it draws some."""
 
 import argparse
 import tempfile
