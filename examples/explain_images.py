@@ -1,4 +1,4 @@
-"""Show where a classifier looks: `python explain_images.py [IMAGE ...] [--model mini]`. Without images it draws some."""
+"""Show where a classifier looks: `explain_images.py [IMAGE ...] [--model mini]`. Without images it draws some."""
 
 import argparse
 import tempfile

@@ -287,7 +287,7 @@ def test_log_odds_are_those_of_the_probability(mode: Any) -> None:
 
 def test_captums_own_gradients_add_up() -> None:
     """What integrated gradients give to all places is the difference that the image makes (their completeness)."""
-    from covidcxr.explain.engine import _without_image, seen_by
+    from covidcxr.explain.engine import _seen_by, _without_image
     from covidcxr.explain.methods import Attribution, find_method
 
     model = spots("binary", CLASSES[:2])
@@ -295,7 +295,7 @@ def test_captums_own_gradients_add_up() -> None:
         torch.from_numpy(image_with_spot(64, 64, (slice(20, 40), slice(20, 40))))[None, None], (64, 64)
     )
     sight = model.preprocess(image)
-    plain = _without_image(model, sight, seen_by(model, None, [(64, 64)]))
+    plain = _without_image(model, sight, _seen_by(model, None, [(64, 64)]))
     attribution = Attribution(model, sight, plain, torch.tensor([1]))
     heat = find_method("integrated_gradients")(attribution)
     with torch.no_grad():

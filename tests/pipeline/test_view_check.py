@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from covidcxr import ClassificationModel, ModelConfig, Pipeline, PreprocessConfig, read_image
-from covidcxr.data.datasets.view_check import GateDataModule, cut_out, shuffle_tiles
+from covidcxr.data.datasets.view_check import GateDataModule, _cut_out, _shuffle_tiles
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.phantom import OTHERS, draw_other, draw_phantom, write_dataset
 from covidcxr.pipeline.contact_sheet import write_sheet
@@ -343,9 +343,9 @@ def test_a_missing_image_and_a_wrong_setting_are_told(table: Path, tmp_path: Pat
 def test_spoilt_images_are_parts_of_the_image() -> None:
     picture = np.random.default_rng(0).random((90, 60), np.float32)
     for seed in range(20):
-        piece = cut_out(picture, np.random.default_rng(seed))
+        piece = _cut_out(picture, np.random.default_rng(seed))
         assert all(0.14 <= part / whole <= 0.41 for part, whole in zip(piece.shape, picture.shape, strict=True))
         assert np.isin(piece, picture).all()
-        tiles = shuffle_tiles(picture, np.random.default_rng(seed))
+        tiles = _shuffle_tiles(picture, np.random.default_rng(seed))
         assert np.isin(tiles, picture).all()
         assert tiles.shape != picture.shape or not np.array_equal(tiles, picture)

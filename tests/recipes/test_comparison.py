@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from covidcxr.errors import PretrainedError
 from covidcxr.networks.weights import read_weights
 from covidcxr.recipes.ensemble import EnsembleStep
-from covidcxr.recipes.sweep import class_table, draw_curves, epoch_table, write_table
+from covidcxr.recipes.sweep import _class_table, _draw_curves, _epoch_table, _write_table
 
 
 def history(epochs: int) -> list[dict[str, float]]:
@@ -22,7 +22,7 @@ def history(epochs: int) -> list[dict[str, float]]:
 
 
 def test_values_stand_by_epoch() -> None:
-    table = epoch_table({"sgd": history(20), "adam": history(7), "none": []})
+    table = _epoch_table({"sgd": history(20), "adam": history(7), "none": []})
     assert table[0] == ["run", "epochs", "training loss", "training f1", "validation f1"]
     assert table[1:] == [
         ["sgd", "5", "0.2000", "0.0400", "0.0800"],
@@ -31,30 +31,30 @@ def test_values_stand_by_epoch() -> None:
         ["adam", "5", "0.2000", "0.0400", "0.0800"],
         ["adam", "7", "0.1429", "0.0600", "0.1200"],
     ]
-    assert epoch_table({"none": []}) == []
+    assert _epoch_table({"none": []}) == []
 
 
 def test_each_class_of_more_than_two_has_its_scores() -> None:
     score = {"value": 0.9, "low": 0.8, "high": 0.95, "count": 10, "patients": 9}
     two = {f"sensitivity_{name}": score for name in ("no", "yes")}
     three = {f"{kind}_{name}": score for name in "abc" for kind in ("sensitivity", "specificity", "precision", "f1")}
-    table = class_table({"two": two, "three": three})
+    table = _class_table({"two": two, "three": three})
     assert table[0] == ["run", "class", "sensitivity", "specificity", "precision", "f1", "auroc"]
     assert [row[:2] for row in table[1:]] == [["three", "a"], ["three", "b"], ["three", "c"]]
     assert all(row[2].startswith("0.900 [0.800, 0.950") and row[-1] == "-" for row in table[1:])
-    assert class_table({"two": two}) == []
+    assert _class_table({"two": two}) == []
 
 
 def test_curves_of_one_epoch_are_seen(tmp_path: Path) -> None:
-    draw_curves({"sgd": history(1), "adam": history(1)}, tmp_path / "one.png")
-    draw_curves({"sgd": [], "adam": []}, tmp_path / "none.png")
+    _draw_curves({"sgd": history(1), "adam": history(1)}, tmp_path / "one.png")
+    _draw_curves({"sgd": [], "adam": []}, tmp_path / "none.png")
     assert (tmp_path / "one.png").stat().st_size > 5000
     assert not (tmp_path / "none.png").exists()
 
 
 def test_an_empty_table_is_not_written(tmp_path: Path) -> None:
-    write_table([], tmp_path / "none.md")
-    write_table([["a", "b"], ["1", "2"]], tmp_path / "one.md")
+    _write_table([], tmp_path / "none.md")
+    _write_table([["a", "b"], ["1", "2"]], tmp_path / "one.md")
     assert not (tmp_path / "none.md").exists()
     assert (tmp_path / "one.md").read_text() == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
 

@@ -276,8 +276,7 @@ class CXRDataModule(Collection, LightningDataModule):
         Raises:
             DatasetError: If a class has no training image, or a finding none with or none without it.
         """
-        weigh = positive_weights if self.multilabel else class_weights
-        return weigh(self.train_dataset.labels, self.classes)
+        return (positive_weights if self.multilabel else class_weights)(self.train_dataset.labels, self.classes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the Trainer behind on the way to another process, where the Trainer attaches itself again."""

@@ -243,8 +243,7 @@ def bimcv_view(name: str) -> str | None:
     Returns:
         The view in capitals; None if the name does not tell it.
     """
-    tag = re.search(r"_vp-([a-z]+)_", name)
-    return tag[1].upper() if tag else None
+    return tag[1].upper() if (tag := re.search(r"_vp-([a-z]+)_", name)) else None
 
 
 @contextmanager

@@ -139,8 +139,6 @@ class ResumableLoader(DataLoader[Any]):
 
 
 Balance = Literal["none", "class", "source", "class+source"]
-
-
 """What is drawn equally often: classes, sources, or classes and within each class its sources."""
 
 

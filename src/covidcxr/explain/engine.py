@@ -31,7 +31,7 @@ from covidcxr.types import LUNGS_OF_REGION, ImageLike
 
 __getattr__ = partial(aliases.find, __name__)
 
-__all__ = ["Explanation", "Lungs", "explain", "explain_many", "seen_by", "CURVES", "Faithfulness", "faithfulness"]
+__all__ = ["Explanation", "Lungs", "explain", "explain_many", "CURVES", "Faithfulness", "faithfulness"]
 
 _STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
@@ -264,7 +264,7 @@ def _heat_of(
 ) -> Iterator[Image]:
     """Yield one network's map of each image, from 0 up, at the image's own size."""
     settings = model.config.preprocess
-    seen = seen_by(model, lungs, sizes).to(image.device)
+    seen = _seen_by(model, lungs, sizes).to(image.device)
     with evaluation_mode(model), torch.enable_grad():
         inputs = model.preprocess(image, lungs).detach()
         attribution = Attribution(model, inputs, _without_image(model, inputs, seen), targets.to(image.device))
@@ -275,19 +275,10 @@ def _heat_of(
         yield np.where(both[1] >= 0.5, both[0], 0.0).astype(np.float32)  # nothing bleeds over the edge
 
 
-def seen_by(
+def _seen_by(
     model: ClassificationModel, lungs: Tensor | None, sizes: Sequence[tuple[int, int]]
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Compute what a model sees of images: its region of the image, without padding.
-
-    Args:
-        model: Its preprocessing says size, fit, region and dilation.
-        lungs: At the model's size, as `resize_images` returns them.
-        sizes: Height and width of each image.
-
-    Returns:
-        At the model's size, 1 = seen, 0 = not.
-    """
+    """Compute what a model sees of images: its region of the image, without padding."""
     settings = model.config.preprocess
     white = torch.cat([resize_image(torch.ones(1, 1, *size), settings.image_size, settings.fit) for size in sizes])
     white = (white >= 0.5).float()
@@ -393,8 +384,7 @@ class Faithfulness:
         Returns:
             Areas in [0, 1].
         """
-        values: np.ndarray = getattr(self, curve)
-        return np.asarray(np.trapezoid(values, self.fractions, axis=1))
+        return np.asarray(np.trapezoid(getattr(self, curve), self.fractions, axis=1))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON: the areas of every image, and the mean curves."""

@@ -122,8 +122,7 @@ def _unit_range(numbers: Numbers, name: str) -> Float[np.ndarray, "height width"
         numbers, high = numbers - low, high - low
     is_short = numbers.dtype.kind == "u" and numbers.dtype.itemsize == 2
     white = 65535 if is_short else next((white for white in (1, 255, 65535) if high <= white), high)
-    grey: Float[np.ndarray, "height width"] = np.divide(numbers, white, dtype=np.float32)
-    return grey
+    return np.asarray(np.divide(numbers, white, dtype=np.float32))
 
 
 def _mask_of_transparent(colours: UInt8[np.ndarray, "height width 4"], name: str) -> Mask:

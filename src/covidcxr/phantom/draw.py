@@ -40,8 +40,6 @@ from covidcxr.phantom.anatomy import (
 from covidcxr.phantom.film import Film, add_grain, as_layer, develop, draw_marker
 from covidcxr.utils.plain import is_number, user_path
 
-__all__ = []
-
 
 @dataclass(frozen=True, slots=True)
 class Chest:
@@ -59,11 +57,11 @@ class Chest:
         import numpy as np
 
         from covidcxr.phantom.anatomy import Body
-        from covidcxr.phantom.draw import expose_chest
+        from covidcxr.phantom.draw import _expose_chest
         from covidcxr.phantom.film import Film
 
         rng = np.random.default_rng(0)
-        chest, matter = expose_chest(Body.draw(rng, "PA", None), Film.draw(rng, rng, (64, 64)), rng)
+        chest, matter = _expose_chest(Body.draw(rng, "PA", None), Film.draw(rng, rng, (64, 64)), rng)
         assert chest.lung.sum() > chest.field.sum() > 0
         ```
     """
@@ -75,17 +73,8 @@ class Chest:
     veil: Float[np.ndarray, "height width"]
 
 
-def expose_chest(body: Body, film: Film, rng: np.random.Generator) -> tuple[Chest, Layer]:
-    """Expose a healthy chest.
-
-    Args:
-        body: The person.
-        film: The film.
-        rng: Random numbers.
-
-    Returns:
-        Lungs and heart, and the matter in the beam [height, width].
-    """
+def _expose_chest(body: Body, film: Film, rng: np.random.Generator) -> tuple[Chest, Layer]:
+    """Expose a healthy chest."""
     heart, vessels = film.paint((body.heart(), 1.0)), film.paint((body.great_vessels(), 1.0))
     middle = np.maximum(heart, vessels)
     below = film.paint(*((body.abdomen(side), 1.0) for side in SIDES))
@@ -163,19 +152,8 @@ def _largest_part_each(seen: Bool[np.ndarray, "height width"], lungs: list[Any])
     return np.asarray((parts == largest[0]) | (parts == largest[1]))
 
 
-def draw_opacity(rng: np.random.Generator, body: Body, film: Film, label: PhantomLabel, severity: float) -> Layer:
-    """Draw by how much opacity replaces the air.
-
-    Args:
-        rng: Random numbers.
-        body: The person.
-        film: The film.
-        label: Decides kind and place of the opacities.
-        severity: How far and how dense they are, in [0, 1].
-
-    Returns:
-        [height, width], in [0, 1].
-    """
+def _draw_opacity(rng: np.random.Generator, body: Body, film: Film, label: PhantomLabel, severity: float) -> Layer:
+    """Draw by how much opacity replaces the air."""
     if label == "normal":
         return film.paint()
     covid = label == "covid19"
@@ -212,17 +190,8 @@ def _consolidation(rng: np.random.Generator, body: Body, severity: float) -> lis
     return shapes
 
 
-def draw_devices(rng: np.random.Generator, body: Body, film: Film) -> Layer:
-    """Draw electrodes with their wires, and a breathing tube, each on some of the images taken in bed.
-
-    Args:
-        rng: Random numbers.
-        body: The person.
-        film: The film.
-
-    Returns:
-        [height, width], in [0, 1].
-    """
+def _draw_devices(rng: np.random.Generator, body: Body, film: Film) -> Layer:
+    """Draw electrodes with their wires, and a breathing tube, each on some of the images taken in bed."""
     shapes: list[Shape] = []
     for _ in range(int(rng.integers(0, 4))):
         pad = np.array([rng.uniform(-0.4, 0.4), rng.uniform(0.15, 0.8)])
@@ -320,11 +289,11 @@ def draw_phantom(
     exposure, disease, grain = (np.random.default_rng([stream, seed]) for stream in (1, 2, 3))
     body = Body.draw(anatomy, view, sex)
     film = Film.draw(exposure, anatomy, size)
-    chest, matter = expose_chest(body, film, anatomy)
-    opacity = draw_opacity(disease, body, film, label, severity) * chest.veil
+    chest, matter = _expose_chest(body, film, anatomy)
+    opacity = _draw_opacity(disease, body, film, label, severity) * chest.veil
     matter += opacity * chest.air * (1.05 if label == "pneumonia" else 0.85)
     if view == "AP":
-        matter += draw_devices(exposure, body, film)
+        matter += _draw_devices(exposure, body, film)
     image = develop(matter, film, exposure, view)
     if marker:
         image = np.maximum(image, draw_marker(exposure, film, view))

@@ -17,8 +17,6 @@ from covidcxr.phantom.anatomy import SIDES, Layer, Outline, Shape, blob, curve, 
 from covidcxr.phantom.draw import check_size
 from covidcxr.phantom.film import Film, add_grain, as_layer, draw_marker
 
-__all__ = []
-
 Rng = np.random.Generator
 
 

@@ -201,8 +201,7 @@ def _finish(
     model: Classifier, data: CXRDataModule, folder: Path, coverage: float | None, coverage_by: CoverageBy
 ) -> None:
     """Calibrate on the validation images, save, score the test images, and draw."""
-    rows = predict_rows(model, data, "val")
-    if rows:
+    if rows := predict_rows(model, data, "val"):
         model.config = calibrate(model.config, rows, coverage, coverage_by)
     model.save_pretrained(folder / "model")
     tested = predict_rows(model, data, "test")

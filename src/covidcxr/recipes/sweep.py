@@ -37,11 +37,6 @@ __all__ = [
     "Sweep",
     "headline_scores",
     "run_recipe",
-    "class_table",
-    "draw_curves",
-    "epoch_table",
-    "format_score",
-    "write_table",
 ]
 
 _BESIDE = {
@@ -106,12 +101,12 @@ class Sweep:
         """
         data = self.to_dict()
         write_json(self.folder / "comparison.json", data)
-        write_table(self.table(), self.folder / "comparison.md")
+        _write_table(self.table(), self.folder / "comparison.md")
         scores = {name: entry["scores"] for name, entry in data["runs"].items()}
-        write_table(class_table(scores), self.folder / "comparison_classes.md")
+        _write_table(_class_table(scores), self.folder / "comparison_classes.md")
         histories = {run.name: run.history() for run in self.runs if run.finished and run.history()}
-        write_table(epoch_table(histories), self.folder / "epochs.md")
-        draw_curves(histories, self.folder / "curves.png")
+        _write_table(_epoch_table(histories), self.folder / "epochs.md")
+        _draw_curves(histories, self.folder / "curves.png")
         draw_comparison(
             {name: entry["scores"] for name, entry in data["runs"].items()},
             headline_scores(data["runs"].values(), self.positive),
@@ -126,7 +121,7 @@ class Sweep:
         for entry in data.values():
             scores = entry["scores"]
             size = (str(scores[names[0]][key]) for key in ("count", "patients"))
-            table.append([*entry["variants"].values(), *(format_score(scores.get(name)) for name in names), *size])
+            table.append([*entry["variants"].values(), *(_format_score(scores.get(name)) for name in names), *size])
         return table
 
     def print_table(self) -> None:
@@ -388,32 +383,18 @@ _LINES = ("-", "--", ":", "-.")
 History = Sequence[Mapping[str, float]]
 
 
-def class_table(scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return the scores of each class, for the runs with more than two classes.
-
-    Args:
-        scores: From run to its scores, each with value, low, high and count; see `Run.scores`.
-
-    Returns:
-        Text: a header, and a row for each run and class; empty if no run has more than two classes.
-    """
+def _class_table(scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the scores of each class, for the runs with more than two classes."""
     rows = []
     for run, table in scores.items():
         classes = [name.removeprefix("sensitivity_") for name in table if name.startswith("sensitivity_")]
         for each in classes if len(classes) > 2 else ():
-            rows.append([run, each, *(format_score(table.get(f"{score}_{each}")) for score in _OF_CLASSES)])
+            rows.append([run, each, *(_format_score(table.get(f"{score}_{each}")) for score in _OF_CLASSES)])
     return [["run", "class", *_OF_CLASSES], *rows] if rows else []
 
 
-def epoch_table(histories: Mapping[str, History]) -> list[list[str]]:
-    """Return what was logged after 5, 10, 20, 50 and 100 epochs and after the last one, without intervals.
-
-    Args:
-        histories: From run to what `fit` wrote as history.json.
-
-    Returns:
-        Text: a header, and a row for each run and epoch; empty if there is no epoch.
-    """
+def _epoch_table(histories: Mapping[str, History]) -> list[list[str]]:
+    """Return what was logged after 5, 10, 20, 50 and 100 epochs and after the last one, without intervals."""
     logged = {name for epochs in histories.values() for entry in epochs for name in entry}
     stages = {"train": "training", "val": "validation"}
     names = [f"{stage}/{score}" for score in _OF_EPOCHS for stage in stages if f"{stage}/{score}" in logged]
@@ -427,13 +408,8 @@ def epoch_table(histories: Mapping[str, History]) -> list[list[str]]:
     return [["run", "epochs", *(f"{stages[stage]} {score}" for stage, _, score in heads)], *rows] if rows else []
 
 
-def draw_curves(histories: Mapping[str, History], path: Path) -> None:
-    """Draw the curves of all runs over each other: a panel for each score of training and of validation images.
-
-    Args:
-        histories: From run to what `fit` wrote as history.json.
-        path: The PNG to write; nothing is written if there is no epoch.
-    """
+def _draw_curves(histories: Mapping[str, History], path: Path) -> None:
+    """Draw the curves of all runs over each other: a panel for each score of training and of validation images."""
     logged = {name for epochs in histories.values() for entry in epochs for name in entry}
     names = [f"{stage}/{score}" for score in _OF_EPOCHS for stage in ("train", "val") if f"{stage}/{score}" in logged]
     if not names:
@@ -456,13 +432,8 @@ def draw_curves(histories: Mapping[str, History], path: Path) -> None:
     save_figure(figure, path)
 
 
-def write_table(table: Sequence[Sequence[str]], path: Path) -> None:
-    """Write a table as Markdown, atomically.
-
-    Args:
-        table: A header and rows of text; nothing is written if it is empty.
-        path: The file to write.
-    """
+def _write_table(table: Sequence[Sequence[str]], path: Path) -> None:
+    """Write a table as Markdown, atomically."""
     if table:
         header, *rows = table
         lines = [header, ["---"] * len(header), *rows]
@@ -470,13 +441,6 @@ def write_table(table: Sequence[Sequence[str]], path: Path) -> None:
             draft.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), encoding="utf-8")
 
 
-def format_score(score: Mapping[str, Any] | None) -> str:
-    """Return a score with its 95 % confidence interval as text.
-
-    Args:
-        score: Has value, low and high; None = there is no such score.
-
-    Returns:
-        Text; "-" for None.
-    """
+def _format_score(score: Mapping[str, Any] | None) -> str:
+    """Return a score with its 95 % confidence interval as text."""
     return "-" if score is None else format_interval(score["value"], score["low"], score["high"])

@@ -28,7 +28,7 @@ from covidcxr.utils.plain import json_text
 
 __getattr__ = partial(aliases.find, __name__)
 
-__all__ = ["image_routes", "report_routes", "html_page", "page_routes"]
+__all__ = ["image_routes", "report_routes", "page_routes"]
 
 _TYPES = {
     ".html": "text/html",
@@ -57,7 +57,7 @@ def page_routes(app: FastAPI, service: PredictionService, metrics: Metrics) -> A
 
     @routes.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     def docs() -> Response:
-        return html_page(_list_routes(app.openapi()))
+        return _html_page(_list_routes(app.openapi()))
 
     @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def get_metrics() -> Response:
@@ -110,15 +110,8 @@ def _add_static(routes: APIRouter) -> None:
         return static(name)
 
 
-def html_page(page: Page) -> Response:
-    """Return a page whose own style is the only thing that it may use.
-
-    Args:
-        page: The page.
-
-    Returns:
-        The response.
-    """
+def _html_page(page: Page) -> Response:
+    """Return a page whose own style is the only thing that it may use."""
     policy = (
         f"default-src 'none'; img-src data:; style-src '{style_hash()}'; form-action 'none'; frame-ancestors 'none'; "
         f"base-uri 'none'"
@@ -355,7 +348,7 @@ def report_routes(service: PredictionService) -> APIRouter:
     @routes.get("/films/{film_id}/report.html", response_class=HTMLResponse)
     async def get_page(film_id: ImageId) -> Response:
         """Return a page to print; all that it shows lies inside it."""
-        return html_page(await make_report(film_id))
+        return _html_page(await make_report(film_id))
 
     @routes.get(
         "/films/{film_id}/report.pdf", response_class=Response, responses={200: {"content": {"application/pdf": {}}}}

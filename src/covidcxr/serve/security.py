@@ -31,10 +31,7 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
-
-
 """What the page may load: its own files, and nothing that anybody wrote into it."""
-
 
 _HEADERS = {
     "Content-Security-Policy": PAGE_POLICY,
@@ -103,8 +100,7 @@ class SecurityMiddleware:
             raise RequestError(403, "This call comes from another site. Open the page of this server itself.")
         if self._token is not None and _is_private(path):
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.strip().encode(), self._token.encode())
-            if scheme.lower() != "bearer" or not right:
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
                 raise RequestError(401, "The token is missing or wrong. Open the address that the server printed.")
 
 
@@ -148,10 +144,7 @@ def _same_origin(method: str, host: str, headers: Headers) -> bool:
 
 
 _FORM_BYTES = 100_000
-
-
 """What a form adds to its files, and the most that JSON may have."""
-
 
 _DRAIN_BYTES = 4_000_000
 

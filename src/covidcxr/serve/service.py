@@ -33,10 +33,6 @@ __all__ = [
     "PredictionService",
     "infected_by_lung",
     "mask_areas",
-    "mask_to_png",
-    "masks_to_png",
-    "png_to_mask",
-    "png_to_pixels",
     "to_answer",
 ]
 
@@ -294,8 +290,8 @@ class PredictionService:
         """
 
         def load() -> tuple[Pixels, dict[str, Mask]]:
-            masks = {name: png_to_mask(self.store.mask(row["id"], name)) for name in row["answer"]["masks"]}
-            return png_to_pixels(self.store.picture(row["id"], "image")), masks
+            masks = {name: _png_to_mask(self.store.mask(row["id"], name)) for name in row["answer"]["masks"]}
+            return _png_to_pixels(self.store.picture(row["id"], "image")), masks
 
         return await asyncio.to_thread(load)
 
@@ -307,7 +303,7 @@ class PredictionService:
 
     def _keep(self, name: str, image: DecodedImage, prediction: Prediction) -> Row:
         answer = to_answer(prediction, self.engine.facts)
-        return self.store.add(name, image, answer, masks_to_png(prediction.masks))
+        return self.store.add(name, image, answer, _masks_to_png(prediction.masks))
 
     async def _revise(self, image_id: str, changes: Mapping[str, bytes | None]) -> Row:
         """Predict anew from all corrected masks, of which some change or (None) go; one at a time for each image."""
@@ -320,17 +316,17 @@ class PredictionService:
             return await asyncio.to_thread(self._keep_revised, image_id, prediction, corrected)
 
     def _keep_revised(self, image_id: str, prediction: Prediction, corrected: Mapping[str, bytes]) -> Row:
-        predicted = masks_to_png({name: mask for name, mask in prediction.masks.items() if name not in corrected})
+        predicted = _masks_to_png({name: mask for name, mask in prediction.masks.items() if name not in corrected})
         return self.store.revise(image_id, to_answer(prediction, self.engine.facts), predicted, corrected)
 
     def _load(self, image_id: str) -> tuple[Pixels, dict[str, bytes]]:
         """Return an image and its corrected masks, as PNG."""
-        return png_to_pixels(self.store.picture(image_id, "image")), self.store.corrected(image_id)
+        return _png_to_pixels(self.store.picture(image_id, "image")), self.store.corrected(image_id)
 
     def _usable(self, corrected: Mapping[str, bytes]) -> dict[str, Mask]:
         """Return the masks that this model takes; one of another model's class waits for that model."""
         known = self.engine.facts.mask_classes
-        return {name: png_to_mask(png) for name, png in corrected.items() if name in known}
+        return {name: _png_to_mask(png) for name, png in corrected.items() if name in known}
 
 
 _SMALLEST_LUNG = 0.25
@@ -444,51 +440,23 @@ def infected_by_lung(lungs: Mask | None, infection: Mask | None) -> dict[str, fl
     return {side: areas[side] for side in ("right", "left")}
 
 
-def mask_to_png(mask: Mask) -> bytes:
-    """Return a mask as PNG.
-
-    Args:
-        mask: True inside.
-
-    Returns:
-        A PNG of 0 and 255.
-    """
+def _mask_to_png(mask: Mask) -> bytes:
+    """Return a mask as PNG."""
     return to_png(mask.astype(np.uint8) * np.uint8(255))
 
 
-def png_to_pixels(png: bytes) -> UInt8[np.ndarray, "height width"]:
-    """Read back what this server wrote itself.
-
-    Args:
-        png: 8-bit grey.
-
-    Returns:
-        The pixels.
-    """
+def _png_to_pixels(png: bytes) -> UInt8[np.ndarray, "height width"]:
+    """Read back what this server wrote itself."""
     from PIL.PngImagePlugin import PngImageFile  # not Image.open: it warns about size, process-wide
 
     return np.array(PngImageFile(io.BytesIO(png)), dtype=np.uint8)
 
 
-def png_to_mask(png: bytes) -> Mask:
-    """Read back a mask that this server wrote itself.
-
-    Args:
-        png: 0 and 255.
-
-    Returns:
-        True inside.
-    """
-    return png_to_pixels(png) > 0
+def _png_to_mask(png: bytes) -> Mask:
+    """Read back a mask that this server wrote itself."""
+    return _png_to_pixels(png) > 0
 
 
-def masks_to_png(masks: Mapping[str, Mask]) -> dict[str, bytes]:
-    """Return masks as PNG.
-
-    Args:
-        masks: By mask class.
-
-    Returns:
-        PNGs of 0 and 255, by mask class.
-    """
-    return {name: mask_to_png(mask) for name, mask in masks.items()}
+def _masks_to_png(masks: Mapping[str, Mask]) -> dict[str, bytes]:
+    """Return masks as PNG."""
+    return {name: _mask_to_png(mask) for name, mask in masks.items()}

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __getattr__ = partial(aliases.find, __name__)
 
-__all__ = ["FILE", "SCHEMA_VERSION", "images", "masks", "open_store", "settings", "verdicts", "Row", "Store"]
+__all__ = ["FILE", "SCHEMA_VERSION", "images", "masks", "settings", "verdicts", "Row", "Store"]
 
 FILE = "store.sqlite"
 """The database in the folder of a store."""
@@ -110,19 +110,8 @@ verdicts = Table(
 )
 
 
-def open_store(where: str | Path) -> Engine:
-    """Open the database of a store with its tables, made if need be.
-
-    Args:
-        where: A folder, or a URL such as postgresql+psycopg://USER@HOST/NAME.
-
-    Returns:
-        The engine of SQLAlchemy.
-
-    Raises:
-        ConfigError: If the database cannot be opened, or was made by a newer covidcxr.
-        OSError: If the folder cannot be made.
-    """
+def _open_store(where: str | Path) -> Engine:
+    """Open the database of a store with its tables, made if need be."""
     engine = _open_database(where)
     try:
         metadata.create_all(engine)
@@ -194,7 +183,7 @@ class Store:
     @old_arguments(most_films="most_images")
     def __init__(self, where: str | Path, *, most_images: int = 2000, most_bytes: int = 4_000_000_000) -> None:
         self._most_images, self._most_bytes = most_images, most_bytes
-        self.engine = open_store(where)
+        self.engine = _open_store(where)
         self._started = secrets.token_hex(4)
         self._revision = 0
         self._changed: deque[str] = deque(maxlen=_REMEMBERED)  # ids of images, the latest change last

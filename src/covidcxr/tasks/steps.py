@@ -18,7 +18,7 @@ from covidcxr.tasks.objective import Objective, Outcome, Stage
 from covidcxr.tasks.processes import Handover, Placed, Places, gather_rows, share_losses
 from covidcxr.types import Batch
 
-__all__ = ["Steps", "check_images", "name_images", "select_images"]
+__all__ = ["Steps", "check_images", "select_images"]
 
 _SHOWN = ("dice", "auroc", "balanced_accuracy", "score")
 """Scores that the progress bar shows."""
@@ -101,7 +101,7 @@ class Steps(LightningModule, ABC):
         """Name the images of a batch and leave out those that another process has; return their places too."""
         places = self._places.take(len(batch["image"]))
         kept = [number for number, place in enumerate(places) if not self._places.is_repeat(place)]
-        return select_images(name_images(batch, places), kept), [places[number] for number in kept]
+        return select_images(_name_images(batch, places), kept), [places[number] for number in kept]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
         """Run a training batch.
@@ -165,10 +165,7 @@ class Steps(LightningModule, ABC):
             self._losses[name] = self._losses[name] + pair if name in self._losses else pair
 
     def _log_losses(self, stage: Stage) -> None:
-        """Log the mean losses of all processes; NaN where nothing was known.
-
-        Lightning's own means round the number of images of all processes (2.6.6), so they are made here.
-        """
+        # NaN where nothing was known. Lightning's own means round the number of images of all processes (2.6.6).
         names = ["loss", *(f"loss_{name}" for name in self.objectives if len(self.objectives) > 1)]
         pairs = torch.stack([self._losses.get(name, torch.zeros(2, device=self.device)) for name in names])
         if self.trainer.world_size > 1:
@@ -330,19 +327,8 @@ def check_images(batch: object) -> None:
         )
 
 
-def name_images(batch: Batch, places: Sequence[int]) -> Batch:
-    """Give names to images whose loader gives none.
-
-    Args:
-        batch: The images.
-        places: Place of each in its data set.
-
-    Returns:
-        The same batch with `image_id`, `patient_id` (each image is a patient of its own) and `source`.
-
-    Raises:
-        ConfigError: If it names another number of images than it has.
-    """
+def _name_images(batch: Batch, places: Sequence[int]) -> Batch:
+    """Give names to images whose loader gives none."""
     named = cast(dict[str, Any], dict(batch))
     made = [f"image-{place}" for place in places]
     ids = _names(named, "image_id", made)

@@ -278,8 +278,7 @@ def to_plain(settings: Namespace) -> dict[str, Any]:
     Returns:
         Mappings, lists, text, numbers and None.
     """
-    plain: dict[str, Any] = yaml.safe_load(make_parser().dump(settings, skip_none=False, skip_validation=True))
-    return plain
+    return dict(yaml.safe_load(make_parser().dump(settings, skip_none=False, skip_validation=True)))
 
 
 @contextmanager

@@ -320,10 +320,8 @@ def _bright(image: Tensor, threshold: float | None) -> Bool[Tensor, "batch 1 hei
 
 
 def _otsu(bins: Tensor) -> Tensor:
-    """Return for each image the bin up to which its pixels are dark: the variance between dark and bright is greatest.
-
-    Whole numbers as far as they go: sums of them are the same in any order, so every device finds the same bin.
-    """
+    """Return for each image the bin up to which its pixels are dark: dark and bright differ most there (Otsu 1979)."""
+    # Whole numbers as far as they go: sums of them are the same in any order, so every device gets the same bin.
     greys = torch.arange(_GREYS, device=bins.device)
     counts = torch.zeros(bins.shape[0], _GREYS, dtype=torch.long, device=bins.device)
     counts.scatter_add_(1, bins, torch.ones_like(bins))

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from covidcxr import aliases
 from covidcxr.config import PreprocessConfig
 from covidcxr.data.cache import FittedImage, StoredImages, store_images
 from covidcxr.data.collection import Collection, has_own_reader
@@ -30,43 +31,29 @@ from covidcxr.types import Fit
 from covidcxr.utils.plain import field_values, user_path
 from covidcxr.utils.threads import Progress, map_threads, single_threaded
 
-__all__ = ["PrepareReport", "prepare_dataset", "digest", "file_names", "safe_name"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = [
+    "PrepareReport",
+    "prepare_dataset",
+    "digest",
+]
 
 _UNSAFE = re.compile(r'[\x00-\x1f<>:"|?*\\]|(^|/)\.{0,2}(/|$)|\.png/', re.IGNORECASE)
-
-
 """What no name of a file may hold, on any system: a way out of its folder, and an image that is a folder, too."""
 
-
 _LONGEST = 200
-
-
 """Bytes of a name, or of a folder's in it: 255 are the limit of most disks."""
 
 
-def file_names(image_ids: Iterable[str]) -> dict[str, str]:
-    """Name the files of images, without ending, below a folder of our own.
-
-    Args:
-        image_ids: The ids of all images.
-
-    Returns:
-        From image id to name: itself, or a digest of it where it would lead out of the folder, or meet another one on a
-        disk that knows no upper case. It does not depend on the order of the images.
-    """
+def _file_names(image_ids: Iterable[str]) -> dict[str, str]:
+    """Name the files of images, without ending, below a folder of our own."""
     alike = Counter(name.casefold() for name in image_ids)
-    return {name: safe_name(name if alike[name.casefold()] == 1 else f"{name}-{digest(name)}") for name in image_ids}
+    return {name: _safe_name(name if alike[name.casefold()] == 1 else f"{name}-{digest(name)}") for name in image_ids}
 
 
-def safe_name(name: str) -> str:
-    """Return a name that any disk takes and that leads nowhere else.
-
-    Args:
-        name: The name wanted, with slashes between folders.
-
-    Returns:
-        The name itself, or a digest of it.
-    """
+def _safe_name(name: str) -> str:
+    """Return a name that any disk takes and that leads nowhere else."""
     too_long = any(len(os.fsencode(part)) > _LONGEST for part in name.split("/"))
     return f"renamed/{digest(name)}" if too_long or _UNSAFE.search(name) else name
 
@@ -175,7 +162,7 @@ def prepare_dataset(
     _check_place(collection, target)
     records = list(collection.kept_records())
     _check_records(collection, records)
-    plan, names = _plan(collection, geometry), file_names([record.image_id for record in records])
+    plan, names = _plan(collection, geometry), _file_names([record.image_id for record in records])
     copy = partial(_copy, collection=collection, target=target, geometry=geometry, names=names, refit=memory_map)
     with _disk_explained(target):
         _refuse_other_files(target)  # before anything is written there
@@ -273,7 +260,7 @@ def _copy(
 ) -> _Copied:
     """Write an image and its masks, unless they are all there; `refit` says to read them then."""
     name = f"{names[record.image_id]}.png"
-    masks = {mask: Path("masks", safe_name(mask), name) for mask in record.mask_paths}
+    masks = {mask: Path("masks", _safe_name(mask), name) for mask in record.mask_paths}
     copied = replace(record, image_path=Path("films", name), mask_paths=masks, box=None)
     paths = [target / path for path in (copied.image_path, *masks.values())]
     missing = not all(path.is_file() for path in paths)

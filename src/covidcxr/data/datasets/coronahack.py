@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Unpack, get_args
 
 from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.datasets.manifest import SeriesPatients
+from covidcxr.data.datasets.csv import SeriesPatients
 from covidcxr.data.records import Record
 from covidcxr.data.splits import split_name
 from covidcxr.errors import ConfigError, DatasetError

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.datasets.csv import parse_age
-from covidcxr.data.datasets.manifest import read_manifest
+from covidcxr.data.datasets.csv import parse_age, read_manifest
 from covidcxr.data.files import find_images
 from covidcxr.data.records import Record
 from covidcxr.io.tables import Table

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Unpack, get_args
 
 from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.datasets.manifest import read_manifest
+from covidcxr.data.datasets.csv import read_manifest
 from covidcxr.data.files import find_images, find_orphans, list_folders
 from covidcxr.data.records import Record, bimcv_view
 from covidcxr.data.splits import split_name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, get_args
 
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.datasets.manifest import SeriesPatients
+from covidcxr.data.datasets.csv import SeriesPatients
 from covidcxr.data.files import find_images
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError

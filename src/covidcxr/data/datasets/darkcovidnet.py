@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.datasets.manifest import SeriesPatients, read_manifest
+from covidcxr.data.datasets.csv import SeriesPatients, read_manifest
 from covidcxr.data.files import find_images, list_folders, some_of, table_path
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError

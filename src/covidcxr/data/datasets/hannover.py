@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.datasets.csv import parse_age
-from covidcxr.data.datasets.manifest import read_manifest
+from covidcxr.data.datasets.csv import parse_age, read_manifest
 from covidcxr.data.records import Record
 from covidcxr.errors import DatasetError
 from covidcxr.io.tables import Table

@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from covidcxr import aliases
 from covidcxr.config import check_keys
 from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
@@ -23,7 +25,12 @@ from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, DatasetError, ImageReadError, UnknownNameError, did_you_mean
 from covidcxr.registry import DATASETS
 
-__all__ = ["XRayVisionDataModule", "Part", "find_part", "find_parts"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = [
+    "XRayVisionDataModule",
+    "Part",
+]
 
 _FILES = {  # columns that name an image, and how its file is called after it, as far as that is known
     "Image Index": "{}",
@@ -45,34 +52,19 @@ _FILES = {  # columns that name an image, and how its file is called after it, a
 _FACTS = ("patientid", "view", "sex", "sex_male", "sex_female", "age_years", "age")
 
 
-def find_parts(dataset: Any) -> Iterator[Any]:
-    """Find the data sets of files below any that merge, filter or cut them down.
-
-    Args:
-        dataset: A data set of TorchXRayVision.
-
-    Returns:
-        Those that hold no other, in order.
-    """
+def _find_parts(dataset: Any) -> Iterator[Any]:
+    """Find the data sets of files below any that merge, filter or cut them down."""
     inner = getattr(dataset, "datasets", None) or [
         getattr(dataset, name) for name in ("dataset", "d1", "d2") if hasattr(dataset, name)
     ]
     if not inner:
         yield dataset
     for part in inner:
-        yield from find_parts(part)
+        yield from _find_parts(part)
 
 
-def find_part(dataset: Any, index: int) -> tuple[Any, int]:
-    """Find the data set of files that an image comes from.
-
-    Args:
-        dataset: A data set of TorchXRayVision.
-        index: Place of the image in it.
-
-    Returns:
-        The data set of files, and the place of the image in that.
-    """
+def _find_part(dataset: Any, index: int) -> tuple[Any, int]:
+    """Find the data set of files that an image comes from."""
     while True:
         if hasattr(dataset, "datasets"):  # MergeDataset
             part, start = int(dataset.which_dataset[index]), int(dataset.offset[index])
@@ -226,7 +218,7 @@ class XRayVisionDataModule(CXRDataModule):
         self.dataset = _build(dataset, dataset_args or {}, self.root) if by_name else dataset
         if not (hasattr(self.dataset, "pathologies") and hasattr(self.dataset, "labels")):
             raise ConfigError(f"dataset must be a data set of TorchXRayVision or the name of one, not {dataset!r}.")
-        for part in find_parts(self.dataset):
+        for part in _find_parts(self.dataset):
             if getattr(part, "data_aug", None) is not None:
                 raise ConfigError(
                     f"The {type(part).__name__} has data_aug, which would change validation and test images at random. "
@@ -239,7 +231,7 @@ class XRayVisionDataModule(CXRDataModule):
         self._places.clear()
         parts: dict[int, Part] = {}
         for place, findings in enumerate(self._findings()):
-            dataset, index = find_part(self.dataset, place)
+            dataset, index = _find_part(self.dataset, place)
             if id(dataset) not in parts:
                 parts[id(dataset)] = Part(dataset)
             record = parts[id(dataset)].record(index, findings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,6 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 from jaxtyping import Float
 
+from covidcxr import aliases
 from covidcxr.config.checks import check_whole
 from covidcxr.data.collection import DataSettings
 from covidcxr.data.datamodule import CXRDataModule
@@ -23,7 +25,11 @@ from covidcxr.registry import DATASETS
 from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.types import SplitName
 
-__all__ = ["GateDataModule", "cut_out", "shuffle_tiles"]
+__getattr__ = partial(aliases.find, __name__)
+
+__all__ = [
+    "GateDataModule",
+]
 
 _DRAWN_SIZES = ((160, 160), (160, 192), (192, 160), (128, 192))
 _CORRUPTED = ("cut-out", "shuffled")
@@ -140,9 +146,9 @@ class GateDataModule(CXRDataModule):
         else:
             image = self.images.load_image(replace(record, image_id=image_id))
         if name == "cut-out":
-            return cut_out(image, np.random.default_rng(seed))
+            return _cut_out(image, np.random.default_rng(seed))
         if name == "shuffled":
-            return shuffle_tiles(image, np.random.default_rng(seed))
+            return _shuffle_tiles(image, np.random.default_rng(seed))
         return image if name == CHILD else ORIENTATIONS[name].lay(image)
 
     def split_records(self, records: list[Record]) -> list[Record]:
@@ -175,31 +181,15 @@ class GateDataModule(CXRDataModule):
         return "train" if place < self.fractions[0] else "val" if place < sum(self.fractions) else "test"
 
 
-def cut_out(image: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Cut a part of 15 to 40 % of the sides out of an image: too little to be one.
-
-    Args:
-        image: Grey values.
-        rng: Draws size and place.
-
-    Returns:
-        The part.
-    """
+def _cut_out(image: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
+    """Cut a part of 15 to 40 % of the sides out of an image: too little to be one."""
     height, width = (max(8, round(side * rng.uniform(0.15, 0.4))) for side in image.shape)
     top, left = (int(rng.integers(side - part + 1)) for side, part in zip(image.shape, (height, width), strict=True))
     return image[top : top + height, left : left + width].copy()
 
 
-def shuffle_tiles(image: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Cut an image into 3 x 3 to 5 x 5 tiles, and lay them in another order, some turned.
-
-    Args:
-        image: Grey values.
-        rng: Draws number, order and turns.
-
-    Returns:
-        A picture of about the same size.
-    """
+def _shuffle_tiles(image: Float[np.ndarray, "height width"], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
+    """Cut an image into 3 x 3 to 5 x 5 tiles, and lay them in another order, some turned."""
     count = int(rng.integers(3, 6))
     tall, wide = (max(1, side // count) for side in image.shape)
     tiles = [image[r * tall : (r + 1) * tall, c * wide : (c + 1) * wide] for r in range(count) for c in range(count)]

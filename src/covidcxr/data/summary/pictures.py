@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from covidcxr import aliases
 from covidcxr.data.curation.quality import QualityReport
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.dataset import CXRDataset
@@ -21,6 +22,8 @@ from covidcxr.errors import CovidCXRError
 from covidcxr.io.folders import replace_file
 from covidcxr.transforms.overlay import draw_overlay, mask_colors
 from covidcxr.utils.threads import Progress
+
+__getattr__ = partial(aliases.find, __name__)
 
 __all__ = [
     "Row",
@@ -33,8 +36,6 @@ __all__ = [
     "Color",
     "font",
     "save_picture",
-    "shortened",
-    "text_width",
     "draw_charts",
 ]
 
@@ -63,35 +64,16 @@ def font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def text_width(draw: ImageDraw.ImageDraw, text: str, size: int) -> int:
-    """Measure a text.
-
-    Args:
-        draw: Where it is to be written.
-        text: The text.
-        size: Height of its font in pixels.
-
-    Returns:
-        Its width in pixels.
-    """
+def _text_width(draw: ImageDraw.ImageDraw, text: str, size: int) -> int:
+    """Measure a text."""
     return int(np.ceil(draw.textlength(text, font(size))))
 
 
-def shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
-    """Cut the middle out of a text that is too wide: the ends of file names tell most.
-
-    Args:
-        draw: Where it is to be written.
-        text: The text.
-        size: Height of its font in pixels.
-        width: How wide it may be, in pixels.
-
-    Returns:
-        The text, or its start and its end.
-    """
+def _shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
+    """Cut the middle out of a text that is too wide: the ends of file names tell most."""
     keep = len(text)
     cut = text
-    while keep > 2 and text_width(draw, cut, size) > width:
+    while keep > 2 and _text_width(draw, cut, size) > width:
         keep -= 1
         cut = f"{text[: (keep + 1) // 2].rstrip()}...{text[len(text) - keep // 2 :].lstrip()}"
     return cut
@@ -268,11 +250,11 @@ def _draw_title(draw: ImageDraw.ImageDraw, title: str, masks: Iterable[str], wid
     x = width - _MARGIN
     for name, color in sorted(mask_colors(masks).items(), reverse=True):
         words = name.replace("_", " ")
-        x -= text_width(draw, words, 18)
+        x -= _text_width(draw, words, 18)
         draw.text((x, _MARGIN + 8), words, INK, font(18))
         draw.rectangle((x - 24, _MARGIN + 10, x - 10, _MARGIN + 24), color)
         x -= 48
-    draw.text((_MARGIN, _MARGIN), shortened(draw, title, 30, x - _MARGIN), INK, font(30))
+    draw.text((_MARGIN, _MARGIN), _shortened(draw, title, 30, x - _MARGIN), INK, font(30))
 
 
 def _draw_heading(draw: ImageDraw.ImageDraw, row: Row, top: int, width: int) -> None:
@@ -280,8 +262,8 @@ def _draw_heading(draw: ImageDraw.ImageDraw, row: Row, top: int, width: int) -> 
     draw.line((_MARGIN, top, width - _MARGIN, top), LINE)
     draw.text((_MARGIN, top + 12), row.label, INK, font(22))
     counts = f"{_number(row.count, 'image')} of {_number(row.patients, 'patient')}"
-    x = _MARGIN + text_width(draw, row.label, 22) + 16
-    draw.text((x, top + 15), shortened(draw, f"{row.source}   {counts}", 18, width - _MARGIN - x), DIM, font(18))
+    x = _MARGIN + _text_width(draw, row.label, 22) + 16
+    draw.text((x, top + 15), _shortened(draw, f"{row.source}   {counts}", 18, width - _MARGIN - x), DIM, font(18))
 
 
 def _draw_image(sheet: Image.Image, images: CXRDataset, index: int, corner: tuple[int, int]) -> None:
@@ -310,7 +292,7 @@ def _draw_caption(draw: ImageDraw.ImageDraw, record: Record, corner: tuple[int, 
     name = record.image_id.rpartition("/")[2]
     lines = [(facts, INK), (name, DIM)] if facts else [(name, DIM)]
     for number, (text, color) in enumerate(lines):
-        draw.text((corner[0], corner[1] + 17 * number), shortened(draw, text, 14, width), color, font(14))
+        draw.text((corner[0], corner[1] + 17 * number), _shortened(draw, text, 14, width), color, font(14))
 
 
 def _number(count: int, word: str) -> str:
@@ -383,16 +365,16 @@ def _colors(series: Series) -> dict[str, Color]:
 
 def _draw_chart_title(draw: ImageDraw.ImageDraw, title: str, series: Series, top: int) -> None:
     """Write a title, and below it which colour is what."""
-    draw.text((_MARGIN, top), shortened(draw, title, 22, _WIDTH - 2 * _MARGIN), INK, font(22))
+    draw.text((_MARGIN, top), _shortened(draw, title, 22, _WIDTH - 2 * _MARGIN), INK, font(22))
     colors = _colors(series)
-    fits = sum(text_width(draw, name, 16) + 46 for name in colors) <= _WIDTH - 2 * _MARGIN
+    fits = sum(_text_width(draw, name, 16) + 46 for name in colors) <= _WIDTH - 2 * _MARGIN
     width = _WIDTH if fits else (_WIDTH - 2 * _MARGIN) // len(colors) - 46
     x = _MARGIN
     for name, color in colors.items():
-        words = shortened(draw, name, 16, width)
+        words = _shortened(draw, name, 16, width)
         draw.rectangle((x, top + _TITLE - 2, x + 12, top + _TITLE + 10), color)
         draw.text((x + 20, top + _TITLE + 4), words, DIM, font(16), anchor="lm")
-        x += 46 + text_width(draw, words, 16)
+        x += 46 + _text_width(draw, words, 16)
 
 
 def _draw_rows(draw: ImageDraw.ImageDraw, series: Series, top: int) -> None:
@@ -402,7 +384,7 @@ def _draw_rows(draw: ImageDraw.ImageDraw, series: Series, top: int) -> None:
     scale = (_WIDTH - 2 * _MARGIN - _NAMES - _COUNTS) / longest
     for row, (name, parts) in enumerate(series.items()):
         middle, done = top + row * _BAR + _BAR // 2, 0
-        draw.text((_MARGIN, middle), shortened(draw, name, 18, _NAMES - 16), INK, font(18), anchor="lm")
+        draw.text((_MARGIN, middle), _shortened(draw, name, 18, _NAMES - 16), INK, font(18), anchor="lm")
         left = _MARGIN + _NAMES
         for part, count in parts.items():
             if count:

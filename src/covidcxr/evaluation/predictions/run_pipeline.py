@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from covidcxr.data.collection import Collection
     from covidcxr.explain import Explanation
 
-__all__ = ["open_pipeline", "pipeline_rows", "read_record", "true_masks", "write_rows", "ImageLookup", "ImageView"]
+__all__ = ["open_pipeline", "pipeline_rows", "true_masks", "write_rows", "ImageLookup", "ImageView"]
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -149,7 +149,7 @@ def _predict_batch(pipeline: Pipeline, data: Collection, records: Sequence[Recor
     images: list[Float[np.ndarray, "height width"] | CovidCXRError] = []
     for record in records:
         try:
-            images.append(read_record(data, record))
+            images.append(_read_record(data, record))
         except CovidCXRError as error:
             images.append(error)
     read = [image for image in images if not isinstance(image, CovidCXRError)]
@@ -213,20 +213,8 @@ def _mask_scores(predicted: Masks, true: Masks) -> dict[str, float]:
     return scores
 
 
-def read_record(data: Collection, record: Record) -> Float[np.ndarray, "height width"]:
-    """Read an image and cut it to its box.
-
-    Args:
-        data: The data set.
-        record: The image.
-
-    Returns:
-        The image, grey in [0, 1].
-
-    Raises:
-        ImageReadError: If it cannot be read.
-        DatasetError: If its box does not suit it.
-    """
+def _read_record(data: Collection, record: Record) -> Float[np.ndarray, "height width"]:
+    """Read an image and cut it to its box."""
     image = data.load_image(record)
     return image[box_slices(record, (image.shape[0], image.shape[1]))]
 
@@ -342,7 +330,7 @@ class ImageLookup:
         if record is None:
             return None
         try:
-            image = read_record(self.data, record)
+            image = _read_record(self.data, record)
             masks = true_masks(record, image.shape)
         except CovidCXRError:  # one bad image costs one entry of a gallery
             return None

@@ -40,14 +40,9 @@ __all__ = [
 ]
 
 Asked: TypeAlias = Pipeline | ClassificationModel | EnsembleModel | SegmentationModel
-
-
 """What predicts images from end to end; a classifier of a region needs the pipeline that draws its lungs."""
 
-
 Images: TypeAlias = Collection | Sequence[Record | str | os.PathLike[str]]
-
-
 """A data module, of which one split counts, or images: records or paths."""
 
 

@@ -289,8 +289,7 @@ def _calibration(report: Report) -> str:
 
 
 def _threshold(report: Report) -> str:
-    point = report.get("point")
-    if not point:
+    if not (point := report.get("point")):
         return ""
     chosen = point["point"]
     how = (

@@ -97,7 +97,6 @@ _TABLES = {
 
 
 def _table(result: MaskScores, kinds: Sequence[str], caption: str) -> Table | None:
-    """Return a table of some scores; None where no mask has any."""
     kinds = [kind for kind in kinds if any(f"{kind}_{name}" in result.scores for name in result.classes)]
     rows = []
     for name in result.classes:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from covidcxr.data import CXRDataModule, Record
     from covidcxr.evaluation.predictions.table import RunFolder
 
-__all__ = ["Provenance", "data_facts", "hash_records", "hash_rows", "hash_weights", "model_facts", "run_facts"]
+__all__ = ["Provenance", "data_facts", "hash_rows", "model_facts", "run_facts"]
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -117,7 +117,7 @@ def data_facts(data: CXRDataModule, name: str = "") -> dict[str, Any]:
         "sources": ", ".join(sorted({record.source for record in records})),
         "left out": ", ".join(f"{count} {reason}" for reason, count in data.left_out.items()),
         "counts": counts,
-        "sha256 of the list of images (image_id, label, patient_id, split, size of the file)": hash_records(records),
+        "sha256 of the list of images (image_id, label, patient_id, split, size of the file)": _hash_records(records),
     }
 
 
@@ -132,7 +132,7 @@ def model_facts(source: str) -> dict[str, Any]:
     """
     folder = pretrained.fetch(source)
     trained = "not known here: if it was trained on images of this test, its scores mean nothing"
-    return {"source": source, "trained on": trained, "sha256 of the weights": hash_weights(folder)}
+    return {"source": source, "trained on": trained, "sha256 of the weights": _hash_weights(folder)}
 
 
 def run_facts(run: RunFolder) -> dict[str, Any]:
@@ -153,19 +153,12 @@ def run_facts(run: RunFolder) -> dict[str, Any]:
         "trained on": json.dumps(data, sort_keys=True, default=str),
         "seed of the training": run.config.get("seed_everything", ""),
         "parts": ", ".join(part for part in run.models if part),
-        "sha256 of the weights": hash_weights(run.folder),
+        "sha256 of the weights": _hash_weights(run.folder),
     }
 
 
-def hash_records(records: Iterable[Record]) -> str:
-    """Return the SHA-256 of a list of images: their names, labels and splits, and the sizes of their files.
-
-    Args:
-        records: In any order.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+def _hash_records(records: Iterable[Record]) -> str:
+    """Return the SHA-256 of a list of images: their names, labels and splits, and the sizes of their files."""
     return _hash(
         [*(str(getattr(record, name) or "") for name in _HASHED), str(_size(record.image_path))] for record in records
     )
@@ -183,15 +176,8 @@ def hash_rows(rows: Iterable[Mapping[str, Any]]) -> str:
     return _hash([f"{name}={row[name]}" for name in sorted(row)] for row in rows)
 
 
-def hash_weights(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of weights below a folder.
-
-    Args:
-        folder: Of a model, a pipeline or a run.
-
-    Returns:
-        From path in the folder to 64 hexadecimal digits.
-    """
+def _hash_weights(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of weights below a folder."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*.safetensors"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from covidcxr import aliases
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.comparison import compare_rows
 from covidcxr.evaluation.metrics.scores import format_estimate, format_interval, title
@@ -23,13 +24,14 @@ from covidcxr.utils.plain import plain_result
 if TYPE_CHECKING:
     from covidcxr.evaluation.report.evaluation import Part
 
+__getattr__ = partial(aliases.find, __name__)
+
 __all__ = [
     "Source",
     "read_sources",
     "relate_sources",
     "LearningCurves",
     "HeldOutSources",
-    "is_held_out",
     "score_held_out",
 ]
 
@@ -102,7 +104,7 @@ class Source:
     @property
     def held_out(self) -> bool:
         """Whether every image was tested by a model that never saw its source."""
-        return is_held_out(self.rows)
+        return _is_held_out(self.rows)
 
 
 def read_sources(paths: Sequence[str]) -> list[Source]:
@@ -267,15 +269,8 @@ def _table(result: HeldOutSources) -> Table:
     return Table([*heads, *([f"{title(names[0])} when mixed"] if result.mixed else [])], rows)
 
 
-def is_held_out(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether rows are those of leave-one-source-out.
-
-    Args:
-        rows: A row an image.
-
-    Returns:
-        True if every row has a `fold` "without-SOURCE".
-    """
+def _is_held_out(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether rows are those of leave-one-source-out."""
     return bool(rows) and all(str(row.get("fold") or "").startswith(START) for row in rows)
 
 
