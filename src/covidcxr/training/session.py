@@ -100,7 +100,7 @@ def build(config: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), reco
     more = [*callbacks, history, *([ConfigRecord(to_plain(settings))] if record else [])]
     of_trainer = dict(objects.trainer.items())
     if of_trainer.get("default_root_dir") is None and settings.output is not None:
-        of_trainer["default_root_dir"] = str(user_path(settings.output))  # logs and checkpoints, else in the working folder
+        of_trainer["default_root_dir"] = str(user_path(settings.output))  # of logs and checkpoints, else where it runs
     trainer = _make_trainer(of_trainer, more, objects.model.monitor)
     return Session(settings, objects.model, objects.data, trainer, history)
 
