@@ -59,7 +59,8 @@ def fit_record(
     box = letterbox_box(cut.shape[0], cut.shape[1], size) if fit == "letterbox" else (0, 0, *size)
     masks = {name: _fit_mask(record, name, whole, size, box) for name in record.mask_paths if name in mask_classes}
     masks |= {name: np.zeros(size, np.uint8) for name in record.empty_masks if name in mask_classes}
-    return FittedImage(np.rint(fitted * 255).astype(np.uint8), masks, box)
+    np.rint(np.multiply(fitted, 255, out=fitted), out=fitted)
+    return FittedImage(fitted.astype(np.uint8), masks, box)
 
 
 def box_slices(record: Record, whole: tuple[int, int]) -> tuple[slice, slice]:
@@ -293,7 +294,7 @@ class CXRDataset(Dataset[Sample]):
         record = self.records[index]
         image, masks = self._augmented(self._image(index), epoch, index)
         sample = Sample(
-            image=torch.from_numpy(image).float()[None] / 255,
+            image=torch.from_numpy(unit_scale(image))[None],
             label=self.labels[index].clone(),
             image_id=record.image_id,
             source=record.source,

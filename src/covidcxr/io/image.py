@@ -336,12 +336,12 @@ def _open(image: str | os.PathLike[str] | bytes, name: str) -> File:
         return BytesIO(image)
     path = user_path(image)
     try:
+        if path.is_file():
+            return path.open("rb")
         if path.is_dir():
             locked = "" if os.access(path, os.R_OK | os.X_OK) else ", and it cannot be opened: check its permissions"
             raise ImageReadError(f"{name} is a folder{locked}. Give the images in it one by one.")
-        if not path.is_file():
-            raise ImageReadError(f"There is no file {name}. Check the path (it starts from {str(Path.cwd())!r}).")
-        return path.open("rb")
+        raise ImageReadError(f"There is no file {name}. Check the path (it starts from {str(Path.cwd())!r}).")
     except OSError as error:
         raise ImageReadError(f"{name} cannot be opened: {error.strerror}. Check its permissions.") from error
 
