@@ -82,6 +82,5 @@ if __name__ == "__main__":
     write_contact_sheet("contact-sheet.webp")
     if "mini" in bundled():
         pipeline = Pipeline.from_pretrained("mini")
-        write("answers.png", [[pipeline(image.image) for image in images]])
         answers = [pipeline(image.image) for image in images[1:]]
         write_heat("heat.webp", answers, ("gradcam", "integrated_gradients", "occlusion"))
