@@ -54,7 +54,7 @@ SIZES = [(64, 48), (48, 64), (30, 200), (300, 260), (101, 97)]
 def test_what_can_be_traced_resizes_and_restores_alike(size: tuple[int, int], fit: geometry.Fit) -> None:
     image = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        geometry._resize_any(image, (64, 48), fit), geometry.resize_image(image, (64, 48), fit), atol=1e-5, rtol=0
+        geometry._resize_any(image, (64, 48), fit), geometry.resize_image(image, (64, 48), fit), atol=1e-6, rtol=0
     )
     maps = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
@@ -69,7 +69,8 @@ def test_what_can_be_traced_crops_alike(margin: float) -> None:
     image[1, 0, 12:40, 0:50] = torch.rand(28, 50, generator=torch.Generator().manual_seed(0)).clamp_min(0.1)
     wanted = preprocess.crop_image(image, threshold=0.05, largest=False, margin=margin)  # the last one is black
     given = preprocess._crop_any(image, image >= 0.05, margin)
-    torch.testing.assert_close(given, wanted, atol=1e-5, rtol=0)
+    # The same bits where processors multiply and add at once; elsewhere the last one.
+    torch.testing.assert_close(given, wanted, atol=2e-7, rtol=0)
 
 
 @pytest.mark.slow

@@ -36,8 +36,9 @@ ExportFormat: TypeAlias = Literal["onnx", "torch"]
 
 _SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
 _TOLERANCE = 1e-4
-_ROUNDED = 2e-3
-"""Tolerance where preprocessing steps look at whole greys: of one between two, the last bit of a number decides."""
+_ROUNDED = 5e-4
+"""Tolerance where preprocessing steps look at whole greys: of one between two, the last bit of a number decides. Files
+resize as torch does it, but a matrix product may sum a long row in parts."""
 _LARGEST = 16384  # of an image's sides, in pixels
 _OPSET = 20
 

@@ -246,10 +246,10 @@ def _stretch(
 ) -> Tensor:
     """Stretch a part of maps over a place in maps of another size; each says first pixel and pixels by axis."""
     rows, columns = (
-        interpolation(length, frame, *part, *place, antialias=True).to(values.dtype)
+        interpolation(length, frame, *part, *place).to(values.dtype)
         for length, frame, part, place in zip(values.shape[-2:], size, parts, places, strict=True)
     )
-    return rows @ values @ columns.mT
+    return rows @ (values @ columns.mT)  # columns first, as torch does
 
 
 def _places(
@@ -269,12 +269,14 @@ def _places(
 
 
 def interpolation(
-    length: Any, frame: Any, first: Tensor, count: Tensor, start: Tensor, extent: Tensor, *, antialias: bool
+    length: Any, frame: Any, first: Tensor, count: Tensor, start: Tensor, extent: Tensor
 ) -> Float[Tensor, "... frame length"]:
     """Return the weights that stretch a part of a line of pixels over a part of a new line.
 
-    Multiplied with an image they do what `torch.nn.functional.interpolate` does ("bilinear", `align_corners=False`), by
-    operations whose shapes depend on no value: so a model can be traced for images of every size.
+    Multiplied with an image, columns first, they do what `torch.nn.functional.interpolate` does ("bilinear",
+    `align_corners=False`, `antialias=True`), by operations whose shapes depend on no value: so a model can be traced
+    for images of every size. They are computed and summed in single precision as torch does it, so that the last bits
+    agree, too: where preprocessing rounds greys, they show.
 
     Args:
         length: Pixels of the line: a whole number, or a symbol while a model is traced.
@@ -283,21 +285,20 @@ def interpolation(
         count: Pixels of the part, [...], above 0.
         start: First pixel in the new line, [...].
         extent: Pixels in the new line, [...], above 0; the others are 0.
-        antialias: Average over what a new pixel covers where the part shrinks.
 
     Returns:
-        Weights in [0, 1], in double precision; rows of the part sum to 1.
+        Weights in [0, 1]; rows of the part sum to 1.
     """
-    first, count, start, extent = (value[..., None, None] for value in (first, count, start, extent))
-    old = torch.arange(length, dtype=torch.float64, device=first.device)
-    new = torch.arange(frame, dtype=torch.float64, device=first.device)[:, None]
+    first, count, start, extent = (value.float()[..., None, None] for value in (first, count, start, extent))
+    old = torch.arange(length, dtype=torch.float32, device=first.device)
+    new = torch.arange(frame, dtype=torch.float32, device=first.device)[:, None]
     scale = count / extent
-    reach = scale.clamp_min(1) if antialias else torch.ones_like(scale)
-    centre = (first + (new - start + 0.5) * scale).clamp(first + 0.5, first + count - 0.5)
-    weights = (1 - ((old + 0.5 - centre) / reach).abs()).clamp_min(0)
+    centre = scale * (new - start + 0.5)
+    weights = (1 - ((old - first - centre + 0.5) * (1 / scale.clamp_min(1))).abs()).clamp_min(0)
     inside = (old >= first) & (old < first + count) & (new >= start) & (new < start + extent)
     weights = weights * inside
-    return weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
+    total = weights.cumsum(-1)[..., -1:]  # one after the other
+    return weights / total.clamp_min(1e-12)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from covidcxr.errors import ConfigError
 from covidcxr.registry import PREPROCESS_STEPS
-from covidcxr.transforms.geometry import interpolation
 from covidcxr.transforms.step_chain import StepChain, StepConfig
 from covidcxr.utils.plain import is_number
 
@@ -367,19 +366,38 @@ def _box(bright: Bool[Tensor, "height width"], margin: float) -> tuple[slice, sl
 
 
 def _crop_any(image: Tensor, bright: Tensor, margin: float) -> Tensor:
-    """Crop like `crop_image`, by operations whose shapes depend on no pixel, so that they can be traced."""
-    weights = []
-    for dim, side in ((2, image.shape[2]), (3, image.shape[3])):
+    """Crop like `crop_image`, to the last bit, by operations whose shapes depend on no pixel: so they can be traced."""
+    cropped = image
+    for dim in (3, 2):  # columns first, as torch does
+        side = image.shape[dim]
         lit = bright.to(torch.int64).amax((1, 5 - dim))
         empty = lit.amax(1) == 0
         extra = round(margin * side)
-        first = (lit.argmax(1) - extra).clamp_min(0)
-        last = (side - 1 - lit.flip(1).argmax(1) + extra).clamp_max(side - 1)
-        first, last = first.masked_fill(empty, 0).double(), last.masked_fill(empty, side - 1).double()
-        zero, whole = torch.zeros_like(first), torch.full_like(first, side)
-        matrix = interpolation(side, side, first, last - first + 1, zero, whole, antialias=False)
-        weights.append(matrix[:, None].to(image.dtype))
-    return weights[0] @ image @ weights[1].mT
+        first = (lit.argmax(1) - extra).clamp_min(0).masked_fill(empty, 0)
+        last = (side - 1 - lit.flip(1).argmax(1) + extra).clamp_max(side - 1).masked_fill(empty, side - 1)
+        cropped = _stretch_part(cropped, dim, first[:, None], (last - first + 1)[:, None])
+    return cropped
+
+
+def _stretch_part(image: Tensor, dim: int, first: Int[Tensor, "batch 1"], count: Int[Tensor, "batch 1"]) -> Tensor:
+    """Stretch a part of each image's rows (2) or columns (3) over the whole side.
+
+    The arithmetic is that of `F.interpolate` on a CPU: positions in single precision, and the second product is rounded
+    while the first is added without. `equalize` rounds greys afterwards, so another last bit would show.
+    """
+    side = image.shape[dim]
+    centres = torch.arange(side, dtype=image.dtype, device=image.device) + 0.5
+    place = (count.to(image.dtype) / side * centres - 0.5).clamp_min(0)
+    before = torch.minimum(place.floor(), (count - 1).to(image.dtype))
+    weight = (place - before).clamp(0, 1)
+    shape = (-1, 1, side, 1) if dim == 2 else (-1, 1, 1, side)
+
+    def take(offsets: Tensor) -> Tensor:
+        return image.gather(dim, (first + offsets).view(shape).expand(image.shape))
+
+    near, far = take(before.long()), take(torch.minimum(before.long() + 1, count - 1))
+    rounded = far * weight.view(shape)
+    return (near.double() * (1 - weight).view(shape).double() + rounded.double()).to(image.dtype)
 
 
 def _check_number(name: str, value: object, least: float, most: float) -> None:
