@@ -25,7 +25,7 @@ from covidcxr.errors import ImageReadError
 from covidcxr.evaluation import bootstrap, weighted_mean
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.view_check import ViewCheck, check_views
-from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT
+from covidcxr.transforms.pyramid import NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT
 
 IMAGES = {"name": "csv", "table": "manifest.csv", "test_only": {"license": ["unstated*"]}}
 Row = dict[str, Any]

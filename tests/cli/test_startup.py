@@ -30,6 +30,13 @@ print(json.dumps([max(codes), time.process_time(), names]), file=sys.stderr)
 """
 
 
+NO_TORCH = """
+import sys
+from covidcxr import Pipeline
+print("torch" in sys.modules)
+"""
+
+
 def start(*lines: str) -> tuple[int, float, set[str]]:
     """Worst exit code, seconds of CPU time and imported packages of commands in a process of their own."""
     done = subprocess.run([sys.executable, "-c", RUN, *lines], capture_output=True, text=True, check=True)
@@ -68,6 +75,11 @@ def test_the_help_of_no_verb_loads_anything_heavy() -> None:
     assert code == 0
     assert not HEAVY & modules
     assert seconds < 1.5, "of all together; 0.3 s of CPU time on the machine on which this was written"
+
+
+def test_who_runs_exported_files_loads_no_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_TORCH], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_a_recipe_without_a_search_is_refused_before_torch_is_loaded() -> None:

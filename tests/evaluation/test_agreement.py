@@ -28,8 +28,8 @@ from covidcxr.io.image import read_image, read_mask
 from covidcxr.page import sections_of
 from covidcxr.phantom import write_dataset
 from covidcxr.pipeline.prediction import Prediction, as_image
-from covidcxr.transforms.geometry import ORIENTATIONS, UPRIGHT, Orientation
 from covidcxr.transforms.postprocess import lung_sides
+from covidcxr.transforms.pyramid import ORIENTATIONS, UPRIGHT, Orientation
 
 Masks = dict[str, np.ndarray]
 NAMES = ("infection", "lung", "lung_field")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from covidcxr import ClassificationModel, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
-from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, UPRIGHT
+from covidcxr.transforms.pyramid import NOT_A_FRONTAL_IMAGE, UPRIGHT
 
 CLASSES = ("covid19", "normal", "pneumonia")
 VIEWS = (UPRIGHT.name, "turned-90", NOT_A_FRONTAL_IMAGE)

@@ -19,8 +19,8 @@ from covidcxr import Pipeline
 from covidcxr.io import write_image
 from covidcxr.phantom import draw_other, draw_phantom
 from covidcxr.pipeline import in_words
-from covidcxr.transforms.geometry import ORIENTATIONS
 from covidcxr.transforms.postprocess import REASONS
+from covidcxr.transforms.pyramid import ORIENTATIONS
 
 PAGE = Path(__file__).parents[2] / "examples" / "browser"
 RUNTIME = "onnxruntime-web@1.30.0"

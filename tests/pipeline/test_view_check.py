@@ -19,7 +19,7 @@ from covidcxr.pipeline.contact_sheet import write_sheet
 from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.prediction import in_words
 from covidcxr.pipeline.view_check import ViewCheck, check_view_model, check_views
-from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
+from covidcxr.transforms.pyramid import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 
 CLASSES = (*ORIENTATIONS, NOT_A_FRONTAL_IMAGE)
 

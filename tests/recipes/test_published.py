@@ -45,7 +45,7 @@ from covidcxr.recipes.sweep import run_recipe
 from covidcxr.training.parser import open_data, parse_words
 from covidcxr.training.recipe import Recipe, recipe_paths, write_yaml
 from covidcxr.training.session import Session, check
-from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
+from covidcxr.transforms.pyramid import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 
 ELSEWHERE = {"das2021-multitask": "tasks/test_multitask.py", "wali2021-next": "recipes/test_tune.py"}
 """Recipes with a test of their own, and where that is."""

@@ -16,8 +16,7 @@ from covidcxr.errors import ConfigError, ImageReadError, did_you_mean
 from covidcxr.io.image import file_content, read_pixels
 from covidcxr.pipeline.prediction import FailedPrediction, Prediction, as_image, depth_reason
 from covidcxr.pipeline.severity import InfectionInterval
-from covidcxr.transforms.geometry import UPRIGHT, Orientation
-from covidcxr.transforms.pyramid import ImagePyramid, Pixels
+from covidcxr.transforms.pyramid import UPRIGHT, ImagePyramid, Orientation, Pixels
 from covidcxr.types import LUNG_CLASSES, ImageLike
 
 if TYPE_CHECKING:

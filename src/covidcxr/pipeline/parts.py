@@ -24,8 +24,8 @@ from covidcxr.io.image import read_image, read_mask, write_mask
 from covidcxr.io.pretrained import StoredDtype, check_file, check_finite, check_link, read_json, write_json
 from covidcxr.pipeline.severity import InfectionInterval
 from covidcxr.pipeline.view_check import check_view_model
-from covidcxr.transforms.geometry import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.transforms.postprocess import PostProcess
+from covidcxr.transforms.pyramid import NOT_A_FRONTAL_IMAGE, ORIENTATIONS
 from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import html_table
 

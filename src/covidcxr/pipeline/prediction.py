@@ -20,10 +20,9 @@ from covidcxr.io.image import write_mask
 from covidcxr.io.pixels import held_bits, held_bits_in_words
 from covidcxr.io.pretrained import write_json
 from covidcxr.pipeline.view_check import view_in_words
-from covidcxr.transforms.geometry import UPRIGHT, Orientation
 from covidcxr.transforms.overlay import draw_overlay
 from covidcxr.transforms.postprocess import explain_reason, not_finite
-from covidcxr.transforms.pyramid import Pixels
+from covidcxr.transforms.pyramid import UPRIGHT, Orientation, Pixels
 from covidcxr.types import LUNG_CLASSES
 from covidcxr.utils.plain import html_table
 

@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from covidcxr.errors import ConfigError
-from covidcxr.transforms.geometry import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 from covidcxr.transforms.postprocess import not_finite
-from covidcxr.transforms.pyramid import ImagePyramid, Pixels
+from covidcxr.transforms.pyramid import (
+    CHILD,
+    NOT_A_FRONTAL_IMAGE,
+    ORIENTATIONS,
+    UPRIGHT,
+    ImagePyramid,
+    Orientation,
+    Pixels,
+)
 
 if TYPE_CHECKING:
     from covidcxr.models import ClassificationModel
