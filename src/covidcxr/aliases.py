@@ -218,7 +218,7 @@ MODULES = {
     "tune.trial": "recipes.tune.study",
     "tune.verbs": "cli.recipes",
 }
-"""From the name of a module in 0.1.0 to its present name, both below `covidcxr`."""
+"""From the name that a module had in 0.1.0, or before it was joined with another, to its present name."""
 
 NAMES = {
     "cli.explain.explain_films": "cli.explain.explain_images",
