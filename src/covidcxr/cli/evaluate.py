@@ -143,7 +143,7 @@ def _add_scores(verb: argparse.ArgumentParser) -> None:
         type=float,
         action="append",
         metavar="F",
-        help="share of the sick where it is used: predictive values and decision curve; repeatable, for more curves",
+        help="share of positives where it is used: predictive values and decision curve; repeatable, for more curves",
     )
     verb.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the patients (%(default)s)")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
