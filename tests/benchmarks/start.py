@@ -1,6 +1,6 @@
 """What starting costs: `OMP_NUM_THREADS=1 python tests/benchmarks/start.py [--rounds 5] [--onnx FOLDER] [--json]`.
 
-Fresh processes in turns; user and system CPU time of the whole process, its end included, and the medians of the rounds.
+Fresh processes in turns: user and system CPU time of the whole process, its end included; medians of the rounds.
 `import torch` stands beside what needs it, since it is most of that. `--onnx` adds what `covidcxr export` wrote.
 """
 

@@ -382,12 +382,13 @@ def _crop_any(image: Tensor, bright: Tensor, margin: float) -> Tensor:
 def _stretch_part(image: Tensor, dim: int, first: Int[Tensor, "batch 1"], count: Int[Tensor, "batch 1"]) -> Tensor:
     """Stretch a part of each image's rows (2) or columns (3) over the whole side.
 
-    The arithmetic is that of `F.interpolate` on a CPU: positions in single precision, and the second product is rounded
-    while the first is added without. `equalize` rounds greys afterwards, so another last bit would show.
+    The arithmetic is that of `F.interpolate` on a CPU that multiplies and adds at once: in single precision, and the
+    product that something is added to is not rounded before. `equalize` rounds greys afterwards, so another last bit
+    would show.
     """
     side = image.shape[dim]
-    centres = torch.arange(side, dtype=image.dtype, device=image.device) + 0.5
-    place = (count.to(image.dtype) / side * centres - 0.5).clamp_min(0)
+    centres = torch.arange(side, dtype=torch.float64, device=image.device) + 0.5
+    place = ((count.to(image.dtype) / side).double() * centres - 0.5).to(image.dtype).clamp_min(0)
     before = torch.minimum(place.floor(), (count - 1).to(image.dtype))
     weight = (place - before).clamp(0, 1)
     shape = (-1, 1, side, 1) if dim == 2 else (-1, 1, 1, side)
