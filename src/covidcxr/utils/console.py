@@ -31,13 +31,16 @@ def show_progress(words: str, *, of_bytes: bool = False) -> Iterator[Progress]:
     Yields:
         A function to be called with the numbers of finished and of all items.
     """
+    if QUIET.get():  # rich before 14.3 ends a disabled bar with an empty line
+        yield lambda done, total: None
+        return
     columns = (
         progress.TextColumn(words, markup=False),
         progress.BarColumn(),
         progress.DownloadColumn() if of_bytes else progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True, disable=QUIET.get()) as bar:
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(words, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -53,14 +56,11 @@ def show_status(words: str) -> Iterator[Callable[[str], None]]:
         A function that takes other words.
     """
     console = Console(stderr=True)
+    if QUIET.get() or not console.is_terminal:  # in a log it would leave empty lines
+        yield lambda others: None
+        return
     columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}", markup=False))
-    with progress.Progress(
-        *columns,
-        progress.TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=QUIET.get() or not console.is_terminal,  # in a log it would leave empty lines
-    ) as bar:
+    with progress.Progress(*columns, progress.TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task(words, total=None)
         yield lambda others: bar.update(task, description=others)
 
