@@ -1,17 +1,28 @@
 """One table of two folders, from which the recipes of `mini` train: which images and masks are openly licensed.
 
     python examples/mini_table.py DIR
+    python examples/mini_table.py DIR --infections FOLDER
 
 DIR holds `data` (a table `manifest.csv` of images with licences, lung masks and infection masks) and `data2`
 (COVID-QU-Ex with its `manifest.csv`, the masks of `extra_masks` for images of `data`, and `not_frontal` with children).
 Writes DIR/mini.csv: paths below DIR, `terms` ("open", or "restricted" for non-commercial, research-only and unstated
 ones), and one column a mask class. Restricted images and masks train nothing; those with hand-drawn masks test.
+
+The second command needs a trained segmenter, by the FOLDER of a pipeline. On the training images with COVID-19 or other
+pneumonia for which there is no infection mask it predicts one (DIR/drawn), and writes DIR/mini-drawn.csv: the same table
+with these pseudo-masks.
 """
 
 import argparse
 from pathlib import Path
 
 import pandas as pd
+from rich.progress import track
+
+from covidcxr import Pipeline
+from covidcxr.data import CSVDataModule
+from covidcxr.io.image import write_mask
+from covidcxr.transforms.geometry import Orientation
 
 RESTRICTED = "NC|unstated|research"
 COLUMNS = ["path", "source", "label", "patient_id", "view", "sex", "age", "license", "terms"]
@@ -60,13 +71,37 @@ def children(root: Path) -> pd.DataFrame:
     return table
 
 
+def predict_infections(root: Path, table: pd.DataFrame, model: Path) -> pd.DataFrame:
+    """Return the table with predicted infection masks where training images of pneumonia have none."""
+    restricted = {"terms": "restricted", "source": "shenzhen"}
+    records = CSVDataModule(root, table="mini.csv", test_only=restricted).records
+    table = table.set_index("path", drop=False)
+    train = table.loc[[record.image_id for record in records if record.split == "train"]]
+    unknown = train[train.infection.isna() & train.label.isin(["covid19", "pneumonia"])].path
+    pipeline = Pipeline.from_pretrained(model)
+    for path in track(unknown, "infections"):
+        prediction = pipeline(root / path)
+        # The masks of an image that lies on its side are those of the image set upright.
+        if "infection" in prediction.masks and prediction.orientation in (None, Orientation()):
+            mask = f"drawn/{path.rpartition('.')[0].replace('/', '_')}.png"
+            write_mask(root / mask, prediction.masks["infection"])
+            table.loc[path, "infection"] = mask
+    return table
+
+
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
-    root = parser.parse_args().root
+    parser.add_argument("--infections", type=Path, metavar="FOLDER", help="a pipeline that predicts infections")
+    options = parser.parse_args()
+    root = options.root
     table = pd.concat([first_collection(root), second_collection(root), children(root)], ignore_index=True)
-    table.reindex(columns=COLUMNS + MASKS).to_csv(root / "mini.csv", index=False)
+    table = table.reindex(columns=COLUMNS + MASKS)
+    table.to_csv(root / "mini.csv", index=False)
+    if options.infections:
+        table = predict_infections(root, table, options.infections)
+        table.to_csv(root / "mini-drawn.csv", index=False)
     print(table.groupby(["terms", "source"])[["path", *MASKS]].count().to_string())
 
 

@@ -189,11 +189,18 @@ def main() -> None:
             after = pipeline(image)
             classes = [max(CLASSES, key=lambda c: p[c]) if p else None for p in (row, after.probabilities)]
             turned.setdefault(name, []).append(
-                row | {"turned": after.label != row["answer"], "other": classes[0] != classes[1]}
+                row
+                | {
+                    "turned": after.label != row["answer"],
+                    "other": classes[0] != classes[1],
+                    "contradicted": after.label not in (None, row["answer"]),
+                }
             )
     for name, part in turned.items():
         report.share(f"{name}: another most probable class", part, "other")
         report.share(f"{name}: another answer, or none any more", part, "turned")
+        given = [row for row in part if row["answer"] is not None]
+        report.share(f"{name}: a given answer became another class", given, "contradicted")
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 

@@ -160,7 +160,8 @@ def write_licensed_fake(root: Path) -> Path:
         write_image(root / path, draw_image(700 + number))
         terms = "open" if kind == "child" else "restricted"
         rows.append({"path": path, "label": kind, "source": "others", "patient_id": f"other-{number}", "terms": terms})
-    write_csv(root / "mini.csv", [dict.fromkeys(rows[0], "") | row for row in rows])
+    for name in ("mini.csv", "mini-drawn.csv"):
+        write_csv(root / name, [dict.fromkeys(rows[0], "") | row for row in rows])
     for row in rows:
         write_image(root / "drawn" / f"{row['path']}.lung_field.png", draw_lungs())
     areas = {row["path"]: float((draw_lungs() > 0).mean()) for row in rows}
@@ -180,7 +181,6 @@ MINI_LUNGS: dict[str, Any] = {
     "masks": ("lung_field", "lung", "infection"),
     "loss": "DiceLoss + PixelBCELoss",
     "optimizer": ("AdamW", 0.001),
-    "epochs": 5,
 }
 
 
@@ -567,12 +567,17 @@ SYSTEMS = {
     **{
         name: System(
             write_licensed_fake,
-            MINI_LUNGS,
+            MINI_LUNGS | {"epochs": 5 if start is True else 14, "start": start},
             tiny=AT_32,
-            words=lambda root: ["--data.fractions", "[0.5, 0.2]"],  # or one patient tests
+            # Or one patient tests; the first segmenter is a recipe of its own.
+            words=lambda root: ["--data.fractions", "[0.5, 0.2]", "--model.init_from", "null"],
             slow=True,
         )
-        for name in ("mini-lungs", "mini-lungs-first", "mini-infection")
+        for name, start in {
+            "mini-lungs": "runs/mini/first-pipeline",
+            "mini-lungs-first": True,
+            "mini-infection": "runs/mini/first-pipeline",
+        }.items()
     },
     "mini-classifier": System(
         write_licensed_fake,
