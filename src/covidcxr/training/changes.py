@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import yaml
+
+from covidcxr.utils.plain import json_text
 
 __all__ = ["Change", "Changes", "GivenChanges"]
 
@@ -166,4 +167,4 @@ def _value(text: str | None) -> Any:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if isinstance(value, str) else json_text(value, default=str)

@@ -248,7 +248,7 @@ class Orientation:
     Example:
         ```python
         import numpy as np
-        from covidcxr.transforms.geometry import ORIENTATIONS
+        from covidcxr.transforms.pyramid import ORIENTATIONS
 
         turned = ORIENTATIONS["turned-90"]
         image = np.random.default_rng(0).random((30, 20))
