@@ -20,7 +20,7 @@ from covidcxr.data.curation.duplicates import Duplicates
 from covidcxr.data.curation.prepare import prepare_dataset
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.shortcuts import PROBES, DataAudit, audit_data, make_page, probes
+from covidcxr.evaluation.shortcuts import PROBES, DataAudit, audit_data, images, make_page, probes
 from covidcxr.evaluation.shortcuts.association import detectable_auroc, strongest_features
 from covidcxr.evaluation.shortcuts.features import (
     FeatureTable,
@@ -29,11 +29,11 @@ from covidcxr.evaluation.shortcuts.features import (
     mark_features,
     mark_tiles,
     one_hot,
+    read_header,
     shape_features,
     texture_features,
     texture_tiles,
 )
-from covidcxr.evaluation.shortcuts.images import read_header
 from covidcxr.evaluation.shortcuts.leakage import Leakage, find_leakage
 from covidcxr.evaluation.shortcuts.leakage_words import split_findings
 from covidcxr.evaluation.shortcuts.probes import SCATTER, cross_validate, standard_error, stands_out
@@ -308,6 +308,24 @@ def test_a_perfect_score_of_five_patients_is_no_alarm(tmp_path):
     assert not score.alarm
     assert "too few patients" in audit.verdict
     assert standard_error(Estimate(1.0, 1.0, 1.0, 10, 5), 10) == pytest.approx(SCATTER * np.sqrt(11 / (12 * 25)))
+
+
+def test_lungs_are_removed_by_masks_where_all_images_have_one(tmp_path, monkeypatch):
+    def refuse(segmenter):
+        raise ConfigError("no segmenter is needed")
+
+    monkeypatch.setattr(images, "_lung_pipeline", refuse)
+    write_dataset(tmp_path, 24, size=(64, 64), patients=24)
+    data = CSVDataModule(tmp_path, mask_columns={"lung": "lung"})
+    audit = audit_data(data, folds=3, duplicates=False)
+    assert {"marks", "texture", "background"} <= {score.probe.name for score in audit.targets[0].probes}
+    assert any("the data set's own masks" in note for note in audit.notes)
+    records = data.unsplit_records()
+    records[0].mask_paths["lung"].write_bytes(b"no mask")
+    assert audit_data(data, folds=3, duplicates=False).targets  # a mask that cannot be read: that image is left out
+    lacking = [replace(records[0], mask_paths={}), *records[1:]]
+    assert images.drawn_lungs(records) == "lung"
+    assert images.drawn_lungs(lacking) is None
 
 
 def test_same_seed_same_figures(tmp_path):

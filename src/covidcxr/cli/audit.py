@@ -46,7 +46,11 @@ def add_audit(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     audit.add_argument("--no-pixels", action="store_true", help="open no image: tables and file headers only")
     audit.add_argument("--no-duplicates", action="store_true", help="do not search for duplicate images")
-    audit.add_argument("--model", default="mini", help="the lung segmenter: bundled name, folder, Hub id (%(default)s)")
+    audit.add_argument(
+        "--model",
+        default="mini",
+        help="the lung segmenter, for images without masks: bundled name, folder, Hub id (%(default)s)",
+    )
     audit.add_argument("--json", action="store_true", help="print everything as JSON")
     add_safe(audit)
     audit.set_defaults(run=_audit, takes_more=True)

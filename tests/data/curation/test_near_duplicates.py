@@ -51,8 +51,8 @@ def test_copies_pass_the_small_pictures(damage, images: list[np.ndarray]) -> Non
         copy = np.ascontiguousarray(damage(image))
         inliers, alike, _ = compare(Prepared(image), Prepared(copy))
         assert inliers >= MIN_INLIERS
-        assert alike >= MIN_LIKENESS
-        assert alike == likeness(image, copy)[1]
+        in_full = likeness(image, copy)[1]
+        assert MIN_LIKENESS <= alike <= in_full + 0.02  # the map of the small pictures may be enough
 
 
 def draw_second_visit(seed: int) -> np.ndarray:

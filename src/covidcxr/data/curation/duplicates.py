@@ -21,9 +21,11 @@ from covidcxr.data.curation.near_duplicates import (
     MIN_LIKENESS,
     NO_SKETCH,
     Prepared,
+    RawFeatures,
     Sketch,
     compare,
     find_candidates,
+    find_features,
     sketch,
 )
 from covidcxr.data.records import Record
@@ -31,7 +33,7 @@ from covidcxr.errors import CovidCXRError
 from covidcxr.io.folders import replace_file
 from covidcxr.io.image import read_image
 from covidcxr.utils.plain import user_path
-from covidcxr.utils.threads import Progress, map_threads
+from covidcxr.utils.threads import Progress, map_threads, single_threaded
 
 __all__ = ["DuplicateGroup", "Duplicates", "find_duplicates", "find_shared_images", "Linked"]
 
@@ -55,35 +57,34 @@ class Linked(Generic[T]):
     def __init__(self) -> None:
         self._above: dict[T, T] = {}
 
-    def leader(self, one: T) -> T:
+    def leader(self, member: T) -> T:
         """Return who leads a group; what was never linked leads itself.
 
         Args:
-            one: A member of the group.
+            member: Any member of the group.
 
         Returns:
             The least of its members.
         """
-        while (above := self._above.get(one, one)) != one:
-            one = above
-        return one
+        while (above := self._above.get(member, member)) != member:
+            member = above
+        return member
 
-    def link(self, one: T, other: T) -> None:
+    def link(self, first: T, second: T) -> None:
         """Make one group of two groups.
 
         Args:
-            one: A member of the one group.
-            other: A member of the other.
+            first: A member of the first group.
+            second: A member of the second.
         """
-        first, second = sorted((self.leader(one), self.leader(other)))
-        self._above[second] = first
+        least, joined = sorted((self.leader(first), self.leader(second)))
+        self._above[joined] = least
 
 
-_VERSION = 4  # of the kept fingerprints: those of another method are made anew
-
-
+_VERSION = 5  # of the kept fingerprints: those of another method are made anew
 _THREADS = 4
 _KEPT = 200  # images that stay prepared for comparisons: half a megabyte each
+_MOST_FEATURES = 4000  # images whose features are kept for comparisons: 26 kB each
 
 Reader = Callable[[Record], Float[np.ndarray, "height width"]]
 
@@ -129,8 +130,8 @@ class Duplicates:
 
         from covidcxr.data import Record, find_duplicates
 
-        found = find_duplicates([Record(Path("image.png")), Record(Path("gone.png"))], near=False)
-        assert len(found) == 0 and list(found.failed) == ["gone.png"]
+        copies = find_duplicates([Record(Path("image.png")), Record(Path("gone.png"))], near=False)
+        assert len(copies) == 0 and list(copies.failed) == ["gone.png"]
         ```
     """
 
@@ -181,35 +182,23 @@ def find_duplicates(
     """
     store = _Store(cache)
     opened: Reader = read or (lambda record: read_image(record.image_path))
-    prints: dict[int, _Print] = {}
-    failed: dict[str, str] = {}
-
-    def look(record: Record) -> _Print | CovidCXRError:
-        return store.get(record) or _fingerprint(record, opened, near)
-
-    for number, found in enumerate(map_threads(look, records, threads=_THREADS, progress=progress)):
-        if isinstance(found, _Print):
-            prints[number] = found
-            if near:  # without a sketch it would not serve the next time
-                store.put(records[number], found)
-        else:
-            failed[records[number].image_id] = str(found)
-    store.save()
+    prints, features, failed = _read_all(records, opened, near, store, progress)
     links: list[tuple[int, int]] = []
     bodies: list[tuple[int, int]] = []
     for kind in ("file", "pixels"):
         alike: dict[str, list[int]] = defaultdict(list)
-        for number, one in prints.items():
-            if value := getattr(one, kind):
+        for number, image in prints.items():
+            if value := getattr(image, kind):
                 alike[value].append(number)
-        links += [(numbers[0], other) for numbers in alike.values() for other in numbers[1:]]
+        links += [(numbers[0], copy) for numbers in alike.values() for copy in numbers[1:]]
     if near:
-        copies, bodies = _near(records, prints, opened, links, store)
+        with single_threaded():
+            copies, bodies = _near(records, prints, features, opened, links, store)
         links += copies
         store.save()
     groups = tuple(_groups(records, prints, links))
     copied = {frozenset(pair) for group in groups for pair in combinations(group.image_ids, 2)}
-    pairs = ((records[one].image_id, records[other].image_id) for one, other in bodies)
+    pairs = ((records[first].image_id, records[second].image_id) for first, second in bodies)
     return Duplicates(groups, failed, tuple(pair for pair in pairs if frozenset(pair) not in copied))
 
 
@@ -224,11 +213,36 @@ def find_shared_images(records: Sequence[Record], **search: Any) -> list[Duplica
         Groups of copies that more than one split holds.
     """
     splits = {record.image_id: record.split for record in records}
-    found = find_duplicates(records, **search)
-    return [group for group in found if len({splits[name] for name in group.image_ids} - {None}) > 1]
+    groups = find_duplicates(records, **search)
+    return [group for group in groups if len({splits[name] for name in group.image_ids} - {None}) > 1]
 
 
-def _fingerprint(record: Record, read: Reader, near: bool) -> _Print | CovidCXRError:
+def _read_all(
+    records: Sequence[Record], read: Reader, near: bool, store: _Store, progress: Progress | None
+) -> tuple[dict[int, _Print], dict[int, RawFeatures], dict[str, str]]:
+    """Return what is kept of each image, the features of the first of them, and what could not be read."""
+    prints: dict[int, _Print] = {}
+    features: dict[int, RawFeatures] = {}
+    failed: dict[str, str] = {}
+
+    def look(record: Record) -> tuple[_Print, RawFeatures | None] | CovidCXRError:
+        return (known, None) if (known := store.get(record)) else _fingerprint(record, read, near)
+
+    with single_threaded():  # the images keep all cores busy
+        for number, result in enumerate(map_threads(look, records, threads=_THREADS, progress=progress)):
+            if isinstance(result, CovidCXRError):
+                failed[records[number].image_id] = str(result)
+                continue
+            prints[number], own = result
+            if own is not None and len(features) < _MOST_FEATURES:
+                features[number] = own
+            if near:  # without a sketch it would not serve the next time
+                store.put(records[number], prints[number])
+    store.save()
+    return prints, features, failed
+
+
+def _fingerprint(record: Record, read: Reader, near: bool) -> tuple[_Print, RawFeatures | None] | CovidCXRError:
     try:
         image = _grey(read(record))
     except CovidCXRError as error:
@@ -238,7 +252,8 @@ def _fingerprint(record: Record, read: Reader, near: bool) -> _Print | CovidCXRE
         file = hashlib.sha256(record.image_path.read_bytes()).hexdigest()
     except OSError:  # an image that is no file of its own
         file = ""
-    return _Print(file, pixels, sketch(image) if near else NO_SKETCH)
+    features = find_features(image) if near else None
+    return _Print(file, pixels, NO_SKETCH if features is None else sketch(image, features)), features
 
 
 def _grey(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
@@ -248,29 +263,30 @@ def _grey(image: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height
 def _near(
     records: Sequence[Record],
     prints: dict[int, _Print],
+    features: dict[int, RawFeatures],
     read: Reader,
     links: Iterable[tuple[int, int]],
     store: _Store,
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return the pairs that are one picture, beside those that are linked already, and those that show one body."""
-    surplus = {other for _, other in links}  # an equal image need not be compared a second time
+    surplus = {copy for _, copy in links}  # an equal image need not be compared a second time
     numbers = [number for number in prints if number not in surplus]
     kept: dict[int, Prepared] = {}
     copies: list[tuple[int, int]] = []
     bodies: list[tuple[int, int]] = []
     for here, there in find_candidates([prints[number].sketch for number in numbers]):
-        one, other = numbers[here], numbers[there]
-        pair = f"{prints[one].pixels} {prints[other].pixels}"
+        first, second = numbers[here], numbers[there]
+        pair = f"{prints[first].pixels} {prints[second].pixels}"
         if pair not in store.compared:
-            kept = {number: image for number, image in kept.items() if number >= one}  # candidates come in order
-            for number in (one, other):
+            kept = {number: image for number, image in kept.items() if number >= first}  # candidates come in order
+            for number in (first, second):
                 if number not in kept:
-                    kept[number] = Prepared(_grey(read(records[number])))
-            inliers, alike, same_body = compare(kept[one], kept[other])
+                    kept[number] = Prepared(_grey(read(records[number])), features.get(number))
+            inliers, alike, same_body = compare(kept[first], kept[second])
             is_copy = inliers >= MIN_INLIERS and alike >= MIN_LIKENESS
             store.compared[pair] = "copy" if is_copy else "body" if same_body else ""
         if store.compared[pair]:
-            (copies if store.compared[pair] == "copy" else bodies).append((one, other))
+            (copies if store.compared[pair] == "copy" else bodies).append((first, second))
         while len(kept) > _KEPT:
             del kept[next(iter(kept))]
     return copies, bodies
@@ -280,8 +296,8 @@ def _groups(
     records: Sequence[Record], prints: dict[int, _Print], links: Iterable[tuple[int, int]]
 ) -> Iterator[DuplicateGroup]:
     linked: Linked[int] = Linked()
-    for one, other in links:
-        linked.link(one, other)
+    for first, second in links:
+        linked.link(first, second)
     members: dict[int, list[int]] = defaultdict(list)
     for number in sorted(prints):
         members[linked.leader(number)].append(number)
@@ -309,9 +325,9 @@ class _Store:
     def get(self, record: Record) -> _Print | None:
         return self._prints.get(_key(record)) if self._path else None
 
-    def put(self, record: Record, found: _Print) -> None:
+    def put(self, record: Record, image: _Print) -> None:
         if self._path and (key := _key(record)) and key not in self._prints:
-            self._prints[key] = found
+            self._prints[key] = image
 
     def save(self) -> None:
         size = len(self._prints) + len(self.compared)
@@ -320,16 +336,16 @@ class _Store:
         self._saved = size
         if not self._prints:
             return
-        sketches = [one.sketch for one in self._prints.values()]
-        names = [[key, one.file, one.pixels] for key, one in self._prints.items()]
+        sketches = [image.sketch for image in self._prints.values()]
+        names = [[key, image.file, image.pixels] for key, image in self._prints.items()]
         try:
             with replace_file(self._path) as draft, draft.open("wb") as file:
                 np.savez(
                     file,
                     names=np.frombuffer(json.dumps([names, self.compared]).encode(), np.uint8),
-                    counts=np.array([len(one.points) for one in sketches]),
-                    points=np.concatenate([one.points for one in sketches]),
-                    words=np.concatenate([one.words for one in sketches]),
+                    counts=np.array([len(drawn.points) for drawn in sketches]),
+                    points=np.concatenate([drawn.points for drawn in sketches]),
+                    words=np.concatenate([drawn.words for drawn in sketches]),
                 )
         except OSError as error:
             warnings.warn(f"What was read of the images cannot be kept: {error}. Name another folder.", stacklevel=4)

@@ -15,9 +15,17 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from covidcxr.data.curation.near_duplicates import without_border
+from covidcxr.data.curation.near_duplicates import inner_part
 
-__all__ = ["CRITERIA", "Criterion", "clipped_share", "find_limits", "flag_scores", "measure_quality", "reduced"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "clipped_share",
+    "find_limits",
+    "flag_scores",
+    "measure_quality",
+    "reduced",
+]
 
 Image: TypeAlias = Float[np.ndarray, "height width"]
 
@@ -134,7 +142,7 @@ def measure_quality(image: Image) -> dict[str, float]:
     height, width = image.shape
     small = reduced(image)
     border, inside = _border(small)
-    unframed = without_border((small * 255).round().astype(np.uint8)).astype(np.float32) / 255
+    unframed = small[inner_part((small * 255).round().astype(np.uint8))]
     greys = small[inside] if inside.any() else small.ravel()
     low, high = np.percentile(greys, (5, 95))
     return {

@@ -22,16 +22,20 @@ __all__ = [
     "MIN_LIKENESS",
     "NO_SKETCH",
     "Prepared",
+    "RawFeatures",
     "Sketch",
     "compare",
     "find_candidates",
+    "find_features",
+    "inner_part",
     "likeness",
     "sketch",
-    "without_border",
 ]
 
 Grey = UInt8[np.ndarray, "height width"]
 Features: TypeAlias = tuple[Float32[np.ndarray, "features 2"], Float32[np.ndarray, "features 128"]]
+RawFeatures: TypeAlias = tuple[Float32[np.ndarray, "features 2"], UInt8[np.ndarray, "features 128"]]
+"""Places and descriptions as SIFT returns them: a quarter of the memory of the rooted ones."""
 
 MIN_INLIERS, MIN_LIKENESS = 20, 0.75
 """From where on two images are one picture. Measured on 1,486 images without copies: of their 1,440 pairs of one
@@ -43,7 +47,7 @@ MIN_BODY_INLIERS, MIN_BODY = 12, 0.5
 """From where on the small pictures of two images that are no copies show one body, at two times. Of 1,028 pairs of one
 patient 23 are candidates and 13 reach it; of 1.1 million of different patients two do, one person each by eye."""
 
-_SMALL, _LARGE = 160, 384  # longest side in pixels: for candidates, for the comparison
+_LARGE = 384  # longest side in pixels for the comparison
 _MIN_COARSE, _MIN_FINE = 6, 10  # features that must lie alike: on the small pictures already; on the large ones
 _COARSE, _COARSE_MARGIN = 2, 0.05  # noise, blur and strong JPEG spare details twice as large
 _COARSEST, _MIN_COARSEST = 4, 0.945  # and those four times as large nearly wholly: images of another day do not
@@ -51,6 +55,8 @@ _RESEMBLES = {0.5: 0.55, 1.0: 0.72}
 """By scale: from which agreement of the small pictures on the large ones are compared; either will do. Of 30 copies of
 each kind of damage the least reached 0.72 at scale 0.5 (cropped, turned and marked at once) or 0.77 at scale 1 (JPEG
 10); of 80 pairs of drawn chests, which resemble each other more than real ones, 8 % pass."""
+_SMALL = 160  # longest side of the small picture in pixels
+_MOST_FEATURES = 200  # of a small picture
 _TABLES, _BITS, _COMMON = 4, 20, 0.02  # words a feature, bits a word, share of images beyond which a word tells nothing
 _NEIGHBOURS, _MIN_SHARED = 12, 5  # candidates an image; features that must lie alike on both
 _PLACES = np.arange(128).reshape(4, 4, 8)
@@ -89,34 +95,47 @@ NO_SKETCH = Sketch(np.zeros((0, 2), np.float32), np.zeros((0, _TABLES), np.int64
 """Of an image that is only compared exactly."""
 
 
-def sketch(image: Grey) -> Sketch:
-    """Describe an image by a few hundred features of its small picture, without its flat border.
+def find_features(image: Grey) -> RawFeatures:
+    """Find a few hundred features of the small picture of an image, without its flat border.
 
     Args:
         image: Grey values.
 
     Returns:
+        Their places, in pixels of the small picture, and their descriptions.
+    """
+    return _features(_shrunk(image[inner_part(image)], _SMALL), _MOST_FEATURES)
+
+
+def sketch(image: Grey, features: RawFeatures | None = None) -> Sketch:
+    """Describe an image by the features of its small picture.
+
+    Args:
+        image: Grey values.
+        features: From `find_features`; None = they are found.
+
+    Returns:
         The description.
     """
-    points, features = _features(_shrunk(without_border(image), _SMALL), 200)
-    return Sketch(points, _words(features))
+    points, values = features or find_features(image)
+    return Sketch(points, _words(_rooted(values)))
 
 
 def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     """Find the pairs of images that share rare features, in the same places.
 
     Args:
-        sketches: One an image.
+        sketches: That of each image.
 
     Returns:
         Numbers of two images, the lower first, each pair once, in order.
     """
     import scipy.sparse as sparse
 
-    rows = np.repeat(np.arange(len(sketches)), [one.words.size for one in sketches])
+    rows = np.repeat(np.arange(len(sketches)), [drawn.words.size for drawn in sketches])
     if not len(rows):
         return iter(())
-    words = np.concatenate([one.words.ravel() for one in sketches])
+    words = np.concatenate([drawn.words.ravel() for drawn in sketches])
     _, columns = np.unique(words, return_inverse=True)
     holds = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)))
     holds.sum_duplicates()
@@ -132,9 +151,17 @@ def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
         for row in range(shared.shape[0]):
             image, begin, end = start + row, shared.indptr[row], shared.indptr[row + 1]
             others, scores = shared.indices[begin:end], shared.data[begin:end]
-            best = others[np.lexsort((others, -scores))][: _NEIGHBOURS + 1]
-            pairs.update((min(image, int(other)), max(image, int(other))) for other in best if other != image)
-    return (pair for pair in sorted(pairs) if _lie_alike(sketches[pair[0]], sketches[pair[1]]))
+            if len(scores) > _NEIGHBOURS + 1:  # few need to be sorted
+                high = scores >= np.partition(scores, -1 - _NEIGHBOURS)[-1 - _NEIGHBOURS]
+                others, scores = others[high], scores[high]
+            best = others[np.lexsort((others, -scores))][: _NEIGHBOURS + 1].tolist()
+            pairs.update((min(image, other), max(image, other)) for other in best if other != image)
+    keys = [_sorted_words(drawn.words) for drawn in sketches]
+    return (
+        (first, second)
+        for first, second in sorted(pairs)
+        if _lie_alike(sketches[first].points, sketches[second].points, keys[first], keys[second])
+    )
 
 
 class Prepared:
@@ -142,9 +169,12 @@ class Prepared:
 
     Args:
         image: Grey values.
+        features: Those of its small picture, from `find_features`; None = they are found.
 
     Attributes:
         grey: The image with a longest side of 384 pixels.
+        small: The image without its flat border, with a longest side of 160 pixels.
+        from_small: The map from places of the small image to those of the grey one, [3, 3].
 
     Example:
         ```python
@@ -159,23 +189,30 @@ class Prepared:
         ```
     """
 
-    def __init__(self, image: Grey) -> None:
+    def __init__(self, image: Grey, features: RawFeatures | None = None) -> None:
         self.grey = _shrunk(image, _LARGE)
+        rows, columns = inner_part(image)
+        part = image[rows, columns]
+        self.small = _shrunk(part, _SMALL)
+        self._coarse = features
+        scale = np.divide(self.grey.shape, image.shape)[::-1]
+        step = np.divide(part.shape, self.small.shape)[::-1] * scale
+        first = (
+            np.array([columns.start or 0, rows.start or 0]) * scale + step / 2 - 0.5
+        )  # the middle of the first pixel
+        self.from_small = np.array([[step[0], 0, first[0]], [0, step[1], first[1]], [0, 0, 1]])
 
     @cached_property
     def features(self) -> Features:
         """Places and descriptions of its features."""
-        return _features(self.grey, 500)
-
-    @cached_property
-    def small(self) -> Grey:
-        """The image without its flat border, with a longest side of 160 pixels."""
-        return _shrunk(without_border(self.grey), _SMALL)
+        points, values = _features(self.grey, 500)
+        return points, _rooted(values)
 
     @cached_property
     def coarse_features(self) -> Features:
-        """The features of the small picture, which cost little."""
-        return _features(self.small, 200)
+        """Those of the small picture."""
+        points, values = self._coarse or _features(self.small, _MOST_FEATURES)
+        return points, _rooted(values)
 
 
 def compare(image: Prepared, other: Prepared) -> tuple[int, float, bool]:
@@ -196,6 +233,11 @@ def compare(image: Prepared, other: Prepared) -> tuple[int, float, bool]:
     same_body = on_small >= MIN_BODY_INLIERS and resembles[0] >= MIN_BODY
     if all(agreement < least for agreement, least in zip(resembles, _RESEMBLES.values(), strict=True)):
         return 0, 0.0, same_body
+    if on_small >= MIN_INLIERS:  # their map may be good enough for the large pictures, whose features take long
+        enlarged = image.from_small @ np.vstack([warp, [0, 0, 1]]) @ np.linalg.inv(other.from_small)
+        (alike,) = _agreements(image.grey, other.grey, enlarged[:2], inverted, (1,))
+        if alike >= MIN_LIKENESS:
+            return on_small, alike, same_body
     inliers, alike = _compare(image, other)
     inliers = max(inliers, on_small) if inliers >= _MIN_FINE else inliers  # blur leaves few features but these
     return inliers, alike, same_body
@@ -249,70 +291,6 @@ def _lay_upon(here: Features, there: Features, *, tolerance: float, tries: int) 
     return *_affine(other_points[far], points[near], tolerance, tries), view >= 2
 
 
-def _shrunk(image: Grey, side: int) -> Grey:
-    import cv2
-
-    scale = side / max(image.shape)
-    size = (max(8, round(image.shape[1] * scale)), max(8, round(image.shape[0] * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC))
-
-
-def without_border(image: Grey, flat: int = 12) -> Grey:
-    """Cut rows and columns at the edges that have one grey: letterboxing, frames.
-
-    Args:
-        image: Grey values.
-        flat: By how much greys of a row or column may differ, of 255.
-
-    Returns:
-        A part of the image; the whole image where less than 16 pixels would be left.
-    """
-    kept = image
-    for _ in range(2):
-        for axis in (0, 1):
-            step = max(1, kept.shape[1 - axis] // 64)  # so many pixels tell whether a row is of one grey
-            some = np.sort(kept[:, ::step] if axis == 0 else kept[::step], axis=1 - axis)
-            tail = round(0.02 * (some.shape[1 - axis] - 1))
-            low, high = some.take(tail, axis=1 - axis), some.take(-1 - tail, axis=1 - axis)
-            found = np.flatnonzero(high.astype(int) - low > flat)
-            if len(found):
-                kept = kept.take(range(found[0], found[-1] + 1), axis=axis)
-    return kept if min(kept.shape) >= 16 else image
-
-
-def _features(image: Grey, count: int) -> Features:
-    import cv2
-
-    even = cv2.createCLAHE(2.0, (8, 8)).apply(image)
-    # OpenCV's types do not know SIFT, which it has since 4.4.
-    finder: Any = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.005, edgeThreshold=20)  # type: ignore[attr-defined]
-    found, values = finder.detectAndCompute(even, None)
-    if values is None:
-        return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
-    root = np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1e-6)).astype(np.float32)
-    return np.array([one.pt for one in found], np.float32)[:count], root[:count]
-
-
-def _words(features: Float32[np.ndarray, "features 128"]) -> Int[np.ndarray, "features tables"]:
-    """Turn features into words by the signs of projections that chance drew (Charikar 2002), once and for all."""
-    across = np.tile(np.array([-3, -1, 1, 3], np.float32)[None, :, None], (4, 1, 8)).ravel()
-    along = np.tile(np.array([-3, -1, 1, 3], np.float32)[:, None, None], (1, 4, 8)).ravel()
-    # Which of the four views it is seen in is told by its own two slopes: all four come to one.
-    view = 2 * (features @ across < 0) + (features @ along < 0)
-    canonical = np.take_along_axis(features, _VIEWS[view], axis=1)
-    signs = canonical @ _projections() > 0
-    powers = 1 << np.arange(_BITS)
-    return np.asarray(signs.reshape(-1, _TABLES, _BITS) @ powers + (np.arange(_TABLES) << _BITS))
-
-
-def _projections() -> Float[np.ndarray, "128 bits"]:
-    count = _TABLES * _BITS
-    # From a hash: random generators may change their numbers between releases, and words are kept on disk.
-    drawn = np.frombuffer(hashlib.shake_128(b"covidcxr").digest(128 * count // 8), np.uint8)
-    signs = np.unpackbits(drawn).reshape(16, 8, count).astype(np.float32) * 2 - 1
-    return np.asarray((signs - signs.mean(0)).reshape(128, count))
-
-
 def _match(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the features that are each other's nearest, and clearly nearer than the second nearest."""
     if min(len(features), len(others)) < 2:
@@ -326,34 +304,6 @@ def _match(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nda
     clear = np.sqrt(np.maximum(2 - 2 * first, 0)) < 0.85 * np.sqrt(np.maximum(2 - 2 * alike.max(1), 0))
     kept = np.flatnonzero(mutual & clear)
     return kept, nearest[kept]
-
-
-def _affine(source: np.ndarray, target: np.ndarray, tolerance: float, tries: int) -> tuple[np.ndarray | None, int]:
-    """Fit a map that neither bends, shrinks nor stretches beyond what a copy may be; with the number that it fits."""
-    import cv2
-
-    warp, fits = cv2.estimateAffine2D(
-        source, target, method=cv2.RANSAC, ransacReprojThreshold=tolerance, maxIters=tries
-    )
-    if warp is None or not np.isfinite(warp).all():  # type: ignore[redundant-expr]  # OpenCV's types know no failure
-        return None, 0
-    large, small = np.linalg.svd(warp[:, :2], compute_uv=False)
-    return (None, 0) if large > 3 or small < 1 / 3 or large > 2 * small else (warp, int(fits.sum()))
-
-
-def _lie_alike(one: Sketch, other: Sketch) -> bool:
-    pairs: set[tuple[int, int]] = set()
-    for table in range(_TABLES):
-        where: dict[int, list[int]] = {}
-        for place, word in enumerate(one.words[:, table].tolist()):
-            where.setdefault(word, []).append(place)
-        for place, word in enumerate(other.words[:, table].tolist()):
-            pairs.update((match, place) for match in where.get(word, ()))
-    if len(pairs) < _MIN_SHARED:
-        return False
-    here, there = np.array(sorted(pairs)).T
-    warp, inside = _affine(other.points[there], one.points[here], 4, 300)
-    return warp is not None and inside >= _MIN_SHARED
 
 
 def _fine(images: Sequence[np.ndarray], covered: np.ndarray, scale: float) -> list[np.ndarray]:
@@ -398,3 +348,113 @@ def _agreement(image: np.ndarray, other: np.ndarray, covered: np.ndarray, parts:
         return 0.0
     common = total(here * other) / count - means[0] * means[1]
     return float(np.median(common[kept] / np.sqrt(spreads[0][kept] * spreads[1][kept])))
+
+
+def _sorted_words(words: Int[np.ndarray, "features tables"]) -> Int[np.ndarray, " words"]:
+    """Return all words of an image in order, each followed by the number of its feature."""
+    return np.sort((words * _MOST_FEATURES + np.arange(len(words))[:, None]).ravel())
+
+
+def _lie_alike(points: np.ndarray, other_points: np.ndarray, words: np.ndarray, other_words: np.ndarray) -> bool:
+    """Whether features with the same word lie alike on both images; words are from `_sorted_words`."""
+    own, others = words // _MOST_FEATURES, other_words // _MOST_FEATURES
+    first, last = (np.searchsorted(own, others, side=side) for side in ("left", "right"))
+    count = last - first
+    there = np.repeat(other_words % _MOST_FEATURES, count)
+    nth = np.arange(len(there)) - np.repeat(np.cumsum(count) - count, count)
+    here = words[np.repeat(first, count) + nth] % _MOST_FEATURES
+    pairs = np.unique(here * _MOST_FEATURES + there)  # two features may share words of several tables
+    if len(pairs) < _MIN_SHARED:
+        return False
+    here, there = np.divmod(pairs, _MOST_FEATURES)
+    warp, inside = _affine(other_points[there], points[here], 4, 300)
+    return warp is not None and inside >= _MIN_SHARED
+
+
+def inner_part(image: Grey, flat: int = 12) -> tuple[slice, slice]:
+    """Find what is within rows and columns at the edges that have one grey: letterboxing, frames.
+
+    Args:
+        image: Grey values.
+        flat: By how much greys of a row or column may differ, of 255.
+
+    Returns:
+        Its rows and columns; the whole image where less than 16 pixels would be left.
+    """
+    top, bottom, left, right = 0, image.shape[0], 0, image.shape[1]
+    for _ in range(2):
+        before = top, bottom, left, right
+        first, last = _varied(image[top:bottom, left:right], flat)
+        top, bottom = top + first, top + last
+        first, last = _varied(image[top:bottom, left:right].T, flat)
+        left, right = left + first, left + last
+        if (top, bottom, left, right) == before:
+            break
+    enough = min(bottom - top, right - left) >= 16
+    return (slice(top, bottom), slice(left, right)) if enough else (slice(None), slice(None))
+
+
+def _varied(rows: UInt8[np.ndarray, "rows columns"], flat: int) -> tuple[int, int]:
+    """Return the first row that is not of one grey, and the end after the last; all rows where each is."""
+    some = np.sort(rows[:, :: max(1, rows.shape[1] // 64)], axis=1)  # so many pixels tell
+    tail = round(0.02 * (some.shape[1] - 1))
+    varied = np.flatnonzero(some[:, -1 - tail].astype(int) - some[:, tail] > flat)
+    return (int(varied[0]), int(varied[-1]) + 1) if len(varied) else (0, len(rows))
+
+
+def _features(image: Grey, count: int) -> RawFeatures:
+    import cv2
+
+    even = cv2.createCLAHE(2.0, (8, 8)).apply(image)
+    # OpenCV's types do not know SIFT, which it has since 4.4.
+    finder: Any = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.005, edgeThreshold=20)  # type: ignore[attr-defined]
+    found, values = finder.detectAndCompute(even, None)
+    if values is None:
+        return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8)
+    return np.array([feature.pt for feature in found], np.float32)[:count], values[:count].astype(np.uint8)
+
+
+def _rooted(values: UInt8[np.ndarray, "features 128"]) -> Float32[np.ndarray, "features 128"]:
+    """Make RootSIFT's descriptions of SIFT's, which are whole numbers up to 255."""
+    return np.asarray(np.sqrt(values / np.maximum(values.sum(1, dtype=int, keepdims=True), 1)), np.float32)
+
+
+def _words(features: Float32[np.ndarray, "features 128"]) -> Int[np.ndarray, "features tables"]:
+    """Turn features into words by the signs of projections that chance drew (Charikar 2002), once and for all."""
+    across = np.tile(np.array([-3, -1, 1, 3], np.float32)[None, :, None], (4, 1, 8)).ravel()
+    along = np.tile(np.array([-3, -1, 1, 3], np.float32)[:, None, None], (1, 4, 8)).ravel()
+    # Which of the four views it is seen in is told by its own two slopes: all four come to one.
+    view = 2 * (features @ across < 0) + (features @ along < 0)
+    canonical = np.take_along_axis(features, _VIEWS[view], axis=1)
+    signs = canonical @ _projections() > 0
+    powers = 1 << np.arange(_BITS)
+    return np.asarray(signs.reshape(-1, _TABLES, _BITS) @ powers + (np.arange(_TABLES) << _BITS))
+
+
+def _projections() -> Float[np.ndarray, "128 bits"]:
+    count = _TABLES * _BITS
+    # From a hash: random generators may change their numbers between releases, and words are kept on disk.
+    drawn = np.frombuffer(hashlib.shake_128(b"covidcxr").digest(128 * count // 8), np.uint8)
+    signs = np.unpackbits(drawn).reshape(16, 8, count).astype(np.float32) * 2 - 1
+    return np.asarray((signs - signs.mean(0)).reshape(128, count))
+
+
+def _shrunk(image: Grey, side: int) -> Grey:
+    import cv2
+
+    scale = side / max(image.shape)
+    size = (max(8, round(image.shape[1] * scale)), max(8, round(image.shape[0] * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC))
+
+
+def _affine(source: np.ndarray, target: np.ndarray, tolerance: float, tries: int) -> tuple[np.ndarray | None, int]:
+    """Fit a map that neither bends, shrinks nor stretches beyond what a copy may be; with the number that it fits."""
+    import cv2
+
+    warp, fits = cv2.estimateAffine2D(
+        source, target, method=cv2.RANSAC, ransacReprojThreshold=tolerance, maxIters=tries
+    )
+    if warp is None or not np.isfinite(warp).all():  # type: ignore[redundant-expr]  # OpenCV's types know no failure
+        return None, 0
+    large, small = np.linalg.svd(warp[:, :2], compute_uv=False)
+    return (None, 0) if large > 3 or small < 1 / 3 or large > 2 * small else (warp, int(fits.sum()))

@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer
 
 from covidcxr.utils.plain import field_values
 
-__all__ = ["FeatureTest", "detectable_auroc", "strongest_features"]
+__all__ = ["FeatureTest", "detectable_auroc", "standard_errors_required", "strongest_features"]
 
 _PERMUTATIONS = 200
 _QUANTILE = 0.9  # where the permuted maxima are compared with those of independent numbers
@@ -146,6 +146,18 @@ def detectable_auroc(
         if auroc - 0.5 >= required * max(by_chance, error) + surplus * error and auroc - surplus * error >= least:
             return auroc
     return 1.0
+
+
+def standard_errors_required(tests: int) -> float:
+    """Return how many standard errors above chance an alarm is (one-sided 2.5 %, Bonferroni).
+
+    Args:
+        tests: Number of AUROCs that are compared with chance.
+
+    Returns:
+        The quantile of the normal distribution.
+    """
+    return _NORMAL.inv_cdf(1 - 0.025 / max(1, tests))
 
 
 def _by_patient(

@@ -21,13 +21,13 @@ from scipy.stats import rankdata
 from covidcxr.data.curation.image_scores import CRITERIA
 from covidcxr.data.records import Record
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
+from covidcxr.evaluation.shortcuts.association import standard_errors_required
 from covidcxr.evaluation.shortcuts.features import FeatureTable, shape_features
 from covidcxr.evaluation.shortcuts.images import ImageFeatures
 from covidcxr.evaluation.shortcuts.probes import (
     Probe,
     ProbeScore,
     cross_validate,
-    standard_errors_required,
     stands_out,
 )
 from covidcxr.evaluation.shortcuts.targets import Target

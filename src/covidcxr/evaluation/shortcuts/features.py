@@ -1,4 +1,4 @@
-"""What an image shows beside its lungs, as numbers: columns, shape, border, corners, grey values, background."""
+"""What an image shows beside its lungs, as numbers: columns, header, shape, border, grey values, background."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
+from covidcxr.errors import ImageReadError
+from covidcxr.io.dicom import is_dicom, read_dicom
+from covidcxr.io.image import image_size
+
 __all__ = [
     "FeatureTable",
+    "Header",
     "background_features",
     "border_features",
     "corner_features",
@@ -20,6 +26,7 @@ __all__ = [
     "mark_features",
     "mark_tiles",
     "one_hot",
+    "read_header",
     "shape_features",
     "texture_features",
     "texture_tiles",
@@ -101,6 +108,74 @@ def one_hot(values: Sequence[str | None]) -> Float[np.ndarray, "images columns"]
     return table[:, table.any(0)] if len(words) else table
 
 
+@dataclass(frozen=True)
+class Header:
+    """An image file without its pixels.
+
+    Attributes:
+        size: Height and width of the image in pixels.
+        file_bytes: Size of the file in bytes.
+        format: "PNG", "JPEG", "DICOM", ...
+        mode: "L", "RGB", "I;16", ...; of DICOM photometric interpretation and bits.
+        entries: Names of other entries ("dpi", "icc_profile"); of DICOM the device and the transfer syntax.
+        quantization: Sum of a JPEG's quantisation tables: how strongly it was compressed; 0 = not a JPEG.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from covidcxr.evaluation.shortcuts.features import read_header
+
+        header = read_header(Path("image.png"))
+        assert (header.format, header.mode, header.quantization) == ("PNG", "L", 0)
+        ```
+    """
+
+    size: tuple[int, int]
+    file_bytes: int
+    format: str
+    mode: str
+    entries: str
+    quantization: float
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an image file; no pixel is decoded.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its header.
+
+    Raises:
+        ImageReadError: If it cannot be read.
+    """
+    size = image_size(path)
+    try:
+        with path.open("rb") as file:
+            if is_dicom(file.read(256)):
+                data = read_dicom(file, str(path), stop_before_pixels=True)
+                mode = f"{data.get('PhotometricInterpretation', '')}/{data.get('BitsStored', '')}"
+                syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", "")
+                device = [str(data.get(name, "")) for name in ("Manufacturer", "ManufacturerModelName")]
+                return Header(size, path.stat().st_size, "DICOM", mode, " ".join([*device, str(syntax)]), 0.0)
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            tables = getattr(picture, "quantization", None) or {}
+            return Header(
+                size,
+                path.stat().st_size,
+                str(picture.format),
+                picture.mode,
+                " ".join(sorted(map(str, picture.info))),
+                float(sum(sum(table) for table in tables.values())),
+            )
+    except (OSError, ValueError, SyntaxError, AttributeError) as error:
+        raise ImageReadError(f"The header of '{path}' cannot be read: {error}. Get the file again.") from error
+
+
 def shape_features(size: tuple[int, int]) -> list[float]:
     """Return the features of an image's shape.
 
@@ -123,11 +198,14 @@ def grey_features(image: Float[np.ndarray, "height width"]) -> list[float]:
     Returns:
         Mean, standard deviation, percentiles, entropy, the shares of black and of white pixels, and sharpness.
     """
-    shares = np.histogram(image, bins=32, range=(0, 1))[0] / image.size
+    greys = np.sort(image, axis=None)  # sorted once, all shares and percentiles are cheap
+    bounds = np.searchsorted(greys, np.linspace(0, 1, 33)[1:-1].astype(greys.dtype))
+    shares = np.diff(bounds, prepend=0, append=len(greys)) / len(greys)
     entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
     edges = float(np.abs(cv2.Laplacian(image, cv2.CV_32F)).mean())
     extremes = [float((image <= 0.01).mean()), float((image >= 0.99).mean())]
-    return [float(image.mean()), float(image.std()), *np.percentile(image, _PERCENTILES), entropy, *extremes, edges]
+    percentiles = np.interp(np.array(_PERCENTILES) / 100 * (len(greys) - 1), np.arange(len(greys)), greys)
+    return [float(image.mean()), float(image.std()), *percentiles, entropy, *extremes, edges]
 
 
 def border_features(image: Float[np.ndarray, "height width"]) -> list[float]:

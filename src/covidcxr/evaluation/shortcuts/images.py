@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import cv2
@@ -14,11 +13,12 @@ from jaxtyping import Bool, Float
 
 from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.curation.image_scores import clipped_share, measure_quality
-from covidcxr.data.dataset import box_slices
+from covidcxr.data.dataset import box_slices, check_mask_size
 from covidcxr.data.records import Record
-from covidcxr.errors import ConfigError, CovidCXRError, ImageReadError
+from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.evaluation.shortcuts.features import (
     FeatureTable,
+    Header,
     background_features,
     border_features,
     corner_features,
@@ -26,27 +26,27 @@ from covidcxr.evaluation.shortcuts.features import (
     mark_features,
     mark_tiles,
     one_hot,
+    read_header,
     shape_features,
     texture_features,
     texture_tiles,
     thumbnail,
 )
-from covidcxr.io.dicom import is_dicom, read_dicom
-from covidcxr.io.image import image_size
+from covidcxr.io.image import read_mask
 from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
+from covidcxr.transforms.pyramid import fit_mask
 from covidcxr.types import LUNGS_OF_REGION
-from covidcxr.utils.threads import Progress, Steps, map_threads, no_steps
+from covidcxr.utils.threads import Progress, Steps, map_threads, no_steps, single_threaded
 
 __all__ = [
-    "Header",
     "ImageFeatures",
     "Segmenter",
     "Steps",
+    "drawn_lungs",
     "make_feature_tables",
     "no_steps",
-    "read_header",
     "read_images",
 ]
 
@@ -63,74 +63,6 @@ _WITHOUT_LUNGS = ("marks", "texture", "background")
 _PIXELS = ("border", "corners", *_WITHOUT_LUNGS, "grey", "thumbnail")
 _THREADS, _BATCH = 4, 4
 _LONGEST = 512  # features need no more, and the segmenter sees less
-
-
-@dataclass(frozen=True)
-class Header:
-    """An image file without its pixels.
-
-    Attributes:
-        size: Height and width of the image in pixels.
-        file_bytes: Size of the file in bytes.
-        format: "PNG", "JPEG", "DICOM", ...
-        mode: "L", "RGB", "I;16", ...; of DICOM photometric interpretation and bits.
-        entries: Names of other entries ("dpi", "icc_profile"); of DICOM the device and the transfer syntax.
-        quantization: Sum of a JPEG's quantisation tables: how strongly it was compressed; 0 = not a JPEG.
-
-    Example:
-        ```python
-        from pathlib import Path
-
-        from covidcxr.evaluation.shortcuts.images import read_header
-
-        header = read_header(Path("image.png"))
-        assert (header.format, header.mode, header.quantization) == ("PNG", "L", 0)
-        ```
-    """
-
-    size: tuple[int, int]
-    file_bytes: int
-    format: str
-    mode: str
-    entries: str
-    quantization: float
-
-
-def read_header(path: Path) -> Header:
-    """Read the header of an image file; no pixel is decoded.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its header.
-
-    Raises:
-        ImageReadError: If it cannot be read.
-    """
-    size = image_size(path)
-    try:
-        with path.open("rb") as file:
-            if is_dicom(file.read(256)):
-                data = read_dicom(file, str(path), stop_before_pixels=True)
-                mode = f"{data.get('PhotometricInterpretation', '')}/{data.get('BitsStored', '')}"
-                syntax = getattr(getattr(data, "file_meta", None), "TransferSyntaxUID", "")
-                device = [str(data.get(name, "")) for name in ("Manufacturer", "ManufacturerModelName")]
-                return Header(size, path.stat().st_size, "DICOM", mode, " ".join([*device, str(syntax)]), 0.0)
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            tables = getattr(picture, "quantization", None) or {}
-            return Header(
-                size,
-                path.stat().st_size,
-                str(picture.format),
-                picture.mode,
-                " ".join(sorted(map(str, picture.info))),
-                float(sum(sum(table) for table in tables.values())),
-            )
-    except (OSError, ValueError, SyntaxError, AttributeError) as error:
-        raise ImageReadError(f"The header of '{path}' cannot be read: {error}. Get the file again.") from error
 
 
 @dataclass
@@ -192,15 +124,36 @@ class _OpenedImage:
     texture: Float[np.ndarray, "rows columns values"]
     marks: Float[np.ndarray, "rows columns 4"]
     small: Float[np.ndarray, "height width"]
+    lungs: Bool[np.ndarray, "height width"] | None = None
+
+
+def drawn_lungs(records: Iterable[Record]) -> str | None:
+    """Return the mask class that draws the lungs of all of the images.
+
+    Args:
+        records: The images.
+
+    Returns:
+        The class; None where one image has none: lungs drawn by different hands would tell the images apart.
+    """
+    records = list(records)
+    return next(
+        (
+            name
+            for name in LUNGS_OF_REGION["background"]
+            if all(name in record.mask_paths and record.box is None for record in records)
+        ),
+        None,
+    )
 
 
 def read_images(
     data: Collection,
     records: Sequence[Record],
     present: Sequence[int],
-    *,
     pixels: Sequence[int],
     segmenter: Segmenter,
+    lungs: str | None,
     steps: Steps,
 ) -> ImageFeatures:
     """Read headers and pixels; images that cannot be read are listed in `failed`.
@@ -211,6 +164,7 @@ def read_images(
         present: Places of those that are on the disk.
         pixels: Places of those to be opened.
         segmenter: Predicts the lungs to be removed; None = they are not removed.
+        lungs: The mask class that takes the place of the segmenter's lungs, from `drawn_lungs`; None = there is none.
         steps: Shows progress.
 
     Returns:
@@ -231,8 +185,8 @@ def read_images(
                     images.failed[records[number].image_id] = str(header)
     readable = [number for number in pixels if records[number].image_id not in images.failed]
     if readable:
-        with steps("images") as progress:
-            _read_pixels(images, data, records, readable, segmenter, progress)
+        with steps("images") as progress, single_threaded():  # the images keep all cores busy
+            _read_pixels(images, data, records, readable, segmenter, lungs, progress)
     return images
 
 
@@ -242,11 +196,13 @@ def _read_pixels(
     records: Sequence[Record],
     numbers: Sequence[int],
     segmenter: Segmenter,
+    lungs: str | None,
     progress: Progress,
 ) -> None:
-    pipeline = None if segmenter is None else _lung_pipeline(segmenter)
+    lungs = None if segmenter is None else lungs
+    pipeline = None if segmenter is None or lungs is not None else _lung_pipeline(segmenter)
     batch: list[tuple[int, _OpenedImage]] = []
-    opened_images = map_threads(lambda n: _open(data, records[n]), numbers, threads=_THREADS, progress=progress)
+    opened_images = map_threads(lambda n: _open(data, records[n], lungs), numbers, threads=_THREADS, progress=progress)
     for number, opened in zip(numbers, opened_images, strict=True):
         if not isinstance(opened, _OpenedImage):
             images.failed[records[number].image_id] = str(opened)
@@ -254,11 +210,15 @@ def _read_pixels(
         images.sizes[number], images.quality[number] = opened.size, opened.quality
         for name, values in opened.features.items():
             images._put(name, number, values, len(numbers))
-        batch.append((number, opened))
-        if len(batch) == _BATCH:
-            _read_backgrounds(images, batch, pipeline, len(numbers))
+        if lungs is not None:
+            _read_background(images, number, opened, opened.lungs, len(numbers))
+        elif pipeline is not None:
+            batch.append((number, opened))
+        if pipeline is not None and len(batch) == _BATCH:
+            _segment(images, batch, pipeline, len(numbers))
             batch = []
-    _read_backgrounds(images, batch, pipeline, len(numbers))
+    if pipeline is not None and batch:
+        _segment(images, batch, pipeline, len(numbers))
 
 
 def _header(record: Record) -> Header | CovidCXRError:
@@ -268,13 +228,21 @@ def _header(record: Record) -> Header | CovidCXRError:
         return error
 
 
-def _open(data: Collection, record: Record) -> _OpenedImage | CovidCXRError:
+def _open(data: Collection, record: Record, lungs: str | None) -> _OpenedImage | CovidCXRError:
     try:
         whole = data.load_image(record)
         image = whole[box_slices(record, (whole.shape[0], whole.shape[1]))]
     except CovidCXRError as error:
         return error
-    return _describe(image, (whole.shape[0], whole.shape[1]))
+    opened = _describe(image, (whole.shape[0], whole.shape[1]))
+    if lungs is None:
+        return opened
+    try:
+        mask = read_mask(record.mask_paths[lungs])
+        check_mask_size(record, lungs, (mask.shape[0], mask.shape[1]), opened.size)
+    except CovidCXRError:  # `covidcxr datasets check` tells; here its lungs are not known
+        return opened
+    return replace(opened, lungs=fit_mask(mask, (opened.small.shape[0], opened.small.shape[1]), "stretch"))
 
 
 def _describe(image: Float[np.ndarray, "height width"], size: tuple[int, int]) -> _OpenedImage:
@@ -300,23 +268,30 @@ def _lung_pipeline(segmenter: str | os.PathLike[str] | SegmentationModel) -> Pip
     return Pipeline(lung_segmenter=pipeline.lung_segmenter, postprocess=pipeline.postprocess)
 
 
-def _read_backgrounds(
-    images: ImageFeatures, batch: Sequence[tuple[int, _OpenedImage]], pipeline: Pipeline | None, most: int
-) -> None:
-    """Add the features of a batch of images without their lungs."""
-    if pipeline is None or not batch:
-        return
+def _segment(images: ImageFeatures, batch: Sequence[tuple[int, _OpenedImage]], pipeline: Pipeline, most: int) -> None:
+    """Predict the lungs of a batch of images, and add the features of these without them."""
     predictions = pipeline.predict([opened.small for _, opened in batch], batch_size=_BATCH)
     for (number, opened), prediction in zip(batch, predictions, strict=True):
         assert isinstance(prediction, Prediction)
         masks = prediction.masks
         lungs = next((masks[name] for name in LUNGS_OF_REGION["background"] if name in masks), None)
-        if lungs is None or "lungs-not-found" in prediction.reasons:
-            images.without_lungs += 1
-            continue
-        images.quality[number]["lungs_at_border"] = clipped_share(lungs)
-        for name, values in zip(_WITHOUT_LUNGS, _without_lungs(opened, lungs), strict=True):
-            images._put(name, number, values, most)
+        _read_background(images, number, opened, None if "lungs-not-found" in prediction.reasons else lungs, most)
+
+
+def _read_background(
+    images: ImageFeatures,
+    number: int,
+    opened: _OpenedImage,
+    lungs: Bool[np.ndarray, "height width"] | None,
+    most: int,
+) -> None:
+    """Add the features of an image without its lungs."""
+    if lungs is None or not lungs.any():
+        images.without_lungs += 1
+        return
+    images.quality[number]["lungs_at_border"] = clipped_share(lungs)
+    for name, values in zip(_WITHOUT_LUNGS, _without_lungs(opened, lungs), strict=True):
+        images._put(name, number, values, most)
 
 
 def _without_lungs(opened: _OpenedImage, lungs: Bool[np.ndarray, "height width"]) -> tuple[list[float], ...]:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -29,7 +28,6 @@ __all__ = [
     "cross_validate",
     "has_clear_feature",
     "standard_error",
-    "standard_errors_required",
     "stands_out",
     "train_and_test",
 ]
@@ -48,7 +46,7 @@ Grandvalet 2004)."""
 
 _MOST_TRAINING_IMAGES = 20_000
 _TREES = 60
-_TREE_IMAGES = 2_000  # each tree of a forest sees no more: that bounds the time for any number of images
+_TREE_IMAGES = 1_000  # each tree of a forest sees no more: that bounds the time for any number of images
 
 
 @dataclass(frozen=True)
@@ -250,27 +248,39 @@ def _predict(
     if len(values) > _MOST_TRAINING_IMAGES:
         kept = np.sort(np.random.default_rng(seed).permutation(len(values))[:_MOST_TRAINING_IMAGES])
         values, labels = values[kept], labels[kept]
-    classifier = _classifier(model, len(values), seed)
+    values, others = values.astype(np.float32), others.astype(np.float32)
+    if model == "forest":
+        return _predict_forest(values, labels, others, classes, seed)
+    classifier = _logistic(model)
     classifier.fit(values, labels)
     probabilities = np.zeros((len(others), classes))
     probabilities[:, classifier.classes_] = classifier.predict_proba(others)
     return probabilities
 
 
-def _classifier(name: ModelName, images: int, seed: int) -> Any:
-    from sklearn.ensemble import RandomForestClassifier
+def _predict_forest(
+    values: np.ndarray, labels: np.ndarray, others: np.ndarray, classes: int, seed: int
+) -> Float[np.ndarray, "images classes"]:
+    """Predict by a random forest: the mean squared error of classes as 0 and 1 is Gini's impurity, and faster."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    forest = RandomForestRegressor(
+        n_estimators=_TREES,
+        min_samples_leaf=3,
+        max_features="sqrt",
+        max_samples=min(len(values), _TREE_IMAGES),
+        random_state=seed,
+    )
+    weights = len(labels) / np.maximum(np.bincount(labels, minlength=classes), 1)
+    forest.fit(values, np.eye(classes, dtype=np.float32)[labels], sample_weight=weights[labels])
+    return np.asarray(forest.predict(others), float)
+
+
+def _logistic(name: ModelName) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if name == "forest":
-        return RandomForestClassifier(
-            n_estimators=_TREES,
-            min_samples_leaf=3,
-            max_samples=min(images, _TREE_IMAGES),
-            class_weight="balanced",
-            random_state=seed,
-        )
     if name == "table":
         return LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
@@ -336,18 +346,6 @@ def count_tests(scores: Iterable[ProbeScore]) -> int:
     return sum(
         (1 if len(score.by_class) == 2 else len(score.by_class)) * (1 + bool(score.strongest)) for score in scores
     )
-
-
-def standard_errors_required(tests: int) -> float:
-    """Return how many standard errors above chance an alarm is (one-sided 2.5 %, Bonferroni).
-
-    Args:
-        tests: Number of AUROCs that are compared with chance.
-
-    Returns:
-        The quantile of the normal distribution.
-    """
-    return NormalDist().inv_cdf(1 - 0.025 / max(1, tests))
 
 
 def standard_error(auroc: Estimate, patients: int) -> float:

@@ -297,8 +297,8 @@ def _method(audit: DataAudit) -> Section:
         f"in forty audits of clean data would raise an alarm.",
         *_power(audit),
         "An audit without alarms does not prove that there are no shortcuts: these are small classifiers. Lungs are "
-        "removed as the segmenter predicts them: the convex hull of each, widened; opacity beyond that stays in the "
-        "image.",
+        "removed by the data set's masks where all images have one, else as the segmenter predicts them: the convex "
+        "hull of each, widened; opacity beyond that stays in the image.",
         *audit.notes,
     ]
     blocks: list[Block] = [*map(Words, paragraphs)]

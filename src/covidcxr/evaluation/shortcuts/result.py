@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from covidcxr.evaluation.shortcuts.association import FeatureTest, detectable_auroc
+from covidcxr.evaluation.shortcuts.association import FeatureTest, detectable_auroc, standard_errors_required
 from covidcxr.evaluation.shortcuts.drift import Drift
 from covidcxr.evaluation.shortcuts.leakage import Leakage
 from covidcxr.evaluation.shortcuts.probes import (
     ProbeScore,
     count_tests,
     has_clear_feature,
-    standard_errors_required,
     stands_out,
 )
 from covidcxr.evaluation.shortcuts.quality import QualityAudit

@@ -25,6 +25,7 @@ from covidcxr.evaluation.shortcuts.images import (
     ImageFeatures,
     Segmenter,
     Steps,
+    drawn_lungs,
     make_feature_tables,
     no_steps,
     read_images,
@@ -69,8 +70,8 @@ def audit_data(
         seed: Seeds folds, classifiers and intervals: same seed, same figures.
         pixels: Open the images; else only tables and file headers are read.
         duplicates: Search for duplicate images; opens every image.
-        segmenter: Predicts the lungs that are removed: a bundled name, a folder, a Hub repository or a model; None =
-            that probe is left out.
+        segmenter: Predicts the lungs that are removed, where not all images have masks of them: a bundled name, a
+            folder, a Hub repository or a model; None = the probes without lungs are left out.
         max_images: Most images that the probes of pixels open; patients are drawn at random, labels by turns. More take
             longer and hardly show weaker shortcuts: an AUROC below 0.60 raises no alarm.
         cache: Folder that keeps what the search for duplicates read; None = not kept.
@@ -88,7 +89,8 @@ def audit_data(
         raise ConfigError(f"max_images must be 1 or more, not {max_images}.")
     run = _Run(data, progress or no_steps, seed)
     opened = run.sample(max_images) if pixels else []
-    images = run.read_images(opened, segmenter)
+    lungs = drawn_lungs(run.records[number] for number in opened)
+    images = run.read_images(opened, segmenter, lungs)
     copies = run.find_duplicates(cache) if duplicates and pixels and run.present else None
     tables, skipped = make_feature_tables(data, run.records, images, pixels=pixels, segmenter=segmenter is not None)
     targets, sources = run.score_probes(tables, folds)
@@ -120,7 +122,8 @@ def compare_data(
         folds: Folds of the classifier, from 3 up.
         seed: Seeds folds, classifier, permutations and intervals.
         pixels: Open the images; else only tables and file headers are read.
-        segmenter: Predicts the lungs that the classifier does not see; None = without marks and texture.
+        segmenter: Predicts the lungs that the classifier does not see, where not all images of both have masks of
+            them; None = without marks and texture.
         max_images: Most images of each that are opened; see `audit_data`.
         progress: From the name of a step to a progress bar.
 
@@ -136,9 +139,11 @@ def compare_data(
         raise ConfigError(f"max_images must be 1 or more and the two names must differ: {max_images}, {names}.")
     records: list[Record] = []
     images = ImageFeatures()
-    for name, own in zip(names, (data, other), strict=True):
-        run = _Run(own, progress or no_steps, seed)
-        images.add(run.read_images(run.sample(max_images) if pixels else [], segmenter), len(records))
+    runs = [_Run(own, progress or no_steps, seed) for own in (data, other)]
+    opened = [run.sample(max_images) if pixels else [] for run in runs]
+    lungs = drawn_lungs(run.records[number] for run, own in zip(runs, opened, strict=True) for number in own)
+    for name, run, own in zip(names, runs, opened, strict=True):
+        images.add(run.read_images(own, segmenter, lungs), len(records))
         records += [replace(record, patient_id=f"{name}: {record.patient}") for record in run.records]
     parts = np.arange(len(records)) >= len(records) - len(run.records)
     numbers = np.unique([record.patient for record in records], return_inverse=True)[1]
@@ -196,11 +201,11 @@ class _Run:
         )
         return opened
 
-    def read_images(self, opened: Sequence[int], segmenter: Segmenter) -> ImageFeatures:
+    def read_images(self, opened: Sequence[int], segmenter: Segmenter, lungs: str | None) -> ImageFeatures:
+        if segmenter is not None and lungs is not None and opened:
+            self.notes.append(f"Lungs: removed by the data set's own masks ({lungs}).")
         with self.timed("images"):
-            return read_images(
-                self.data, self.records, self.present, pixels=opened, segmenter=segmenter, steps=self.steps
-            )
+            return read_images(self.data, self.records, self.present, opened, segmenter, lungs, self.steps)
 
     def find_duplicates(self, cache: str | os.PathLike[str] | None) -> Duplicates:
         present = [self.records[number] for number in self.present]
@@ -257,13 +262,9 @@ class _Run:
 
     def leakage(self, copies: Duplicates | None, images: ImageFeatures) -> Leakage:
         exclusive = not any(record.findings for record in self.records)
+        small = images.pixels.get("thumbnail")
         return find_leakage(
-            self.records,
-            self.patients,
-            copies=copies,
-            exclusive=exclusive,
-            thumbnails=images.pixels.get("thumbnail"),
-            seed=self.seed,
+            self.records, self.patients, copies=copies, exclusive=exclusive, thumbnails=small, seed=self.seed
         )
 
     def result(
