@@ -22,7 +22,7 @@ from rich.progress import track
 from covidcxr import Pipeline
 from covidcxr.data import CSVDataModule
 from covidcxr.io.image import write_mask
-from covidcxr.transforms.geometry import Orientation
+from covidcxr.transforms.pyramid import Orientation
 
 RESTRICTED = "NC|unstated|research"
 COLUMNS = ["path", "source", "label", "patient_id", "view", "sex", "age", "license", "terms"]
