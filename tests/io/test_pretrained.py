@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
@@ -384,3 +385,16 @@ def test_weights_that_cannot_be_written_leave_the_old_file(
 def test_shipped_names_are_complete() -> None:
     for name in pretrained.bundled():
         assert json.loads((pretrained.fetch(name) / "pipeline.json").read_text(encoding="utf-8"))
+
+
+def test_garbage_is_collected_again_after_loading() -> None:
+    def fail() -> None:
+        with pretrained.collection_paused(), pretrained.collection_paused():  # a pipeline loads its models
+            assert not gc.isenabled()
+            raise ConfigError("a wrong value")
+
+    assert gc.isenabled()
+    with pytest.raises(ConfigError):
+        fail()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0

@@ -199,7 +199,8 @@ class CXRModel(nn.Module, ABC):
             ConfigError: If its config has an unknown key or a wrong value, or is of another kind of model.
         """
         folder = pretrained.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-        return cls.load(model_folder(folder, cls.task)).eval()
+        with pretrained.collection_paused():
+            return cls.load(model_folder(folder, cls.task)).eval()
 
     @classmethod
     @abstractmethod

@@ -7,7 +7,6 @@ builds an encoder without memory first, and to draw random weights for that take
 
 from __future__ import annotations
 
-import gc
 import inspect
 import os
 import sys
@@ -172,15 +171,12 @@ def weights_follow(numbers: int) -> Iterator[None]:
     Raises:
         ConfigError: If there are more.
     """
-    token, collects = _WEIGHTS_FOLLOW.set(True), gc.isenabled()
-    gc.disable()  # libraries and modules are thousands of objects and no garbage: to look for some took a third longer
+    token = _WEIGHTS_FOLLOW.set(True)
     try:
         with _Counted(numbers):
             yield
     finally:
         _WEIGHTS_FOLLOW.reset(token)
-        if collects:
-            gc.enable()
 
 
 _WEIGHTS_FOLLOW: ContextVar[bool] = ContextVar("_WEIGHTS_FOLLOW", default=False)

@@ -396,4 +396,5 @@ class Pipeline(ShowsParts):
         if backend not in get_args(Backend):
             raise ConfigError(f"backend must be one of {', '.join(get_args(Backend))}, not {backend!r}.")
         folder = pretrained.fetch(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-        return cls(**(load_exported if backend == "onnx" else load_parts)(folder))
+        with pretrained.collection_paused():
+            return cls(**(load_exported if backend == "onnx" else load_parts)(folder))
