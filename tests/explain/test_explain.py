@@ -19,7 +19,7 @@ from covidcxr.cli import main
 from covidcxr.cli.explain import explain_images
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.explain import METHODS, explain, explain_many, faithfulness
-from covidcxr.explain.methods import as_maps, log_odds, named_layers, recorded
+from covidcxr.explain.methods import _named_layers, as_maps, log_odds, recorded
 from covidcxr.io.image import read_image, write_image
 from covidcxr.phantom import draw_phantom
 from covidcxr.pipeline.folder import find_images
@@ -207,7 +207,7 @@ def test_maps_of_every_network_lie_as_the_image_does(network: ClassificationMode
     changed = image.clone()
     rows, columns = slice(height // 4, height // 4 + 16), slice(3 * width // 4, 3 * width // 4 + 16)
     changed[..., rows, columns] = 1 - changed[..., rows, columns]
-    for names in (named_layers(network.network), []):
+    for names in (_named_layers(network.network), []):
         found = []
         for given in (image, changed):
             with recorded(network.network, names) as outputs, torch.no_grad():

@@ -21,7 +21,7 @@ from covidcxr import aliases
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.models import ClassificationModel
 
-__all__ = ["METHODS", "Attribution", "find_method", "log_odds", "smooth", "as_maps", "named_layers", "recorded"]
+__all__ = ["METHODS", "Attribution", "find_method", "log_odds", "smooth", "as_maps", "recorded"]
 
 __getattr__ = partial(aliases.find, __name__)
 
@@ -29,17 +29,8 @@ _MOST_PREFIX = 16
 """Class, distillation and register tokens that a transformer may put before those of the image."""
 
 
-def named_layers(network: nn.Module) -> list[str]:
-    """Name the last layer of each stage where timm built the network.
-
-    timm's networks list them (`feature_info`), also inside another network.
-
-    Args:
-        network: Any network.
-
-    Returns:
-        Names of its modules, in order; none for other networks.
-    """
+def _named_layers(network: nn.Module) -> list[str]:
+    """Name the last layer of each stage where timm built the network."""
     for name, module in network.named_modules():
         stages = getattr(module, "feature_info", None)
         if stages:
@@ -208,7 +199,7 @@ def _cam(attribution: Attribution, *, pooled: bool) -> Float[Tensor, "batch heig
     network, size = attribution.model.network, attribution.size
     prefix, inputs = _prefix(network), attribution.inputs.detach().requires_grad_()
     layers: list[tuple[Tensor, Tensor]] = []  # maps and their gradients, the last layer first
-    for names in (named_layers(network), []):
+    for names in (_named_layers(network), []):
         with recorded(network, names) as outputs:
             score = attribution.score(inputs, attribution.targets).sum()
         outputs = [maps for maps in outputs if maps.requires_grad and as_maps(maps, size, prefix) is not None]

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Integer
 
+from covidcxr import aliases
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, PatientIds, Statistics, check_length
 from covidcxr.evaluation.metrics.calibration import brier_interval, brier_of, error_intervals
@@ -15,15 +16,15 @@ from covidcxr.evaluation.metrics.intervals import Interval
 from covidcxr.evaluation.metrics.weighted import Ranking, calibration_gaps, ratio, weighted_confusion, weighted_mean
 from covidcxr.registry import CLASSIFICATION_SCORES
 
+__getattr__ = partial(aliases.find, __name__)
+
 __all__ = [
     "BINS",
     "CURVES",
-    "areas_of",
     "by_class",
     "check_classes",
     "check_labels",
     "check_predictions",
-    "check_probabilities",
     "classification_metrics",
     "classification_statistics",
     "rates_of",
@@ -107,7 +108,7 @@ def classification_statistics(
         hits = np.diagonal(counts, axis1=1, axis2=2)
         total = counts.sum((1, 2))
         per_class = rates_of(hits, counts.sum(2), counts.sum(1), total[:, None])
-        per_class |= areas_of(rankings, weights)
+        per_class |= _areas_of(rankings, weights)
         scores = {"accuracy": ratio(hits.sum(1), total)}
         parts = {"balanced_accuracy": "sensitivity", "macro_specificity": "specificity", "macro_f1": "f1"}
         parts |= {f"macro_{curve}": curve for curve in CURVES}
@@ -174,7 +175,7 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray) -> None:
             f"Probabilities of shape {probabilities.shape} and labels of shape {labels.shape} do not fit: they must "
             f"be [images, classes] and [images], with one image or more."
         )
-    check_probabilities(probabilities)
+    _check_probabilities(probabilities)
     check_labels(labels, probabilities.shape[1])
 
 
@@ -196,15 +197,8 @@ def check_labels(labels: np.ndarray, outputs: int) -> None:
 CURVES = ("auroc", "average_precision")
 
 
-def check_probabilities(probabilities: np.ndarray) -> None:
-    """Refuse numbers that are no probabilities.
-
-    Args:
-        probabilities: Of any shape.
-
-    Raises:
-        ConfigError: If one is NaN or not in [0, 1].
-    """
+def _check_probabilities(probabilities: np.ndarray) -> None:
+    """Refuse numbers that are no probabilities."""
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ConfigError("Probabilities must be in [0, 1] without NaN: apply softmax or sigmoid to logits first.")
 
@@ -228,16 +222,8 @@ def check_classes(probabilities: np.ndarray, classes: Sequence[str], least: int 
         )
 
 
-def areas_of(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute AUROC and average precision of each class.
-
-    Args:
-        rankings: Of each class, its images sorted by score.
-        weights: Weight of each image in each resample, [resamples, images].
-
-    Returns:
-        By name of `CURVES`, areas [resamples, classes].
-    """
+def _areas_of(rankings: Sequence[Ranking], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute AUROC and average precision of each class."""
     areas = zip(*(ranking.areas(weights) for ranking in rankings), strict=True)
     return {name: np.stack(area, axis=1) for name, area in zip(CURVES, areas, strict=True)}
 
@@ -343,7 +329,7 @@ def finding_statistics(
         raise ConfigError(
             f"Probabilities and truths must be [images, classes], not {probabilities.shape}, {truths.shape}."
         )
-    check_probabilities(probabilities)
+    _check_probabilities(probabilities)
     check_classes(probabilities, classes, least=1)
     known, true, absent = ~np.isnan(truths), truths == 1, truths == 0
     if (known & ~true & ~absent).any():
@@ -358,7 +344,7 @@ def finding_statistics(
     cells = np.concatenate([true & predicted_positive, true, predicted_positive, known], axis=1).astype(float)
 
     def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-        per_class = areas_of(rankings, weights)
+        per_class = _areas_of(rankings, weights)
         scores = {f"macro_{name}": _mean(per_class[name][:, kept]) for name, kept in both.items()}
         per_class |= rates_of(*np.split(weights @ cells, 4, axis=1))
         per_class["brier"] = np.stack([weighted_mean(weights, column) for column in squares.T], axis=1)
