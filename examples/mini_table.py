@@ -9,8 +9,8 @@ Writes DIR/mini.csv: paths below DIR, `terms` ("open", or "restricted" for non-c
 ones), and one column a mask class. Restricted images and masks train nothing; those with hand-drawn masks test.
 
 The second command needs a trained segmenter, by the FOLDER of a pipeline. On the training images with COVID-19 or other
-pneumonia for which there is no infection mask it predicts one (DIR/drawn), and writes DIR/mini-drawn.csv: the same table
-with these pseudo-masks.
+pneumonia for which there is no infection mask it predicts one (DIR/drawn), and writes DIR/mini-drawn.csv: the same
+table with these pseudo-masks.
 """
 
 import argparse
