@@ -104,4 +104,4 @@ def test_compared_runs_without_an_interval_are_drawn(tmp_path: Path) -> None:
     one_patient = Estimate(0.7, float("nan"), float("nan"), 1, 1).to_dict()
     draw_comparison({"run": {"dice_lung": one_patient}}, ["dice_lung"], tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").stat().st_size > 1000
-    assert str(Estimate.from_dict(one_patient)) == "0.700 [nan, nan]"
+    assert str(Estimate.from_dict(one_patient)) == "0.700 (no interval)"

@@ -45,6 +45,17 @@ def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return probabilities, labels, patients
 
 
+def test_precision_of_what_is_never_predicted_is_not_defined() -> None:
+    probabilities = np.tile([0.7, 0.3], (40, 1))
+    scores = classification_metrics(probabilities, np.arange(40) % 2, np.arange(40), ("normal", "covid"), resamples=50)
+    assert str(scores["precision_covid"]) == "not defined: nothing was predicted positive"
+    assert scores["precision_covid"].to_dict()["value"] is None
+    assert scores["precision_normal"].value == 0.5
+    shown = np.arange(40.0)[:, None] % 2
+    findings = finding_metrics(probabilities[:, 1:], shown, np.arange(40), ("covid",), resamples=50)
+    assert str(findings["precision_covid"]) == str(scores["precision_covid"])
+
+
 # --- average precision and calibration error over weights ---
 
 

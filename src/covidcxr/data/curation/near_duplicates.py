@@ -91,7 +91,7 @@ class Sketch:
     words: Int[np.ndarray, "features tables"]
 
 
-NO_SKETCH = Sketch(np.zeros((0, 2), np.float32), np.zeros((0, _TABLES), np.int64))
+NO_SKETCH = Sketch(np.zeros((0, 2), np.float32), np.zeros((0, _TABLES), np.int32))
 """Of an image that is only compared exactly."""
 
 
@@ -132,22 +132,23 @@ def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     """
     import scipy.sparse as sparse
 
-    rows = np.repeat(np.arange(len(sketches)), [drawn.words.size for drawn in sketches])
-    if not len(rows):
+    ends = np.cumsum([0, *(drawn.words.size for drawn in sketches)], dtype=np.int32)
+    if not ends[-1]:
         return iter(())
     words = np.concatenate([drawn.words.ravel() for drawn in sketches])
-    _, columns = np.unique(words, return_inverse=True)
-    holds = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)))
+    shape = len(sketches), _TABLES << _BITS
+    holds = sparse.csr_matrix((np.ones(len(words), np.float32), words, ends), shape)
     holds.sum_duplicates()
     holds.data[:] = 1
-    images = np.asarray(holds.sum(0)).ravel()
+    images = np.bincount(holds.indices, minlength=shape[1])
     useful = np.flatnonzero((images > 1) & (images <= max(2, _COMMON * len(sketches))))
     holds = holds[:, useful]
     rare = np.log(max(len(sketches), 1000) / images[useful])  # among a few images, a word that all have still tells
     weighted = holds @ sparse.diags(rare.astype(np.float32))
+    by_word = holds.T.tocsr()
     pairs: set[tuple[int, int]] = set()
     for start in range(0, len(sketches), 512):  # all at once would be the square of the images
-        shared = (weighted[start : start + 512] @ holds.T).tocsr()
+        shared = (weighted[start : start + 512] @ by_word).tocsr()
         for row in range(shared.shape[0]):
             image, begin, end = start + row, shared.indptr[row], shared.indptr[row + 1]
             others, scores = shared.indices[begin:end], shared.data[begin:end]
@@ -352,7 +353,7 @@ def _agreement(image: np.ndarray, other: np.ndarray, covered: np.ndarray, parts:
 
 def _sorted_words(words: Int[np.ndarray, "features tables"]) -> Int[np.ndarray, " words"]:
     """Return all words of an image in order, each followed by the number of its feature."""
-    return np.sort((words * _MOST_FEATURES + np.arange(len(words))[:, None]).ravel())
+    return np.sort((words * _MOST_FEATURES + np.arange(len(words), dtype=np.int32)[:, None]).ravel())  # 30 bits
 
 
 def _lie_alike(points: np.ndarray, other_points: np.ndarray, words: np.ndarray, other_words: np.ndarray) -> bool:
@@ -428,7 +429,7 @@ def _words(features: Float32[np.ndarray, "features 128"]) -> Int[np.ndarray, "fe
     canonical = np.take_along_axis(features, _VIEWS[view], axis=1)
     signs = canonical @ _projections() > 0
     powers = 1 << np.arange(_BITS)
-    return np.asarray(signs.reshape(-1, _TABLES, _BITS) @ powers + (np.arange(_TABLES) << _BITS))
+    return np.asarray(signs.reshape(-1, _TABLES, _BITS) @ powers + (np.arange(_TABLES) << _BITS), np.int32)
 
 
 def _projections() -> Float[np.ndarray, "128 bits"]:

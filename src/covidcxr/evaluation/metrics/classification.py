@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from covidcxr import aliases
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, PatientIds, Statistics, check_length
 from covidcxr.evaluation.metrics.calibration import brier_interval, brier_of, error_intervals
-from covidcxr.evaluation.metrics.intervals import Interval
+from covidcxr.evaluation.metrics.intervals import NONE_PREDICTED, Interval
 from covidcxr.evaluation.metrics.weighted import Ranking, calibration_gaps, ratio, weighted_confusion, weighted_mean
 from covidcxr.registry import CLASSIFICATION_SCORES
 
@@ -132,7 +132,16 @@ def classification_statistics(
 
     brier = partial(brier_interval, columns[:, 0], predicted != labels, worst=1.0 if len(classes) == 2 else 2.0)
     intervals: dict[str, FindInterval] = {"ece": of_ece, "brier": brier}
+    intervals |= _undefined_precisions(predicted[:, None] == np.arange(len(classes)), classes)
     return Statistics(compute, images, {"accuracy", *kinds, *images}, kinds, intervals)
+
+
+def _undefined_precisions(
+    predicted_positive: Bool[np.ndarray, "images classes"], classes: Sequence[str]
+) -> dict[str, FindInterval]:
+    """Say of each class that is never predicted that its precision is not defined (Maier-Hein 2024)."""
+    never = np.flatnonzero(~predicted_positive.any(0))
+    return {f"precision_{classes[c]}": lambda patient, confidence: NONE_PREDICTED for c in never}
 
 
 def _images_of_scores(
@@ -351,7 +360,7 @@ def finding_statistics(
         return scores | by_class(per_class, classes)
 
     images: dict[str, np.ndarray] = {f"macro_{name}": known[:, kept].any(1) for name, kept in both.items()}
-    shares, kinds, intervals = set(images), {}, {}
+    shares, kinds, intervals = set(images), {}, _undefined_precisions(predicted_positive, classes)
     for name, kept in both.items():
         kinds[f"macro_{name}"] = [kind[:, c] for c in np.flatnonzero(kept) for kind in (true, absent)]
     for c, name in enumerate(classes):

@@ -8,6 +8,7 @@ patients less one is too many; the geometric mean of both holds. The guide "Inte
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from jaxtyping import Bool, Float, Integer
 from covidcxr.utils.plain import count_of
 
 __all__ = [
+    "NONE_PREDICTED",
     "NO_VALUE",
     "ONE_PATIENT",
     "Estimate",
@@ -63,12 +65,16 @@ class Estimate:
     note: str = ""
 
     def __str__(self) -> str:
+        if math.isnan(self.value):
+            return self.note or NO_VALUE.note
+        if math.isnan(self.low):
+            return f"{self.value:.3f} (no interval{': ' if self.note else ''}{self.note})"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def _repr_html_(self) -> str:
         """Show the number, its interval and what is behind them in a notebook."""
-        behind = f"{count_of(self.count, 'image')} of {count_of(self.patients, 'patient')}"
-        return f"<b>{self.value:.3f}</b> [{self.low:.3f}, {self.high:.3f}], {behind}"
+        value, _, interval = html.escape(str(self)).partition(" ")
+        return f"<b>{value}</b> {interval}, {count_of(self.count, 'image')} of {count_of(self.patients, 'patient')}"
 
     def to_dict(self) -> dict[str, float | int | str | None]:
         """Return plain data for JSON, which has no NaN: None stands for it, with a note that says why."""
@@ -125,7 +131,8 @@ class Interval:
         return self if math.isnan(self.low) else Interval(max(least, self.low), min(most, self.high))
 
 
-NO_VALUE = Interval(note="the number is not defined")
+NO_VALUE = Interval(note="not defined")
+NONE_PREDICTED = Interval(note="not defined: nothing was predicted positive")
 ONE_PATIENT = Interval(note="fewer than two patients stand behind it")
 
 

@@ -55,13 +55,13 @@ _SCORES = {
 
 
 def open_pipeline(
-    source: str | PathLike[str], *, lungs: str | PathLike[str] = "mini", outlines: bool = False
+    source: str | PathLike[str], *, lungs: str | PathLike[str] | SegmentationModel = "mini", outlines: bool = False
 ) -> Pipeline:
     """Load a pipeline, or a single model as one.
 
     Args:
         source: A bundled name, a folder (of a pipeline or of one model) or a Hub repository.
-        lungs: Where the lungs come from for a classifier that sees a region of the image.
+        lungs: Where the lungs come from for a classifier that sees a region of the image: as `source`, or a model.
         outlines: Draw the lungs beside a single classifier of the full image too, to be looked at.
 
     Returns:
@@ -76,7 +76,9 @@ def open_pipeline(
     parts: dict[str, Any] = dict(load_single(folder))
     classifier = parts.get("classifier")
     if classifier is not None and "lung_segmenter" not in parts and (classifier.needs_lungs or outlines):
-        parts["lung_segmenter"] = Pipeline.from_pretrained(lungs).lung_segmenter
+        parts["lung_segmenter"] = (
+            lungs if isinstance(lungs, SegmentationModel) else Pipeline.from_pretrained(lungs).lung_segmenter
+        )
     return Pipeline(**parts)
 
 

@@ -26,6 +26,7 @@ from covidcxr.evaluation.predictions.predictions import MASKS, ROUNDING, UNBOUND
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
 from covidcxr.io.folders import replace_file
 from covidcxr.io.pretrained import read_json, write_json
+from covidcxr.models import SegmentationModel
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.tasks.rows import predict_rows
 
@@ -346,7 +347,15 @@ class RunFolder:
 
 @cache
 def _open(folder: Path) -> Pipeline:
-    return open_pipeline(folder, outlines=True)
+    return open_pipeline(folder, lungs=_open_lungs(), outlines=True)
+
+
+@cache
+def _open_lungs() -> SegmentationModel:
+    """Load the bundled lung segmenter once: the models of all parts of a run share it."""
+    pipeline = open_pipeline("mini")
+    assert pipeline.lung_segmenter is not None
+    return pipeline.lung_segmenter
 
 
 def read_folder(folder: Path) -> list[RunFolder]:

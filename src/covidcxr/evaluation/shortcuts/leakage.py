@@ -258,12 +258,16 @@ def _series(
     drawn = [(first, second) for first, second in others if first != second]
     if len(drawn) < _LEAST_NEIGHBOURS:
         return None
-    near, far = ([_likeness(thumbnails[one], thumbnails[other]) for one, other in sets] for sets in (pairs, drawn))
+    near, far = (
+        [_likeness(thumbnails[first], thumbnails[second]) for first, second in sets] for sets in (pairs, drawn)
+    )
     order = np.argsort(np.argsort([*near, *far]))[: len(near)]
     alike = (order.sum() - len(near) * (len(near) - 1) / 2) / (len(near) * len(far))
     trained = {place for place, record in enumerate(records) if record.split == "train"}
     both_ways = [*pairs, *((second, first) for first, second in pairs)]
-    held_out = {place for place, other in both_ways if records[place].split in HELD_OUT_PARTS and other in trained}
+    held_out = {
+        place for place, neighbour in both_ways if records[place].split in HELD_OUT_PARTS and neighbour in trained
+    }
     return Series(len(pairs), float(alike), len(held_out))
 
 
@@ -317,9 +321,9 @@ def _copies(records: Sequence[Record], duplicates: Duplicates) -> Copies:
         return sum(len(own - {None}) > 1 for own in values)
 
     bodies = tuple(
-        (one, other)
-        for one, other in duplicates.bodies
-        if by_id[one].patient_id is None or by_id[other].patient_id is None
+        (first, second)
+        for first, second in duplicates.bodies
+        if by_id[first].patient_id is None or by_id[second].patient_id is None
     )
     parts = {record.image_id: record.split for record in records}
     return Copies(

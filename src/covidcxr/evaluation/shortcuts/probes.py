@@ -283,7 +283,7 @@ def _logistic(name: ModelName) -> Any:
 
     if name == "table":
         return LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000, tol=1e-3))
 
 
 def _score(

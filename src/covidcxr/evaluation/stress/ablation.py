@@ -156,7 +156,7 @@ def ablation(
     part = split if folds is None else None
     sample = ImageSample(data, split=part, max_images=max_images, among=folds, seed=seed)
     with ExitStack() as stack:
-        pipelines = {name: stack.enter_context(as_pipeline(one)) for name, one in models.items()}
+        pipelines = {name: stack.enter_context(as_pipeline(own)) for name, own in models.items()}
         run = _Run(pipelines, folds or {}, lungs)
         for batch in tracked(sample.batches(batch_size), -(-len(sample) // batch_size), "batches", progress):
             run.add(batch)
@@ -179,7 +179,7 @@ class _Run:
         if len(self.classifiers) < len(pipelines):
             raise ConfigError("There is no classifier whose lungs could be painted out.")
         self.config = next(iter(self.classifiers.values())).config
-        if any(other.config.classes != self.config.classes for other in self.classifiers.values()):
+        if any(classifier.config.classes != self.config.classes for classifier in self.classifiers.values()):
             raise ConfigError("The models of the folds know other classes than each other.")
         self._drawer = "the bundled segmenter of lungs" if lungs is None else "the given segmenter of lungs"
         self.records: list[Record] = []
@@ -282,9 +282,9 @@ class _Run:
             shares=shares,
             kinds={share: kinds[share.partition("\0")[0]] for share in shares},
             differences={
-                f"{name}\0{key}": (f"{name}\0{one}", f"{name}\0{other}")
+                f"{name}\0{key}": (f"{name}\0{minuend}", f"{name}\0{subtrahend}")
                 for name in names
-                for key, (one, other) in DIFFERENCES.items()
+                for key, (minuend, subtrahend) in DIFFERENCES.items()
             },
             resamples=resamples,
             seed=seed,
