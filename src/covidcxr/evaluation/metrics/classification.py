@@ -140,7 +140,7 @@ def _undefined_precisions(
     predicted_positive: Bool[np.ndarray, "images classes"], classes: Sequence[str]
 ) -> dict[str, FindInterval]:
     """Say of each class that is never predicted that its precision is not defined (Maier-Hein 2024)."""
-    never = np.flatnonzero(~predicted_positive.any(0))
+    never = np.flatnonzero(~predicted_positive.any(0)).tolist()
     return {f"precision_{classes[c]}": lambda patient, confidence: NONE_PREDICTED for c in never}
 
 
