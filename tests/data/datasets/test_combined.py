@@ -220,9 +220,9 @@ class TestCopies:
         file = next(kept.glob("*.npz"))
         sketched: list[int] = []
 
-        def count(image: Any) -> Any:
+        def count(*image: Any) -> Any:
             sketched.append(1)
-            return sketch(image)
+            return sketch(*image)
 
         monkeypatch.setattr("covidcxr.data.curation.duplicates.sketch", count)
         assert find_duplicates(records, cache=kept) == first
