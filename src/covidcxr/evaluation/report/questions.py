@@ -330,6 +330,9 @@ def _guessed(shortcuts: Shortcuts) -> list[Finding]:
         return [
             Finding(question, answer, weight, f"the {trait} alone predicts {name} with an AUROC of {_short(guess)}")
         ]
+    if guess.value >= BLIND and not lead.low > 0:
+        reason = f"the {trait} alone may predict {name} as well as the model; these are too few images to tell"
+        return [Finding(question, answer, "doubt", reason)]
     return [Finding(question, answer, "for", "source, view, sex and age do not predict the label")]
 
 
