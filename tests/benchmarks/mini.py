@@ -82,6 +82,8 @@ def measure(pipeline: Pipeline, row: Row, root: Path) -> Row:
             elif prediction.masks["lung"].any():
                 lungs = prediction.masks["lung"]
                 result["fraction_error"] = float(mask[lungs].mean() - truth[lungs].mean())
+    if row["segmented"] and row["label"] == "normal" and prediction.masks and prediction.masks["lung"].any():
+        result["false_fraction"] = float(prediction.masks["infection"][prediction.masks["lung"]].mean())
     return result
 
 
@@ -145,6 +147,11 @@ def report_masks(report: Report, rows: list[Row]) -> None:
             report.share(f"{name}, {source}: Dice", part, "dice_" + name, share=False)
             if name != "infection":
                 report.share(f"{name}, {source}: a lung lost", part, "lost_" + name)
+    normal = [row for row in rows if "false_fraction" in row]
+    for source in ("all", *sorted({row["source"] for row in normal})):
+        part = [row for row in normal if source in ("all", row["source"])]
+        name = f"normal images, {source}: infections on more than 2 % of the lungs"
+        report.share(name, part, lambda row: row["false_fraction"] > 0.02)
     part = [row for row in rows if "fraction_error" in row]
     report.share("infected fraction, predicted less drawn", part, "fraction_error", share=False)
     errors = [row["fraction_error"] for row in part]
