@@ -307,7 +307,8 @@ def test_an_audit_gives_the_same_numbers(saved: Path) -> None:
         for scores in (target["probes"], target["official_test"], *target["within"].values()):
             scores[:] = [score for score in scores if score["probe"] in probes]
     for name in ("films", "patients", "questions", "sources"):
-        assert_near(without_intervals(audit[name]), without_intervals(before[name]), where=name)
+        # Forests have grown leaner since: their scores are near, not equal.
+        assert_near(without_intervals(audit[name]), without_intervals(before[name]), 0.02, where=name)
 
 
 # The search

@@ -515,7 +515,7 @@ class TestInterruption:
     @pytest.mark.slow
     @pytest.mark.timeout(1200)
     def test_the_command_killed_at_ten_moments(self, tmp_path):
-        write_folder_fake(tmp_path / "data", patients=80)
+        write_folder_fake(tmp_path / "data", patients=200)
         for image in list((tmp_path / "data").rglob("p007_*.png")):
             image.write_bytes(b"\x89PNG\r\n\x1a\n no image")
         words = ["datasets", "prepare", "folder", "--root", "data", "--image-size", "24", "24", "--num-workers", "1"]
