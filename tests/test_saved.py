@@ -28,6 +28,7 @@ from covidcxr import (
     read_mask,
 )
 from covidcxr.cli import main
+from covidcxr.evaluation.shortcuts.probes import PROBES
 from covidcxr.registry import DATASETS
 
 SAVED = Path(__file__).with_name("saved")
@@ -306,9 +307,17 @@ def test_an_audit_gives_the_same_numbers(saved: Path) -> None:
     for target in (*audit["questions"], audit["sources"]):  # there are new probes, and an alarm depends on their number
         for scores in (target["probes"], target["official_test"], *target["within"].values()):
             scores[:] = [score for score in scores if score["probe"] in probes]
+    # Forests have grown leaner since: their scores are near, not equal; all others are what they were.
+    forests = {probe.name for probe in PROBES if probe.model == "forest"}
+    for result in (audit, before):
+        for target in (*result["questions"], result["sources"]):
+            for scores in (target["probes"], target["official_test"], *target["within"].values()):
+                own = [score for score in scores if score["probe"] in forests]
+                scores[:] = [score for score in scores if score["probe"] not in forests]
+                result.setdefault("forests", []).append(own)
+    assert_near(without_intervals(audit["forests"]), without_intervals(before["forests"]), 0.02)
     for name in ("films", "patients", "questions", "sources"):
-        # Forests have grown leaner since: their scores are near, not equal.
-        assert_near(without_intervals(audit[name]), without_intervals(before[name]), 0.02, where=name)
+        assert_near(without_intervals(audit[name]), without_intervals(before[name]), where=name)
 
 
 # The search
