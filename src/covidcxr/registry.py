@@ -205,10 +205,10 @@ def _identity(entry: Callable[..., Any]) -> str:
 
 DATASETS = Registry("data set", group="covidcxr.datasets", package="covidcxr.data.datasets")
 SEGMENTATION_NETWORKS = Registry(
-    "segmentation network", group="covidcxr.segmentation_networks", package="covidcxr.networks.zoo"
+    "segmentation network", group="covidcxr.segmentation_networks", package="covidcxr.networks"
 )
 CLASSIFICATION_NETWORKS = Registry(
-    "classification network", group="covidcxr.classification_networks", package="covidcxr.networks.zoo"
+    "classification network", group="covidcxr.classification_networks", package="covidcxr.networks"
 )
 SEGMENTATION_LOSSES = Registry("segmentation loss", group="covidcxr.segmentation_losses", package="covidcxr.losses")
 CLASSIFICATION_LOSSES = Registry(

@@ -18,7 +18,7 @@ from covidcxr.config import ModelConfig, PreprocessConfig
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, DatasetError, PretrainedError
 from covidcxr.models import ClassificationModel, load_model
-from covidcxr.networks.zoo.boosted import BoostedTrees
+from covidcxr.networks.shallow import BoostedTrees
 from covidcxr.phantom import write_dataset
 from covidcxr.registry import CLASSIFICATION_NETWORKS
 from covidcxr.tasks import ClassificationTask, fit_boosting, predict_rows

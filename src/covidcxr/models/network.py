@@ -20,8 +20,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.io import pretrained
 from covidcxr.models.base import CXRModel, calibrate_logits, check_images, inference
 from covidcxr.networks import build_network
-from covidcxr.networks.build import weights_follow
-from covidcxr.networks.fused import FusedNetwork
+from covidcxr.networks.build import FusedNetwork, weights_follow
 from covidcxr.transforms.geometry import apply_region, normalize, resize_image, resize_mask
 from covidcxr.transforms.preprocess import Preprocess
 from covidcxr.transforms.pyramid import ImagePyramid, Pixels, ResizedImages, fit_images, lungs_of

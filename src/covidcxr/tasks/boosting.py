@@ -8,7 +8,7 @@ from torch import Tensor
 from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.models import ClassificationModel
-from covidcxr.networks.zoo.boosted import BoostedTrees
+from covidcxr.networks.shallow import BoostedTrees
 from covidcxr.tasks.rows import check_classes, inputs, labelled_images
 from covidcxr.utils.plain import is_number
 from covidcxr.utils.threads import tracked
