@@ -136,6 +136,12 @@ def test_each_source_is_tested_by_a_model_that_never_saw_it(images: Path, tmp_pa
         rows = read_rows(tmp_path / "out" / variant / "predictions.csv")
         assert len(rows) == 36
         assert all(row["fold"] == f"without-{row['source']}" for row in rows)
+    # The lungs are painted out for each image by the model that never saw its source.
+    words = ["evaluate", str(tmp_path / "out" / "plain"), "--data.root", str(images), "--ablation", "--no-gallery"]
+    assert main([*words, "--resamples", "50", "--no-copies", "--out", str(tmp_path / "report")]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["ablation"]["models"] == len({row["source"] for row in rows}) == 2
+    assert report["ablation"]["images"] == 36
 
 
 def test_what_has_no_parts_is_refused(images: Path, tmp_path: Path) -> None:

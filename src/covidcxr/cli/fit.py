@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Sequence
 from typing import get_args
 
@@ -118,11 +119,19 @@ def train(words: Sequence[str]) -> int:
     try:
         training.fit(config, record=True)
     except ProcessLostError:
-        if os.environ.get("LOCAL_RANK", "0") != "0" and os.getppid() == parent:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and _is_alive(parent):
             return 2  # who started this process says it
         raise
     print_line(f"Model: {config['output']}")
     return 0
+
+
+def _is_alive(parent: int) -> bool:
+    """Tell whether the process that started this one goes on; one that is killed is lost a moment before it is gone."""
+    until = time.monotonic() + 0.25
+    while os.getppid() == parent and time.monotonic() < until:
+        time.sleep(0.01)
+    return os.getppid() == parent
 
 
 def _as_key(word: str) -> str:
