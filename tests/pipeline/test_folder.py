@@ -237,16 +237,16 @@ class TestInterrupted:
     def test_images_that_failed_are_tried_again(
         self, predict: Any, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from covidcxr.pipeline import case
+        from covidcxr.pipeline import cases
 
         def read(image: Any, **settings: Any) -> Any:
             if Path(image).name == "5.png":
                 raise ImageReadError("The disk of the images is away.")
             return original(image, **settings)
 
-        out, original = tmp_path / "out", case.read_pixels
+        out, original = tmp_path / "out", cases.read_pixels
         with monkeypatch.context() as patch:
-            patch.setattr(case, "read_pixels", read)
+            patch.setattr(cases, "read_pixels", read)
             assert predict(out)["failed"] == 2
         assert predict(out)["failed"] == 1
         assert [line["name"] for line in lines_of(out)] == [f"{seed}.png" for seed in range(7)]

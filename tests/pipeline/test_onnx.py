@@ -20,7 +20,6 @@ from covidcxr.errors import ConfigError, CovidCXRError, PretrainedError
 from covidcxr.io import fetch, read_json, write_image
 from covidcxr.phantom import draw_other, draw_phantom
 from covidcxr.pipeline import onnx as onnx_backend
-from covidcxr.pipeline import precision
 from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.prediction import Prediction
 
@@ -375,26 +374,26 @@ def test_a_precision_that_loses_too_much_is_refused_unless_it_is_forced(
 
     about = read_json(export / "export.json")
     before = load(export)
-    monkeypatch.setattr(precision, "_halve", spoil)
-    forced = precision.reduce_precision(export, about, "float16", [lungs()], force=True)
+    monkeypatch.setattr(onnx_backend, "_halve", spoil)
+    forced = onnx_backend.reduce_precision(export, about, "float16", [lungs()], force=True)
     assert forced["loss"]["dice"]["lung_field"]["mean"] < 0.5
-    assert forced["loss"] == precision.measure_loss(before, load(export), [lungs()])
+    assert forced["loss"] == onnx_backend.measure_loss(before, load(export), [lungs()])
     again = export.parent / "again"
     about = write_export(again)
     with pytest.raises(ConfigError, match=r"float16 loses too much .* the mask lung_field agrees .* --force"):
-        precision.reduce_precision(again, about, "float16", [lungs()])
+        onnx_backend.reduce_precision(again, about, "float16", [lungs()])
     assert not list(again.iterdir())
 
 
 def test_weights_in_16_bits_are_computed_with_in_32(tmp_path: Path) -> None:
-    held = precision._LEAST_WEIGHTS
+    held = onnx_backend._LEAST_WEIGHTS
     weights = np.linspace(0.1, 1, held, dtype=np.float32).reshape(1, 1, 1, held)
     node = onnx.helper.make_node
     nodes = [node("Mul", ["image", "weights"], ["probabilities"])]
     path = tmp_path / "halved.onnx"
     write_file(path, nodes, {"weights": weights}, ["image"], "probabilities")
     before = path.stat().st_size
-    precision._halve(path)
+    onnx_backend._halve(path)
     assert path.stat().st_size < 0.8 * before
     session = onnx_backend.start_session(path.read_bytes())
     (result,) = session.run(None, {"image": np.ones((1, 1, 1, held), np.float32)})

@@ -23,11 +23,11 @@ from covidcxr.io import pretrained, read_image, write_image
 from covidcxr.models import ClassificationModel, SegmentationModel
 from covidcxr.models.network import resize_images
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline.contact_sheet import write_sheet
 from covidcxr.pipeline.folder import predict_folder
 from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.pipeline import FailedPrediction, Pipeline, Prediction
 from covidcxr.pipeline.prediction import in_words
+from covidcxr.pipeline.results import write_sheet
 from covidcxr.transforms.overlay import mask_color
 
 SIZE = (64, 64)

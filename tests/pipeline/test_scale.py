@@ -31,7 +31,7 @@ from covidcxr.cli import main
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.io import lock_folder, read_mask, write_image
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline import Pipeline, Prediction, contact_sheet, folder, results
+from covidcxr.pipeline import Pipeline, Prediction, folder, results
 from covidcxr.pipeline.folder import predict_folder
 from covidcxr.pipeline.prediction import FailedPrediction
 
@@ -105,7 +105,7 @@ class TestMemory:
         self, cheap: None, pipeline: Pipeline, tmp_path: Path, form: Any, number: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(results, "_PART_IMAGES", 64)
-        monkeypatch.setattr(contact_sheet, "PAGE_IMAGES", 20)
+        monkeypatch.setattr(results, "PAGE_IMAGES", 20)
         monkeypatch.setattr(folder, "fingerprint", lambda pipeline: "the same")  # takes as long as all else
 
         def peak(count: int) -> int:
@@ -345,7 +345,7 @@ class TestPages:
     def test_by_answer_and_reason(
         self, cheap: None, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(contact_sheet, "PAGE_IMAGES", 10)
+        monkeypatch.setattr(results, "PAGE_IMAGES", 10)
         out = tmp_path / "out"
         predict_folder([], out, manifest=manifest(tmp_path / "list.csv", 100), model=pipeline, progress=False)
         index = (out / "index.html").read_text()
@@ -365,7 +365,7 @@ class TestPages:
         assert shown == Counter({f"study-{number:06}": 1 for number in range(100)})
         for link in re.findall('href="([^"]+)"', index):
             assert link.startswith("data:") or (out / link).is_file(), link
-        monkeypatch.setattr(contact_sheet, "PAGE_IMAGES", 200)
+        monkeypatch.setattr(results, "PAGE_IMAGES", 200)
         predict_folder([], out, manifest=tmp_path / "list.csv", model=pipeline, progress=False)
         assert not list((out / "pages").glob("*.html")), "pages of another time would stay"
 

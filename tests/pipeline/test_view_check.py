@@ -15,9 +15,9 @@ from covidcxr import ClassificationModel, ModelConfig, Pipeline, PreprocessConfi
 from covidcxr.data.datasets.view_check import GateDataModule, _cut_out, _shuffle_tiles
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.phantom import OTHERS, draw_other, draw_phantom, write_dataset
-from covidcxr.pipeline.contact_sheet import write_sheet
 from covidcxr.pipeline.parts import check_golden
 from covidcxr.pipeline.prediction import in_words
+from covidcxr.pipeline.results import write_sheet
 from covidcxr.pipeline.view_check import ViewCheck, check_view_model, check_views
 from covidcxr.transforms.pyramid import CHILD, NOT_A_FRONTAL_IMAGE, ORIENTATIONS, UPRIGHT, Orientation
 

@@ -157,8 +157,8 @@ def _demo(options: argparse.Namespace) -> int:
 def _predict_phantoms(options: argparse.Namespace) -> int:
     """Predict for drawn images, and say beside each prediction what was drawn."""
     from covidcxr.phantom import write_dataset
-    from covidcxr.pipeline.contact_sheet import write_sheet
     from covidcxr.pipeline.folder import print_summary
+    from covidcxr.pipeline.results import write_sheet
 
     out = Path(options.out)
     manifest = out / "phantoms" / "manifest.csv"

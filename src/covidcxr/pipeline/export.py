@@ -22,9 +22,15 @@ from covidcxr.io.pretrained import write_json
 from covidcxr.models import Classifier, CXRModel, NetworkModel, SegmentationModel
 from covidcxr.models.base import calibrate_logits, evaluation_mode
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline.onnx import EXPORT_FILE, require_onnx, start_session
+from covidcxr.pipeline.onnx import (
+    EXPORT_FILE,
+    Precision,
+    check_precision,
+    reduce_precision,
+    require_onnx,
+    start_session,
+)
 from covidcxr.pipeline.pipeline import Pipeline
-from covidcxr.pipeline.precision import Precision, check_precision, reduce_precision
 from covidcxr.transforms.geometry import restore_traced
 from covidcxr.transforms.pyramid import lungs_of
 from covidcxr.types import LUNG_CLASSES, ImageLike, Region
@@ -90,7 +96,7 @@ def export_pipeline(
         folder: A new or empty folder.
         format: "onnx" for ONNX Runtime, browsers and others, or "torch" for `torch.export.load`.
         images: Images to compare on; three drawn ones of different sizes if there are none.
-        precision: Of ONNX files; see `covidcxr.pipeline.precision.reduce_precision`.
+        precision: Of ONNX files; see `covidcxr.pipeline.onnx.reduce_precision`.
         calibrate: Images on which the loss of a lower precision is measured, and "int8" is calibrated.
         force: Write files that lose more than is allowed.
 

@@ -23,8 +23,7 @@ from typing import Any, Literal, TypeAlias
 from covidcxr.errors import ConfigError
 from covidcxr.io.folders import RUN_FILE, lock_folder, run_folder
 from covidcxr.io.pretrained import write_json
-from covidcxr.pipeline.batches import BATCH_IMAGES
-from covidcxr.pipeline.contact_sheet import PAGES, SHOWN_LABELS, write_sheet
+from covidcxr.pipeline.cases import BATCH_IMAGES
 from covidcxr.pipeline.image_list import (
     ANSWERED,
     FAILED,
@@ -39,7 +38,7 @@ from covidcxr.pipeline.jobs import Job, answer_here, answer_in_processes
 from covidcxr.pipeline.parts import fingerprint
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import OverlayFormat
-from covidcxr.pipeline.results import LINES, PARTS, ParquetResults, Results, summarize
+from covidcxr.pipeline.results import LINES, PAGES, PARTS, SHOWN_LABELS, ParquetResults, Results, summarize, write_sheet
 from covidcxr.types import Backend
 from covidcxr.utils.plain import json_text, user_path
 from covidcxr.utils.threads import tracked

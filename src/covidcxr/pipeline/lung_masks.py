@@ -27,7 +27,7 @@ from covidcxr.io.folders import lock_folder, path_inside, remove_drafts, replace
 from covidcxr.io.image import read_mask, write_mask
 from covidcxr.io.pretrained import read_json, write_json
 from covidcxr.models import SegmentationModel
-from covidcxr.pipeline.batches import BATCH_IMAGES, count_pixels, split_batches
+from covidcxr.pipeline.cases import BATCH_IMAGES, count_pixels, split_batches
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction, in_words
 from covidcxr.transforms.postprocess import PostProcess

@@ -19,16 +19,19 @@ from covidcxr.errors import ConfigError
 from covidcxr.io import hub, pretrained
 from covidcxr.io.image import is_single_image
 from covidcxr.io.pixels import check_bits
-from covidcxr.pipeline.batches import BATCH_IMAGES, check_counts, count_pixels, split_batches
-from covidcxr.pipeline.case import (
+from covidcxr.pipeline.cases import (
+    BATCH_IMAGES,
     Case,
     Masks,
+    check_counts,
     check_masks,
     coarse,
+    count_pixels,
     hold_content,
     merge_masks,
     one_by_one,
     read_case,
+    split_batches,
     try_to_read,
 )
 from covidcxr.pipeline.onnx import OnnxModel, load_exported

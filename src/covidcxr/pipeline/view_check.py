@@ -26,7 +26,7 @@ from covidcxr.transforms.pyramid import (
 
 if TYPE_CHECKING:
     from covidcxr.models import ClassificationModel
-    from covidcxr.pipeline.case import Case, Masks
+    from covidcxr.pipeline.cases import Case, Masks
 
 __all__ = ["ViewCheck", "check_view_model", "check_views", "turn_cases", "view_in_words"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from covidcxr.errors import RequestError
-from covidcxr.pipeline.batches import BATCH_IMAGES, BATCH_PIXELS
+from covidcxr.pipeline.cases import BATCH_IMAGES, BATCH_PIXELS
 from covidcxr.utils.lazy import old_arguments
 
 if TYPE_CHECKING:

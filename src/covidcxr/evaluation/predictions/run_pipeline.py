@@ -24,7 +24,7 @@ from covidcxr.io import pretrained
 from covidcxr.io.folders import replace_file
 from covidcxr.io.image import read_mask
 from covidcxr.models import SegmentationModel
-from covidcxr.pipeline.batches import count_pixels, split_batches
+from covidcxr.pipeline.cases import count_pixels, split_batches
 from covidcxr.pipeline.parts import is_single, load_single, part_of
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction

@@ -22,7 +22,7 @@ from covidcxr.explain import Explanation, explain_many
 from covidcxr.io.image import read_image
 from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
 from covidcxr.models.base import evaluation_mode
-from covidcxr.pipeline.batches import split_batches
+from covidcxr.pipeline.cases import split_batches
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.types import LUNGS_OF_REGION, SplitName

@@ -15,8 +15,8 @@ from PIL import Image
 
 from covidcxr.io import write_image
 from covidcxr.phantom import draw_phantom
-from covidcxr.pipeline import FailedPrediction, Pipeline, batches
-from covidcxr.pipeline.batches import BATCH_PIXELS, count_pixels, split_batches
+from covidcxr.pipeline import FailedPrediction, Pipeline, cases
+from covidcxr.pipeline.cases import BATCH_PIXELS, count_pixels, split_batches
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_pipeline_holds_few_large_images_at_a_time(tmp_path: Path, monkeypatch
         return answer(cases, given)
 
     monkeypatch.setattr(pipeline, "_predict_batch", count)
-    monkeypatch.setattr(batches, "BATCH_PIXELS", 2 * 96 * 80)
+    monkeypatch.setattr(cases, "BATCH_PIXELS", 2 * 96 * 80)
     results = list(pipeline.predict(images, on_error="return"))
     assert sizes == [2, 2, 1]
     assert [isinstance(result, FailedPrediction) for result in results] == [False, False, True, False, False, False]
