@@ -22,8 +22,8 @@ from covidcxr import Pipeline
 from covidcxr.data import CSVDataModule, Record
 from covidcxr.evaluation import bootstrap, weighted_mean
 from covidcxr.io.image import read_image, read_mask
+from covidcxr.transforms.geometry import hd95
 from covidcxr.transforms.postprocess import PostProcess, lung_sides
-from covidcxr.transforms.surface_distance import hd95
 
 MASKS = {
     "lung_field": {"column": "lung_mask", "where": {"source": ["montgomery", "shenzhen"]}},

@@ -37,7 +37,7 @@ from covidcxr.evaluation.metrics.intervals import (
 )
 from covidcxr.evaluation.metrics.segmentation import lesion_scores
 from covidcxr.evaluation.metrics.weighted import weighted_quantile
-from covidcxr.transforms.surface_distance import nsd
+from covidcxr.transforms.geometry import nsd
 
 FEW = {"resamples": 100}
 

@@ -38,7 +38,7 @@ from covidcxr.evaluation.metrics.weighted import (
     weighted_mean,
 )
 from covidcxr.evaluation.predictions.table import read_rows, score_rows
-from covidcxr.transforms.surface_distance import hd95
+from covidcxr.transforms.geometry import hd95
 
 __all__ = [
     "Estimate",

@@ -1,9 +1,10 @@
-"""The REST interface: images, what is known of them, and what readers say."""
+"""What the server answers to which request, and what it counts for Prometheus."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -14,21 +15,24 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from covidcxr import __version__, aliases
 from covidcxr.errors import ConfigError, CovidCXRError, RequestError
 from covidcxr.page import Page, Section, Table, style_hash, to_html
-from covidcxr.serve.metrics import Metrics
+from covidcxr.serve.engine import Engine
 from covidcxr.serve.report import image_report, to_pdf
 from covidcxr.serve.schema import FORMULA, Image, Images, Prior, Verdict, display_names, to_json, uniform
 from covidcxr.serve.security import Parts, read_parts
 from covidcxr.serve.service import PredictionService
 from covidcxr.serve.settings import Limits
+from covidcxr.serve.store import Store
 from covidcxr.utils.plain import json_text
 
 __getattr__ = partial(aliases.find, __name__)
 
-__all__ = ["image_routes", "report_routes", "page_routes"]
+__all__ = ["Metered", "Metrics", "image_routes", "page_routes", "report_routes"]
 
 _TYPES = {
     ".html": "text/html",
@@ -374,3 +378,107 @@ def report_routes(service: PredictionService) -> APIRouter:
 def _named(film_id: str, kind: str, how: str) -> dict[str, str]:
     """Name a download by what this server made up, not by what the client called its file."""
     return {"Content-Disposition": f'{how}; filename="film-{film_id}.{kind}"'}
+
+
+_BATCHES = (1, 2, 4, 8, 16)
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """Counters of one server; no image, name or label is among them.
+
+    Example:
+        ```python
+        from covidcxr.serve.routes import Metrics
+
+        metrics = Metrics()
+        metrics.watch_batch(4, 0.5)
+        assert b"covidcxr_model_seconds_total 0.5" in metrics.text()
+        ```
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "covidcxr_request_seconds",
+            "Time from a request's head to the end of its answer",
+            ("method", "route", "status"),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self.images = Counter("covidcxr_films", "Uploaded images", ("outcome",), registry=self.registry)
+        self.verdicts = Counter("covidcxr_verdicts", "Saved verdicts", registry=self.registry)
+        self.batches = Histogram(
+            "covidcxr_batch_films", "Images predicted as one batch", registry=self.registry, buckets=_BATCHES
+        )
+        self.model_seconds = Counter(
+            "covidcxr_model_seconds", "Time in which the models worked", registry=self.registry
+        )
+
+    def watch_batch(self, images: int, seconds: float) -> None:
+        """Count a batch.
+
+        Args:
+            images: Its size.
+            seconds: Time that the models took.
+        """
+        self.batches.observe(images)
+        self.model_seconds.inc(seconds)
+
+    def watch(self, engine: Engine, store: Store) -> None:
+        """Read how much waits and how much is kept whenever the counters are read.
+
+        Args:
+            engine: Where images wait.
+            store: Where they are kept.
+        """
+        waiting = Gauge("covidcxr_waiting_films", "Images that wait for the model", registry=self.registry)
+        waiting.set_function(lambda: engine.waiting)
+        kept = Gauge("covidcxr_kept_films", "Images in the store", registry=self.registry)
+        kept.set_function(store.count)
+
+    def text(self) -> bytes:
+        """Return all of them in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Metered:
+    """Measures how long requests take.
+
+    Args:
+        app: The application.
+        metrics: Where it is counted.
+
+    Example:
+        ```python
+        from fastapi import FastAPI
+
+        from covidcxr.serve.routes import Metered, Metrics
+
+        app = Metered(FastAPI(), Metrics())
+        ```
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and count it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), "none"
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            # The route's pattern, never the path: a client could make up any number of those.
+            route = getattr(scope.get("route"), "path", "other")
+            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "PUT", "DELETE") else "other"
+            self._metrics.requests.labels(method, route, status).observe(time.perf_counter() - started)

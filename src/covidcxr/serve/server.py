@@ -24,8 +24,7 @@ from covidcxr import __version__
 from covidcxr.errors import ConfigError, CovidCXRError, RequestError
 from covidcxr.serve.decoder import Decoder
 from covidcxr.serve.engine import Engine
-from covidcxr.serve.metrics import Metered, Metrics
-from covidcxr.serve.routes import image_routes, page_routes, report_routes
+from covidcxr.serve.routes import Metered, Metrics, image_routes, page_routes, report_routes
 from covidcxr.serve.security import BodyLimits, SecurityMiddleware, error_response
 from covidcxr.serve.service import PredictionService
 from covidcxr.serve.settings import Limits, ServeSettings

@@ -16,8 +16,7 @@ from covidcxr.losses import build_segmentation_loss, known_planes
 from covidcxr.models import NetworkModel, SegmentationModel
 from covidcxr.tasks.base import SingleTask, SingleTaskSettings
 from covidcxr.tasks.objective import Objective, Outcome, Stage
-from covidcxr.transforms.geometry import resize_mask
-from covidcxr.transforms.surface_distance import hd95
+from covidcxr.transforms.geometry import hd95, resize_mask
 from covidcxr.types import Batch
 
 __all__ = ["SegmentationObjective", "SegmentationTask"]
@@ -268,7 +267,7 @@ def mask_distances(
     target: Float[Tensor, "batch classes height width"],
     thresholds: tuple[float, ...],
 ) -> Float[Tensor, "batch classes"]:
-    """Compute the 95 % Hausdorff distance of thresholded masks; see `covidcxr.transforms.surface_distance.hd95`.
+    """Compute the 95 % Hausdorff distance of thresholded masks; see `covidcxr.transforms.geometry.hd95`.
 
     Args:
         logits: [batch, classes, height, width].

@@ -29,8 +29,7 @@ from covidcxr.pipeline.parts import is_single, load_single, part_of
 from covidcxr.pipeline.pipeline import Pipeline
 from covidcxr.pipeline.prediction import Prediction
 from covidcxr.tasks.rows import add_traits
-from covidcxr.transforms.geometry import resize_mask
-from covidcxr.transforms.surface_distance import hd95, nsd
+from covidcxr.transforms.geometry import hd95, nsd, resize_mask
 from covidcxr.types import LUNGS_OF_REGION
 
 if TYPE_CHECKING:
