@@ -6,8 +6,7 @@ import os
 
 from covidcxr.io import pretrained
 from covidcxr.models.base import CXRModel, model_folder
-from covidcxr.models.classification import ClassificationModel, Classifier
-from covidcxr.models.ensemble import EnsembleModel
+from covidcxr.models.classification import ClassificationModel, Classifier, EnsembleModel
 from covidcxr.models.network import NetworkModel
 from covidcxr.models.segmentation import SegmentationModel
 from covidcxr.types import TaskName

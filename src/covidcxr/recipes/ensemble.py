@@ -17,7 +17,7 @@ from covidcxr.evaluation.predictions.table import score_sources, write_scores
 from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
 from covidcxr.tasks import Task, fit_boosting, predict_rows
-from covidcxr.tasks.boosting import FRACTIONS, check_fraction
+from covidcxr.tasks.classification import FRACTIONS, check_fraction
 from covidcxr.types import CoverageBy, Vote
 
 __all__ = ["EnsembleStep"]
