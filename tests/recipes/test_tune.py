@@ -23,16 +23,16 @@ from kill import kill_at_moments
 from lightning.pytorch.trainer.states import TrainerFn
 from tiny import TINY
 
-import covidcxr.recipes.tune.engine
-import covidcxr.recipes.tune.study
+import covidcxr.recipes.study
+import covidcxr.recipes.tune
 from covidcxr.cli import main
 from covidcxr.data import CSVDataModule
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.models import ClassificationModel
 from covidcxr.phantom import write_dataset
 from covidcxr.recipes.run import Run
+from covidcxr.recipes.study import NumberedSampler, Objective, Reporter, fail_dead, open_study
 from covidcxr.recipes.tune import Findings, tune
-from covidcxr.recipes.tune.study import NumberedSampler, Objective, Reporter, fail_dead, open_study
 from covidcxr.training.changes import Changes
 from covidcxr.training.recipe import Recipe
 from covidcxr.training.search_space import Choice, Number, read_search
@@ -347,7 +347,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
             reporter.on_validation_end(trainer, task)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Objective, "_fit", fit)
-    monkeypatch.setattr(covidcxr.recipes.tune.engine, "_check", lambda recipe, words: None)
+    monkeypatch.setattr(covidcxr.recipes.tune, "_check", lambda recipe, words: None)
     monkeypatch.setattr(Findings, "draw", lambda self: None)
     return ends
 
@@ -430,7 +430,7 @@ class TestEnds:
             if len(waited) == 3:
                 findings.study.tell(theirs, 0.99)
 
-        monkeypatch.setattr(covidcxr.recipes.tune.engine.time, "sleep", sleep)
+        monkeypatch.setattr(covidcxr.recipes.tune.time, "sleep", sleep)
         rows = tune(read(tmp_path), tmp_path / "out", trials=2).rows
         assert [row["value"] for row in rows][1:] == [0.99]
         assert len(waited) == 3
@@ -443,7 +443,7 @@ class TestEnds:
         drawn.suggest_float("lr", 0, 1)
         fail_dead(study, 1)
         assert {trial.state.name for trial in study.trials} == {"RUNNING"}, "failed before its time"
-        monkeypatch.setattr(covidcxr.recipes.tune.study, "HEARTBEAT", 0)
+        monkeypatch.setattr(covidcxr.recipes.study, "HEARTBEAT", 0)
         fail_dead(study, 1)
         assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
 
@@ -495,8 +495,8 @@ class TestStudy:
 # The command line, with signs of life every second.
 COMMAND = """
 import sys
-import covidcxr.recipes.tune.study
-covidcxr.recipes.tune.study.HEARTBEAT = 1
+import covidcxr.recipes.study
+covidcxr.recipes.study.HEARTBEAT = 1
 from covidcxr.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -191,7 +191,7 @@ def add_tune(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _tune(options: argparse.Namespace) -> int:
     recipe = Recipe.read(options.name)
     require_search(recipe.search, f"the recipe {recipe.name}")  # before anything large is loaded
-    from covidcxr.recipes.tune.engine import tune
+    from covidcxr.recipes.tune import tune
 
     if options.safe:
         allow_registered_only()

@@ -33,7 +33,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.recipes.run import Run
-from covidcxr.recipes.tune.engine import trial_folder
+from covidcxr.recipes.tune import trial_folder
 from covidcxr.training.changes import Changes
 from covidcxr.training.recipe import Recipe
 from covidcxr.utils.console import show_status
@@ -141,7 +141,7 @@ class NumberedSampler(BaseSampler):
         ```python
         import optuna
 
-        from covidcxr.recipes.tune.study import NumberedSampler
+        from covidcxr.recipes.study import NumberedSampler
 
         samplers = [NumberedSampler(optuna.samplers.RandomSampler, seed=0) for _ in range(2)]
         first, again = (optuna.create_study(sampler=sampler).ask().suggest_float("lr", 0, 1) for sampler in samplers)
@@ -226,7 +226,7 @@ class Objective:
         ```python
         from pathlib import Path
 
-        from covidcxr.recipes.tune.study import Objective
+        from covidcxr.recipes.study import Objective
         from covidcxr.training import Recipe
         from covidcxr.training.changes import Changes
 
@@ -309,7 +309,7 @@ class Reporter(Callback):
         ```python
         import optuna
 
-        from covidcxr.recipes.tune.study import Reporter
+        from covidcxr.recipes.study import Reporter
 
         reporter = Reporter(optuna.create_study().ask())
         reporter.values += [0.6, float("nan"), 0.7]

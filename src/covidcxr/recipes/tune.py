@@ -1,4 +1,4 @@
-"""The search itself: check, claim, train and report, until enough trials are finished."""
+"""`covidcxr tune`: a search over the settings of a recipe, shared by any number of processes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def tune(
     """
     changes = Changes.of(changes)
     _refuse(recipe, changes, trials)
-    from covidcxr.recipes.tune.study import open_study
+    from covidcxr.recipes.study import open_study
 
     quiet = Changes.of(_QUIET) + changes
     with _quiet():
@@ -102,7 +102,7 @@ def _work(study: optuna.Study, findings: Findings, changes: Changes) -> None:
     """Run trials until enough are finished, here or elsewhere."""
     from optuna.exceptions import UpdateFinishedTrialError
 
-    from covidcxr.recipes.tune.study import FAILURES, HEARTBEAT, Objective, claims, fail_dead, finished
+    from covidcxr.recipes.study import FAILURES, HEARTBEAT, Objective, claims, fail_dead, finished
 
     recipe, wanted = findings.recipe, findings.wanted
     objective = Objective(recipe, findings.folder, changes, wanted)
