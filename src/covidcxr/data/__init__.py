@@ -50,19 +50,17 @@ if TYPE_CHECKING:
     from covidcxr.data.dataset import CXRDataset
     from covidcxr.data.datasets.combined import CombinedDataModule
     from covidcxr.data.datasets.coronahack import CoronaHackDataModule
-    from covidcxr.data.datasets.covid19_radiography import Covid19RadiographyDataModule
     from covidcxr.data.datasets.covid_ct_ucsd import CovidCTDataModule
     from covidcxr.data.datasets.covid_cxnet import CovidCXNetDataModule
-    from covidcxr.data.datasets.covid_qu_ex import CovidQUExDataModule
     from covidcxr.data.datasets.covid_xray_5k import CovidXray5kDataModule
-    from covidcxr.data.datasets.covidx_ct2 import CovidxCT2DataModule
-    from covidcxr.data.datasets.covidx_cxr3 import CovidxCXR3DataModule
+    from covidcxr.data.datasets.covidx import CovidxCT2DataModule, CovidxCXR3DataModule
     from covidcxr.data.datasets.csv import CSVDataModule
     from covidcxr.data.datasets.darkcovidnet import DarkCovidNetDataModule
     from covidcxr.data.datasets.feedback import FeedbackDataModule
     from covidcxr.data.datasets.folder import FolderDataModule
     from covidcxr.data.datasets.hannover import HannoverDataModule
     from covidcxr.data.datasets.ieee8023 import Ieee8023DataModule
+    from covidcxr.data.datasets.qatar import Covid19RadiographyDataModule, CovidQUExDataModule
     from covidcxr.data.datasets.torchxrayvision import XRayVisionDataModule
     from covidcxr.data.datasets.view_check import GateDataModule
     from covidcxr.data.records import Record, count_by, find_leaks
@@ -91,16 +89,16 @@ __getattr__, __dir__ = lazy_names(
         "DuplicateGroup": "curation.duplicates",
         "find_duplicates": "curation.duplicates",
         "find_shared_images": "curation.duplicates",
-        "CovidQUExDataModule": "datasets.covid_qu_ex",
-        "CovidxCXR3DataModule": "datasets.covidx_cxr3",
+        "CovidQUExDataModule": "datasets.qatar",
+        "CovidxCXR3DataModule": "datasets.covidx",
         "CoronaHackDataModule": "datasets.coronahack",
-        "Covid19RadiographyDataModule": "datasets.covid19_radiography",
+        "Covid19RadiographyDataModule": "datasets.qatar",
         "HannoverDataModule": "datasets.hannover",
         "CovidCXNetDataModule": "datasets.covid_cxnet",
         "XRayVisionDataModule": "datasets.torchxrayvision",
         "Ieee8023DataModule": "datasets.ieee8023",
         "CovidXray5kDataModule": "datasets.covid_xray_5k",
-        "CovidxCT2DataModule": "datasets.covidx_ct2",
+        "CovidxCT2DataModule": "datasets.covidx",
         "CovidCTDataModule": "datasets.covid_ct_ucsd",
         "EpochSampler": "sampler",
         "compute_mean_std": "summary.summary",
