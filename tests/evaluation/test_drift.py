@@ -13,9 +13,9 @@ from covidcxr.cli import main
 from covidcxr.data import CSVDataModule, Record
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.shortcuts import compare_data
+from covidcxr.evaluation.shortcuts.association import audit_quality
 from covidcxr.evaluation.shortcuts.drift import Drift, _holm, find_drift
 from covidcxr.evaluation.shortcuts.images import ImageFeatures
-from covidcxr.evaluation.shortcuts.quality import audit_quality
 from covidcxr.evaluation.shortcuts.verdict import state_drift
 from covidcxr.phantom import draw_phantom
 

@@ -35,9 +35,9 @@ from covidcxr.evaluation.shortcuts.features import (
     texture_tiles,
 )
 from covidcxr.evaluation.shortcuts.leakage import Leakage, find_leakage
-from covidcxr.evaluation.shortcuts.leakage_words import split_findings
 from covidcxr.evaluation.shortcuts.probes import SCATTER, cross_validate, standard_error, stands_out
 from covidcxr.evaluation.shortcuts.targets import Target, cross_table
+from covidcxr.evaluation.shortcuts.verdict import split_findings
 from covidcxr.phantom import draw_phantom, write_dataset
 
 

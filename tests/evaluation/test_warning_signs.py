@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, loss_signs, temperature_signs
+from covidcxr.evaluation.metrics.reliability import find_warning_signs, loss_signs, temperature_signs
 from covidcxr.evaluation.report import evaluate_rows
 
 CLASSES = ("covid19", "normal", "pneumonia")

@@ -11,10 +11,9 @@ from typing import Any, Self, get_args
 from covidcxr.config import ModelConfig, check_keys
 from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError, PretrainedError, did_you_mean
-from covidcxr.evaluation.metrics.reliability import calibrate
+from covidcxr.evaluation.metrics.reliability import calibrate, find_warning_signs
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.evaluation.predictions.table import score_sources, write_scores
-from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
 from covidcxr.models import ClassificationModel, Classifier, EnsembleModel
 from covidcxr.tasks import Task, fit_boosting, predict_rows
 from covidcxr.tasks.classification import FRACTIONS, check_fraction

@@ -18,9 +18,9 @@ from covidcxr import aliases, training
 from covidcxr.data import CXRDataModule, Record, assign_splits
 from covidcxr.data.records import labels_of
 from covidcxr.errors import ConfigError
+from covidcxr.evaluation.metrics.reliability import find_warning_signs
 from covidcxr.evaluation.plots import draw_run
 from covidcxr.evaluation.predictions.table import print_scores, read_rows, score_sources, write_scores
-from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
 from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import read_json
 from covidcxr.training.changes import Changes

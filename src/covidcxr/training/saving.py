@@ -16,14 +16,14 @@ from torch import Tensor
 
 from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.metrics.reliability import calibrate
-from covidcxr.evaluation.predictions.table import answered_rows
-from covidcxr.evaluation.predictions.warning_signs import (
+from covidcxr.evaluation.metrics.reliability import (
+    calibrate,
     find_warning_signs,
     loss_signs,
     temperature_signs,
     threshold_signs,
 )
+from covidcxr.evaluation.predictions.table import answered_rows
 from covidcxr.io.pretrained import write_json
 from covidcxr.models import ClassificationModel
 from covidcxr.pipeline.pipeline import Pipeline

@@ -22,8 +22,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from covidcxr.data import CXRDataModule, compute_mean_std
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.reliability import find_warning_signs, temperature_signs
 from covidcxr.evaluation.predictions.table import print_scores, score_sources, write_scores
-from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, temperature_signs
 from covidcxr.models import NetworkModel, load_model
 from covidcxr.tasks import Task
 from covidcxr.tasks.processes import explain_lost

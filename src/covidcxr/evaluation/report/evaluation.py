@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
+from covidcxr.evaluation.metrics.reliability import (
+    Reliability,
+    find_warning_signs,
+    measure_reliability,
+    temperature_signs,
+)
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
 from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, find_positive, list_rows
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
-from covidcxr.evaluation.predictions.warning_signs import find_warning_signs, temperature_signs
 from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
 from covidcxr.evaluation.report.copies import score_copies
 from covidcxr.evaluation.report.decisions import Abstention, score_abstention, score_decisions

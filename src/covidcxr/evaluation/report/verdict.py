@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
+from covidcxr.evaluation.metrics.reliability import find_warning_signs
 from covidcxr.evaluation.metrics.scores import format_estimate
 from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.predictions.warning_signs import find_warning_signs
 from covidcxr.evaluation.report.classes import ClassScores
 from covidcxr.evaluation.report.copies import CopyScores
 from covidcxr.evaluation.report.headline import LEAST

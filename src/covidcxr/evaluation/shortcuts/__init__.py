@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from covidcxr import aliases
+from covidcxr.evaluation.shortcuts.association import QualityAudit
 from covidcxr.evaluation.shortcuts.drift import Difference, Drift, find_drift
 from covidcxr.evaluation.shortcuts.leakage import Copies, Leakage, RandomSplit, Series, copies_across_parts
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore
-from covidcxr.evaluation.shortcuts.quality import QualityAudit
 from covidcxr.evaluation.shortcuts.report import make_drift_page, make_page, make_sections
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 from covidcxr.evaluation.shortcuts.run import audit_data, compare_data

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Integer
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.intervals import widen
 from covidcxr.evaluation.metrics.weighted import ratio, weighted_auroc, weighted_confusion
-from covidcxr.evaluation.shortcuts.association import FeatureTest, strongest_features
+from covidcxr.evaluation.shortcuts.association import MARGIN, FeatureTest, strongest_features
 from covidcxr.evaluation.shortcuts.features import FeatureTable
 from covidcxr.evaluation.shortcuts.targets import Target
 
@@ -35,9 +35,6 @@ __all__ = [
 ModelName: TypeAlias = Literal["table", "forest", "pixels"]
 """Logistic regression on the values of a column, random forest on numbers, strongly regularised logistic regression on
 pixels."""
-
-MARGIN = 0.1
-"""How far above 0.5 an AUROC must be to raise an alarm: on many images less can be certain, but it does no harm."""
 
 SCATTER = 1.4
 """By how much a cross-validated AUROC scatters wider than its interval says, which takes its classifiers as given; on

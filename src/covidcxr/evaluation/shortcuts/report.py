@@ -10,14 +10,13 @@ import numpy as np
 
 from covidcxr.evaluation.metrics.intervals import Estimate
 from covidcxr.evaluation.plots import COLORS, INK, LINE, as_picture, panels
+from covidcxr.evaluation.shortcuts.association import QualityAudit
 from covidcxr.evaluation.shortcuts.drift import Drift
 from covidcxr.evaluation.shortcuts.leakage import HELD_OUT, RandomSplit
-from covidcxr.evaluation.shortcuts.leakage_words import join
 from covidcxr.evaluation.shortcuts.probes import ProbeScore
-from covidcxr.evaluation.shortcuts.quality import QualityAudit
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit
 from covidcxr.evaluation.shortcuts.targets import CrossTable
-from covidcxr.evaluation.shortcuts.verdict import figure, state_drift, supported_comparisons
+from covidcxr.evaluation.shortcuts.verdict import figure, join, state_drift, supported_comparisons
 from covidcxr.page import Block, Page, Section, Table, Words, sections_of
 from covidcxr.utils.plain import count_of
 

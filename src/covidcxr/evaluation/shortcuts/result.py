@@ -7,7 +7,12 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from covidcxr.evaluation.shortcuts.association import FeatureTest, detectable_auroc, standard_errors_required
+from covidcxr.evaluation.shortcuts.association import (
+    FeatureTest,
+    QualityAudit,
+    detectable_auroc,
+    standard_errors_required,
+)
 from covidcxr.evaluation.shortcuts.drift import Drift
 from covidcxr.evaluation.shortcuts.leakage import Leakage
 from covidcxr.evaluation.shortcuts.probes import (
@@ -16,7 +21,6 @@ from covidcxr.evaluation.shortcuts.probes import (
     has_clear_feature,
     stands_out,
 )
-from covidcxr.evaluation.shortcuts.quality import QualityAudit
 from covidcxr.evaluation.shortcuts.targets import CrossTable
 
 __all__ = ["DataAudit", "TargetAudit", "mark_alarms"]

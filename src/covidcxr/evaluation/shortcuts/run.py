@@ -19,6 +19,7 @@ from covidcxr.data.curation.duplicates import Duplicates, find_duplicates
 from covidcxr.data.records import Record
 from covidcxr.data.splits import number_folds
 from covidcxr.errors import ConfigError, DatasetError
+from covidcxr.evaluation.shortcuts.association import QualityAudit, audit_quality
 from covidcxr.evaluation.shortcuts.drift import Drift, find_drift
 from covidcxr.evaluation.shortcuts.features import FeatureTable
 from covidcxr.evaluation.shortcuts.images import (
@@ -32,7 +33,6 @@ from covidcxr.evaluation.shortcuts.images import (
 )
 from covidcxr.evaluation.shortcuts.leakage import Leakage, find_leakage
 from covidcxr.evaluation.shortcuts.probes import PROBES, Probe, ProbeScore, cross_validate, train_and_test
-from covidcxr.evaluation.shortcuts.quality import QualityAudit, audit_quality
 from covidcxr.evaluation.shortcuts.result import DataAudit, TargetAudit, mark_alarms
 from covidcxr.evaluation.shortcuts.targets import Target, cross_table, label_targets, source_target, targets_within
 from covidcxr.evaluation.shortcuts.verdict import state_findings, state_verdict
