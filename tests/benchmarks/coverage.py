@@ -41,7 +41,7 @@ from covidcxr.evaluation.metrics.comparison import subtract
 from covidcxr.evaluation.metrics.intervals import Interval
 from covidcxr.evaluation.metrics.scores import title
 from covidcxr.evaluation.metrics.segmentation import count_failures, mask_statistics
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 
 PATIENTS = (10, 30, 100)
 SIZES = ("equal", "unequal", "pareto")

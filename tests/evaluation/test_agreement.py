@@ -20,7 +20,7 @@ from covidcxr.cli import main
 from covidcxr.data.records import Record
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.evaluation.metrics.agreement import PLACES, image_agreement, infected_fractions, limits_of_agreement
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows
 from covidcxr.evaluation.predictions.table import read_rows
 from covidcxr.evaluation.report.masks import plot_agreement, score_agreement

@@ -21,7 +21,7 @@ from covidcxr.cli import main
 from covidcxr.data import DuplicateGroup, find_duplicates
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation import Estimate
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import pipeline_rows, write_rows
 from covidcxr.evaluation.report import Evaluation, evaluate_rows
 from covidcxr.evaluation.report.copies import find_copied, score_copies

@@ -14,7 +14,7 @@ import pytest
 from covidcxr.cli import main
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation import decision_curve
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import write_rows
 from covidcxr.evaluation.report.decisions import plot_decision_curves, score_decisions
 from covidcxr.page import sections_of

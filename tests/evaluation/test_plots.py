@@ -20,7 +20,7 @@ from covidcxr.evaluation.plots import (
     plot_precision_recall,
     plot_roc,
 )
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 
 ROWS = [
     {"label": label, "probability_ill": ill, "probability_well": 1 - ill}

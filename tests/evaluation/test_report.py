@@ -21,7 +21,7 @@ from covidcxr.cli import main
 from covidcxr.errors import ConfigError, ImageReadError
 from covidcxr.evaluation import Estimate
 from covidcxr.evaluation.metrics.weighted import stratified_auroc
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup, open_pipeline, pipeline_rows, write_rows
 from covidcxr.evaluation.report import Evidence, evaluate_rows, judge, score_groups, write_report
 from covidcxr.evaluation.report.model_comparison import compare_regions

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.report import find_slices, score_groups
 from covidcxr.page import sections_of
 

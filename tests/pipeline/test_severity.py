@@ -12,7 +12,7 @@ from tiny_models import tiny_segmenter
 
 from covidcxr.cli.main import main
 from covidcxr.errors import ConfigError
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.report.masks import score_agreement
 from covidcxr.pipeline.folder import predict_folder
 from covidcxr.pipeline.parts import fingerprint

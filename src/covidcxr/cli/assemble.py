@@ -91,7 +91,7 @@ def _interval(path: str, coverage: float) -> InfectionInterval:
     """Calibrate the interval of the infected fraction on a table of predictions."""
     import numpy as np
 
-    from covidcxr.evaluation.predictions.predictions import PredictionTable
+    from covidcxr.evaluation.predictions import PredictionTable
     from covidcxr.evaluation.predictions.table import read_rows
     from covidcxr.pipeline.severity import InfectionInterval
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Integer
 
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
+from covidcxr.evaluation.predictions import PredictionTable, Rows
 from covidcxr.utils.plain import field_values
 
 __all__ = ["LabelErrors", "SuspectLabel", "confident_joint", "find_label_errors"]

@@ -17,7 +17,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.reliability import Reliability, measure_reliability
 from covidcxr.evaluation.metrics.scores import on_picture, title
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
+from covidcxr.evaluation.predictions import PredictionTable, Rows
 from covidcxr.io.folders import replace_file
 from covidcxr.page import Picture
 

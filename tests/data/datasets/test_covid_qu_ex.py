@@ -18,7 +18,7 @@ from covidcxr.data.collection import Collection
 from covidcxr.data.curation.integrity import check_dataset
 from covidcxr.data.summary.summary import count_ages
 from covidcxr.errors import ConfigError, DatasetError
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.shortcuts.images import _column_tables
 from covidcxr.tasks.rows import add_traits
 

@@ -19,7 +19,7 @@ from covidcxr.evaluation.metrics.bootstrap import (
     number_patients,
 )
 from covidcxr.evaluation.metrics.segmentation import count_failures, mask_statistics
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
+from covidcxr.evaluation.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import answer_statistics
 
 __all__ = ["compare_rows", "delong_test", "mcnemar_test", "significance", "subtract", "unpaired_difference"]

@@ -12,7 +12,7 @@ from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
 from covidcxr.evaluation.metrics.classification import check_predictions
 from covidcxr.evaluation.metrics.weighted import two_columns, weighted_mean
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
+from covidcxr.evaluation.predictions import PredictionTable, Rows
 from covidcxr.types import CoverageBy
 
 __all__ = ["conformal_threshold", "conformal_thresholds", "score_sets"]

@@ -23,7 +23,7 @@ from covidcxr.evaluation.metrics.intervals import (
 )
 from covidcxr.evaluation.metrics.reliability import of_class
 from covidcxr.evaluation.metrics.weighted import ratio
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
+from covidcxr.evaluation.predictions import PredictionTable, Rows
 from covidcxr.utils.plain import count_of, field_values, plain_result
 
 __all__ = [

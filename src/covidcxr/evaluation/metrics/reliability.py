@@ -19,7 +19,7 @@ from covidcxr.evaluation.metrics.calibration import brier_interval, brier_of, er
 from covidcxr.evaluation.metrics.classification import BINS, check_labels, check_predictions
 from covidcxr.evaluation.metrics.conformal import conformal_thresholds
 from covidcxr.evaluation.metrics.weighted import bin_of, ratio, two_columns, weighted_calibration_error, weighted_mean
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, list_rows
+from covidcxr.evaluation.predictions import PredictionTable, Rows, list_rows
 from covidcxr.types import CoverageBy
 
 __getattr__ = partial(aliases.find, __name__)

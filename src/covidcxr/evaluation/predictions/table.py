@@ -22,7 +22,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, Statistics
 from covidcxr.evaluation.metrics.classification import classification_statistics, finding_statistics
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, missing_intervals
 from covidcxr.evaluation.metrics.segmentation import segmentation_metrics
-from covidcxr.evaluation.predictions.predictions import MASKS, ROUNDING, UNBOUNDED, PredictionTable, Rows
+from covidcxr.evaluation.predictions import MASKS, ROUNDING, UNBOUNDED, PredictionTable, Rows
 from covidcxr.evaluation.predictions.run_pipeline import open_pipeline
 from covidcxr.io.folders import replace_file
 from covidcxr.io.pretrained import read_json, write_json

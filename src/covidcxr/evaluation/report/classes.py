@@ -15,11 +15,10 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.classification import classification_metrics, finding_metrics
 from covidcxr.evaluation.metrics.operating_point import OperatingPoint, choose_point, score_at
 from covidcxr.evaluation.metrics.reliability import Reliability
-from covidcxr.evaluation.metrics.scores import SCORES, format_estimate, title
+from covidcxr.evaluation.metrics.scores import LEAST, SCORES, format_estimate, rank, title
 from covidcxr.evaluation.metrics.weighted import Ranking, ratio
 from covidcxr.evaluation.plots import as_picture, plot_confusion, plot_curves, plot_estimates, plot_reliability
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
-from covidcxr.evaluation.report.headline import LEAST, rank
+from covidcxr.evaluation.predictions import PredictionTable, Rows
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.registry import CLASSIFICATION_SCORES
 from covidcxr.utils.plain import plain_result

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
-from covidcxr.evaluation.metrics.scores import format_estimate
+from covidcxr.evaluation.metrics.scores import format_estimate, group_scores
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import group_scores
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.page import Block, Section, Words, sections_of
 from covidcxr.utils.plain import count_of, plain_result
 

@@ -13,11 +13,10 @@ import numpy as np
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
 from covidcxr.evaluation.metrics.operating_point import DecisionCurve, decision_curve
-from covidcxr.evaluation.metrics.scores import format_estimate, on_picture
+from covidcxr.evaluation.metrics.scores import LEAST, format_estimate, on_picture, scored_classes
 from covidcxr.evaluation.metrics.weighted import weighted_mean
 from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels, plot_estimates
-from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import LEAST, scored_classes
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.pipeline.prediction import in_words
 from covidcxr.utils.plain import count_of, field_values, plain_result

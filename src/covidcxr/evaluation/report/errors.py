@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from covidcxr import aliases
 from covidcxr.evaluation.label_errors import LabelErrors, SuspectLabel
 from covidcxr.evaluation.metrics.scores import format_estimate
-from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
+from covidcxr.evaluation.predictions import TRAITS, PredictionTable
 from covidcxr.evaluation.report.masks import MaskScores
 from covidcxr.evaluation.report.subgroups import find_groups
 from covidcxr.page import Block, Gallery, Page, Picture, Section, Table, Words, sections_of, side_by_side

@@ -15,14 +15,13 @@ from covidcxr.evaluation.metrics.reliability import (
     measure_reliability,
     temperature_signs,
 )
-from covidcxr.evaluation.metrics.scores import format_estimate, headline, title
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows, find_positive, list_rows
+from covidcxr.evaluation.metrics.scores import LEAST, format_estimate, headline, title
+from covidcxr.evaluation.predictions import PredictionTable, Rows, find_positive, list_rows
 from covidcxr.evaluation.predictions.run_pipeline import ImageLookup
 from covidcxr.evaluation.report.classes import ClassScores, score_classes, score_point
 from covidcxr.evaluation.report.copies import score_copies
 from covidcxr.evaluation.report.decisions import Abstention, score_abstention, score_decisions
 from covidcxr.evaluation.report.errors import ErrorAnalysis, ImageGallery, draw_gallery, find_errors
-from covidcxr.evaluation.report.headline import LEAST
 from covidcxr.evaluation.report.masks import MaskScores, score_agreement, score_masks
 from covidcxr.evaluation.report.provenance import Provenance, hash_rows
 from covidcxr.evaluation.report.shortcuts import find_shortcuts

@@ -16,7 +16,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.scores import SCORES, format_estimate, missing_intervals, on_picture, split_name, title
 from covidcxr.evaluation.metrics.segmentation import FAILED, segmentation_metrics
 from covidcxr.evaluation.plots import COLORS, INK, as_picture, panels
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.utils.plain import plain_result
 
@@ -167,7 +167,7 @@ class InfectionAgreement:
 
     Example:
         ```python
-        from covidcxr.evaluation.predictions.predictions import PredictionTable
+        from covidcxr.evaluation.predictions import PredictionTable
         from covidcxr.evaluation.report.masks import score_agreement
 
         measured = {"dice_infection": 0.8, "lungs_by": "reader", "severity": "mild", "reader_lungs": 0.2}

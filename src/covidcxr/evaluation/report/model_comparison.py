@@ -13,7 +13,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.comparison import compare_rows, significance
 from covidcxr.evaluation.metrics.scores import format_estimate, headline, on_picture, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
+from covidcxr.evaluation.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import score_rows
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.utils.plain import plain_result

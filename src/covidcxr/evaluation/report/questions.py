@@ -9,9 +9,8 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
-from covidcxr.evaluation.metrics.scores import format_estimate, format_interval
+from covidcxr.evaluation.metrics.scores import LEAST, format_estimate, format_interval
 from covidcxr.evaluation.report.copies import CopyScores
-from covidcxr.evaluation.report.headline import LEAST
 from covidcxr.evaluation.report.shortcuts import Shortcuts
 from covidcxr.evaluation.stress.ablation import Ablation
 from covidcxr.utils.plain import count_of

@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, bootstrap_many
-from covidcxr.evaluation.metrics.scores import on_picture
+from covidcxr.evaluation.metrics.scores import Score, group_scores, on_picture, rank, scored_classes
 from covidcxr.evaluation.metrics.weighted import stratified_auroc
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.predictions.predictions import PredictionTable
-from covidcxr.evaluation.report.headline import Score, group_scores, rank, scored_classes
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.report.subgroups import find_groups
 from covidcxr.page import Picture, Section, Words, sections_of
 from covidcxr.utils.plain import plain_result

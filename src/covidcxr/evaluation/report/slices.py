@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float, Integer
 from covidcxr.errors import ConfigError
 from covidcxr.evaluation.metrics.bootstrap import FindInterval, number_patients
 from covidcxr.evaluation.metrics.intervals import Clusters, Estimate, Interval, difference_interval, share_interval
+from covidcxr.evaluation.metrics.scores import LEAST, scored_classes
 from covidcxr.evaluation.metrics.segmentation import count_failures, mask_statistics
-from covidcxr.evaluation.predictions.predictions import MASKS, NOT_STATED, TRAITS, PredictionTable
-from covidcxr.evaluation.report.headline import LEAST, scored_classes
+from covidcxr.evaluation.predictions import MASKS, NOT_STATED, TRAITS, PredictionTable
 from covidcxr.utils.plain import field_values, plain_result
 
 __all__ = ["Slice", "SliceSearch", "find_slices"]
@@ -97,7 +97,7 @@ class SliceSearch:
 
     Example:
         ```python
-        from covidcxr.evaluation.predictions.predictions import PredictionTable
+        from covidcxr.evaluation.predictions import PredictionTable
         from covidcxr.evaluation.report.slices import find_slices
 
         rows = [{"label": "ab"[n % 2], "probability_b": 0.2 + 0.5 * (n % 2), "view": "PA"} for n in range(20)]

@@ -15,7 +15,7 @@ from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.comparison import compare_rows
 from covidcxr.evaluation.metrics.scores import format_estimate, format_interval, title
 from covidcxr.evaluation.plots import as_picture, plot_estimates, plot_history
-from covidcxr.evaluation.predictions.predictions import PredictionTable, Rows
+from covidcxr.evaluation.predictions import PredictionTable, Rows
 from covidcxr.evaluation.predictions.table import RunFolder, read_folder, read_rows, score_rows
 from covidcxr.evaluation.report.model_comparison import REGIONS, Controls, compare_models, compare_regions, main_scores
 from covidcxr.page import Block, Section, Table, Words, sections_of

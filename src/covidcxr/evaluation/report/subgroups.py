@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate, FindInterval, bootstrap_many
-from covidcxr.evaluation.metrics.scores import format_estimate, on_picture, title
+from covidcxr.evaluation.metrics.scores import LEAST, Score, format_estimate, group_scores, on_picture, title
 from covidcxr.evaluation.metrics.segmentation import mask_statistics
 from covidcxr.evaluation.plots import as_picture, plot_estimates
-from covidcxr.evaluation.predictions.predictions import TRAITS, PredictionTable
-from covidcxr.evaluation.report.headline import LEAST, Score, group_scores
+from covidcxr.evaluation.predictions import TRAITS, PredictionTable
 from covidcxr.evaluation.report.slices import SliceSearch, find_slices
 from covidcxr.page import Block, Section, Table, Words, sections_of
 from covidcxr.utils.plain import count_of, field_values, plain_result

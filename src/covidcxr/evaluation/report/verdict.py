@@ -9,11 +9,10 @@ from typing import Any
 
 from covidcxr.evaluation.metrics.bootstrap import Estimate
 from covidcxr.evaluation.metrics.reliability import find_warning_signs
-from covidcxr.evaluation.metrics.scores import format_estimate
-from covidcxr.evaluation.predictions.predictions import PredictionTable
+from covidcxr.evaluation.metrics.scores import LEAST, format_estimate
+from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.report.classes import ClassScores
 from covidcxr.evaluation.report.copies import CopyScores
-from covidcxr.evaluation.report.headline import LEAST
 from covidcxr.evaluation.report.masks import MaskScores
 from covidcxr.evaluation.report.model_comparison import Controls
 from covidcxr.evaluation.report.questions import (
