@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from covidcxr import CSVDataModule, Pipeline
-from covidcxr.data.summary import draw_contact_sheet
+from covidcxr.data.pictures import draw_contact_sheet
 from covidcxr.io.pretrained import bundled
 from covidcxr.phantom import Phantom, draw_phantom, write_dataset
 from covidcxr.pipeline.prediction import Prediction, as_image

@@ -21,9 +21,16 @@ from covidcxr.cli import main
 from covidcxr.data import CSVDataModule, Record, compute_mean_std
 from covidcxr.data.collection import Collection
 from covidcxr.data.datamodule import CXRDataModule
-from covidcxr.data.summary.catalogue import constructor_parameters, open_dataset, parse_settings
-from covidcxr.data.summary.pictures import choose_images, draw_charts, draw_contact_sheet
-from covidcxr.data.summary.summary import count_ages, labels_shown, survey, what_the_source_tells
+from covidcxr.data.pictures import choose_images, draw_charts, draw_contact_sheet
+from covidcxr.data.summary import (
+    constructor_parameters,
+    count_ages,
+    labels_shown,
+    open_dataset,
+    parse_settings,
+    survey,
+    what_the_source_tells,
+)
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.registry import DATASETS
 from covidcxr.transforms.overlay import MASK_COLORS

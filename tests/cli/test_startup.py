@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from covidcxr.cli.main import _parser
-from covidcxr.data.summary import catalogue
+from covidcxr.data import summary
 from covidcxr.registry import DATASETS
 
 HEAVY = {"torch", "lightning", "torchmetrics", "torchvision", "timm", "matplotlib", "scipy", "numpy", "cv2", "pandas"}
@@ -98,9 +98,9 @@ def test_a_full_check_loads_no_lightning() -> None:
 @pytest.mark.parametrize("name", sorted(DATASETS.sources))
 def test_the_source_text_tells_what_the_class_tells(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def described() -> tuple[Any, Any]:
-        entry = next(entry for entry in catalogue.list_datasets() if entry["name"] == name)
-        return entry, catalogue.describe_dataset(name)
+        entry = next(entry for entry in summary.list_datasets() if entry["name"] == name)
+        return entry, summary.describe_dataset(name)
 
     from_text = described()
-    monkeypatch.setattr(catalogue, "_described", DATASETS.get)
+    monkeypatch.setattr(summary, "_described", DATASETS.get)
     assert described() == from_text

@@ -190,21 +190,21 @@ def _add(verbs: Verbs, name: str, purpose: str, example: str = "") -> argparse.A
 
 def _list(options: argparse.Namespace) -> int:
     from covidcxr.cli.tables import print_datasets
-    from covidcxr.data.summary.catalogue import list_datasets
+    from covidcxr.data.summary import list_datasets
 
     return _say(list_datasets(), print_datasets, options)
 
 
 def _show(options: argparse.Namespace) -> int:
     from covidcxr.cli.tables import print_description
-    from covidcxr.data.summary.catalogue import describe_dataset
+    from covidcxr.data.summary import describe_dataset
 
     return _say(describe_dataset(options.name), print_description, options)
 
 
 def _stats(options: argparse.Namespace) -> int:
     from covidcxr.cli.tables import print_survey
-    from covidcxr.data.summary.summary import survey
+    from covidcxr.data.summary import survey
     from covidcxr.io.pretrained import write_json
     from covidcxr.utils.console import collect_notes, show_progress
 
@@ -220,7 +220,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _draw(data: Any, name: str, out: Path) -> list[Path]:
-    from covidcxr.data.summary.pictures import draw_charts, draw_contact_sheet, save_picture
+    from covidcxr.data.pictures import draw_charts, draw_contact_sheet, save_picture
     from covidcxr.utils.console import show_progress
 
     out.mkdir(parents=True, exist_ok=True)
@@ -267,7 +267,7 @@ def _quality(options: argparse.Namespace) -> int:
 def _write_quality(data: Any, name: str, report: QualityReport, out: Path) -> list[Path]:
     import pandas as pd
 
-    from covidcxr.data.summary.pictures import draw_contact_sheet, quality_rows, save_picture
+    from covidcxr.data.pictures import draw_contact_sheet, quality_rows, save_picture
     from covidcxr.io.folders import replace_file
     from covidcxr.io.pretrained import write_json
     from covidcxr.utils.console import show_progress
@@ -286,7 +286,7 @@ def _write_quality(data: Any, name: str, report: QualityReport, out: Path) -> li
 
 def _drift(options: argparse.Namespace) -> int:
     from covidcxr.cli.tables import print_drift
-    from covidcxr.data.summary.catalogue import open_dataset
+    from covidcxr.data.summary import open_dataset
     from covidcxr.evaluation.shortcuts import compare_data, make_drift_page
     from covidcxr.io.pretrained import write_json
     from covidcxr.page import write_html
@@ -368,7 +368,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> Any:
-    from covidcxr.data.summary.catalogue import open_dataset, parse_settings
+    from covidcxr.data.summary import open_dataset, parse_settings
 
     return open_dataset(options.name, options.root, parse_settings(options.set))
 

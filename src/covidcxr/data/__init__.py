@@ -46,7 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from covidcxr.data.collection import DataSettings
     from covidcxr.data.curation.duplicates import DuplicateGroup, find_duplicates, find_shared_images
-    from covidcxr.data.datamodule import CXRDataModule
+    from covidcxr.data.datamodule import CXRDataModule, compute_mean_std
     from covidcxr.data.dataset import CXRDataset
     from covidcxr.data.datasets.combined import CombinedDataModule
     from covidcxr.data.datasets.coronahack import CoronaHackDataModule
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
     from covidcxr.data.records import Record, count_by, find_leaks
     from covidcxr.data.sampler import EpochSampler
     from covidcxr.data.splits import assign_splits, k_folds, take_fold
-    from covidcxr.data.summary.summary import compute_mean_std
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -101,6 +100,6 @@ __getattr__, __dir__ = lazy_names(
         "CovidxCT2DataModule": "datasets.covidx",
         "CovidCTDataModule": "datasets.covid_ct_ucsd",
         "EpochSampler": "sampler",
-        "compute_mean_std": "summary.summary",
+        "compute_mean_std": "datamodule",
     },
 )

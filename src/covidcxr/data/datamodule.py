@@ -9,6 +9,7 @@ from itertools import cycle, islice
 from os import PathLike
 from typing import Any, Literal, Unpack, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -35,8 +36,9 @@ from covidcxr.errors import ConfigError, DatasetError, did_you_mean
 from covidcxr.transforms.augment import Augment
 from covidcxr.types import GEOMETRY, Fit, Region, SplitName
 from covidcxr.utils.plain import html_table
+from covidcxr.utils.threads import Progress
 
-__all__ = ["CXRDataModule", "DataSettings"]
+__all__ = ["CXRDataModule", "DataSettings", "compute_mean_std"]
 
 
 class CXRDataModule(Collection, LightningDataModule):
@@ -365,3 +367,42 @@ class CXRDataModule(Collection, LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),  # else each epoch draws from the global one
             **settings,
         )
+
+
+def compute_mean_std(
+    datamodule: CXRDataModule, *, sample: int | None = None, seed: int = 0, progress: Progress | None = None
+) -> tuple[float, float]:
+    """Compute the mean and standard deviation of the training images' pixels, one image in memory at a time.
+
+    Images are taken at the data module's size, without augmentation, before a region is cut, and without the black
+    frame that letterboxing adds; every pixel counts alike.
+
+    Args:
+        datamodule: The data set; the images of its training split are read.
+        sample: Read only that many of them, drawn at random; None = all.
+        seed: Seeds the draw.
+        progress: Called after each image with how many of how many are read.
+
+    Returns:
+        Mean and standard deviation, for images in [0, 1].
+
+    Raises:
+        ConfigError: If `sample` is not at least 1.
+        DatasetError: If there is no training image.
+        ImageReadError: If an image cannot be read.
+    """
+    images = datamodule.train_dataset
+    if len(images) == 0:
+        raise DatasetError(f"{type(datamodule).__name__} has no training image to compute a mean from.")
+    if sample is not None and sample < 1:
+        raise ConfigError(f"sample must be a number of images from 1 up (or null = all), not {sample}.")
+    order = np.random.default_rng(seed).permutation(len(images))[:sample].tolist()
+    histogram = np.zeros(256, np.int64)  # images are uint8 at this point, so the sums are exact in any order
+    for done, index in enumerate(sorted(order), 1):
+        histogram += np.bincount(images.pixels(index).ravel(), minlength=256)
+        if progress is not None:
+            progress(done, len(order))
+    grey = np.arange(256) / 255
+    mean = np.average(grey, weights=histogram)
+    variance = np.average((grey - mean) ** 2, weights=histogram)
+    return float(mean), float(np.sqrt(variance))

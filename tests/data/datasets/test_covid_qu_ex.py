@@ -16,7 +16,7 @@ from PIL import Image
 from covidcxr.data import CovidQUExDataModule, Record, count_by, find_leaks
 from covidcxr.data.collection import Collection
 from covidcxr.data.curation.integrity import check_dataset
-from covidcxr.data.summary.summary import count_ages
+from covidcxr.data.summary import count_ages
 from covidcxr.errors import ConfigError, DatasetError
 from covidcxr.evaluation.predictions import PredictionTable
 from covidcxr.evaluation.shortcuts.images import _column_tables

@@ -17,7 +17,7 @@ from covidcxr.data.curation.quality import QualityReport
 from covidcxr.data.datamodule import CXRDataModule
 from covidcxr.data.dataset import CXRDataset
 from covidcxr.data.records import Record, count_by
-from covidcxr.data.summary.summary import count_ages, labels_shown
+from covidcxr.data.summary import count_ages, labels_shown
 from covidcxr.errors import CovidCXRError
 from covidcxr.io.folders import replace_file
 from covidcxr.transforms.overlay import draw_overlay, mask_colors
@@ -114,7 +114,7 @@ class Row:
     Example:
         ```python
         from covidcxr.data import CSVDataModule
-        from covidcxr.data.summary.pictures import Row, choose_images
+        from covidcxr.data.pictures import Row, choose_images
 
         data = CSVDataModule("phantoms")
         rows = choose_images(data.records, data.classes, columns=2)
