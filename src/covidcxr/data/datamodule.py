@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import cycle, islice
 from os import PathLike
 from typing import Any, Literal, Unpack, get_args
@@ -33,6 +33,7 @@ from covidcxr.data.sampler import (
     sampling_weights,
 )
 from covidcxr.errors import ConfigError, DatasetError, did_you_mean
+from covidcxr.registry import AUGMENTATIONS
 from covidcxr.transforms.augment import Augment
 from covidcxr.types import GEOMETRY, Fit, Region, SplitName
 from covidcxr.utils.plain import html_table
@@ -122,9 +123,11 @@ class CXRDataModule(Collection, LightningDataModule):
             raise ConfigError("drop_unmasked needs mask_classes: it leaves out images of which none of these is known.")
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.augment = Augment(augment) if isinstance(augment, str | Sequence) else augment
+        if isinstance(augment, str):
+            AUGMENTATIONS.get(augment)  # an unknown name is an error here, albumentations is imported where it is used
+        self._augment = Augment(augment) if isinstance(augment, Sequence) and not isinstance(augment, str) else augment
         self.augmented_copies = dict(augmented_copies or {})
-        if self.augmented_copies and (self.augment is None or min(self.augmented_copies.values()) < 0):
+        if self.augmented_copies and (augment is None or min(self.augmented_copies.values()) < 0):
             raise ConfigError("augmented_copies needs augment, and numbers from 0 up.")
         self.balance = balance
         self.predict_split: SplitName | Literal["all"] = predict_split
@@ -203,6 +206,11 @@ class CXRDataModule(Collection, LightningDataModule):
             self.geometry = geometry
             self._copy_is_checked = False
             self._datasets = {}  # images that they keep in memory have another size
+
+    @cached_property
+    def augment(self) -> Augment | None:
+        """What changes the training images at random; None = nothing."""
+        return Augment(self._augment) if isinstance(self._augment, str) else self._augment
 
     @property
     def train_dataset(self) -> CXRDataset:

@@ -84,7 +84,7 @@ class Linked(Generic[T]):
 _VERSION = 5  # of the kept fingerprints: those of another method are made anew
 _THREADS = 4
 _KEPT = 100  # images that stay prepared for comparisons: half a megabyte each
-_MOST_FEATURES = 3000  # images whose features are kept for comparisons: 26 kB each
+_MOST_FEATURES = 1000  # images whose features are kept for comparisons: 26 kB each
 
 Reader = Callable[[Record], Float[np.ndarray, "height width"]]
 

@@ -130,25 +130,12 @@ def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
     Returns:
         Numbers of two images, the lower first, each pair once, in order.
     """
-    import scipy.sparse as sparse
-
-    ends = np.cumsum([0, *(drawn.words.size for drawn in sketches)], dtype=np.int32)
-    if not ends[-1]:
-        return iter(())
-    words = np.concatenate([drawn.words.ravel() for drawn in sketches])
-    shape = len(sketches), _TABLES << _BITS
-    holds = sparse.csr_matrix((np.ones(len(words), np.float32), words, ends), shape)
-    holds.sum_duplicates()
-    holds.data[:] = 1
-    images = np.bincount(holds.indices, minlength=shape[1])
-    useful = np.flatnonzero((images > 1) & (images <= max(2, _COMMON * len(sketches))))
-    holds = holds[:, useful]
-    rare = np.log(max(len(sketches), 1000) / images[useful])  # among a few images, a word that all have still tells
-    weighted = holds @ sparse.diags(rare.astype(np.float32))
+    holds, rarity = _shared_words([drawn.words for drawn in sketches])
     by_word = holds.T.tocsr()
+    holds.data = rarity[holds.indices]
     pairs: set[tuple[int, int]] = set()
-    for start in range(0, len(sketches), 512):  # all at once would be the square of the images
-        shared = (weighted[start : start + 512] @ by_word).tocsr()
+    for start in range(0, len(sketches), 128):  # all at once would be the square of the images
+        shared = holds[start : start + 128] @ by_word
         for row in range(shared.shape[0]):
             image, begin, end = start + row, shared.indptr[row], shared.indptr[row + 1]
             others, scores = shared.indices[begin:end], shared.data[begin:end]
@@ -157,12 +144,34 @@ def find_candidates(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
                 others, scores = others[high], scores[high]
             best = others[np.lexsort((others, -scores))][: _NEIGHBOURS + 1].tolist()
             pairs.update((min(image, other), max(image, other)) for other in best if other != image)
+    del holds, by_word
     keys = [_sorted_words(drawn.words) for drawn in sketches]
     return (
         (first, second)
         for first, second in sorted(pairs)
         if _lie_alike(sketches[first].points, sketches[second].points, keys[first], keys[second])
     )
+
+
+def _shared_words(words: Sequence[Int[np.ndarray, "features tables"]]) -> tuple[Any, Float32[np.ndarray, " words"]]:
+    """Return which image has which of the words that a few images share, as a sparse matrix of 1, and their rarity."""
+    import scipy.sparse as sparse
+
+    own = [np.unique(image) for image in words]
+    ends = np.cumsum([0, *map(len, own)], dtype=np.int32)
+    every = np.concatenate(own) if own else np.zeros(0, np.int32)
+    del own
+    images = np.bincount(every, minlength=_TABLES << _BITS).astype(np.int32)
+    useful = (images > 1) & (images <= max(2, _COMMON * len(words)))
+    # Among a few images, a word that all have still tells.
+    rarity = np.log(max(len(words), 1000) / images[useful]).astype(np.float32)
+    kept = useful[every]
+    ends = np.concatenate([[0], np.cumsum(kept, dtype=np.int32)])[ends]
+    images[useful] = np.arange(len(rarity))  # from word to column
+    columns = images[every[kept]]
+    del every, images, useful, kept
+    shape = len(words), len(rarity)
+    return sparse.csr_matrix((np.ones(len(columns), np.float32), columns, ends), shape), rarity
 
 
 class Prepared:

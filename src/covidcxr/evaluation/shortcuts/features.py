@@ -77,8 +77,8 @@ class FeatureTable:
         Returns:
             The table.
         """
-        width = len(next(iter(rows.values()))) if rows else 1
-        values = np.full((count, width), np.nan)
+        first = np.asarray(next(iter(rows.values()), [np.nan]))
+        values = np.full((count, len(first)), np.nan, np.result_type(first, np.float32))
         known = np.zeros(count, bool)
         for number, row in rows.items():
             values[number], known[number] = row, True

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 
 from covidcxr.data.collection import Collection, has_own_reader
 from covidcxr.data.curation.image_scores import clipped_share, measure_quality
@@ -91,13 +91,13 @@ class ImageFeatures:
     quality: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     without_lungs: int = 0
-    _rows: dict[str, Float[np.ndarray, "images values"]] = field(default_factory=dict, repr=False)
+    _rows: dict[str, Float32[np.ndarray, "images values"]] = field(default_factory=dict, repr=False)
 
     def _put(self, name: str, number: int, values: Sequence[float], most: int) -> None:
         """Keep a probe's features of an image in a row of one array: many small arrays would scatter the memory."""
         table = self.pixels.setdefault(name, {})
         if name not in self._rows:
-            self._rows[name] = np.empty((most, len(values)))
+            self._rows[name] = np.empty((most, len(values)), np.float32)  # as the probes take them
         table[number] = self._rows[name][len(table)]
         table[number][:] = values
 

@@ -94,6 +94,7 @@ def audit_data(
     copies = run.find_duplicates(cache) if duplicates and pixels and run.present else None
     tables, skipped = make_feature_tables(data, run.records, images, pixels=pixels, segmenter=segmenter is not None)
     targets, sources = run.score_probes(tables, folds)
+    tables.clear()  # what follows needs the memory
     run.note_unread(images)
     settings = {"folds": folds, "seed": seed, "pixels": pixels, "opened": len(opened), "max_films": max_images}
     audit = run.result(name, targets, sources, run.leakage(copies, images), skipped, images.failed, settings)
