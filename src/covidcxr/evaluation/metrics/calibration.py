@@ -63,7 +63,9 @@ def error_intervals(
 
     Errors of so many images are drawn for models whose gaps are those measured times a factor; 0 = calibrated. The
     interval holds the factors under which the measured error is not surprising (test inversion), as consistency
-    resampling asks for the factor 0 (Bröcker and Smith 2007; Vaicenavicius 2019).
+    resampling asks for the factor 0 (Bröcker and Smith 2007; Vaicenavicius 2019). Measured gaps hold chance already,
+    so that errors drawn from them are too large and the upper end alone would be too low: it is at least Student's,
+    from half way between the debiased and the measured error.
 
     Args:
         gaps: What each image adds to the gap of each bin; see `covidcxr.evaluation.metrics.weighted.calibration_gaps`.
@@ -85,7 +87,10 @@ def error_intervals(
         ends: dict[str, Any] = {"low": math.nan, "high": math.nan, "note": ONE_PATIENT.note}
         numbers = {"measured": value, "debiased": math.nan, "calibrated": math.nan}
         return {name: Estimate(number, **counts, **ends) for name, number in numbers.items()}
-    noise = _noise(gaps, gap, patient, clusters, seed)
+    sizes = np.bincount(patient)
+    sums = np.stack([np.bincount(patient, column) for column in gaps.T], axis=1)
+    moves = (sums - sizes[:, None] * gap) / (images - sizes)[:, None]  # of the gaps, as each patient is left out
+    noise = _noise(gaps, moves, clusters, seed)
 
     def errors(factor: float) -> np.ndarray:
         return np.asarray(np.abs(factor * gap + noise).sum(1))
@@ -107,6 +112,8 @@ def error_intervals(
     null = errors(0.0)
     if not value:
         high = float(np.quantile(null, 1 - tail))
+    error = math.sqrt(clusters.correction * float(np.square(moves @ np.sign(gap)).sum()))
+    high = max(high, (middle + value) / 2 + clusters.student(confidence) * error)
     least, most = (float(number) for number in np.quantile(null, [tail, 1 - tail]))
     return {
         "measured": Estimate(value, min(low, value), min(1.0, max(high, value)), **counts),
@@ -115,9 +122,7 @@ def error_intervals(
     }
 
 
-def _noise(
-    gaps: np.ndarray, gap: np.ndarray, patient: np.ndarray, clusters: Clusters, seed: int
-) -> Float[np.ndarray, "draws bins"]:
+def _noise(gaps: np.ndarray, moves: np.ndarray, clusters: Clusters, seed: int) -> Float[np.ndarray, "draws bins"]:
     """Draw what chance adds to the gap of each bin.
 
     A bin varies as patients differ in it, each left out in turn, but no less than independent images of a calibrated
@@ -130,9 +135,6 @@ def _noise(
     missed = np.where(gaps < 0, 1 + gaps, gaps).sum(0)  # the sum of 1 - p
     middle = (missed + 0.5) / (held + 1)
     own = np.maximum(own, np.where(held > 0, held * middle * (1 - middle), 0)) / images**2
-    sizes = np.bincount(patient)
-    sums = np.stack([np.bincount(patient, column) for column in gaps.T], axis=1)
-    moves = (sums - sizes[:, None] * gap) / (images - sizes)[:, None]
     products = moves.T @ moves
     seen = np.diag(products).copy()
     scale = np.sqrt(np.outer(seen, seen))
