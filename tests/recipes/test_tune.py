@@ -33,9 +33,8 @@ from covidcxr.phantom import write_dataset
 from covidcxr.recipes.run import Run
 from covidcxr.recipes.study import NumberedSampler, Objective, Reporter, fail_dead, open_study
 from covidcxr.recipes.tune import Findings, tune
-from covidcxr.training.changes import Changes
+from covidcxr.training.changes import Changes, Choice, Number, read_search
 from covidcxr.training.recipe import Recipe
-from covidcxr.training.search_space import Choice, Number, read_search
 
 ask = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # of a trial that no process runs
 

@@ -23,7 +23,7 @@ from serving import TOKEN, answer_of, dicom_of, film_png, pixels_of, png_of, raw
 from covidcxr import Pipeline
 from covidcxr.errors import ImageReadError
 from covidcxr.serve import Limits
-from covidcxr.serve.decoder import Decoder
+from covidcxr.serve.engine import Decoder
 
 NO_FILM = "x" * 22
 PRIVATE = [

@@ -18,11 +18,11 @@ OWN_TEXT = {
     "data/curation/duplicates.py": "names a file of a cache",
     "evaluation/report/provenance.py": "is shown on a page",
     "pipeline/lung_masks.py": "is hashed",
-    "serve/decoder.py": "is read by our own process",
+    "serve/engine.py": "is read by our own process",
     "serve/worker.py": "is read by our own process",
     "tasks/processes.py": "is read by our own process",
     "training/recipe.py": "is hashed",
-    "training/search_space.py": "names a choice",
+    "training/changes.py": "names a choice",
     "utils/plain.py": "is `json_text` itself",
 }
 """Files that write JSON which nobody else reads."""

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from covidcxr.cli.fit import READ_SAFELY, add_safe
 from covidcxr.errors import ConfigError
-from covidcxr.training.changes import Changes
+from covidcxr.training.changes import Changes, require_search
 from covidcxr.training.recipe import Recipe, allow_registered_only, recipe_file, recipe_paths
-from covidcxr.training.search_space import require_search
 from covidcxr.utils.plain import json_text
 
 __all__ = ["add_recipes", "add_tune"]

@@ -24,10 +24,9 @@ from covidcxr.evaluation.plots import COLORS, INK, LINE, panels, save_figure
 from covidcxr.io.folders import replace_file
 from covidcxr.io.pretrained import write_json
 from covidcxr.recipes.run import Run
-from covidcxr.training.changes import Changes, GivenChanges
+from covidcxr.training.changes import Changes, Choice, GivenChanges, Parameter, require_search
 from covidcxr.training.parser import apply_changes
 from covidcxr.training.recipe import Recipe, claim, write_yaml
-from covidcxr.training.search_space import Choice, Parameter, require_search
 from covidcxr.utils.console import print_line
 from covidcxr.utils.lazy import old_arguments
 from covidcxr.utils.plain import count_of

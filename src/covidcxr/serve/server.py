@@ -22,8 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from covidcxr import __version__
 from covidcxr.errors import ConfigError, CovidCXRError, RequestError
-from covidcxr.serve.decoder import Decoder
-from covidcxr.serve.engine import Engine
+from covidcxr.serve.engine import Decoder, Engine
 from covidcxr.serve.routes import Metered, Metrics, image_routes, page_routes, report_routes
 from covidcxr.serve.security import BodyLimits, SecurityMiddleware, error_response
 from covidcxr.serve.service import PredictionService

@@ -15,8 +15,7 @@ from jaxtyping import Bool, UInt8
 
 from covidcxr import aliases
 from covidcxr.errors import ImageReadError, RequestError
-from covidcxr.serve.decoder import DecodedImage, Decoder
-from covidcxr.serve.engine import Engine
+from covidcxr.serve.engine import DecodedImage, Decoder, Engine
 from covidcxr.serve.schema import INDETERMINATE, Verdict, check_prior, to_json
 from covidcxr.serve.settings import Limits
 from covidcxr.serve.store import Row, Store

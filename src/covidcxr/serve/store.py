@@ -43,7 +43,7 @@ from covidcxr.utils.lazy import old_arguments
 from covidcxr.utils.plain import json_text, user_path
 
 if TYPE_CHECKING:
-    from covidcxr.serve.decoder import DecodedImage
+    from covidcxr.serve.engine import DecodedImage
 
 __getattr__ = partial(aliases.find, __name__)
 

@@ -1,7 +1,7 @@
 """The process that decodes uploads: what comes from outside is opened here, with little memory and nothing to lose.
 
 It reads orders from standard input and answers on standard output: a line of JSON, then the bytes that it announces.
-`python -m covidcxr.serve.worker` is started by `covidcxr.serve.decoder`.
+`python -m covidcxr.serve.worker` is started by `covidcxr.serve.engine`.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ from covidcxr.config import check_keys
 from covidcxr.errors import ConfigError, UnknownNameError, did_you_mean
 from covidcxr.io.folders import replace_file
 from covidcxr.registry import DATASETS
-from covidcxr.training.changes import Changes
-from covidcxr.training.search_space import Parameter, read_search
+from covidcxr.training.changes import Changes, Parameter, read_search
 from covidcxr.types import GEOMETRY
 from covidcxr.utils.plain import user_path
 
