@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from covidcxr import ClassificationModel, EnsembleModel, ModelConfig, Pipeline, PreprocessConfig, SegmentationModel
 from covidcxr.cli import main
-from covidcxr.cli.explain import explain_images
+from covidcxr.cli.predict import explain_images
 from covidcxr.errors import ConfigError, UnknownNameError
 from covidcxr.explain import METHODS, explain, explain_many, faithfulness
 from covidcxr.explain.methods import _named_layers, as_maps, log_odds, recorded

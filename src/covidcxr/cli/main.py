@@ -13,19 +13,15 @@ from importlib.metadata import entry_points
 from typing import Any, NoReturn
 
 from covidcxr import __version__
-from covidcxr.cli.assemble import add_assemble
-from covidcxr.cli.audit import add_audit
+from covidcxr.cli.assemble import add_assemble, add_export
+from covidcxr.cli.audit import add_audit, add_label_errors
 from covidcxr.cli.benchmark import add_benchmark
 from covidcxr.cli.datasets import add_datasets
 from covidcxr.cli.doctor import add_doctor
 from covidcxr.cli.evaluate import add_evaluate
-from covidcxr.cli.explain import add_explain
-from covidcxr.cli.export import add_export
-from covidcxr.cli.fit import VERBS, add_training, train
-from covidcxr.cli.label_errors import add_label_errors
+from covidcxr.cli.fit import VERBS, add_recipes, add_training, add_tune, train
 from covidcxr.cli.plan import add_plan
-from covidcxr.cli.predict import add_demo, add_predict
-from covidcxr.cli.recipes import add_recipes, add_tune
+from covidcxr.cli.predict import add_demo, add_explain, add_predict
 from covidcxr.cli.serve import add_feedback, add_serve
 from covidcxr.errors import CovidCXRError, NameClashError, UnknownNameError, did_you_mean
 from covidcxr.utils.plain import user_path

@@ -114,7 +114,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _feedback(options: argparse.Namespace) -> int:
     try:
-        from covidcxr.serve.export import export_feedback
+        from covidcxr.serve.report import export_feedback
         from covidcxr.serve.store import Store
     except ModuleNotFoundError as error:
         raise ConfigError(f'covidcxr feedback needs {error.name}: pip install "covidcxr[serve]"') from error

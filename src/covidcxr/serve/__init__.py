@@ -12,7 +12,7 @@ from covidcxr.utils.lazy import lazy_names
 __all__ = ["Limits", "ServeSettings", "create_app", "serve", "Store", "export_feedback", "post_test"]
 
 if TYPE_CHECKING:
-    from covidcxr.serve.export import export_feedback
+    from covidcxr.serve.report import export_feedback
     from covidcxr.serve.schema import post_test
     from covidcxr.serve.server import create_app, serve
     from covidcxr.serve.settings import Limits, ServeSettings
@@ -26,7 +26,7 @@ __getattr__, __dir__ = lazy_names(
         "create_app": "server",
         "serve": "server",
         "Store": "store",
-        "export_feedback": "export",
+        "export_feedback": "report",
         "post_test": "schema",
     },
 )
