@@ -80,8 +80,9 @@ def test_rows_of_a_test_and_of_its_csv_score_alike(tmp_path: Path) -> None:
     assert scores["dice_lung"].count == sum(not math.isnan(row["dice_lung"]) for row in rows)
     path = write(tmp_path / "predictions.csv", rows)
     with path.open(newline="") as file:
-        assert score_rows(list(csv.DictReader(file)), resamples=50) == scores
-    assert score_rows(read_rows(path), resamples=50) == scores
+        texts = list(csv.DictReader(file))
+    for again in (score_rows(texts, resamples=50), score_rows(read_rows(path), resamples=50)):
+        assert str(again) == str(scores)  # NaN, as an end of an interval, is equal to nothing
 
 
 def test_rows_of_findings_are_scored_on_what_is_labelled() -> None:

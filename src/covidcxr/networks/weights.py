@@ -331,7 +331,8 @@ def reachable(url: str, seconds: float = 5) -> bool:
     try:
         with urlopen(Request(f"{host.scheme}://{host.netloc}", method="HEAD"), timeout=seconds):
             return True
-    except HTTPError:
+    except HTTPError as answer:
+        answer.close()
         return True
     except URLError as error:
         return isinstance(error.reason, ssl.SSLError)  # it responds; the download itself will say what is wrong
