@@ -15,7 +15,7 @@ import pytest
 
 from covidcxr import aliases
 from covidcxr.registry import DATASETS
-from covidcxr.training.recipe import Recipe
+from covidcxr.training.recipe import Recipe, _old_path
 from covidcxr.utils import lazy
 
 SAVED: dict[str, list[str]] = json.loads(
@@ -110,6 +110,13 @@ def test_old_class_paths_in_a_config_are_resolved(tmp_path: Path) -> None:
     config = Recipe.read(str(path)).base()
     place, _, name = config["data"]["class_path"].rpartition(".")
     assert getattr(import_module(place), name) is DATASETS.get("csv")
+
+
+@pytest.mark.parametrize("name", [*DATASETS.names(), "ClassificationTask", "SegmentationTask", "MultiTask"])
+def test_the_old_path_of_a_class_is_where_0_1_0_had_it(name: str) -> None:
+    known = getattr(import_module("covidcxr.tasks"), name) if name.endswith("Task") else DATASETS.get(name)
+    former = [module for module, names in SAVED.items() if known.__name__ in names and "." in module]
+    assert _old_path(f"{known.__module__}.{known.__name__}") == f"covidcxr.{former[0]}.{known.__name__}"
 
 
 def test_old_keyword_arguments_are_taken_under_one_name_only() -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from covidcxr.data import CSVDataModule, CXRDataModule, CXRDataset, FeedbackDataModule, FolderDataModule
 from covidcxr.data.cache import ImageCache
 from covidcxr.data.curation.prepare import prepare_dataset
-from covidcxr.data.datasets.feedback import INDEX
+from covidcxr.data.datasets.folder import INDEX
 from covidcxr.errors import ConfigError
 
 

@@ -14,13 +14,12 @@ from typing import Any, NoReturn
 
 from covidcxr import __version__
 from covidcxr.cli.assemble import add_assemble, add_export
-from covidcxr.cli.audit import add_audit, add_label_errors
+from covidcxr.cli.audit import add_audit, add_label_errors, add_plan
 from covidcxr.cli.benchmark import add_benchmark
 from covidcxr.cli.datasets import add_datasets
 from covidcxr.cli.doctor import add_doctor
 from covidcxr.cli.evaluate import add_evaluate
 from covidcxr.cli.fit import VERBS, add_recipes, add_training, add_tune, train
-from covidcxr.cli.plan import add_plan
 from covidcxr.cli.predict import add_demo, add_explain, add_predict
 from covidcxr.cli.serve import add_feedback, add_serve
 from covidcxr.errors import CovidCXRError, NameClashError, UnknownNameError, did_you_mean

@@ -52,14 +52,11 @@ if TYPE_CHECKING:
     from covidcxr.data.datasets.coronahack import CoronaHackDataModule
     from covidcxr.data.datasets.covid_ct_ucsd import CovidCTDataModule
     from covidcxr.data.datasets.covid_cxnet import CovidCXNetDataModule
-    from covidcxr.data.datasets.covid_xray_5k import CovidXray5kDataModule
     from covidcxr.data.datasets.covidx import CovidxCT2DataModule, CovidxCXR3DataModule
     from covidcxr.data.datasets.csv import CSVDataModule
-    from covidcxr.data.datasets.darkcovidnet import DarkCovidNetDataModule
-    from covidcxr.data.datasets.feedback import FeedbackDataModule
-    from covidcxr.data.datasets.folder import FolderDataModule
+    from covidcxr.data.datasets.folder import FeedbackDataModule, FolderDataModule
     from covidcxr.data.datasets.hannover import HannoverDataModule
-    from covidcxr.data.datasets.ieee8023 import Ieee8023DataModule
+    from covidcxr.data.datasets.ieee8023 import CovidXray5kDataModule, DarkCovidNetDataModule, Ieee8023DataModule
     from covidcxr.data.datasets.qatar import Covid19RadiographyDataModule, CovidQUExDataModule
     from covidcxr.data.datasets.torchxrayvision import XRayVisionDataModule
     from covidcxr.data.datasets.view_check import GateDataModule
@@ -81,9 +78,9 @@ __getattr__, __dir__ = lazy_names(
         "DataSettings": "settings",
         "CSVDataModule": "datasets.csv",
         "FolderDataModule": "datasets.folder",
-        "DarkCovidNetDataModule": "datasets.darkcovidnet",
+        "DarkCovidNetDataModule": "datasets.ieee8023",
         "CombinedDataModule": "datasets.combined",
-        "FeedbackDataModule": "datasets.feedback",
+        "FeedbackDataModule": "datasets.folder",
         "GateDataModule": "datasets.view_check",
         "DuplicateGroup": "curation.duplicates",
         "find_duplicates": "curation.duplicates",
@@ -96,7 +93,7 @@ __getattr__, __dir__ = lazy_names(
         "CovidCXNetDataModule": "datasets.covid_cxnet",
         "XRayVisionDataModule": "datasets.torchxrayvision",
         "Ieee8023DataModule": "datasets.ieee8023",
-        "CovidXray5kDataModule": "datasets.covid_xray_5k",
+        "CovidXray5kDataModule": "datasets.ieee8023",
         "CovidxCT2DataModule": "datasets.covidx",
         "CovidCTDataModule": "datasets.covid_ct_ucsd",
         "EpochSampler": "sampler",

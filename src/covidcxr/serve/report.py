@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from sqlalchemy import select
 
 from covidcxr import __version__, aliases
-from covidcxr.data.datasets.feedback import FORMAT_VERSION, INDEX
+from covidcxr.data.datasets.folder import FORMAT_VERSION, INDEX
 from covidcxr.errors import ConfigError
 from covidcxr.io.folders import path_inside
 from covidcxr.io.pretrained import write_json

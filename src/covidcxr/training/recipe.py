@@ -275,8 +275,10 @@ def _with_doubled_geometry(table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _old_path(path: object) -> object:
+    """Return the path of a class in 0.1.0, where a module that now holds several classes was one module for each."""
     module, _, name = str(path).removeprefix("covidcxr.").rpartition(".")
-    old = sorted((old for old, present in MODULES.items() if present == module), key=len)
+    old = [old for old, present in MODULES.items() if present == module and not module.startswith("tasks.")]
+    old.sort(key=lambda old: (not name.lower().startswith(old.rpartition(".")[2].replace("_", "")), len(old)))
     return f"covidcxr.{old[0]}.{name}" if old else path
 
 
