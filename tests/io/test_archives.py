@@ -15,7 +15,9 @@ from covidcxr.io import archives
 from covidcxr.io.archives import unpack
 
 FILES = {"data/train/a.png": b"film a", "data/train/b.png": b"film b" * 1000, "data/labels.txt": b"a 0\nb 1\n"}
-PACKINGS = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz")
+SAFE = hasattr(tarfile, "data_filter")
+TAR = pytest.mark.skipif(not SAFE, reason="Python before 3.11.4 unpacks no tar safely: it is refused")
+PACKINGS = ("zip", *(pytest.param(kind, marks=TAR) for kind in ("tar", "tar.gz", "tar.bz2", "tar.xz")))
 
 
 def write_zip(path: Path, files: dict[str, bytes]) -> Path:
@@ -89,6 +91,7 @@ class TestGoodArchives:
         assert contents(root) == ({"data/labels.txt": b"my notes"} if there == "a file" else {})
         assert [path.name for path in root.iterdir()] == ["data"]
 
+    @TAR
     def test_links_become_files(self, tmp_path):
         links = [
             member("data/l.png", tarfile.SYMTYPE, "train/a.png"),
@@ -99,6 +102,7 @@ class TestGoodArchives:
         assert contents(tmp_path / "root") == FILES | {"data/l.png": b"film a", "h.png": b"film a"}
         assert not any(path.is_symlink() for path in (tmp_path / "root").rglob("*"))
 
+    @TAR
     def test_an_interrupted_one_is_begun_anew(self, tmp_path, monkeypatch):
         path, root = pack(tmp_path, "tar.gz"), tmp_path / "root"
         root.mkdir()
@@ -213,6 +217,8 @@ class TestAttacks:
             (root / "sub").mkdir(parents=True)
         write, message = ATTACKS[attack]
         path = write(tmp_path / "archive")
+        if not SAFE and not zipfile.is_zipfile(path):
+            message = r"Python 3\.11\.4"
         with pytest.raises(DatasetError, match=message) as caught:
             unpack(path, root)
         assert str(path) in str(caught.value)
@@ -251,6 +257,7 @@ class TestAttacks:
             except DatasetError:
                 assert not root.exists()
 
+    @TAR
     def test_limits_can_be_set(self, tmp_path):
         path = pack(tmp_path, "tar.gz")
         with pytest.raises(DatasetError, match="there is room for 5,000"):
@@ -259,6 +266,7 @@ class TestAttacks:
         unpack(bomb, tmp_path / "root", max_ratio=2000)
         assert (tmp_path / "root" / "zeros").stat().st_size == 101_000_000
 
+    @TAR
     def test_hard_links_count_as_what_they_become(self, tmp_path):
         links = [member(f"l{i}", tarfile.LNKTYPE, "a") for i in range(20)]
         path = write_tar(tmp_path / "a.tar", [member("a", size=10_000), *links])

@@ -30,6 +30,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from covidcxr.errors import ConfigError, CovidCXRError
 from covidcxr.recipes.run import Run
@@ -363,12 +364,13 @@ def _open_storage(url: str) -> RDBStorage:
         shown = make_url(url).render_as_string()  # without the password
     except ArgumentError:
         raise ConfigError("--storage is no URL; a URL looks like postgresql+psycopg://USER@HOST/STUDIES.") from None
-    lite = url.startswith("sqlite")
+    # SQLite waits while another process writes; a pool would leave its connections open after the search.
+    settings = {"connect_args": {"timeout": 60}, "poolclass": NullPool} if url.startswith("sqlite") else {}
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return RDBStorage(
                 url,
-                engine_kwargs={"connect_args": {"timeout": 60}} if lite else {},  # while another process writes
+                engine_kwargs=settings,
                 heartbeat_interval=HEARTBEAT,
                 grace_period=4 * HEARTBEAT,
                 heartbeat_stale_trial_callback=_retry,
