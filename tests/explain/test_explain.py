@@ -287,7 +287,7 @@ def test_log_odds_are_those_of_the_probability(mode: Any) -> None:
 
 def test_captums_own_gradients_add_up() -> None:
     """What integrated gradients give to all places is the difference that the image makes (their completeness)."""
-    from covidcxr.explain.engine import _seen_by, _without_image
+    from covidcxr.explain import _seen_by, _without_image
     from covidcxr.explain.methods import Attribution, find_method
 
     model = spots("binary", CLASSES[:2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,20 +96,8 @@ def error_intervals(
     def errors(factor: float) -> np.ndarray:
         return np.asarray(np.abs(factor * gap + noise).sum(1))
 
-    def factor_of(share: float) -> float:
-        """Return the factor under which that share of errors is at least the measured one."""
-        if not value or (errors(0.0) >= value).mean() >= share:
-            return 0.0
-        low, high = 0.0, 2.0
-        while (errors(high) >= value).mean() < share and high < 1e6:
-            high *= 2
-        for _ in range(20):
-            middle = (low + high) / 2
-            low, high = (middle, high) if (errors(middle) >= value).mean() < share else (low, middle)
-        return high
-
     tail = (1 - confidence) / 2
-    low, middle, high = (value * factor_of(share) for share in (tail, 0.5, 1 - tail))
+    low, middle, high = (value * _factor(errors, value, share) for share in (tail, 0.5, 1 - tail))
     null = errors(0.0)
     if not value:
         high = float(np.quantile(null, 1 - tail))
@@ -120,6 +109,19 @@ def error_intervals(
         "debiased": Estimate(middle, low, min(1.0, high), **counts),
         "calibrated": Estimate(float(null.mean()), least, most, **counts),
     }
+
+
+def _factor(errors: Callable[[float], np.ndarray], value: float, share: float) -> float:
+    """Return the factor under which that share of errors is at least the measured one."""
+    if not value or (errors(0.0) >= value).mean() >= share:
+        return 0.0
+    low, high = 0.0, 2.0
+    while (errors(high) >= value).mean() < share and high < 1e6:
+        high *= 2
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (errors(middle) >= value).mean() < share else (low, middle)
+    return high
 
 
 def _noise(gaps: np.ndarray, moves: np.ndarray, clusters: Clusters, seed: int) -> Float[np.ndarray, "draws bins"]:
