@@ -135,8 +135,8 @@ def label_numbers(records: Sequence[Record], classes: Sequence[str]) -> Int[Tens
         DatasetError: If a label is no class.
     """
     places = {name: place for place, name in enumerate(classes)}
-    found = Counter(record.label for record in records if record.label is not None)
-    unknown = [f"{label!r} ({count})" for label, count in sorted(found.items()) if label not in places]
+    counts = Counter(record.label for record in records if record.label is not None)
+    unknown = [f"{label!r} ({count})" for label, count in sorted(counts.items()) if label not in places]
     if unknown:
         raise DatasetError(
             f"Images have labels that are no classes: {', '.join(unknown)}. The classes are {tuple(classes)}. "

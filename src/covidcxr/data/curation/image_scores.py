@@ -187,8 +187,8 @@ def _most_frequent(greys: Float[np.ndarray, " pixels"]) -> float:
 
 
 def _sharpness(image: Image) -> float:
-    one, four, eight = (np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) for sigma in (1.0, 4.0, 8.0))
-    fine, coarse = float(np.abs(image - one).mean()), float(np.abs(four - eight).mean())
+    blurred, four, eight = (np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) for sigma in (1.0, 4.0, 8.0))
+    fine, coarse = float(np.abs(image - blurred).mean()), float(np.abs(four - eight).mean())
     return fine / coarse if coarse > 1e-4 else math.nan
 
 

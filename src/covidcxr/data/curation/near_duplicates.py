@@ -418,10 +418,10 @@ def _features(image: Grey, count: int) -> RawFeatures:
     even = cv2.createCLAHE(2.0, (8, 8)).apply(image)
     # OpenCV's types do not know SIFT, which it has since 4.4.
     finder: Any = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.005, edgeThreshold=20)  # type: ignore[attr-defined]
-    found, values = finder.detectAndCompute(even, None)
+    points, values = finder.detectAndCompute(even, None)
     if values is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8)
-    return np.array([feature.pt for feature in found], np.float32)[:count], values[:count].astype(np.uint8)
+    return np.array([point.pt for point in points], np.float32)[:count], values[:count].astype(np.uint8)
 
 
 def _rooted(values: UInt8[np.ndarray, "features 128"]) -> Float32[np.ndarray, "features 128"]:

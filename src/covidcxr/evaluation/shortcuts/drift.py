@@ -298,14 +298,14 @@ class _Comparison:
         member = np.stack([parts == 0, parts == 1], 1).astype(float)
 
         def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-            found: dict[str, np.ndarray] = {}
+            means: dict[str, np.ndarray] = {}
             for part, where in enumerate(("first", "second")):
                 own = weights * member[:, part]
                 total = own.sum(1)
                 sums = own @ columns
                 mean = np.divide(sums, total[:, None], out=np.full_like(sums, np.nan), where=total[:, None] > 0)
-                found |= {f"{where} {number}": mean[:, number] for number in range(len(values))}
-            return found
+                means |= {f"{where} {number}": mean[:, number] for number in range(len(values))}
+            return means
 
         keys = [f"{where} {number}" for where in ("first", "second") for number in range(len(values))]
         estimates = bootstrap_many(
@@ -381,8 +381,8 @@ def _mark(differences: Sequence[Difference]) -> list[Difference]:
     if labelled:  # the label and what differs within labels are what is concluded from: one family
         first[0] = within[0]
     return [
-        replace(own, differs=bool(one), differs_within=bool(other))
-        for own, one, other in zip(differences, first, within, strict=True)
+        replace(own, differs=bool(differs), differs_within=bool(differs_within))
+        for own, differs, differs_within in zip(differences, first, within, strict=True)
     ]
 
 

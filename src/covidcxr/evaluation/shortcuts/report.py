@@ -241,12 +241,12 @@ def _drift(drift: Drift) -> Section:
     caption = "With 95 % intervals over patients; ! = differs, corrected for all rows; ! within: also among one label"
     blocks: list[Block] = [Table(heads, rows, caption)]
     scores = {"all images": drift.classifier} | dict(drift.within)
-    told = [(name, figure(score.auroc)) for name, score in scores.items() if score is not None]
-    if told:
+    apart = [(name, figure(score.auroc)) for name, score in scores.items() if score is not None]
+    if apart:
         caption = (
             f"A classifier that sees {drift.classifier.probe.sees if drift.classifier else 'no lung'}; 0.5 = chance"
         )
-        blocks.append(Table(("images of", f"AUROC, {first} against {second}"), told, caption))
+        blocks.append(Table(("images of", f"AUROC, {first} against {second}"), apart, caption))
     return Section(f"Drift between {first} and {second}", state_drift(drift), blocks)
 
 
