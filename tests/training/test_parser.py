@@ -68,6 +68,11 @@ KNOWN = {
             "arguments are required: data.root",
             "These settings are missing: data.root (--data.root DIR names the data set's folder).",
         ),
+        (
+            'Parser key "model":\n  Does not validate\n  - Expected an instantiatable class, but it is abstract',
+            "These settings are missing: model (--config RECIPE, --model classification or segmentation, or "
+            "--model.init_from FOLDER for a saved model).",
+        ),
         ("word " * 500, "word " * 120),
     ],
 )

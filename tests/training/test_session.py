@@ -14,10 +14,12 @@ import yaml
 from tiny import TINY
 
 from covidcxr import training
+from covidcxr.cli import main
 from covidcxr.config import ModelConfig
 from covidcxr.errors import ConfigError
-from covidcxr.models import ClassificationModel
+from covidcxr.models import ClassificationModel, EnsembleModel, SegmentationModel
 from covidcxr.phantom import write_dataset
+from covidcxr.training.parser import parse_words
 from covidcxr.training.recipe import task_class
 
 
@@ -52,6 +54,55 @@ def test_fit_and_test_of_plain_data(config: dict[str, Any], tmp_path: Path) -> N
     more = config["trainer"] | {"max_epochs": 2}
     resumed = {**config, "trainer": more, "ckpt_path": str(tmp_path / "checkpoints" / "last.ckpt")}
     assert [epoch["epoch"] for epoch in training.fit(resumed).history.epochs] == [0, 1]
+
+
+@pytest.mark.parametrize("named", [(), ("--model", "classification")], ids=["no task", "the task"])
+def test_a_saved_model_needs_no_config(
+    named: tuple[str, ...], config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--model.init_from` says task and model, where nothing else does."""
+    monkeypatch.chdir(tmp_path)
+    saved = ClassificationModel(ModelConfig(**config["model"]["init_args"]["model"] | {"temperature": 2.5}))
+    saved.save_pretrained(tmp_path / "model")
+    words = ["--data", "csv", "--data.root", config["data"]["init_args"]["root"], "--model.init_from", "model"]
+    parsed = parse_words([*words, *named], "test")["model"]
+    assert parsed["class_path"].rpartition(".")[2] == "ClassificationTask"
+    assert ModelConfig.from_dict(parsed["init_args"]["model"]) == saved.config
+    assert main(["test", *words, *named, "--trainer.logger", "false", "--out", "scores"]) == 0
+    assert (tmp_path / "scores" / "predictions.csv").is_file()
+
+
+def test_a_saved_multitask_model_needs_no_config(tmp_path: Path) -> None:
+    lungs = ModelConfig("segmentation", "residual_unet", ("lung",), "multilabel", {"depth": 1})
+    labels = ModelConfig("classification", "hog", ("a", "b"), positive="a")
+    SegmentationModel(lungs).save_pretrained(tmp_path / "model" / "segmenter")
+    ClassificationModel(labels).save_pretrained(tmp_path / "model" / "classifier")
+    words = ["--data", "csv", "--data.root", "images", "--model.init_from", str(tmp_path / "model")]
+    both = parse_words([*words, "--model", "multitask"])["model"]["init_args"]
+    assert ModelConfig.from_dict(both["segmentation"]) == lungs
+    assert ModelConfig.from_dict(both["classification"]) == labels
+    alone = parse_words([*words, "--model", "segmentation"])["model"]["init_args"]
+    assert ModelConfig.from_dict(alone["model"]) == lungs
+
+
+def test_an_ensemble_is_no_model_to_train(tmp_path: Path) -> None:
+    member = ClassificationModel(ModelConfig("classification", "hog", ("a", "b"), positive="a"))
+    EnsembleModel({"one": member, "two": member}).save_pretrained(tmp_path / "ensemble")
+    with pytest.raises(ConfigError, match="names an ensemble"):
+        parse_words(["--data", "csv", "--model.init_from", str(tmp_path / "ensemble")])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "csv", "--data.root", "images"], r"missing: model \(--config RECIPE, .* --model.init_from FOLDER"),
+        (["--data", "csv", "--data.root", "images", "--model.lr", "1"], r"missing: model \(--config RECIPE"),
+        (["--data.root", "images", "--model", "classification"], r"missing: data \(--data NAME"),
+    ],
+)
+def test_what_no_flag_says_is_asked_for(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_words(words)
 
 
 def test_logs_lie_in_the_output_unless_a_place_is_named(

@@ -22,11 +22,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from covidcxr.data import CXRDataModule
 from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
+from covidcxr.models import NetworkModel, load_model
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import Task
 from covidcxr.training.changes import Change, Changes, GivenChanges
 from covidcxr.training.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_yaml
-from covidcxr.types import CoverageBy
+from covidcxr.types import CoverageBy, TaskName
 
 __all__ = [
     "Verb",
@@ -48,9 +49,9 @@ Verb: TypeAlias = Literal["fit", "validate", "test"]
 _HELP = {
     "fit": "Train a model. Example: covidcxr fit --config mini-lungs --data.root DIR --out my-lungs",
     "validate": "Score a model on validation images. "
-    "Example: covidcxr validate --config mini-lungs --data.root DIR --model.init_from my-lungs",
+    "Example: covidcxr validate --model.init_from my-lungs --config mini-lungs --data.root DIR",
     "test": "Score a model on test images. "
-    "Example: covidcxr test --config mini-lungs --data.root DIR --model.init_from my-lungs --out scores",
+    "Example: covidcxr test --model.init_from my-model --data folder --data.root DIR --out scores",
 }
 
 
@@ -165,6 +166,8 @@ def parse_words(words: GivenChanges, verb: Verb = "fit") -> dict[str, Any]:
         CovidCXRError: If a flag is unknown or a value is wrong.
     """
     changes = Changes.of(words)
+    if changes.part("data") and not any(key in changes for key in ("config", "data", "data.class_path")):
+        raise ConfigError(f"These settings are missing: data ({_HINTS['data']}).")
     with own_errors(), TemporaryDirectory() as scratch:
         files: list[Mapping[str, Any]] = []
         settings = make_parser(verb).parse_args(list(_resolve_names(changes, Path(scratch), files)))
@@ -340,12 +343,38 @@ def _resolve_names(changes: Changes, scratch: Path, configs: list[Mapping[str, A
         configs.append(Recipe.read(name).base())
         return str(write_yaml(scratch / f"{len(configs)}.yaml", configs[-1]))
 
+    if model := _saved_model(changes):
+        configs.append({"model": model})
+        yield f"--config={write_yaml(scratch / 'model.yaml', configs[-1])}"
     resolvers = {"data": data_class, "model": task_class, "config": recipe}
     for key, _, text in changes:
         if text is None or not key:
             yield from Change(key, None, text).flags
         else:
             yield f"--{key}={resolvers[key](text) if key in resolvers else text}"
+
+
+def _saved_model(changes: Changes) -> dict[str, Any]:
+    """Return task and model as `model.init_from` saved them, where neither a config nor another flag says them."""
+    said = ("config", "model.class_path", "model.model", "model.segmentation", "model.classification")
+    given = {change.plain_key: change.value for change in changes}
+    if not given.get("model.init_from") or any(f"{key}.".startswith(f"{name}.") for key in given for name in said):
+        return {}
+    name = task_class(given["model"]) if isinstance(given.get("model"), str) else None
+    parts: tuple[TaskName, ...] = ("segmentation", "classification")
+    if name == task_class("multitask"):
+        saved: dict[str, Any] = {
+            part: load_model(given["model.init_from"], prefer=part).config.to_dict() for part in parts
+        }
+    elif name is None or name in map(task_class, parts):
+        prefer: TaskName = "segmentation" if name == task_class("segmentation") else "classification"
+        model = load_model(given["model.init_from"], prefer=prefer)
+        if not isinstance(model, NetworkModel):
+            raise ConfigError("init_from names an ensemble: start from one of its members, FOLDER/members/NAME.")
+        name, saved = name or task_class(model.task), {"model": model.config.to_dict()}
+    else:
+        return {}
+    return {"class_path": name, "init_args": saved}
 
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
@@ -357,6 +386,14 @@ _OPTION = re.compile(r"Option '([\w.]+)' is not accepted|[Kk]ey \"?'?([\w.]+)\"?
 _PART_OF = re.compile(r"(Subcommand|Group) '([\w.]+)' does not accept option '([\w.]+)'")
 _ARGUMENT = re.compile(r"[Uu]nrecognized arguments: (-*)([^\s=]+)")
 _MISSING = re.compile(r"arguments are required: ([\w., ]+)")
+_ABSTRACT = re.compile(r"Parser key \"(model|data)\":.+Expected an instantiatable class", re.DOTALL)
+_HINTS = {
+    "model": "--config RECIPE, --model classification or segmentation, or --model.init_from FOLDER for a saved model",
+    "model.task": "as --model.model.task and so on, or --model.init_from FOLDER for a saved model",
+    "data": "--data NAME names the data set, --data.root DIR its folder",
+    "data.root": "--data.root DIR names the data set's folder",
+    "root": "--data.root DIR names the data set's folder",
+}
 _CHOICE = re.compile(r"Parser key \"([\w.]+)\":\s+Expected a typing\.Literal\[(.+?)\]\. Got value: (.+)")
 _ATTRIBUTE = re.compile(r"Problem with given class_path '([\w.]+)':\s+module '([\w.]+)' has no attribute '(\w+)'")
 _REFUSED = re.compile(r"Problem with given class_path '([\w.]+)':\s+(.+?)(?:\n\s*- |\nGiven |$)", re.DOTALL)
@@ -382,9 +419,10 @@ def in_one_line(message: str, known: Collection[str]) -> str:
         return _unknown_key(match[1] or match[2], known)
     if match := _ARGUMENT.search(message):
         return _unknown_argument(match[2], set(known) - set(RECIPE_KEYS))
-    if match := _last(_MISSING, message):
-        root = " (--data.root DIR names the data set's folder)" if "root" in match[1] or "data" in match[1] else ""
-        return f"These settings are missing: {match[1].strip()}{root}."
+    if match := _last(_MISSING, message) or _ABSTRACT.search(message):
+        names = [name.strip() for name in match[1].split(",")]
+        hints = "; ".join(hint for name in names if (hint := _HINTS.get(name)))
+        return f"These settings are missing: {', '.join(names)}{f' ({hints})' if hints else ''}."
     if match := _CHOICE.search(message):
         choices = [choice.strip().strip("'\"") for choice in match[2].split(",")]
         value = match[3].strip()
