@@ -404,6 +404,10 @@ def test_an_unfinished_run_is_told(tmp_path: Path) -> None:
         read_sources([str(tmp_path)])
     with pytest.raises(ConfigError, match=r"holds no predictions\.csv"):
         read_sources([str(write_dataset(tmp_path / "films", 2, size=(64, 64)).parent)])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"is a saved model, .* covidcxr evaluate --model .*model --data NAME"):
+        read_sources([str(tmp_path / "model")])
 
 
 # --- a model asked about images -----------------------------------------------------------------------------------

@@ -377,6 +377,11 @@ def read_folder(folder: Path) -> list[RunFolder]:
         for path in sorted(folder.glob("*/predictions.csv"), key=lambda path: _place(folder, path.parent.name))
     ]
     if not runs:
+        if (folder / "config.json").is_file() or (folder / "pipeline.json").is_file():
+            raise ConfigError(
+                f"{folder} is a saved model, without predictions: covidcxr evaluate --model {folder} --data NAME "
+                f"--data.root DIR makes and scores them."
+            )
         raise ConfigError(
             f"{folder} holds no predictions.csv, nor does a folder in it: it must be the output of `covidcxr recipes "
             f"run`, or give a table of predictions (CSV)."
