@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,7 @@ def make_study() -> None:
     """`covidcxr tune`: two trials, and the study in SQLite."""
     words = ("--data.root", "phantoms", "--output", "study", "--trials", "2")
     run("tune", "recipes/search.yaml", *words)
-    with sqlite3.connect("study/study.db") as database:
+    with closing(sqlite3.connect("study/study.db")) as database:
         database.execute("VACUUM")
 
 

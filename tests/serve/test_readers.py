@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_a_model_of_0_1_0_with_a_path_as_a_class_writes_nothing_outside(
     image = upload(client, film_png(1))["id"]
     give(client, image, "normal")
     store = tmp_path / "store" / "store.sqlite"
-    with sqlite3.connect(store) as database:
+    with closing(sqlite3.connect(store)) as database, database:
         database.execute("update masks set name = '/../../../../escaped' where name = 'lung_field'")
     before = {path.name for path in tmp_path.rglob("*")}
     assert main(["feedback", str(tmp_path / "store"), "--out", str(tmp_path / "a" / "b" / "out")]) == 2

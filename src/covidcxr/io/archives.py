@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import math
 import os
 import posixpath
 import re
@@ -157,8 +158,10 @@ def _zip_entries(file: IO[bytes], limit: Limit) -> Iterator[Entry]:
 def _tar_entries(opened: IO[bytes], file: IO[bytes], draft: Path, limit: Limit) -> Iterator[Entry]:
     if not hasattr(tarfile, "data_filter"):
         raise DatasetError("a tar is unpacked safely from Python 3.11.4 on. Update Python, or unpack it by hand.")
-    with tarfile.open(fileobj=cast(IO[bytes], _Forward(opened)), mode="r:") as archive:
+    forward = _Forward(opened)
+    with tarfile.open(fileobj=cast(IO[bytes], forward), mode="r:") as archive:
         for member in archive:
+            forward.left = math.inf
             limit.claim(max(0, member.size) + _ENTRY)
             try:
                 tarfile.data_filter(member, str(draft))  # refuses devices, and links that lead out
@@ -169,17 +172,24 @@ def _tar_entries(opened: IO[bytes], file: IO[bytes], draft: Path, limit: Limit) 
             target = posixpath.normpath(posixpath.join(folder, member.linkname)) if is_link else None
             content = archive.extractfile(member) if member.isreg() else None
             yield Entry(member.name, member.size, content, target, file.tell())
+            forward.left = CHUNK
 
 
 class _Forward:
-    """The bytes of a tar, read forwards and in bites: a damaged header may send the reader back, or ask for it all."""
+    """The bytes of a tar, read forwards and in bites: a damaged header may send the reader back, or ask for it all.
+
+    Attributes:
+        left: Bytes that may still be read: the headers of an entry hold few, its content any number.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.tell = file.tell
+        self.left: float = CHUNK
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= CHUNK:
+        self.left -= size
+        if not 0 <= size <= CHUNK or self.left < 0:
             raise tarfile.ReadError("a header has an impossible size")
         return self._file.read(size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import unicodedata
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -61,7 +62,8 @@ class ImageList:
 
     def __init__(self) -> None:
         self.left_out: Counter[str] = Counter()
-        self._database = sqlite3.connect("")
+        self._database = sqlite3.connect("", check_same_thread=False)  # the collector may run in any thread
+        weakref.finalize(self, self._database.close)
         self._database.executescript(_TABLES)
 
     def __len__(self) -> int:
