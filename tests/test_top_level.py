@@ -60,7 +60,7 @@ def test_the_way_from_image_to_answer_loads_no_lightning() -> None:
 
 
 def test_import_takes_less_than_50_ms() -> None:
-    code = "import time; start = time.perf_counter(); import covidcxr; print(time.perf_counter() - start)"
+    code = "import time; start = time.process_time(); import covidcxr; print(time.process_time() - start)"
     assert min(float(run_python(code)) for _ in range(5)) < 0.05
 
 
