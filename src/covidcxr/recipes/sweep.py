@@ -175,6 +175,7 @@ def run_recipe(
         raise ConfigError(
             "--folds and --leave-one-source-out go with recipes that train models and no ensemble, one of the two."
         )
+    parts = Fold.folds(folds) if folds is not None else ()
     ensemble = None
     if recipe.ensemble is not None:
         ensemble = EnsembleStep.read(recipe.ensemble, f"the recipe {recipe.name}")
@@ -186,8 +187,9 @@ def run_recipe(
         _check_settings(recipe, folder, changes, only)  # predicting the masks takes long
     masks, changes = _predict_masks(recipe, folder, changes)
     runs = tuple(_chosen(recipe, folder, changes, only))
+    if leave_one_source_out:
+        parts = _sources(recipe, changes)
     if pooled:
-        parts = Fold.folds(folds) if folds is not None else _sources(recipe, changes)
         runs = tuple(PooledRun.of(run, parts) for run in runs)
     if recipe.compare:
         _check_positive(recipe, runs)
