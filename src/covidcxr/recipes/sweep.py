@@ -187,9 +187,8 @@ def run_recipe(
         _check_settings(recipe, folder, changes, only)  # predicting the masks takes long
     masks, changes = _predict_masks(recipe, folder, changes)
     runs = tuple(_chosen(recipe, folder, changes, only))
-    if leave_one_source_out:
-        parts = _sources(recipe, changes)
     if pooled:
+        parts = parts or _sources(recipe, changes)
         runs = tuple(PooledRun.of(run, parts) for run in runs)
     if recipe.compare:
         _check_positive(recipe, runs)
