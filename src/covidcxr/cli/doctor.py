@@ -96,7 +96,7 @@ def print_findings(findings: dict[str, Any], *, as_json: bool = False) -> None:
         console.print(f"{name:<30} {installed or 'not installed'}{build}")
     console.print(f"{'devices':<30} {', '.join(findings['devices'])}")
     for kind, names in findings["registries"].items():
-        console.print(f"{kind:<30} {len(names)}: {', '.join(names)}")
+        console.print(f"{kind:<30} {len(names)}: {', '.join(names) or 'none'}")
     for name, state in findings["pipelines"].items():
         console.print(f"{'pipeline ' + name:<30} {'' if state.startswith('files') else 'golden outputs '}{state}")
     for fault in findings["faults"]:
