@@ -392,6 +392,14 @@ class TestSteps:
         with pytest.raises(ConfigError, match="may not be named 'ensemble'"):
             run_recipe(Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images)])
 
+    def test_other_classes_are_refused_before_masks_are_predicted(self, tmp_path: Path, images: Path) -> None:
+        path = write(tmp_path / "tiny.yaml", compare=None, masks={"model": "mini"})
+        with pytest.raises(ConfigError, match=r"the data module's labels are .* in the same order"):
+            run_recipe(
+                Recipe.read(str(path)), tmp_path / "out", ["--data.root", str(images), "--data.classes", "[b, a]"]
+            )
+        assert not (tmp_path / "out" / "masks").exists()
+
     def test_a_wrong_network_is_refused_before_masks_are_predicted(self, tmp_path: Path, images: Path) -> None:
         variant = {"model.init_args.model.network": "timm:resnet5"}
         path = write(tmp_path / "tiny.yaml", compare={"it": {"good": {}, "bad": variant}}, masks={"model": "mini"})

@@ -175,7 +175,7 @@ def check_classes(classes: Sequence[str], data: object) -> None:
     if theirs and tuple(theirs) != tuple(classes):
         raise ConfigError(
             f"The model's classes are {list(classes)}, but the data module's labels are {list(theirs)}: set both "
-            f"alike, in the same order."
+            f"alike, in the same order (classes of the model; label_map of the data, where labels mean the same)."
         )
 
 

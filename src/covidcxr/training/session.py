@@ -110,7 +110,7 @@ def check(config: Mapping[str, Any], *, images: bool = True) -> Session:
 
     Args:
         config: See `build`.
-        images: Also read the list of images, and check that the model matches it.
+        images: Also read the list of images.
 
     Returns:
         Task, data module and trainer.
@@ -122,7 +122,7 @@ def check(config: Mapping[str, Any], *, images: bool = True) -> Session:
         session = build(config)
         if images:
             session.data.setup("fit")
-            session.task.check_data(session.data)
+        session.task.check_data(session.data)
     return session
 
 
