@@ -105,6 +105,14 @@ def test_what_no_flag_says_is_asked_for(words: list[str], message: str) -> None:
         parse_words(words)
 
 
+def test_a_refused_wish_to_print_the_config_is_forgotten() -> None:
+    words = ["--data", "csv", "--data.root", "images", "--model", "classification", "--model.model.task"]
+    words += ["classification", "--model.model.network", "hog", "--model.model.classes", "[a, b]"]
+    with pytest.raises(ConfigError, match="Unknown argument"):
+        parse_words([*words, "--print_config", "--unknown"])
+    assert parse_words(words)["data"]["init_args"]["root"] == "images"
+
+
 def test_logs_lie_in_the_output_unless_a_place_is_named(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ class _Parser(LightningArgumentParser):
     """Raises an error of one line, with the nearest valid key, in place of printing the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        vars(self).pop("print_config", None)  # of this command; the parser is kept for the next one
         raise _own_error(ex) or ConfigError(in_one_line(message, self._known()))
 
     def _known(self) -> set[str]:
