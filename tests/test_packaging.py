@@ -59,6 +59,12 @@ def test_the_tested_python_versions_are_those_of_the_classifiers() -> None:
     assert PROJECT["requires-python"] == f">={tested[0]}"
 
 
+def test_the_install_page_names_every_extra() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `([a-z]+)` \|", page, re.M))
+    assert named == PROJECT["optional-dependencies"].keys() - {"test", "docs", "dev"}
+
+
 def test_all_has_every_extra_that_users_install() -> None:
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
