@@ -74,4 +74,4 @@ def test_window_level_zoom_and_pan(page: ReadingPage, phantoms: list[Path]) -> N
     page.drag((0, 0), (30, 0))
     np.testing.assert_array_equal(page.stage()[:, 60:], plain[:, 30:-30])
     page.press("0", "+")
-    assert int(page.text("#zoom").split()[0]) > 100
+    wait(lambda: int(page.text("#zoom").split()[0]) > 100, "the zoom, which is written with the next frame")
