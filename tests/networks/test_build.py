@@ -52,6 +52,8 @@ with compiler_on_demand():
 WEIGHTS = """
 import hashlib, sys, torch
 {first}
+from covidcxr.config import ModelConfig
+from covidcxr.networks.build import build_network
 
 torch.manual_seed(0)
 lungs = ModelConfig("segmentation", "smp:fpn", ("lung",), "binary", {{"encoder": "tu-mobilenetv3_small_050"}})
