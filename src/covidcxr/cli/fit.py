@@ -218,10 +218,12 @@ def add_recipes(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _list_recipes(options: argparse.Namespace) -> int:
+    from covidcxr.utils.console import print_line
+
     recipes = [Recipe.read(name) for name in recipe_paths()]
     if options.json:
         entries = [{"name": recipe.name, "about": recipe.about, "runs": len(list(recipe.runs()))} for recipe in recipes]
-        _print(json_text(entries, indent=2))
+        print_line(json_text(entries, indent=2))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -235,24 +237,29 @@ def _list_recipes(options: argparse.Namespace) -> int:
 
 
 def _show_recipe(options: argparse.Namespace) -> int:
+    from covidcxr.utils.console import print_line
+
     Recipe.read(options.name)  # raises for an unknown name or a wrong key
-    _print(recipe_file(options.name).read_text(encoding="utf-8").rstrip())
+    print_line(recipe_file(options.name).read_text(encoding="utf-8").rstrip())
     return 0
 
 
 def _copy_recipe(options: argparse.Namespace) -> int:
+    from covidcxr.utils.console import print_line
+
     Recipe.read(options.name)
     target = Path(options.target or f"{options.name}.yaml")
     if target.exists():
         raise ConfigError(f"{target} exists already: remove it, or name another file.")
     shutil.copyfile(recipe_file(options.name), target)
-    _print(f"Copied to {target}. Run it: covidcxr recipes run {target} --data.root DIR")
+    print_line(f"Copied to {target}. Run it: covidcxr recipes run {target} --data.root DIR")
     return 0
 
 
 def _run_recipe(options: argparse.Namespace) -> int:
     from covidcxr.data.files import MASK_INDEX
     from covidcxr.recipes.sweep import run_recipe
+    from covidcxr.utils.console import print_line
 
     if options.safe:
         allow_registered_only()
@@ -270,20 +277,14 @@ def _run_recipe(options: argparse.Namespace) -> int:
             leave_one_source_out=options.leave_one_source_out,
         )
     if options.json:
-        _print(json_text(sweep.to_dict(), indent=2))
+        print_line(json_text(sweep.to_dict(), indent=2))
     elif recipe.compare:
         sweep.print_table()
     elif sweep.runs:
-        _print(f"Model, scores and pictures: {folder}")
+        print_line(f"Model, scores and pictures: {folder}")
     else:
-        _print(f"Masks, their areas ({MASK_INDEX}) and small.csv: {folder / 'masks'}")
+        print_line(f"Masks, their areas ({MASK_INDEX}) and small.csv: {folder / 'masks'}")
     return 1 if sweep.failed else 0
-
-
-def _print(text: str) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, soft_wrap=True, markup=False).print(text)
 
 
 _TUNE_EXAMPLES = """examples:
@@ -332,6 +333,7 @@ def _tune(options: argparse.Namespace) -> int:
     recipe = Recipe.read(options.name)
     require_search(recipe.search, f"the recipe {recipe.name}")  # before anything large is loaded
     from covidcxr.recipes.tune import tune
+    from covidcxr.utils.console import print_line
 
     if options.safe:
         allow_registered_only()
@@ -348,8 +350,6 @@ def _tune(options: argparse.Namespace) -> int:
             seed=options.seed,
         )
     if options.json:
-        from covidcxr.utils.console import print_line
-
         print_line(json_text(findings.to_dict(), indent=2))
     else:
         findings.print_table()

@@ -125,7 +125,9 @@ class CXRDataModule(Collection, LightningDataModule):
         self.num_workers = num_workers
         if isinstance(augment, str):
             AUGMENTATIONS.get(augment)  # an unknown name is an error here, albumentations is imported where it is used
-        self._augment = Augment(augment) if isinstance(augment, Sequence) and not isinstance(augment, str) else augment
+        elif isinstance(augment, Sequence):
+            augment = Augment(augment)
+        self._augment = augment
         self.augmented_copies = dict(augmented_copies or {})
         if self.augmented_copies and (augment is None or min(self.augmented_copies.values()) < 0):
             raise ConfigError("augmented_copies needs augment, and numbers from 0 up.")

@@ -34,7 +34,24 @@ from covidcxr.tasks.objective import (
 from covidcxr.tasks.steps import Steps
 from covidcxr.types import GEOMETRY, Batch
 
-__all__ = ["Task", "TaskSettings", "read_config", "start_from", "SingleTask", "SingleTaskSettings"]
+__all__ = ["Task", "TaskSettings", "read_config", "start_from", "SingleTask", "SingleTaskSettings", "with_network"]
+
+
+def with_network(saved: CXRModel) -> NetworkModel:
+    """Return a saved model that a training can start from.
+
+    Args:
+        saved: The model.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConfigError: If it is an ensemble.
+    """
+    if not isinstance(saved, NetworkModel):
+        raise ConfigError("init_from names an ensemble: start from one of its members, FOLDER/members/NAME.")
+    return saved
 
 
 def start_from(model: NetworkModel, saved: CXRModel) -> None:
@@ -50,8 +67,7 @@ def start_from(model: NetworkModel, saved: CXRModel) -> None:
     Raises:
         ConfigError: If the networks do not fit.
     """
-    if not isinstance(saved, NetworkModel):
-        raise ConfigError("init_from names an ensemble: start from one of its members, FOLDER/members/NAME.")
+    saved = with_network(saved)
     own, given = model.network.state_dict(), saved.network.state_dict()
     encoder = f"tu-{model.config.network.removeprefix('timm:')}"
     from_encoder = saved.task != model.task and saved.config.network_args.get("encoder") == encoder

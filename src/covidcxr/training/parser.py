@@ -25,6 +25,7 @@ from covidcxr.errors import ConfigError, CovidCXRError, did_you_mean
 from covidcxr.models import NetworkModel, load_model
 from covidcxr.registry import DATASETS
 from covidcxr.tasks import Task
+from covidcxr.tasks.base import with_network
 from covidcxr.training.changes import Change, Changes, GivenChanges
 from covidcxr.training.recipe import RECIPE_KEYS, Recipe, data_class, task_class, write_yaml
 from covidcxr.types import CoverageBy, TaskName
@@ -362,20 +363,17 @@ def _saved_model(changes: Changes) -> dict[str, Any]:
     if not given.get("model.init_from") or any(f"{key}.".startswith(f"{name}.") for key in given for name in said):
         return {}
     name = task_class(given["model"]) if isinstance(given.get("model"), str) else None
-    parts: tuple[TaskName, ...] = ("segmentation", "classification")
+
+    def saved(task: TaskName) -> NetworkModel:
+        return with_network(load_model(given["model.init_from"], prefer=task))
+
     if name == task_class("multitask"):
-        saved: dict[str, Any] = {
-            part: load_model(given["model.init_from"], prefer=part).config.to_dict() for part in parts
-        }
-    elif name is None or name in map(task_class, parts):
-        prefer: TaskName = "segmentation" if name == task_class("segmentation") else "classification"
-        model = load_model(given["model.init_from"], prefer=prefer)
-        if not isinstance(model, NetworkModel):
-            raise ConfigError("init_from names an ensemble: start from one of its members, FOLDER/members/NAME.")
-        name, saved = name or task_class(model.task), {"model": model.config.to_dict()}
-    else:
+        parts: tuple[TaskName, ...] = ("segmentation", "classification")
+        return {"class_path": name, "init_args": {part: saved(part).config.to_dict() for part in parts}}
+    if name not in (None, task_class("segmentation"), task_class("classification")):
         return {}
-    return {"class_path": name, "init_args": saved}
+    model = saved("segmentation" if name == task_class("segmentation") else "classification")
+    return {"class_path": name or task_class(model.task), "init_args": {"model": model.config.to_dict()}}
 
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
